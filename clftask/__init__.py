@@ -1,0 +1,1 @@
+"""Distributed training of multiclass and multilabel text classifiers on Ray."""

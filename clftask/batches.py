@@ -1,0 +1,128 @@
+"""The same global batches on any number of workers: sampling, cutting, padding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+# Batches among which rows are sorted by length: enough to pad little, few enough to shuffle.
+WINDOW = 50
+
+Share = list[tuple[int, float]]
+
+
+class GlobalBatches(Sampler[Share]):
+    """Cuts an epoch into global batches of similar lengths, and each among the workers.
+
+    The batches depend on the seed and the epoch alone. A worker gets every `world`-th row of
+    each, with the weight `world / rows of the global batch`: as workers' gradients are
+    averaged, the weighted sum of the rows' losses is then the mean over the global batch,
+    also in the ragged one at the end. A worker without a row gets one of weight 0.
+    """
+
+    def __init__(
+        self, lengths: npt.NDArray[np.int64], batch_size: int, seed: int, rank: int, world: int
+    ) -> None:
+        self.lengths, self.batch_size, self.seed = lengths, batch_size, seed
+        self.rank, self.world, self.epoch = rank, world, 0
+
+    def __len__(self) -> int:
+        return -(-len(self.lengths) // self.batch_size)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order `__iter__` gives."""
+        self.epoch = epoch
+
+    def batches(self) -> list[npt.NDArray[np.int64]]:
+        """Return the epoch's global batches of row numbers, longest row first in each."""
+        rng = np.random.default_rng([self.seed, self.epoch])
+        order = rng.permutation(len(self.lengths))
+        window = WINDOW * self.batch_size
+        found = []
+        for start in range(0, len(order), window):
+            part = order[start : start + window]
+            part = part[np.argsort(-self.lengths[part], kind="stable")]
+            found += [part[i : i + self.batch_size] for i in range(0, len(part), self.batch_size)]
+        return [found[i] for i in rng.permutation(len(found))]
+
+    def __iter__(self) -> Iterator[Share]:
+        for batch in self.batches():
+            mine = batch[self.rank :: self.world]
+            weight = self.world / len(batch)
+            yield [(int(i), weight) for i in mine] or [(int(batch[0]), 0.0)]
+
+
+class TokenRows(Dataset[dict[str, Any]]):
+    """Rows of a tokenised table, fetched a batch at a time; shared memory stays shared."""
+
+    def __init__(self, table: pa.Table) -> None:
+        import datasets
+
+        self.rows = datasets.Dataset(table)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, pair: tuple[int, float]) -> dict[str, Any]:
+        return self.__getitems__([pair])[0]
+
+    def __getitems__(self, pairs: Share) -> list[dict[str, Any]]:
+        rows = self.rows[[i for i, _ in pairs]]
+        names = list(rows)
+        return [
+            dict(zip(names, values, strict=True)) | {"weight": weight}
+            for (_, weight), values in zip(pairs, zip(*rows.values(), strict=True), strict=True)
+        ]
+
+
+class Collator:
+    """Pads a worker's share of a global batch into micro batches of similar lengths."""
+
+    def __init__(self, tokenizer: Any, num_labels: int, micro_batch_size: int) -> None:
+        from transformers import DataCollatorWithPadding
+
+        self.pad = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8)
+        self.num_labels, self.micro_batch_size = num_labels, micro_batch_size
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, torch.Tensor]]:
+        ordered = sorted(rows, key=lambda row: -len(row["input_ids"]))
+        size = self.micro_batch_size
+        return [self.one(ordered[i : i + size]) for i in range(0, len(ordered), size)]
+
+    def one(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Pad rows into one batch: model inputs, `targets` (rows, labels) and `weight`."""
+        names = [n for n in ("input_ids", "token_type_ids") if n in rows[0]]
+        inputs = dict(self.pad([{n: row[n] for n in names} for row in rows]))
+        targets = torch.zeros(len(rows), self.num_labels)
+        for i, row in enumerate(rows):
+            targets[i, row["labels"]] = 1.0
+        weight = torch.tensor([row.get("weight", 1.0) for row in rows])
+        return {**inputs, "targets": targets, "weight": weight}
+
+
+class EpochLoader(DataLoader[Any]):
+    """A loader whose batch sampler is told the epoch."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Pass the epoch on; a sampler that skips batches keeps the real one inside."""
+        sampler = getattr(self.batch_sampler, "batch_sampler", self.batch_sampler)
+        sampler.set_epoch(epoch)
+
+
+def token_batches(
+    lengths: npt.NDArray[np.int64], max_tokens: int, rank: int = 0, world: int = 1
+) -> list[npt.NDArray[np.int64]]:
+    """Return one worker's batches of row numbers, longest first, each within `max_tokens` padded."""
+    order = np.argsort(-lengths, kind="stable")[rank::world]
+    batches, start = [], 0
+    while start < len(order):
+        size = max(1, int(max_tokens // max(int(lengths[order[start]]), 1)))
+        batches.append(order[start : start + size])
+        start += size
+    return batches

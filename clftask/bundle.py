@@ -1,0 +1,195 @@
+"""The bundle: a model that plain transformers opens, and beside it all that scoring applies."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+from clftask import storage
+from clftask.decisions import Decision
+from clftask.errors import DataError, Problem
+from clftask.labels import LabelSpace, Task
+from clftask.spec import Spec, fingerprint
+from clftask.texts import TextRecipe
+
+SCHEMA_VERSION = 1
+META = "clftask.json"
+_PACKAGES = ("clftask", "ray", "transformers", "torch", "datasets", "scikit-learn", "pyarrow")
+
+
+class BundleMeta(Spec):
+    """What `clftask.json` holds.
+
+    Attributes:
+        text: How text is made from columns.
+        max_length: Tokens kept of a text; `truncation` says which.
+        decision: How probabilities become labels.
+        job: The resolved training job.
+        data: Fingerprint and report of the data.
+        metrics: Headline metrics by split.
+        fingerprint: Covers weights, tokenizer, text and decision.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    task: Task
+    label_names: tuple[str, ...]
+    text: TextRecipe
+    max_length: int
+    truncation: str = "head"
+    decision: Decision
+    job: dict[str, Any]
+    data: dict[str, Any]
+    versions: dict[str, str]
+    metrics: dict[str, dict[str, float]]
+    fingerprint: str = ""
+
+    @property
+    def space(self) -> LabelSpace:
+        """The labels."""
+        return LabelSpace(self.task, self.label_names)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that a result depends on."""
+    found = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return {"python": platform.python_version(), **found}
+
+
+def write(
+    folder: Path, model: Any, tokenizer: Any, meta: BundleMeta, metrics: dict[str, Any]
+) -> BundleMeta:
+    """Write a bundle into an empty local folder, `clftask.json` last.
+
+    Returns:
+        The meta data with the bundle's fingerprint.
+    """
+    tokenizer.model_max_length = meta.max_length
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=1))
+    meta = meta.model_copy(update={"fingerprint": _fingerprint(folder, meta)})
+    (folder / "README.md").write_text(card(meta, metrics))
+    (folder / META).write_text(json.dumps(meta.dump(), indent=1, ensure_ascii=False))
+    return meta
+
+
+def _fingerprint(folder: Path, meta: BundleMeta) -> str:
+    """Hash weights and tokenizer files, with the text recipe and the decision."""
+    left_out = {"metrics.json", "README.md", META}
+    files = sorted(p for p in folder.iterdir() if p.is_file() and p.name not in left_out)
+    hashes = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+    recipe = {k: meta.dump()[k] for k in ("task", "label_names", "text", "max_length", "truncation", "decision")}
+    return fingerprint({"files": hashes, "recipe": recipe})
+
+
+def publish(folder: Path, path: str) -> None:
+    """Copy a bundle into storage, `clftask.json` last: without it there is no bundle."""
+    meta = (folder / META).read_bytes()
+    (folder / META).unlink()
+    storage.delete(storage.join(path, META))
+    storage.upload(str(folder), path)
+    storage.put(storage.join(path, META), meta)
+
+
+def read_meta(path: str) -> BundleMeta:
+    """Read a bundle's `clftask.json`.
+
+    Raises:
+        DataError: There is no bundle, or one of a newer clftask.
+    """
+    place = storage.join(storage.absolute(path), META)
+    if not storage.exists(place):
+        remedy = "Give the folder that holds clftask.json; an interrupted run has none yet."
+        raise DataError(Problem("bundle", path, "is no bundle", remedy))
+    content = json.loads(storage.read_bytes(place))
+    if content.get("schema_version", 0) > SCHEMA_VERSION:
+        version = content["schema_version"]
+        raise DataError(Problem("bundle", version, "is of a newer clftask", "Upgrade clftask."))
+    return BundleMeta.load(content)
+
+
+# ------------------------------------------------------------------ model card
+
+
+def card(meta: BundleMeta, metrics: dict[str, Any]) -> str:
+    """Return the model card: data, metrics, how to use it, limits."""
+    return "\n".join(
+        [*_front_matter(meta), *_about(meta), *_use(meta), *_figures(meta), *_labels(metrics), *_limits(meta)]
+    )
+
+
+def _front_matter(meta: BundleMeta) -> list[str]:
+    return ["---", "library_name: transformers", "pipeline_tag: text-classification",
+            f"base_model: {meta.job['model']['base']}", "---", ""]  # fmt: skip
+
+
+def _about(meta: BundleMeta) -> list[str]:
+    rows = ", ".join(f"{n:,} {split}" for split, n in meta.data["report"]["rows"].items())
+    columns = ", ".join(meta.text.columns)
+    return [
+        f"# {meta.task.capitalize()} classifier with {len(meta.label_names)} labels",
+        "",
+        f"Fine-tuned from `{meta.job['model']['base']}` with clftask.",
+        "",
+        f"- Text: {columns}; the first {meta.max_length} tokens.",
+        f"- Rows: {rows}.",
+        f"- Data: `{meta.job['data']['train']}`, fingerprint `{meta.data['fingerprint']}`.",
+        f"- Bundle fingerprint: `{meta.fingerprint}`.",
+        "",
+    ]
+
+
+def _use(meta: BundleMeta) -> list[str]:
+    own_head = meta.job["model"]["head"]["kind"] == "mlp"
+    function = "sigmoid" if meta.task == "multilabel" else "softmax"
+    rule = f"above {meta.decision.threshold}" if meta.task == "multilabel" else "the most probable"
+    return [
+        "## Use",
+        "",
+        "```python",
+        *(["import clftask  # registers the head"] if own_head else []),
+        "from transformers import pipeline",
+        "",
+        'classify = pipeline("text-classification", "path/to/bundle", top_k=None)',
+        f'classify("a text", truncation=True, max_length={meta.max_length})',
+        "```",
+        "",
+        f"Probabilities are the {function} of the logits; labels given: {rule}.",
+        "",
+    ]
+
+
+def _figures(meta: BundleMeta) -> list[str]:
+    splits = list(meta.metrics)
+    names = list(meta.metrics[splits[0]])
+    lines = ["## Metrics", "", "| metric | " + " | ".join(splits) + " |", "|---" * (len(splits) + 1) + "|"]
+    for name in names:
+        values = " | ".join(f"{meta.metrics[s].get(name, float('nan')):.4f}" for s in splits)
+        lines.append(f"| {name} | {values} |")
+    return [*lines, ""]
+
+
+def _labels(metrics: dict[str, Any]) -> list[str]:
+    split = "test" if "test" in metrics["per_label"] else "validation"
+    lines = [f"## Labels ({split})", "", "| label | precision | recall | F1 | rows |", "|---|---|---|---|---|"]
+    for row in metrics["per_label"][split]:
+        label = str(row["label"]).replace("|", "\\|")
+        figures = " | ".join(f"{row[k]:.3f}" for k in ("precision", "recall", "f1"))
+        lines.append(f"| {label} | {figures} | {row['support']} |")
+    return [*lines, ""]
+
+
+def _limits(meta: BundleMeta) -> list[str]:
+    truncated = meta.data["report"]["tokens"].get("train", {}).get("truncated", 0.0)
+    return [
+        "## Limits",
+        "",
+        f"- Text after token {meta.max_length} is not read: so it was for {truncated:.1%} of the train rows.",
+        "- The figures hold for rows like those of the data above; other sources, languages and times differ.",
+        "- Labels with few rows have uncertain figures: see the column rows.",
+        "",
+    ]

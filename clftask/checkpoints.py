@@ -1,0 +1,106 @@
+"""Checkpoints in a run's storage: uploaded behind the training's back, complete or ignored.
+
+Each lies in `step-<number>/` and counts only once its `complete.json` is there, which is
+written last. The newest complete one is where a run goes on, whatever was killed: no
+controller's memory is needed to find it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from clftask import storage
+
+_MARKER = "complete.json"
+
+
+class Checkpoints:
+    """The checkpoints below one folder or prefix; one process writes, any may read."""
+
+    def __init__(self, path: str, keep: int) -> None:
+        self.path, self.keep = path, keep
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._upload: Future[None] | None = None
+
+    def steps(self) -> dict[int, bool]:
+        """Return each checkpoint's step, and whether it is complete."""
+        found: dict[int, bool] = {}
+        for file in storage.list_files(self.path):
+            match = re.match(r"step-(\d+)/(.*)", file.path[len(self.path) + 1 :])
+            if match:
+                step = int(match[1])
+                found[step] = found.get(step, False) or match[2] == _MARKER
+        return found
+
+    def latest(self) -> int | None:
+        """Return the step of the newest complete checkpoint, None if there is none."""
+        return max((step for step, complete in self.steps().items() if complete), default=None)
+
+    def fetch(self, step: int) -> str:
+        """Return a local folder with the checkpoint."""
+        place = self._place(step)
+        if not storage.is_url(place):
+            return place
+        folder = tempfile.mkdtemp(prefix="clftask-checkpoint-")
+        storage.download(place, folder)
+        return folder
+
+    def save(self, folder: str, step: int, best: int | None, after: Callable[[], None]) -> None:
+        """Upload a local checkpoint in the background and remove it here.
+
+        Args:
+            folder: The local checkpoint.
+            step: Its step.
+            best: The step of the best checkpoint, which is always kept.
+            after: Called when the checkpoint is complete, in the same thread.
+        """
+        self.wait()
+        self._upload = self._pool.submit(self._save, folder, step, best, after)
+
+    def wait(self) -> None:
+        """Wait for the upload under way.
+
+        Raises:
+            StorageError: The upload failed.
+        """
+        if self._upload is not None:
+            self._upload.result()
+            self._upload = None
+
+    def clean(self, best: int | None = None) -> None:
+        """Remove what a killed run left half uploaded, and what is no longer kept."""
+        self._prune(best, self.keep)
+
+    def _save(self, folder: str, step: int, best: int | None, after: Callable[[], None]) -> None:
+        self._prune(best, self.keep - (best == step))
+        storage.upload(folder, self._place(step))
+        storage.put(storage.join(self._place(step), _MARKER), json.dumps({"step": step}).encode())
+        shutil.rmtree(folder)
+        self._prune(best, self.keep)
+        after()
+
+    def _prune(self, best: int | None, keep: int) -> None:
+        """Keep the best and the newest complete ones, `keep` in all; the newest always."""
+        steps = self.steps()
+        complete = sorted((s for s, done in steps.items() if done), reverse=True)
+        kept = {s for s in (best, *complete[:1]) if s in complete}
+        for step in complete:
+            if len(kept) < keep:
+                kept.add(step)
+        for step in steps.keys() - kept:
+            storage.delete(self._place(step))
+
+    def _place(self, step: int) -> str:
+        return storage.join(self.path, f"step-{step:07d}")
+
+
+def read_state(folder: str) -> dict[str, object]:
+    """Return the trainer's state of a local checkpoint."""
+    state: dict[str, object] = json.loads(Path(folder, "trainer_state.json").read_text())
+    return state

@@ -1,0 +1,140 @@
+"""The command line: parse, load, run, exit code. Heavy imports wait until they are needed."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from clftask.errors import ClftaskError, ConfigError, Problem
+
+app = typer.Typer(
+    name="clftask",
+    help="Train multiclass and multilabel text classifiers on Ray.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+JobFile = Annotated[str, typer.Argument(metavar="JOB.yaml", help="The job file.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[field.path=value ...]", help="Override fields.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved job and exit.")]
+AsJson = Annotated[bool, typer.Option("--json", help="End stdout with one JSON object.")]
+
+
+@app.command()
+def train(
+    job: JobFile, overrides: Overrides = None, dry_run: DryRun = False, as_json: AsJson = False
+) -> None:
+    """Train, evaluate, write a bundle."""
+    _guarded(lambda: _train(job, overrides or [], dry_run, as_json), as_json)
+
+
+def _train(path: str, overrides: list[str], dry_run: bool, as_json: bool) -> None:
+    from clftask.config import TrainJob
+
+    job = TrainJob.load(path, overrides)
+    if dry_run:
+        typer.echo(job.to_yaml(), nl=False)
+        return
+    from clftask.cluster.train import train as run
+    from clftask.quiet import quiet_libraries
+    from clftask.screen import TrainScreen, train_summary
+
+    quiet_libraries()
+    with TrainScreen() as screen:
+        result = run(job, screen.say, screen.show)
+    train_summary(result, file=sys.stderr if as_json else sys.stdout)
+    if as_json:
+        kept = ("run", "bundle", "metrics", "epochs", "seconds", "samples_per_s", "workers")
+        typer.echo(json.dumps({name: result[name] for name in kept}))
+
+
+@app.command()
+def inspect(
+    path: Annotated[str, typer.Argument(help="A run, a bundle or a job file.")],
+    as_json: AsJson = False,
+) -> None:
+    """Say what a run, a bundle or a job is."""
+
+    def run() -> None:
+        from clftask.inspection import inspect as look
+        from clftask.screen import inspect_summary
+
+        found = look(path)
+        inspect_summary(found, file=sys.stderr if as_json else sys.stdout)
+        if as_json:
+            typer.echo(json.dumps(found))
+
+    _guarded(run, as_json)
+
+
+@app.command()
+def schema(kind: Annotated[str, typer.Argument(metavar="train", help="Which job file.")]) -> None:
+    """Print the JSON Schema of a job file."""
+
+    def run() -> None:
+        from clftask.config import TrainJob
+
+        if kind != "train":
+            raise ConfigError(Problem("schema", kind, "must be train"))
+        typer.echo(json.dumps(TrainJob.model_json_schema(), indent=2))
+
+    _guarded(run)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Where data, jobs and runs go.")] = Path("demo"),
+    as_json: AsJson = False,
+) -> None:
+    """Build a real corpus, train on it, report: the embedded default."""
+
+    def run() -> None:
+        from clftask.demo import demo as show
+
+        result = show(folder, sys.stderr if as_json else sys.stdout)
+        if as_json:
+            typer.echo(json.dumps(result))
+
+    _guarded(run, as_json)
+
+
+def _guarded(run: Callable[[], None], as_json: bool = False) -> None:
+    """Run a command; turn its errors into a message and an exit code, never a traceback."""
+    try:
+        run()
+    except ClftaskError as error:
+        _explain(error, as_json)
+        if os.environ.get("CLFTASK_DEBUG"):
+            raise
+        raise typer.Exit(error.exit_code) from None
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        raise typer.Exit(130) from None
+    except BrokenPipeError:
+        sys.stderr.close()
+        raise typer.Exit(0) from None
+
+
+def _explain(error: ClftaskError, as_json: bool) -> None:
+    for problem in error.problems:
+        typer.echo(f"error: {problem}", err=True)
+    if as_json:
+        typer.echo(json.dumps(error.as_json(), default=str))
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Run the command line."""
+    return app(args=arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What runs on Ray; nothing outside this package imports it."""

@@ -1,0 +1,131 @@
+"""Connects to Ray, says what it has, and decides how a job fits on it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from clftask.config import ScalingSpec
+from clftask.errors import ConfigError, Problem
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What a cluster can hold, counting what its autoscaler may add.
+
+    Attributes:
+        cpus: CPU of all nodes together.
+        gpus: GPUs of all nodes together.
+        node_cpus: CPUs of each node that is there now.
+        can_grow: Whether an autoscaler can add nodes.
+    """
+
+    cpus: float
+    gpus: float
+    node_cpus: tuple[float, ...]
+    can_grow: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many workers there are and what each gets."""
+
+    workers: int
+    use_gpu: bool
+    cpus_per_worker: float
+
+
+def plan(spec: ScalingSpec, capacity: Capacity) -> Plan:
+    """Decide on GPUs and CPUs of the workers.
+
+    `use_gpu: auto` takes one GPU a worker if there are enough for all; `cpus_per_worker: auto`
+    shares the CPUs out evenly.
+
+    Raises:
+        ConfigError: The cluster can never hold the workers; says what it has.
+    """
+    use_gpu = capacity.gpus >= spec.workers if spec.use_gpu == "auto" else spec.use_gpu
+    has = f"the cluster has at most {capacity.cpus:g} CPUs and {capacity.gpus:g} GPUs"
+    if use_gpu and capacity.gpus < spec.workers:
+        allowed = f"needs a GPU for each of {spec.workers} workers; {has}"
+        raise ConfigError(Problem("scaling.use_gpu", spec.use_gpu, allowed, "Use fewer workers."))
+    cpus = spec.cpus_per_worker
+    if cpus == "auto":
+        cpus = float(max(1, _even_share(capacity, spec.workers)))
+    room = sum(int(node // cpus) for node in capacity.node_cpus)
+    if spec.workers > (capacity.cpus // cpus if capacity.can_grow else room):
+        allowed = f"workers with {cpus:g} CPUs each must fit: {has}"
+        remedy = f"Use at most {room} workers, or a larger cluster."
+        raise ConfigError(Problem("scaling.workers", spec.workers, allowed, remedy))
+    return Plan(spec.workers, use_gpu, cpus)
+
+
+def _even_share(capacity: Capacity, workers: int) -> int:
+    """Return the most whole CPUs a worker can have so that all of them fit on the nodes."""
+    share = int(capacity.cpus // workers)
+    nodes = capacity.node_cpus
+    while share > 1 and not capacity.can_grow and sum(int(n // share) for n in nodes) < workers:
+        share -= 1
+    return share
+
+
+@contextmanager
+def connected() -> Iterator[None]:
+    """Connect to the cluster of RAY_ADDRESS or of `ray start`, or start Ray on this machine.
+
+    A Ray that was running before stays connected after.
+
+    Raises:
+        ConfigError: RAY_ADDRESS names a cluster that does not answer.
+    """
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    _init()
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _init() -> None:
+    import ray
+
+    is_verbose = bool(os.environ.get("CLFTASK_DEBUG"))
+    level = logging.INFO if is_verbose else logging.ERROR
+    logging.getLogger("ray").setLevel(level)
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    options = {"log_to_driver": is_verbose, "logging_level": level}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            ray.init(address="auto", **options)
+        except (ConnectionError, TimeoutError, ValueError, RuntimeError) as error:
+            address = os.environ.get("RAY_ADDRESS")
+            if address:
+                reason = " ".join(str(error).split())[:200]
+                remedy = "Start the cluster, or unset RAY_ADDRESS."
+                raise ConfigError(Problem("RAY_ADDRESS", address, reason, remedy)) from None
+            ray.init(address="local", include_dashboard=False, **options)
+
+
+def capacity() -> Capacity:
+    """Ask the connected cluster, and its autoscaler, what there is."""
+    import ray
+    from ray._private.state import state
+
+    nodes = [n["Resources"] for n in ray.nodes() if n["Alive"]]
+    most = state.get_max_resources_from_cluster_config() or {}
+    cpus, gpus = (sum(n.get(kind, 0.0) for n in nodes) for kind in ("CPU", "GPU"))
+    return Capacity(
+        cpus=max(cpus, most.get("CPU", 0)),
+        gpus=max(gpus, most.get("GPU", 0)),
+        node_cpus=tuple(n.get("CPU", 0.0) for n in nodes),
+        can_grow=bool(most),
+    )

@@ -1,0 +1,203 @@
+"""A training run on Ray Train: what the driver does, and how its workers are started."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from clftask import runs, storage
+from clftask.cluster.progress import Board, follow
+from clftask.cluster.session import Plan, capacity, connected, plan
+from clftask.config import TrainJob
+from clftask.data import Prepared, prepare, tokenise
+from clftask.errors import ClftaskError, JobError, Problem
+from clftask.modeling import check_base, load_tokenizer
+from clftask.training import check_arguments
+
+Show = Callable[[dict[str, Any]], None]
+
+
+def train(job: TrainJob, say: Callable[[str], None], show: Show) -> dict[str, Any]:
+    """Run a training job to its end.
+
+    Args:
+        job: The job; all that a user can mend is refused before a worker starts.
+        say: Takes lines for the user.
+        show: Takes the first worker's progress records.
+
+    Returns:
+        run, bundle, metrics by split, epochs, seconds, samples_per_s, workers, per_label.
+
+    Raises:
+        ConfigError, DataError, StorageError: What a user can mend; nothing was written.
+        JobError: The workers failed more often than `scaling.max_failures`.
+    """
+    started = time.perf_counter()
+    runs.check_tracking(job.tracking)
+    run = runs.find(job.run, job.task)
+    if run.exists:
+        runs.same_job(run, job)
+    base = check_base(job.model)
+    check_arguments(job)
+    prepared = prepare(job)
+    if run.exists:
+        runs.same_data(run, prepared.fingerprint)
+        if run.is_finished():
+            say(f"the run is finished: {run.path}")
+            return _result(run, run.result(), started)
+    with connected():
+        chosen = plan(job.scaling, capacity())
+        say(f"reading and tokenising {prepared.rows.num_rows:,} rows")
+        tables = tokenise(prepared, load_tokenizer(base), job.model.max_length)
+        for line in prepared.report.lines():
+            say(line)
+        named = job.model_copy(
+            update={"run": job.run.model_copy(update={"name": run.path.rpartition("/")[2]})}
+        )
+        runs.claim(run, named, prepared.rows, prepared.fingerprint)
+        device = "GPU" if chosen.use_gpu else "CPU"
+        say(f"run {run.path}: {chosen.workers} {device} workers, {chosen.cpus_per_worker:g} CPUs each")
+        outcome = _fit(named, run.path, prepared, tables, chosen, show)
+    return _result(run, outcome, started)
+
+
+def _result(run: runs.Run, outcome: dict[str, Any], started: float) -> dict[str, Any]:
+    seconds = round(time.perf_counter() - started, 1)
+    return {"run": run.path, "bundle": run.bundle, **outcome, "seconds": seconds}
+
+
+# ------------------------------------------------------------------ the workers
+
+
+def _fit(
+    job: TrainJob, path: str, prepared: Prepared, tables: Any, chosen: Plan, show: Show
+) -> dict[str, Any]:
+    import ray
+
+    board = Board.remote()  # type: ignore[attr-defined]
+    loop_config = {
+        "job": job.dump(),
+        "run": path,
+        "label_names": prepared.space.names,
+        "data": {"fingerprint": prepared.fingerprint, "report": prepared.report.as_json()},
+        "preamble": "".join(f"{line}\n" for line in prepared.report.lines()),
+        "tables": {split: ray.put(table) for split, table in tables.items()},
+        "cpus": chosen.cpus_per_worker,
+        "board": board,
+    }
+    scratch = tempfile.mkdtemp(prefix="clftask-ray-")
+    try:
+        with follow(board, show):
+            error = _run_trainer(loop_config, chosen, job.scaling.max_failures, path, scratch)
+        outcome, failure = ray.get(board.result.remote())
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    if failure is not None:
+        raise failure
+    if error is not None or outcome is None:
+        raise error or JobError(Problem(path, None, "the workers ended without a result"))
+    found: dict[str, Any] = outcome
+    return found
+
+
+def _run_trainer(
+    loop_config: dict[str, Any], chosen: Plan, max_failures: int, path: str, scratch: str
+) -> JobError | None:
+    """Run Ray Train; its own state lives under a name that is never used twice."""
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    place, fs = _ray_storage(path, scratch)
+    trainer = TorchTrainer(
+        worker_loop,
+        train_loop_config=loop_config,
+        scaling_config=ScalingConfig(
+            num_workers=chosen.workers,
+            use_gpu=chosen.use_gpu,
+            resources_per_worker={"CPU": chosen.cpus_per_worker, **({"GPU": 1} if chosen.use_gpu else {})},
+        ),
+        run_config=RunConfig(
+            name=f"ray-{secrets.token_hex(6)}",
+            storage_path=place,
+            storage_filesystem=fs,
+            failure_config=FailureConfig(max_failures=max_failures),
+        ),
+    )
+    try:
+        trainer.fit()
+    except Exception as error:  # Ray wraps whatever a worker raises in classes of its own
+        return _job_error(path, error)
+    finally:
+        storage.delete(storage.join(path, ".ray"))
+    return None
+
+
+def _ray_storage(path: str, scratch: str) -> tuple[str, Any]:
+    """Return where Ray Train keeps its own state: beside the run, gone when it ends."""
+    place = storage.join(path, ".ray")
+    if not storage.is_s3(path):
+        return place, None
+    fs, inner = storage.filesystem(place)
+    return inner, fs
+
+
+def _job_error(path: str, error: Exception) -> JobError:
+    reasons = getattr(error, "worker_failures", None) or {}
+    reason = str(next(iter(reasons.values()), error)).strip()
+    last = reason.splitlines()[-1].rstrip(".") if reason else type(error).__name__
+    remedy = f"See {storage.join(path, 'log.txt')}; run.resume: true goes on from the last checkpoint."
+    return JobError(Problem(path, None, f"training failed: {last}", remedy))
+
+
+@dataclass(frozen=True)
+class _RaySink:
+    """Sends a worker's records to the driver and its evaluations to Ray."""
+
+    board: Any
+
+    def post(self, record: dict[str, Any]) -> None:
+        self.board.post.remote(record)
+
+    def report(self, metrics: dict[str, float]) -> None:
+        import ray.train
+
+        ray.train.report(metrics)
+
+
+def worker_loop(config: dict[str, Any]) -> None:
+    """Run by every Ray Train worker.
+
+    Raises:
+        JobError: Not raised but posted: Ray would try what can only fail again.
+    """
+    import ray
+    import ray.train
+    import torch
+
+    from clftask.fitting import Work, fit
+    from clftask.quiet import quiet_libraries
+
+    quiet_libraries()
+    context = ray.train.get_context()
+    device = ray.train.torch.get_device().type
+    torch.set_num_threads(max(1, int(config["cpus"])))
+    work = Work(
+        job=TrainJob.load(config["job"]),
+        run=config["run"],
+        tables={split: ray.get(ref) for split, ref in config["tables"].items()},
+        label_names=tuple(config["label_names"]),
+        data=config["data"],
+        preamble=config["preamble"],
+    )
+    sink = _RaySink(config["board"])
+    try:
+        fit(work, sink, context.get_world_rank(), context.get_world_size(), device)
+    except ClftaskError as error:
+        ray.get(config["board"].fail.remote(error))
+
+

@@ -1,0 +1,267 @@
+"""Jobs as data: the parts' specs put together, and the checks that cross them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from clftask import storage
+from clftask.decisions import Decision
+from clftask.errors import ConfigError, Problem
+from clftask.heads import Adapt, Full, Head, LinearHead
+from clftask.labels import Labels, Task
+from clftask.losses import AutoLoss, Loss
+from clftask.metrics import LOWER_IS_BETTER, METRICS, find
+from clftask.spec import Spec
+from clftask.splits import ColumnSplit, RandomSplit, Split
+from clftask.texts import Columns, TextRecipe
+
+# Arguments of transformers' Trainer that the job file, or how clftask trains, already decides.
+OWNED_ARGUMENTS = {
+    "output_dir": "run.storage",
+    "seed": "seed",
+    "data_seed": "seed",
+    "num_train_epochs": "training.epochs",
+    "max_steps": "training.epochs",
+    "per_device_train_batch_size": "training.batch_size",
+    "per_device_eval_batch_size": "training.batch_size",
+    "gradient_accumulation_steps": "training.micro_batch_size",
+    "auto_find_batch_size": "training.micro_batch_size",
+    "learning_rate": "training.learning_rate",
+    "warmup_steps": "training.warmup",
+    "warmup_ratio": "training.warmup",
+    "weight_decay": "training.weight_decay",
+    "max_grad_norm": "training.max_grad_norm",
+    "lr_scheduler_type": "training.schedule",
+    "optim": "training.optimizer",
+    "bf16": "training.precision",
+    "fp16": "training.precision",
+    "bf16_full_eval": "training.precision",
+    "fp16_full_eval": "training.precision",
+    "full_determinism": "training.deterministic",
+    "metric_for_best_model": "training.metric",
+    "greater_is_better": "training.metric",
+    "load_best_model_at_end": "training.metric",
+    "save_total_limit": "training.keep_checkpoints",
+    "label_smoothing_factor": "loss",
+    "use_cpu": "scaling.use_gpu",
+    "report_to": "tracking",
+    "run_name": "run.name",
+    "resume_from_checkpoint": "run.resume",
+    "logging_dir": "run.storage",
+    **dict.fromkeys(
+        ("eval_strategy", "save_strategy", "eval_steps", "save_steps", "logging_strategy"), "clftask"
+    ),
+    **dict.fromkeys(("do_train", "do_eval", "do_predict", "remove_unused_columns"), "clftask"),
+    **dict.fromkeys(("push_to_hub", "deepspeed", "fsdp", "fsdp_config", "local_rank"), "clftask"),
+    **dict.fromkeys(("train_sampling_strategy", "disable_tqdm", "ddp_backend"), "clftask"),
+    **dict.fromkeys(("average_tokens_across_devices", "save_only_model"), "clftask"),
+}
+
+
+def _resolved(value: Any) -> Any:
+    """Make a local path absolute; leave URLs, `hub:` and `pkg://` as they are."""
+    if isinstance(value, str) and value and not value.startswith(("hub:", "pkg://")):
+        return storage.absolute(value)
+    return value
+
+
+DataPath = Annotated[str, BeforeValidator(_resolved), Field(min_length=1)]
+
+
+class DataSpec(Spec):
+    """Where the labelled rows are, and what in them is text, label and split."""
+
+    train: DataPath
+    validation: DataPath | None = None
+    test: DataPath | None = None
+    text: Columns
+    text_pair: str | None = None
+    separator: str = "\n\n"
+    id: str | None = None
+    labels: Labels
+    split: Split = RandomSplit()
+
+    @property
+    def recipe(self) -> TextRecipe:
+        """How text is made from columns."""
+        return TextRecipe(text=self.text, text_pair=self.text_pair, separator=self.separator)
+
+
+class ModelSpec(Spec):
+    """The pretrained model and what is put on it."""
+
+    base: str = Field(min_length=1)
+    max_length: int = Field(128, ge=4)
+    head: Head = LinearHead()
+    adapt: Adapt = Full()
+    long_text: Literal["head"] = "head"
+
+    @field_validator("long_text", mode="before")
+    @classmethod
+    def _bare(cls, value: Any) -> Any:
+        return value["kind"] if isinstance(value, dict) and set(value) == {"kind"} else value
+
+    @field_validator("base")
+    @classmethod
+    def _absolute_folder(cls, value: str) -> str:
+        is_folder = value.startswith((".", "/", "~")) or storage.is_url(value)
+        is_hub = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", value) is not None
+        if is_folder and not value.startswith("pkg://"):
+            return storage.absolute(value)
+        return storage.absolute(value) if is_hub and storage.is_folder(value) else value
+
+
+class EarlyStopping(Spec):
+    """Stop when the metric has not improved for `patience` evaluations."""
+
+    patience: int = Field(3, ge=1)
+
+
+class TrainingSpec(Spec):
+    """How the model is optimised. `batch_size` is global: over all workers and micro batches."""
+
+    epochs: int = Field(3, ge=1)
+    batch_size: int = Field(32, ge=1)
+    micro_batch_size: int | Literal["auto"] = "auto"
+    learning_rate: float = Field(3e-5, gt=0)
+    head_learning_rate: float | Literal["auto"] = "auto"
+    warmup: float = Field(0.1, ge=0, lt=1)
+    weight_decay: float = Field(0.01, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    optimizer: Literal["adamw", "sgd", "adafactor"] = "adamw"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    early_stopping: EarlyStopping | None = EarlyStopping()
+    metric: str = "micro_f1"
+    keep_checkpoints: int = Field(2, ge=1)
+    deterministic: bool = False
+    hf: dict[str, Any] = {}
+
+    @field_validator("micro_batch_size", "head_learning_rate")
+    @classmethod
+    def _positive(cls, value: Any) -> Any:
+        if value != "auto" and value <= 0:
+            raise ValueError("must be above 0, or auto")
+        return value
+
+    @field_validator("hf")
+    @classmethod
+    def _not_owned(cls, value: dict[str, Any]) -> dict[str, Any]:
+        owned = [f"{k} (use {OWNED_ARGUMENTS[k]})" for k in value if k in OWNED_ARGUMENTS]
+        if owned:
+            raise ValueError(f"holds what this file owns: {', '.join(owned)}; Remove it from hf")
+        return value
+
+    @property
+    def head_rate(self) -> float:
+        """The learning rate of the fresh layers.
+
+        25 times that of the pretrained ones, up to 5e-3, never below it.
+        """
+        if self.head_learning_rate != "auto":
+            return self.head_learning_rate
+        return max(self.learning_rate, min(25 * self.learning_rate, 5e-3))
+
+    @property
+    def greater_is_better(self) -> bool:
+        """The direction of the metric."""
+        return self.metric not in LOWER_IS_BETTER
+
+
+class ScalingSpec(Spec):
+    """How many workers there are, and on what."""
+
+    workers: int = Field(1, ge=1)
+    use_gpu: bool | Literal["auto"] = "auto"
+    cpus_per_worker: float | Literal["auto"] = "auto"
+    max_failures: int = Field(3, ge=0)
+
+    @field_validator("cpus_per_worker")
+    @classmethod
+    def _positive(cls, value: Any) -> Any:
+        if value != "auto" and value <= 0:
+            raise ValueError("must be above 0, or auto")
+        return value
+
+
+class RunSpec(Spec):
+    """The run's name and place; `name: null` makes a new unique one."""
+
+    name: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
+    storage: Annotated[str, BeforeValidator(_resolved)] = "runs"
+    resume: bool = False
+
+    @field_validator("storage", mode="after")
+    @classmethod
+    def _absolute(cls, value: str) -> str:
+        return storage.absolute(value)
+
+    @model_validator(mode="after")
+    def _resume_needs_name(self) -> Self:
+        if self.resume and self.name is None:
+            raise ValueError("resume needs a name; Set run.name to the run that shall go on")
+        return self
+
+
+class TrainJob(Spec):
+    """A training job: all that a run depends on."""
+
+    task: Task
+    seed: int = Field(42, ge=0, lt=2**32)
+    data: DataSpec
+    model: ModelSpec
+    loss: Loss = AutoLoss()
+    training: TrainingSpec = TrainingSpec()
+    decision: Decision = Decision()
+    scaling: ScalingSpec = ScalingSpec()
+    tracking: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ()
+    run: RunSpec = Field(default_factory=RunSpec)
+
+    @classmethod
+    def load(cls, source: str | Path | Mapping[str, Any], overrides: Iterable[str] = ()) -> Self:
+        """Read a job and hold its sections against each other.
+
+        Raises:
+            ConfigError: All mistakes of the fields, or all between them.
+        """
+        job = super().load(source, overrides)
+        mistakes = _crossed(job)
+        if mistakes:
+            raise ConfigError(*mistakes)
+        return job
+
+    def identity(self) -> dict[str, Any]:
+        """Return what a resumed run must share: all but scaling, tracking and run."""
+        return {k: v for k, v in self.dump().items() if k not in ("scaling", "tracking", "run")}
+
+
+def _crossed(job: TrainJob) -> list[Problem]:
+    """Return the mistakes that show only when sections are held against each other."""
+    training, data = job.training, job.data
+    found = []
+    if data.labels.task != job.task:
+        fitting = "list, delimited or indicators" if job.task == "multilabel" else "class"
+        allowed = f"a {job.task} task has labels of kind {fitting}"
+        found.append(Problem("data.labels.kind", data.labels.kind, allowed, "Or change task."))
+    if job.task not in job.loss.tasks:
+        found.append(Problem("loss.kind", job.loss.kind, f"is not for {job.task}", "Use auto."))
+    if training.metric != "loss" and find(training.metric, job.task) is None:
+        allowed = "must be one of loss, " + ", ".join(sorted(METRICS[job.task]))
+        found.append(Problem("training.metric", training.metric, allowed))
+    if training.batch_size % job.scaling.workers:
+        allowed = f"is over all workers, so scaling.workers ({job.scaling.workers}) must divide it"
+        found.append(Problem("training.batch_size", training.batch_size, allowed))
+    if isinstance(data.split, ColumnSplit):
+        if data.validation or data.test:
+            remedy = "Leave out data.validation and data.test, or the split."
+            found.append(Problem("data.split", "column", "cannot stand beside tables", remedy))
+    elif data.validation is None and data.split.validation == 0:
+        remedy = "Set a share, or data.validation."
+        allowed = "must be above 0: the best checkpoint is chosen on validation"
+        found.append(Problem("data.split.validation", 0, allowed, remedy))
+    return found

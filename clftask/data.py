@@ -1,0 +1,259 @@
+"""From tables to tokens: read, encode, split, tokenise once. One machine, no Ray."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from clftask.config import DataSpec, TrainJob
+from clftask.datareport import DataReport, describe_tokens
+from clftask.errors import DataError, Problem
+from clftask.labels import LabelSpace, multi_hot
+from clftask.sources import FILE, ROW, Source, open_source
+from clftask.splits import SPLITS, Rows
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Rows that are ready to be tokenised, and what was found on the way.
+
+    Attributes:
+        tables: For each split: text, text_pair (where there is one), labels (list of string).
+        space: The labels, from train alone.
+        report: Counts and warnings for the user.
+        rows: file, row, id and split of every row that is used.
+        fingerprint: Covers texts, labels and split of all rows.
+    """
+
+    tables: dict[str, pa.Table]
+    space: LabelSpace
+    report: DataReport
+    rows: pa.Table
+    fingerprint: str
+
+
+def prepare(job: TrainJob) -> Prepared:
+    """Read a job's tables, build its label space and cut its splits.
+
+    Raises:
+        DataError: The tables do not fit the job; all mistakes of a table at once.
+    """
+    tables = _read_all(job)
+    report = DataReport()
+    tables = {split: _usable(job.data, table, report) for split, table in tables.items()}
+    table, given = _stack(tables)
+    split = _assign(job, table, given, set(tables))
+    by_split = {n: table.filter(pa.array(split == i)) for i, n in enumerate(SPLITS)}
+    by_split = {name: part for name, part in by_split.items() if part.num_rows}
+    _require(by_split, job)
+    space = LabelSpace.from_lists(job.data.labels, by_split["train"]["labels"].combine_chunks())
+    by_split = {n: _keep_known(job, space, n, part, report) for n, part in by_split.items()}
+    _require(by_split, job)
+    report.describe(by_split, space)
+    rows = _who_is_who(by_split)
+    return Prepared(by_split, space, report, rows, _fingerprint(by_split, space))
+
+
+# ------------------------------------------------------------------ reading
+
+
+def _read_all(job: TrainJob) -> dict[str, pa.Table]:
+    data = job.data
+    sources = open_source(data.train, "data.train")
+    for split in ("validation", "test"):
+        path = getattr(data, split)
+        if path is not None:
+            own = open_source(path, f"data.{split}")
+            sources[split] = own.get(split, own["train"])
+    return {split: _read(data, source, split) for split, source in sources.items()}
+
+
+def _read(data: DataSpec, source: Source, split: str) -> pa.Table:
+    """Read the columns that the job names.
+
+    Raises:
+        DataError: Columns that the table lacks, all at once.
+    """
+    available = source.names()
+    named = [*((f"data.text[{i}]", c) for i, c in enumerate(data.text))]
+    named += [("data.text_pair", data.text_pair), ("data.id", data.id)]
+    named += [("data.labels", c) for c in data.labels.columns(available)]
+    reads_split = split == "train" and data.validation is None
+    named += [("data.split", data.split.reads if reads_split else None)]
+    missing = [(field, c) for field, c in named if c is not None and c not in available]
+    if missing:
+        allowed = f"must be a column of {source.files[0]}: {', '.join(available[:40])}"
+        raise DataError(*(Problem(f.split("[")[0], c, allowed) for f, c in missing))
+    strings = [*data.recipe.columns, *([data.id] if data.id else [])]
+    return source.read([c for _, c in named if c is not None], strings)
+
+
+def _usable(data: DataSpec, table: pa.Table, report: DataReport) -> pa.Table:
+    """Make texts and label lists; leave out rows without text, and those without a label."""
+    text, pair = data.recipe.apply(table)
+    labels = data.labels.lists(table)
+    columns = {"text": text, **({"text_pair": pair} if pair is not None else {})}
+    columns |= {"labels": labels, FILE: table[FILE], ROW: table[ROW]}
+    columns["id"] = table[data.id].cast(pa.string()) if data.id else pa.nulls(len(labels), pa.string())
+    if data.split.reads is not None and data.split.reads in table.column_names:
+        columns["split_by"] = table[data.split.reads]
+    has_text = text.is_valid() if pair is None else pc.and_(text.is_valid(), pair.is_valid())
+    has_label = labels.is_valid()
+    _refuse_missing(data, table, has_text, has_label)
+    report.num_without_text += pc.sum(pc.invert(has_text)).as_py() or 0
+    report.num_without_label += pc.sum(pc.invert(has_label)).as_py() or 0
+    usable = pa.table(columns).filter(pc.and_(has_text, has_label))
+    return usable if data.labels.keep_empty else _without_empty(usable, report)
+
+
+def _without_empty(table: pa.Table, report: DataReport) -> pa.Table:
+    has_any = pc.greater(pc.list_value_length(table["labels"]), 0)
+    report.num_empty += table.num_rows - (pc.sum(has_any).as_py() or 0)
+    return table.filter(has_any)
+
+
+def _refuse_missing(data: DataSpec, table: pa.Table, has_text: Any, has_label: Any) -> None:
+    if not pc.any(has_text).as_py():
+        columns = ", ".join(data.recipe.columns)
+        raise DataError(Problem("data.text", columns, "every row's text is null or blank"))
+    if data.labels.missing == "fail" and not pc.all(has_label).as_py():
+        row = pc.index(has_label, False).as_py()
+        where = f"{table[FILE][row].as_py()}, row {table[ROW][row].as_py()}"
+        remedy = "Set data.labels.missing: drop to leave such rows out."
+        raise DataError(Problem(where, None, "the label is missing", remedy))
+
+
+def _stack(tables: dict[str, pa.Table]) -> tuple[pa.Table, np.ndarray[Any, Any]]:
+    """Return all rows, train first, and (rows,) the place of the table each came from."""
+    ordered = [name for name in SPLITS if name in tables]
+    table = pa.concat_tables([tables[n] for n in ordered], promote_options="permissive")
+    given = np.repeat([SPLITS.index(n) for n in ordered], [tables[n].num_rows for n in ordered])
+    return table.combine_chunks(), given.astype(np.int8)
+
+
+# ------------------------------------------------------------------ splitting
+
+
+def _assign(job: TrainJob, table: pa.Table, given: Any, own: set[str]) -> Any:
+    """Cut what has no table of its own out of train."""
+    spec = job.data.split.without("validation" in own, "test" in own)
+    found = given.copy()
+    if {"validation", "test"} <= own or not table.num_rows:
+        return found
+    train = table.filter(pa.array(given == 0))
+    found[given == 0] = spec.assign(_rows(job, train))
+    return found
+
+
+def _rows(job: TrainJob, train: pa.Table) -> Rows:
+    lists = train["labels"].combine_chunks()
+    names = sorted(pc.unique(lists.flatten()).to_pylist())
+    reads = getattr(job.data.split, "stratify", job.data.split.kind == "stratified")
+    space = LabelSpace(job.task, tuple(names))
+    labels = multi_hot(space.encode(lists), len(names)) if reads else np.zeros((len(lists), 1))
+    column = train["split_by"].to_numpy() if "split_by" in train.column_names else None
+    return Rows(labels.astype(np.float32), names, column, job.task == "multilabel")
+
+
+def _require(tables: dict[str, pa.Table], job: TrainJob) -> None:
+    for split in ("train", "validation"):
+        if split not in tables or not tables[split].num_rows:
+            remedy = "Give more rows, a larger share, or a table of its own."
+            raise DataError(Problem(f"data.{split}", 0, "no usable row is left", remedy))
+
+
+def _keep_known(
+    job: TrainJob, space: LabelSpace, split: str, table: pa.Table, report: DataReport
+) -> pa.Table:
+    """Count labels that train lacks, and leave out rows that have no label of the space."""
+    lists = table["labels"].combine_chunks()
+    unknown = space.unknown(lists)
+    report.unknown_labels[split] = unknown
+    lengths = pc.list_value_length(space.encode(lists))
+    keep = pc.greater(lengths, 0) if not job.data.labels.keep_empty else pc.greater_equal(lengths, 0)
+    report.num_without_known_label[split] = table.num_rows - (pc.sum(keep).as_py() or 0)
+    codes = space.encode(lists)
+    table = table.drop_columns(["labels"]).append_column("labels", codes)
+    return table.filter(keep)
+
+
+def _who_is_who(tables: dict[str, pa.Table]) -> pa.Table:
+    parts = []
+    for split, table in tables.items():
+        part = pa.table({"file": table[FILE].cast(pa.string()), "row": table[ROW], "id": table["id"]})
+        parts.append(part.append_column("split", pa.array([split] * table.num_rows, pa.string())))
+    return pa.concat_tables(parts)
+
+
+def _fingerprint(tables: dict[str, pa.Table], space: LabelSpace) -> str:
+    """Hash texts, labels and their order, split by split."""
+    import hashlib
+
+    digest = hashlib.sha256(repr((space.task, space.names)).encode())
+    for split, table in tables.items():
+        digest.update(split.encode())
+        for name in sorted(set(table.column_names) & {"text", "text_pair", "labels"}):
+            column = table[name].combine_chunks()
+            column = pa.concat_arrays(column.chunks) if isinstance(column, pa.ChunkedArray) else column
+            flat = column.flatten() if name == "labels" else column.cast(pa.large_string())
+            lengths = pc.list_value_length(column) if name == "labels" else pc.binary_length(flat)
+            for array in (lengths, flat):
+                digest.update(np.ascontiguousarray(_bytes_of(array)))
+    return digest.hexdigest()[:16]
+
+
+def _bytes_of(array: pa.Array) -> Any:
+    """Return the data of an array whose offset and padding must not count."""
+    if pa.types.is_large_string(array.type):
+        return "".join(array.to_pylist()).encode()
+    return array.to_numpy(zero_copy_only=False)
+
+
+# ------------------------------------------------------------------ tokenising
+
+
+def tokenise(
+    prepared: Prepared, tokenizer: Any, max_length: int, chunk: int = 10_000
+) -> dict[str, pa.Table]:
+    """Tokenise every split once, in parallel by the tokenizer's own threads.
+
+    Returns:
+        For each split: input_ids, token_type_ids for pairs, labels (list<int32>), length.
+        The report gets the token lengths and the truncated share.
+    """
+    tables = {}
+    for split, table in prepared.tables.items():
+        parts = [
+            _tokenise_chunk(table.slice(start, chunk), tokenizer, max_length)
+            for start in range(0, table.num_rows, chunk)
+        ]
+        whole = pa.concat_tables(parts).combine_chunks()
+        describe_tokens(prepared.report, split, whole)
+        tables[split] = whole.drop_columns(["full_length"])
+    return tables
+
+
+def _tokenise_chunk(table: pa.Table, tokenizer: Any, max_length: int) -> pa.Table:
+    pair = table["text_pair"].to_pylist() if "text_pair" in table.column_names else None
+    encoded = tokenizer(
+        table["text"].to_pylist(), pair, truncation=True, max_length=max_length,
+        return_attention_mask=False,
+    )
+    columns = {
+        name: pa.array(encoded[name], pa.list_(pa.int32()))
+        for name in ("input_ids", "token_type_ids")
+        if name in encoded and (name == "input_ids" or pair is not None)
+    }
+    length = pc.list_value_length(columns["input_ids"])
+    full = length.to_numpy().copy()
+    for i in np.flatnonzero(full >= max_length) if encoded.encodings else ():
+        full[i] += sum(len(part.ids) for part in encoded.encodings[i].overflowing)
+    return pa.table(
+        {**columns, "labels": table["labels"], "length": length, "full_length": pa.array(full)}
+    )
+
+

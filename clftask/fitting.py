@@ -1,0 +1,332 @@
+"""What one worker of a training run does, from the tokens to the bundle. No Ray here."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+import torch
+from transformers import TrainerCallback
+
+from clftask import bundle, storage
+from clftask.checkpoints import Checkpoints, read_state
+from clftask.config import TrainJob
+from clftask.decisions import Decision, probabilities_of
+from clftask.labels import LabelSpace
+from clftask.metrics import DECIDED, compute, confusion_matrix, per_label
+from clftask.modeling import (
+    build_model,
+    cpu_flags,
+    find_base,
+    load_tokenizer,
+    parameter_counts,
+    prior_of,
+    resolve_precision,
+)
+from clftask.training import (
+    ClassifierTrainer,
+    SaveEvery,
+    StepSeed,
+    StopOnNan,
+    Stopwatch,
+    evaluations_without_gain,
+    remove_pickles,
+    training_arguments,
+)
+
+CHECKPOINT_INTERVAL_S = 300.0
+MAX_CONFUSION_LABELS = 200
+
+
+class Sink(Protocol):
+    """Where a worker's progress goes: to the driver's bar, and to Ray."""
+
+    def post(self, record: dict[str, Any]) -> None:
+        """Show a record; called by the first worker alone."""
+
+    def report(self, metrics: dict[str, float]) -> None:
+        """Report an evaluation; called by all workers equally often."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """All that the workers of a run share.
+
+    Attributes:
+        job: The resolved job.
+        run: The run's folder or prefix.
+        tables: Tokenised splits.
+        label_names: The labels, in order.
+        data: Fingerprint and report, for the bundle.
+        preamble: What the log begins with.
+    """
+
+    job: TrainJob
+    run: str
+    tables: dict[str, pa.Table]
+    label_names: tuple[str, ...]
+    data: dict[str, Any]
+    preamble: str
+
+    @property
+    def space(self) -> LabelSpace:
+        """The labels."""
+        return LabelSpace(self.job.task, self.label_names)
+
+
+class RunLog:
+    """`metrics.jsonl` and `log.txt`: held in memory, written whole, as object stores want it."""
+
+    def __init__(self, run: str, preamble: str) -> None:
+        self.run, self.text = run, preamble
+        self.records: list[dict[str, Any]] = []
+
+    def resume(self, step: int) -> None:
+        """Take over what an earlier worker wrote, up to the step where this one goes on."""
+        for name, take in (("metrics.jsonl", self._take_records), ("log.txt", self._take_text)):
+            place = storage.join(self.run, name)
+            if storage.exists(place):
+                take(storage.read_bytes(place).decode())
+        self.records = [r for r in self.records if r["step"] <= step]
+
+    def _take_records(self, text: str) -> None:
+        self.records = [json.loads(line) for line in text.splitlines()]
+
+    def _take_text(self, text: str) -> None:
+        self.text = text
+
+    def say(self, line: str) -> None:
+        """Add a line to the log."""
+        self.text += f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {line}\n"
+
+    def write(self) -> None:
+        """Write both files."""
+        lines = "".join(json.dumps(r) + "\n" for r in self.records)
+        storage.put(storage.join(self.run, "metrics.jsonl"), lines.encode())
+        storage.put(storage.join(self.run, "log.txt"), self.text.encode())
+
+
+class Reporter(TrainerCallback):  # type: ignore[misc]
+    """Passes logs and evaluations on to the log and the sink."""
+
+    def __init__(self, log: RunLog, sink: Sink, watch: Stopwatch, batch_size: int) -> None:
+        self.log, self.sink, self.watch, self.batch_size = log, sink, watch, batch_size
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        """Keep the record; show it."""
+        if not state.is_world_process_zero or not logs or "train_runtime" in logs:
+            return
+        speed = self.watch.steps * self.batch_size / max(self.watch.seconds, 1e-9)
+        record = {"step": state.global_step, "epoch": round(state.epoch or 0, 4)}
+        record |= {k: v for k, v in logs.items() if k != "epoch"}
+        if "loss" in logs:
+            record["samples_per_s"] = round(speed, 2)
+        self.log.records.append(record)
+        if "eval_loss" in logs:
+            shown = ", ".join(f"{k[5:]} {v:.4f}" for k, v in logs.items() if k.startswith("eval_"))
+            self.log.say(f"step {state.global_step}/{state.max_steps}: {shown}")
+        self.sink.post({**record, "max_steps": state.max_steps})
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any) -> None:
+        """Report to Ray from every worker."""
+        self.sink.report({"step": state.global_step, **metrics})
+
+
+class Saver(TrainerCallback):  # type: ignore[misc]
+    """Sends checkpoints to storage, and stops when patience is spent."""
+
+    def __init__(self, checkpoints: Checkpoints, log: RunLog, patience: int | None) -> None:
+        self.checkpoints, self.log, self.patience = checkpoints, log, patience
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
+        """Upload in the background from the first worker."""
+        step, folder = state.global_step, f"{args.output_dir}/checkpoint-{state.global_step}"
+        if state.is_world_process_zero:
+            remove_pickles(folder)
+            self.log.say(f"step {step}: checkpoint")
+            self.checkpoints.save(folder, step, state.best_global_step, self.log.write)
+        if self.patience is not None and evaluations_without_gain(state) >= self.patience:
+            control.should_training_stop = True
+        return control
+
+
+def fit(work: Work, sink: Sink, rank: int, world: int, device: str) -> None:
+    """Train, evaluate the best checkpoint and write the bundle; run by every worker.
+
+    Raises:
+        JobError: The loss is no number.
+        StorageError: A checkpoint or the bundle cannot be written.
+    """
+    started = time.perf_counter()
+    job = work.job
+    torch.manual_seed(job.seed)
+    base = find_base(job.model.base)
+    tokenizer = load_tokenizer(base)
+    prior = prior_of(work.tables["train"]["labels"].combine_chunks(), len(work.label_names))
+    model, fresh = build_model(base, job.model, work.space, prior)
+    precision = resolve_precision(job.training.precision, device, cpu_flags(), _gpu_has_bf16(device))
+    scratch = tempfile.mkdtemp(prefix="clftask-worker-")
+    arguments = training_arguments(job, scratch, world, device, precision)
+    assert arguments.world_size == world, "the Trainer would train independent models"
+    trainer = ClassifierTrainer(job, model, tokenizer, arguments, work.tables, work.space, fresh)
+    log, watch = RunLog(work.run, work.preamble), Stopwatch()
+    checkpoints = Checkpoints(storage.join(work.run, "checkpoints"), job.training.keep_checkpoints)
+    _train(trainer, checkpoints, log, sink, watch)
+    _use_best(trainer, checkpoints)
+    outcome = _evaluate(work, trainer)
+    if rank == 0:
+        outcome |= _outcome(trainer, watch, started, work)
+        _publish(work, trainer, outcome)
+        log.say("done: " + json.dumps(outcome["metrics"]["validation"]))
+        log.write()
+        sink.post({"done": outcome})
+
+
+def _gpu_has_bf16(device: str) -> bool:
+    return device == "cuda" and bool(torch.cuda.is_bf16_supported())
+
+
+# ------------------------------------------------------------------ training
+
+
+def _train(
+    trainer: ClassifierTrainer, checkpoints: Checkpoints, log: RunLog, sink: Sink, watch: Stopwatch
+) -> None:
+    """Train from the newest checkpoint, or not at all if that one was the last."""
+    job, is_first = trainer.job, trainer.args.process_index == 0
+    stopping = job.training.early_stopping
+    patience = stopping.patience if stopping else None
+    for callback in (
+        StepSeed(job.seed),
+        watch,
+        SaveEvery(trainer, CHECKPOINT_INTERVAL_S),
+        StopOnNan(),
+        Reporter(log, sink, watch, job.training.batch_size),
+        Saver(checkpoints, log, patience),
+    ):
+        trainer.add_callback(callback)
+    step = trainer._from_first(checkpoints.latest() if is_first else None)
+    folder = checkpoints.fetch(step) if step is not None else None
+    if is_first:
+        checkpoints.clean(_best_step(folder))
+        if step is not None:
+            log.resume(step)
+            log.say(f"going on from the checkpoint of step {step}")
+        log.say(_opening(trainer))
+    if folder is None or not _is_finished(trainer, folder, patience):
+        trainer.train(resume_from_checkpoint=folder)
+    else:
+        trainer.state = trainer.state.load_from_json(str(Path(folder, "trainer_state.json")))
+        trainer._load_from_checkpoint(folder)
+    checkpoints.wait()
+
+
+def _opening(trainer: ClassifierTrainer) -> str:
+    args = trainer.args
+    precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
+    total, trained = parameter_counts(trainer.model)
+    return (
+        f"{args.world_size} workers on {args.device.type}, {precision}; "
+        f"{trained:,} of {total:,} parameters trained"
+    )
+
+
+def _best_step(folder: str | None) -> int | None:
+    best = read_state(folder).get("best_global_step") if folder else None
+    return best if isinstance(best, int) else None
+
+
+def _is_finished(trainer: ClassifierTrainer, folder: str, patience: int | None) -> bool:
+    """Tell whether a checkpoint is the last one: all steps taken, or patience spent."""
+    state = trainer.state.load_from_json(str(Path(folder, "trainer_state.json")))
+    is_out = patience is not None and evaluations_without_gain(state) >= patience
+    return bool(state.global_step >= state.max_steps or is_out)
+
+
+def _use_best(trainer: ClassifierTrainer, checkpoints: Checkpoints) -> None:
+    """Put the best checkpoint's weights into every worker's model."""
+    from safetensors.torch import load_file
+
+    state = trainer.state
+    trainer._from_first(None)  # the first worker has finished its upload
+    if state.best_global_step and state.best_global_step != state.global_step:
+        folder = checkpoints.fetch(state.best_global_step)
+        weights = load_file(Path(folder, "model.safetensors"))
+        trainer.model.load_state_dict(weights, strict=False)
+
+
+# ------------------------------------------------------------------ the end
+
+
+def _evaluate(work: Work, trainer: ClassifierTrainer) -> dict[str, Any]:
+    """Measure validation and test with the bundle's decision; on the first worker."""
+    metrics: dict[str, Any] = {}
+    labels: dict[str, Any] = {}
+    confusion: dict[str, Any] = {}
+    for split in ("validation", "test"):
+        logits = trainer.logits_of(split) if split in work.tables else None
+        if logits is None:
+            continue
+        targets = trainer.targets_of(split)
+        decided = work.job.decision.decide(probabilities_of(logits, work.job.task), work.job.task)
+        metrics[split] = measure(logits, targets, work.job.decision, work.space)
+        metrics[split]["loss"] = trainer.mean_loss(logits, targets)
+        labels[split] = per_label(decided, targets, work.label_names)
+        if work.job.task == "multiclass" and len(work.label_names) <= MAX_CONFUSION_LABELS:
+            confusion[split] = confusion_matrix(decided, targets)
+    found = {"metrics": metrics, "per_label": labels}
+    return found | ({"confusion_matrix": confusion} if confusion else {})
+
+
+def measure(logits: Any, targets: Any, decision: Decision, space: LabelSpace) -> dict[str, float]:
+    """Return all metrics with a decision, and the plain ones beside where the two can differ."""
+    probabilities = probabilities_of(logits, space.task)
+    decided = decision.decide(probabilities, space.task)
+    found = compute(probabilities, decided, targets, space.task)
+    if space.task == "multilabel" and decision.threshold != 0.5:
+        plain = Decision().decide(probabilities, space.task)
+        names = [name for name in found if name in DECIDED]
+        at_half = compute(probabilities, plain, targets, space.task, names)
+        found |= {f"{name}_at_0.5": value for name, value in at_half.items()}
+    return found
+
+
+def _outcome(
+    trainer: ClassifierTrainer, watch: Stopwatch, started: float, work: Work
+) -> dict[str, Any]:
+    rows = watch.steps * work.job.training.batch_size
+    return {
+        "epochs": round(trainer.state.epoch or 0, 2),
+        "best_step": trainer.state.best_global_step,
+        "steps": trainer.state.global_step,
+        "seconds": round(time.perf_counter() - started, 1),
+        "samples_per_s": round(rows / watch.seconds, 2) if watch.seconds else 0.0,
+        "workers": trainer.args.world_size,
+        "label_names": list(work.label_names),
+    }
+
+
+def _publish(work: Work, trainer: ClassifierTrainer, outcome: dict[str, Any]) -> None:
+    job = work.job
+    meta = bundle.BundleMeta(
+        task=job.task,
+        label_names=work.label_names,
+        text=job.data.recipe,
+        max_length=job.model.max_length,
+        decision=job.decision,
+        job=job.dump(),
+        data=work.data,
+        versions=bundle.versions(),
+        metrics=outcome["metrics"],
+    )
+    folder = Path(tempfile.mkdtemp(prefix="clftask-bundle-"))
+    model = trainer.model.to("cpu")
+    bundle.write(folder, model, trainer.processing_class, meta, outcome)
+    bundle.publish(folder, storage.join(work.run, "bundle"))
+
+

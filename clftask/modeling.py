@@ -1,0 +1,270 @@
+"""Finds the pretrained model, refuses a broken one, puts the head on."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from clftask import storage
+from clftask.config import ModelSpec
+from clftask.errors import ConfigError, Problem
+from clftask.heads import MlpHead
+from clftask.labels import LabelSpace, Task
+
+PROBLEM_TYPES: dict[Task, str] = {
+    "multiclass": "single_label_classification",
+    "multilabel": "multi_label_classification",
+}
+
+
+def find_base(base: str) -> str:
+    """Return what transformers opens: a local folder, or a hub id as it is.
+
+    Raises:
+        ConfigError: The package, the folder or what lies at the URL is missing.
+    """
+    if base.startswith("pkg://"):
+        return _in_package(base)
+    if storage.is_url(base):
+        folder = tempfile.mkdtemp(prefix="clftask-base-")
+        storage.download(base, folder)
+        return folder
+    if base.startswith("/") and not Path(base).is_dir():
+        raise _refuse(base, "is no folder", "Check the path, or give a hub id.")
+    return base
+
+
+def _in_package(base: str) -> str:
+    package, _, inner = base.removeprefix("pkg://").partition("/")
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        spec = None
+    places = list(spec.submodule_search_locations or []) if spec else []
+    if not places:
+        raise _refuse(base, f"the package {package} is not installed", f"pip install {package}")
+    folder = Path(places[0], inner)
+    if ".." in Path(inner).parts or not folder.is_dir():
+        raise _refuse(base, f"the package {package} holds no folder {inner!r}", "Check the name.")
+    return str(folder)
+
+
+def check_base(spec: ModelSpec) -> str:
+    """Refuse a model that cannot be trained, before any worker starts.
+
+    Returns:
+        What transformers opens.
+
+    Raises:
+        ConfigError: The model is missing or half downloaded, wants remote code, has no
+            sequence classification, or is shorter than `max_length`.
+    """
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    base = find_base(spec.base)
+    if Path(base).is_dir():
+        _check_files(spec.base, Path(base))
+    try:
+        config = AutoConfig.from_pretrained(base, trust_remote_code=False)
+    except Exception as error:  # transformers raises OSError, ValueError, KeyError and more
+        reason = " ".join(str(error).split())[:300]
+        remedy = "Give a hub id that can be reached, a folder, s3:// or pkg://package/folder."
+        raise _refuse(spec.base, f"cannot be opened: {reason}", remedy) from None
+    mapping = AutoModelForSequenceClassification._model_mapping
+    if type(config) not in mapping and not isinstance(spec.head, MlpHead):
+        raise _refuse(spec.base, f"{config.model_type} has no sequence classification in transformers")
+    limit = getattr(config, "max_position_embeddings", None)
+    if isinstance(limit, int) and 0 < limit < spec.max_length:
+        allowed = f"must be at most {limit}, the positions of {spec.base}"
+        raise ConfigError(Problem("model.max_length", spec.max_length, allowed))
+    return base
+
+
+def _check_files(base: str, folder: Path) -> None:
+    config = folder / "config.json"
+    if not config.is_file():
+        raise _refuse(base, "holds no config.json", "Is it a model folder, fully downloaded?")
+    try:
+        content = json.loads(config.read_text())
+    except ValueError:
+        raise _refuse(base, "config.json is damaged", "Download the model again.") from None
+    if "auto_map" in content:
+        remedy = "Choose a model that transformers itself knows."
+        raise _refuse(base, "wants to run code of its own, which is never run", remedy)
+    index = folder / "model.safetensors.index.json"
+    names = {"model.safetensors"}
+    if index.is_file():
+        names = set(json.loads(index.read_text())["weight_map"].values())
+    for name in sorted(names):
+        _check_weights(base, folder / name)
+    if not any((folder / n).is_file() for n in ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model")):
+        raise _refuse(base, "holds no tokenizer files", "Download the model again.")
+
+
+def _check_weights(base: str, file: Path) -> None:
+    """Hold a safetensors file's size against its header."""
+    if not file.is_file():
+        raise _refuse(base, f"{file.name} is missing", "Weights must be safetensors, all parts of them.")
+    with file.open("rb") as stream:
+        start = stream.read(8)
+        size = int.from_bytes(start, "little")
+        header = stream.read(size) if len(start) == 8 and size < 10**9 else b""
+    try:
+        tensors = json.loads(header)
+        ends = [t["data_offsets"][1] for n, t in tensors.items() if n != "__metadata__"]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        ends = []
+    if not ends or file.stat().st_size != 8 + size + max(ends):
+        raise _refuse(base, f"{file.name} is damaged or half downloaded", "Download the model again.")
+
+
+def _refuse(base: str, allowed: str, remedy: str = "") -> ConfigError:
+    return ConfigError(Problem("model.base", base, allowed, remedy))
+
+
+def load_tokenizer(base: str) -> Any:
+    """Open the tokenizer of a base or bundle, without remote code."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(base, trust_remote_code=False)
+
+
+def build_model(
+    base: str, spec: ModelSpec, space: LabelSpace, prior: npt.NDArray[np.float64]
+) -> tuple[Any, set[str]]:
+    """Load the pretrained weights, put a head on, freeze what `adapt` says.
+
+    Args:
+        base: What `find_base` returned.
+        spec: The job's model section.
+        space: Label names, in the order of the logits.
+        prior: (labels,) share of the train rows that carry each label.
+
+    Returns:
+        The model, and the names of its fresh parameters.
+    """
+    import torch
+    from transformers import AutoConfig
+
+    names = dict(enumerate(space.names))
+    config = AutoConfig.from_pretrained(
+        base,
+        trust_remote_code=False,
+        num_labels=len(names),
+        id2label=names,
+        label2id={name: i for i, name in names.items()},
+        problem_type=PROBLEM_TYPES[space.task],
+    )
+    with quiet_loading():
+        model, fresh = _with_head(base, spec, config)
+    if spec.head.bias == "prior":
+        with torch.no_grad():
+            output_layer(model).bias.copy_(torch.from_numpy(log_odds(prior, space.task)))
+    spec.adapt.freeze(model.base_model)
+    return model, fresh
+
+
+def _with_head(base: str, spec: ModelSpec, config: Any) -> tuple[Any, set[str]]:
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    if isinstance(spec.head, MlpHead):
+        from clftask.mlp import build
+
+        return build(base, spec.head, config)
+    model, info = AutoModelForSequenceClassification.from_pretrained(
+        base,
+        config=config,
+        trust_remote_code=False,
+        dtype=torch.float32,
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+    )
+    head = {name for name, _ in model.named_parameters() if not _is_pretrained(name, model)}
+    return model, head | (set(info["missing_keys"]) & {n for n, _ in model.named_parameters()})
+
+
+def _is_pretrained(name: str, model: Any) -> bool:
+    """Tell body from head; a pooler that only classification reads belongs to the head."""
+    prefix = model.base_model_prefix + "."
+    return bool(name.startswith(prefix) and not name.startswith(prefix + "pooler"))
+
+
+def output_layer(model: Any) -> Any:
+    """Return the last linear layer, whose outputs are the logits."""
+    import torch
+
+    layers = [m for m in model.modules() if isinstance(m, torch.nn.Linear)]
+    fitting = [m for m in layers if m.out_features == model.config.num_labels]
+    layer = fitting[-1]
+    if layer.bias is None:
+        layer.bias = torch.nn.Parameter(torch.zeros(layer.out_features))
+    return layer
+
+
+def log_odds(prior: npt.NDArray[np.float64], task: Task) -> npt.NDArray[np.float32]:
+    """Return the (labels,) biases at which an untrained head predicts the prior.
+
+    Multilabel: log p/(1−p); multiclass: log p. Shares are kept within 1e-4 … 1−1e-4.
+    """
+    p = np.clip(prior, 1e-4, 1 - 1e-4)
+    odds = np.log(p / (1 - p)) if task == "multilabel" else np.log(p)
+    return odds.astype(np.float32)
+
+
+class quiet_loading:  # noqa: N801 (a context manager)
+    """Silence transformers' loading bar and its report of a head that is new on purpose."""
+
+    def __enter__(self) -> None:
+        from transformers.utils import logging
+
+        self.verbosity = logging.get_verbosity()
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+
+    def __exit__(self, *_: object) -> None:
+        from transformers.utils import logging
+
+        logging.set_verbosity(self.verbosity)
+
+
+def prior_of(codes: Any, num_labels: int) -> npt.NDArray[np.float64]:
+    """Return the (labels,) share of rows that carry each label, from lists of columns."""
+    counts = np.bincount(codes.flatten().to_numpy(), minlength=num_labels)
+    return np.asarray(counts / max(len(codes), 1))
+
+
+def parameter_counts(model: Any) -> tuple[int, int]:
+    """Return how many parameters there are, and how many are trained."""
+    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    return sum(n for n, _ in sizes), sum(n for n, trained in sizes if trained)
+
+
+def resolve_precision(
+    wanted: str, device: str, cpu_flags: frozenset[str], gpu_has_bf16: bool
+) -> str:
+    """Return fp32, bf16 or fp16: what `auto` picks for a device.
+
+    Raises:
+        ConfigError: The device does not have the precision that is asked for.
+    """
+    has_bf16 = gpu_has_bf16 if device == "cuda" else bool(cpu_flags & {"amx_bf16", "avx512_bf16"})
+    if wanted == "auto":
+        return "bf16" if has_bf16 else "fp32"
+    if wanted == "fp16" and device != "cuda":
+        raise ConfigError(Problem("training.precision", wanted, "needs a GPU", "Use auto."))
+    return wanted
+
+
+def cpu_flags() -> frozenset[str]:
+    """Return the flags of the first processor, empty where the system does not tell."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    flags = next((line for line in lines if line.startswith("flags")), "")
+    return frozenset(flags.partition(":")[2].split())

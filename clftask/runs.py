@@ -1,0 +1,141 @@
+"""Run folders: a new run takes a free name, a resumed one proves that it is the same."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+import secrets
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import parquet
+
+from clftask import bundle, storage
+from clftask.config import RunSpec, TrainJob
+from clftask.errors import ConfigError, Problem
+from clftask.spec import Spec, parse_yaml
+
+JOB, SPLIT = "job.yaml", "split.parquet"
+_DATA = b"clftask.data"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's place, and whether it is there already."""
+
+    path: str
+    exists: bool
+
+    @property
+    def bundle(self) -> str:
+        """Where the bundle is, or will be."""
+        return storage.join(self.path, "bundle")
+
+    def is_finished(self) -> bool:
+        """Tell whether the bundle is there, whole."""
+        return storage.exists(storage.join(self.bundle, bundle.META))
+
+    def result(self) -> dict[str, Any]:
+        """Return what the finished run's workers found."""
+        content: dict[str, Any] = json.loads(
+            storage.read_bytes(storage.join(self.bundle, "metrics.json"))
+        )
+        return content
+
+
+def find(spec: RunSpec, prefix: str) -> Run:
+    """Find a run's place, and refuse a taken name before anything else is done.
+
+    Raises:
+        ConfigError: The name is taken and `resume` is false.
+        StorageError: The place cannot be written.
+    """
+    storage.check_writable(spec.storage, "run.storage")
+    path = storage.join(spec.storage, spec.name or _new_name(prefix))
+    exists = storage.exists(storage.join(path, JOB))
+    if exists and not spec.resume:
+        raise _taken(path, spec.name)
+    return Run(path, exists)
+
+
+def _taken(path: str, name: str | None) -> ConfigError:
+    remedy = "Set run.resume: true to go on with it, or choose another name."
+    return ConfigError(Problem("run.name", name, f"is taken: {path}", remedy))
+
+
+def _new_name(prefix: str) -> str:
+    return f"{prefix}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+
+
+def same_job(run: Run, job: TrainJob) -> None:
+    """Refuse to go on with a run under other settings.
+
+    Raises:
+        ConfigError: Names every setting that differs.
+    """
+    document = parse_yaml(storage.read_bytes(storage.join(run.path, JOB)).decode(), JOB)
+    before, now = _flat(TrainJob.load(document).identity()), _flat(job.identity())
+    differing = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
+    remedy = "Restore it, or start a new run."
+    if differing:
+        raise ConfigError(
+            *(Problem(k, now.get(k), f"was {before.get(k)!r} in the run", remedy) for k in differing)
+        )
+
+
+def same_data(run: Run, fingerprint: str) -> None:
+    """Refuse to go on with a run whose rows have changed.
+
+    Raises:
+        ConfigError: The data's fingerprint is another one.
+    """
+    place = storage.join(run.path, SPLIT)
+    if not storage.exists(place):
+        return
+    schema = parquet.read_schema(io.BytesIO(storage.read_bytes(place)))
+    before = (schema.metadata or {}).get(_DATA, b"").decode()
+    if before != fingerprint:
+        allowed = f"must be the run's data (fingerprint {before})"
+        remedy = "Restore the tables, or start a new run."
+        raise ConfigError(Problem("data", fingerprint, allowed, remedy))
+
+
+def claim(run: Run, job: Spec, rows: pa.Table, fingerprint: str) -> None:
+    """Create the run: its job, written only if no other run has been quicker, and its split.
+
+    Raises:
+        ConfigError: Another run has taken the name in the meantime.
+    """
+    if not run.exists:
+        text = f"# clftask run {secrets.token_hex(8)}\n{job.to_yaml()}"
+        if not storage.put_if_absent(storage.join(run.path, JOB), text.encode()):
+            raise _taken(run.path, run.path.rpartition("/")[2])
+    buffer = io.BytesIO()
+    parquet.write_table(rows.replace_schema_metadata({_DATA: fingerprint}), buffer)
+    storage.put(storage.join(run.path, SPLIT), buffer.getvalue())
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        path = f"{prefix}{key}"
+        found |= _flat(value, f"{path}.") if isinstance(value, dict) and value else {path: value}
+    return found
+
+
+_TRACKERS = {"tensorboard": "tensorboard", "mlflow": "mlflow", "wandb": "wandb"}
+
+
+def check_tracking(names: tuple[str, ...]) -> None:
+    """Refuse a tracker whose package is not installed.
+
+    Raises:
+        ConfigError: Names the package and its install command.
+    """
+    missing = [name for name in names if importlib.util.find_spec(_TRACKERS[name]) is None]
+    if missing:
+        remedy = f"pip install 'clftask[{','.join(missing)}]'"
+        raise ConfigError(Problem("tracking", ", ".join(missing), "is not installed", remedy))

@@ -1,0 +1,95 @@
+"""What the terminal shows: one progress bar while training, tables at the end."""
+
+from __future__ import annotations
+
+from typing import IO, Any, Self
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+MAX_LABEL_ROWS = 20
+
+
+class TrainScreen:
+    """One bar with loss, metric and speed on stderr; plain lines where there is no terminal."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True, highlight=False)
+        columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
+        columns += [TimeRemainingColumn(), TextColumn("{task.fields[figures]}")]
+        self.progress = Progress(*columns, console=self.console)
+        self.task: Any = None
+        self.figures: dict[str, float] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def say(self, line: str) -> None:
+        """Print a line above the bar."""
+        self.console.print(escape(line), soft_wrap=True)
+
+    def show(self, record: dict[str, Any]) -> None:
+        """Move the bar; an evaluation also gets a line of its own."""
+        if self.task is None:
+            self.task = self.progress.add_task("training", total=record["max_steps"], figures="")
+            if self.console.is_terminal:
+                self.progress.start()
+        self.figures |= {k: v for k, v in record.items() if k in ("loss", "samples_per_s")}
+        if "eval_loss" in record:
+            found = {k[5:]: v for k, v in record.items() if k.startswith("eval_")}
+            self.figures |= {k: v for k, v in found.items() if k != "loss"}
+            line = "  ".join(f"{k} {v:.4f}" for k, v in found.items())
+            self.say(f"epoch {record['epoch']:g}: validation {line}")
+        elif not self.console.is_terminal and record["step"] % 50 == 0:
+            self.say(f"step {record['step']}/{record['max_steps']}: {self._figures()}")
+        self.progress.update(self.task, completed=record["step"], figures=self._figures())
+
+    def _figures(self) -> str:
+        return "  ".join(f"{name} {value:.4g}" for name, value in self.figures.items())
+
+
+def train_summary(result: dict[str, Any], file: IO[str]) -> None:
+    """Print metrics by split, the labels, and where the bundle is."""
+    console = Console(file=file, highlight=False)
+    console.print(_metric_table(result["metrics"]))
+    split = "test" if "test" in result["per_label"] else "validation"
+    console.print(_label_table(result["per_label"][split], split))
+    console.print(f"bundle: {escape(result['bundle'])}", soft_wrap=True)
+
+
+def _metric_table(metrics: dict[str, dict[str, float]]) -> Table:
+    table = Table(title="metrics")
+    table.add_column("metric")
+    for split in metrics:
+        table.add_column(split, justify="right")
+    names = dict.fromkeys(name for figures in metrics.values() for name in figures)
+    for name in names:
+        cells = [f"{m[name]:.4f}" if name in m else "" for m in metrics.values()]
+        table.add_row(name, *cells)
+    return table
+
+
+def _label_table(rows: list[dict[str, Any]], split: str) -> Table:
+    ordered = sorted(rows, key=lambda row: -row["support"])
+    left_out = max(0, len(ordered) - MAX_LABEL_ROWS)
+    caption = f"and {left_out} labels more in metrics.json" if left_out else None
+    table = Table(title=f"labels ({split})", caption=caption)
+    for name in ("label", "precision", "recall", "f1", "rows"):
+        table.add_column(name, justify="left" if name == "label" else "right")
+    for row in ordered[:MAX_LABEL_ROWS]:
+        figures = [f"{row[k]:.3f}" for k in ("precision", "recall", "f1")]
+        table.add_row(escape(row["label"]), *figures, str(row["support"]))
+    return table
+
+
+def inspect_summary(found: dict[str, Any], file: IO[str]) -> None:
+    """Print what was found as a table of names and values."""
+    table = Table(show_header=False)
+    for name, value in found.items():
+        table.add_row(name, escape(str(value)))
+    Console(file=file, highlight=False).print(table)

@@ -1,0 +1,230 @@
+"""Job files as frozen, typed data: loading, overriding, fingerprinting."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from clftask.errors import ConfigError, Problem
+
+
+class Spec(BaseModel):
+    """Base of every part of a job file: frozen, extra keys forbidden."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True
+    )
+
+    @classmethod
+    def load(cls, source: str | Path | Mapping[str, Any], overrides: Iterable[str] = ()) -> Self:
+        """Read a spec: defaults, then the YAML file (or mapping), then `path=value` overrides.
+
+        Raises:
+            ConfigError: All mistakes at once, each with its dotted path.
+        """
+        document = dict(source) if isinstance(source, Mapping) else read_yaml(source)
+        for override in overrides:
+            _apply_override(document, override)
+        try:
+            return cls.model_validate(document)
+        except ValidationError as error:
+            raise ConfigError(*_problems(cls, document, error)) from None
+
+    def dump(self) -> dict[str, Any]:
+        """Return plain data: what YAML and JSON hold."""
+        return self.model_dump(mode="json")
+
+    def to_yaml(self) -> str:
+        """Return the spec as YAML that `load` reads back."""
+        return yaml.safe_dump(self.dump(), sort_keys=False, allow_unicode=True)
+
+
+def fingerprint(data: Any) -> str:
+    """Return the first 16 hex digits of the SHA-256 of `data` as canonical JSON."""
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def bare_kind(value: Any) -> Any:
+    """Let a bare name stand for `{kind: name}`, so that `loss: bce` works."""
+    return {"kind": value} if isinstance(value, str) else value
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 scalars: `3e-5` is a number, `yes` and `no` are strings; no key twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Build a mapping and refuse a key that stands twice."""
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str | int | float | bool | None) or key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands twice or is no name", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, regexp) for tag, regexp in resolvers if not tag.endswith((":bool", ":float"))]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+_Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"^[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+]?[0-9]+)?$|^[-+]?[0-9]+[eE][-+]?[0-9]+$"
+    ),
+    list("-+0123456789."),
+)
+
+
+def parse_yaml(text: str, name: str) -> Any:
+    """Parse YAML text; `name` stands in the message when it is not YAML.
+
+    Raises:
+        ConfigError: The text is not YAML, or holds a tag that would build an object.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(Problem(name, None, f"must be plain YAML: {reason}")) from None
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping.
+
+    Raises:
+        ConfigError: The file is missing, is not YAML, or holds something else.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(
+            Problem(str(path), None, f"must be a readable job file: {reason}", "Check the path.")
+        ) from None
+    document = parse_yaml(text, str(path))
+    if not isinstance(document, dict):
+        found = type(document).__name__
+        raise ConfigError(Problem(str(path), found, "a job file is a mapping of field: value"))
+    return document
+
+
+def _apply_override(document: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    if not equals or not re.fullmatch(r"[\w-]+(\.[\w-]+)*", path):
+        remedy = "Write it as training.epochs=3."
+        raise ConfigError(Problem(override, None, "an override is field.path=value", remedy))
+    *parents, last = path.split(".")
+    node = document
+    for parent in parents:
+        child = node.get(parent)
+        child = bare_kind(child) if child is not None else {}
+        if not isinstance(child, dict):
+            raise ConfigError(Problem(path, child, f"{parent} holds no fields to override"))
+        node[parent] = node = dict(child)
+    node[last] = parse_yaml(text, override)
+
+
+def _problems(cls: type[Spec], document: Any, error: ValidationError) -> list[Problem]:
+    """Return one problem a field: a union reports one error for each of its members."""
+    by_path: dict[str, Problem] = {}
+    for details in error.errors():
+        problem = _problem(cls, document, details)
+        first = by_path.get(problem.path)
+        if first is not None and problem.allowed not in first.allowed:
+            problem = replace(first, allowed=f"{first.allowed}; or: {problem.allowed}")
+        by_path[problem.path] = first if first is not None and problem == first else problem
+    return list(by_path.values())
+
+
+def _problem(cls: type[Spec], document: Any, error: Any) -> Problem:
+    loc = _field_path(document, error["loc"])
+    if error["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        kind = error["input"].get("kind") if isinstance(error["input"], dict) else error["input"]
+        allowed = error.get("ctx", {}).get("expected_tags")
+        allowed = f"kind must be one of {allowed}" if allowed else "a kind is required"
+        return Problem(f"{loc}.kind", _plain(kind), allowed)
+    if error["type"] == "extra_forbidden":
+        names = _field_names(cls, error["loc"][:-1])
+        close = difflib.get_close_matches(str(error["loc"][-1]), names, n=1)
+        remedy = f"Did you mean {close[0]}?" if close else f"Known here: {', '.join(names)}."
+        return Problem(loc, _plain(error["input"]), "is not a field of the job file", remedy)
+    if error["type"] == "missing":
+        return Problem(loc, None, "is required", "Add it to the job file.")
+    cause = error.get("ctx", {}).get("error")
+    message = str(cause) if isinstance(cause, ValueError) else error["msg"]
+    message, _, remedy = message.partition("; ")
+    return Problem(loc or "job", _plain(error["input"]), message, remedy)
+
+
+def _plain(value: Any) -> Any:
+    """Return `value` if it is short plain data, else its shortened form."""
+    if isinstance(value, str | int | float | bool | None):
+        text = value if isinstance(value, str) else None
+        return value if text is None or len(text) <= 200 else text[:200] + "…"
+    text = repr(value.dump() if isinstance(value, Spec) else value)
+    return text if len(text) <= 200 else text[:200] + "…"
+
+
+def _field_path(document: Any, loc: tuple[str | int, ...]) -> str:
+    """Return the dotted path without the union tags that pydantic puts in."""
+    parts: list[str] = []
+    node = document
+    for index, part in enumerate(loc):
+        is_last = index == len(loc) - 1
+        if isinstance(node, dict) and part in node:
+            node = node[part]
+        elif isinstance(node, list) and isinstance(part, int) and part < len(node):
+            node = node[part]
+        elif not is_last or not isinstance(node, dict) or node.get("kind") == part:
+            continue
+        parts.append(str(part))
+    return ".".join(parts)
+
+
+def _field_names(cls: Any, loc: Iterable[str | int]) -> list[str]:
+    """Return the fields known at `loc`, following unions by their tag."""
+    for part in loc:
+        cls = _step(cls, part)
+    return sorted(cls.model_fields) if _is_spec(cls) else []
+
+
+def _is_spec(cls: Any) -> bool:
+    return isinstance(cls, type) and issubclass(cls, BaseModel)
+
+
+def _step(cls: Any, part: str | int) -> Any:
+    if _is_spec(cls) and part in cls.model_fields:
+        return cls.model_fields[part].annotation
+    members = [cls, *_members(cls)]
+    for member in members:
+        if _is_spec(member) and "kind" in member.model_fields:
+            if member.model_fields["kind"].default == part:
+                return member
+        elif _is_spec(member) and part in member.model_fields:
+            return member.model_fields[part].annotation
+    return None
+
+
+def _members(annotation: Any) -> list[Any]:
+    """Return the classes inside a (nested) union or Annotated."""
+    found: list[Any] = []
+    for argument in typing.get_args(annotation):
+        found += [argument, *_members(argument)]
+    return found

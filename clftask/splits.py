@@ -1,0 +1,230 @@
+"""Who is train, who validation, who test.
+
+A split is a function of the seed and the data alone: numpy's PCG64 gives the same rows on
+any machine. To add one: subclass `SplitSpec` and put the class into `Split`.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BeforeValidator, Field, model_validator
+
+from clftask.errors import DataError, Problem
+from clftask.spec import Spec, bare_kind
+
+SPLITS = ("train", "validation", "test")
+Assignment = npt.NDArray[np.int8]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a split may look at.
+
+    Attributes:
+        labels: (rows, labels) float32 of 0 and 1.
+        label_names: Names of the label columns.
+        column: (rows,) values of the split's own column, if it names one.
+        is_multilabel: Whether a row may have any number of labels.
+    """
+
+    labels: npt.NDArray[np.float32]
+    label_names: Sequence[str]
+    column: npt.NDArray[Any] | None
+    is_multilabel: bool
+
+
+class SplitSpec(Spec):
+    """Base: the shares that go to validation and test; the rest is train."""
+
+    validation: float = Field(0.1, ge=0, lt=1)
+    test: float = Field(0.1, ge=0, lt=1)
+    seed: int = Field(42, ge=0)
+
+    @model_validator(mode="after")
+    def _leaves_train(self) -> SplitSpec:
+        if self.validation + self.test >= 1:
+            total = f"{self.validation} + {self.test}"
+            raise ValueError(f"validation + test must be below 1 ({total}); Leave rows to train on")
+        return self
+
+    @property
+    def reads(self) -> str | None:
+        """The column that the split needs, if any."""
+        return None
+
+    @abstractmethod
+    def assign(self, rows: Rows) -> Assignment:
+        """Return (rows,) int8: the place of each row's split in `SPLITS`.
+
+        Raises:
+            DataError: The data cannot be split this way.
+        """
+
+    def without(self, validation: bool, test: bool) -> SplitSpec:
+        """Return the split with no share for the parts that have a table of their own."""
+        given = {"validation": validation, "test": test}
+        return self.model_copy(update={name: 0.0 for name, own in given.items() if own})
+
+
+class RandomSplit(SplitSpec):
+    """Rows at random."""
+
+    kind: Literal["random"] = "random"
+
+    def assign(self, rows: Rows) -> Assignment:
+        """Shuffle and cut; the counts are exact."""
+        order = np.random.default_rng(self.seed).permutation(len(rows.labels))
+        return _cut(order, self.validation, self.test)
+
+
+class StratifiedSplit(SplitSpec):
+    """The same label shares in every part.
+
+    Multilabel: iterative stratification (Sechidis, Tsoumakas, Vlahavas 2011), as the package
+    iterative-stratification has it.
+    """
+
+    kind: Literal["stratified"] = "stratified"
+
+    def assign(self, rows: Rows) -> Assignment:
+        """Cut test off first, then validation from what remains."""
+        if not rows.is_multilabel:
+            self._refuse_single_rows(rows)
+        found = np.zeros(len(rows.labels), np.int8)
+        rest = np.arange(len(rows.labels))
+        for part, share in ((2, self.test), (1, self.validation)):
+            if share:
+                chosen = self._take(rows, rest, round(share * len(rows.labels)))
+                found[rest[chosen]] = part
+                rest = np.delete(rest, chosen)
+        return found
+
+    def _take(self, rows: Rows, rest: npt.NDArray[np.int64], count: int) -> Any:
+        """Return the places in `rest` of `count` stratified rows."""
+        from iterstrat.ml_stratifiers import MultilabelStratifiedShuffleSplit
+        from sklearn.model_selection import StratifiedShuffleSplit
+
+        labels = rows.labels[rest]
+        if rows.is_multilabel:
+            cutter = MultilabelStratifiedShuffleSplit(
+                n_splits=1, test_size=count / len(rest), random_state=self.seed
+            )
+            return next(cutter.split(np.zeros(len(rest)), labels))[1]
+        count = max(count, rows.labels.shape[1])
+        cutter = StratifiedShuffleSplit(n_splits=1, test_size=count, random_state=self.seed)
+        return next(cutter.split(np.zeros(len(rest)), labels.argmax(1)))[1]
+
+    def _refuse_single_rows(self, rows: Rows) -> None:
+        parts = 1 + (self.validation > 0) + (self.test > 0)
+        counts = rows.labels.sum(0)
+        rare = [f"{rows.label_names[i]} ({int(counts[i])})" for i in np.flatnonzero(counts < parts)]
+        if rare:
+            allowed = f"a stratified split needs {parts} rows of every class"
+            remedy = "Set data.labels.min_count, or use kind random."
+            raise DataError(Problem("data.split", ", ".join(rare[:10]), allowed, remedy))
+
+
+class GroupedSplit(SplitSpec):
+    """No group stands in two parts; with `stratify`, label shares are kept as well."""
+
+    kind: Literal["grouped"] = "grouped"
+    group: str
+    stratify: bool = False
+
+    @property
+    def reads(self) -> str | None:
+        """The group's column."""
+        return self.group
+
+    def assign(self, rows: Rows) -> Assignment:
+        """Give whole groups to the part that lacks most."""
+        assert rows.column is not None
+        _, groups = np.unique(rows.column.astype(str), return_inverse=True)
+        num_groups = int(groups.max()) + 1
+        parts = 1 + (self.validation > 0) + (self.test > 0)
+        if num_groups < parts:
+            allowed = f"needs {parts} groups or more, one for each part"
+            raise DataError(Problem("data.split.group", num_groups, allowed, "Use another column."))
+        weights = self._weights(rows, groups, num_groups)
+        return self._fill(weights)[groups]
+
+    def _weights(self, rows: Rows, groups: Any, num_groups: int) -> npt.NDArray[np.float64]:
+        """Return (groups, measures): rows, and with `stratify` the labels, of each group."""
+        sizes = np.bincount(groups, minlength=num_groups).astype(float)[:, None]
+        if not self.stratify:
+            return sizes
+        labels = np.zeros((num_groups, rows.labels.shape[1]))
+        np.add.at(labels, groups, rows.labels)
+        return np.hstack([sizes, labels])
+
+    def _fill(self, weights: npt.NDArray[np.float64]) -> Assignment:
+        """Give each group, the largest first, to the part with the greatest relative lack."""
+        shares = np.array([1 - self.validation - self.test, self.validation, self.test])
+        totals = np.maximum(weights.sum(0), 1e-9)
+        lacking = shares[:, None] * totals
+        order = np.random.default_rng(self.seed).permutation(len(weights))
+        order = order[np.argsort(-weights[order, 0], kind="stable")]
+        found = np.zeros(len(weights), np.int8)
+        for group in order:
+            need = (lacking / totals / np.maximum(shares[:, None], 1e-9)) @ (weights[group] / totals)
+            found[group] = np.argmax(np.where(shares > 0, need, -np.inf))
+            lacking[found[group]] -= weights[group]
+        return found
+
+
+_VALUES = {"train": 0, "training": 0, "validation": 1, "valid": 1, "val": 1, "dev": 1, "test": 2}
+
+
+class ColumnSplit(Spec):
+    """A column says it: train, validation (valid, val, dev) or test."""
+
+    kind: Literal["column"] = "column"
+    column: str
+
+    @property
+    def reads(self) -> str | None:
+        """The column itself."""
+        return self.column
+
+    def assign(self, rows: Rows) -> Assignment:
+        """Read each row's part.
+
+        Raises:
+            DataError: A value is none of the names, or no row is train.
+        """
+        assert rows.column is not None
+        values, inverse = np.unique(rows.column.astype(str), return_inverse=True)
+        strange = [v for v in values if v.lower() not in _VALUES]
+        if strange or not any(_VALUES.get(v.lower()) == 0 for v in values):
+            where = f"data.split.column {self.column}"
+            allowed = f"holds one of {', '.join(_VALUES)}, and some train"
+            raise DataError(Problem(where, (strange or list(values))[:5], allowed))
+        codes = np.array([_VALUES[v.lower()] for v in values], np.int8)
+        found: Assignment = codes[inverse]
+        return found
+
+    def without(self, validation: bool, test: bool) -> ColumnSplit:
+        """Return itself: jobs refuse a column beside tables of their own."""
+        return self
+
+
+Split = Annotated[
+    RandomSplit | StratifiedSplit | GroupedSplit | ColumnSplit,
+    Field(discriminator="kind"),
+    BeforeValidator(bare_kind),
+]
+
+
+def _cut(order: npt.NDArray[np.int64], validation: float, test: float) -> Assignment:
+    total = len(order)
+    num_validation, num_test = round(validation * total), round(test * total)
+    found = np.zeros(total, np.int8)
+    found[order[:num_validation]] = 1
+    found[order[num_validation : num_validation + num_test]] = 2
+    return found

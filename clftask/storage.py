@@ -1,0 +1,367 @@
+"""The only door to disks and object stores: read, list, atomic put, put-if-absent, retry.
+
+A path is a local one, `s3://bucket/key`, or another URL that pyarrow or fsspec reads.
+Runs and outputs are written to disk or S3. Endpoint, region and credentials of S3 come from
+the standard AWS environment and profile, resolved by botocore for every client.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import glob
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from clftask.errors import Problem, StorageError
+
+MAX_ATTEMPTS = 8
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """A file: its path as given to `list_files` plus its name, and its size in bytes."""
+
+    path: str
+    size: int
+
+
+def is_url(path: str) -> bool:
+    """Tell a URL from a local path."""
+    return re.match(r"^[a-zA-Z][a-zA-Z0-9+.-]*://", path) is not None
+
+
+def is_s3(path: str) -> bool:
+    """Tell whether the path lies on S3."""
+    return path.startswith("s3://")
+
+
+def absolute(path: str) -> str:
+    """Return a local path as an absolute one, `file://` as a path, a URL as it is."""
+    if path.startswith("file://"):
+        path = path.removeprefix("file://")
+    if is_url(path):
+        return path.rstrip("/")
+    return str(Path(path).expanduser().absolute())
+
+
+def join(base: str, *parts: str) -> str:
+    """Join a folder and names, for local paths and URLs alike."""
+    return "/".join([base.rstrip("/"), *parts])
+
+
+# ------------------------------------------------------------------ S3 clients
+
+
+@functools.cache
+def s3_client() -> Any:
+    """Return the boto3 client that all S3 writing goes through, with its retries."""
+    import boto3
+    from botocore.config import Config
+
+    config = Config(
+        retries={"mode": "standard", "max_attempts": MAX_ATTEMPTS},
+        connect_timeout=10,
+        read_timeout=60,
+        s3={"addressing_style": "path" if _custom_endpoint() else "auto"},
+    )
+    region = boto3.session.Session().region_name or "us-east-1"
+    return boto3.client("s3", config=config, region_name=region)
+
+
+@functools.cache
+def _custom_endpoint() -> str | None:
+    """Return the S3 endpoint of the environment or profile, None for AWS itself."""
+    import boto3
+
+    session = boto3.session.Session()
+    client = session.client("s3", region_name=session.region_name or "us-east-1")
+    url: str = client.meta.endpoint_url
+    host = url.partition("://")[2]
+    return None if host.endswith((".amazonaws.com", ".amazonaws.com.cn")) else url
+
+
+@functools.cache
+def _s3_filesystem() -> Any:
+    import boto3
+    from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
+
+    session = boto3.session.Session()
+    options: dict[str, Any] = {"retry_strategy": AwsStandardS3RetryStrategy(MAX_ATTEMPTS)}
+    if session.region_name:
+        options["region"] = session.region_name
+    endpoint = _custom_endpoint()
+    if endpoint:
+        scheme, _, host = endpoint.partition("://")
+        options |= {"endpoint_override": host, "scheme": scheme}
+        options.setdefault("region", "us-east-1")
+    found = session.get_credentials()
+    if found is not None and found.method in _STATIC_CREDENTIALS:
+        keys = found.get_frozen_credentials()
+        options |= {"access_key": keys.access_key, "secret_key": keys.secret_key}
+        if keys.token:
+            options["session_token"] = keys.token
+    return S3FileSystem(**options)
+
+
+# Others (instance profile, assumed role) expire: pyarrow's own provider renews them.
+_STATIC_CREDENTIALS = {"env", "shared-credentials-file", "config-file", "custom-process"}
+
+
+def filesystem(path: str) -> tuple[Any, str]:
+    """Return the pyarrow filesystem of a path, and the path inside it.
+
+    Raises:
+        StorageError: The URL's scheme is one that neither pyarrow nor fsspec knows.
+    """
+    from pyarrow import fs
+
+    if is_s3(path):
+        return _s3_filesystem(), path.removeprefix("s3://").rstrip("/")
+    if not is_url(path):
+        return fs.LocalFileSystem(), absolute(path)
+    import fsspec
+
+    try:
+        other, inner = fsspec.core.url_to_fs(path)
+    except (ValueError, ImportError) as error:
+        raise StorageError(Problem(path, None, f"cannot be opened: {error}")) from None
+    return fs.PyFileSystem(fs.FSSpecHandler(other)), inner
+
+
+@contextmanager
+def mendable(path: str) -> Iterator[None]:
+    """Turn what storage says into a `StorageError` that names the path and the remedy."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        yield
+    except ClientError as error:
+        code = str(error.response.get("Error", {}).get("Code", ""))
+        reason, remedy = _S3_REMEDIES.get(code, (str(error), ""))
+        raise StorageError(Problem(path, code, reason, remedy)) from None
+    except BotoCoreError as error:
+        remedy = "Check AWS_ENDPOINT_URL_S3, AWS_PROFILE and the credentials."
+        raise StorageError(Problem(path, None, f"S3 did not answer: {error}", remedy)) from None
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise StorageError(Problem(path, None, f"cannot be used: {reason}")) from None
+
+
+_NO_BUCKET = ("the bucket does not exist", "Create it, or mend the path.")
+_REFUSED = ("access is refused", "Check AWS_PROFILE, the access keys and the bucket's policy.")
+_S3_REMEDIES = {
+    "NoSuchBucket": _NO_BUCKET,
+    "404": _NO_BUCKET,
+    "AccessDenied": _REFUSED,
+    "403": _REFUSED,
+    "InvalidAccessKeyId": _REFUSED,
+    "SignatureDoesNotMatch": _REFUSED,
+}
+
+
+# ------------------------------------------------------------------ reading
+
+
+def exists(path: str) -> bool:
+    """Tell whether a file or folder is there."""
+    from pyarrow.fs import FileType
+
+    fs, inner = filesystem(path)
+    with mendable(path):
+        return bool(fs.get_file_info(inner).type != FileType.NotFound)
+
+
+def is_folder(path: str) -> bool:
+    """Tell whether the path is a folder (on S3: a prefix that holds something)."""
+    from pyarrow.fs import FileType
+
+    fs, inner = filesystem(path)
+    with mendable(path):
+        return bool(fs.get_file_info(inner).type == FileType.Directory)
+
+
+def read_bytes(path: str) -> bytes:
+    """Read a whole file."""
+    fs, inner = filesystem(path)
+    with mendable(path), fs.open_input_file(inner) as file:
+        return cast(bytes, file.read())
+
+
+def list_files(path: str) -> list[FileInfo]:
+    """List the files under a folder, recursively, sorted; an absent folder holds none."""
+    from pyarrow.fs import FileSelector, FileType
+
+    fs, inner = filesystem(path)
+    prefix = path[: len(path.rstrip("/")) - len(inner.rstrip("/"))] if is_url(path) else ""
+    with mendable(path):
+        found = fs.get_file_info(FileSelector(inner, recursive=True, allow_not_found=True))
+    files = [f for f in found if f.type == FileType.File]
+    return sorted((FileInfo(prefix + f.path, f.size) for f in files), key=lambda f: f.path)
+
+
+def expand(pattern: str) -> list[str]:
+    """Return the files that a path, folder or glob stands for, sorted.
+
+    Names that begin with `_` or `.` below a folder are markers, not data, and are left out.
+    """
+    if not is_url(pattern) and Path(pattern).is_file():
+        return [absolute(pattern)]
+    if glob.has_magic(pattern):
+        if not is_url(pattern):
+            found = glob.glob(absolute(pattern), recursive=True)
+            return sorted(p for p in found if Path(p).is_file())
+        head = pattern[: re.search(r"[*?\[]", pattern).start()].rpartition("/")[0]  # type: ignore[union-attr]
+        names = [f.path for f in list_files(head)]
+        return [n for n in names if fnmatch.fnmatchcase(n, pattern)]
+    if is_folder(pattern):
+        base = absolute(pattern)
+        files = [f.path for f in list_files(base)]
+        return [f for f in files if not re.search(r"/[._]", f[len(base) :])]
+    return [absolute(pattern)] if exists(pattern) else []
+
+
+# ------------------------------------------------------------------ writing
+
+
+def put(path: str, data: bytes) -> None:
+    """Write a file whole or not at all, over what is there."""
+    if is_s3(path):
+        bucket, key = _bucket_and_key(path)
+        with mendable(path):
+            s3_client().put_object(Bucket=bucket, Key=key, Body=data)
+        return
+    with mendable(path), _temporary_beside(path, data) as temporary:
+        os.replace(temporary, path)  # noqa: PTH105
+
+
+def put_if_absent(path: str, data: bytes) -> bool:
+    """Create a file whole; return False and leave it alone if it is there already.
+
+    An answer lost on the way is tried again and may then meet its own success, so what is
+    there counts as ours when it holds the same bytes.
+    """
+    if not is_s3(path):
+        with mendable(path), _temporary_beside(path, data) as temporary:
+            try:
+                os.link(temporary, path)
+            except FileExistsError:
+                return False
+            return True
+    from botocore.exceptions import ClientError
+
+    bucket, key = _bucket_and_key(path)
+    with mendable(path):
+        try:
+            s3_client().put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
+        except ClientError as error:
+            if error.response["Error"]["Code"] not in ("PreconditionFailed", "412"):
+                raise
+            return read_bytes(path) == data
+    return True
+
+
+def upload(folder: str, path: str) -> None:
+    """Copy all files below a local folder to `path`, replacing what has the same name."""
+    root = Path(folder)
+    for file in sorted(p for p in root.rglob("*") if p.is_file()):
+        target = join(path, file.relative_to(root).as_posix())
+        with mendable(target):
+            if is_s3(target):
+                bucket, key = _bucket_and_key(target)
+                s3_client().upload_file(str(file), bucket, key)
+            else:
+                _copy(file, Path(target))
+
+
+def download(path: str, folder: str) -> None:
+    """Copy all files below `path` into a local folder."""
+    from pyarrow.fs import LocalFileSystem, copy_files
+
+    source, inner = filesystem(path)
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with mendable(path):
+        copy_files(inner, folder, source_filesystem=source, destination_filesystem=LocalFileSystem())
+
+
+def delete(path: str) -> None:
+    """Remove a file or a folder with all it holds; an absent one is no error."""
+    if not is_s3(path):
+        with mendable(path):
+            if Path(path).is_dir():
+                shutil.rmtree(path)
+            else:
+                Path(path).unlink(missing_ok=True)
+        return
+    bucket, _ = _bucket_and_key(path)
+    names = [f.path for f in list_files(path)] or [path]
+    with mendable(path):
+        for start in range(0, len(names), 1000):
+            keys = [{"Key": _bucket_and_key(n)[1]} for n in names[start : start + 1000]]
+            s3_client().delete_objects(Bucket=bucket, Delete={"Objects": keys, "Quiet": True})
+
+
+def check_writable(path: str, field: str) -> None:
+    """Refuse a place that cannot be written, without leaving anything there.
+
+    Raises:
+        StorageError: The bucket is missing or refused, the disk's folder cannot be made,
+            or the scheme is neither disk nor S3.
+    """
+    if is_s3(path):
+        bucket, _ = _bucket_and_key(path)
+        _renamed(field, path, lambda: s3_client().head_bucket(Bucket=bucket))
+        return
+    if is_url(path):
+        remedy = "Use a local folder or s3://bucket/prefix."
+        raise StorageError(Problem(field, path, "is written to disk or S3 only", remedy))
+    parent = next(p for p in [Path(path), *Path(path).parents] if p.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        remedy = f"Choose another {field}, or mend the rights of {parent}."
+        raise StorageError(Problem(field, path, "must be a folder that can be written", remedy))
+
+
+def _renamed(field: str, path: str, call: Callable[[], _Result]) -> _Result:
+    """Run `call`, and put the job file's field in front of what storage complains of."""
+    try:
+        with mendable(path):
+            return call()
+    except StorageError as error:
+        problem = error.problems[0]
+        raise StorageError(Problem(field, path, problem.allowed, problem.remedy)) from None
+
+
+def _bucket_and_key(path: str) -> tuple[str, str]:
+    bucket, _, key = path.removeprefix("s3://").partition("/")
+    return bucket, key
+
+
+@contextmanager
+def _temporary_beside(path: str, data: bytes) -> Iterator[str]:
+    folder = Path(path).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=folder, prefix=".tmp-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(0o644)
+        yield name
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".tmp-{target.name}")
+    shutil.copyfile(source, temporary)
+    temporary.replace(target)

@@ -1,0 +1,360 @@
+"""transformers' Trainer, made exact for any number of workers, and what watches over it.
+
+Plain `Trainer` multiplies the loss of BERT-type classifiers by workers times accumulation
+steps, changes the batches with the number of workers, and gathers all logits on the device.
+`ClassifierTrainer` takes one item of its loader for one optimiser step: a worker's share of
+a global batch, in micro batches.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+import torch.distributed as dist
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from clftask.batches import Collator, EpochLoader, GlobalBatches, TokenRows, token_batches
+from clftask.config import TrainJob
+from clftask.decisions import Decision, probabilities_of
+from clftask.errors import ConfigError, JobError, Problem
+from clftask.labels import LabelSpace, multi_hot
+from clftask.losses import resolve
+from clftask.metrics import best_global_threshold, compute
+
+# Rows times padded length of one forward pass. Larger batches no longer pay off.
+MAX_TOKENS = {"cuda": 32_768, "cpu": 8_192}
+MAX_MICRO_BATCH = {"cuda": 256, "cpu": 32}
+SCHEDULES = {"constant": "constant_with_warmup"}
+OPTIMIZERS = {"adamw": "adamw_torch"}
+
+
+def training_arguments(
+    job: TrainJob, folder: str, world: int, device: str, precision: str
+) -> TrainingArguments:
+    """Return the Trainer's arguments for one of `world` workers."""
+    t = job.training
+    return TrainingArguments(
+        **t.hf,
+        output_dir=folder,
+        seed=job.seed,
+        use_cpu=device == "cpu",
+        num_train_epochs=t.epochs,
+        per_device_train_batch_size=t.batch_size // world,
+        gradient_accumulation_steps=1,
+        learning_rate=t.learning_rate,
+        warmup_steps=t.warmup,
+        weight_decay=t.weight_decay,
+        max_grad_norm=t.max_grad_norm,
+        lr_scheduler_type=SCHEDULES.get(t.schedule, t.schedule),
+        optim=OPTIMIZERS.get(t.optimizer, t.optimizer),
+        bf16=precision == "bf16",
+        fp16=precision == "fp16",
+        full_determinism=t.deterministic,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        logging_steps=10,
+        logging_first_step=True,
+        logging_nan_inf_filter=False,
+        metric_for_best_model=f"eval_{t.metric}",
+        greater_is_better=t.greater_is_better,
+        report_to=list(job.tracking) or "none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        ddp_find_unused_parameters=False,
+        dataloader_pin_memory=device == "cuda",
+    )
+
+
+def check_arguments(job: TrainJob) -> None:
+    """Refuse `training.hf` entries that the Trainer does not know or cannot use.
+
+    Raises:
+        ConfigError: Says what the Trainer says.
+    """
+    plain = job.model_copy(update={"tracking": ()})
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            training_arguments(plain, folder, 1, "cpu", "fp32")
+    except (TypeError, ValueError, KeyError, ImportError) as error:
+        reason = " ".join(str(error).split()).replace("TrainingArguments.__init__() ", "")
+        raise ConfigError(Problem("training.hf", job.training.hf, reason)) from None
+
+
+class ClassifierTrainer(Trainer):  # type: ignore[misc]
+    """A Trainer whose steps do not depend on the number of workers.
+
+    Args:
+        job: The training job.
+        model: A sequence classification model.
+        tokenizer: Its tokenizer.
+        args: From `training_arguments`.
+        tables: Tokenised splits: at least train and validation.
+        space: The labels.
+        fresh: Names of parameters that learn at the head's rate.
+    """
+
+    def __init__(
+        self,
+        job: TrainJob,
+        model: Any,
+        tokenizer: Any,
+        args: TrainingArguments,
+        tables: dict[str, pa.Table],
+        space: LabelSpace,
+        fresh: set[str],
+    ) -> None:
+        rows = TokenRows(tables["validation"])
+        super().__init__(model=model, args=args, eval_dataset=rows, processing_class=tokenizer)
+        self.job, self.tables, self.space, self.fresh = job, tables, space, fresh
+        self.row_loss = resolve(job.loss, job.task)
+        self.collator = Collator(tokenizer, len(space.names), self._micro_batch_size())
+        self._gloo: Any = None
+
+    def _micro_batch_size(self) -> int:
+        wanted = self.job.training.micro_batch_size
+        limit = MAX_MICRO_BATCH[self.args.device.type] if wanted == "auto" else wanted
+        return min(limit, self.args.per_device_train_batch_size)
+
+    # -------------------------------------------------------------- training
+
+    def get_train_dataloader(self) -> EpochLoader:
+        """Return the loader of this worker's shares of the global batches."""
+        table, args = self.tables["train"], self.args
+        lengths = table["length"].to_numpy().astype(np.int64)
+        sampler = GlobalBatches(
+            lengths, self.job.training.batch_size, self.job.seed, args.process_index, args.world_size
+        )
+        return EpochLoader(
+            TokenRows(table),
+            batch_sampler=sampler,
+            collate_fn=self.collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+        )
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """Build the optimiser with a learning rate of its own for the fresh parameters."""
+        if self.optimizer is None:
+            cls, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            self.optimizer = cls(self._parameter_groups(), **options)
+        return self.optimizer
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        decayed = set(self.get_decay_parameter_names(self.model))
+        groups: dict[tuple[bool, bool], list[Any]] = {}
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad:
+                groups.setdefault((name in self.fresh, name in decayed), []).append(parameter)
+        rates = {True: self.job.training.head_rate, False: self.args.learning_rate}
+        return [
+            {"params": p, "lr": rates[fresh], "weight_decay": self.args.weight_decay * decays}
+            for (fresh, decays), p in groups.items()
+        ]
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        """Run one optimiser step's forward and backward passes, syncing in the last alone."""
+        model.train()
+        total = torch.zeros((), device=self.args.device)
+        for i, micro in enumerate(self._prepare_inputs(inputs)):
+            is_last = i == len(inputs) - 1
+            with contextlib.nullcontext() if is_last else self.accelerator.no_sync(model):
+                loss = self._weighted_loss(model, micro)
+                self.accelerator.backward(loss)
+            total += loss.detach()
+        return total
+
+    def _weighted_loss(self, model: Any, micro: dict[str, torch.Tensor]) -> torch.Tensor:
+        targets, weight = micro.pop("targets"), micro.pop("weight")
+        with self.compute_loss_context_manager():
+            logits = model(**micro).logits.float()
+        return (self.row_loss.rows(logits, targets) * weight).sum()
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Return 0: the inputs are a list of micro batches, and nobody reads the figure."""
+        return 0
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Save nothing: `StepSeed` derives the random state from the step."""
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Load nothing, as nothing is saved."""
+
+    # -------------------------------------------------------------- evaluation
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Measure validation, log it, and give all workers the same figures."""
+        logits = self.logits_of("validation")
+        metrics: dict[str, float] = {}
+        if logits is not None:
+            metrics = {f"eval_{k}": v for k, v in self._young_metrics(logits).items()}
+        metrics = self._from_first(metrics)
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _young_metrics(self, logits: npt.NDArray[np.float32]) -> dict[str, float]:
+        """Return the job's metric, the main F1s and the loss, at the best global threshold.
+
+        A fixed threshold would call a young multilabel model 0 and spend its patience.
+        """
+        targets = self.targets_of("validation")
+        probabilities = probabilities_of(logits, self.space.task)
+        decision = self.job.decision
+        if self.space.task == "multilabel":
+            average = "macro" if self.job.training.metric.startswith("macro") else "micro"
+            threshold = best_global_threshold(probabilities, targets, average)
+            decision = Decision(threshold=threshold)
+        decided = decision.decide(probabilities, self.space.task)
+        names = list(dict.fromkeys(["micro_f1", "macro_f1", self.job.training.metric]))
+        names = [name for name in names if name != "loss"]
+        found = compute(probabilities, decided, targets, self.space.task, names)
+        return {"loss": self.mean_loss(logits, targets), **found}
+
+    def mean_loss(self, logits: npt.NDArray[np.float32], targets: npt.NDArray[np.float32]) -> float:
+        """Return the mean training loss of rows from their logits."""
+        parts = [
+            self.row_loss.rows(torch.from_numpy(logits[i : i + 4096]), torch.from_numpy(targets[i : i + 4096]))
+            for i in range(0, len(logits), 4096)
+        ]
+        return float(torch.cat(parts).mean())
+
+    def targets_of(self, split: str) -> npt.NDArray[np.float32]:
+        """Return (rows, labels) float32 of 0 and 1."""
+        return multi_hot(self.tables[split]["labels"].combine_chunks(), len(self.space.names))
+
+    def logits_of(self, split: str) -> npt.NDArray[np.float32] | None:
+        """Return (rows, labels) float32 logits of a split on the first worker, None on others.
+
+        Every worker computes its share; only one batch of logits is on the device at a time.
+        """
+        table, world = self.tables[split], self.args.world_size
+        lengths = table["length"].to_numpy().astype(np.int64)
+        batches = token_batches(
+            lengths, MAX_TOKENS[self.args.device.type], self.args.process_index, world
+        )
+        mine = torch.zeros(math.ceil(len(lengths) / world), len(self.space.names))
+        rows, filled = TokenRows(table), 0
+        for batch in batches:
+            logits = self._forward(self.collator.one(rows.__getitems__([(int(i), 1.0) for i in batch])))
+            mine[filled : filled + len(batch)] = logits
+            filled += len(batch)
+        return self._gathered(mine, lengths)
+
+    @torch.inference_mode()
+    def _forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        self.model.eval()
+        inputs = {k: v for k, v in batch.items() if k not in ("targets", "weight")}
+        half = torch.float16 if self.args.fp16 else torch.bfloat16
+        is_half = self.args.fp16 or self.args.bf16
+        with torch.autocast(self.args.device.type, half, enabled=is_half):
+            return self.model(**self._prepare_inputs(inputs)).logits.float().cpu()
+
+    def _gathered(self, mine: torch.Tensor, lengths: Any) -> npt.NDArray[np.float32] | None:
+        world, rank = self.args.world_size, self.args.process_index
+        parts = [torch.empty_like(mine) for _ in range(world)] if rank == 0 else None
+        if world > 1:
+            dist.gather(mine, parts, dst=0, group=self.gloo)
+        if rank != 0:
+            return None
+        order = np.argsort(-lengths, kind="stable")
+        whole = np.empty((len(lengths), mine.shape[1]), np.float32)
+        for i, part in enumerate(parts if world > 1 and parts else [mine]):
+            places = order[i::world]
+            whole[places] = part.numpy()[: len(places)]
+        return whole
+
+    def _from_first(self, value: Any) -> Any:
+        """Return the first worker's value on all of them."""
+        if self.args.world_size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0, group=self.gloo)
+        return box[0]
+
+    @property
+    def gloo(self) -> Any:
+        """A process group for tensors in host memory, whatever the gradients travel by."""
+        if self._gloo is None:
+            self._gloo = dist.new_group(backend="gloo")
+        return self._gloo
+
+
+# ------------------------------------------------------------------ callbacks
+
+
+class StepSeed(TrainerCallback):  # type: ignore[misc]
+    """Seeds dropout by job seed, step and worker, so that a resumed run repeats it exactly."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Seed torch for this step."""
+        words = np.random.SeedSequence([self.seed, state.global_step, args.process_index])
+        torch.manual_seed(int(words.generate_state(1)[0]))
+
+
+class StopOnNan(TrainerCallback):  # type: ignore[misc]
+    """Ends a run whose loss is no number, instead of training on nothing."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        """Look at every logged loss; it is the same on all workers."""
+        loss = (logs or {}).get("loss")
+        if loss is not None and not math.isfinite(loss):
+            remedy = "Lower training.learning_rate, or use precision fp32."
+            where = f"training, step {state.global_step}"
+            raise JobError(Problem(where, str(loss), "the loss is no finite number", remedy))
+
+
+class Stopwatch(TrainerCallback):  # type: ignore[misc]
+    """Measures the time spent in training steps alone."""
+
+    def __init__(self) -> None:
+        self.seconds, self.steps, self._start = 0.0, 0, 0.0
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Start the watch."""
+        self._start = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Stop the watch."""
+        self.seconds += time.perf_counter() - self._start
+        self.steps += 1
+
+
+class SaveEvery(TrainerCallback):  # type: ignore[misc]
+    """Asks for a checkpoint when the last is `seconds` old: epochs may take hours."""
+
+    def __init__(self, trainer: ClassifierTrainer, seconds: float) -> None:
+        self.trainer, self.seconds, self.last = trainer, seconds, time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
+        """Let the first worker's clock decide for all, every tenth step."""
+        if state.global_step % 10 == 0:
+            is_due = time.monotonic() - self.last > self.seconds
+            control.should_save |= bool(self.trainer._from_first(is_due))
+        return control
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Start anew."""
+        self.last = time.monotonic()
+
+
+def evaluations_without_gain(state: Any) -> int:
+    """Return how many evaluations came after the best one, from the trainer's own log."""
+    best = state.best_global_step or 0
+    return sum("eval_loss" in entry and entry["step"] > best for entry in state.log_history)
+
+
+def remove_pickles(folder: str) -> None:
+    """Remove the pickled arguments that the Trainer puts into its checkpoints."""
+    Path(folder, "training_args.bin").unlink(missing_ok=True)
