@@ -111,14 +111,14 @@ class EpochLoader(DataLoader[Any]):
 
     def set_epoch(self, epoch: int) -> None:
         """Pass the epoch on; a sampler that skips batches keeps the real one inside."""
-        sampler = getattr(self.batch_sampler, "batch_sampler", self.batch_sampler)
+        sampler: Any = getattr(self.batch_sampler, "batch_sampler", self.batch_sampler)
         sampler.set_epoch(epoch)
 
 
 def token_batches(
     lengths: npt.NDArray[np.int64], max_tokens: int, rank: int = 0, world: int = 1
 ) -> list[npt.NDArray[np.int64]]:
-    """Return one worker's batches of row numbers, longest first, each within `max_tokens` padded."""
+    """Return one worker's batches of row numbers, longest first, padded within `max_tokens`."""
     order = np.argsort(-lengths, kind="stable")[rank::world]
     batches, start = [], 0
     while start < len(order):

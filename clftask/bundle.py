@@ -82,7 +82,10 @@ def _fingerprint(folder: Path, meta: BundleMeta) -> str:
     left_out = {"metrics.json", "README.md", META}
     files = sorted(p for p in folder.iterdir() if p.is_file() and p.name not in left_out)
     hashes = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
-    recipe = {k: meta.dump()[k] for k in ("task", "label_names", "text", "max_length", "truncation", "decision")}
+    recipe = {
+        k: meta.dump()[k]
+        for k in ("task", "label_names", "text", "max_length", "truncation", "decision")
+    }
     return fingerprint({"files": hashes, "recipe": recipe})
 
 
@@ -118,7 +121,14 @@ def read_meta(path: str) -> BundleMeta:
 def card(meta: BundleMeta, metrics: dict[str, Any]) -> str:
     """Return the model card: data, metrics, how to use it, limits."""
     return "\n".join(
-        [*_front_matter(meta), *_about(meta), *_use(meta), *_figures(meta), *_labels(metrics), *_limits(meta)]
+        [
+            *_front_matter(meta),
+            *_about(meta),
+            *_use(meta),
+            *_figures(meta),
+            *_labels(metrics),
+            *_limits(meta),
+        ]
     )
 
 
@@ -166,7 +176,12 @@ def _use(meta: BundleMeta) -> list[str]:
 def _figures(meta: BundleMeta) -> list[str]:
     splits = list(meta.metrics)
     names = list(meta.metrics[splits[0]])
-    lines = ["## Metrics", "", "| metric | " + " | ".join(splits) + " |", "|---" * (len(splits) + 1) + "|"]
+    lines = [
+        "## Metrics",
+        "",
+        "| metric | " + " | ".join(splits) + " |",
+        "|---" * (len(splits) + 1) + "|",
+    ]
     for name in names:
         values = " | ".join(f"{meta.metrics[s].get(name, float('nan')):.4f}" for s in splits)
         lines.append(f"| {name} | {values} |")
@@ -175,7 +190,12 @@ def _figures(meta: BundleMeta) -> list[str]:
 
 def _labels(metrics: dict[str, Any]) -> list[str]:
     split = "test" if "test" in metrics["per_label"] else "validation"
-    lines = [f"## Labels ({split})", "", "| label | precision | recall | F1 | rows |", "|---|---|---|---|---|"]
+    lines = [
+        f"## Labels ({split})",
+        "",
+        "| label | precision | recall | F1 | rows |",
+        "|---|---|---|---|---|",
+    ]
     for row in metrics["per_label"][split]:
         label = str(row["label"]).replace("|", "\\|")
         figures = " | ".join(f"{row[k]:.3f}" for k in ("precision", "recall", "f1"))
@@ -188,8 +208,8 @@ def _limits(meta: BundleMeta) -> list[str]:
     return [
         "## Limits",
         "",
-        f"- Text after token {meta.max_length} is not read: so it was for {truncated:.1%} of the train rows.",
-        "- The figures hold for rows like those of the data above; other sources, languages and times differ.",
+        f"- Text after token {meta.max_length} is not read: {truncated:.1%} of the train rows.",
+        "- The figures hold for rows like those above; other sources and times differ.",
         "- Labels with few rows have uncertain figures: see the column rows.",
         "",
     ]

@@ -54,7 +54,8 @@ OWNED_ARGUMENTS = {
     "resume_from_checkpoint": "run.resume",
     "logging_dir": "run.storage",
     **dict.fromkeys(
-        ("eval_strategy", "save_strategy", "eval_steps", "save_steps", "logging_strategy"), "clftask"
+        ("eval_strategy", "save_strategy", "eval_steps", "save_steps", "logging_strategy"),
+        "clftask",
     ),
     **dict.fromkeys(("do_train", "do_eval", "do_predict", "remove_unused_columns"), "clftask"),
     **dict.fromkeys(("push_to_hub", "deepspeed", "fsdp", "fsdp_config", "local_rank"), "clftask"),

@@ -79,7 +79,7 @@ def _read(data: DataSpec, source: Source, split: str) -> pa.Table:
         DataError: Columns that the table lacks, all at once.
     """
     available = source.names()
-    named = [*((f"data.text[{i}]", c) for i, c in enumerate(data.text))]
+    named: list[tuple[str, str | None]] = [("data.text", column) for column in data.text]
     named += [("data.text_pair", data.text_pair), ("data.id", data.id)]
     named += [("data.labels", c) for c in data.labels.columns(available)]
     reads_split = split == "train" and data.validation is None
@@ -87,7 +87,7 @@ def _read(data: DataSpec, source: Source, split: str) -> pa.Table:
     missing = [(field, c) for field, c in named if c is not None and c not in available]
     if missing:
         allowed = f"must be a column of {source.files[0]}: {', '.join(available[:40])}"
-        raise DataError(*(Problem(f.split("[")[0], c, allowed) for f, c in missing))
+        raise DataError(*(Problem(f, c, allowed) for f, c in missing))
     strings = [*data.recipe.columns, *([data.id] if data.id else [])]
     return source.read([c for _, c in named if c is not None], strings)
 
@@ -98,7 +98,9 @@ def _usable(data: DataSpec, table: pa.Table, report: DataReport) -> pa.Table:
     labels = data.labels.lists(table)
     columns = {"text": text, **({"text_pair": pair} if pair is not None else {})}
     columns |= {"labels": labels, FILE: table[FILE], ROW: table[ROW]}
-    columns["id"] = table[data.id].cast(pa.string()) if data.id else pa.nulls(len(labels), pa.string())
+    columns["id"] = (
+        table[data.id].cast(pa.string()) if data.id else pa.nulls(len(labels), pa.string())
+    )
     if data.split.reads is not None and data.split.reads in table.column_names:
         columns["split_by"] = table[data.split.reads]
     has_text = text.is_valid() if pair is None else pc.and_(text.is_valid(), pair.is_valid())
@@ -174,7 +176,9 @@ def _keep_known(
     unknown = space.unknown(lists)
     report.unknown_labels[split] = unknown
     lengths = pc.list_value_length(space.encode(lists))
-    keep = pc.greater(lengths, 0) if not job.data.labels.keep_empty else pc.greater_equal(lengths, 0)
+    keep = (
+        pc.greater(lengths, 0) if not job.data.labels.keep_empty else pc.greater_equal(lengths, 0)
+    )
     report.num_without_known_label[split] = table.num_rows - (pc.sum(keep).as_py() or 0)
     codes = space.encode(lists)
     table = table.drop_columns(["labels"]).append_column("labels", codes)
@@ -184,7 +188,9 @@ def _keep_known(
 def _who_is_who(tables: dict[str, pa.Table]) -> pa.Table:
     parts = []
     for split, table in tables.items():
-        part = pa.table({"file": table[FILE].cast(pa.string()), "row": table[ROW], "id": table["id"]})
+        part = pa.table(
+            {"file": table[FILE].cast(pa.string()), "row": table[ROW], "id": table["id"]}
+        )
         parts.append(part.append_column("split", pa.array([split] * table.num_rows, pa.string())))
     return pa.concat_tables(parts)
 
@@ -198,19 +204,22 @@ def _fingerprint(tables: dict[str, pa.Table], space: LabelSpace) -> str:
         digest.update(split.encode())
         for name in sorted(set(table.column_names) & {"text", "text_pair", "labels"}):
             column = table[name].combine_chunks()
-            column = pa.concat_arrays(column.chunks) if isinstance(column, pa.ChunkedArray) else column
+            column = (
+                pa.concat_arrays(column.chunks) if isinstance(column, pa.ChunkedArray) else column
+            )
             flat = column.flatten() if name == "labels" else column.cast(pa.large_string())
             lengths = pc.list_value_length(column) if name == "labels" else pc.binary_length(flat)
             for array in (lengths, flat):
-                digest.update(np.ascontiguousarray(_bytes_of(array)))
+                digest.update(_bytes_of(array))
     return digest.hexdigest()[:16]
 
 
-def _bytes_of(array: pa.Array) -> Any:
+def _bytes_of(array: pa.Array) -> bytes:
     """Return the data of an array whose offset and padding must not count."""
     if pa.types.is_large_string(array.type):
         return "".join(array.to_pylist()).encode()
-    return array.to_numpy(zero_copy_only=False)
+    found: bytes = array.to_numpy(zero_copy_only=False).tobytes()
+    return found
 
 
 # ------------------------------------------------------------------ tokenising
@@ -240,7 +249,10 @@ def tokenise(
 def _tokenise_chunk(table: pa.Table, tokenizer: Any, max_length: int) -> pa.Table:
     pair = table["text_pair"].to_pylist() if "text_pair" in table.column_names else None
     encoded = tokenizer(
-        table["text"].to_pylist(), pair, truncation=True, max_length=max_length,
+        table["text"].to_pylist(),
+        pair,
+        truncation=True,
+        max_length=max_length,
         return_attention_mask=False,
     )
     columns = {
@@ -255,5 +267,3 @@ def _tokenise_chunk(table: pa.Table, tokenizer: Any, max_length: int) -> pa.Tabl
     return pa.table(
         {**columns, "labels": table["labels"], "length": length, "full_length": pa.array(full)}
     )
-
-

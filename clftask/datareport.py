@@ -78,7 +78,9 @@ class DataReport:
             lines.append(f"rows without any label left out: {self.num_empty:,}")
         for split, labels in self.unknown_labels.items():
             if labels:
-                shown = ", ".join(f"{n} {c}" for n, c in sorted(labels.items(), key=lambda c: -c[1])[:5])
+                shown = ", ".join(
+                    f"{n} {c}" for n, c in sorted(labels.items(), key=lambda c: -c[1])[:5]
+                )
                 lines.append(
                     f"warning: {split} holds {len(labels)} labels ({sum(labels.values()):,} times) "
                     f"outside the label space: {shown}"

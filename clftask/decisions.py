@@ -29,7 +29,7 @@ class Decision(Spec):
         if task == "multilabel":
             return np.asarray(probabilities > self.threshold)
         best = probabilities.argmax(1)
-        return np.arange(probabilities.shape[1])[None, :] == best[:, None]
+        return np.asarray(np.arange(probabilities.shape[1])[None, :] == best[:, None])
 
 
 def probabilities_of(logits: Floats, task: Task) -> npt.NDArray[np.float32]:

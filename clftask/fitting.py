@@ -20,8 +20,8 @@ from clftask.decisions import Decision, probabilities_of
 from clftask.labels import LabelSpace
 from clftask.metrics import DECIDED, compute, confusion_matrix, per_label
 from clftask.modeling import (
+    bf16_pays,
     build_model,
-    cpu_flags,
     find_base,
     load_tokenizer,
     parameter_counts,
@@ -132,7 +132,9 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
             self.log.say(f"step {state.global_step}/{state.max_steps}: {shown}")
         self.sink.post({**record, "max_steps": state.max_steps})
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any) -> None:
+    def on_evaluate(
+        self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any
+    ) -> None:
         """Report to Ray from every worker."""
         self.sink.report({"step": state.global_step, **metrics})
 
@@ -169,7 +171,7 @@ def fit(work: Work, sink: Sink, rank: int, world: int, device: str) -> None:
     tokenizer = load_tokenizer(base)
     prior = prior_of(work.tables["train"]["labels"].combine_chunks(), len(work.label_names))
     model, fresh = build_model(base, job.model, work.space, prior)
-    precision = resolve_precision(job.training.precision, device, cpu_flags(), _gpu_has_bf16(device))
+    precision = _agree(resolve_precision(job.training.precision, device, bf16_pays(device)))
     scratch = tempfile.mkdtemp(prefix="clftask-worker-")
     arguments = training_arguments(job, scratch, world, device, precision)
     assert arguments.world_size == world, "the Trainer would train independent models"
@@ -187,8 +189,12 @@ def fit(work: Work, sink: Sink, rank: int, world: int, device: str) -> None:
         sink.post({"done": outcome})
 
 
-def _gpu_has_bf16(device: str) -> bool:
-    return device == "cuda" and bool(torch.cuda.is_bf16_supported())
+def _agree(value: Any) -> Any:
+    """Return the first worker's value on all of them."""
+    box = [value]
+    if torch.distributed.is_initialized():
+        torch.distributed.broadcast_object_list(box, src=0)
+    return box[0]
 
 
 # ------------------------------------------------------------------ training
@@ -328,5 +334,3 @@ def _publish(work: Work, trainer: ClassifierTrainer, outcome: dict[str, Any]) ->
     model = trainer.model.to("cpu")
     bundle.write(folder, model, trainer.processing_class, meta, outcome)
     bundle.publish(folder, storage.join(work.run, "bundle"))
-
-

@@ -114,6 +114,6 @@ def encoder_layers(base: nn.Module) -> nn.ModuleList:
 def _embeddings(base: nn.Module) -> str:
     """Return the name of the child that holds the token embeddings."""
     table = base.get_input_embeddings()  # type: ignore[operator]
-    name = next(n for n, module in base.named_modules() if module is table)
+    name: str = next(n for n, module in base.named_modules() if module is table)
     parent = name.rpartition(".")[0]
     return parent if parent.endswith("embeddings") else name

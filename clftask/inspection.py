@@ -23,7 +23,12 @@ def inspect(path: str) -> dict[str, Any]:
         return _run(place)
     if place.endswith((".yaml", ".yml")):
         job = TrainJob.load(place)
-        return {"kind": "train job", "task": job.task, "base": job.model.base, "data": job.data.train}
+        return {
+            "kind": "train job",
+            "task": job.task,
+            "base": job.model.base,
+            "data": job.data.train,
+        }
     allowed = "must be a run, a bundle or a job file"
     raise DataError(Problem("path", path, allowed, "Give the folder that holds clftask.json."))
 

@@ -198,7 +198,9 @@ METRICS: dict[Task, dict[str, Metric]] = {
 }
 
 # What changes with the decision: the others look at probabilities alone.
-DECIDED = frozenset({"accuracy", "balanced_accuracy", "mcc", "hamming_loss", "subset_accuracy", *_PRF})
+DECIDED = frozenset(
+    {"accuracy", "balanced_accuracy", "mcc", "hamming_loss", "subset_accuracy", *_PRF}
+)
 
 
 def find(name: str, task: Task) -> Metric | None:
@@ -293,6 +295,8 @@ def module(name: str, task: Task = "multilabel") -> Any:
     if metric is None:
         raise KeyError(f"{name} is no {task} metric; there are {sorted(METRICS[task])}")
 
+    score: Metric = metric
+
     class Module(evaluate.Metric):  # type: ignore[misc]
         def _info(self) -> Any:
             row = datasets.Sequence(datasets.Value("float32"))
@@ -308,6 +312,6 @@ def module(name: str, task: Task = "multilabel") -> Any:
         ) -> dict[str, float]:
             probabilities = np.asarray(predictions, np.float32)
             decided = Decision(threshold=threshold).decide(probabilities, task)
-            return {name: metric(probabilities, decided, np.asarray(references, np.float32))}
+            return {name: score(probabilities, decided, np.asarray(references, np.float32))}
 
     return Module(config_name=name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,9 @@ def check_base(spec: ModelSpec) -> str:
         raise _refuse(spec.base, f"cannot be opened: {reason}", remedy) from None
     mapping = AutoModelForSequenceClassification._model_mapping
     if type(config) not in mapping and not isinstance(spec.head, MlpHead):
-        raise _refuse(spec.base, f"{config.model_type} has no sequence classification in transformers")
+        raise _refuse(
+            spec.base, f"{config.model_type} has no sequence classification in transformers"
+        )
     limit = getattr(config, "max_position_embeddings", None)
     if isinstance(limit, int) and 0 < limit < spec.max_length:
         allowed = f"must be at most {limit}, the positions of {spec.base}"
@@ -103,14 +106,26 @@ def _check_files(base: str, folder: Path) -> None:
         names = set(json.loads(index.read_text())["weight_map"].values())
     for name in sorted(names):
         _check_weights(base, folder / name)
-    if not any((folder / n).is_file() for n in ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model")):
+    if not any(
+        (folder / n).is_file()
+        for n in (
+            "tokenizer.json",
+            "vocab.txt",
+            "vocab.json",
+            "spiece.model",
+            "tokenizer.model",
+            "sentencepiece.bpe.model",
+        )
+    ):
         raise _refuse(base, "holds no tokenizer files", "Download the model again.")
 
 
 def _check_weights(base: str, file: Path) -> None:
     """Hold a safetensors file's size against its header."""
     if not file.is_file():
-        raise _refuse(base, f"{file.name} is missing", "Weights must be safetensors, all parts of them.")
+        raise _refuse(
+            base, f"{file.name} is missing", "Weights must be safetensors, all parts of them."
+        )
     with file.open("rb") as stream:
         start = stream.read(8)
         size = int.from_bytes(start, "little")
@@ -121,7 +136,9 @@ def _check_weights(base: str, file: Path) -> None:
     except (ValueError, KeyError, TypeError, AttributeError):
         ends = []
     if not ends or file.stat().st_size != 8 + size + max(ends):
-        raise _refuse(base, f"{file.name} is damaged or half downloaded", "Download the model again.")
+        raise _refuse(
+            base, f"{file.name} is damaged or half downloaded", "Download the model again."
+        )
 
 
 def _refuse(base: str, allowed: str, remedy: str = "") -> ConfigError:
@@ -163,9 +180,10 @@ def build_model(
     )
     with quiet_loading():
         model, fresh = _with_head(base, spec, config)
-    if spec.head.bias == "prior":
+    bias = output_layer(model).bias
+    if spec.head.bias == "prior" and bias is not None:
         with torch.no_grad():
-            output_layer(model).bias.copy_(torch.from_numpy(log_odds(prior, space.task)))
+            bias.copy_(torch.from_numpy(log_odds(prior, space.task)))
     spec.adapt.freeze(model.base_model)
     return model, fresh
 
@@ -177,7 +195,8 @@ def _with_head(base: str, spec: ModelSpec, config: Any) -> tuple[Any, set[str]]:
     if isinstance(spec.head, MlpHead):
         from clftask.mlp import build
 
-        return build(base, spec.head, config)
+        found: tuple[Any, set[str]] = build(base, spec.head, config)
+        return found
     model, info = AutoModelForSequenceClassification.from_pretrained(
         base,
         config=config,
@@ -202,10 +221,7 @@ def output_layer(model: Any) -> Any:
 
     layers = [m for m in model.modules() if isinstance(m, torch.nn.Linear)]
     fitting = [m for m in layers if m.out_features == model.config.num_labels]
-    layer = fitting[-1]
-    if layer.bias is None:
-        layer.bias = torch.nn.Parameter(torch.zeros(layer.out_features))
-    return layer
+    return fitting[-1]
 
 
 def log_odds(prior: npt.NDArray[np.float64], task: Task) -> npt.NDArray[np.float32]:
@@ -246,25 +262,40 @@ def parameter_counts(model: Any) -> tuple[int, int]:
     return sum(n for n, _ in sizes), sum(n for n, trained in sizes if trained)
 
 
-def resolve_precision(
-    wanted: str, device: str, cpu_flags: frozenset[str], gpu_has_bf16: bool
-) -> str:
+def resolve_precision(wanted: str, device: str, bf16_pays: bool) -> str:
     """Return fp32, bf16 or fp16: what `auto` picks for a device.
 
     Raises:
         ConfigError: The device does not have the precision that is asked for.
     """
-    has_bf16 = gpu_has_bf16 if device == "cuda" else bool(cpu_flags & {"amx_bf16", "avx512_bf16"})
     if wanted == "auto":
-        return "bf16" if has_bf16 else "fp32"
+        return "bf16" if bf16_pays else "fp32"
     if wanted == "fp16" and device != "cuda":
         raise ConfigError(Problem("training.precision", wanted, "needs a GPU", "Use auto."))
     return wanted
 
 
-def cpu_flags() -> frozenset[str]:
-    """Return the flags of the first processor, empty where the system does not tell."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    flags = next((line for line in lines if line.startswith("flags")), "")
-    return frozenset(flags.partition(":")[2].split())
+def bf16_pays(device: str) -> bool:
+    """Tell whether bf16 is faster than fp32 here.
+
+    GPUs say so themselves. For CPUs it is measured: with AMX bf16 is several times faster,
+    with AVX512-BF16 alone it can be slower than fp32, and the flags do not tell.
+    """
+    import torch
+
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return _product_seconds(torch.float32) > 1.3 * _product_seconds(torch.bfloat16)
+
+
+def _product_seconds(dtype: Any) -> float:
+    """Return the least time of a matrix product of the size that an encoder's layer has."""
+    import torch
+
+    a, b = torch.ones(1024, 384, dtype=dtype), torch.ones(384, 1536, dtype=dtype)
+    seconds = []
+    for _ in range(8):
+        start = time.perf_counter()
+        a @ b
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)

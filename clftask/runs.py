@@ -82,7 +82,10 @@ def same_job(run: Run, job: TrainJob) -> None:
     remedy = "Restore it, or start a new run."
     if differing:
         raise ConfigError(
-            *(Problem(k, now.get(k), f"was {before.get(k)!r} in the run", remedy) for k in differing)
+            *(
+                Problem(k, now.get(k), f"was {before.get(k)!r} in the run", remedy)
+                for k in differing
+            )
         )
 
 

@@ -11,7 +11,6 @@ import re
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
 import pyarrow as pa
@@ -51,14 +50,18 @@ class Source(ABC):
             DataError: A file is damaged or lacks a column.
         """
         wanted, as_text = list(dict.fromkeys(columns)), set(strings)
-        tables = [self._guarded(f, lambda f=f: self._read_one(f, wanted, as_text)) for f in self.files]
+        tables = [
+            self._guarded(f, lambda f=f: self._read_one(f, wanted, as_text)) for f in self.files
+        ]
         table = pa.concat_tables(tables, promote_options="permissive")
         return table if table.num_rows else _empty(self.files[0])
 
     def _read_one(self, file: str, columns: list[str], strings: set[str]) -> pa.Table:
         table = self.read_file(file, columns, strings).select(columns)
         table = pa.table({name: _plain(table.column(name)) for name in columns})
-        origin = pa.DictionaryArray.from_arrays(pa.nulls(table.num_rows, pa.int32()).fill_null(0), [file])
+        origin = pa.DictionaryArray.from_arrays(
+            pa.nulls(table.num_rows, pa.int32()).fill_null(0), [file]
+        )
         rows = pa.array(range(table.num_rows), pa.int64())
         return table.append_column(FILE, origin).append_column(ROW, rows)
 
@@ -105,7 +108,7 @@ def _read_text(file: str) -> bytes:
 
 
 def detect_encoding(data: bytes) -> str:
-    """Name the encoding of a text file: by its byte order mark, as UTF-8, else by its statistics."""
+    """Name a text file's encoding: by its byte order mark, as UTF-8, else by its statistics."""
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "utf-16"
     try:
@@ -121,7 +124,7 @@ def detect_encoding(data: bytes) -> str:
 class Csv(Source):
     """Comma-separated values with a header; quoted newlines, BOMs and other encodings survive."""
 
-    suffixes = (".csv", ".csv.gz")
+    suffixes: ClassVar[tuple[str, ...]] = (".csv", ".csv.gz")
     delimiter = ","
 
     def file_names(self, file: str) -> list[str]:
@@ -177,7 +180,9 @@ class JsonLines(Source):
     def read_file(self, file: str, columns: list[str], strings: set[str]) -> pa.Table:
         """Parse with Arrow; numbers in `strings` become text."""
         table = self._parse(file)
-        return pa.table({n: _as_text(table.column(n)) if n in strings else table.column(n) for n in columns})
+        return pa.table(
+            {n: _as_text(table.column(n)) if n in strings else table.column(n) for n in columns}
+        )
 
 
 def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -260,7 +265,9 @@ def _named(feature: Any, column: pa.ChunkedArray) -> pa.ChunkedArray:
         return pa.chunked_array([_take_names(names, values)])
     flat = _take_names(names, values.flatten())
     lengths = pc.fill_null(pc.list_value_length(values), 0)
-    offsets = pa.concat_arrays([pa.array([0], pa.int64()), pc.cumulative_sum(lengths).cast(pa.int64())])
+    offsets = pa.concat_arrays(
+        [pa.array([0], pa.int64()), pc.cumulative_sum(lengths).cast(pa.int64())]
+    )
     mask = values.is_null() if values.null_count else None
     return pa.chunked_array([pa.LargeListArray.from_arrays(offsets, flat, mask=mask)])
 

@@ -123,7 +123,8 @@ class StratifiedSplit(SplitSpec):
     def _refuse_single_rows(self, rows: Rows) -> None:
         parts = 1 + (self.validation > 0) + (self.test > 0)
         counts = rows.labels.sum(0)
-        rare = [f"{rows.label_names[i]} ({int(counts[i])})" for i in np.flatnonzero(counts < parts)]
+        pairs = zip(rows.label_names, counts, strict=True)
+        rare = [f"{name} ({int(count)})" for name, count in pairs if count < parts]
         if rare:
             allowed = f"a stratified split needs {parts} rows of every class"
             remedy = "Set data.labels.min_count, or use kind random."
@@ -172,7 +173,9 @@ class GroupedSplit(SplitSpec):
         order = order[np.argsort(-weights[order, 0], kind="stable")]
         found = np.zeros(len(weights), np.int8)
         for group in order:
-            need = (lacking / totals / np.maximum(shares[:, None], 1e-9)) @ (weights[group] / totals)
+            need = (lacking / totals / np.maximum(shares[:, None], 1e-9)) @ (
+                weights[group] / totals
+            )
             found[group] = np.argmax(np.where(shares > 0, need, -np.inf))
             lacking[found[group]] -= weights[group]
         return found

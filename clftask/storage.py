@@ -289,7 +289,9 @@ def download(path: str, folder: str) -> None:
     source, inner = filesystem(path)
     Path(folder).mkdir(parents=True, exist_ok=True)
     with mendable(path):
-        copy_files(inner, folder, source_filesystem=source, destination_filesystem=LocalFileSystem())
+        copy_files(
+            inner, folder, source_filesystem=source, destination_filesystem=LocalFileSystem()
+        )
 
 
 def delete(path: str) -> None:

@@ -119,10 +119,13 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         self.collator = Collator(tokenizer, len(space.names), self._micro_batch_size())
         self._gloo: Any = None
 
+    optimizer: Any
+    control: Any
+
     def _micro_batch_size(self) -> int:
         wanted = self.job.training.micro_batch_size
         limit = MAX_MICRO_BATCH[self.args.device.type] if wanted == "auto" else wanted
-        return min(limit, self.args.per_device_train_batch_size)
+        return min(limit, int(self.args.per_device_train_batch_size))
 
     # -------------------------------------------------------------- training
 
@@ -131,7 +134,11 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         table, args = self.tables["train"], self.args
         lengths = table["length"].to_numpy().astype(np.int64)
         sampler = GlobalBatches(
-            lengths, self.job.training.batch_size, self.job.seed, args.process_index, args.world_size
+            lengths,
+            self.job.training.batch_size,
+            self.job.seed,
+            args.process_index,
+            args.world_size,
         )
         return EpochLoader(
             TokenRows(table),
@@ -160,7 +167,9 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
             for (fresh, decays), p in groups.items()
         ]
 
-    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+    def training_step(
+        self, model: Any, inputs: Any, num_items_in_batch: Any = None
+    ) -> torch.Tensor:
         """Run one optimiser step's forward and backward passes, syncing in the last alone."""
         model.train()
         total = torch.zeros((), device=self.args.device)
@@ -198,7 +207,9 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
             metrics = {f"eval_{k}": v for k, v in self._young_metrics(logits).items()}
         metrics = self._from_first(metrics)
         self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
         return metrics
 
     def _young_metrics(self, logits: npt.NDArray[np.float32]) -> dict[str, float]:
@@ -222,7 +233,9 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
     def mean_loss(self, logits: npt.NDArray[np.float32], targets: npt.NDArray[np.float32]) -> float:
         """Return the mean training loss of rows from their logits."""
         parts = [
-            self.row_loss.rows(torch.from_numpy(logits[i : i + 4096]), torch.from_numpy(targets[i : i + 4096]))
+            self.row_loss.rows(
+                torch.from_numpy(logits[i : i + 4096]), torch.from_numpy(targets[i : i + 4096])
+            )
             for i in range(0, len(logits), 4096)
         ]
         return float(torch.cat(parts).mean())
@@ -244,7 +257,9 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         mine = torch.zeros(math.ceil(len(lengths) / world), len(self.space.names))
         rows, filled = TokenRows(table), 0
         for batch in batches:
-            logits = self._forward(self.collator.one(rows.__getitems__([(int(i), 1.0) for i in batch])))
+            logits = self._forward(
+                self.collator.one(rows.__getitems__([(int(i), 1.0) for i in batch]))
+            )
             mine[filled : filled + len(batch)] = logits
             filled += len(batch)
         return self._gathered(mine, lengths)
@@ -256,7 +271,8 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         half = torch.float16 if self.args.fp16 else torch.bfloat16
         is_half = self.args.fp16 or self.args.bf16
         with torch.autocast(self.args.device.type, half, enabled=is_half):
-            return self.model(**self._prepare_inputs(inputs)).logits.float().cpu()
+            logits: torch.Tensor = self.model(**self._prepare_inputs(inputs)).logits
+        return logits.float().cpu()
 
     def _gathered(self, mine: torch.Tensor, lengths: Any) -> npt.NDArray[np.float32] | None:
         world, rank = self.args.world_size, self.args.process_index

@@ -38,6 +38,10 @@ class Plan:
     use_gpu: bool
     cpus_per_worker: float
 
+    def __str__(self) -> str:
+        device = "GPU" if self.use_gpu else "CPU"
+        return f"{self.workers} {device} workers, {self.cpus_per_worker:g} CPUs each"
+
 
 def plan(spec: ScalingSpec, capacity: Capacity) -> Plan:
     """Decide on GPUs and CPUs of the workers.

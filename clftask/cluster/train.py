@@ -60,8 +60,7 @@ def train(job: TrainJob, say: Callable[[str], None], show: Show) -> dict[str, An
             update={"run": job.run.model_copy(update={"name": run.path.rpartition("/")[2]})}
         )
         runs.claim(run, named, prepared.rows, prepared.fingerprint)
-        device = "GPU" if chosen.use_gpu else "CPU"
-        say(f"run {run.path}: {chosen.workers} {device} workers, {chosen.cpus_per_worker:g} CPUs each")
+        say(f"run {run.path}: {chosen}")
         outcome = _fit(named, run.path, prepared, tables, chosen, show)
     return _result(run, outcome, started)
 
@@ -119,7 +118,10 @@ def _run_trainer(
         scaling_config=ScalingConfig(
             num_workers=chosen.workers,
             use_gpu=chosen.use_gpu,
-            resources_per_worker={"CPU": chosen.cpus_per_worker, **({"GPU": 1} if chosen.use_gpu else {})},
+            resources_per_worker={
+                "CPU": chosen.cpus_per_worker,
+                **({"GPU": 1} if chosen.use_gpu else {}),
+            },
         ),
         run_config=RunConfig(
             name=f"ray-{secrets.token_hex(6)}",
@@ -150,7 +152,9 @@ def _job_error(path: str, error: Exception) -> JobError:
     reasons = getattr(error, "worker_failures", None) or {}
     reason = str(next(iter(reasons.values()), error)).strip()
     last = reason.splitlines()[-1].rstrip(".") if reason else type(error).__name__
-    remedy = f"See {storage.join(path, 'log.txt')}; run.resume: true goes on from the last checkpoint."
+    remedy = (
+        f"See {storage.join(path, 'log.txt')}; run.resume: true goes on from the last checkpoint."
+    )
     return JobError(Problem(path, None, f"training failed: {last}", remedy))
 
 
@@ -199,5 +203,3 @@ def worker_loop(config: dict[str, Any]) -> None:
         fit(work, sink, context.get_world_rank(), context.get_world_size(), device)
     except ClftaskError as error:
         ray.get(config["board"].fail.remote(error))
-
-

@@ -1,0 +1,254 @@
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+ADMIN = ("adminkey", "adminsecret")
+READER = ("readerkey", "readersecret")
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """A running S3 server: the URL of its bucket, its endpoint, and (key, secret) of its users."""
+
+    bucket: str
+    endpoint: str
+    admin: tuple[str, str]
+    reader: tuple[str, str]
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A real S3 server; the environment points to it, as admin, until the session ends."""
+    folder = tmp_path_factory.mktemp("seaweedfs")
+    ports = _free_ports(4)
+    endpoint = f"http://127.0.0.1:{ports[0]}"
+    process = _start_weed(folder, ports)
+    environment = {
+        "AWS_ENDPOINT_URL_S3": endpoint,
+        "AWS_ACCESS_KEY_ID": ADMIN[0],
+        "AWS_SECRET_ACCESS_KEY": ADMIN[1],
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_PROFILE": None,
+        "AWS_SESSION_TOKEN": None,
+        "AWS_ENDPOINT_URL": None,
+    }
+    try:
+        _wait_until_ready(process, ports, folder / "log.txt")
+        with _environment(environment):
+            _make_bucket("clftask-test")
+            yield S3Server("s3://clftask-test", endpoint, ADMIN, READER)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.fixture
+def s3_user(s3: S3Server) -> Callable[[str, str], contextlib.AbstractContextManager[None]]:
+    """A context manager for talking to the server as somebody else: `with s3_user(key, secret)`."""
+    return lambda key, secret: _environment(
+        {"AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": secret}
+    )
+
+
+@contextlib.contextmanager
+def _environment(values: dict[str, str | None]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    _set(values)
+    try:
+        yield
+    finally:
+        _set(before)
+
+
+def _set(values: dict[str, str | None]) -> None:
+    """Change the environment, and forget the clients that were made for the one before."""
+    import boto3
+
+    from clftask import storage
+
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    for cached in (storage.s3_client, storage._custom_endpoint, storage._s3_filesystem):
+        cached.cache_clear()
+    boto3.DEFAULT_SESSION = None  # holds the credentials of its first use
+
+
+def _free_ports(count: int) -> list[int]:
+    """Return ports that are free, and whose port + 10000 (weed's gRPC) is free too."""
+    first = 20000 + os.getpid() % 500 * 20
+    found: list[int] = []
+    for port in [*range(first, 32000), *range(20000, first)]:
+        if len(found) == count:
+            break
+        if _is_free(port) and _is_free(port + 10000):
+            found.append(port)
+    assert len(found) == count
+    return found
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+def _start_weed(folder: Path, ports: list[int]) -> subprocess.Popen[bytes]:
+    (folder / "data").mkdir()
+    _write_identities(folder / "s3.json")
+    s3, master, volume, filer = ports
+    weed = Path(sys.executable).with_name("weed")
+    command = f"""{weed} -logtostderr=true server
+      -dir={folder}/data -ip=127.0.0.1 -ip.bind=127.0.0.1
+      -master.port={master} -master.telemetry=false -master.volumeSizeLimitMB=1024
+      -master.electionTimeout=1s -volume.port={volume} -volume.max=500
+      -volume.preStopSeconds=0 -volume.minFreeSpace=1
+      -filer -filer.port={filer} -filer.localSocket={folder}/filer.sock
+      -s3 -s3.port={s3} -s3.config={folder}/s3.json -s3.localSocket={folder}/s3.sock
+      -s3.port.iceberg=0 -s3.port.lance=0 -s3.autoCreateBucket=false"""
+    extra = {"WEED_MASTER_VOLUME_GROWTH_COPY_1": "1", "GOMEMLIMIT": "512MiB"}
+    with (folder / "log.txt").open("wb") as log:
+        return subprocess.Popen(
+            command.split(),
+            cwd=folder,
+            env=os.environ | extra,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def _write_identities(path: Path) -> None:
+    users = [
+        ("admin", ADMIN, ["Admin", "Read", "Write", "List", "Tagging"]),
+        ("reader", READER, ["Read", "List"]),
+    ]
+    identities = [
+        {
+            "name": name,
+            "credentials": [{"accessKey": key, "secretKey": secret}],
+            "actions": actions,
+        }
+        for name, (key, secret), actions in users
+    ]
+    path.write_text(json.dumps({"identities": identities}))
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], ports: list[int], log: Path) -> None:
+    give_up = time.monotonic() + 90
+    while time.monotonic() < give_up and process.poll() is None:
+        healthy = _get(f"http://127.0.0.1:{ports[0]}/healthz")
+        if healthy is not None and "fid" in (
+            _get(f"http://127.0.0.1:{ports[1]}/dir/assign?count=1") or ""
+        ):
+            return
+        time.sleep(0.2)
+    raise RuntimeError(f"weed did not start:\n{log.read_text(errors='replace')[-3000:]}")
+
+
+def _get(url: str) -> str | None:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:
+            return str(answer.read().decode())
+    except OSError:
+        return None
+
+
+def _make_bucket(name: str) -> None:
+    import boto3
+
+    boto3.client("s3").create_bucket(Bucket=name)
+
+
+# ------------------------------------------------------------------ a model and a table
+
+_WORDS = {
+    "network": ["socket", "packet", "router", "latency", "firewall"],
+    "graphics": ["shader", "pixel", "texture", "canvas", "polygon"],
+    "sound": ["audio", "speaker", "volume", "melody", "rhythm"],
+}
+_FILLER = ["the", "a", "tool", "library", "for", "and", "fast", "simple", "new", "with"]
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny random BERT and its WordPiece tokenizer."""
+    import torch
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    folder = tmp_path_factory.mktemp("tiny-base")
+    words = [*_FILLER, *(word for group in _WORDS.values() for word in group)]
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)] + list("0123456789.,!?-")
+    pieces = [*letters, *(f"##{letter}" for letter in letters)]
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *pieces, *words]
+    tokenizer = BertTokenizerFast(
+        vocab={piece: index for index, piece in enumerate(vocabulary)}, model_max_length=128
+    )
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=200,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=128,
+    )
+    BertModel(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def toy_table(tmp_path: Path) -> Callable[..., Path]:
+    """A factory of learnable tables: `toy_table(rows, name="toy.parquet")` returns the file.
+
+    Columns: id, text, label (class), tags (list of string), source (10 groups), split.
+    """
+    return lambda rows, name="toy.parquet": _write_toy_table(tmp_path / name, rows)
+
+
+def _write_toy_table(path: Path, rows: int) -> Path:
+    import numpy as np
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    random = np.random.default_rng(7)
+    names = list(_WORDS)
+    columns: dict[str, list[object]] = {"id": [f"row-{i:04d}" for i in range(rows)]}
+    columns |= {name: [] for name in ("text", "label", "tags", "source", "split")}
+    for i in range(rows):
+        label, other = names[i % 3], names[(i + 1 + i // 3 % 2) % 3]
+        has_two = i % 4 == 0
+        words = [*random.choice(_WORDS[label], 4), *random.choice(_FILLER, 4)]
+        words += list(random.choice(_WORDS[other], 2)) if has_two else []
+        columns["text"].append(" ".join(random.permutation(words)))
+        columns["label"].append(label)
+        columns["tags"].append([label, other] if has_two else [label])
+        columns["source"].append(f"source-{i // 3 % 10}")
+        columns["split"].append({8: "validation", 9: "test"}.get(i // 3 % 10, "train"))
+    parquet.write_table(pa.table(columns), path)
+    return path

