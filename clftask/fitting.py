@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -122,7 +125,8 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
         if not state.is_world_process_zero or not logs or "train_runtime" in logs:
             return
         speed = self.watch.steps * self.batch_size / max(self.watch.seconds, 1e-9)
-        record = {"step": state.global_step, "epoch": round(state.epoch or 0, 4)}
+        record = {"time": round(time.time(), 3), "step": state.global_step}
+        record["epoch"] = round(state.epoch or 0, 4)
         record |= {k: v for k, v in logs.items() if k != "epoch"}
         if "loss" in logs:
             record["samples_per_s"] = round(speed, 2)
@@ -164,7 +168,29 @@ def fit(work: Work, sink: Sink, rank: int, world: int, device: str) -> None:
         JobError: The loss is no number.
         StorageError: A checkpoint or the bundle cannot be written.
     """
+    with tempfile.TemporaryDirectory(prefix="clftask-worker-") as scratch:
+        _fit(work, sink, rank, world, device, scratch)
+
+
+def _fit(work: Work, sink: Sink, rank: int, world: int, device: str, scratch: str) -> None:
     started = time.perf_counter()
+    with _tracking(work, scratch):
+        trainer = _trainer(work, world, device, f"{scratch}/trainer")
+        log, watch = RunLog(work.run, work.preamble), Stopwatch()
+        path = storage.join(work.run, "checkpoints")
+        checkpoints = Checkpoints(path, work.job.training.keep_checkpoints)
+        _train(trainer, checkpoints, log, sink, watch)
+    _use_best(trainer, checkpoints)
+    outcome = _evaluate(work, trainer)
+    if rank == 0:
+        outcome |= _outcome(trainer, watch, started, work)
+        _publish(work, trainer, outcome, Path(scratch, "bundle"))
+        log.say("done: " + json.dumps(outcome["metrics"]["validation"]))
+        log.write()
+        sink.post({"done": outcome})
+
+
+def _trainer(work: Work, world: int, device: str, folder: str) -> ClassifierTrainer:
     job = work.job
     torch.manual_seed(job.seed)
     base = find_base(job.model.base)
@@ -172,21 +198,20 @@ def fit(work: Work, sink: Sink, rank: int, world: int, device: str) -> None:
     prior = prior_of(work.tables["train"]["labels"].combine_chunks(), len(work.label_names))
     model, fresh = build_model(base, job.model, work.space, prior)
     precision = _agree(resolve_precision(job.training.precision, device, bf16_pays(device)))
-    scratch = tempfile.mkdtemp(prefix="clftask-worker-")
-    arguments = training_arguments(job, scratch, world, device, precision)
+    arguments = training_arguments(job, folder, world, device, precision)
     assert arguments.world_size == world, "the Trainer would train independent models"
-    trainer = ClassifierTrainer(job, model, tokenizer, arguments, work.tables, work.space, fresh)
-    log, watch = RunLog(work.run, work.preamble), Stopwatch()
-    checkpoints = Checkpoints(storage.join(work.run, "checkpoints"), job.training.keep_checkpoints)
-    _train(trainer, checkpoints, log, sink, watch)
-    _use_best(trainer, checkpoints)
-    outcome = _evaluate(work, trainer)
-    if rank == 0:
-        outcome |= _outcome(trainer, watch, started, work)
-        _publish(work, trainer, outcome)
-        log.say("done: " + json.dumps(outcome["metrics"]["validation"]))
-        log.write()
-        sink.post({"done": outcome})
+    return ClassifierTrainer(job, model, tokenizer, arguments, work.tables, work.space, fresh)
+
+
+@contextmanager
+def _tracking(work: Work, scratch: str) -> Iterator[None]:
+    """Let TensorBoard's files end up in the run's folder."""
+    place = storage.join(work.run, "tensorboard")
+    folder = f"{scratch}/tensorboard" if storage.is_url(place) else place
+    os.environ["TENSORBOARD_LOGGING_DIR"] = folder
+    yield
+    if Path(folder).is_dir() and folder != place:
+        storage.upload(folder, place)
 
 
 def _agree(value: Any) -> Any:
@@ -317,7 +342,7 @@ def _outcome(
     }
 
 
-def _publish(work: Work, trainer: ClassifierTrainer, outcome: dict[str, Any]) -> None:
+def _publish(work: Work, trainer: ClassifierTrainer, outcome: dict[str, Any], folder: Path) -> None:
     job = work.job
     meta = bundle.BundleMeta(
         task=job.task,
@@ -330,7 +355,7 @@ def _publish(work: Work, trainer: ClassifierTrainer, outcome: dict[str, Any]) ->
         versions=bundle.versions(),
         metrics=outcome["metrics"],
     )
-    folder = Path(tempfile.mkdtemp(prefix="clftask-bundle-"))
+    folder.mkdir()
     model = trainer.model.to("cpu")
     bundle.write(folder, model, trainer.processing_class, meta, outcome)
     bundle.publish(folder, storage.join(work.run, "bundle"))

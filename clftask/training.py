@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 import torch.distributed as dist
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from clftask.batches import Collator, EpochLoader, GlobalBatches, TokenRows, token_batches
 from clftask.config import TrainJob
@@ -114,6 +114,7 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
     ) -> None:
         rows = TokenRows(tables["validation"])
         super().__init__(model=model, args=args, eval_dataset=rows, processing_class=tokenizer)
+        self.remove_callback(PrinterCallback)
         self.job, self.tables, self.space, self.fresh = job, tables, space, fresh
         self.row_loss = resolve(job.loss, job.task)
         self.collator = Collator(tokenizer, len(space.names), self._micro_batch_size())

@@ -165,7 +165,7 @@ def test_movie_genres(tmp_path):
     assert all(3 <= counts[split]["Comedy"] <= 5 for split in ("validation", "test"))
 
 
-def test_tweets_sort_numbered_classes_by_value(tmp_path):
+def test_tweets_with_numbered_classes_and_quoted_lines(tmp_path):
     path = tmp_path / "tweets.csv"
     lines = [f'"line {i}\nof, text",{i % 4 - 1}' for i in range(50)]
     path.write_text("\n".join(["text,label", *lines]))

@@ -29,7 +29,8 @@ def test_gives_one_finite_loss_a_row(member, task):
     assert (rows.shape, rows.dtype) == ((6,), torch.float32)
     assert (rows > 0).all()
     for i in range(6):  # a row's loss is its own
-        torch.testing.assert_close(loss.rows(logits[i : i + 1], targets[i : i + 1]), rows[i : i + 1])
+        alone = loss.rows(logits[i : i + 1], targets[i : i + 1])
+        torch.testing.assert_close(alone, rows[i : i + 1])
 
 
 @pytest.mark.parametrize(("member", "task"), CASES)

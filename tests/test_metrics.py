@@ -90,6 +90,8 @@ def test_no_positive_at_all_is_no_error():
         ("ece", "multilabel", [[0.1, 0.8], [0.3, 0.8]], [[0, 1], [1, 0]], 0.35),
         # a probability of 1 belongs to the last bin
         ("ece", "multilabel", [[1.0, 0.95]], [[1, 0]], 0.475),
+        # of 15 bins, 0.61 and 0.65 share one: |1 − 1.26| + 0.69 over 3 pairs
+        ("ece", "multilabel", [[0.61, 0.65, 0.69]], [[1, 0, 0]], 0.95 / 3),
         ("brier", "multiclass", [[0.7, 0.3], [0.4, 0.6]], [[1, 0], [1, 0]], 0.45),
         ("brier", "multilabel", [[0.7, 0.2], [0.4, 0.6]], [[1, 0], [1, 1]], 0.1625),
         ("log_loss", "multiclass", [[0.5, 0.5], [0.25, 0.75]], [[1, 0], [1, 0]], 1.0397208),

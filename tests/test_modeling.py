@@ -19,7 +19,7 @@ from transformers import (
 
 from clftask import storage
 from clftask.config import ModelSpec
-from clftask.errors import ConfigError
+from clftask.errors import ClftaskError, ConfigError
 from clftask.labels import LabelSpace
 from clftask.modeling import (
     build_model,
@@ -37,36 +37,16 @@ TAGS = LabelSpace("multilabel", ("devel::c", "role: program", "x"))
 CLASSES = LabelSpace("multiclass", ("no", "yes"))
 PRIOR = np.array([0.5, 0.1, 0.9])
 
-EMBEDDINGS = {
-    "bert.embeddings.word_embeddings.weight",
-    "bert.embeddings.position_embeddings.weight",
-    "bert.embeddings.token_type_embeddings.weight",
-    "bert.embeddings.LayerNorm.weight",
-    "bert.embeddings.LayerNorm.bias",
-}
-PARTS = (
-    "attention.self.query", "attention.self.key", "attention.self.value",
-    "attention.output.dense", "attention.output.LayerNorm",
-    "intermediate.dense", "output.dense", "output.LayerNorm",
-)  # fmt: skip
-LAYERS = [
-    {f"bert.encoder.layer.{i}.{part}.{kind}" for part in PARTS for kind in ("weight", "bias")}
-    for i in (0, 1)
-]
-HEAD = {
-    "bert.pooler.dense.weight",
-    "bert.pooler.dense.bias",
-    "classifier.weight",
-    "classifier.bias",
-}
+INDEX = "model.safetensors.index.json"
+
+
+def defect(reason):
+    """Mark what clftask does wrong today: the test fails as soon as it is mended."""
+    return pytest.mark.xfail(strict=True, reason=reason)
 
 
 def build(base, space=TAGS, prior=PRIOR, **settings):
     return build_model(str(base), ModelSpec(base=str(base), **settings), space, prior)
-
-
-def trainable(model):
-    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def logits(model, rows=((2, 70, 71, 3), (2, 72, 3, 0))):
@@ -118,53 +98,11 @@ def test_output_layer_is_the_last_even_among_layers_of_its_size(tiny_base):
     assert model.bert.pooler.dense.bias.abs().max() < 1
 
 
-@pytest.mark.parametrize(
-    ("adapt", "expected"),
-    [
-        ("full", EMBEDDINGS | LAYERS[0] | LAYERS[1] | HEAD),
-        ("head_only", HEAD),
-        ("frozen_embeddings", LAYERS[0] | LAYERS[1] | HEAD),
-        ({"kind": "last_layers", "layers": 1}, LAYERS[1] | HEAD),
-        ({"kind": "last_layers", "layers": 2}, LAYERS[0] | LAYERS[1] | HEAD),
-    ],
-    ids=str,
-)
-def test_adapt_leaves_exactly_these_trainable(tiny_base, adapt, expected):
-    model, fresh = build(tiny_base, adapt=adapt)
-    assert trainable(model) == expected
-    assert fresh == HEAD
-
-
 def test_parameter_counts(tiny_base):
     model, _ = build(tiny_base, adapt="head_only")
     # pooler 16·16 + 16, classifier 16·3 + 3
     assert parameter_counts(model)[1] == 323
     assert parameter_counts(model)[0] == sum(p.numel() for p in model.parameters())
-
-
-def test_mlp_is_fresh_and_opens_in_transformers(tiny_base, tmp_path):
-    model, fresh = build(tiny_base, head={"kind": "mlp", "hidden": 5})
-    assert fresh == {"dense.weight", "dense.bias", "classifier.weight", "classifier.bias"}
-    assert model.dense.weight.shape == (5, 16)
-    model.save_pretrained(tmp_path)
-    again = AutoModelForSequenceClassification.from_pretrained(tmp_path)
-    torch.testing.assert_close(logits(again), logits(model))
-
-
-@pytest.mark.parametrize("adapt", ["full", "head_only"])
-@pytest.mark.parametrize("head", ["linear", "mlp"])
-def test_every_trainable_parameter_gets_a_gradient(tiny_base, head, adapt):
-    # Distributed training waits for the gradient of each of them, and fails without.
-    model, _ = build(tiny_base, head=head, adapt=adapt)
-    logits(model).sum().backward()
-    assert {n for n, p in model.named_parameters() if p.grad is not None} == trainable(model)
-
-
-def test_mlp_ignores_padding(tiny_base):
-    model, _ = build(tiny_base, head="mlp")
-    alone = logits(model, [[2, 72, 3]])
-    padded = logits(model, [[2, 72, 3, 0, 0]])
-    torch.testing.assert_close(alone, padded)
 
 
 def test_what_is_saved_gives_the_same_logits_for_a_head_without_a_bias(tmp_path):
@@ -173,7 +111,7 @@ def test_what_is_saved_gives_the_same_logits_for_a_head_without_a_bias(tmp_path)
     )
     AutoModel.from_config(config).save_pretrained(tmp_path / "base")
     model, fresh = build(tmp_path / "base")
-    assert trainable(model) >= fresh
+    assert fresh == {"score.weight"}
     model.save_pretrained(tmp_path / "bundle")
     again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "bundle")
     torch.testing.assert_close(logits(again), logits(model))
@@ -242,28 +180,33 @@ def lose_a_shard(folder):
     sorted(folder.glob("model-0*.safetensors"))[1].unlink()
 
 
+DAMAGES = {
+    "no config": (lambda f: (f / "config.json").unlink(), "holds no config.json"),
+    "config": (lambda f: (f / "config.json").write_text("{"), "config.json is damaged"),
+    "truncated": (truncate, "model.safetensors is damaged or half downloaded"),
+    "empty": (lambda f: (f / "model.safetensors").write_bytes(b""), "safetensors is damaged"),
+    "no weights": (lambda f: (f / "model.safetensors").unlink(), "model.safetensors is missing"),
+    "shard": (lose_a_shard, "model-00002-of-"),
+    "remote code": (lambda f: rewrite(f / "config.json", auto_map={"A": "x.Y"}), "code of its own"),
+    "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "holds no tokenizer files"),
+    "unknown": (lambda f: rewrite(f / "config.json", model_type="none"), "cannot be opened"),
+    "images": (lambda f: rewrite(f / "config.json", model_type="vit"), "no sequence classifica"),
+    "index": (lambda f: (f / INDEX).write_text("{"), f"{INDEX} is damaged"),
+    "tokenizer": (lambda f: (f / "tokenizer.json").write_text("{"), "tokenizer"),
+}
+UNSEEN = {
+    "index": "check_base lets json's own error out",
+    "tokenizer": "check_base does not open the tokenizer",
+}
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda f: (f / "config.json").unlink(), "holds no config.json"),
-        (lambda f: (f / "config.json").write_text("{"), "config.json is damaged"),
-        (lambda f: (f / "config.json").write_text("[]"), "config.json is damaged"),
-        (truncate, "model.safetensors is damaged or half downloaded"),
-        (lambda f: (f / "model.safetensors").write_bytes(b""), "model.safetensors is damaged"),
-        (lambda f: (f / "model.safetensors").unlink(), "model.safetensors is missing"),
-        (lose_a_shard, "model-00002-of-"),
-        (lambda f: (f / "model.safetensors.index.json").write_text("{"), "index.json is damaged"),
-        (lambda f: rewrite(f / "config.json", auto_map={"AutoConfig": "x.Y"}), "code of its own"),
-        (
-            lambda f: rewrite(f / "tokenizer_config.json", auto_map={"AutoTokenizer": ["x.Y", None]}),
-            "code of its own",
-        ),
-        (lambda f: (f / "tokenizer.json").unlink(), "holds no tokenizer files"),
-        (lambda f: (f / "tokenizer.json").write_text("{"), "tokenizer"),
-        (lambda f: rewrite(f / "config.json", model_type="nonesuch"), "cannot be opened"),
-        (lambda f: rewrite(f / "config.json", model_type="vit"), "no sequence classification"),
+        pytest.param(*case, id=name, marks=[defect(UNSEEN[name])] if name in UNSEEN else [])
+        for name, case in DAMAGES.items()
     ],
-)  # fmt: skip
+)
 def test_a_damaged_base_is_refused(tiny_base, tmp_path, damage, message):
     folder = tmp_path / "base"
     shutil.copytree(tiny_base, folder)
@@ -296,6 +239,7 @@ def test_max_length_above_the_positions_is_refused(tiny_base):
     assert check_base(ModelSpec(base=str(tiny_base), max_length=128)) == str(tiny_base)
 
 
+@defect("check_base counts the two positions that RoBERTa keeps for padding")
 def test_roberta_keeps_two_positions_for_itself(tiny_base, tmp_path):
     shutil.copytree(tiny_base, tmp_path, dirs_exist_ok=True)
     config = RobertaConfig(
@@ -320,5 +264,5 @@ def test_a_base_on_s3_is_fetched(s3, tiny_base):
     assert (folder / "model.safetensors").read_bytes() == (
         tiny_base / "model.safetensors"
     ).read_bytes()
-    with pytest.raises(Exception, match="models/none"):
+    with pytest.raises(ClftaskError, match="models/none"):
         check_base(ModelSpec(base=f"{s3.bucket}/models/none"))

@@ -13,13 +13,10 @@ from clftask.config import TrainJob
 from clftask.errors import ConfigError, Problem
 from clftask.spec import fingerprint, parse_yaml
 
+LABELS = {"kind": "class", "column": "label"}
 JOB: dict[str, Any] = {
     "task": "multiclass",
-    "data": {
-        "train": "/data/train.csv",
-        "text": "body",
-        "labels": {"kind": "class", "column": "label"},
-    },
+    "data": {"train": "/data/train.csv", "text": "body", "labels": LABELS},
     "model": {"base": "pkg://some_package/model"},
     "training": {"metric": "macro_f1"},
 }
@@ -96,28 +93,18 @@ def test_override_values_are_yaml() -> None:
     assert (job.data.separator, job.data.text, job.run.name) == ("a=b", ("x", "y"), "no")
 
 
-@pytest.mark.parametrize(
-    ("override", "path"),
-    [
-        ("training.epochs", "training.epochs"),
-        ("=3", "=3"),
-        ("a b=3", "a b=3"),
-        ("training..epochs=3", "training..epochs=3"),
-        ("training.epochs=[", "training.epochs=["),
-        ("data.labels.column.x.y=3", "data.labels.column"),
-        ("training.epoch=3", "training.epoch"),
-    ],
-)
-def test_a_wrong_override_is_named(override: str, path: str) -> None:
+WRONG_OVERRIDES = ["training.epochs", "=3", "a b=3", "training..epochs=3", "training.epochs=["]
+
+
+@pytest.mark.parametrize("override", WRONG_OVERRIDES)
+def test_a_wrong_override_is_named(override: str) -> None:
     (problem,) = problems(JOB, override)
-    assert problem.path == path
+    assert problem.path == override
 
 
 def test_wrong_overrides_are_told_together() -> None:
-    assert [p.path for p in problems(JOB, "training.epochs", "x y=2")] == [
-        "training.epochs",
-        "x y=2",
-    ]
+    found = problems(JOB, "training.epochs", "x y=2")
+    assert [p.path for p in found] == ["training.epochs", "x y=2"]
 
 
 @pytest.mark.parametrize("value", ["cross_entropy", {"kind": "cross_entropy"}])
@@ -179,17 +166,10 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_to_yaml_is_read_back_as_the_same_job(tmp_path: Path) -> None:
     labels = {"kind": "indicators", "columns": ["4 - a", "é"], "min_count": 3, "empty": "drop"}
-    job = TrainJob.load(
-        job_with(
-            task="multilabel",
-            data__labels=labels,
-            data__split={"kind": "grouped", "group": "g", "stratify": True},
-            training__metric="micro_f1",
-            training__learning_rate=3e-5,
-            training__early_stopping=None,
-            tracking=["mlflow"],
-        )
-    )
+    split = {"kind": "grouped", "group": "g", "stratify": True}
+    changes = {"task": "multilabel", "data__labels": labels, "data__split": split}
+    changes |= {"training__metric": "micro_f1", "training__learning_rate": 3e-5}
+    job = TrainJob.load(job_with(**changes, training__early_stopping=None, tracking=["mlflow"]))
     file = tmp_path / "job.yaml"
     file.write_text(job.to_yaml(), encoding="utf-8")
     assert TrainJob.load(file) == job
@@ -243,3 +223,76 @@ def test_errors_survive_pickling(name: str, exit_code: int) -> None:
             ],
         }
     }
+
+
+# ------------------------------------------------------------------ what a job refuses
+
+
+def test_all_mistakes_are_told_at_once_with_their_paths() -> None:
+    wrong = {"seed": -1, "data__text": [], "data__split": {"kind": "grouped"}, "loss": "cross"}
+    wrong |= {"training__epochs": "many", "training__early_stopping": {"patience": 0}}
+    found = {p.path: p.value for p in problems(job_with(**wrong, tracking=["mlflow", "wandbb"]))}
+    fields = {"seed", "data.text", "data.split.group", "loss.kind", "training.epochs"}
+    assert set(found) == fields | {"training.early_stopping.patience", "tracking.1"}
+    assert (found["training.epochs"], found["loss.kind"]) == ("many", "cross")
+
+
+INDICATORS = {"kind": "indicators", "colums": ["a", "b"]}
+COLUMN = {"kind": "column", "column": "s"}
+RANDOM = {"kind": "random"}
+MISSPELT = [
+    ({"training__epoch": 3}, "training.epoch", "Did you mean epochs?"),
+    ({"dta": 1}, "dta", "Did you mean data?"),
+    ({"data__labels__colum": "y"}, "data.labels.colum", "Did you mean column?"),
+    ({"data__split": RANDOM | {"sead": 1}}, "data.split.sead", "Did you mean seed?"),
+    ({"data__labels": INDICATORS}, "data.labels.colums", "Did you mean columns?"),
+    ({"data__split": COLUMN | {"sead": 1}}, "data.split.sead", "Known here: column, kind."),
+]
+
+
+@pytest.mark.parametrize(("changes", "path", "remedy"), MISSPELT)
+def test_a_misspelt_field_has_a_suggestion(changes: Any, path: str, remedy: str) -> None:
+    (problem,) = problems(job_with(**changes))
+    assert (problem.path, problem.remedy) == (path, remedy)
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"training__learning_rate": float("nan")}, "training.learning_rate"),
+    ({"training__learning_rate": "nan"}, "training.learning_rate"),
+    ({"training__max_grad_norm": float("inf")}, "training.max_grad_norm"),
+    ({"training__micro_batch_size": 0}, "training.micro_batch_size"),
+    ({"training__head_learning_rate": "atuo"}, "training.head_learning_rate"),
+    ({"scaling__cpus_per_worker": 0}, "scaling.cpus_per_worker"),
+    ({"training__hf": {"seed": 1}}, "training.hf"),
+    ({"training__hf": {"adam_beta1": 0.8, "bf16": True}}, "training.hf"),
+    ({"run__name": "a/b"}, "run.name"),
+    ({"run__name": ".."}, "run.name"),
+    ({"run__resume": True}, "run"),
+    ({"data__train": ""}, "data.train"),
+    ({"data__labels__names": ["a", "a"]}, "data.labels.names"),
+    ({"data__labels__names": ["a"]}, "data.labels.names"),
+    ({"data__labels": {"kind": "indicators"}}, "data.labels"),
+    ({"data__labels": {"kind": "indicators", "columns": []}}, "data.labels.columns"),
+    ({"data__labels": {"kind": "indicators", "pattern": "("}}, "data.labels"),
+    ({"data__split": "column"}, "data.split.column"),
+    ({"data__split": RANDOM | {"validation": 0.5, "test": 0.5}}, "data.split"),
+    # Sections held against each other:
+    ({"task": "multilabel", "training__metric": "micro_f1"}, "data.labels.kind"),
+    ({"data__labels": {"kind": "list", "column": "y"}}, "data.labels.kind"),
+    ({"loss": "bce"}, "loss.kind"),
+    ({"training__metric": "lrap"}, "training.metric"),
+    ({"training__metric": "precision_at_5"}, "training.metric"),
+    ({"scaling__workers": 3}, "training.batch_size"),
+    ({"data__split": RANDOM | {"validation": 0}}, "data.split.validation"),
+    ({"data__split": COLUMN, "data__test": "/t.csv"}, "data.split"),
+]
+
+
+@pytest.mark.parametrize(("changes", "path"), REFUSED)
+def test_a_job_refuses(changes: Any, path: str) -> None:
+    assert [p.path for p in problems(job_with(**changes))] == [path]
+
+
+def test_all_crossed_mistakes_are_told_at_once() -> None:
+    found = problems(job_with(task="multilabel", loss="cross_entropy", scaling__workers=5))
+    assert [p.path for p in found] == ["data.labels.kind", "loss.kind", "training.batch_size"]

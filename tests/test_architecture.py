@@ -1,0 +1,161 @@
+"""The rules of the house: imports go down, Ray stays in cluster/, sizes stay small.
+
+A new module must be placed in a layer here before anything else passes.
+"""
+
+import ast
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1] / "clftask"
+
+# Imports go from later layers to earlier ones, or stay within a layer.
+LAYERS = {
+    "errors": "errors",
+    "spec": "spec",
+    "storage": "storage",
+    "parts": """labels sources splits texts losses heads metrics decisions search tables
+        manifest""",
+    "jobs as data": "config",
+    "one machine": """batches bundle checkpoints corpora data datareport fitting mlp modeling
+        quiet registration report runs scoring training""",
+    "Ray": "cluster",
+    "faces": "cli demo inspection screen __init__ __main__",
+}
+ORDER = list(LAYERS)
+PLACE = {name: layer for layer, names in LAYERS.items() for name in names.split()}
+
+# What the parts may know of each other: the words of a task, and what a metric applies.
+SHARED_PARTS = {"labels"}
+KNOWN_BETWEEN_PARTS = {("metrics", "decisions")}
+
+# Imports ray inside its build functions, never at the top.
+MAY_BUILD_WITH_RAY = {"search"}
+HEAVY = "torch transformers ray pandas evaluate pyarrow sklearn datasets boto3 botocore numpy"
+MAX_MODULE_LINES, MAX_FUNCTION_LINES = 400, 40
+EMPTY_NAMES = {"utils", "helpers", "common", "manager", "misc", "util", "helper"}
+
+
+@cache
+def modules():
+    """Return each module's dotted name below clftask, and its source."""
+    paths = {p: p.relative_to(ROOT).with_suffix("") for p in sorted(ROOT.rglob("*.py"))}
+    names = {path: ".".join(relative.parts) for path, relative in paths.items()}
+    return {
+        name if name == "__init__" else name.removesuffix(".__init__"): path.read_text()
+        for path, name in names.items()
+    }
+
+
+def imported(tree):
+    """Return every absolute name that a tree imports; `from a import b` gives a.b."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: write absolute imports"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@cache
+def edges():
+    """Return (importer, imported) pairs of modules below clftask."""
+    found = set()
+    for name, source in modules().items():
+        for target in imported(ast.parse(source)):
+            parts = target.split(".")
+            if parts[0] != "clftask":
+                continue
+            own = [".".join(parts[1:end]) for end in range(len(parts), 1, -1)]
+            known = next((module for module in own if module in modules()), "__init__")
+            found.add((name, known))
+    return found
+
+
+def top(module):
+    return module.split(".")[0]
+
+
+def rank(module):
+    return ORDER.index(PLACE[top(module)])
+
+
+def test_every_module_has_a_place():
+    assert {top(name) for name in modules()} - PLACE.keys() == set()
+    assert len(PLACE) == sum(len(names.split()) for names in LAYERS.values())
+
+
+def test_the_reader_sees_imports_at_the_top_in_functions_and_for_types():
+    assert {("modeling", "mlp"), ("cli", "cluster.train"), ("losses", "labels")} <= edges()
+    assert ("cluster.train", "cluster.session") in edges()
+
+
+def test_imports_go_down():
+    assert [(a, b) for a, b in sorted(edges()) if rank(a) < rank(b)] == []
+
+
+def test_parts_know_nothing_of_each_other():
+    parts = {(a, b) for a, b in edges() if PLACE[top(a)] == PLACE[top(b)] == "parts"}
+    assert {(a, b) for a, b in parts if b not in SHARED_PARTS} <= KNOWN_BETWEEN_PARTS
+
+
+def test_there_is_no_circle():
+    below = {name: {b for a, b in edges() if a == name} for name in modules()}
+    while leaves := {name for name, needs in below.items() if not needs & below.keys()}:
+        below = {name: needs for name, needs in below.items() if name not in leaves}
+    assert below == {}
+
+
+def ray_imports(nodes):
+    return {name for node in nodes for name in imported(node) if top(name) == "ray"}
+
+
+@pytest.mark.parametrize("name", [n for n in modules() if top(n) != "cluster"])
+def test_ray_stays_in_cluster(name):
+    tree = ast.parse(modules()[name])
+    is_allowed = name in MAY_BUILD_WITH_RAY
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    nodes = [n for n in tree.body if not isinstance(n, functions)] if is_allowed else [tree]
+    assert ray_imports(nodes) == set()
+
+
+@pytest.mark.parametrize("name", modules())
+def test_modules_and_functions_are_small(name):
+    source = modules()[name]
+    assert len(source.splitlines()) <= MAX_MODULE_LINES
+    functions = [
+        node
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    lengths = {f.name: f.end_lineno - f.lineno + 1 for f in functions}
+    assert {n: length for n, length in lengths.items() if length > MAX_FUNCTION_LINES} == {}
+
+
+def test_modules_are_named_for_what_is_in_them():
+    words = {word for name in modules() for part in name.split(".") for word in part.split("_")}
+    assert words & EMPTY_NAMES == set()
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"]])
+def test_help_loads_nothing_heavy(arguments):
+    code = f"""
+import sys
+from clftask.cli import main
+try:
+    main({arguments})
+except SystemExit as ended:
+    assert not ended.code
+print("loaded:", *sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    shown, _, loaded = done.stdout.rpartition("loaded:")
+    assert "Usage" in shown
+    assert "clftask.cli" in loaded.split()
+    assert {top(name) for name in loaded.split()} & set(HEAVY.split()) == set()

@@ -1,0 +1,198 @@
+"""Checkpoints: complete or ignored, never more than are asked for."""
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+
+from clftask.checkpoints import Checkpoints, read_state
+from clftask.errors import StorageError
+
+# A name that the disk takes, but not with the prefix of a temporary file: its copy fails.
+TOO_LONG = "z" * 253
+
+
+def local(tmp_path, step, extra=""):
+    """Write a local checkpoint as the Trainer does."""
+    folder = tmp_path / "scratch" / f"checkpoint-{step}"
+    (folder / "inner").mkdir(parents=True)
+    (folder / "model.safetensors").write_text(f"weights {step}")
+    (folder / "inner" / "file").write_text("x")
+    (folder / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+    if extra:
+        (folder / extra).write_text("")
+    return str(folder)
+
+
+def stored(tmp_path):
+    return sorted(int(folder.name.removeprefix("step-")) for folder in (tmp_path / "run").iterdir())
+
+
+@pytest.fixture
+def make(tmp_path):
+    return lambda keep=2: Checkpoints(str(tmp_path / "run"), keep)
+
+
+def save(checkpoints, tmp_path, step, best, **options):
+    seen = []
+    folder = local(tmp_path, step, **options)
+    checkpoints.save(folder, step, best, lambda: seen.append(stored(tmp_path)))
+    checkpoints.wait()
+    assert not Path(folder).exists()
+    return seen
+
+
+# ------------------------------------------------------------------ what is found
+
+
+def test_an_empty_place_has_none(make):
+    assert make().steps() == {}
+    assert make().latest() is None
+    make().clean()
+    make().wait()
+
+
+def test_what_is_saved_is_found_and_fetched(make, tmp_path):
+    checkpoints = make()
+    assert save(checkpoints, tmp_path, 7, best=None) == [[7]]
+    assert make().latest() == 7
+    folder = Path(make().fetch(7))
+    assert folder.name == "step-0000007"
+    assert (folder / "model.safetensors").read_text() == "weights 7"
+    assert (folder / "inner" / "file").read_text() == "x"
+    assert read_state(str(folder)) == {"global_step": 7}
+
+
+def test_newest_is_by_number_not_by_name_or_time(make, tmp_path):
+    checkpoints = make(3)
+    for step in (100, 20_000_000, 3_000):
+        save(checkpoints, tmp_path, step, best=None)
+    assert make().latest() == 20_000_000
+
+
+def test_incomplete_ones_are_ignored_and_cleaned(make, tmp_path):
+    checkpoints = make(3)
+    for step in (10, 20, 30):
+        save(checkpoints, tmp_path, step, best=10)
+    (tmp_path / "run" / "step-0000030" / "complete.json").unlink()
+    assert make().steps() == {10: True, 20: True, 30: False}
+    assert make().latest() == 20
+    make().clean()
+    assert stored(tmp_path) == [10, 20]
+
+
+def test_what_is_no_checkpoint_is_left_alone(make, tmp_path):
+    save(make(), tmp_path, 10, best=10)
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    assert make().steps() == {10: True}
+    make().clean()
+    assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
+
+
+# ------------------------------------------------------------------ what is kept
+
+
+@pytest.mark.parametrize(
+    ("keep", "bests", "kept"),
+    [
+        (1, [10, 20, 30, 40], [40]),
+        (1, [10, 10, 10, 10], [10, 40]),  # the best, and the newest to go on from
+        (2, [10, 20, 30, 40], [30, 40]),
+        (2, [10, 10, 10, 10], [10, 40]),
+        (2, [10, 20, 20, 20], [20, 40]),
+        (3, [10, 10, 10, 10], [10, 30, 40]),
+        (3, [None, None, None, None], [20, 30, 40]),
+    ],
+)
+def test_best_and_newest_are_kept(make, tmp_path, keep, bests, kept):
+    checkpoints = make(keep)
+    for step, best in zip((10, 20, 30, 40), bests, strict=True):
+        ((seen),) = save(checkpoints, tmp_path, step, best)
+        assert len(seen) <= keep + 1
+        assert step in seen
+        assert best is None or best in seen
+    assert stored(tmp_path) == kept
+
+
+NEWEST_AND_BEST = pytest.mark.xfail(
+    strict=True, reason="keep 1 holds the best, the newest and the one under way"
+)
+
+
+@pytest.mark.parametrize(
+    ("keep", "best"),
+    [
+        pytest.param(1, 10, marks=NEWEST_AND_BEST),
+        *[(1, 30), (1, None), (2, 10), (2, 30), (2, None), (3, 10), (3, 30)],
+    ],
+)
+def test_an_interrupted_upload_leaves_no_more_than_keep_and_one(make, tmp_path, keep, best):
+    checkpoints = make(keep)
+    for step in (10, 20, 30):
+        save(checkpoints, tmp_path, step, best=10 if best == 10 else step)
+    with pytest.raises(StorageError):
+        save(checkpoints, tmp_path, 40, best or 40, extra=TOO_LONG)
+    assert 40 in stored(tmp_path)
+    assert len(stored(tmp_path)) <= keep + 1
+    assert make().latest() == 30
+    assert best != 10 or make().steps()[10]
+
+
+# ------------------------------------------------------------------ uploads
+
+
+def test_an_error_in_the_upload_is_raised_at_wait(make, tmp_path):
+    checkpoints = make()
+    after = []
+    folder = local(tmp_path, 10, extra=TOO_LONG)
+    checkpoints.save(folder, 10, None, lambda: after.append(10))
+    with pytest.raises(StorageError, match="File name too long"):
+        checkpoints.wait()
+    assert after == []
+    assert make().latest() is None
+    assert Path(folder, "model.safetensors").exists()  # the local one is still there
+
+
+def test_an_error_in_the_upload_is_raised_at_the_next_save(make, tmp_path):
+    checkpoints = make()
+    checkpoints.save(local(tmp_path, 10, extra=TOO_LONG), 10, None, lambda: None)
+    with pytest.raises(StorageError):
+        checkpoints.save(local(tmp_path, 20), 20, None, lambda: None)
+
+
+def test_saving_does_not_wait_for_the_upload_but_for_the_one_before(make, tmp_path):
+    checkpoints, gate, order = make(), threading.Event(), []
+
+    def first():
+        gate.wait(10)
+        order.append("first")
+
+    checkpoints.save(local(tmp_path, 10), 10, None, first)
+    order.append("saved")
+    gate.set()
+    checkpoints.save(local(tmp_path, 20), 20, None, lambda: order.append("second"))
+    checkpoints.wait()
+    assert order == ["saved", "first", "second"]
+    assert stored(tmp_path) == [10, 20]
+
+
+def test_a_half_uploaded_one_is_replaced_when_its_step_comes_again(make, tmp_path):
+    half = tmp_path / "run" / "step-0000010"
+    half.mkdir(parents=True)
+    (half / "optimizer.pt").write_text("old")
+    save(make(), tmp_path, 10, best=10)
+    assert make().latest() == 10
+    assert not (half / "optimizer.pt").exists()
+
+
+def test_on_s3_they_are_the_same(s3, tmp_path):
+    place = f"{s3.bucket}/checkpoints-test/run"
+    checkpoints = Checkpoints(place, 2)
+    for step in (10, 20, 30):
+        checkpoints.save(local(tmp_path, step), step, 10, lambda: None)
+        checkpoints.wait()
+    assert Checkpoints(place, 2).steps() == {10: True, 30: True}
+    folder = Path(checkpoints.fetch(30))
+    assert (folder / "model.safetensors").read_text() == "weights 30"
+    assert (folder / "inner" / "file").read_text() == "x"

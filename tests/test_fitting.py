@@ -1,0 +1,255 @@
+"""What one worker does, in this process: no Ray, a tiny model, a learnable table."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from clftask import bundle
+from clftask.config import TrainJob
+from clftask.data import prepare, tokenise
+from clftask.errors import JobError
+from clftask.fitting import Work, fit
+from clftask.modeling import load_tokenizer
+
+
+class Recorder:
+    """A sink that keeps what is posted, and can fail like a killed worker."""
+
+    def __init__(self, fail_at: int | None = None) -> None:
+        self.records: list[dict[str, Any]] = []
+        self.reports: list[dict[str, float]] = []
+        self.fail_at = fail_at
+
+    def post(self, record: dict[str, Any]) -> None:
+        if self.fail_at is not None and record.get("step", 0) >= self.fail_at:
+            raise KeyboardInterrupt
+        self.records.append(record)
+
+    def report(self, metrics: dict[str, float]) -> None:
+        self.reports.append(metrics)
+
+    @property
+    def done(self) -> dict[str, Any]:
+        return self.records[-1]["done"]
+
+    def losses(self) -> dict[int, float]:
+        return {r["step"]: r["loss"] for r in self.records if "loss" in r}
+
+    def evaluations(self) -> list[dict[str, Any]]:
+        return [r for r in self.records if "eval_loss" in r]
+
+
+@pytest.fixture
+def make_work(tmp_path, toy_table, tiny_base):
+    table = toy_table(120)
+
+    def make(run="run", task="multilabel", head="linear", **training: Any) -> Work:
+        kind = {"kind": "list", "column": "tags"}
+        if task == "multiclass":
+            kind = {"kind": "class", "column": "label"}
+        document = {
+            "task": task,
+            "data": {"train": str(table), "text": "text", "labels": kind},
+            "model": {"base": str(tiny_base), "max_length": 32, "head": head},
+            "training": {
+                "epochs": 4,
+                "batch_size": 16,
+                "learning_rate": 2e-2,
+                "early_stopping": None,
+                "precision": "fp32",
+                **training,
+            },
+            "run": {"storage": str(tmp_path)},
+        }
+        job = TrainJob.load(document)
+        prepared = prepare(job)
+        tables = tokenise(prepared, load_tokenizer(str(tiny_base)), job.model.max_length)
+        data = {"fingerprint": prepared.fingerprint, "report": prepared.report.as_json()}
+        return Work(job, str(tmp_path / run), tables, prepared.space.names, data, "hello\n")
+
+    return make
+
+
+def run(work: Work, sink: Recorder | None = None) -> Recorder:
+    sink = sink or Recorder()
+    fit(work, sink, rank=0, world=1, device="cpu")
+    return sink
+
+
+def logged_steps(folder: str) -> list[int]:
+    lines = Path(folder, "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["step"] for line in lines]
+
+
+def weights(folder: str) -> dict[str, np.ndarray]:
+    from safetensors.numpy import load_file
+
+    return load_file(Path(folder, "bundle", "model.safetensors"))
+
+
+def test_learns_and_reports(make_work):
+    work = make_work(epochs=30, head={"kind": "mlp", "hidden": 16})
+    sink = run(work)
+    first, *_, last = sink.evaluations()
+    assert last["eval_loss"] < first["eval_loss"] * 0.8
+    assert last["eval_micro_f1"] > 0.8
+    assert len(sink.reports) == 30
+    assert sink.done["epochs"] == 30
+    assert sink.done["samples_per_s"] > 0
+    assert set(sink.done["metrics"]) == {"validation", "test"}
+
+
+def test_run_folder_holds_log_metrics_and_few_checkpoints(make_work):
+    work = make_work(keep_checkpoints=1, epochs=5)
+    run(work)
+    log = Path(work.run, "log.txt").read_text()
+    assert log.startswith("hello\n")
+    assert "done: " in log
+    steps = logged_steps(work.run)
+    assert steps == sorted(steps)
+    assert 1 <= len(list(Path(work.run, "checkpoints").iterdir())) <= 2
+    assert not list(Path(work.run).rglob("*.bin"))
+
+
+def test_killed_run_goes_on_as_if_nothing_had_happened(make_work):
+    whole = make_work("whole", epochs=6)
+    expected = run(whole)
+    killed = make_work("killed", epochs=6)
+    with pytest.raises(KeyboardInterrupt):
+        run(killed, Recorder(fail_at=20))
+    resumed = run(killed)
+    first = min(resumed.losses())
+    assert first > 6, "it began anew"
+    for step, loss in resumed.losses().items():
+        if step % 10 == 0 and step > first:
+            assert loss == pytest.approx(expected.losses()[step], rel=1e-5)
+    assert resumed.done["steps"] == expected.done["steps"]
+    assert resumed.done["best_step"] == expected.done["best_step"]
+    after, before = weights(killed.run), weights(whole.run)
+    for name in before:
+        np.testing.assert_allclose(after[name], before[name], atol=1e-6)
+    steps = logged_steps(killed.run)
+    assert steps == sorted(steps)
+    assert max(steps) == expected.done["steps"]
+
+
+def test_killed_between_last_checkpoint_and_bundle(make_work):
+    work = make_work(epochs=2)
+    expected = run(work).done
+    shutil.rmtree(Path(work.run, "bundle"))
+    again = run(work)
+    assert not again.losses(), "it trained although all steps were taken"
+    assert again.done["metrics"]["test"] == pytest.approx(expected["metrics"]["test"])
+
+
+def test_early_stopping_counts_over_a_resume(make_work):
+    options = {"epochs": 30, "learning_rate": 1e-9, "early_stopping": {"patience": 2}}
+    work = make_work(**options, head_learning_rate=1e-9, metric="micro_f1")
+    sink = run(work)
+    assert len(sink.evaluations()) == 3
+    again = run(work)
+    assert not again.evaluations()
+
+
+@pytest.mark.parametrize("metric", ["loss", "macro_f1", "lrap", "hamming_loss"])
+def test_best_checkpoint_is_that_of_the_metric(make_work, metric):
+    work = make_work(metric=metric, epochs=4)
+    sink = run(work)
+    values = {r["step"]: r[f"eval_{metric}"] for r in sink.evaluations()}
+    best = (min if metric in ("loss", "hamming_loss") else max)(values.values())
+    assert values[sink.done["best_step"]] == best
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "adafactor"])
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
+def test_optimizers_and_schedules(make_work, optimizer, schedule):
+    work = make_work(optimizer=optimizer, schedule=schedule, epochs=1, warmup=0.5)
+    rates = [r["learning_rate"] for r in run(work).records if "learning_rate" in r]
+    assert all(math.isfinite(rate) and 0 <= rate <= 2e-2 for rate in rates)
+
+
+def test_head_learns_at_its_own_rate(make_work):
+    work = make_work(epochs=1, learning_rate=1e-9, head_learning_rate=1e-2, weight_decay=0)
+    run(work)
+    still = make_work("still", epochs=1, learning_rate=1e-9, head_learning_rate=1e-9)
+    run(still)
+    a, b = weights(work.run), weights(still.run)
+    layer = "bert.encoder.layer.0.attention.self.query.weight"
+    np.testing.assert_allclose(a[layer], b[layer], atol=1e-6)
+    assert np.abs(a["classifier.weight"] - b["classifier.weight"]).max() > 1e-3
+
+
+def test_nan_ends_the_run_with_advice(make_work):
+    work = make_work(learning_rate=1e30, optimizer="sgd", max_grad_norm=1e30)
+    with pytest.raises(JobError, match=r"no finite number.*learning_rate"):
+        run(work)
+
+
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+@pytest.mark.parametrize("head", ["linear", {"kind": "mlp", "hidden": 8}])
+def test_bundle_opens_in_plain_transformers(make_work, task, head):
+    from transformers import AutoModelForSequenceClassification, pipeline
+
+    work = make_work(task=task, head=head, epochs=3)
+    sink = run(work)
+    folder = str(Path(work.run, "bundle"))
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    assert model.config.id2label == dict(enumerate(work.label_names))
+    text = "shader pixel fast tool"
+    scores = pipeline("text-classification", folder, top_k=None)([text])[0]
+    found = {s["label"]: s["score"] for s in scores}
+    logits = model(**load_tokenizer(folder)([text], return_tensors="pt")).logits.detach().numpy()
+    x = logits[0].astype(float)
+    expected = 1 / (1 + np.exp(-x)) if task == "multilabel" else np.exp(x) / np.exp(x).sum()
+    assert found == pytest.approx(dict(zip(work.label_names, expected, strict=True)), abs=1e-5)
+    total = sum(found.values())
+    assert (abs(total - 1) < 1e-5) == (task == "multiclass")
+    names = {p.name for p in Path(folder).iterdir()}
+    assert {"clftask.json", "README.md", "metrics.json", "model.safetensors"} <= names
+    assert not any(n.endswith((".bin", ".pt", ".pkl")) for n in names)
+    meta = bundle.read_meta(folder)
+    assert meta.label_names == work.label_names
+    assert meta.metrics == sink.done["metrics"]
+
+
+def test_bundle_fingerprint_covers_the_decision(make_work, tmp_path):
+    work = make_work(epochs=1)
+    run(work)
+    folder = Path(work.run, "bundle")
+    meta = bundle.read_meta(str(folder))
+    other = bundle._fingerprint(folder, meta.model_copy(update={"max_length": 31}))
+    assert bundle._fingerprint(folder, meta) == meta.fingerprint
+    assert other != meta.fingerprint
+
+
+def test_threshold_of_the_job_decides(make_work):
+    work = make_work(epochs=3)
+    job = TrainJob.load(work.job.dump(), ["decision.threshold=0.2"])
+    sink = run(Work(job, work.run, work.tables, work.label_names, work.data, ""))
+    metrics = sink.done["metrics"]["validation"]
+    assert metrics["micro_recall"] >= metrics["micro_recall_at_0.5"]
+    assert "map_at_0.5" not in metrics
+
+
+def test_tensorboard_gets_the_losses(make_work):
+    work = make_work(epochs=1)
+    job = TrainJob.load(work.job.dump(), ["tracking=[tensorboard]"])
+    run(Work(job, work.run, work.tables, work.label_names, work.data, ""))
+    assert list(Path(work.run, "tensorboard").rglob("events.out.*"))
+
+
+def test_rows_of_logits_come_back_in_order(make_work):
+    """Evaluation sorts by length: the figures must still belong to their rows."""
+    work = make_work(epochs=30, head={"kind": "mlp", "hidden": 16})
+    sink = run(work)
+    codes = work.tables["validation"]["labels"].combine_chunks()
+    assert isinstance(codes, pa.ListArray | pa.ChunkedArray)
+    assert sink.done["metrics"]["validation"]["lrap"] > 0.8

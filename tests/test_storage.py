@@ -1,0 +1,263 @@
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clftask import storage
+from clftask.errors import Problem, StorageError
+
+NO_BUCKET = "s3://no-such-bucket-here/run"
+GRANT = "Check AWS_PROFILE, the access keys and the bucket's policy."
+is_root = os.geteuid() == 0
+
+
+@pytest.fixture(params=["local", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty folder, on disk and on S3."""
+    if request.param == "local":
+        return str(tmp_path / "place")
+    return f"{request.getfixturevalue('s3').bucket}/{uuid.uuid4().hex}"
+
+
+def refused(call: Any, *arguments: Any) -> Problem:
+    with pytest.raises(StorageError) as caught:
+        call(*arguments)
+    assert caught.value.exit_code == 2
+    (problem,) = caught.value.problems
+    return problem
+
+
+def names_below(folder: str) -> list[str]:
+    return [file.path.removeprefix(folder) for file in storage.list_files(folder)]
+
+
+def fill(folder: str, *names: str) -> None:
+    for name in names:
+        storage.put(f"{folder}/{name}", name.encode())
+
+
+# ------------------------------------------------------------------ both places
+
+
+@pytest.mark.parametrize("data", [b"", b"hello", bytes(range(256)) * 40_000])
+def test_what_is_put_is_read(place: str, data: bytes) -> None:
+    storage.put(f"{place}/a/b.bin", data)
+    assert storage.read_bytes(f"{place}/a/b.bin") == data
+
+
+def test_put_replaces(place: str) -> None:
+    storage.put(f"{place}/x", b"long before")
+    storage.put(f"{place}/x", b"after")
+    assert storage.read_bytes(f"{place}/x") == b"after"
+    assert storage.list_files(place) == [storage.FileInfo(f"{place}/x", 5)]
+
+
+def test_put_if_absent_creates_once(place: str) -> None:
+    assert storage.put_if_absent(f"{place}/x", b"first")
+    assert not storage.put_if_absent(f"{place}/x", b"second")
+    assert storage.read_bytes(f"{place}/x") == b"first"
+    assert names_below(place) == ["/x"]
+
+
+def test_racing_writers_have_one_winner(place: str) -> None:
+    writers = [f"writer {i}".encode() for i in range(12)]
+    with ThreadPoolExecutor(12) as pool:
+        won = list(pool.map(lambda data: storage.put_if_absent(f"{place}/x", data), writers))
+    assert sum(won) == 1
+    assert storage.read_bytes(f"{place}/x") == writers[won.index(True)]
+    assert names_below(place) == ["/x"]
+
+
+def test_list_files_is_recursive_sorted_and_has_sizes(place: str) -> None:
+    fill(place, "b", "a/z", "a/é +%20?.txt", "_c")
+    listed = storage.list_files(place)
+    assert [(f.path, f.size) for f in listed] == [
+        (f"{place}/_c", 2),
+        (f"{place}/a/z", 3),
+        (f"{place}/a/é +%20?.txt", 14),
+        (f"{place}/b", 1),
+    ]
+    assert storage.read_bytes(listed[2].path) == "a/é +%20?.txt".encode()
+    assert storage.list_files(f"{place}/absent") == []
+
+
+def test_exists_and_is_folder(place: str) -> None:
+    fill(place, "a/b.csv")
+    found = {
+        name: (storage.exists(f"{place}/{name}"), storage.is_folder(f"{place}/{name}"))
+        for name in ("a/b.csv", "a", "a/b", "none")
+    }
+    assert found == {
+        "a/b.csv": (True, False),
+        "a": (True, True),
+        "a/b": (False, False),
+        "none": (False, False),
+    }
+
+
+TREE = ("1.csv", "2.csv", "n.txt", "sub/3.csv", "_plan.csv", ".h.csv", "_bad/4.csv", ".git/5.csv")
+EXPANDED = {
+    "1.csv": ["/1.csv"],
+    "": ["/1.csv", "/2.csv", "/n.txt", "/sub/3.csv"],
+    "/": ["/1.csv", "/2.csv", "/n.txt", "/sub/3.csv"],
+    "sub": ["/sub/3.csv"],
+    "[12].csv": ["/1.csv", "/2.csv"],
+    "?.txt": ["/n.txt"],
+    "s*/3.csv": ["/sub/3.csv"],
+    "*.csv": ["/1.csv", "/2.csv"],
+    "**/*.csv": ["/1.csv", "/2.csv", "/sub/3.csv"],
+    "*.json": [],
+    "absent": [],
+    "absent.csv": [],
+}
+
+
+@pytest.mark.parametrize(("pattern", "names"), EXPANDED.items())
+def test_expand(place: str, pattern: str, names: list[str]) -> None:
+    fill(place, *TREE)
+    found = storage.expand(f"{place}/{pattern}" if pattern else place)
+    assert [path.removeprefix(place) for path in found] == names
+
+
+def test_a_tree_that_is_uploaded_and_downloaded_is_the_same(place: str, tmp_path: Path) -> None:
+    here, back = tmp_path / "here", tmp_path / "back"
+    contents = {"config.json": b"{}", "deep/er/x.bin": bytes(9_000_000), "deep/é.txt": b"\xff"}
+    for name, data in contents.items():
+        (here / name).parent.mkdir(parents=True, exist_ok=True)
+        (here / name).write_bytes(data)
+    storage.upload(str(here), f"{place}/run")
+    assert names_below(f"{place}/run") == ["/config.json", "/deep/er/x.bin", "/deep/é.txt"]
+    storage.download(f"{place}/run", str(back))
+    found = {str(p.relative_to(back)): p.read_bytes() for p in back.rglob("*") if p.is_file()}
+    assert found == contents
+
+
+def test_upload_replaces_and_leaves_others(place: str, tmp_path: Path) -> None:
+    (tmp_path / "up").mkdir()
+    (tmp_path / "up/a").write_bytes(b"new")
+    fill(place, "a", "b")
+    storage.upload(str(tmp_path / "up"), place)
+    assert names_below(place) == ["/a", "/b"]
+    assert storage.read_bytes(f"{place}/a") == b"new"
+
+
+def test_delete_takes_a_folder_or_a_file_and_nothing_beside(place: str) -> None:
+    fill(place, "run/a", "run/b/c", "run-2/d", "run.txt", "e")
+    storage.delete(f"{place}/run")
+    storage.delete(f"{place}/e")
+    storage.delete(f"{place}/absent")
+    assert names_below(place) == ["/run-2/d", "/run.txt"]
+
+
+def test_reading_what_is_absent_is_refused(place: str, tmp_path: Path) -> None:
+    fill(place, "other")
+    absent = f"{place}/absent"
+    assert refused(storage.read_bytes, absent).path == absent
+    assert refused(storage.download, absent, str(tmp_path / "here")).path == absent
+
+
+def test_check_writable_leaves_nothing(place: str) -> None:
+    storage.check_writable(f"{place}/run", "run.storage")
+    assert not storage.exists(f"{place}/run")
+
+
+# ------------------------------------------------------------------ S3
+
+
+@pytest.mark.parametrize("put", [storage.put, storage.put_if_absent])
+def test_a_missing_bucket_is_refused(s3: Any, put: Any) -> None:
+    problem = refused(put, f"{NO_BUCKET}/x", b"data")
+    assert problem.path == f"{NO_BUCKET}/x"
+    assert problem.allowed == "the bucket does not exist"
+    assert problem.remedy == "Create it, or mend the path."
+
+
+def test_check_writable_names_the_field_of_a_missing_bucket(s3: Any) -> None:
+    problem = refused(storage.check_writable, NO_BUCKET, "run.storage")
+    assert (problem.path, problem.value) == ("run.storage", NO_BUCKET)
+    assert problem.allowed == "the bucket does not exist"
+    assert problem.remedy == "Create it, or mend the path."
+
+
+@pytest.fixture(params=["wrong secret", "unknown key", "read only"])
+def stranger(request: pytest.FixtureRequest, s3: Any, s3_user: Any) -> Iterator[str]:
+    """The bucket, seen by somebody who must not write to it."""
+    users = {"wrong secret": (s3.admin[0], "wrong"), "unknown key": ("who", "who")}
+    with s3_user(*users.get(request.param, s3.reader)):
+        yield s3.bucket
+
+
+def test_a_stranger_cannot_put(stranger: str) -> None:
+    for put in (storage.put, storage.put_if_absent):
+        problem = refused(put, f"{stranger}/new", b"data")
+        assert problem.path == f"{stranger}/new"
+        assert (problem.allowed, problem.remedy) == ("access is refused", GRANT)
+
+
+def test_a_stranger_cannot_upload(stranger: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"data")
+    problem = refused(storage.upload, str(tmp_path), f"{stranger}/new")
+    assert (problem.allowed, problem.remedy) == ("access is refused", GRANT)
+
+
+def test_a_stranger_is_told_before_the_start(stranger: str) -> None:
+    problem = refused(storage.check_writable, f"{stranger}/run", "run.storage")
+    assert (problem.path, problem.value) == ("run.storage", f"{stranger}/run")
+    assert (problem.allowed, problem.remedy) == ("access is refused", GRANT)
+
+
+def test_a_reader_can_read_but_not_delete(s3: Any, s3_user: Any) -> None:
+    storage.put(f"{s3.bucket}/for-reader", b"data")
+    with s3_user(*s3.reader):
+        assert storage.read_bytes(f"{s3.bucket}/for-reader") == b"data"
+        refused(storage.delete, f"{s3.bucket}/for-reader")
+
+
+def test_who_has_a_wrong_secret_is_told_what_to_check_when_reading(s3: Any, s3_user: Any) -> None:
+    with s3_user(s3.admin[0], "wrong"):
+        problem = refused(storage.expand, f"{s3.bucket}/rows.csv")
+    assert (problem.path, problem.remedy) == (f"{s3.bucket}/rows.csv", GRANT)
+
+
+# ------------------------------------------------------------------ disk
+
+
+@pytest.mark.parametrize("below", ["file", "file/run", "file/deep/run"])
+def test_a_file_in_the_way_is_refused(tmp_path: Path, below: str) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    problem = refused(storage.check_writable, f"{tmp_path}/{below}", "run.storage")
+    assert (problem.path, problem.value) == ("run.storage", f"{tmp_path}/{below}")
+    assert problem.remedy == f"Choose another run.storage, or mend the rights of {tmp_path}/file."
+
+
+@pytest.mark.skipif(is_root, reason="root may write everywhere")
+def test_a_parent_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    problem = refused(storage.check_writable, f"{tmp_path}/run", "run.storage")
+    assert problem.path == "run.storage"
+
+
+@pytest.mark.parametrize("url", ["gs://bucket/x", "memory://x", "https://example.org/x"])
+def test_only_disk_and_s3_are_written_to(url: str) -> None:
+    problem = refused(storage.check_writable, url, "output.path")
+    assert problem.remedy == "Use a local folder or s3://bucket/prefix."
+
+
+def test_an_unknown_scheme_is_refused() -> None:
+    assert refused(storage.exists, "nosuch://x/y").path == "nosuch://x/y"
+
+
+def test_a_failed_write_leaves_no_temporary_file(tmp_path: Path) -> None:
+    (tmp_path / "up").mkdir()
+    (tmp_path / "up/taken").write_bytes(b"data")
+    (tmp_path / "there/taken").mkdir(parents=True)
+    refused(storage.put, f"{tmp_path}/there/taken", b"data")
+    assert not storage.put_if_absent(f"{tmp_path}/there/taken", b"data")
+    refused(storage.upload, f"{tmp_path}/up", f"{tmp_path}/there")
+    assert [p.name for p in (tmp_path / "there").iterdir()] == ["taken"]

@@ -1,0 +1,227 @@
+"""Training on real Ray: the same steps on any number of workers, and deaths survived."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from clftask import storage
+from clftask.cluster.session import connected
+from clftask.cluster.train import train
+from clftask.config import TrainJob
+from clftask.errors import ConfigError, JobError
+
+
+@pytest.fixture(scope="module")
+def ray_cluster() -> Iterator[None]:
+    with connected():
+        yield
+
+
+@pytest.fixture
+def calm_base(tiny_base: Path, tmp_path: Path) -> Path:
+    """The tiny model without dropout, whose masks differ from worker to worker."""
+    folder = shutil.copytree(tiny_base, tmp_path / "calm")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture
+def document(toy_table, tiny_base, tmp_path) -> dict[str, Any]:
+    return {
+        "task": "multilabel",
+        "data": {
+            "train": str(toy_table(120)),
+            "text": "text",
+            "id": "id",
+            "labels": {"kind": "list", "column": "tags"},
+        },
+        "model": {"base": str(tiny_base), "max_length": 32},
+        "training": {
+            "epochs": 2,
+            "batch_size": 20,
+            "learning_rate": 1e-2,
+            "precision": "fp32",
+            "early_stopping": None,
+        },
+        "scaling": {"workers": 2, "max_failures": 2},
+        "run": {"storage": str(tmp_path / "runs"), "name": "run"},
+    }
+
+
+def run(document: dict[str, Any], *overrides: str, show: Any = None) -> dict[str, Any]:
+    job = TrainJob.load(document, overrides)
+    return train(job, lambda line: None, show or (lambda record: None))
+
+
+def records(path: str) -> list[dict[str, Any]]:
+    lines = storage.read_bytes(storage.join(path, "metrics.jsonl")).decode().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def weights(path: str) -> dict[str, np.ndarray]:
+    from safetensors.numpy import load
+
+    return load(storage.read_bytes(storage.join(path, "bundle", "model.safetensors")))
+
+
+def test_same_steps_on_one_and_two_workers_with_and_without_accumulation(
+    ray_cluster, document, calm_base
+):
+    """96 train rows make 4 full batches and a ragged one; 3 does not divide a share."""
+    document["model"]["base"] = str(calm_base)
+    document["training"] |= {"optimizer": "sgd", "learning_rate": 0.5, "epochs": 3}
+    found = {}
+    for workers, micro in ((1, "auto"), (1, 3), (2, "auto"), (2, 3)):
+        options = [f"scaling.workers={workers}", f"training.micro_batch_size={micro}"]
+        result = run(document, *options, f"run.name=w{workers}-{micro}")
+        logs = [r for r in records(result["run"]) if "loss" in r]
+        found[workers, micro] = logs, weights(result["run"])
+    logs, model = found[1, "auto"]
+    assert len(logs) >= 2
+    assert logs[0]["grad_norm"] > 1e-3
+    for other_logs, other_model in found.values():
+        for a, b in zip(logs, other_logs, strict=True):
+            assert a["step"] == b["step"]
+            assert b["loss"] == pytest.approx(a["loss"], abs=1e-5)
+            assert b["grad_norm"] == pytest.approx(a["grad_norm"], rel=1e-3)
+        for name in model:
+            np.testing.assert_allclose(other_model[name], model[name], atol=2e-5)
+
+
+def test_run_on_s3_leaves_all_of_a_run_there(ray_cluster, document, s3):
+    seen: list[dict[str, Any]] = []
+    result = run(document, f"run.storage={s3.bucket}/runs", "run.name=on-s3", show=seen.append)
+    names = {f.path[len(result["run"]) + 1 :] for f in storage.list_files(result["run"])}
+    expected = {"job.yaml", "split.parquet", "metrics.jsonl", "log.txt", "bundle/clftask.json"}
+    assert expected <= names
+    assert not any(name.startswith(".ray") for name in names)
+    folders = {name.split("/")[1] for name in names if name.startswith("checkpoints/")}
+    assert 1 <= len(folders) <= 3
+    assert result["workers"] == 2
+    assert {"validation", "test"} == set(result["metrics"])
+    assert [r["step"] for r in seen if "eval_loss" in r] == [5, 10]
+    again = run(document, f"run.storage={s3.bucket}/runs", "run.name=on-s3", "run.resume=true")
+    assert again["metrics"] == result["metrics"]
+
+
+def test_name_is_never_taken_twice_and_resume_wants_the_same_job(ray_cluster, document):
+    run(document, "training.epochs=1")
+    with pytest.raises(ConfigError, match=r"run\.name: is taken"):
+        run(document, "training.epochs=1")
+    with pytest.raises(ConfigError, match=r"training\.epochs: was 1 in the run \(found 2\)"):
+        run(document, "run.resume=true")
+    _change_a_text(Path(document["data"]["train"]))
+    with pytest.raises(ConfigError, match=r"data: must be the run's data"):
+        run(document, "training.epochs=1", "run.resume=true")
+
+
+def _change_a_text(path: Path) -> None:
+    import pandas as pd
+
+    table = pd.read_parquet(path)
+    table.loc[0, "text"] = "another text"
+    table.to_parquet(path)
+
+
+def test_killed_worker_is_replaced_and_goes_on(ray_cluster, document):
+    """After the second evaluation a worker is killed: the run ends with all of its steps."""
+    killed: list[int] = []
+
+    def kill_once(record: dict[str, Any]) -> None:
+        if "eval_loss" in record and record["epoch"] >= 2 and not killed:
+            killed.append(_worker_pid())
+            os.kill(killed[0], signal.SIGKILL)
+
+    options = ["training.epochs=60", "training.batch_size=2", "training.keep_checkpoints=1"]
+    result = run(document, *options, show=kill_once)
+    assert killed
+    log = storage.read_bytes(storage.join(result["run"], "log.txt")).decode()
+    assert "going on from the checkpoint of step" in log
+    steps = [r["step"] for r in records(result["run"]) if "eval_loss" in r]
+    assert steps == [48 * epoch for epoch in range(1, 61)]
+    assert len(list(Path(result["run"], "checkpoints").iterdir())) <= 2
+
+
+def _worker_pid() -> int:
+    import psutil
+
+    found = [p for p in psutil.process_iter(["cmdline"]) if _is_worker(p.info["cmdline"])]
+    return found[0].pid
+
+
+def _is_worker(command: list[str] | None) -> bool:
+    return bool(command) and command[0].startswith("ray::RayTrainWorker")
+
+
+def test_killed_driver_is_resumed(document, tmp_path):
+    """Kill -9 of the command in mid-training; the same command with resume ends the run."""
+    document["training"] |= {"epochs": 60, "batch_size": 2}
+    file = tmp_path / "job.yaml"
+    file.write_text(json.dumps(document))
+    command = [sys.executable, "-m", "clftask.cli", "train", str(file)]
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    first = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    checkpoints = Path(document["run"]["storage"], "run", "checkpoints")
+    give_up = time.monotonic() + 120
+    while len(list(checkpoints.glob("*/complete.json"))) < 2 and time.monotonic() < give_up:
+        time.sleep(0.05)
+    first.kill()
+    first.wait()
+    assert not Path(document["run"]["storage"], "run", "bundle", "clftask.json").exists()
+    done = subprocess.run(
+        [*command, "run.resume=true", "--json"], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["epochs"] == 60
+    steps = [r["step"] for r in records(result["run"]) if "eval_loss" in r]
+    assert steps == [48 * epoch for epoch in range(1, 61)]
+
+
+def test_error_that_trying_again_cannot_mend_is_not_tried_again(ray_cluster, document):
+    document["training"] |= {"optimizer": "sgd", "learning_rate": 1e30, "max_grad_norm": 1e30}
+    started = time.perf_counter()
+    with pytest.raises(JobError, match="no finite number"):
+        run(document, "scaling.max_failures=50")
+    assert time.perf_counter() - started < 120
+
+
+def test_more_workers_than_the_cluster_has(ray_cluster, document):
+    with pytest.raises(ConfigError, match=r"scaling\.workers: .*the cluster has at most \d+ CPUs"):
+        run(document, "scaling.workers=4", "scaling.cpus_per_worker=64")
+    with pytest.raises(ConfigError, match=r"scaling\.use_gpu: needs a GPU"):
+        run(document, "scaling.use_gpu=true")
+    assert not Path(document["run"]["storage"]).exists()
+
+
+def test_two_runs_racing_for_a_name_have_one_winner(ray_cluster, document):
+    outcomes: list[str] = []
+
+    def attempt() -> None:
+        try:
+            run(document, "training.epochs=1", "scaling.workers=1")
+            outcomes.append("won")
+        except ConfigError as error:
+            outcomes.append(str(error))
+
+    threads = [threading.Thread(target=attempt) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(o.split(":")[0] for o in outcomes) == ["run.name", "won"]
