@@ -75,25 +75,26 @@ class Checkpoints:
 
     def clean(self, best: int | None = None) -> None:
         """Remove what a killed run left half uploaded, and what is no longer kept."""
-        self._prune(best, self.keep)
+        self._prune({best, self.latest()})
 
     def _save(self, folder: str, step: int, best: int | None, after: Callable[[], None]) -> None:
-        self._prune(best, self.keep - (best == step))
+        self._prune({best})
         storage.upload(folder, self._place(step))
         storage.put(storage.join(self._place(step), _MARKER), json.dumps({"step": step}).encode())
         shutil.rmtree(folder)
-        self._prune(best, self.keep)
+        self._prune({best, step})
         after()
 
-    def _prune(self, best: int | None, keep: int) -> None:
-        """Keep the best and the newest complete ones, `keep` in all; the newest always."""
+    def _prune(self, always: set[int | None]) -> None:
+        """Keep what is `always` kept, and the newest others, `keep` in all and one at least."""
         steps = self.steps()
         complete = sorted((s for s, done in steps.items() if done), reverse=True)
-        kept = {s for s in (best, *complete[:1]) if s in complete}
+        kept = always & set(complete)
         for step in complete:
-            if len(kept) < keep:
+            if len(kept) < self.keep:
                 kept.add(step)
         for step in steps.keys() - kept:
+            storage.delete(storage.join(self._place(step), _MARKER))
             storage.delete(self._place(step))
 
     def _place(self, step: int) -> str:

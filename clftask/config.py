@@ -254,6 +254,9 @@ def _crossed(job: TrainJob) -> list[Problem]:
     if training.metric != "loss" and find(training.metric, job.task) is None:
         allowed = "must be one of loss, " + ", ".join(sorted(METRICS[job.task]))
         found.append(Problem("training.metric", training.metric, allowed))
+    if job.task == "multiclass" and job.decision.threshold != 0.5:
+        allowed = "is for multilabel: a multiclass row gets its most probable class"
+        found.append(Problem("decision.threshold", job.decision.threshold, allowed, "Remove it."))
     if training.batch_size % job.scaling.workers:
         allowed = f"is over all workers, so scaling.workers ({job.scaling.workers}) must divide it"
         found.append(Problem("training.batch_size", training.batch_size, allowed))

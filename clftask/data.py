@@ -82,7 +82,7 @@ def _read(data: DataSpec, source: Source, split: str) -> pa.Table:
     named: list[tuple[str, str | None]] = [("data.text", column) for column in data.text]
     named += [("data.text_pair", data.text_pair), ("data.id", data.id)]
     named += [("data.labels", c) for c in data.labels.columns(available)]
-    reads_split = split == "train" and data.validation is None
+    reads_split = split == "train" and None in (data.validation, data.test)
     named += [("data.split", data.split.reads if reads_split else None)]
     missing = [(field, c) for field, c in named if c is not None and c not in available]
     if missing:

@@ -81,10 +81,8 @@ class DataReport:
                 shown = ", ".join(
                     f"{n} {c}" for n, c in sorted(labels.items(), key=lambda c: -c[1])[:5]
                 )
-                lines.append(
-                    f"warning: {split} holds {len(labels)} labels ({sum(labels.values()):,} times) "
-                    f"outside the label space: {shown}"
-                )
+                count = f"{len(labels)} labels ({sum(labels.values()):,} times)"
+                lines.append(f"{split} holds {count} outside the label space: {shown}")
         for split, num in self.num_without_known_label.items():
             if num:
                 lines.append(f"warning: {num:,} {split} rows without a known label left out")

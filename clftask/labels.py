@@ -150,7 +150,7 @@ class IndicatorColumns(_Multilabel):
     """One column of 0 and 1 (or bools) for each label; the column's name is the label's."""
 
     kind: Literal["indicators"] = "indicators"
-    columns_: tuple[str, ...] | None = Field(None, alias="columns")
+    columns_: tuple[str, ...] | None = Field(None, alias="columns", min_length=2)
     pattern: str | None = None
 
     model_config = {"populate_by_name": True, "serialize_by_alias": True}
@@ -169,7 +169,7 @@ class IndicatorColumns(_Multilabel):
         """Return the named columns, or those that the pattern is found in."""
         if self.columns_ is not None:
             return list(self.columns_)
-        found = [n for n in available if re.search(self.pattern or "", n)]
+        found = [n for n in available if n[:1] != "_" and re.search(self.pattern or "", n)]
         if len(found) < 2:
             remedy = f"Columns are: {', '.join(available)}."
             where = "data.labels.pattern"
@@ -248,7 +248,7 @@ def multi_hot(codes: pa.ListArray, num_labels: int) -> np.ndarray[Any, np.dtype[
 def _sorted(names: set[str]) -> list[str]:
     """Sort names, whole numbers by their value."""
     is_numeric = all(re.fullmatch(r"-?\d+", name) for name in names)
-    return sorted(names, key=int) if is_numeric else sorted(names)
+    return sorted(names, key=lambda n: (int(n), n)) if is_numeric else sorted(names)
 
 
 def _wrong_kind(column: str, found: str, allowed: str, remedy: str) -> DataError:
@@ -284,13 +284,17 @@ def _scalars_as_names(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
         return column.cast(pa.string())
     if pa.types.is_floating(kind):
         column = pc.if_else(pc.is_nan(column), None, column)
-        if pc.all(pc.equal(pc.floor(column), column)).as_py() is False:
+        column = column.cast(pa.float64())
+        whole = pc.and_(pc.is_finite(column), pc.equal(pc.floor(column), column))
+        if pc.all(whole).as_py() is False:
             raise _wrong_kind(name, str(kind), "must hold classes", "Fractions are no classes.")
         column = column.cast(pa.int64())
-    elif pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_struct(kind):
+    elif pa.types.is_nested(kind):
         raise _wrong_kind(name, str(kind), "must hold one label a row", "Use kind list for lists.")
     text = column.cast(pa.string())
-    return pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
+    return pc.if_else(
+        pc.equal(pc.utf8_trim_whitespace(text), ""), pa.scalar(None, pa.string()), text
+    )
 
 
 def _flags(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:

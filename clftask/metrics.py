@@ -124,44 +124,48 @@ def _top(probabilities: Array, k: int) -> Array:
     return np.asarray(np.argsort(-probabilities, axis=1, kind="stable")[:, :k])
 
 
-def log_loss(probabilities: Array, decided: Array, targets: Array) -> float:
-    """Return −log p of the true class, or the mean over (row, label) pairs for multilabel."""
-    p = np.clip(probabilities.astype(np.float64), 1e-7, 1 - 1e-7)
-    if _is_multiclass(probabilities, targets):
-        return float(-(targets * np.log(p)).sum(1).mean())
-    return float(-(targets * np.log(p) + (1 - targets) * np.log1p(-p)).mean())
+def log_loss(task: Task) -> Metric:
+    """Return the metric: −log p of the true class, or of (row, label) pairs for multilabel."""
+
+    def score(probabilities: Array, decided: Array, targets: Array) -> float:
+        p = np.clip(probabilities.astype(np.float64), 1e-7, 1 - 1e-7)
+        if task == "multiclass":
+            return float(-(targets * np.log(p)).sum(1).mean())
+        return float(-(targets * np.log(p) + (1 - targets) * np.log1p(-p)).mean())
+
+    return score
 
 
-def brier(probabilities: Array, decided: Array, targets: Array) -> float:
-    """Return the mean squared error of the probabilities (Brier 1950).
+def brier(task: Task) -> Metric:
+    """Return the metric: mean squared error of the probabilities (Brier 1950).
 
     Multiclass: summed over the classes; multilabel: the mean over (row, label) pairs.
     """
-    squared = (probabilities.astype(np.float64) - targets) ** 2
-    return float(
-        squared.sum(1).mean() if _is_multiclass(probabilities, targets) else squared.mean()
-    )
+
+    def score(probabilities: Array, decided: Array, targets: Array) -> float:
+        squared = (probabilities.astype(np.float64) - targets) ** 2
+        return float(squared.sum(1).mean() if task == "multiclass" else squared.mean())
+
+    return score
 
 
-def ece(probabilities: Array, decided: Array, targets: Array) -> float:
-    """Return the expected calibration error (Naeini et al. 2015), 15 equal-width bins.
+def ece(task: Task) -> Metric:
+    """Return the metric: expected calibration error (Naeini et al. 2015), 15 equal-width bins.
 
     Multiclass: of the most probable class; multilabel: pooled over (row, label) pairs.
     """
-    if _is_multiclass(probabilities, targets):
-        best = probabilities.argmax(1)
-        confidence = probabilities.max(1)
-        correct = targets[np.arange(len(targets)), best]
-    else:
+
+    def score(probabilities: Array, decided: Array, targets: Array) -> float:
         confidence, correct = probabilities.ravel(), targets.ravel()
-    bins = np.minimum((confidence * NUM_ECE_BINS).astype(int), NUM_ECE_BINS - 1)
-    gaps = np.bincount(bins, correct.astype(float) - confidence, NUM_ECE_BINS)
-    return float(np.abs(gaps).sum() / len(confidence))
+        if task == "multiclass":
+            best = probabilities.argmax(1)
+            confidence = probabilities.max(1)
+            correct = targets[np.arange(len(targets)), best]
+        bins = np.minimum((confidence * NUM_ECE_BINS).astype(int), NUM_ECE_BINS - 1)
+        gaps = np.bincount(bins, correct.astype(float) - confidence, NUM_ECE_BINS)
+        return float(np.abs(gaps).sum() / len(confidence))
 
-
-def _is_multiclass(probabilities: Array, targets: Array) -> bool:
-    """Tell by the rows: softmax probabilities sum to 1 in each."""
-    return bool(np.allclose(probabilities.sum(1), 1, atol=1e-3) and (targets.sum(1) == 1).all())
+    return score
 
 
 _PRF: dict[str, Metric] = {
@@ -178,9 +182,9 @@ METRICS: dict[Task, dict[str, Metric]] = {
         "mcc": mcc,
         "map": mean_average_precision,
         "roc_auc_macro": roc_auc_macro,
-        "log_loss": log_loss,
-        "brier": brier,
-        "ece": ece,
+        "log_loss": log_loss("multiclass"),
+        "brier": brier("multiclass"),
+        "ece": ece("multiclass"),
     },
     "multilabel": {
         **_PRF,
@@ -191,9 +195,9 @@ METRICS: dict[Task, dict[str, Metric]] = {
         "lrap": lrap,
         **{f"precision_at_{k}": precision_at(k) for k in (1, 3, 5)},
         **{f"ndcg_at_{k}": ndcg_at(k) for k in (3, 5)},
-        "log_loss": log_loss,
-        "brier": brier,
-        "ece": ece,
+        "log_loss": log_loss("multilabel"),
+        "brier": brier("multilabel"),
+        "ece": ece("multilabel"),
     },
 }
 

@@ -61,6 +61,8 @@ class MlpClassifier(PreTrainedModel):  # type: ignore[misc]
         super().__init__(config)
         inner = config.encoder_config()
         self.encoder = AutoModel.from_config(inner)
+        if getattr(self.encoder, "pooler", None) is not None:
+            self.encoder.pooler = None  # nothing reads it: gradients would be waited for in vain
         self.dense = nn.Linear(inner.hidden_size, config.hidden)
         self.dropout = nn.Dropout(config.dropout)
         self.classifier = nn.Linear(config.hidden, config.num_labels)
@@ -116,9 +118,7 @@ def build(base: str, head: MlpHead, labelled: Any) -> tuple[MlpClassifier, set[s
         The model, and the names of its fresh parameters.
     """
     register()
-    encoder = AutoModel.from_pretrained(
-        base, trust_remote_code=False, dtype=torch.float32, **_without_pooler(labelled)
-    )
+    encoder = AutoModel.from_pretrained(base, trust_remote_code=False, dtype=torch.float32)
     config = MlpClassifierConfig(
         encoder={**encoder.config.to_diff_dict(), "model_type": encoder.config.model_type},
         hidden=head.hidden,
@@ -130,12 +130,6 @@ def build(base: str, head: MlpHead, labelled: Any) -> tuple[MlpClassifier, set[s
     model = MlpClassifier(config)
     model.encoder.load_state_dict(encoder.state_dict(), strict=False)
     return model, {n for n, _ in model.named_parameters() if not n.startswith("encoder.")}
-
-
-def _without_pooler(config: Any) -> dict[str, Any]:
-    """Leave out the pooler of encoders that have one: nothing reads it here."""
-    takes_it = config.model_type in ("bert", "roberta", "xlm-roberta")
-    return {"add_pooling_layer": False} if takes_it else {}
 
 
 register()

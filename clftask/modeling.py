@@ -82,11 +82,33 @@ def check_base(spec: ModelSpec) -> str:
         raise _refuse(
             spec.base, f"{config.model_type} has no sequence classification in transformers"
         )
-    limit = getattr(config, "max_position_embeddings", None)
-    if isinstance(limit, int) and 0 < limit < spec.max_length:
+    _check_tokenizer(spec.base, base)
+    limit = _positions(config)
+    if limit is not None and limit < spec.max_length:
         allowed = f"must be at most {limit}, the positions of {spec.base}"
         raise ConfigError(Problem("model.max_length", spec.max_length, allowed))
     return base
+
+
+def _check_tokenizer(name: str, base: str) -> None:
+    try:
+        load_tokenizer(base)
+    except Exception as error:  # the tokenizers library raises bare Exceptions
+        reason = " ".join(str(error).split())[:300]
+        remedy = "Download the model again."
+        raise _refuse(name, f"the tokenizer cannot be opened: {reason}", remedy) from None
+
+
+# Their position tables begin after the padding index.
+_OFFSET_POSITIONS = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer"}
+
+
+def _positions(config: Any) -> int | None:
+    """Return how many tokens the model has positions for, None if any number."""
+    limit = getattr(config, "max_position_embeddings", None)
+    if not isinstance(limit, int) or limit <= 0:
+        return None
+    return limit - (config.pad_token_id + 1 if config.model_type in _OFFSET_POSITIONS else 0)
 
 
 def _check_files(base: str, folder: Path) -> None:
@@ -103,7 +125,10 @@ def _check_files(base: str, folder: Path) -> None:
     index = folder / "model.safetensors.index.json"
     names = {"model.safetensors"}
     if index.is_file():
-        names = set(json.loads(index.read_text())["weight_map"].values())
+        try:
+            names = set(json.loads(index.read_text())["weight_map"].values())
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise _refuse(base, f"{index.name} is damaged", "Download the model again.") from None
     for name in sorted(names):
         _check_weights(base, folder / name)
     if not any(

@@ -53,6 +53,13 @@ class Source(ABC):
         tables = [
             self._guarded(f, lambda f=f: self._read_one(f, wanted, as_text)) for f in self.files
         ]
+        for file, table in zip(self.files, tables, strict=True):
+            self._guarded(
+                file,
+                lambda t=table: pa.unify_schemas(
+                    [tables[0].schema, t.schema], promote_options="permissive"
+                ),
+            )
         table = pa.concat_tables(tables, promote_options="permissive")
         return table if table.num_rows else _empty(self.files[0])
 
@@ -116,8 +123,11 @@ def detect_encoding(data: bytes) -> str:
     except UnicodeDecodeError:
         import charset_normalizer
 
-        best = charset_normalizer.from_bytes(data[:1_000_000]).best()
-        return best.encoding if best else "cp1252"
+        matches = charset_normalizer.from_bytes(data[:1_000_000])
+        best = matches.best()
+        # Its rivals for western text (cp1250, cp1257) score as well, and are rarer.
+        is_western = any("cp1252" in match.could_be_from_charset for match in matches)
+        return best.encoding if best and not is_western else "cp1252"
     return "utf-8"
 
 
@@ -143,13 +153,20 @@ class Csv(Source):
         encoding = detect_encoding(data)
         if encoding not in ("utf-8", "ascii"):
             data = data.decode(encoding, errors="strict").removeprefix("\ufeff").encode()
+        size = min(max(1 << 20, _longest(data)), (1 << 31) - 1)
         return csv.read_csv(
             pa.BufferReader(data),
+            read_options=csv.ReadOptions(block_size=size),
             parse_options=csv.ParseOptions(delimiter=self.delimiter, newlines_in_values=True),
             convert_options=csv.ConvertOptions(
                 include_columns=columns, column_types={name: pa.string() for name in strings}
             ),
         )
+
+
+def _longest(data: bytes) -> int:
+    """Return a block size that no row exceeds: the whole where a quoted text may be long."""
+    return len(data) if b'"' in data else 1 << 20
 
 
 class Tsv(Csv):
@@ -167,7 +184,10 @@ class JsonLines(Source):
     def _parse(self, file: str) -> pa.Table:
         from pyarrow import json
 
-        data = _read_text(file).removeprefix(b"\xef\xbb\xbf")
+        data = _read_text(file)
+        if (encoding := detect_encoding(data)) != "utf-8":
+            data = data.decode(encoding).encode()
+        data = data.removeprefix(b"\xef\xbb\xbf")
         if not data.strip():
             return _empty(file)
         size = min(max(1 << 20, len(data)), (1 << 31) - 1)

@@ -33,8 +33,7 @@ class Spec(BaseModel):
             ConfigError: All mistakes at once, each with its dotted path.
         """
         document = dict(source) if isinstance(source, Mapping) else read_yaml(source)
-        for override in overrides:
-            _apply_override(document, override)
+        _apply_overrides(cls, document, overrides)
         try:
             return cls.model_validate(document)
         except ValidationError as error:
@@ -46,7 +45,7 @@ class Spec(BaseModel):
 
     def to_yaml(self) -> str:
         """Return the spec as YAML that `load` reads back."""
-        return yaml.safe_dump(self.dump(), sort_keys=False, allow_unicode=True)
+        return yaml.dump(self.dump(), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def fingerprint(data: Any) -> str:
@@ -76,20 +75,27 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, regexp) for tag, regexp in resolvers if not tag.endswith((":bool", ":float"))]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-)
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(
-        r"^[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+]?[0-9]+)?$|^[-+]?[0-9]+[eE][-+]?[0-9]+$"
+_Loader.yaml_implicit_resolvers = {}
+for _tag, _pattern, _first in (
+    ("null", r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
+    ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", list("tTfF")),
+    ("int", r"^[-+]?[0-9]+$", list("-+0123456789")),
+    (
+        "float",
+        r"^[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+]?[0-9]+)?$|^[-+]?[0-9]+[eE][-+]?[0-9]+$",
+        list("-+0123456789."),
     ),
-    list("-+0123456789."),
-)
+    ("merge", r"^<<$", ["<"]),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), _first)
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes every string that `_Loader` would read as something else."""
+
+
+_Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
 
 
 def parse_yaml(text: str, name: str) -> Any:
@@ -125,16 +131,41 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return document
 
 
-def _apply_override(document: dict[str, Any], override: str) -> None:
+def _apply_overrides(cls: type[Spec], document: dict[str, Any], overrides: Iterable[str]) -> None:
+    """Apply all overrides; tell all that are wrong at once."""
+    mistakes: list[Problem] = []
+    for override in overrides:
+        try:
+            _apply_override(cls, document, override)
+        except ConfigError as error:
+            mistakes += error.problems
+    if mistakes:
+        raise ConfigError(*mistakes)
+
+
+def _default_kind(cls: Any, parents: list[str]) -> dict[str, Any]:
+    """Return the kind of the default at a path, so that an override may name a field in it."""
+    default: Any = None
+    for parent in parents:
+        field = cls.model_fields.get(parent) if _is_spec(cls) else None
+        if field is None:
+            return {}
+        default = field.get_default(call_default_factory=True)
+        cls = type(default) if isinstance(default, BaseModel) else field.annotation
+    kind = getattr(default, "kind", None)
+    return {} if kind is None else {"kind": kind}
+
+
+def _apply_override(cls: type[Spec], document: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     if not equals or not re.fullmatch(r"[\w-]+(\.[\w-]+)*", path):
         remedy = "Write it as training.epochs=3."
         raise ConfigError(Problem(override, None, "an override is field.path=value", remedy))
     *parents, last = path.split(".")
     node = document
-    for parent in parents:
+    for depth, parent in enumerate(parents, 1):
         child = node.get(parent)
-        child = bare_kind(child) if child is not None else {}
+        child = bare_kind(child) if child is not None else _default_kind(cls, parents[:depth])
         if not isinstance(child, dict):
             raise ConfigError(Problem(path, child, f"{parent} holds no fields to override"))
         node[parent] = node = dict(child)
@@ -185,16 +216,20 @@ def _plain(value: Any) -> Any:
 def _field_path(document: Any, loc: tuple[str | int, ...]) -> str:
     """Return the dotted path without the union tags that pydantic puts in."""
     parts: list[str] = []
-    node = document
-    for index, part in enumerate(loc):
-        is_last = index == len(loc) - 1
-        if isinstance(node, dict) and part in node:
-            node = node[part]
+    node, is_tagged = document, False
+    for part in loc:
+        union = bare_kind(node)
+        if not is_tagged and isinstance(union, dict) and union.get("kind") == part:
+            node, is_tagged = union, True
+            continue
+        if isinstance(node, dict):
+            node = node.get(part)
         elif isinstance(node, list) and isinstance(part, int) and part < len(node):
             node = node[part]
-        elif not is_last or not isinstance(node, dict) or node.get("kind") == part:
+        else:
             continue
         parts.append(str(part))
+        is_tagged = False
     return ".".join(parts)
 
 
@@ -202,7 +237,9 @@ def _field_names(cls: Any, loc: Iterable[str | int]) -> list[str]:
     """Return the fields known at `loc`, following unions by their tag."""
     for part in loc:
         cls = _step(cls, part)
-    return sorted(cls.model_fields) if _is_spec(cls) else []
+    if not _is_spec(cls):
+        return []
+    return sorted(field.alias or name for name, field in cls.model_fields.items())
 
 
 def _is_spec(cls: Any) -> bool:

@@ -99,26 +99,28 @@ class StratifiedSplit(SplitSpec):
         found = np.zeros(len(rows.labels), np.int8)
         rest = np.arange(len(rows.labels))
         for part, share in ((2, self.test), (1, self.validation)):
-            if share:
-                chosen = self._take(rows, rest, round(share * len(rows.labels)))
+            count = round(share * len(rows.labels))
+            if 0 < count < len(rest):
+                chosen = self._take(rows, rest, count)
                 found[rest[chosen]] = part
                 rest = np.delete(rest, chosen)
         return found
 
     def _take(self, rows: Rows, rest: npt.NDArray[np.int64], count: int) -> Any:
         """Return the places in `rest` of `count` stratified rows."""
-        from iterstrat.ml_stratifiers import MultilabelStratifiedShuffleSplit
-        from sklearn.model_selection import StratifiedShuffleSplit
-
         labels = rows.labels[rest]
         if rows.is_multilabel:
+            from iterstrat.ml_stratifiers import MultilabelStratifiedShuffleSplit
+
             cutter = MultilabelStratifiedShuffleSplit(
                 n_splits=1, test_size=count / len(rest), random_state=self.seed
             )
             return next(cutter.split(np.zeros(len(rest)), labels))[1]
-        count = max(count, rows.labels.shape[1])
-        cutter = StratifiedShuffleSplit(n_splits=1, test_size=count, random_state=self.seed)
-        return next(cutter.split(np.zeros(len(rest)), labels.argmax(1)))[1]
+        # Every k-th row of the rows in order of their class: each class gets its share ± 1.
+        random = np.random.default_rng(self.seed)
+        order = np.lexsort((random.random(len(rest)), labels.argmax(1)))
+        marks = np.floor(np.arange(len(rest) + 1) * (count / len(rest)) + random.random())
+        return order[np.diff(marks) > 0]
 
     def _refuse_single_rows(self, rows: Rows) -> None:
         parts = 1 + (self.validation > 0) + (self.test > 0)
@@ -165,19 +167,24 @@ class GroupedSplit(SplitSpec):
         return np.hstack([sizes, labels])
 
     def _fill(self, weights: npt.NDArray[np.float64]) -> Assignment:
-        """Give each group, the largest first, to the part with the greatest relative lack."""
+        """Give each group, the largest first, to the part that lacks most of what it holds."""
         shares = np.array([1 - self.validation - self.test, self.validation, self.test])
         totals = np.maximum(weights.sum(0), 1e-9)
         lacking = shares[:, None] * totals
+        importance = np.ones(weights.shape[1])
+        importance[0] = max(1, weights.shape[1] - 1)  # rows weigh as much as all labels together
         order = np.random.default_rng(self.seed).permutation(len(weights))
         order = order[np.argsort(-weights[order, 0], kind="stable")]
         found = np.zeros(len(weights), np.int8)
-        for group in order:
-            need = (lacking / totals / np.maximum(shares[:, None], 1e-9)) @ (
-                weights[group] / totals
-            )
-            found[group] = np.argmax(np.where(shares > 0, need, -np.inf))
-            lacking[found[group]] -= weights[group]
+        empty = set(np.flatnonzero(shares > 0).tolist())
+        for place, group in enumerate(order):
+            is_last_chance = len(order) - place <= len(empty)
+            open_parts = sorted(empty) if is_last_chance else np.flatnonzero(shares > 0).tolist()
+            need = (lacking / totals * importance) @ (weights[group] / totals)
+            part = max(open_parts, key=need.__getitem__)
+            found[group] = part
+            empty.discard(part)
+            lacking[part] -= weights[group]
         return found
 
 
@@ -207,7 +214,7 @@ class ColumnSplit(Spec):
         if strange or not any(_VALUES.get(v.lower()) == 0 for v in values):
             where = f"data.split.column {self.column}"
             allowed = f"holds one of {', '.join(_VALUES)}, and some train"
-            raise DataError(Problem(where, (strange or list(values))[:5], allowed))
+            raise DataError(Problem(where, [str(v) for v in strange or values][:5], allowed))
         codes = np.array([_VALUES[v.lower()] for v in values], np.int8)
         found: Assignment = codes[inverse]
         return found

@@ -7,7 +7,6 @@ the standard AWS environment and profile, resolved by botocore for every client.
 
 from __future__ import annotations
 
-import fnmatch
 import functools
 import glob
 import os
@@ -73,8 +72,8 @@ def s3_client() -> Any:
         read_timeout=60,
         s3={"addressing_style": "path" if _custom_endpoint() else "auto"},
     )
-    region = boto3.session.Session().region_name or "us-east-1"
-    return boto3.client("s3", config=config, region_name=region)
+    session = boto3.session.Session()
+    return session.client("s3", config=config, region_name=session.region_name or "us-east-1")
 
 
 @functools.cache
@@ -140,6 +139,7 @@ def filesystem(path: str) -> tuple[Any, str]:
 @contextmanager
 def mendable(path: str) -> Iterator[None]:
     """Turn what storage says into a `StorageError` that names the path and the remedy."""
+    from boto3.exceptions import S3UploadFailedError
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
@@ -151,7 +151,14 @@ def mendable(path: str) -> Iterator[None]:
     except BotoCoreError as error:
         remedy = "Check AWS_ENDPOINT_URL_S3, AWS_PROFILE and the credentials."
         raise StorageError(Problem(path, None, f"S3 did not answer: {error}", remedy)) from None
+    except S3UploadFailedError as error:
+        code = next((c for c in _S3_REMEDIES if f"({c})" in str(error)), "")
+        reason, remedy = _S3_REMEDIES.get(code, (str(error), ""))
+        raise StorageError(Problem(path, code or None, reason, remedy)) from None
     except OSError as error:
+        said = re.search(r"AWS Error ([A-Z_]+)", str(error))
+        if said and said[1] in _ARROW_REFUSALS:
+            raise StorageError(Problem(path, said[1], *_REFUSED)) from None
         reason = error.strerror or str(error)
         raise StorageError(Problem(path, None, f"cannot be used: {reason}")) from None
 
@@ -166,6 +173,8 @@ _S3_REMEDIES = {
     "InvalidAccessKeyId": _REFUSED,
     "SignatureDoesNotMatch": _REFUSED,
 }
+# As pyarrow's S3 client names them.
+_ARROW_REFUSALS = {"ACCESS_DENIED", "SIGNATURE_DOES_NOT_MATCH", "INVALID_ACCESS_KEY_ID"}
 
 
 # ------------------------------------------------------------------ reading
@@ -213,20 +222,23 @@ def expand(pattern: str) -> list[str]:
 
     Names that begin with `_` or `.` below a folder are markers, not data, and are left out.
     """
+    from fsspec.utils import glob_translate
+
     if not is_url(pattern) and Path(pattern).is_file():
         return [absolute(pattern)]
-    if glob.has_magic(pattern):
-        if not is_url(pattern):
-            found = glob.glob(absolute(pattern), recursive=True)
-            return sorted(p for p in found if Path(p).is_file())
-        head = pattern[: re.search(r"[*?\[]", pattern).start()].rpartition("/")[0]  # type: ignore[union-attr]
-        names = [f.path for f in list_files(head)]
-        return [n for n in names if fnmatch.fnmatchcase(n, pattern)]
-    if is_folder(pattern):
-        base = absolute(pattern)
+    pattern = absolute(pattern)
+    magic = re.search(r"[*?\[]", pattern)
+    base = pattern[: magic.start()].rpartition("/")[0] if magic else pattern
+    if magic and not is_url(pattern):
+        files = sorted(p for p in glob.glob(pattern, recursive=True) if Path(p).is_file())
+    elif magic:
+        matcher = re.compile(glob_translate(pattern))
+        files = [f.path for f in list_files(base) if matcher.fullmatch(f.path)]
+    elif is_folder(pattern):
         files = [f.path for f in list_files(base)]
-        return [f for f in files if not re.search(r"/[._]", f[len(base) :])]
-    return [absolute(pattern)] if exists(pattern) else []
+    else:
+        return [pattern] if exists(pattern) else []
+    return [f for f in files if not re.search(r"/[._]", f[len(base) :])]
 
 
 # ------------------------------------------------------------------ writing
@@ -303,12 +315,18 @@ def delete(path: str) -> None:
             else:
                 Path(path).unlink(missing_ok=True)
         return
+    from botocore.exceptions import ClientError
+
     bucket, _ = _bucket_and_key(path)
     names = [f.path for f in list_files(path)] or [path]
     with mendable(path):
         for start in range(0, len(names), 1000):
             keys = [{"Key": _bucket_and_key(n)[1]} for n in names[start : start + 1000]]
-            s3_client().delete_objects(Bucket=bucket, Delete={"Objects": keys, "Quiet": True})
+            answer = s3_client().delete_objects(
+                Bucket=bucket, Delete={"Objects": keys, "Quiet": True}
+            )
+            for failed in answer.get("Errors", []):
+                raise ClientError({"Error": failed}, "DeleteObjects")
 
 
 def check_writable(path: str, field: str) -> None:
@@ -319,8 +337,7 @@ def check_writable(path: str, field: str) -> None:
             or the scheme is neither disk nor S3.
     """
     if is_s3(path):
-        bucket, _ = _bucket_and_key(path)
-        _renamed(field, path, lambda: s3_client().head_bucket(Bucket=bucket))
+        _renamed(field, path, lambda: _try_upload(path))
         return
     if is_url(path):
         remedy = "Use a local folder or s3://bucket/prefix."
@@ -329,6 +346,13 @@ def check_writable(path: str, field: str) -> None:
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         remedy = f"Choose another {field}, or mend the rights of {parent}."
         raise StorageError(Problem(field, path, "must be a folder that can be written", remedy))
+
+
+def _try_upload(path: str) -> None:
+    """Begin a multipart upload and drop it: needs the right to write, and leaves nothing."""
+    bucket, key = _bucket_and_key(join(path, ".probe"))
+    upload_id = s3_client().create_multipart_upload(Bucket=bucket, Key=key)["UploadId"]
+    s3_client().abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload_id)
 
 
 def _renamed(field: str, path: str, call: Callable[[], _Result]) -> _Result:
@@ -365,5 +389,8 @@ def _temporary_beside(path: str, data: bytes) -> Iterator[str]:
 def _copy(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".tmp-{target.name}")
-    shutil.copyfile(source, temporary)
-    temporary.replace(target)
+    try:
+        shutil.copyfile(source, temporary)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)

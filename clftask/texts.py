@@ -53,12 +53,10 @@ class TextRecipe(Spec):
         import pyarrow.compute as pc
 
         parts = [_blank_to_null(table, name) for name in self.text]
-        text = parts[0]
-        if len(parts) > 1:
-            separator = pa.scalar(self.separator, pa.large_string())
-            joined = pc.binary_join_element_wise(*parts, separator, null_handling="skip")
-            nothing = pa.scalar(None, pa.large_string())
-            text = pc.if_else(pc.equal(joined, ""), nothing, joined)
+        text, separator = parts[0], pa.scalar(self.separator, pa.large_string())
+        for part in parts[1:]:
+            # Not null_handling="skip": that drops a row of which all parts are null.
+            text = pc.coalesce(pc.binary_join_element_wise(text, part, separator), text, part)
         return text, _blank_to_null(table, self.text_pair) if self.text_pair else None
 
 

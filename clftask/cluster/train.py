@@ -56,13 +56,17 @@ def train(job: TrainJob, say: Callable[[str], None], show: Show) -> dict[str, An
         tables = tokenise(prepared, load_tokenizer(base), job.model.max_length)
         for line in prepared.report.lines():
             say(line)
-        named = job.model_copy(
-            update={"run": job.run.model_copy(update={"name": run.path.rpartition("/")[2]})}
-        )
+        named = _named(job, run)
         runs.claim(run, named, prepared.rows, prepared.fingerprint)
         say(f"run {run.path}: {chosen}")
         outcome = _fit(named, run.path, prepared, tables, chosen, show)
     return _result(run, outcome, started)
+
+
+def _named(job: TrainJob, run: runs.Run) -> TrainJob:
+    """Return the job with the name that its run got."""
+    name = run.path.rpartition("/")[2]
+    return job.model_copy(update={"run": job.run.model_copy(update={"name": name})})
 
 
 def _result(run: runs.Run, outcome: dict[str, Any], started: float) -> dict[str, Any]:
