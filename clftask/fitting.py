@@ -205,7 +205,10 @@ def _trainer(work: Work, world: int, device: str, folder: str) -> ClassifierTrai
 
 @contextmanager
 def _tracking(work: Work, scratch: str) -> Iterator[None]:
-    """Let TensorBoard's files end up in the run's folder."""
+    """Let what trackers write to disk end up in the run's folder."""
+    if "MLFLOW_TRACKING_URI" not in os.environ:
+        os.environ["MLFLOW_TRACKING_URI"] = f"file://{work.run}/mlruns"
+        os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"
     place = storage.join(work.run, "tensorboard")
     folder = f"{scratch}/tensorboard" if storage.is_url(place) else place
     os.environ["TENSORBOARD_LOGGING_DIR"] = folder

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
+import os
 import secrets
 import time
 from dataclasses import dataclass
@@ -132,12 +133,15 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 _TRACKERS = {"tensorboard": "tensorboard", "mlflow": "mlflow", "wandb": "wandb"}
 
 
-def check_tracking(names: tuple[str, ...]) -> None:
-    """Refuse a tracker whose package is not installed.
+def check_tracking(names: tuple[str, ...], path: str) -> None:
+    """Refuse a tracker whose package is not installed, or that has no place to write to.
 
     Raises:
-        ConfigError: Names the package and its install command.
+        ConfigError: Names the package and its install command, or the variable to set.
     """
+    if "mlflow" in names and storage.is_url(path) and "MLFLOW_TRACKING_URI" not in os.environ:
+        remedy = "Set MLFLOW_TRACKING_URI."
+        raise ConfigError(Problem("tracking", "mlflow", "needs a server, or a local run", remedy))
     missing = [name for name in names if importlib.util.find_spec(_TRACKERS[name]) is None]
     if missing:
         remedy = f"pip install 'clftask[{','.join(missing)}]'"

@@ -239,11 +239,15 @@ def test_threshold_of_the_job_decides(make_work):
     assert "map_at_0.5" not in metrics
 
 
-def test_tensorboard_gets_the_losses(make_work):
+def test_trackers_get_the_losses(make_work, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("MLFLOW_ALLOW_FILE_STORE", raising=False)
     work = make_work(epochs=1)
-    job = TrainJob.load(work.job.dump(), ["tracking=[tensorboard]"])
+    job = TrainJob.load(work.job.dump(), ["tracking=[tensorboard, mlflow]"])
     run(Work(job, work.run, work.tables, work.label_names, work.data, ""))
     assert list(Path(work.run, "tensorboard").rglob("events.out.*"))
+    (losses,) = Path(work.run, "mlruns").rglob("metrics/eval_loss")
+    assert losses.read_text().strip()
 
 
 def test_rows_of_logits_come_back_in_order(make_work):

@@ -25,7 +25,8 @@ from clftask.errors import ConfigError, JobError
 
 
 @pytest.fixture(scope="module")
-def ray_cluster() -> Iterator[None]:
+def ray_cluster(s3) -> Iterator[None]:
+    """Ray on this machine; its workers inherit the way to the S3 server."""
     with connected():
         yield
 

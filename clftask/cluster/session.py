@@ -109,7 +109,8 @@ def _init() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            ray.init(address="auto", **options)
+            # Not "auto": that would also join the private Ray of another job on this machine.
+            ray.init(include_dashboard=False, **options)
         except (ConnectionError, TimeoutError, ValueError, RuntimeError) as error:
             address = os.environ.get("RAY_ADDRESS")
             if address:

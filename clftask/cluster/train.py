@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 import tempfile
@@ -19,6 +20,7 @@ from clftask.errors import ClftaskError, JobError, Problem
 from clftask.modeling import check_base, load_tokenizer
 from clftask.training import check_arguments
 
+_TRACKER_PREFIXES = ("MLFLOW_", "WANDB_")
 Show = Callable[[dict[str, Any]], None]
 
 
@@ -38,7 +40,7 @@ def train(job: TrainJob, say: Callable[[str], None], show: Show) -> dict[str, An
         JobError: The workers failed more often than `scaling.max_failures`.
     """
     started = time.perf_counter()
-    runs.check_tracking(job.tracking)
+    runs.check_tracking(job.tracking, job.run.storage)
     run = runs.find(job.run, job.task)
     if run.exists:
         runs.same_job(run, job)
@@ -91,6 +93,7 @@ def _fit(
         "preamble": "".join(f"{line}\n" for line in prepared.report.lines()),
         "tables": {split: ray.put(table) for split, table in tables.items()},
         "cpus": chosen.cpus_per_worker,
+        "environment": {k: v for k, v in os.environ.items() if k.startswith(_TRACKER_PREFIXES)},
         "board": board,
     }
     scratch = tempfile.mkdtemp(prefix="clftask-ray-")
@@ -190,6 +193,7 @@ def worker_loop(config: dict[str, Any]) -> None:
     from clftask.fitting import Work, fit
     from clftask.quiet import quiet_libraries
 
+    os.environ.update(config["environment"])
     quiet_libraries()
     context = ray.train.get_context()
     device = ray.train.torch.get_device().type
