@@ -64,7 +64,7 @@ class TokenRows(Dataset[dict[str, Any]]):
     def __init__(self, table: pa.Table) -> None:
         import datasets
 
-        self.rows = datasets.Dataset(table)
+        self.rows = datasets.Dataset(table, fingerprint="tokens")  # else it hashes all rows
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -84,10 +84,13 @@ class TokenRows(Dataset[dict[str, Any]]):
 class Collator:
     """Pads a worker's share of a global batch into micro batches of similar lengths."""
 
-    def __init__(self, tokenizer: Any, num_labels: int, micro_batch_size: int) -> None:
+    def __init__(
+        self, tokenizer: Any, num_labels: int, micro_batch_size: int, max_length: int
+    ) -> None:
         from transformers import DataCollatorWithPadding
 
-        self.pad = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8)
+        multiple = None if max_length % 8 else 8  # never past the model's positions
+        self.pad = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=multiple)
         self.num_labels, self.micro_batch_size = num_labels, micro_batch_size
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, torch.Tensor]]:

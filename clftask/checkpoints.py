@@ -25,6 +25,7 @@ class Checkpoints:
 
     def __init__(self, path: str, keep: int) -> None:
         self.path, self.keep = path, keep
+        self._best: int | None = None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._upload: Future[None] | None = None
 
@@ -75,14 +76,16 @@ class Checkpoints:
 
     def clean(self, best: int | None = None) -> None:
         """Remove what a killed run left half uploaded, and what is no longer kept."""
+        self._best = best
         self._prune({best, self.latest()})
 
     def _save(self, folder: str, step: int, best: int | None, after: Callable[[], None]) -> None:
-        self._prune({best})
+        self._prune({self._best if best == step else best})  # the best that is there already
         storage.upload(folder, self._place(step))
         storage.put(storage.join(self._place(step), _MARKER), json.dumps({"step": step}).encode())
         shutil.rmtree(folder)
         self._prune({best, step})
+        self._best = best
         after()
 
     def _prune(self, always: set[int | None]) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clftask.errors import ClftaskError, ConfigError, Problem
+from clftask.errors import ClftaskError, ConfigError, JobError, Problem
 
 app = typer.Typer(
     name="clftask",
@@ -122,6 +122,13 @@ def _guarded(run: Callable[[], None], as_json: bool = False) -> None:
     except BrokenPipeError:
         sys.stderr.close()
         raise typer.Exit(0) from None
+    except Exception as error:  # a defect of ours: still no traceback, still JSON
+        if os.environ.get("CLFTASK_DEBUG"):
+            raise
+        remedy = "Please report it; CLFTASK_DEBUG=1 shows where it comes from."
+        reason = f"{type(error).__name__}: {error}"
+        _explain(JobError(Problem("clftask", None, f"failed inside: {reason}", remedy)), as_json)
+        raise typer.Exit(1) from None
 
 
 def _explain(error: ClftaskError, as_json: bool) -> None:

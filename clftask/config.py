@@ -60,6 +60,11 @@ OWNED_ARGUMENTS = {
     **dict.fromkeys(("do_train", "do_eval", "do_predict", "remove_unused_columns"), "clftask"),
     **dict.fromkeys(("push_to_hub", "deepspeed", "fsdp", "fsdp_config", "local_rank"), "clftask"),
     **dict.fromkeys(("train_sampling_strategy", "disable_tqdm", "ddp_backend"), "clftask"),
+    **dict.fromkeys(("accelerator_config", "parallelism_config", "ddp_static_graph"), "clftask"),
+    **dict.fromkeys(("ignore_data_skip", "eval_delay", "eval_on_start", "hub_token"), "clftask"),
+    **dict.fromkeys(("logging_steps", "logging_first_step", "logging_nan_inf_filter"), "clftask"),
+    **dict.fromkeys(("dataloader_pin_memory", "dataloader_drop_last"), "clftask"),
+    **dict.fromkeys(("ddp_find_unused_parameters", "save_on_each_node"), "clftask"),
     **dict.fromkeys(("average_tokens_across_devices", "save_only_model"), "clftask"),
 }
 

@@ -38,7 +38,6 @@ from clftask.training import (
     StopOnNan,
     Stopwatch,
     evaluations_without_gain,
-    remove_pickles,
     training_arguments,
 )
 
@@ -153,7 +152,6 @@ class Saver(TrainerCallback):  # type: ignore[misc]
         """Upload in the background from the first worker."""
         step, folder = state.global_step, f"{args.output_dir}/checkpoint-{state.global_step}"
         if state.is_world_process_zero:
-            remove_pickles(folder)
             self.log.say(f"step {step}: checkpoint")
             self.checkpoints.save(folder, step, state.best_global_step, self.log.write)
         if self.patience is not None and evaluations_without_gain(state) >= self.patience:
@@ -179,7 +177,13 @@ def _fit(work: Work, sink: Sink, rank: int, world: int, device: str, scratch: st
         log, watch = RunLog(work.run, work.preamble), Stopwatch()
         path = storage.join(work.run, "checkpoints")
         checkpoints = Checkpoints(path, work.job.training.keep_checkpoints)
-        _train(trainer, checkpoints, log, sink, watch)
+        try:
+            _train(trainer, checkpoints, log, sink, watch)
+        except Exception as error:
+            if rank == 0:
+                log.say(f"failed: {error}")
+                log.write()
+            raise
     _use_best(trainer, checkpoints)
     outcome = _evaluate(work, trainer)
     if rank == 0:
@@ -212,9 +216,11 @@ def _tracking(work: Work, scratch: str) -> Iterator[None]:
     place = storage.join(work.run, "tensorboard")
     folder = f"{scratch}/tensorboard" if storage.is_url(place) else place
     os.environ["TENSORBOARD_LOGGING_DIR"] = folder
-    yield
-    if Path(folder).is_dir() and folder != place:
-        storage.upload(folder, place)
+    try:
+        yield
+    finally:
+        if Path(folder).is_dir() and folder != place:
+            storage.upload(folder, place)
 
 
 def _agree(value: Any) -> Any:
@@ -284,14 +290,11 @@ def _is_finished(trainer: ClassifierTrainer, folder: str, patience: int | None) 
 
 def _use_best(trainer: ClassifierTrainer, checkpoints: Checkpoints) -> None:
     """Put the best checkpoint's weights into every worker's model."""
-    from safetensors.torch import load_file
-
     state = trainer.state
     trainer._from_first(None)  # the first worker has finished its upload
     if state.best_global_step and state.best_global_step != state.global_step:
         folder = checkpoints.fetch(state.best_global_step)
-        weights = load_file(Path(folder, "model.safetensors"))
-        trainer.model.load_state_dict(weights, strict=False)
+        trainer._load_from_checkpoint(folder)
 
 
 # ------------------------------------------------------------------ the end
@@ -333,7 +336,8 @@ def measure(logits: Any, targets: Any, decision: Decision, space: LabelSpace) ->
 def _outcome(
     trainer: ClassifierTrainer, watch: Stopwatch, started: float, work: Work
 ) -> dict[str, Any]:
-    rows = watch.steps * work.job.training.batch_size
+    num_rows, batch_size = work.tables["train"].num_rows, work.job.training.batch_size
+    rows = watch.steps * num_rows / -(-num_rows // batch_size)
     return {
         "epochs": round(trainer.state.epoch or 0, 2),
         "best_step": trainer.state.best_global_step,

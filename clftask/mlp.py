@@ -106,7 +106,7 @@ def register() -> None:
     AutoModelForSequenceClassification.register(MlpClassifierConfig, MlpClassifier, exist_ok=True)
 
 
-def build(base: str, head: MlpHead, labelled: Any) -> tuple[MlpClassifier, set[str]]:
+def build(base: str, head: MlpHead, labelled: Any) -> tuple[MlpClassifier, set[str], list[str]]:
     """Load an encoder and put the head on.
 
     Args:
@@ -115,10 +115,12 @@ def build(base: str, head: MlpHead, labelled: Any) -> tuple[MlpClassifier, set[s
         labelled: A configuration that holds the label names and the problem type.
 
     Returns:
-        The model, and the names of its fresh parameters.
+        The model, the names of its fresh parameters, and the weights that the base lacks.
     """
     register()
-    encoder = AutoModel.from_pretrained(base, trust_remote_code=False, dtype=torch.float32)
+    encoder, info = AutoModel.from_pretrained(
+        base, trust_remote_code=False, dtype=torch.float32, output_loading_info=True
+    )
     config = MlpClassifierConfig(
         encoder={**encoder.config.to_diff_dict(), "model_type": encoder.config.model_type},
         hidden=head.hidden,
@@ -129,7 +131,8 @@ def build(base: str, head: MlpHead, labelled: Any) -> tuple[MlpClassifier, set[s
     )
     model = MlpClassifier(config)
     model.encoder.load_state_dict(encoder.state_dict(), strict=False)
-    return model, {n for n, _ in model.named_parameters() if not n.startswith("encoder.")}
+    fresh = {n for n, _ in model.named_parameters() if not n.startswith("encoder.")}
+    return model, fresh, [n for n in info["missing_keys"] if not n.startswith("pooler")]
 
 
 register()

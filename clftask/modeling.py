@@ -92,11 +92,13 @@ def check_base(spec: ModelSpec) -> str:
 
 def _check_tokenizer(name: str, base: str) -> None:
     try:
-        load_tokenizer(base)
+        tokenizer = load_tokenizer(base)
     except Exception as error:  # the tokenizers library raises bare Exceptions
         reason = " ".join(str(error).split())[:300]
         remedy = "Download the model again."
         raise _refuse(name, f"the tokenizer cannot be opened: {reason}", remedy) from None
+    if tokenizer.pad_token is None:
+        raise _refuse(name, "its tokenizer has no padding token", "Save it with a pad_token.")
 
 
 # Their position tables begin after the padding index.
@@ -220,8 +222,9 @@ def _with_head(base: str, spec: ModelSpec, config: Any) -> tuple[Any, set[str]]:
     if isinstance(spec.head, MlpHead):
         from clftask.mlp import build
 
-        found: tuple[Any, set[str]] = build(base, spec.head, config)
-        return found
+        model, fresh, lost = build(base, spec.head, config)
+        refuse_lost(base, lost)
+        return model, fresh
     model, info = AutoModelForSequenceClassification.from_pretrained(
         base,
         config=config,
@@ -230,8 +233,17 @@ def _with_head(base: str, spec: ModelSpec, config: Any) -> tuple[Any, set[str]]:
         ignore_mismatched_sizes=True,
         output_loading_info=True,
     )
+    absent = [*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])]
+    refuse_lost(base, [name for name in absent if _is_pretrained(name, model)])
     head = {name for name, _ in model.named_parameters() if not _is_pretrained(name, model)}
     return model, head | (set(info["missing_keys"]) & {n for n, _ in model.named_parameters()})
+
+
+def refuse_lost(base: str, names: list[str]) -> None:
+    """Refuse a base whose files lack weights of its own body: they would stay random."""
+    if names:
+        shown = ", ".join(sorted(names)[:3])
+        raise _refuse(base, f"lacks {len(names)} of its own weights: {shown}", "Use another base.")
 
 
 def _is_pretrained(name: str, model: Any) -> bool:
@@ -293,11 +305,20 @@ def resolve_precision(wanted: str, device: str, bf16_pays: bool) -> str:
     Raises:
         ConfigError: The device does not have the precision that is asked for.
     """
+    check_precision(wanted, device == "cuda")
     if wanted == "auto":
         return "bf16" if bf16_pays else "fp32"
-    if wanted == "fp16" and device != "cuda":
-        raise ConfigError(Problem("training.precision", wanted, "needs a GPU", "Use auto."))
     return wanted
+
+
+def check_precision(wanted: str, has_gpu: bool) -> None:
+    """Refuse what the device cannot do.
+
+    Raises:
+        ConfigError: fp16 is asked for without a GPU.
+    """
+    if wanted == "fp16" and not has_gpu:
+        raise ConfigError(Problem("training.precision", wanted, "needs a GPU", "Use auto."))
 
 
 def bf16_pays(device: str) -> bool:

@@ -20,6 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 import torch.distributed as dist
+from safetensors.torch import load_model, save_model
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from clftask.batches import Collator, EpochLoader, GlobalBatches, TokenRows, token_batches
@@ -33,6 +34,7 @@ from clftask.metrics import best_global_threshold, compute
 # Rows times padded length of one forward pass. Larger batches no longer pay off.
 MAX_TOKENS = {"cuda": 32_768, "cpu": 8_192}
 MAX_MICRO_BATCH = {"cuda": 256, "cpu": 32}
+WEIGHTS = "model.safetensors"
 SCHEDULES = {"constant": "constant_with_warmup"}
 OPTIMIZERS = {"adamw": "adamw_torch"}
 
@@ -117,7 +119,9 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         self.remove_callback(PrinterCallback)
         self.job, self.tables, self.space, self.fresh = job, tables, space, fresh
         self.row_loss = resolve(job.loss, job.task)
-        self.collator = Collator(tokenizer, len(space.names), self._micro_batch_size())
+        self.collator = Collator(
+            tokenizer, len(space.names), self._micro_batch_size(), job.model.max_length
+        )
         self._gloo: Any = None
 
     optimizer: Any
@@ -191,6 +195,16 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
     def floating_point_ops(self, inputs: Any) -> int:
         """Return 0: the inputs are a list of micro batches, and nobody reads the figure."""
         return 0
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Save the weights under the model's own names, which loading holds against it."""
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_model(self.model, str(folder / WEIGHTS))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Load weights; any that lacks or does not fit is an error."""
+        load_model(self.model, Path(resume_from_checkpoint, WEIGHTS), strict=True)
 
     def _save_rng_state(self, output_dir: str) -> None:
         """Save nothing: `StepSeed` derives the random state from the step."""
@@ -356,7 +370,8 @@ class SaveEvery(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
         """Let the first worker's clock decide for all, every tenth step."""
-        if state.global_step % 10 == 0:
+        is_epoch_end = float(state.epoch).is_integer()  # which saves anyway
+        if state.global_step % 10 == 0 and not is_epoch_end:
             is_due = time.monotonic() - self.last > self.seconds
             control.should_save |= bool(self.trainer._from_first(is_due))
         return control
@@ -370,8 +385,3 @@ def evaluations_without_gain(state: Any) -> int:
     """Return how many evaluations came after the best one, from the trainer's own log."""
     best = state.best_global_step or 0
     return sum("eval_loss" in entry and entry["step"] > best for entry in state.log_history)
-
-
-def remove_pickles(folder: str) -> None:
-    """Remove the pickled arguments that the Trainer puts into its checkpoints."""
-    Path(folder, "training_args.bin").unlink(missing_ok=True)

@@ -94,7 +94,7 @@ def test_lengths_are_sorted_within_a_window_alone():
 
 @pytest.fixture(scope="module")
 def collator(tiny_base):
-    return Collator(AutoTokenizer.from_pretrained(tiny_base), 3, 2)
+    return Collator(AutoTokenizer.from_pretrained(tiny_base), 3, 2, 64)
 
 
 def table(lengths, **columns):

@@ -20,14 +20,18 @@ class Capacity:
     Attributes:
         cpus: CPU of all nodes together.
         gpus: GPUs of all nodes together.
-        node_cpus: CPUs of each node that is there now.
+        nodes: CPUs and GPUs of each node that is there now.
         can_grow: Whether an autoscaler can add nodes.
     """
 
     cpus: float
     gpus: float
-    node_cpus: tuple[float, ...]
+    nodes: tuple[tuple[float, float], ...]
     can_grow: bool = False
+
+    def room(self, cpus: float, use_gpu: bool) -> int:
+        """Return how many workers of that size the nodes hold that are there now."""
+        return sum(int(min(c // cpus, g) if use_gpu else c // cpus) for c, g in self.nodes)
 
 
 @dataclass(frozen=True)
@@ -59,8 +63,8 @@ def plan(spec: ScalingSpec, capacity: Capacity) -> Plan:
         raise ConfigError(Problem("scaling.use_gpu", spec.use_gpu, allowed, "Use fewer workers."))
     cpus = spec.cpus_per_worker
     if cpus == "auto":
-        cpus = float(max(1, _even_share(capacity, spec.workers)))
-    room = sum(int(node // cpus) for node in capacity.node_cpus)
+        cpus = float(_even_share(capacity, spec.workers, use_gpu))
+    room = capacity.room(cpus, use_gpu)
     if spec.workers > (capacity.cpus // cpus if capacity.can_grow else room):
         allowed = f"workers with {cpus:g} CPUs each must fit: {has}"
         remedy = f"Use at most {room} workers, or a larger cluster."
@@ -68,11 +72,14 @@ def plan(spec: ScalingSpec, capacity: Capacity) -> Plan:
     return Plan(spec.workers, use_gpu, cpus)
 
 
-def _even_share(capacity: Capacity, workers: int) -> int:
-    """Return the most whole CPUs a worker can have so that all of them fit on the nodes."""
-    share = int(capacity.cpus // workers)
-    nodes = capacity.node_cpus
-    while share > 1 and not capacity.can_grow and sum(int(n // share) for n in nodes) < workers:
+def _even_share(capacity: Capacity, workers: int, use_gpu: bool) -> int:
+    """Return the most whole CPUs that each worker can have on the nodes, 1 at least.
+
+    Nodes that an autoscaler adds are taken to be no larger than those that are there.
+    """
+    largest = max((int(cpus) for cpus, _ in capacity.nodes), default=1)
+    share = max(1, min(int(capacity.cpus // workers), largest))
+    while share > 1 and not capacity.can_grow and capacity.room(share, use_gpu) < workers:
         share -= 1
     return share
 
@@ -131,6 +138,6 @@ def capacity() -> Capacity:
     return Capacity(
         cpus=max(cpus, most.get("CPU", 0)),
         gpus=max(gpus, most.get("GPU", 0)),
-        node_cpus=tuple(n.get("CPU", 0.0) for n in nodes),
+        nodes=tuple((n.get("CPU", 0.0), n.get("GPU", 0.0)) for n in nodes),
         can_grow=bool(most),
     )

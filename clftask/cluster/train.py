@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
-import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from clftask.cluster.session import Plan, capacity, connected, plan
 from clftask.config import TrainJob
 from clftask.data import Prepared, prepare, tokenise
 from clftask.errors import ClftaskError, JobError, Problem
-from clftask.modeling import check_base, load_tokenizer
+from clftask.modeling import check_base, check_precision, load_tokenizer
 from clftask.training import check_arguments
 
 _TRACKER_PREFIXES = ("MLFLOW_", "WANDB_")
@@ -54,6 +53,7 @@ def train(job: TrainJob, say: Callable[[str], None], show: Show) -> dict[str, An
             return _result(run, run.result(), started)
     with connected():
         chosen = plan(job.scaling, capacity())
+        check_precision(job.training.precision, chosen.use_gpu)
         say(f"reading and tokenising {prepared.rows.num_rows:,} rows")
         tables = tokenise(prepared, load_tokenizer(base), job.model.max_length)
         for line in prepared.report.lines():
@@ -96,29 +96,25 @@ def _fit(
         "environment": {k: v for k, v in os.environ.items() if k.startswith(_TRACKER_PREFIXES)},
         "board": board,
     }
-    scratch = tempfile.mkdtemp(prefix="clftask-ray-")
-    try:
-        with follow(board, show):
-            error = _run_trainer(loop_config, chosen, job.scaling.max_failures, path, scratch)
-        outcome, failure = ray.get(board.result.remote())
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    with follow(board, show):
+        error = _run_trainer(loop_config, chosen, job.scaling.max_failures, path)
+    outcome, failure = ray.get(board.result.remote())
+    if outcome is not None:
+        found: dict[str, Any] = outcome
+        return found
     if failure is not None:
-        raise failure
-    if error is not None or outcome is None:
-        raise error or JobError(Problem(path, None, "the workers ended without a result"))
-    found: dict[str, Any] = outcome
-    return found
+        raise JobError(*failure.problems)
+    raise error or JobError(Problem(path, None, "the workers ended without a result"))
 
 
 def _run_trainer(
-    loop_config: dict[str, Any], chosen: Plan, max_failures: int, path: str, scratch: str
+    loop_config: dict[str, Any], chosen: Plan, max_failures: int, path: str
 ) -> JobError | None:
     """Run Ray Train; its own state lives under a name that is never used twice."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    place, fs = _ray_storage(path, scratch)
+    place, fs = _ray_storage(path)
     trainer = TorchTrainer(
         worker_loop,
         train_loop_config=loop_config,
@@ -142,11 +138,12 @@ def _run_trainer(
     except Exception as error:  # Ray wraps whatever a worker raises in classes of its own
         return _job_error(path, error)
     finally:
-        storage.delete(storage.join(path, ".ray"))
+        with contextlib.suppress(ClftaskError):
+            storage.delete(storage.join(path, ".ray"))
     return None
 
 
-def _ray_storage(path: str, scratch: str) -> tuple[str, Any]:
+def _ray_storage(path: str) -> tuple[str, Any]:
     """Return where Ray Train keeps its own state: beside the run, gone when it ends."""
     place = storage.join(path, ".ray")
     if not storage.is_s3(path):
@@ -184,7 +181,7 @@ def worker_loop(config: dict[str, Any]) -> None:
     """Run by every Ray Train worker.
 
     Raises:
-        JobError: Not raised but posted: Ray would try what can only fail again.
+        ClftaskError: Also posted to the board, so that restarts end at once.
     """
     import ray
     import ray.train
@@ -193,6 +190,9 @@ def worker_loop(config: dict[str, Any]) -> None:
     from clftask.fitting import Work, fit
     from clftask.quiet import quiet_libraries
 
+    board = config["board"]
+    if ray.get(board.result.remote())[1] is not None:
+        return  # a restart could only fail again
     os.environ.update(config["environment"])
     quiet_libraries()
     context = ray.train.get_context()
@@ -206,8 +206,9 @@ def worker_loop(config: dict[str, Any]) -> None:
         data=config["data"],
         preamble=config["preamble"],
     )
-    sink = _RaySink(config["board"])
+    sink = _RaySink(board)
     try:
         fit(work, sink, context.get_world_rank(), context.get_world_size(), device)
     except ClftaskError as error:
-        ray.get(config["board"].fail.remote(error))
+        ray.get(board.fail.remote(error))
+        raise  # so that Ray ends the other workers, too
