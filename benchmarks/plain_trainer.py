@@ -34,15 +34,16 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(args.base)
 
     def encode(batch: dict) -> dict:
-        found = tokenizer(batch["text"], truncation=True, max_length=args.max_length)
+        found = dict(tokenizer(batch["text"], truncation=True, max_length=args.max_length))
         hot = np.zeros((len(batch["text"]), args.num_labels), np.float32)
-        for i, codes in enumerate(batch["labels"]):
+        for i, codes in enumerate(batch["codes"]):
             hot[i, codes] = 1.0
         return {**found, "labels": hot.tolist()}
 
     def read(split: str) -> Dataset:
         table = pq.read_table(args.folder / f"{split}.parquet")
-        return Dataset(table).map(encode, batched=True, remove_columns=["text"])
+        rows = Dataset(table).rename_column("labels", "codes")
+        return rows.map(encode, batched=True, remove_columns=["text", "codes"])
 
     model = AutoModelForSequenceClassification.from_pretrained(
         args.base, num_labels=args.num_labels, problem_type="multi_label_classification"

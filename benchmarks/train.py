@@ -98,7 +98,7 @@ def plain(document: dict, num_labels: int, folder: Path) -> dict:
     }
     flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
     command = [sys.executable, str(HERE / "plain_trainer.py"), str(folder), *flags]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
