@@ -173,16 +173,13 @@ def _keep_known(
 ) -> pa.Table:
     """Count labels that train lacks, and leave out rows that have no label of the space."""
     lists = table["labels"].combine_chunks()
-    unknown = space.unknown(lists)
-    report.unknown_labels[split] = unknown
-    lengths = pc.list_value_length(space.encode(lists))
-    keep = (
-        pc.greater(lengths, 0) if not job.data.labels.keep_empty else pc.greater_equal(lengths, 0)
-    )
-    report.num_without_known_label[split] = table.num_rows - (pc.sum(keep).as_py() or 0)
+    report.unknown_labels[split] = space.unknown(lists)
     codes = space.encode(lists)
-    table = table.drop_columns(["labels"]).append_column("labels", codes)
-    return table.filter(keep)
+    coded = table.drop_columns(["labels"]).append_column("labels", codes)
+    least = 0 if job.data.labels.keep_empty else 1
+    known = coded.filter(pc.greater_equal(pc.list_value_length(codes), least))
+    report.num_without_known_label[split] = coded.num_rows - known.num_rows
+    return known
 
 
 def _who_is_who(tables: dict[str, pa.Table]) -> pa.Table:

@@ -1,6 +1,6 @@
 """Losses: logits and targets to one loss a row.
 
-To add one: subclass `LossSpec`, return (rows,) losses, and put the class into `Loss`.
+To add one: subclass `RowLoss`, return (rows,) losses, and put the class into `Loss`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,21 @@ if TYPE_CHECKING:
 
 
 class LossSpec(Spec):
-    """Base of the losses; `tasks` says where one makes sense."""
+    """What a job may name; `tasks` says where it makes sense."""
 
     tasks: ClassVar[tuple[Task, ...]]
+
+    @abstractmethod
+    def for_task(self, task: Task) -> RowLoss:
+        """Return the loss that is computed for a task."""
+
+
+class RowLoss(LossSpec):
+    """Base of the losses themselves."""
+
+    def for_task(self, task: Task) -> RowLoss:
+        """Return itself."""
+        return self
 
     @abstractmethod
     def rows(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -32,7 +44,7 @@ class LossSpec(Spec):
         """
 
 
-class CrossEntropy(LossSpec):
+class CrossEntropy(RowLoss):
     """Softmax cross-entropy: −log p of the one true class."""
 
     tasks = ("multiclass",)
@@ -43,7 +55,7 @@ class CrossEntropy(LossSpec):
         return -(targets * logits.log_softmax(dim=1)).sum(dim=1)
 
 
-class BinaryCrossEntropy(LossSpec):
+class BinaryCrossEntropy(RowLoss):
     """Sigmoid cross-entropy, averaged over the labels."""
 
     tasks = ("multilabel",)
@@ -62,16 +74,9 @@ class AutoLoss(LossSpec):
     tasks = ("multiclass", "multilabel")
     kind: Literal["auto"] = "auto"
 
-    def rows(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Not used: `resolve` puts the task's loss in its place."""
-        raise NotImplementedError("resolve the loss first")
-
-
-def resolve(loss: LossSpec, task: Task) -> LossSpec:
-    """Return the loss that `auto` stands for."""
-    if not isinstance(loss, AutoLoss):
-        return loss
-    return BinaryCrossEntropy() if task == "multilabel" else CrossEntropy()
+    def for_task(self, task: Task) -> RowLoss:
+        """Return the loss that the task's problem type has in transformers."""
+        return BinaryCrossEntropy() if task == "multilabel" else CrossEntropy()
 
 
 Loss = Annotated[

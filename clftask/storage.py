@@ -343,9 +343,12 @@ def check_writable(path: str, field: str) -> None:
         remedy = "Use a local folder or s3://bucket/prefix."
         raise StorageError(Problem(field, path, "is written to disk or S3 only", remedy))
     parent = next(p for p in [Path(path), *Path(path).parents] if p.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
+    try:
+        tempfile.TemporaryFile(dir=parent).close()  # rights alone say nothing for root
+    except OSError:
         remedy = f"Choose another {field}, or mend the rights of {parent}."
-        raise StorageError(Problem(field, path, "must be a folder that can be written", remedy))
+        allowed = "must be a folder that can be written"
+        raise StorageError(Problem(field, path, allowed, remedy)) from None
 
 
 def _try_upload(path: str) -> None:

@@ -28,7 +28,6 @@ from clftask.config import TrainJob
 from clftask.decisions import Decision, probabilities_of
 from clftask.errors import ConfigError, JobError, Problem
 from clftask.labels import LabelSpace, multi_hot
-from clftask.losses import resolve
 from clftask.metrics import best_global_threshold, compute
 
 # Rows times padded length of one forward pass. Larger batches no longer pay off.
@@ -118,7 +117,7 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         super().__init__(model=model, args=args, eval_dataset=rows, processing_class=tokenizer)
         self.remove_callback(PrinterCallback)
         self.job, self.tables, self.space, self.fresh = job, tables, space, fresh
-        self.row_loss = resolve(job.loss, job.task)
+        self.row_loss = job.loss.for_task(job.task)
         self.collator = Collator(
             tokenizer, len(space.names), self._micro_batch_size(), job.model.max_length
         )

@@ -7,7 +7,7 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from clftask.losses import AutoLoss, BinaryCrossEntropy, CrossEntropy, Loss, resolve
+from clftask.losses import AutoLoss, BinaryCrossEntropy, CrossEntropy, Loss
 
 MEMBERS = get_args(get_args(Loss)[0])
 CASES = [(member, task) for member in MEMBERS for task in member.tasks]
@@ -24,7 +24,7 @@ def targets_of(task, num_rows):
 def test_gives_one_finite_loss_a_row(member, task):
     torch.manual_seed(0)
     logits, targets = torch.randn(6, 4), targets_of(task, 6)
-    loss = resolve(member(), task)
+    loss = member().for_task(task)
     rows = loss.rows(logits, targets)
     assert (rows.shape, rows.dtype) == ((6,), torch.float32)
     assert (rows > 0).all()
@@ -37,7 +37,7 @@ def test_gives_one_finite_loss_a_row(member, task):
 def test_learns_downhill_and_survives_extreme_logits(member, task):
     targets = targets_of(task, 4)
     sure = (targets * 2 - 1) * 1000
-    loss = resolve(member(), task)
+    loss = member().for_task(task)
     for logits in (sure, -sure):
         logits = logits.requires_grad_()
         rows = loss.rows(logits, targets)
@@ -53,7 +53,7 @@ def test_learns_downhill_and_survives_extreme_logits(member, task):
 @pytest.mark.parametrize(("member", "task"), CASES)
 def test_is_lowest_where_all_is_right(member, task):
     targets = targets_of(task, 4)
-    loss = resolve(member(), task)
+    loss = member().for_task(task)
     right = loss.rows((targets * 2 - 1) * 20, targets)
     wrong = loss.rows((1 - targets * 2) * 20, targets)
     assert (right < 1e-6).all()
@@ -76,10 +76,10 @@ def test_by_hand(loss, logits, targets, expected):
     assert rows.tolist() == pytest.approx([expected], abs=1e-6)
 
 
-def test_resolve():
-    assert resolve(AutoLoss(), "multiclass") == CrossEntropy()
-    assert resolve(AutoLoss(), "multilabel") == BinaryCrossEntropy()
-    assert resolve(CrossEntropy(), "multiclass") == CrossEntropy()
+def test_what_is_computed_for_a_task():
+    assert AutoLoss().for_task("multiclass") == CrossEntropy()
+    assert AutoLoss().for_task("multilabel") == BinaryCrossEntropy()
+    assert CrossEntropy().for_task("multiclass") == CrossEntropy()
 
 
 def test_every_kind_is_known_by_its_bare_name():

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,6 @@ from clftask.errors import Problem, StorageError
 
 NO_BUCKET = "s3://no-such-bucket-here/run"
 GRANT = "Check AWS_PROFILE, the access keys and the bucket's policy."
-is_root = os.geteuid() == 0
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -236,11 +236,29 @@ def test_a_file_in_the_way_is_refused(tmp_path: Path, below: str) -> None:
     assert problem.remedy == f"Choose another run.storage, or mend the rights of {tmp_path}/file."
 
 
-@pytest.mark.skipif(is_root, reason="root may write everywhere")
-def test_a_parent_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    problem = refused(storage.check_writable, f"{tmp_path}/run", "run.storage")
-    assert problem.path == "run.storage"
+@pytest.fixture
+def as_nobody() -> Iterator[None]:
+    """Root may write everywhere: be somebody else for the length of a test."""
+    before = os.geteuid()
+    if before == 0:
+        os.seteuid(65534)
+    yield
+    os.seteuid(before)
+
+
+def test_a_parent_that_cannot_be_written_is_refused(as_nobody: None) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o500)
+        problem = refused(storage.check_writable, f"{folder}/run", "run.storage")
+        assert problem.path == "run.storage"
+        Path(folder).chmod(0o700)
+        storage.check_writable(f"{folder}/run", "run.storage")
+        assert not list(Path(folder).iterdir())
+
+
+def test_a_place_that_nobody_can_write_is_refused() -> None:
+    problem = refused(storage.check_writable, "/proc/run", "run.storage")
+    assert problem.remedy == "Choose another run.storage, or mend the rights of /proc."
 
 
 @pytest.mark.parametrize("url", ["gs://bucket/x", "memory://x", "https://example.org/x"])
