@@ -98,9 +98,7 @@ def _usable(data: DataSpec, table: pa.Table, report: DataReport) -> pa.Table:
     labels = data.labels.lists(table)
     columns = {"text": text, **({"text_pair": pair} if pair is not None else {})}
     columns |= {"labels": labels, FILE: table[FILE], ROW: table[ROW]}
-    columns["id"] = (
-        table[data.id].cast(pa.string()) if data.id else pa.nulls(len(labels), pa.string())
-    )
+    columns["id"] = _ids(table, data.id)
     if data.split.reads is not None and data.split.reads in table.column_names:
         columns["split_by"] = table[data.split.reads]
     has_text = text.is_valid() if pair is None else pc.and_(text.is_valid(), pair.is_valid())
@@ -110,6 +108,16 @@ def _usable(data: DataSpec, table: pa.Table, report: DataReport) -> pa.Table:
     report.num_without_label += pc.sum(pc.invert(has_label)).as_py() or 0
     usable = pa.table(columns).filter(pc.and_(has_text, has_label))
     return usable if data.labels.keep_empty else _without_empty(usable, report)
+
+
+def _ids(table: pa.Table, column: str | None) -> Any:
+    if column is None:
+        return pa.nulls(table.num_rows, pa.string())
+    try:
+        return table[column].cast(pa.string())
+    except pa.ArrowException:
+        found = f"{column}: {table[column].type}"
+        raise DataError(Problem("data.id", found, "must be strings or numbers")) from None
 
 
 def _without_empty(table: pa.Table, report: DataReport) -> pa.Table:

@@ -288,13 +288,21 @@ def _scalars_as_names(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
         whole = pc.and_(pc.is_finite(column), pc.equal(pc.floor(column), column))
         if pc.all(whole).as_py() is False:
             raise _wrong_kind(name, str(kind), "must hold classes", "Fractions are no classes.")
-        column = column.cast(pa.int64())
+        column = _cast(column, pa.int64(), name)
     elif pa.types.is_nested(kind):
         raise _wrong_kind(name, str(kind), "must hold one label a row", "Use kind list for lists.")
-    text = column.cast(pa.string())
+    text = _cast(column, pa.string(), name)
     return pc.if_else(
         pc.equal(pc.utf8_trim_whitespace(text), ""), pa.scalar(None, pa.string()), text
     )
+
+
+def _cast(column: pa.ChunkedArray, wanted: pa.DataType, name: str) -> pa.ChunkedArray:
+    try:
+        return column.cast(wanted)
+    except pa.ArrowException:
+        remedy = "Convert it to strings."
+        raise _wrong_kind(name, str(column.type), "must hold classes", remedy) from None
 
 
 def _flags(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:

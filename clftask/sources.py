@@ -6,7 +6,6 @@ Arrow table, and put the class into `SOURCES`.
 
 from __future__ import annotations
 
-import io
 import re
 import tempfile
 from abc import ABC, abstractmethod
@@ -137,31 +136,37 @@ class Csv(Source):
     suffixes: ClassVar[tuple[str, ...]] = (".csv", ".csv.gz")
     delimiter = ","
 
-    def file_names(self, file: str) -> list[str]:
-        """Read the header alone."""
-        import csv
+    def _reading(self, file: str) -> dict[str, Any]:
+        """Return the file's text as UTF-8, and how Arrow shall read it."""
+        from pyarrow import csv
 
-        head = _read_text(file)
-        text = head.decode(detect_encoding(head)).removeprefix("\ufeff")
-        return next(csv.reader(io.StringIO(text), delimiter=self.delimiter), [])
+        data = _read_text(file)
+        if not data.strip():
+            _empty(file)
+        encoding = detect_encoding(data)
+        if encoding not in ("utf-8", "ascii"):
+            data = data.decode(encoding, errors="strict").removeprefix("\ufeff").encode()
+        size = min(max(1 << 20, _longest(data)), (1 << 31) - 1)
+        return {
+            "input_file": pa.BufferReader(data),
+            "read_options": csv.ReadOptions(block_size=size),
+            "parse_options": csv.ParseOptions(delimiter=self.delimiter, newlines_in_values=True),
+        }
+
+    def file_names(self, file: str) -> list[str]:
+        """Read the first block alone: the same parser for the names and the rows."""
+        from pyarrow import csv
+
+        with csv.open_csv(**self._reading(file)) as reader:
+            return list(reader.schema.names)
 
     def read_file(self, file: str, columns: list[str], strings: set[str]) -> pa.Table:
         """Parse with Arrow, in parallel; types are inferred but for `strings`."""
         from pyarrow import csv
 
-        data = _read_text(file)
-        encoding = detect_encoding(data)
-        if encoding not in ("utf-8", "ascii"):
-            data = data.decode(encoding, errors="strict").removeprefix("\ufeff").encode()
-        size = min(max(1 << 20, _longest(data)), (1 << 31) - 1)
-        return csv.read_csv(
-            pa.BufferReader(data),
-            read_options=csv.ReadOptions(block_size=size),
-            parse_options=csv.ParseOptions(delimiter=self.delimiter, newlines_in_values=True),
-            convert_options=csv.ConvertOptions(
-                include_columns=columns, column_types={name: pa.string() for name in strings}
-            ),
-        )
+        types = {name: pa.string() for name in strings}
+        options = csv.ConvertOptions(include_columns=columns, column_types=types)
+        return csv.read_csv(**self._reading(file), convert_options=options)
 
 
 def _longest(data: bytes) -> int:

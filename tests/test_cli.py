@@ -104,6 +104,7 @@ def test_refusals(document, tmp_path, overrides, path, word):
         (lambda t: t.assign(label="one"), [], "data.labels", "two or more labels"),
         (lambda t: t.assign(text=range(len(t))), [], "text column text", "strings"),
         (lambda t: t.head(0), [], "toy.parquet", "holds no row"),
+        (lambda t: t.assign(id=[[1]] * len(t)), ["data.id=id"], "data.id", "strings or numbers"),
         (lambda t: t.assign(label=[None, *t.label[1:]]), [], "row 0", "label is missing"),
         (
             lambda t: t.assign(label=["alone", *t.label[1:]]),

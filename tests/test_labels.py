@@ -9,7 +9,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from clftask.errors import DataError, Problem
-from clftask.labels import LabelColumns, Labels, LabelSpace, multi_hot
+from clftask.labels import ClassColumn, LabelColumns, Labels, LabelSpace, multi_hot
 
 # One table a kind: the labels of five rows, the fourth of which is missing.
 MEMBERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -275,3 +275,13 @@ def test_who_keeps_rows_without_labels() -> None:
     kept = {kind: spec(kind, **fields).keep_empty for kind, (fields, _) in MEMBERS.items()}
     assert kept == {"class": False, "list": True, "delimited": True, "indicators": True}
     assert not spec("list", column="y", empty="drop").keep_empty
+
+
+@pytest.mark.parametrize(
+    "column",
+    [pa.array([b"\xff", b"b"]), pa.array([1e20, 1.0])],
+    ids=["bytes that are no text", "floats beyond whole numbers"],
+)
+def test_what_cannot_be_a_name_is_refused(column: pa.Array) -> None:
+    with pytest.raises(DataError, match="column l: must hold classes"):
+        ClassColumn(column="l").lists(pa.table({"l": column}))

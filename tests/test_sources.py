@@ -297,3 +297,10 @@ def test_a_damaged_saved_dataset_is_named(tmp_path: Path) -> None:
     dataset().save_to_disk(tmp_path / "saved")
     (tmp_path / "saved" / "data-00000-of-00001.arrow").write_bytes(b"junk")
     assert refused(open_source, str(tmp_path / "saved"), "data.train").path.endswith("/saved")
+
+
+def test_old_macintosh_line_ends(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes(b"text,label\rone,a\rtwo,b\r")
+    source = open_source(str(tmp_path / "t.csv"), "data.train")["train"]
+    assert source.names() == ["text", "label"]
+    assert source.read(["text"])["text"].to_pylist() == ["one", "two"]
