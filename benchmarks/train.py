@@ -89,7 +89,7 @@ def clftask(document: dict, folder: Path, *overrides: str) -> dict:
 def plain(document: dict, num_labels: int, folder: Path) -> dict:
     model, training = document["model"], document["training"]
     options = {
-        "base": find_base(model["base"]),
+        "base": find_base(model["base"], str(folder)),
         "num-labels": num_labels,
         "max-length": model["max_length"],
         "batch-size": training["batch_size"],

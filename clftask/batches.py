@@ -109,6 +109,17 @@ class Collator:
         return {**inputs, "targets": targets, "weight": weight}
 
 
+def num_global_rows(share: Sequence[dict[str, torch.Tensor]], world: int) -> int:
+    """Return the rows of the global batch that a share is cut from; 0 if it got none of them.
+
+    Args:
+        share: Micro batches with the weights that `GlobalBatches` gave.
+        world: How many workers there are.
+    """
+    weight = float(share[0]["weight"][0])
+    return round(world / weight) if weight else 0
+
+
 class EpochLoader(DataLoader[Any]):
     """A loader whose batch sampler is told the epoch."""
 

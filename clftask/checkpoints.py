@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -21,10 +20,16 @@ _MARKER = "complete.json"
 
 
 class Checkpoints:
-    """The checkpoints below one folder or prefix; one process writes, any may read."""
+    """The checkpoints below one folder or prefix; one process writes, any may read.
 
-    def __init__(self, path: str, keep: int) -> None:
-        self.path, self.keep = path, keep
+    Args:
+        path: The folder or prefix.
+        keep: How many are kept, the best among them.
+        scratch: A local folder of the caller's, who removes it: what is fetched goes there.
+    """
+
+    def __init__(self, path: str, keep: int, scratch: str) -> None:
+        self.path, self.keep, self.scratch = path, keep, scratch
         self._best: int | None = None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._upload: Future[None] | None = None
@@ -43,26 +48,43 @@ class Checkpoints:
         """Return the step of the newest complete checkpoint, None if there is none."""
         return max((step for step, complete in self.steps().items() if complete), default=None)
 
-    def fetch(self, step: int) -> str:
-        """Return a local folder with the checkpoint."""
+    def precision(self) -> str | None:
+        """Return what the newest complete checkpoint was trained in, None if that is not known."""
+        step = self.latest()
+        if step is None:
+            return None
+        marker = storage.read_bytes(storage.join(self._place(step), _MARKER))
+        precision: str | None = json.loads(marker).get("precision")  # version 0.1.0 wrote none
+        return precision
+
+    def fetch(self, step: int, name: str | None = None) -> str:
+        """Return a local folder with a whole checkpoint, or with its file `name` at least."""
         place = self._place(step)
         if not storage.is_url(place):
             return place
-        folder = tempfile.mkdtemp(prefix="clftask-checkpoint-")
-        storage.download(place, folder)
-        return folder
+        folder = Path(self.scratch, "fetched", place.rpartition("/")[2])
+        if name is None:
+            storage.download(place, str(folder))
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(storage.read_bytes(storage.join(place, name)))
+        return str(folder)
 
-    def save(self, folder: str, step: int, best: int | None, after: Callable[[], None]) -> None:
+    def save(
+        self, folder: str, step: int, best: int | None, precision: str, after: Callable[[], None]
+    ) -> None:
         """Upload a local checkpoint in the background and remove it here.
 
         Args:
             folder: The local checkpoint.
             step: Its step.
             best: The step of the best checkpoint, which is always kept.
+            precision: What it was trained in; whoever goes on from it does so in the same.
             after: Called when the checkpoint is complete, in the same thread.
         """
         self.wait()
-        self._upload = self._pool.submit(self._save, folder, step, best, after)
+        marker = json.dumps({"step": step, "precision": precision}).encode()
+        self._upload = self._pool.submit(self._save, folder, step, best, marker, after)
 
     def wait(self) -> None:
         """Wait for the upload under way.
@@ -79,10 +101,12 @@ class Checkpoints:
         self._best = best
         self._prune({best, self.latest()})
 
-    def _save(self, folder: str, step: int, best: int | None, after: Callable[[], None]) -> None:
+    def _save(
+        self, folder: str, step: int, best: int | None, marker: bytes, after: Callable[[], None]
+    ) -> None:
         self._prune({self._best if best == step else best})  # the best that is there already
         storage.upload(folder, self._place(step))
-        storage.put(storage.join(self._place(step), _MARKER), json.dumps({"step": step}).encode())
+        storage.put(storage.join(self._place(step), _MARKER), marker)
         shutil.rmtree(folder)
         self._prune({best, step})
         self._best = best

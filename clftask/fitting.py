@@ -32,6 +32,7 @@ from clftask.modeling import (
     resolve_precision,
 )
 from clftask.training import (
+    WEIGHTS,
     ClassifierTrainer,
     SaveEvery,
     StepSeed,
@@ -116,19 +117,18 @@ class RunLog:
 class Reporter(TrainerCallback):  # type: ignore[misc]
     """Passes logs and evaluations on to the log and the sink."""
 
-    def __init__(self, log: RunLog, sink: Sink, watch: Stopwatch, batch_size: int) -> None:
-        self.log, self.sink, self.watch, self.batch_size = log, sink, watch, batch_size
+    def __init__(self, log: RunLog, sink: Sink, watch: Stopwatch) -> None:
+        self.log, self.sink, self.watch = log, sink, watch
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """Keep the record; show it."""
         if not state.is_world_process_zero or not logs or "train_runtime" in logs:
             return
-        speed = self.watch.steps * self.batch_size / max(self.watch.seconds, 1e-9)
         record = {"time": round(time.time(), 3), "step": state.global_step}
         record["epoch"] = round(state.epoch or 0, 4)
         record |= {k: v for k, v in logs.items() if k != "epoch"}
         if "loss" in logs:
-            record["samples_per_s"] = round(speed, 2)
+            record["samples_per_s"] = self.watch.samples_per_s
         self.log.records.append(record)
         if "eval_loss" in logs:
             shown = ", ".join(f"{k[5:]} {v:.4f}" for k, v in logs.items() if k.startswith("eval_"))
@@ -153,7 +153,8 @@ class Saver(TrainerCallback):  # type: ignore[misc]
         step, folder = state.global_step, f"{args.output_dir}/checkpoint-{state.global_step}"
         if state.is_world_process_zero:
             self.log.say(f"step {step}: checkpoint")
-            self.checkpoints.save(folder, step, state.best_global_step, self.log.write)
+            best, precision = state.best_global_step, _precision_of(args)
+            self.checkpoints.save(folder, step, best, precision, self.log.write)
         if self.patience is not None and evaluations_without_gain(state) >= self.patience:
             control.should_training_stop = True
         return control
@@ -173,10 +174,11 @@ def fit(work: Work, sink: Sink, rank: int, world: int, device: str) -> None:
 def _fit(work: Work, sink: Sink, rank: int, world: int, device: str, scratch: str) -> None:
     started = time.perf_counter()
     with _tracking(work, scratch):
-        trainer = _trainer(work, world, device, f"{scratch}/trainer")
-        log, watch = RunLog(work.run, work.preamble), Stopwatch()
         path = storage.join(work.run, "checkpoints")
-        checkpoints = Checkpoints(path, work.job.training.keep_checkpoints)
+        checkpoints = Checkpoints(path, work.job.training.keep_checkpoints, scratch)
+        precision = _agree(_precision(work.job, checkpoints, device) if rank == 0 else None)
+        trainer = _trainer(work, world, device, precision, scratch)
+        log, watch = RunLog(work.run, work.preamble), Stopwatch(trainer)
         try:
             _train(trainer, checkpoints, log, sink, watch)
         except Exception as error:
@@ -194,15 +196,22 @@ def _fit(work: Work, sink: Sink, rank: int, world: int, device: str, scratch: st
         sink.post({"done": outcome})
 
 
-def _trainer(work: Work, world: int, device: str, folder: str) -> ClassifierTrainer:
+def _precision(job: TrainJob, checkpoints: Checkpoints, device: str) -> str:
+    """Return the run's precision: measured when it begins, and then kept with its checkpoints."""
+    kept = checkpoints.precision()
+    return kept or resolve_precision(job.training.precision, device, bf16_pays(device))
+
+
+def _trainer(
+    work: Work, world: int, device: str, precision: str, scratch: str
+) -> ClassifierTrainer:
     job = work.job
     torch.manual_seed(job.seed)
-    base = find_base(job.model.base)
+    base = find_base(job.model.base, scratch)
     tokenizer = load_tokenizer(base)
     prior = prior_of(work.tables["train"]["labels"].combine_chunks(), len(work.label_names))
     model, fresh = build_model(base, job.model, work.space, prior)
-    precision = _agree(resolve_precision(job.training.precision, device, bf16_pays(device)))
-    arguments = training_arguments(job, folder, world, device, precision)
+    arguments = training_arguments(job, f"{scratch}/trainer", world, device, precision)
     assert arguments.world_size == world, "the Trainer would train independent models"
     return ClassifierTrainer(job, model, tokenizer, arguments, work.tables, work.space, fresh)
 
@@ -246,7 +255,7 @@ def _train(
         watch,
         SaveEvery(trainer, CHECKPOINT_INTERVAL_S),
         StopOnNan(),
-        Reporter(log, sink, watch, job.training.batch_size),
+        Reporter(log, sink, watch),
         Saver(checkpoints, log, patience),
     ):
         trainer.add_callback(callback)
@@ -268,12 +277,16 @@ def _train(
 
 def _opening(trainer: ClassifierTrainer) -> str:
     args = trainer.args
-    precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
     total, trained = parameter_counts(trainer.model)
+    head = "" if trainer.fresh else "; the base's own head goes on"
     return (
-        f"{args.world_size} workers on {args.device.type}, {precision}; "
-        f"{trained:,} of {total:,} parameters trained"
+        f"{args.world_size} workers on {args.device.type}, {_precision_of(args)}; "
+        f"{trained:,} of {total:,} parameters trained{head}"
     )
+
+
+def _precision_of(args: Any) -> str:
+    return "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
 
 
 def _best_step(folder: str | None) -> int | None:
@@ -293,7 +306,7 @@ def _use_best(trainer: ClassifierTrainer, checkpoints: Checkpoints) -> None:
     state = trainer.state
     trainer._from_first(None)  # the first worker has finished its upload
     if state.best_global_step and state.best_global_step != state.global_step:
-        folder = checkpoints.fetch(state.best_global_step)
+        folder = checkpoints.fetch(state.best_global_step, WEIGHTS)
         trainer._load_from_checkpoint(folder)
 
 
@@ -336,14 +349,12 @@ def measure(logits: Any, targets: Any, decision: Decision, space: LabelSpace) ->
 def _outcome(
     trainer: ClassifierTrainer, watch: Stopwatch, started: float, work: Work
 ) -> dict[str, Any]:
-    num_rows, batch_size = work.tables["train"].num_rows, work.job.training.batch_size
-    rows = watch.steps * num_rows / -(-num_rows // batch_size)
     return {
         "epochs": round(trainer.state.epoch or 0, 2),
         "best_step": trainer.state.best_global_step,
         "steps": trainer.state.global_step,
         "seconds": round(time.perf_counter() - started, 1),
-        "samples_per_s": round(rows / watch.seconds, 2) if watch.seconds else 0.0,
+        "samples_per_s": watch.samples_per_s,
         "workers": trainer.args.world_size,
         "label_names": list(work.label_names),
     }

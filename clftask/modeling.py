@@ -24,8 +24,12 @@ PROBLEM_TYPES: dict[Task, str] = {
 }
 
 
-def find_base(base: str) -> str:
+def find_base(base: str, scratch: str) -> str:
     """Return what transformers opens: a local folder, or a hub id as it is.
+
+    Args:
+        base: The job's `model.base`.
+        scratch: A folder of the caller's, who removes it: what lies at a URL is copied there.
 
     Raises:
         ConfigError: The package, the folder or what lies at the URL is missing.
@@ -33,7 +37,7 @@ def find_base(base: str) -> str:
     if base.startswith("pkg://"):
         return _in_package(base)
     if storage.is_url(base):
-        folder = tempfile.mkdtemp(prefix="clftask-base-")
+        folder = f"{scratch}/base"
         storage.download(base, folder)
         return folder
     if base.startswith("/") and not Path(base).is_dir():
@@ -56,19 +60,23 @@ def _in_package(base: str) -> str:
     return str(folder)
 
 
-def check_base(spec: ModelSpec) -> str:
+def check_base(spec: ModelSpec) -> Any:
     """Refuse a model that cannot be trained, before any worker starts.
 
     Returns:
-        What transformers opens.
+        Its tokenizer; of what was copied from a URL nothing is left.
 
     Raises:
         ConfigError: The model is missing or half downloaded, wants remote code, has no
             sequence classification, or is shorter than `max_length`.
     """
-    from transformers import AutoConfig, AutoModelForSequenceClassification
+    with tempfile.TemporaryDirectory(prefix="clftask-base-") as scratch:
+        return _check_base(spec, find_base(spec.base, scratch))
 
-    base = find_base(spec.base)
+
+def _check_base(spec: ModelSpec, base: str) -> Any:
+    from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
+
     if Path(base).is_dir():
         _check_files(spec.base, Path(base))
     try:
@@ -77,20 +85,23 @@ def check_base(spec: ModelSpec) -> str:
         reason = " ".join(str(error).split())[:300]
         remedy = "Give a hub id that can be reached, a folder, s3:// or pkg://package/folder."
         raise _refuse(spec.base, f"cannot be opened: {reason}", remedy) from None
+    if isinstance(spec.head, MlpHead) and type(config) not in AutoModel._model_mapping:
+        remedy = "Use head: linear, which stands for the head that the model has."
+        raise _refuse(spec.base, f"{config.model_type} takes no other head", remedy)
     mapping = AutoModelForSequenceClassification._model_mapping
     if type(config) not in mapping and not isinstance(spec.head, MlpHead):
         raise _refuse(
             spec.base, f"{config.model_type} has no sequence classification in transformers"
         )
-    _check_tokenizer(spec.base, base)
+    tokenizer = _check_tokenizer(spec.base, base)
     limit = _positions(config)
     if limit is not None and limit < spec.max_length:
         allowed = f"must be at most {limit}, the positions of {spec.base}"
         raise ConfigError(Problem("model.max_length", spec.max_length, allowed))
-    return base
+    return tokenizer
 
 
-def _check_tokenizer(name: str, base: str) -> None:
+def _check_tokenizer(name: str, base: str) -> Any:
     try:
         tokenizer = load_tokenizer(base)
     except Exception as error:  # the tokenizers library raises bare Exceptions
@@ -99,6 +110,7 @@ def _check_tokenizer(name: str, base: str) -> None:
         raise _refuse(name, f"the tokenizer cannot be opened: {reason}", remedy) from None
     if tokenizer.pad_token is None:
         raise _refuse(name, "its tokenizer has no padding token", "Save it with a pad_token.")
+    return tokenizer
 
 
 # Their position tables begin after the padding index.
@@ -184,6 +196,9 @@ def build_model(
 ) -> tuple[Any, set[str]]:
     """Load the pretrained weights, put a head on, freeze what `adapt` says.
 
+    A base that is a classifier of the very same labels goes on with its head; under other
+    labels, or in another order, the head's last layer starts anew.
+
     Args:
         base: What `find_base` returned.
         spec: The job's model section.
@@ -191,9 +206,8 @@ def build_model(
         prior: (labels,) share of the train rows that carry each label.
 
     Returns:
-        The model, and the names of its fresh parameters.
+        The model, and the names of its fresh parameters: none if the base's head goes on.
     """
-    import torch
     from transformers import AutoConfig
 
     names = dict(enumerate(space.names))
@@ -206,16 +220,41 @@ def build_model(
         problem_type=PROBLEM_TYPES[space.task],
     )
     with quiet_loading():
-        model, fresh = _with_head(base, spec, config)
-    bias = output_layer(model).bias
-    if spec.head.bias == "prior" and bias is not None:
-        with torch.no_grad():
-            bias.copy_(torch.from_numpy(log_odds(prior, space.task)))
+        model, head, absent = _with_head(base, spec, config)
     spec.adapt.freeze(model.base_model)
-    return model, fresh
+    if not head & absent and _is_classifier_of(space, base):
+        return model, set()
+    bias = log_odds(prior, space.task) if spec.head.bias == "prior" else np.zeros(len(names))
+    _start_output(model, absent, bias)
+    return model, head
 
 
-def _with_head(base: str, spec: ModelSpec, config: Any) -> tuple[Any, set[str]]:
+def _is_classifier_of(space: LabelSpace, base: str) -> bool:
+    """Tell whether a base's own configuration has these labels, in this order, for this task."""
+    from transformers import AutoConfig
+
+    own = AutoConfig.from_pretrained(base, trust_remote_code=False)
+    # Without a problem type transformers takes a classifier of several labels for multiclass.
+    problem_type = own.problem_type or PROBLEM_TYPES["multiclass"]
+    names = dict(enumerate(space.names))
+    return bool(own.id2label == names and problem_type == PROBLEM_TYPES[space.task])
+
+
+def _start_output(model: Any, absent: set[str], bias: npt.NDArray[Any]) -> None:
+    """Give the last layer a bias, and fresh weights where it has those of other labels."""
+    import torch
+
+    layer = output_layer(model)
+    name = next(name for name, module in model.named_modules() if module is layer)
+    with torch.no_grad():
+        if f"{name}.weight" not in absent:
+            layer.weight.normal_(std=getattr(model.config, "initializer_range", 0.02))
+        if layer.bias is not None:
+            layer.bias.copy_(torch.from_numpy(bias))
+
+
+def _with_head(base: str, spec: ModelSpec, config: Any) -> tuple[Any, set[str], set[str]]:
+    """Return the model, its head's parameters, and the parameters that the base lacks."""
     import torch
     from transformers import AutoModelForSequenceClassification
 
@@ -224,7 +263,7 @@ def _with_head(base: str, spec: ModelSpec, config: Any) -> tuple[Any, set[str]]:
 
         model, fresh, lost = build(base, spec.head, config)
         refuse_lost(base, lost)
-        return model, fresh
+        return model, fresh, fresh
     model, info = AutoModelForSequenceClassification.from_pretrained(
         base,
         config=config,
@@ -233,10 +272,10 @@ def _with_head(base: str, spec: ModelSpec, config: Any) -> tuple[Any, set[str]]:
         ignore_mismatched_sizes=True,
         output_loading_info=True,
     )
-    absent = [*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])]
+    absent = {*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])}
     refuse_lost(base, [name for name in absent if _is_pretrained(name, model)])
     head = {name for name, _ in model.named_parameters() if not _is_pretrained(name, model)}
-    return model, head | (set(info["missing_keys"]) & {n for n, _ in model.named_parameters()})
+    return model, head, absent
 
 
 def refuse_lost(base: str, names: list[str]) -> None:

@@ -23,7 +23,14 @@ import torch.distributed as dist
 from safetensors.torch import load_model, save_model
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from clftask.batches import Collator, EpochLoader, GlobalBatches, TokenRows, token_batches
+from clftask.batches import (
+    Collator,
+    EpochLoader,
+    GlobalBatches,
+    TokenRows,
+    num_global_rows,
+    token_batches,
+)
 from clftask.config import TrainJob
 from clftask.decisions import Decision, probabilities_of
 from clftask.errors import ConfigError, JobError, Problem
@@ -121,6 +128,7 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         self.collator = Collator(
             tokenizer, len(space.names), self._micro_batch_size(), job.model.max_length
         )
+        self.rows_seen = 0
         self._gloo: Any = None
 
     optimizer: Any
@@ -176,6 +184,7 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
     ) -> torch.Tensor:
         """Run one optimiser step's forward and backward passes, syncing in the last alone."""
         model.train()
+        self.rows_seen += num_global_rows(inputs, self.args.world_size)
         total = torch.zeros((), device=self.args.device)
         for i, micro in enumerate(self._prepare_inputs(inputs)):
             is_last = i == len(inputs) - 1
@@ -348,8 +357,13 @@ class StopOnNan(TrainerCallback):  # type: ignore[misc]
 class Stopwatch(TrainerCallback):  # type: ignore[misc]
     """Measures the time spent in training steps alone."""
 
-    def __init__(self) -> None:
-        self.seconds, self.steps, self._start = 0.0, 0, 0.0
+    def __init__(self, trainer: ClassifierTrainer) -> None:
+        self.trainer, self.seconds, self._start = trainer, 0.0, 0.0
+
+    @property
+    def samples_per_s(self) -> float:
+        """Rows that all workers together trained on in a second; only the first one knows."""
+        return round(self.trainer.rows_seen / self.seconds, 2) if self.seconds else 0.0
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Start the watch."""
@@ -358,7 +372,6 @@ class Stopwatch(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Stop the watch."""
         self.seconds += time.perf_counter() - self._start
-        self.steps += 1
 
 
 class SaveEvery(TrainerCallback):  # type: ignore[misc]

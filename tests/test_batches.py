@@ -9,7 +9,14 @@ import torch
 from accelerate import skip_first_batches
 from transformers import AutoTokenizer
 
-from clftask.batches import Collator, EpochLoader, GlobalBatches, TokenRows, token_batches
+from clftask.batches import (
+    Collator,
+    EpochLoader,
+    GlobalBatches,
+    TokenRows,
+    num_global_rows,
+    token_batches,
+)
 
 LENGTHS = np.random.default_rng(0).integers(3, 60, 103)
 WORLDS = [1, 2, 3, 4, 6, 12]
@@ -55,6 +62,15 @@ def test_weights_by_hand():
     assert [[weight for _, weight in share] for share in full] == [[0.75, 0.75], [0.75], [0.75]]
     assert [[weight for _, weight in share] for share in ragged] == [[3.0], [0.0], [0.0]]
     assert len({row for share in ragged for row, _ in share}) == 1
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_every_worker_with_a_row_knows_the_size_of_the_global_batch(world):
+    for batch in shares(world):
+        rows = sum(weight > 0 for share in batch for _, weight in share)
+        for share in batch:
+            micro = [{"weight": torch.tensor([weight for _, weight in share])}]
+            assert num_global_rows(micro, world) == (rows if share[0][1] else 0)
 
 
 def test_each_row_once_an_epoch():

@@ -1,9 +1,11 @@
 """Checkpoints: complete or ignored, never more than are asked for."""
 
 import json
+import tempfile
 import threading
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from clftask.checkpoints import Checkpoints, read_state
@@ -31,13 +33,13 @@ def stored(tmp_path):
 
 @pytest.fixture
 def make(tmp_path):
-    return lambda keep=2: Checkpoints(str(tmp_path / "run"), keep)
+    return lambda keep=2: Checkpoints(str(tmp_path / "run"), keep, str(tmp_path / "fetched"))
 
 
 def save(checkpoints, tmp_path, step, best, **options):
     seen = []
     folder = local(tmp_path, step, **options)
-    checkpoints.save(folder, step, best, lambda: seen.append(stored(tmp_path)))
+    checkpoints.save(folder, step, best, "fp32", lambda: seen.append(stored(tmp_path)))
     checkpoints.wait()
     assert not Path(folder).exists()
     return seen
@@ -88,6 +90,37 @@ def test_what_is_no_checkpoint_is_left_alone(make, tmp_path):
     assert make().steps() == {10: True}
     make().clean()
     assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
+
+
+def test_only_what_is_asked_for_is_fetched_into_the_scratch_folder(tmp_path, monkeypatch):
+    files = fsspec.filesystem("memory")
+    files.put(local(tmp_path, 7), "/fetched-test/step-0000007", recursive=True)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    checkpoints = Checkpoints("memory://fetched-test", 2, str(tmp_path / "mine"))
+    folder = Path(checkpoints.fetch(7, "model.safetensors"))
+    assert tmp_path / "mine" in folder.parents
+    assert [(f.name, f.read_text()) for f in folder.iterdir()] == [
+        ("model.safetensors", "weights 7")
+    ]
+    folder = Path(checkpoints.fetch(7))
+    assert tmp_path / "mine" in folder.parents
+    assert {f.name for f in folder.iterdir()} == {
+        "model.safetensors", "inner", "trainer_state.json",
+    }  # fmt: skip
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_precision_is_that_of_the_newest(make, tmp_path):
+    assert make().precision() is None
+    checkpoints = make()
+    for step, precision in ((10, "fp32"), (20, "bf16")):
+        checkpoints.save(local(tmp_path, step), step, None, precision, lambda: None)
+    checkpoints.wait()
+    assert make().precision() == "bf16"
+    marker = tmp_path / "run" / "step-0000020" / "complete.json"
+    marker.write_text('{"step": 20}')  # as version 0.1.0 wrote it
+    assert make().precision() is None
 
 
 # ------------------------------------------------------------------ what is kept
@@ -141,7 +174,7 @@ def test_an_error_in_the_upload_is_raised_at_wait(make, tmp_path):
     checkpoints = make()
     after = []
     folder = local(tmp_path, 10, extra=TOO_LONG)
-    checkpoints.save(folder, 10, None, lambda: after.append(10))
+    checkpoints.save(folder, 10, None, "fp32", lambda: after.append(10))
     with pytest.raises(StorageError, match="File name too long"):
         checkpoints.wait()
     assert after == []
@@ -151,9 +184,9 @@ def test_an_error_in_the_upload_is_raised_at_wait(make, tmp_path):
 
 def test_an_error_in_the_upload_is_raised_at_the_next_save(make, tmp_path):
     checkpoints = make()
-    checkpoints.save(local(tmp_path, 10, extra=TOO_LONG), 10, None, lambda: None)
+    checkpoints.save(local(tmp_path, 10, extra=TOO_LONG), 10, None, "fp32", lambda: None)
     with pytest.raises(StorageError):
-        checkpoints.save(local(tmp_path, 20), 20, None, lambda: None)
+        checkpoints.save(local(tmp_path, 20), 20, None, "fp32", lambda: None)
 
 
 def test_saving_does_not_wait_for_the_upload_but_for_the_one_before(make, tmp_path):
@@ -163,10 +196,10 @@ def test_saving_does_not_wait_for_the_upload_but_for_the_one_before(make, tmp_pa
         gate.wait(10)
         order.append("first")
 
-    checkpoints.save(local(tmp_path, 10), 10, None, first)
+    checkpoints.save(local(tmp_path, 10), 10, None, "fp32", first)
     order.append("saved")
     gate.set()
-    checkpoints.save(local(tmp_path, 20), 20, None, lambda: order.append("second"))
+    checkpoints.save(local(tmp_path, 20), 20, None, "fp32", lambda: order.append("second"))
     checkpoints.wait()
     assert order == ["saved", "first", "second"]
     assert stored(tmp_path) == [10, 20]
@@ -183,11 +216,16 @@ def test_a_half_uploaded_one_is_replaced_when_its_step_comes_again(make, tmp_pat
 
 def test_on_s3_they_are_the_same(s3, tmp_path):
     place = f"{s3.bucket}/checkpoints-test/run"
-    checkpoints = Checkpoints(place, 2)
+    checkpoints = Checkpoints(place, 2, str(tmp_path / "fetched"))
     for step in (10, 20, 30):
-        checkpoints.save(local(tmp_path, step), step, 10, lambda: None)
+        checkpoints.save(local(tmp_path, step), step, 10, "bf16", lambda: None)
         checkpoints.wait()
-    assert Checkpoints(place, 2).steps() == {10: True, 30: True}
+    again = Checkpoints(place, 2, str(tmp_path / "fetched"))
+    assert again.steps() == {10: True, 30: True}
+    assert again.precision() == "bf16"
+    alone = Path(again.fetch(10, "model.safetensors"))
+    assert [file.name for file in alone.iterdir()] == ["model.safetensors"]
+    assert (alone / "model.safetensors").read_text() == "weights 10"
     folder = Path(checkpoints.fetch(30))
     assert (folder / "model.safetensors").read_text() == "weights 30"
     assert (folder / "inner" / "file").read_text() == "x"

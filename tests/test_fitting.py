@@ -5,19 +5,23 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from clftask import bundle
+from clftask.checkpoints import Checkpoints
 from clftask.config import TrainJob
 from clftask.data import prepare, tokenise
 from clftask.errors import JobError
 from clftask.fitting import Work, fit
 from clftask.modeling import load_tokenizer
+from clftask.training import Stopwatch
 
 
 class Recorder:
@@ -139,6 +143,63 @@ def test_killed_run_goes_on_as_if_nothing_had_happened(make_work):
     steps = logged_steps(killed.run)
     assert steps == sorted(steps)
     assert max(steps) == expected.done["steps"]
+
+
+def test_precision_is_measured_once_in_a_run(make_work, monkeypatch):
+    work = make_work(precision="auto", epochs=6)
+    monkeypatch.setattr("clftask.fitting.bf16_pays", lambda device: True)
+    with pytest.raises(KeyboardInterrupt):
+        run(work, Recorder(fail_at=20))
+    monkeypatch.setattr("clftask.fitting.bf16_pays", lambda device: False)
+    run(work)
+    log = Path(work.run, "log.txt").read_text()
+    assert [line.split("on cpu, ")[1][:4] for line in log.splitlines() if " on cpu, " in line] == [
+        "bf16",
+        "bf16",
+    ]
+    run(make_work("another", precision="auto", epochs=1))
+    assert "on cpu, fp32" in Path(work.run, "..", "another", "log.txt").read_text()
+
+
+def test_speed_counts_the_rows_of_ragged_batches(make_work, monkeypatch):
+    """96 train rows are a batch of 90 and one of 6: at a second a step, 48 rows a second."""
+
+    class SecondAStep(Stopwatch):
+        def on_step_end(self, *args: Any, **rest: Any) -> None:
+            self.seconds += 1
+
+    monkeypatch.setattr("clftask.fitting.Stopwatch", SecondAStep)
+    sink = run(make_work(batch_size=90, epochs=5))
+    speeds = {r["step"]: r["samples_per_s"] for r in sink.records if "samples_per_s" in r}
+    assert speeds[1] in (6, 90)
+    assert speeds[10] == 48
+    assert sink.done["samples_per_s"] == 48
+
+
+def test_weights_of_the_best_checkpoint_are_fetched_alone(make_work, monkeypatch):
+    fetched: list[tuple[Any, ...]] = []
+    fetch = Checkpoints.fetch
+
+    def spy(self: Checkpoints, *args: Any) -> str:
+        fetched.append(args)
+        return fetch(self, *args)
+
+    monkeypatch.setattr(Checkpoints, "fetch", spy)
+    work = make_work(metric="hamming_loss", learning_rate=1e-9, head_learning_rate=1e-9, epochs=3)
+    sink = run(work)
+    assert sink.done["best_step"] < sink.done["steps"]
+    assert fetched == [(sink.done["best_step"], "model.safetensors")]
+
+
+def test_a_worker_leaves_no_temporary_files(make_work, tiny_base, tmp_path, monkeypatch):
+    fsspec.filesystem("memory").put(str(tiny_base), "/bases/tiny", recursive=True)
+    work = make_work(epochs=1)
+    job = TrainJob.load(work.job.dump(), ["model.base=memory://bases/tiny"])
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    run(Work(job, work.run, work.tables, work.label_names, work.data, ""))
+    assert Path(work.run, "bundle", "model.safetensors").exists()
+    assert list((tmp_path / "temporary").iterdir()) == []
 
 
 def test_killed_between_last_checkpoint_and_bundle(make_work):

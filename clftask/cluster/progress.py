@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray.util import placement_group_table
+
+from clftask.cluster.session import Plan
 
 POLL_S = 0.5
+WAIT_S = 10.0
 
 
 @ray.remote(num_cpus=0)
@@ -20,6 +25,16 @@ class Board:
         self.records: list[dict[str, Any]] = []
         self.outcome: dict[str, Any] | None = None
         self.failure: Exception | None = None
+        self.is_started = False
+
+    def start(self) -> Exception | None:
+        """Take note that a worker runs; return what an earlier one failed of for good."""
+        self.is_started = True
+        return self.failure
+
+    def has_started(self) -> bool:
+        """Tell whether any worker has run."""
+        return self.is_started
 
     def post(self, record: dict[str, Any]) -> None:
         """Take a record, or the result."""
@@ -41,9 +56,46 @@ class Board:
         return self.outcome, self.failure
 
 
+def waiting_line(chosen: Plan, groups: Iterable[Mapping[str, Any]]) -> str | None:
+    """Return what to say about workers that have not started; None if they have their place.
+
+    Free CPUs would not tell: the workers hold theirs from the moment they are placed, long
+    before they run.
+
+    Args:
+        chosen: How many workers there are, and what each gets.
+        groups: Ray's placement groups, of all jobs.
+    """
+    pending = [len(group["bundles"]) for group in groups if group["state"] == "PENDING"]
+    if chosen.workers not in pending:
+        return None
+    workers = f"{chosen.workers} worker{'s' if chosen.workers > 1 else ''}"
+    cpus = f"{chosen.cpus_per_worker:g} CPU{'s' if chosen.cpus_per_worker > 1 else ''}"
+    size = f"{cpus} and a GPU" if chosen.use_gpu else cpus
+    return f"waiting for {workers} with {size} each: the cluster's resources are in use"
+
+
+class Waiting:
+    """Says once that the workers find no place, when they have waited for it `WAIT_S` seconds."""
+
+    def __init__(self, chosen: Plan, say: Callable[[str], None]) -> None:
+        self.chosen, self.say = chosen, say
+        self.since, self.is_over = time.monotonic(), False
+
+    def look(self, board: Any) -> None:
+        """Look at the cluster, unless all is said or a worker has started."""
+        if self.is_over or time.monotonic() - self.since < WAIT_S:
+            return
+        self.is_over = ray.get(board.has_started.remote())
+        line = None if self.is_over else waiting_line(self.chosen, placement_group_table().values())
+        if line is not None:
+            self.is_over = True
+            self.say(line)
+
+
 @contextmanager
-def follow(board: Any, show: Callable[[dict[str, Any]], None]) -> Iterator[None]:
-    """Show each record soon after it is posted, while the block runs."""
+def follow(board: Any, show: Callable[[dict[str, Any]], None], waiting: Waiting) -> Iterator[None]:
+    """Show each record soon after it is posted, and say so if nothing starts."""
     ended = threading.Event()
     seen = 0
 
@@ -56,6 +108,7 @@ def follow(board: Any, show: Callable[[dict[str, Any]], None]) -> Iterator[None]
     def watch() -> None:
         while not ended.wait(POLL_S):
             pull()
+            waiting.look(board)
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()

@@ -11,19 +11,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from clftask import runs, storage
-from clftask.cluster.progress import Board, follow
+from clftask.cluster.progress import Board, Waiting, follow
 from clftask.cluster.session import Plan, capacity, connected, plan
 from clftask.config import TrainJob
 from clftask.data import Prepared, prepare, tokenise
 from clftask.errors import ClftaskError, JobError, Problem
-from clftask.modeling import check_base, check_precision, load_tokenizer
+from clftask.modeling import check_base, check_precision
 from clftask.training import check_arguments
 
 _TRACKER_PREFIXES = ("MLFLOW_", "WANDB_")
+Say = Callable[[str], None]
 Show = Callable[[dict[str, Any]], None]
 
 
-def train(job: TrainJob, say: Callable[[str], None], show: Show) -> dict[str, Any]:
+def train(job: TrainJob, say: Say, show: Show) -> dict[str, Any]:
     """Run a training job to its end.
 
     Args:
@@ -43,26 +44,36 @@ def train(job: TrainJob, say: Callable[[str], None], show: Show) -> dict[str, An
     run = runs.find(job.run, job.task)
     if run.exists:
         runs.same_job(run, job)
-    base = check_base(job.model)
+    is_finished = run.exists and run.is_finished()
+    outcome = _finished(job, run, say) if is_finished else _trained(job, run, say, show)
+    seconds = round(time.perf_counter() - started, 1)
+    return {"run": run.path, "bundle": run.bundle, **outcome, "seconds": seconds}
+
+
+def _finished(job: TrainJob, run: runs.Run, say: Say) -> dict[str, Any]:
+    """Return what a finished run found; that needs its data, but neither its base nor Ray."""
+    runs.same_data(run, prepare(job).fingerprint)
+    say(f"the run is finished: {run.path}")
+    return run.result()
+
+
+def _trained(job: TrainJob, run: runs.Run, say: Say, show: Show) -> dict[str, Any]:
+    tokenizer = check_base(job.model)
     check_arguments(job)
     prepared = prepare(job)
     if run.exists:
         runs.same_data(run, prepared.fingerprint)
-        if run.is_finished():
-            say(f"the run is finished: {run.path}")
-            return _result(run, run.result(), started)
     with connected():
         chosen = plan(job.scaling, capacity())
         check_precision(job.training.precision, chosen.use_gpu)
         say(f"reading and tokenising {prepared.rows.num_rows:,} rows")
-        tables = tokenise(prepared, load_tokenizer(base), job.model.max_length)
+        tables = tokenise(prepared, tokenizer, job.model.max_length)
         for line in prepared.report.lines():
             say(line)
         named = _named(job, run)
         runs.claim(run, named, prepared.rows, prepared.fingerprint)
         say(f"run {run.path}: {chosen}")
-        outcome = _fit(named, run.path, prepared, tables, chosen, show)
-    return _result(run, outcome, started)
+        return _fit(named, run.path, prepared, tables, chosen, say, show)
 
 
 def _named(job: TrainJob, run: runs.Run) -> TrainJob:
@@ -71,16 +82,11 @@ def _named(job: TrainJob, run: runs.Run) -> TrainJob:
     return job.model_copy(update={"run": job.run.model_copy(update={"name": name})})
 
 
-def _result(run: runs.Run, outcome: dict[str, Any], started: float) -> dict[str, Any]:
-    seconds = round(time.perf_counter() - started, 1)
-    return {"run": run.path, "bundle": run.bundle, **outcome, "seconds": seconds}
-
-
 # ------------------------------------------------------------------ the workers
 
 
 def _fit(
-    job: TrainJob, path: str, prepared: Prepared, tables: Any, chosen: Plan, show: Show
+    job: TrainJob, path: str, prepared: Prepared, tables: Any, chosen: Plan, say: Say, show: Show
 ) -> dict[str, Any]:
     import ray
 
@@ -96,7 +102,7 @@ def _fit(
         "environment": {k: v for k, v in os.environ.items() if k.startswith(_TRACKER_PREFIXES)},
         "board": board,
     }
-    with follow(board, show):
+    with follow(board, show, Waiting(chosen, say)):
         error = _run_trainer(loop_config, chosen, job.scaling.max_failures, path)
     outcome, failure = ray.get(board.result.remote())
     if outcome is not None:
@@ -191,7 +197,7 @@ def worker_loop(config: dict[str, Any]) -> None:
     from clftask.quiet import quiet_libraries
 
     board = config["board"]
-    if ray.get(board.result.remote())[1] is not None:
+    if ray.get(board.start.remote()) is not None:
         return  # a restart could only fail again
     os.environ.update(config["environment"])
     quiet_libraries()

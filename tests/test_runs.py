@@ -1,0 +1,70 @@
+"""Runs that are there already: what a resumed one refuses, and when it has nothing to do."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clftask import runs
+from clftask.cluster.train import train
+from clftask.config import TrainJob
+from clftask.data import prepare
+from clftask.errors import ConfigError
+
+OUTCOME = {"metrics": {"validation": {"micro_f1": 0.5}}, "epochs": 3}
+
+
+@pytest.fixture
+def finished(toy_table, tiny_base, tmp_path) -> TrainJob:
+    """The job of a finished run, whose base is gone since."""
+    base = shutil.copytree(tiny_base, tmp_path / "base")
+    job = TrainJob.load(
+        {
+            "task": "multiclass",
+            "data": {
+                "train": str(toy_table(60)),
+                "text": "text",
+                "labels": {"kind": "class", "column": "label"},
+            },
+            "model": {"base": str(base)},
+            "run": {"storage": str(tmp_path / "runs"), "name": "run", "resume": True},
+        }
+    )
+    run = runs.find(job.run, job.task)
+    prepared = prepare(job)
+    runs.claim(run, job, prepared.rows, prepared.fingerprint)
+    Path(run.bundle).mkdir()
+    Path(run.bundle, "metrics.json").write_text(json.dumps(OUTCOME))
+    Path(run.bundle, "clftask.json").write_text("{}")
+    shutil.rmtree(base)
+    return job
+
+
+def again(job: TrainJob, *overrides: str) -> tuple[dict[str, Any], list[str]]:
+    said: list[str] = []
+    changed = TrainJob.load(job.dump(), overrides)
+    return train(changed, said.append, lambda record: None), said
+
+
+def test_a_finished_run_returns_without_its_base(finished):
+    result, said = again(finished, "scaling.workers=2")
+    assert {name: result[name] for name in OUTCOME} == OUTCOME
+    assert said == [f"the run is finished: {result['run']}"]
+
+
+def test_a_finished_run_of_another_job_or_other_data_is_refused(finished, toy_table):
+    with pytest.raises(ConfigError, match=r"training\.epochs: was 3 in the run \(found 4\)"):
+        again(finished, "training.epochs=4")
+    toy_table(61)
+    with pytest.raises(ConfigError, match="data: must be the run's data"):
+        again(finished)
+
+
+def test_an_unfinished_run_still_wants_its_base(finished):
+    Path(finished.run.storage, "run", "bundle", "clftask.json").unlink()
+    with pytest.raises(ConfigError, match=r"model\.base: is no folder"):
+        again(finished)
