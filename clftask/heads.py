@@ -8,9 +8,9 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
-from clftask.spec import Spec, bare_kind
+from clftask.spec import BareKind, Spec
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,7 +41,7 @@ class MlpHead(HeadSpec):
     dropout: float = Field(0.1, ge=0, lt=1)
 
 
-Head = Annotated[LinearHead | MlpHead, Field(discriminator="kind"), BeforeValidator(bare_kind)]
+Head = Annotated[LinearHead | MlpHead, Field(discriminator="kind"), BareKind()]
 
 
 class AdaptSpec(Spec):
@@ -99,7 +99,7 @@ class LastLayers(AdaptSpec):
 Adapt = Annotated[
     Full | HeadOnly | LastLayers | FrozenEmbeddings,
     Field(discriminator="kind"),
-    BeforeValidator(bare_kind),
+    BareKind(),
 ]
 
 

@@ -15,10 +15,10 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from clftask.errors import DataError, Problem
-from clftask.spec import Spec, bare_kind
+from clftask.spec import BareKind, Spec
 
 Task = Literal["multiclass", "multilabel"]
 
@@ -192,7 +192,7 @@ class IndicatorColumns(_Multilabel):
 Labels = Annotated[
     ClassColumn | ListColumn | DelimitedColumn | IndicatorColumns,
     Field(discriminator="kind"),
-    BeforeValidator(bare_kind),
+    BareKind(),
 ]
 
 

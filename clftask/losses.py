@@ -8,10 +8,10 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from clftask.labels import Task
-from clftask.spec import Spec, bare_kind
+from clftask.spec import BareKind, Spec
 
 if TYPE_CHECKING:
     import torch
@@ -82,5 +82,5 @@ class AutoLoss(LossSpec):
 Loss = Annotated[
     AutoLoss | CrossEntropy | BinaryCrossEntropy,
     Field(discriminator="kind"),
-    BeforeValidator(bare_kind),
+    BareKind(),
 ]

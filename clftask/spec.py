@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import core_schema
 
 from clftask.errors import ConfigError, Problem
 
@@ -57,6 +58,18 @@ def fingerprint(data: Any) -> str:
 def bare_kind(value: Any) -> Any:
     """Let a bare name stand for `{kind: name}`, so that `loss: bce` works."""
     return {"kind": value} if isinstance(value, str) else value
+
+
+class BareKind:
+    """Annotates a union on `kind` in which a bare name stands for a member, in its schema, too."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        return core_schema.no_info_before_validator_function(bare_kind, handler(source))
+
+    def __get_pydantic_json_schema__(self, core: Any, handler: Any) -> Any:
+        found = handler(core)
+        kinds = list(found.get("discriminator", {}).get("mapping", {}))
+        return {"anyOf": [found, {"type": "string", "enum": kinds}]}
 
 
 class _Loader(yaml.SafeLoader):

@@ -13,10 +13,10 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from clftask.errors import DataError, Problem
-from clftask.spec import Spec, bare_kind
+from clftask.spec import BareKind, Spec
 
 SPLITS = ("train", "validation", "test")
 Assignment = npt.NDArray[np.int8]
@@ -227,7 +227,7 @@ class ColumnSplit(Spec):
 Split = Annotated[
     RandomSplit | StratifiedSplit | GroupedSplit | ColumnSplit,
     Field(discriminator="kind"),
-    BeforeValidator(bare_kind),
+    BareKind(),
 ]
 
 

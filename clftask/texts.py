@@ -18,7 +18,9 @@ def one_or_more(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
-Columns = Annotated[tuple[str, ...], BeforeValidator(one_or_more), Field(min_length=1)]
+_NAMES = BeforeValidator(one_or_more, json_schema_input_type=str | tuple[str, ...])
+Names = Annotated[tuple[str, ...], _NAMES]
+Columns = Annotated[tuple[str, ...], Field(min_length=1), _NAMES]
 
 
 class TextRecipe(Spec):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
-from clftask.cluster.session import Capacity, Plan, plan
+from clftask.cluster.session import Capacity, Plan, connected, plan
 from clftask.config import ScalingSpec
 from clftask.errors import ConfigError
 
@@ -47,3 +49,12 @@ def test_refusals_say_what_the_cluster_has(capacity, spec, field):
     with pytest.raises(ConfigError, match=rf"{capacity.cpus:g} CPUs and") as refused:
         plan(ScalingSpec(**spec), capacity)
     assert refused.value.problems[0].path == field
+
+
+def test_an_address_where_nobody_listens_is_refused_at_once(monkeypatch):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(ConfigError, match=f"RAY_ADDRESS: does not answer.*{address}"), connected():
+        pass

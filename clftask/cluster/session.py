@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import socket
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +13,8 @@ from dataclasses import dataclass
 
 from clftask.config import ScalingSpec
 from clftask.errors import ConfigError, Problem
+
+CONNECT_TIMEOUT_S = 15.0
 
 
 @dataclass(frozen=True)
@@ -98,11 +102,25 @@ def connected() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    _refuse_silent(os.environ.get("RAY_ADDRESS", ""))
     _init()
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _refuse_silent(address: str) -> None:
+    """Refuse an address where nobody listens: Ray itself tries for many minutes."""
+    found = re.fullmatch(r"(?:ray://)?\[?([^/]+?)\]?:(\d+)", address)
+    if found is None:
+        return
+    try:
+        socket.create_connection((found[1], int(found[2])), timeout=CONNECT_TIMEOUT_S).close()
+    except (OSError, OverflowError) as error:
+        remedy = "Start the cluster, or unset RAY_ADDRESS."
+        problem = Problem("RAY_ADDRESS", address, f"does not answer: {error}", remedy)
+        raise ConfigError(problem) from None
 
 
 def _init() -> None:
