@@ -68,6 +68,10 @@ class StorageError(ClftaskError):
     exit_code = 2
 
 
+class AccessError(StorageError):
+    """Storage that refuses the credentials: trying again cannot help."""
+
+
 class JobError(ClftaskError):
     """A job that failed while it ran."""
 

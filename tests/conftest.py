@@ -31,15 +31,43 @@ class S3Server:
     reader: tuple[str, str]
 
 
+class S3Process:
+    """An S3 server of its own folder and ports, that can be killed and started again."""
+
+    def __init__(self, folder: Path, ports: list[int]) -> None:
+        self.folder, self.ports = folder, ports
+        self.endpoint = f"http://127.0.0.1:{ports[0]}"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self.process = _start_weed(self.folder, self.ports)
+        _wait_until_ready(self.process, self.ports, self.folder / "log.txt")
+
+    def kill(self) -> None:
+        assert self.process is not None
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def make_bucket(self, name: str) -> None:
+        import boto3
+
+        boto3.client("s3").create_bucket(Bucket=name)
+
+    def __enter__(self) -> S3Process:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """A real S3 server; the environment points to it, as admin, until the session ends."""
-    folder = tmp_path_factory.mktemp("seaweedfs")
-    ports = _free_ports(4)
-    endpoint = f"http://127.0.0.1:{ports[0]}"
-    process = _start_weed(folder, ports)
-    environment = {
-        "AWS_ENDPOINT_URL_S3": endpoint,
+    server = S3Process(tmp_path_factory.mktemp("seaweedfs"), free_ports(4))
+    variables = {
+        "AWS_ENDPOINT_URL_S3": server.endpoint,
         "AWS_ACCESS_KEY_ID": ADMIN[0],
         "AWS_SECRET_ACCESS_KEY": ADMIN[1],
         "AWS_REGION": "us-east-1",
@@ -49,27 +77,21 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
         "AWS_SESSION_TOKEN": None,
         "AWS_ENDPOINT_URL": None,
     }
-    try:
-        _wait_until_ready(process, ports, folder / "log.txt")
-        with _environment(environment):
-            _make_bucket("clftask-test")
-            yield S3Server("s3://clftask-test", endpoint, ADMIN, READER)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    with server, environment(variables):
+        server.make_bucket("clftask-test")
+        yield S3Server("s3://clftask-test", server.endpoint, ADMIN, READER)
 
 
 @pytest.fixture
 def s3_user(s3: S3Server) -> Callable[[str, str], contextlib.AbstractContextManager[None]]:
     """A context manager for talking to the server as somebody else: `with s3_user(key, secret)`."""
-    return lambda key, secret: _environment(
+    return lambda key, secret: environment(
         {"AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": secret}
     )
 
 
 @contextlib.contextmanager
-def _environment(values: dict[str, str | None]) -> Iterator[None]:
+def environment(values: dict[str, str | None]) -> Iterator[None]:
     before = {name: os.environ.get(name) for name in values}
     _set(values)
     try:
@@ -82,19 +104,19 @@ def _set(values: dict[str, str | None]) -> None:
     """Change the environment, and forget the clients that were made for the one before."""
     import boto3
 
-    from clftask import storage
+    from clftask import stores
 
     for name, value in values.items():
         if value is None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
-    for cached in (storage.s3_client, storage._custom_endpoint, storage._s3_filesystem):
+    for cached in (stores.s3_client, stores._custom_endpoint, stores._s3_filesystem):
         cached.cache_clear()
     boto3.DEFAULT_SESSION = None  # holds the credentials of its first use
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Return ports that are free, and whose port + 10000 (weed's gRPC) is free too."""
     first = 20000 + os.getpid() % 500 * 20
     found: list[int] = []
@@ -117,7 +139,7 @@ def _is_free(port: int) -> bool:
 
 
 def _start_weed(folder: Path, ports: list[int]) -> subprocess.Popen[bytes]:
-    (folder / "data").mkdir()
+    (folder / "data").mkdir(exist_ok=True)
     _write_identities(folder / "s3.json")
     s3, master, volume, filer = ports
     weed = Path(sys.executable).with_name("weed")
@@ -178,12 +200,6 @@ def _get(url: str) -> str | None:
         return None
 
 
-def _make_bucket(name: str) -> None:
-    import boto3
-
-    boto3.client("s3").create_bucket(Bucket=name)
-
-
 # ------------------------------------------------------------------ a model and a table
 
 _WORDS = {
@@ -220,6 +236,46 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     BertModel(config).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A multilabel bundle of the tiny model, its labels network, graphics and sound."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    from clftask import bundle
+    from clftask.config import TrainJob
+
+    names = tuple(sorted(_WORDS))
+    model = AutoModelForSequenceClassification.from_pretrained(
+        tiny_base,
+        num_labels=len(names),
+        id2label=dict(enumerate(names)),
+        label2id={name: i for i, name in enumerate(names)},
+        problem_type="multi_label_classification",
+    )
+    job = TrainJob.load(
+        {
+            "task": "multilabel",
+            "data": {"train": "x.csv", "text": "text", "labels": {"kind": "list", "column": "y"}},
+            "model": {"base": str(tiny_base), "max_length": 32},
+        }
+    )
+    meta = bundle.BundleMeta(
+        task="multilabel",
+        label_names=names,
+        text=job.data.recipe,
+        max_length=32,
+        decision=job.decision,
+        job=job.dump(),
+        data={"fingerprint": "0" * 16, "report": {"rows": {"train": 3}, "tokens": {}}},
+        versions=bundle.versions(),
+        metrics={"validation": {"micro_f1": 0.5}},
+    )
+    folder = tmp_path_factory.mktemp("tiny-bundle")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_base)
+    bundle.write(folder, model, tokenizer, meta, {"per_label": {"validation": []}})
+    return str(folder)
 
 
 @pytest.fixture

@@ -87,6 +87,38 @@ def test_list_files_is_recursive_sorted_and_has_sizes(place: str) -> None:
     assert storage.list_files(f"{place}/absent") == []
 
 
+def test_list_files_of_a_folder_alone(place: str) -> None:
+    fill(place, "b", "a/z", "a/deep/y", "_c", "ab")
+    found = [f.path.removeprefix(place) for f in storage.list_files(place, recursive=False)]
+    assert found == ["/_c", "/ab", "/b"]
+    inner = storage.list_files(f"{place}/a", recursive=False)
+    assert inner == [storage.FileInfo(f"{place}/a/z", 3)]
+    assert storage.list_files(f"{place}/absent", recursive=False) == []
+
+
+def test_a_version_changes_with_the_content(place: str) -> None:
+    fill(place, "x", "y")
+    first = storage.version(f"{place}/x")
+    assert first == storage.version(f"{place}/x")
+    assert first
+    storage.put(f"{place}/x", b"longer")
+    second = storage.version(f"{place}/x")
+    if not storage.is_s3(place):  # the clock of a disk may stand still between two writes
+        os.utime(f"{place}/x", ns=(5, 5))
+        second = storage.version(f"{place}/x")
+        assert second == "6-5"
+    storage.put(f"{place}/x", b"LONGER")
+    assert len({first, second, storage.version(f"{place}/x")}) == 3
+
+
+@pytest.mark.parametrize("name", ["absent", "folder"])
+def test_what_is_no_file_has_no_version(place: str, name: str) -> None:
+    fill(place, "folder/x")
+    problem = refused(storage.version, f"{place}/{name}")
+    assert (problem.path, problem.allowed) == (f"{place}/{name}", "is not there")
+    assert problem.remedy == "Check the path."
+
+
 def test_exists_and_is_folder(place: str) -> None:
     fill(place, "a/b.csv")
     found = {
@@ -209,6 +241,18 @@ def test_a_stranger_cannot_upload(stranger: str, tmp_path: Path) -> None:
 def test_a_stranger_is_told_before_the_start(stranger: str) -> None:
     problem = refused(storage.check_writable, f"{stranger}/run", "run.storage")
     assert (problem.path, problem.value) == ("run.storage", f"{stranger}/run")
+    assert (problem.allowed, problem.remedy) == ("access is refused", GRANT)
+
+
+def test_the_version_on_s3_is_that_of_the_bytes(s3: Any) -> None:
+    storage.put(f"{s3.bucket}/version é +.txt", b"abc")
+    assert storage.version(f"{s3.bucket}/version é +.txt") == "900150983cd24fb0d6963f7d28e17f72"
+
+
+def test_a_version_that_is_refused_says_so(s3: Any, s3_user: Any) -> None:
+    storage.put(f"{s3.bucket}/secret", b"abc")
+    with s3_user("who", "who"):
+        problem = refused(storage.version, f"{s3.bucket}/secret")
     assert (problem.allowed, problem.remedy) == ("access is refused", GRANT)
 
 

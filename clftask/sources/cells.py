@@ -1,0 +1,88 @@
+"""Cells as the caller wants them: plain types, and strings that are known to be UTF-8."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+
+BAD = "_bad"
+UNDECODABLE = "bytes that are not UTF-8"
+
+_TEXT = {pa.string(), pa.large_string()}
+_BYTES = {*_TEXT, pa.string_view(), pa.binary(), pa.large_binary(), pa.binary_view()}
+
+
+def plain_column(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return dictionary-encoded and view columns as their plain types."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        return column.cast(kind.value_type)
+    return column.cast(pa.large_string()) if pa.types.is_string_view(kind) else column
+
+
+def pick(stored: pa.Schema, columns: list[str], strings: set[str]) -> pa.Schema:
+    """Return the plain types of columns; those of `strings` are strings if they hold bytes.
+
+    Raises:
+        KeyError: A column is not there.
+    """
+    for name in columns:
+        if stored.get_field_index(name) < 0:
+            raise KeyError(name)
+    kinds = {name: _plain_type(stored.field(name).type) for name in columns}
+    is_string = {n: n in strings and (k in _BYTES or k == pa.null()) for n, k in kinds.items()}
+    return pa.schema({n: pa.string() if is_string[n] else k for n, k in kinds.items()})
+
+
+def _plain_type(kind: pa.DataType) -> pa.DataType:
+    if isinstance(kind, pa.BaseExtensionType):
+        return _plain_type(kind.storage_type)
+    if pa.types.is_dictionary(kind):
+        return _plain_type(kind.value_type)
+    return {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}.get(kind, kind)
+
+
+def conform(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """Return a batch's rows with the columns and types of `schema`, and `_bad` at the end.
+
+    A string that is not UTF-8 becomes null, and its row bad; what `_bad` says already stays.
+    """
+    known = BAD in batch.schema.names
+    reasons = batch.column(BAD).to_pylist() if known else [None] * batch.num_rows
+    columns = []
+    for field in schema:
+        column, undecodable = _fit(batch.column(field.name), field.type)
+        columns.append(column)
+        for row in undecodable:
+            reasons[row] = reasons[row] or f"column {field.name}: {UNDECODABLE}"
+    names = [*schema.names, BAD]
+    return pa.RecordBatch.from_arrays([*columns, pa.array(reasons, pa.string())], names)
+
+
+def _fit(column: pa.Array, kind: pa.DataType) -> tuple[pa.Array, list[int]]:
+    """Cast a column; where strings are wanted, return the rows that are not UTF-8 too."""
+    if isinstance(column, pa.ExtensionArray):
+        column = column.storage
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if kind not in _TEXT or column.type not in _BYTES:
+        return column.cast(kind), []
+    # Files may hold anything where they say string: only a cast from bytes looks at it.
+    raw = column.cast(pa.binary() if kind == pa.string() else pa.large_binary())
+    try:
+        return raw.cast(kind), []
+    except pa.ArrowInvalid:
+        return _decode_each(raw.to_pylist(), kind)
+
+
+def _decode_each(cells: list[bytes | None], kind: pa.DataType) -> tuple[pa.Array, list[int]]:
+    found: list[Any] = []
+    undecodable: list[int] = []
+    for row, cell in enumerate(cells):
+        try:
+            found.append(None if cell is None else cell.decode())
+        except UnicodeDecodeError:
+            found.append(None)
+            undecodable.append(row)
+    return pa.array(found, kind), undecodable

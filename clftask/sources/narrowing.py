@@ -1,0 +1,48 @@
+"""The types of columns that a file holds as text."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+TRUE, FALSE = ["true", "True", "TRUE"], ["false", "False", "FALSE"]
+
+# What is written otherwise ("007", "+1", an integer that a double would round) stays a string.
+_PATTERNS = {
+    pa.bool_(): rf"^({'|'.join(TRUE + FALSE)})$",
+    pa.int64(): r"^(0|-?[1-9][0-9]{0,18})$",
+    pa.float64(): r"^-?((0|[1-9][0-9]{0,14})(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]{1,3})?$"
+    r"|^(nan|NaN|-?inf)$",
+}
+
+
+class Narrowing:
+    """Finds the narrowest of bool, int64, double and string that fits all of a column."""
+
+    def __init__(self) -> None:
+        self._fitting = list(_PATTERNS)
+        self._is_null = True
+
+    def see(self, column: pa.Array) -> None:
+        """Take a further part of the column into account: binary, null where empty."""
+        values = column.drop_null()
+        if len(values):
+            self._is_null = False
+            self._fitting = [kind for kind in self._fitting if _fits(values, kind)]
+
+    @property
+    def kind(self) -> pa.DataType:
+        """The type of what was seen; null where all of it was."""
+        if self._is_null:
+            return pa.null()
+        return self._fitting[0] if self._fitting else pa.string()
+
+
+def _fits(values: pa.Array, kind: pa.DataType) -> bool:
+    if not pc.all(pc.match_substring_regex(values, _PATTERNS[kind])).as_py():
+        return False
+    try:
+        values.cast(pa.string()).cast(kind)
+    except pa.ArrowInvalid:  # 19 digits may be too many
+        return False
+    return True

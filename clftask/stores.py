@@ -1,0 +1,153 @@
+"""Disks and object stores: which filesystem a path is on, and what its errors mean."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from clftask.errors import AccessError, Problem, StorageError
+
+MAX_ATTEMPTS = 8
+
+
+def is_url(path: str) -> bool:
+    """Tell a URL from a local path."""
+    return re.match(r"^[a-zA-Z][a-zA-Z0-9+.-]*://", path) is not None
+
+
+def is_s3(path: str) -> bool:
+    """Tell whether the path lies on S3."""
+    return path.startswith("s3://")
+
+
+def absolute(path: str) -> str:
+    """Return a local path as an absolute one, `file://` as a path, a URL as it is."""
+    if path.startswith("file://"):
+        path = path.removeprefix("file://")
+    if is_url(path):
+        return path.rstrip("/")
+    return str(Path(path).expanduser().absolute())
+
+
+@functools.cache
+def s3_client() -> Any:
+    """Return the boto3 client that all S3 writing goes through, with its retries."""
+    import boto3
+    from botocore.config import Config
+
+    config = Config(
+        retries={"mode": "standard", "max_attempts": MAX_ATTEMPTS},
+        connect_timeout=10,
+        read_timeout=60,
+        s3={"addressing_style": "path" if _custom_endpoint() else "auto"},
+    )
+    session = boto3.session.Session()
+    return session.client("s3", config=config, region_name=session.region_name or "us-east-1")
+
+
+@functools.cache
+def _custom_endpoint() -> str | None:
+    """Return the S3 endpoint of the environment or profile, None for AWS itself."""
+    import boto3
+
+    session = boto3.session.Session()
+    client = session.client("s3", region_name=session.region_name or "us-east-1")
+    url: str = client.meta.endpoint_url
+    host = url.partition("://")[2]
+    return None if host.endswith((".amazonaws.com", ".amazonaws.com.cn")) else url
+
+
+@functools.cache
+def _s3_filesystem() -> Any:
+    import boto3
+    from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
+
+    session = boto3.session.Session()
+    options: dict[str, Any] = {"retry_strategy": AwsStandardS3RetryStrategy(MAX_ATTEMPTS)}
+    if session.region_name:
+        options["region"] = session.region_name
+    endpoint = _custom_endpoint()
+    if endpoint:
+        scheme, _, host = endpoint.partition("://")
+        options |= {"endpoint_override": host, "scheme": scheme}
+        options.setdefault("region", "us-east-1")
+    found = session.get_credentials()
+    if found is not None and found.method in _STATIC_CREDENTIALS:
+        keys = found.get_frozen_credentials()
+        options |= {"access_key": keys.access_key, "secret_key": keys.secret_key}
+        if keys.token:
+            options["session_token"] = keys.token
+    return S3FileSystem(**options)
+
+
+# Others (instance profile, assumed role) expire: pyarrow's own provider renews them.
+_STATIC_CREDENTIALS = {"env", "shared-credentials-file", "config-file", "custom-process"}
+
+
+def filesystem(path: str) -> tuple[Any, str]:
+    """Return the pyarrow filesystem of a path, and the path inside it.
+
+    Raises:
+        StorageError: The URL's scheme is one that neither pyarrow nor fsspec knows.
+    """
+    from pyarrow import fs
+
+    if is_s3(path):
+        return _s3_filesystem(), path.removeprefix("s3://").rstrip("/")
+    if not is_url(path):
+        return fs.LocalFileSystem(), absolute(path)
+    import fsspec
+
+    try:
+        other, inner = fsspec.core.url_to_fs(path)
+    except (ValueError, ImportError) as error:
+        raise StorageError(Problem(path, None, f"cannot be opened: {error}")) from None
+    return fs.PyFileSystem(fs.FSSpecHandler(other)), inner
+
+
+@contextmanager
+def mendable(path: str) -> Iterator[None]:
+    """Turn what storage says into a `StorageError` that names the path and the remedy."""
+    from boto3.exceptions import S3UploadFailedError
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        yield
+    except ClientError as error:
+        raise _of_s3(path, str(error.response.get("Error", {}).get("Code", "")), error) from None
+    except BotoCoreError as error:
+        remedy = "Check AWS_ENDPOINT_URL_S3, AWS_PROFILE and the credentials."
+        raise StorageError(Problem(path, None, f"S3 did not answer: {error}", remedy)) from None
+    except S3UploadFailedError as error:
+        code = next((c for c in _S3_REMEDIES if f"({c})" in str(error)), "")
+        raise _of_s3(path, code, error) from None
+    except OSError as error:
+        said = re.search(r"AWS Error ([A-Z_]+)", str(error))
+        if said and said[1] in _ARROW_REFUSALS:
+            raise AccessError(Problem(path, said[1], *_REFUSED)) from None
+        reason = error.strerror or str(error)
+        raise StorageError(Problem(path, None, f"cannot be used: {reason}")) from None
+
+
+def _of_s3(path: str, code: str, error: Exception) -> StorageError:
+    reason, remedy = _S3_REMEDIES.get(code, (str(error), ""))
+    kind = AccessError if reason == _REFUSED[0] else StorageError
+    return kind(Problem(path, code or None, reason, remedy))
+
+
+_NO_BUCKET = ("the bucket does not exist", "Create it, or mend the path.")
+_REFUSED = ("access is refused", "Check AWS_PROFILE, the access keys and the bucket's policy.")
+_S3_REMEDIES = {
+    "NoSuchBucket": _NO_BUCKET,
+    "404": ("is not there", "Check the path."),
+    "AccessDenied": _REFUSED,
+    "403": _REFUSED,
+    "InvalidAccessKeyId": _REFUSED,
+    "SignatureDoesNotMatch": _REFUSED,
+}
+# As pyarrow's S3 client names them.
+_ARROW_REFUSALS = {"ACCESS_DENIED", "SIGNATURE_DOES_NOT_MATCH", "INVALID_ACCESS_KEY_ID"}
