@@ -24,8 +24,10 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: install
+bench: demo
 	$(BIN)/python benchmarks/train.py
+	$(BIN)/python benchmarks/score.py --input demo/data/aws_unlabelled.parquet --rows 3000 \
+	    --bundle "$$(ls -td demo/runs/multilabel-*/bundle | head -1)"
 
 clean:
 	rm -rf $(VENV) demo build *.egg-info

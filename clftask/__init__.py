@@ -1,5 +1,31 @@
-"""Distributed training of multiclass and multilabel text classifiers on Ray."""
+"""Distributed training of multiclass and multilabel text classifiers on Ray, and scoring."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from clftask.registration import register_when_needed
 
+if TYPE_CHECKING:
+    from clftask.scoring import Scorer
+
+__all__ = ["load"]
+
 register_when_needed()
+
+
+def load(bundle: str, device: str | None = None, precision: str = "auto") -> Scorer:
+    """Open a bundle for use in Python: `clftask.load("runs/name/bundle").predict(texts)`.
+
+    Args:
+        bundle: A bundle's folder or URL.
+        device: cpu, cuda …; None takes a GPU if there is one.
+        precision: auto, fp32, bf16 or fp16.
+
+    Raises:
+        DataError: There is no bundle, or it is not whole.
+        ConfigError: The device does not have the precision.
+    """
+    from clftask.scoring import load as open_bundle
+
+    return open_bundle(bundle, device, precision)

@@ -18,6 +18,7 @@ from clftask.texts import TextRecipe
 
 SCHEMA_VERSION = 1
 META = "clftask.json"
+_BESIDE = {"metrics.json", "README.md", "report.html", META}  # that the fingerprint leaves out
 _PACKAGES = ("clftask", "ray", "transformers", "torch", "datasets", "scikit-learn", "pyarrow")
 
 
@@ -79,8 +80,7 @@ def write(
 
 def _fingerprint(folder: Path, meta: BundleMeta) -> str:
     """Hash weights and tokenizer files, with the text recipe and the decision."""
-    left_out = {"metrics.json", "README.md", META}
-    files = sorted(p for p in folder.iterdir() if p.is_file() and p.name not in left_out)
+    files = sorted(p for p in folder.iterdir() if p.is_file() and p.name not in _BESIDE)
     hashes = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
     recipe = {
         k: meta.dump()[k]
@@ -113,6 +113,42 @@ def read_meta(path: str) -> BundleMeta:
         version = content["schema_version"]
         raise DataError(Problem("bundle", version, "is of a newer clftask", "Upgrade clftask."))
     return BundleMeta.load(content)
+
+
+def fetch(path: str, scratch: str) -> tuple[str, BundleMeta]:
+    """Bring a bundle onto this machine and check that it is whole.
+
+    Args:
+        path: A local folder, or a URL that is copied into `scratch`.
+        scratch: An empty local folder.
+
+    Returns:
+        The local folder, and what stands in its `clftask.json`.
+
+    Raises:
+        DataError: There is no bundle, or its files are not those that were written.
+    """
+    meta = read_meta(path)
+    folder = storage.absolute(path)
+    if storage.is_url(folder):
+        storage.download(folder, scratch)
+        folder = scratch
+    if _fingerprint(Path(folder), meta) != meta.fingerprint:
+        remedy = "Copy the bundle again, or train anew."
+        allowed = "was changed, or copied in part: its files do not fit its fingerprint"
+        raise DataError(Problem("bundle", path, allowed, remedy))
+    return folder, meta
+
+
+def open_model(folder: str) -> tuple[Any, Any]:
+    """Open the model and the tokenizer of a local bundle, in fp32, without remote code."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    model = AutoModelForSequenceClassification.from_pretrained(
+        folder, dtype=torch.float32, trust_remote_code=False
+    )
+    return model, AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
 # ------------------------------------------------------------------ model card

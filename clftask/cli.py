@@ -15,7 +15,7 @@ from clftask.errors import ClftaskError, ConfigError, JobError, Problem
 
 app = typer.Typer(
     name="clftask",
-    help="Train multiclass and multilabel text classifiers on Ray.",
+    help="Train multiclass and multilabel text classifiers on Ray, and score with them.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -58,17 +58,48 @@ def _train(path: str, overrides: list[str], dry_run: bool, as_json: bool) -> Non
 
 
 @app.command()
+def score(
+    job: JobFile, overrides: Overrides = None, dry_run: DryRun = False, as_json: AsJson = False
+) -> None:
+    """Score a corpus into a probability table."""
+    _guarded(lambda: _score(job, overrides or [], dry_run, as_json), as_json)
+
+
+def _score(path: str, overrides: list[str], dry_run: bool, as_json: bool) -> None:
+    from clftask.config import ScoreJob
+
+    job = ScoreJob.load(path, overrides)
+    if dry_run:
+        typer.echo(job.to_yaml(), nl=False)
+        return
+    from clftask.cluster.score import score as run
+    from clftask.quiet import quiet_libraries
+    from clftask.screen import ScoreScreen, score_summary
+
+    quiet_libraries()
+    with ScoreScreen() as screen:
+        result = run(job, screen.say, screen.show)
+    score_summary(result, file=sys.stderr if as_json else sys.stdout)
+    if as_json:
+        left_out = ("labels", "rows_truncated", "mean_confidence")
+        typer.echo(json.dumps({k: v for k, v in result.items() if k not in left_out}))
+
+
+@app.command()
 def inspect(
-    path: Annotated[str, typer.Argument(help="A run, a bundle or a job file.")],
+    path: Annotated[str, typer.Argument(help="A run, a bundle, a score table or a job file.")],
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Check every part of a score table.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a run, a bundle or a job is."""
+    """Say what a run, a bundle, a job or a score table is."""
 
     def run() -> None:
         from clftask.inspection import inspect as look
         from clftask.screen import inspect_summary
 
-        found = look(path)
+        found = look(path, verify)
         inspect_summary(found, file=sys.stderr if as_json else sys.stdout)
         if as_json:
             typer.echo(json.dumps(found))
@@ -77,15 +108,19 @@ def inspect(
 
 
 @app.command()
-def schema(kind: Annotated[str, typer.Argument(metavar="train", help="Which job file.")]) -> None:
+def schema(
+    kind: Annotated[str, typer.Argument(metavar="train|score", help="Which job file.")],
+) -> None:
     """Print the JSON Schema of a job file."""
 
     def run() -> None:
-        from clftask.config import TrainJob
+        from clftask.config import ScoreJob, TrainJob
+        from clftask.spec import Spec
 
-        if kind != "train":
-            raise ConfigError(Problem("schema", kind, "must be train"))
-        typer.echo(json.dumps(TrainJob.model_json_schema(), indent=2))
+        jobs: dict[str, type[Spec]] = {"train": TrainJob, "score": ScoreJob}
+        if kind not in jobs:
+            raise ConfigError(Problem("schema", kind, "must be train or score"))
+        typer.echo(json.dumps(jobs[kind].model_json_schema(), indent=2))
 
     _guarded(run)
 

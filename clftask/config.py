@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from clftask import storage
 from clftask.decisions import Decision
@@ -18,7 +18,8 @@ from clftask.losses import AutoLoss, Loss
 from clftask.metrics import LOWER_IS_BETTER, METRICS, find
 from clftask.spec import Spec
 from clftask.splits import ColumnSplit, RandomSplit, Split
-from clftask.texts import Columns, TextRecipe
+from clftask.tables import Layout, Wide
+from clftask.texts import Columns, Names, TextRecipe, one_or_more
 
 # Arguments of transformers' Trainer that the job file, or how clftask trains, already decides.
 OWNED_ARGUMENTS = {
@@ -76,6 +77,13 @@ def _resolved(value: Any) -> Any:
     return value
 
 
+def _positive(value: Any) -> Any:
+    if value != "auto" and value <= 0:
+        raise ValueError("must be above 0, or auto")
+    return value
+
+
+Cpus = Annotated[float | Literal["auto"], AfterValidator(_positive)]
 DataPath = Annotated[str, BeforeValidator(_resolved), Field(min_length=1)]
 
 
@@ -133,9 +141,9 @@ class TrainingSpec(Spec):
 
     epochs: int = Field(3, ge=1)
     batch_size: int = Field(32, ge=1)
-    micro_batch_size: int | Literal["auto"] = "auto"
+    micro_batch_size: Annotated[int | Literal["auto"], AfterValidator(_positive)] = "auto"
     learning_rate: float = Field(3e-5, gt=0)
-    head_learning_rate: float | Literal["auto"] = "auto"
+    head_learning_rate: Annotated[float | Literal["auto"], AfterValidator(_positive)] = "auto"
     warmup: float = Field(0.1, ge=0, lt=1)
     weight_decay: float = Field(0.01, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
@@ -147,13 +155,6 @@ class TrainingSpec(Spec):
     keep_checkpoints: int = Field(2, ge=1)
     deterministic: bool = False
     hf: dict[str, Any] = {}
-
-    @field_validator("micro_batch_size", "head_learning_rate")
-    @classmethod
-    def _positive(cls, value: Any) -> Any:
-        if value != "auto" and value <= 0:
-            raise ValueError("must be above 0, or auto")
-        return value
 
     @field_validator("hf")
     @classmethod
@@ -184,15 +185,8 @@ class ScalingSpec(Spec):
 
     workers: int = Field(1, ge=1)
     use_gpu: bool | Literal["auto"] = "auto"
-    cpus_per_worker: float | Literal["auto"] = "auto"
+    cpus_per_worker: Cpus = "auto"
     max_failures: int = Field(3, ge=0)
-
-    @field_validator("cpus_per_worker")
-    @classmethod
-    def _positive(cls, value: Any) -> Any:
-        if value != "auto" and value <= 0:
-            raise ValueError("must be above 0, or auto")
-        return value
 
 
 class RunSpec(Spec):
@@ -225,7 +219,9 @@ class TrainJob(Spec):
     training: TrainingSpec = TrainingSpec()
     decision: Decision = Decision()
     scaling: ScalingSpec = ScalingSpec()
-    tracking: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ()
+    tracking: Annotated[
+        tuple[Literal["tensorboard", "mlflow", "wandb"], ...], BeforeValidator(one_or_more)
+    ] = ()
     run: RunSpec = Field(default_factory=RunSpec)
 
     @classmethod
@@ -274,3 +270,93 @@ def _crossed(job: TrainJob) -> list[Problem]:
         allowed = "must be above 0: the best checkpoint is chosen on validation"
         found.append(Problem("data.split.validation", 0, allowed, remedy))
     return found
+
+
+# ------------------------------------------------------------------ scoring
+
+
+class ScoreInput(Spec):
+    """The rows to score; `text: null` takes the columns that the bundle was trained on."""
+
+    path: DataPath
+    text: Columns | None = None
+    text_pair: str | None = None
+    id: str | None = None
+    keep: Names = ()
+
+    @field_validator("path")
+    @classmethod
+    def _on_disk(cls, value: str) -> str:
+        if value.startswith("hub:"):
+            raise ValueError("is read from disk or S3; Save the dataset with save_to_disk first")
+        return value
+
+    def recipe(self, trained: TextRecipe) -> TextRecipe:
+        """Return how text is made here, given how it was made in training."""
+        named = {"text": self.text, "text_pair": self.text_pair}
+        return trained.model_copy(update={k: v for k, v in named.items() if v is not None})
+
+
+class ScoreOutput(Spec):
+    """Where the score table goes, and how probabilities are laid out in it."""
+
+    path: Annotated[str, BeforeValidator(_resolved), Field(min_length=1)]
+    layout: Layout = Wide()
+
+
+class ScoreScaling(Spec):
+    """How many workers there are, or between how many, and on what."""
+
+    workers: int | tuple[int, int] = 1
+    use_gpu: bool | Literal["auto"] = "auto"
+    cpus_per_worker: Cpus = "auto"
+
+    @field_validator("workers")
+    @classmethod
+    def _range(cls, value: Any) -> Any:
+        least, most = value if isinstance(value, tuple) else (value, value)
+        if not 1 <= least <= most:
+            raise ValueError("must be a number above 0, or [least, most]")
+        return value
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """The least and the most workers."""
+        return self.workers if isinstance(self.workers, tuple) else (self.workers, self.workers)
+
+    def of(self, workers: int) -> ScalingSpec:
+        """Return the same for a fixed number of workers."""
+        return ScalingSpec(
+            workers=workers, use_gpu=self.use_gpu, cpus_per_worker=self.cpus_per_worker
+        )
+
+
+class ScoreJob(Spec):
+    """A scoring job: a bundle, a corpus, and where the table goes."""
+
+    bundle: DataPath
+    input: ScoreInput
+    output: ScoreOutput
+    shard_rows: int = Field(20_000, ge=1)
+    on_bad_row: Literal["quarantine", "fail"] = "quarantine"
+    max_bad_rows: float = Field(0.01, ge=0, le=1)
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    scaling: ScoreScaling = ScoreScaling()
+
+    def settings(self, bundle: str, trained: TextRecipe) -> dict[str, Any]:
+        """Return all that the score table depends on but the files: what a rerun must share.
+
+        Args:
+            bundle: The bundle's fingerprint.
+            trained: How the bundle makes text.
+        """
+        return {
+            "bundle": bundle,
+            "input.text": self.input.recipe(trained).dump(),
+            "input.id": self.input.id,
+            "input.keep": list(self.input.keep),
+            "output.layout": self.output.layout.dump(),
+            "shard_rows": self.shard_rows,
+            "on_bad_row": self.on_bad_row,
+            "precision": self.precision,
+        }

@@ -53,10 +53,18 @@ def plain_text(markup: str) -> str:
 
 def with_frequent_errors(operations: pa.Table) -> pa.Table:
     """Keep operations with one of the errors that stand on 200 operations or more."""
+    return operations.filter(pa.array(_has_frequent_error(operations)))
+
+
+def without_frequent_errors(operations: pa.Table) -> pa.Table:
+    """Keep the others: nobody has said which of those errors they can raise."""
+    return operations.filter(pa.array([not has for has in _has_frequent_error(operations)]))
+
+
+def _has_frequent_error(operations: pa.Table) -> list[bool]:
     errors = operations["errors"].to_pylist()
     counts = Counter(error for row in errors for error in row)
-    keep = [any(counts[error] >= MIN_ERROR_COUNT for error in row) for row in errors]
-    return operations.filter(pa.array(keep))
+    return [any(counts[error] >= MIN_ERROR_COUNT for error in row) for row in errors]
 
 
 def of_large_services(operations: pa.Table) -> pa.Table:

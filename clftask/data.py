@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from clftask import tokens
 from clftask.config import DataSpec, TrainJob
 from clftask.datareport import DataReport, describe_tokens
 from clftask.errors import DataError, Problem
@@ -242,33 +243,14 @@ def tokenise(
     tables = {}
     for split, table in prepared.tables.items():
         parts = [
-            _tokenise_chunk(table.slice(start, chunk), tokenizer, max_length)
+            tokens.tokenise(*_texts(table.slice(start, chunk)), tokenizer, max_length)
             for start in range(0, table.num_rows, chunk)
         ]
-        whole = pa.concat_tables(parts).combine_chunks()
+        whole = pa.concat_tables(parts).append_column("labels", table["labels"]).combine_chunks()
         describe_tokens(prepared.report, split, whole)
         tables[split] = whole.drop_columns(["full_length"])
     return tables
 
 
-def _tokenise_chunk(table: pa.Table, tokenizer: Any, max_length: int) -> pa.Table:
-    pair = table["text_pair"].to_pylist() if "text_pair" in table.column_names else None
-    encoded = tokenizer(
-        table["text"].to_pylist(),
-        pair,
-        truncation=True,
-        max_length=max_length,
-        return_attention_mask=False,
-    )
-    columns = {
-        name: pa.array(encoded[name], pa.list_(pa.int32()))
-        for name in ("input_ids", "token_type_ids")
-        if name in encoded and (name == "input_ids" or pair is not None)
-    }
-    length = pc.list_value_length(columns["input_ids"])
-    full = length.to_numpy().copy()
-    for i in np.flatnonzero(full >= max_length) if encoded.encodings else ():
-        full[i] += sum(len(part.ids) for part in encoded.encodings[i].overflowing)
-    return pa.table(
-        {**columns, "labels": table["labels"], "length": length, "full_length": pa.array(full)}
-    )
+def _texts(table: pa.Table) -> tuple[Any, Any | None]:
+    return table["text"], table["text_pair"] if "text_pair" in table.column_names else None

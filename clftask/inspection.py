@@ -1,4 +1,4 @@
-"""Says what lies at a path: a run, a bundle or a job file."""
+"""Says what lies at a path: a run, a bundle, a score table or a job file."""
 
 from __future__ import annotations
 
@@ -6,31 +6,96 @@ import json
 from typing import Any
 
 from clftask import bundle, runs, storage
-from clftask.config import TrainJob
-from clftask.errors import DataError, Problem
+from clftask.config import ScoreJob, TrainJob
+from clftask.corpus import in_threads
+from clftask.errors import DataError, JobError, Problem
+from clftask.manifest import PLAN, Books, Counts, Manifest, Receipt
+from clftask.spec import read_yaml
+from clftask.tables import checksum
 
 
-def inspect(path: str) -> dict[str, Any]:
+def inspect(path: str, verify: bool = False) -> dict[str, Any]:
     """Return what a path is and its main figures.
+
+    Args:
+        path: A run, a bundle, a score table or a job file.
+        verify: Whether to read every part of a score table and check its checksum.
 
     Raises:
         DataError: It is nothing that clftask writes or reads.
+        JobError: Parts of a score table are not what was written.
     """
     place = storage.absolute(path)
     if storage.exists(storage.join(place, bundle.META)):
         return _bundle(place)
     if storage.exists(storage.join(place, runs.JOB)):
         return _run(place)
+    if storage.exists(storage.join(place, PLAN)):
+        return _table(place, verify)
     if place.endswith((".yaml", ".yml")):
-        job = TrainJob.load(place)
+        return _job(place)
+    allowed = "must be a run, a bundle, a score table or a job file"
+    remedy = "Give the folder that holds clftask.json, job.yaml or _plan.json."
+    raise DataError(Problem("path", path, allowed, remedy))
+
+
+def _job(place: str) -> dict[str, Any]:
+    if "bundle" in read_yaml(place):
+        score = ScoreJob.load(place)
         return {
-            "kind": "train job",
-            "task": job.task,
-            "base": job.model.base,
-            "data": job.data.train,
+            "kind": "score job",
+            "bundle": score.bundle,
+            "input": score.input.path,
+            "output": score.output.path,
         }
-    allowed = "must be a run, a bundle or a job file"
-    raise DataError(Problem("path", path, allowed, "Give the folder that holds clftask.json."))
+    job = TrainJob.load(place)
+    return {"kind": "train job", "task": job.task, "base": job.model.base, "data": job.data.train}
+
+
+def _table(place: str, verify: bool) -> dict[str, Any]:
+    books = Books(place)
+    plan, manifest = books.plan(), books.manifest()
+    assert plan is not None
+    done = books.stored_receipts()
+    missing = [shard.index for shard in plan.shards if shard.index not in done]
+    found: dict[str, Any] = {"kind": "score table", "state": _state(manifest, missing)}
+    if missing:
+        found["missing parts"] = missing[:20]
+    counts = sum((receipt.counts for receipt in books.receipts()), Counts())
+    found |= {"rows planned": plan.num_rows, "parts": len(plan.shards)}
+    found |= {k: v for k, v in counts.dump().items() if k.startswith("rows_")}
+    found |= {"bundle": plan.settings["bundle"], "layout": plan.settings["output.layout"]}
+    if verify:
+        found["verified"] = f"{_verify(books):,} parts hold what was written"
+    return found
+
+
+def _state(manifest: Manifest | None, missing: list[int]) -> str:
+    if manifest is not None and not missing:
+        return "complete"
+    what = f"{len(missing):,} parts are missing" if missing else "only the manifest is missing"
+    return f"incomplete, {what}: run the same job again"
+
+
+def _verify(books: Books) -> int:
+    """Hold every part against its receipt; return how many there are.
+
+    Raises:
+        JobError: Names the parts that are gone or changed.
+    """
+
+    def is_sound(receipt: Receipt) -> bool:
+        place = books.part(receipt.shard)
+        return storage.exists(place) and checksum(storage.read_bytes(place)) == receipt.sha256
+
+    receipts = list(books.receipts())
+    sound = in_threads(is_sound, receipts)
+    bad = [books.part(r.shard) for r, ok in zip(receipts, sound, strict=True) if not ok]
+    if bad:
+        remedy = "Delete them, with _manifest.json, and run the job again."
+        problem = "is gone, or does not hold what was written"
+        raise JobError(*(Problem(place, None, problem, remedy) for place in bad))
+    return len(receipts)
 
 
 def _bundle(place: str) -> dict[str, Any]:

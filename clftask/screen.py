@@ -1,7 +1,9 @@
-"""What the terminal shows: one progress bar while training, tables at the end."""
+"""What the terminal shows: one progress bar while a job runs, tables at the end."""
 
 from __future__ import annotations
 
+import time
+from datetime import timedelta
 from typing import IO, Any, Self
 
 from rich.console import Console
@@ -10,10 +12,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 MAX_LABEL_ROWS = 20
+LINE_EVERY_S = 10.0
 
 
-class TrainScreen:
-    """One bar with loss, metric and speed on stderr; plain lines where there is no terminal."""
+class _Screen:
+    """One bar on stderr with figures beside it; plain lines where there is no terminal."""
+
+    name = ""
 
     def __init__(self) -> None:
         self.console = Console(stderr=True, highlight=False)
@@ -21,7 +26,6 @@ class TrainScreen:
         columns += [TimeRemainingColumn(), TextColumn("{task.fields[figures]}")]
         self.progress = Progress(*columns, console=self.console)
         self.task: Any = None
-        self.figures: dict[str, float] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -33,12 +37,26 @@ class TrainScreen:
         """Print a line above the bar."""
         self.console.print(escape(line), soft_wrap=True)
 
-    def show(self, record: dict[str, Any]) -> None:
-        """Move the bar; an evaluation also gets a line of its own."""
+    def move(self, completed: int, total: int, figures: str) -> None:
+        """Move the bar."""
         if self.task is None:
-            self.task = self.progress.add_task("training", total=record["max_steps"], figures="")
+            self.task = self.progress.add_task(self.name, total=total, figures="")
             if self.console.is_terminal:
                 self.progress.start()
+        self.progress.update(self.task, completed=completed, figures=figures)
+
+
+class TrainScreen(_Screen):
+    """Steps, with loss, metric and speed."""
+
+    name = "training"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.figures: dict[str, float] = {}
+
+    def show(self, record: dict[str, Any]) -> None:
+        """Move the bar; an evaluation also gets a line of its own."""
         self.figures |= {k: v for k, v in record.items() if k in ("loss", "samples_per_s")}
         if "eval_loss" in record:
             found = {k[5:]: v for k, v in record.items() if k.startswith("eval_")}
@@ -47,10 +65,67 @@ class TrainScreen:
             self.say(f"epoch {record['epoch']:g}: validation {line}")
         elif not self.console.is_terminal and record["step"] % 50 == 0:
             self.say(f"step {record['step']}/{record['max_steps']}: {self._figures()}")
-        self.progress.update(self.task, completed=record["step"], figures=self._figures())
+        self.move(record["step"], record["max_steps"], self._figures())
 
     def _figures(self) -> str:
         return "  ".join(f"{name} {value:.4g}" for name, value in self.figures.items())
+
+
+class ScoreScreen(_Screen):
+    """Rows, with speed, bad rows and those that were there before."""
+
+    name = "scoring"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.started: float | None = None
+        self.said = 0.0
+
+    def show(self, record: dict[str, Any]) -> None:
+        """Move the bar; without a terminal a line every ten seconds."""
+        now = time.monotonic()
+        self.started = self.started or now
+        figures = self._figures(record, now - self.started)
+        if not self.console.is_terminal and now - self.said > LINE_EVERY_S:
+            self.said = now
+            self.say(f"{record['rows']:,} of {record['total']:,} rows: {figures}")
+        self.move(record["rows"], record["total"], figures)
+
+    def _figures(self, record: dict[str, Any], seconds: float) -> str:
+        speed = record["scored_now"] / seconds if seconds else 0.0
+        left = record["total"] - record["rows"]
+        parts = [f"{speed:,.0f} rows/s"] if speed else []
+        parts += [f"{timedelta(seconds=round(left / speed))} left"] if speed else []
+        parts += [f"{record['quarantined']:,} quarantined"] if record["quarantined"] else []
+        parts += [f"{record['skipped']:,} skipped"] if record["skipped"] else []
+        return ", ".join(parts)
+
+
+def score_summary(result: dict[str, Any], file: IO[str]) -> None:
+    """Print what the whole table holds: rows, labels, confidence."""
+    console = Console(file=file, highlight=False)
+    scored = max(result["rows_scored"], 1)
+    table = Table(show_header=False)
+    table.add_row("rows", f"{result['rows_in']:,}")
+    table.add_row("scored", f"{result['rows_scored']:,}")
+    table.add_row("quarantined", f"{result['rows_quarantined']:,}")
+    table.add_row("truncated", f"{result['rows_truncated'] / scored:.1%}")
+    table.add_row("mean confidence", f"{result['mean_confidence']:.3f}")
+    table.add_row("rows/s", f"{result['rows_per_s']:,.1f}")
+    console.print(table)
+    console.print(_distribution(result["labels"], scored))
+    console.print(f"score table: {escape(result['output'])}", soft_wrap=True)
+
+
+def _distribution(labels: dict[str, int], rows: int) -> Table:
+    ordered = sorted(labels.items(), key=lambda pair: -pair[1])
+    left_out = max(0, len(ordered) - MAX_LABEL_ROWS)
+    table = Table(title="labels given", caption=f"and {left_out} labels more" if left_out else None)
+    for name in ("label", "rows", "share"):
+        table.add_column(name, justify="left" if name == "label" else "right")
+    for label, count in ordered[:MAX_LABEL_ROWS]:
+        table.add_row(escape(label), f"{count:,}", f"{count / rows:.1%}")
+    return table
 
 
 def train_summary(result: dict[str, Any], file: IO[str]) -> None:

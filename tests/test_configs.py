@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import csv, feather, parquet
 
-from clftask.config import TrainJob
+from clftask.config import ScoreJob, TrainJob
 from clftask.data import prepare
 
 CONFIGS = Path(__file__).parents[1] / "jobs" / "configs"
@@ -40,18 +40,22 @@ def labels(found, split):
     return [found.space.decode(row) for row in codes]
 
 
+SCORE_NAMES = ["score-answers", "score-corpus", "score-debian"]
+
+
 def test_all_configs_are_listed_here():
-    assert sorted(path.stem for path in CONFIGS.iterdir()) == NAMES
+    assert sorted(path.stem for path in CONFIGS.iterdir()) == sorted(NAMES + SCORE_NAMES)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NAMES + SCORE_NAMES)
 def test_says_who_it_is_for_and_survives_a_round_trip(name, tmp_path):
     path = CONFIGS / f"{name}.yaml"
     assert path.read_text().startswith("# For ")
-    job = TrainJob.load(path)
+    kind = ScoreJob if name in SCORE_NAMES else TrainJob
+    job = kind.load(path)
     again = tmp_path / "job.yaml"
     again.write_text(job.to_yaml())
-    assert TrainJob.load(again) == job
+    assert kind.load(again) == job
 
 
 def test_settings_of_the_migrated_jobs():

@@ -1,0 +1,164 @@
+"""Scoring speed: the scorer, and a whole job, against transformers' `pipeline`, in turn.
+
+Printed, round by round on the same texts: documents per second of `pipeline` at batch sizes 1,
+8 and 32, of the scorer in the precision that `auto` picks, as it is and compiled, and the
+ratio of the compiled one to the best pipeline; how far decisions agree with fp32; the share
+of the measured peak of the matrix product that the model reaches; and with `--job-rows` a
+whole job (Ray, reading, writing) against the bare scorer on the same rows.
+
+    python benchmarks/score.py --bundle BUNDLE --input TABLE [--rows 6000] [--rounds 3]
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+from transformers import pipeline
+
+from clftask import bundle
+from clftask.scoring import DTYPES, Scorer, precision_for
+from clftask.sources import open_source
+
+BATCH_SIZES = (1, 8, 32)
+
+
+def read_texts(path: str, meta: bundle.BundleMeta) -> pa.Array:
+    """Return the texts that the bundle would see, rows without text left out."""
+    source = open_source(path, "input")["train"]
+    text, _ = meta.text.apply(source.read(meta.text.columns, meta.text.columns))
+    return text.drop_null().combine_chunks()
+
+
+def seconds_of(call) -> float:
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+def peak(dtype: torch.dtype) -> float:
+    """Return TFLOP/s of a large matrix product."""
+    a = torch.randn(2048, 2048).to(dtype)
+    best = min(seconds_of(lambda: a @ a) for _ in range(6))
+    return 2 * 2048**3 / best / 1e12
+
+
+def flop(scorer: Scorer, tokens: pa.Table) -> float:
+    """Return the operations of the linear layers and of attention, padding left out."""
+    config = scorer.model.config
+    linear = sum(
+        p.numel() for n, p in scorer.model.named_parameters() if "layer." in n and p.ndim == 2
+    )
+    lengths = tokens["length"].to_numpy().astype(float)
+    attention = 4 * config.num_hidden_layers * config.hidden_size * (lengths**2).sum()
+    return 2 * linear * lengths.sum() + attention
+
+
+def rounds(args: argparse.Namespace, meta: bundle.BundleMeta, folder: str) -> Scorer:
+    model, tokenizer = bundle.open_model(folder)
+    precision = precision_for("auto", "cpu")
+    exact = Scorer(*bundle.open_model(folder), meta)
+    plain = Scorer(*bundle.open_model(folder), meta, precision=precision)
+    fast = Scorer(*bundle.open_model(folder), meta, precision=precision)
+    texts = read_texts(args.input, meta)
+    order = pa.array(torch.randperm(len(texts), generator=torch.Generator().manual_seed(1)).numpy())
+    texts = texts.take(order[: args.rows])
+    sample = fast.tokenise(texts.slice(0, 64), None)
+    print(
+        f"auto picks {precision}; compiling took {seconds_of(lambda: fast.compile(sample)):.0f} s"
+    )
+    found, agreed, positive, size = [], 0, 0, args.rows // args.rounds
+    for number in range(args.rounds):
+        part = texts.slice(number * size, size)
+        speeds = {}
+        for batch_size in BATCH_SIZES:
+            classify = pipeline(
+                "text-classification", model=model, tokenizer=tokenizer, top_k=None,
+                truncation=True, max_length=meta.max_length, batch_size=batch_size,
+            )  # fmt: skip
+            rows = part.to_pylist()
+            speeds[f"pipeline {batch_size}"] = size / seconds_of(lambda c=classify, r=rows: c(r))
+        for name, scorer in (("scorer", plain), ("scorer, compiled", fast)):
+            call = lambda s=scorer, p=part: s.probabilities(s.tokenise(p, None))  # noqa: E731
+            speeds[name] = size / seconds_of(call)
+        best = max(speeds[f"pipeline {n}"] for n in BATCH_SIZES)
+        found.append((speeds["scorer"] / best, speeds["scorer, compiled"] / best))
+        shown = ", ".join(f"{name} {speed:.1f}" for name, speed in speeds.items())
+        print(f"round {number + 1}: {shown} docs/s; ratio {found[-1][0]:.2f}, {found[-1][1]:.2f}")
+        ours, theirs = (
+            meta.decision.decide(s.probabilities(s.tokenise(part, None)), meta.task)
+            for s in (fast, exact)
+        )
+        agreed += int((ours & theirs).sum())
+        positive += int((ours | theirs).sum())
+    for name, ratios in zip(("scorer", "compiled"), zip(*found, strict=True), strict=True):
+        print(f"{name} against the best pipeline: median {statistics.median(ratios):.2f}, "
+              f"{min(ratios):.2f} to {max(ratios):.2f}")  # fmt: skip
+    print(
+        f"decisions agree with fp32 on {agreed / max(positive, 1):.2%} of {positive} positive pairs"
+    )
+    tokens = fast.tokenise(texts, None)
+    seconds, top = seconds_of(lambda: fast.probabilities(tokens)), peak(DTYPES[precision])
+    reached = flop(fast, tokens) / seconds / 1e12
+    print(f"{reached:.3f} of {top:.3f} TFLOP/s in {precision}: {reached / top:.0%} of the peak")
+    return fast
+
+
+def whole_job(args: argparse.Namespace, meta: bundle.BundleMeta, scorer: Scorer) -> None:
+    """Score a corpus of `--job-rows` rows by the command, then with the bare scorer."""
+    texts = read_texts(args.input, meta)
+    repeats = -(-args.job_rows // len(texts))
+    texts = pa.concat_arrays([texts] * repeats).slice(0, args.job_rows)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        column = meta.text.columns[0]
+        pq.write_table(pa.table({column: texts}), folder / "in.parquet")
+        job = {
+            "bundle": args.bundle,
+            "input": {"path": str(folder / "in.parquet"), "text": column},
+            "output": {"path": str(folder / "out")},
+            "shard_rows": 5_000,
+        }
+        (folder / "job.yaml").write_text(json.dumps(job))
+        command = [sys.executable, "-m", "clftask.cli", "score", str(folder / "job.yaml"), "--json"]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    result = json.loads(done.stdout.splitlines()[-1])
+
+    def bare() -> None:
+        for start in range(0, len(texts), 5_000):
+            part = pc.drop_null(texts.slice(start, 5_000))
+            scorer.probabilities(scorer.tokenise(part, None))
+
+    seconds = seconds_of(bare)
+    print(f"{len(texts):,} rows: whole job {result['seconds']:.0f} s, bare scorer {seconds:.0f} s, "
+          f"{result['seconds'] / seconds - 1:+.0%}")  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--bundle", required=True)
+    parser.add_argument("--input", required=True)
+    parser.add_argument("--rows", type=int, default=6_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--max-length", type=int, help="instead of the bundle's")
+    parser.add_argument("--job-rows", type=int, default=0)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder, meta = bundle.fetch(args.bundle, scratch)
+        length = args.max_length or meta.max_length
+        scorer = rounds(args, meta.model_copy(update={"max_length": length}), folder)
+        if args.job_rows:
+            scorer.meta = meta
+            whole_job(args, meta, scorer)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""An elastic pool of scoring actors: they come and go, and what one leaves another does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Self
+
+import ray
+
+from clftask.cluster.dispatch import Dispatcher
+from clftask.cluster.session import Plan
+from clftask.errors import ClftaskError, JobError, Problem
+from clftask.manifest import Receipt, Shard
+from clftask.shards import Failure, ScoreWork
+
+MAX_DEATHS = 5
+POLL_S = 1.0
+
+
+class ScoreActor:
+    """Holds a bundle's model on one device; an actor of Ray."""
+
+    def __init__(self, work: ScoreWork, cpus: float) -> None:
+        import tempfile
+
+        import torch
+
+        from clftask import bundle
+        from clftask.quiet import quiet_libraries
+        from clftask.scoring import Scorer, precision_for
+        from clftask.shards import ShardScorer
+
+        quiet_libraries()
+        torch.set_num_threads(max(1, int(cpus)))
+        device = "cuda" if ray.get_gpu_ids() else "cpu"
+        with tempfile.TemporaryDirectory(prefix="clftask-bundle-") as scratch:
+            folder, meta = bundle.fetch(work.job.bundle, scratch)
+            if meta.fingerprint != work.meta.fingerprint:
+                allowed = "was changed while the job ran"
+                raise JobError(Problem("bundle", work.job.bundle, allowed, "Use a fixed one."))
+            model, tokenizer = bundle.open_model(folder)
+        precision = precision_for(work.job.precision, device)
+        self.scorer = ShardScorer(work, Scorer(model, tokenizer, meta, device, precision))
+
+    def ready(self) -> bool:
+        """Answer once the model is there."""
+        return True
+
+    def run(self, shards: list[Shard], rows_ahead: int) -> Iterator[Receipt | Failure]:
+        """Score a stretch; see `ShardScorer.run`."""
+        yield from self.scorer.run(shards, rows_ahead)
+
+
+@dataclass
+class _Stretch:
+    """What an actor is doing; `shards`: those that it has not answered for."""
+
+    actor: Any
+    shards: list[Shard]
+
+
+class Pool:
+    """Starts actors while there is work for them, and feeds them.
+
+    All that may run are asked for at once: Ray starts as many as fit, and those that wait
+    tell an autoscaler what to add.
+    """
+
+    def __init__(self, work: ScoreWork, chosen: Plan) -> None:
+        resources = {"num_cpus": chosen.cpus_per_worker, "num_gpus": int(chosen.use_gpu)}
+        self.actor_class = ray.remote(ScoreActor).options(**resources)
+        self.chosen, self.work = chosen, ray.put(work)
+        self.starting: dict[Any, Any] = {}
+        self.busy: dict[Any, _Stretch] = {}
+        self.idle: list[Any] = []
+        self.num_deaths = 0
+
+    def receipts(self, dispatcher: Dispatcher) -> Iterator[Receipt]:
+        """Yield receipts until nothing waits and nobody works.
+
+        Raises:
+            JobError: Workers keep dying, or what one found ends the job.
+        """
+        while dispatcher.waiting or self.busy:
+            self._grow(len(dispatcher.waiting))
+            self._feed(dispatcher)
+            heard, _ = ray.wait([*self.starting, *self.busy], timeout=POLL_S)
+            for reference in heard:
+                if reference in self.starting:
+                    self._welcome(reference)
+                else:
+                    yield from self._listen(reference, dispatcher)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End all actors, also those that still wait for a place."""
+        actors = [stretch.actor for stretch in self.busy.values()]
+        for actor in [*self.starting.values(), *self.idle, *actors]:
+            ray.kill(actor)
+
+    def _grow(self, num_waiting: int) -> None:
+        num_there = len(self.starting) + len(self.idle) + len(self.busy)
+        num_wanted = min(self.chosen.workers, num_waiting + len(self.busy))
+        for _ in range(num_wanted - num_there):
+            actor = self.actor_class.remote(self.work, self.chosen.cpus_per_worker)
+            self.starting[actor.ready.remote()] = actor
+
+    def _welcome(self, reference: Any) -> None:
+        actor = self.starting.pop(reference)
+        try:
+            ray.get(reference)
+        except Exception as error:  # Ray wraps whatever a constructor raises
+            self._count_death(error)
+        else:
+            self.idle.append(actor)
+
+    def _feed(self, dispatcher: Dispatcher) -> None:
+        rows_ahead = sum(shard.num_rows for shard in dispatcher.waiting) // self.chosen.workers
+        while self.idle and (shards := dispatcher.next()):
+            actor = self.idle.pop()
+            generator = actor.run.options(num_returns="streaming").remote(shards, rows_ahead)
+            self.busy[generator] = _Stretch(actor, shards)
+
+    def _listen(self, generator: Any, dispatcher: Dispatcher) -> Iterator[Receipt]:
+        stretch = self.busy[generator]
+        try:
+            found = ray.get(next(generator))
+        except StopIteration:
+            self.busy.pop(generator)
+            self.idle.append(stretch.actor)
+            dispatcher.take_back(stretch.shards, None)
+        except Exception as error:  # the actor died, or its node
+            self.busy.pop(generator)
+            died = JobError(Problem("worker", None, f"died: {_reason(error)}"))
+            dispatcher.take_back(stretch.shards, died)
+            self._count_death(error)
+        else:
+            answered = found.shard
+            left = [shard for shard in stretch.shards if shard.index != answered]
+            if isinstance(found, Receipt):
+                stretch.shards, self.num_deaths = left, 0
+                yield found
+            else:
+                self._judge(found, stretch, dispatcher)
+
+    def _judge(self, failure: Failure, stretch: _Stretch, dispatcher: Dispatcher) -> None:
+        """Take a failed stretch back, the failed shard first; its actor has ended it."""
+        if failure.ends_job:
+            raise JobError(*failure.error.problems)
+        at_fault = [shard for shard in stretch.shards if shard.index == failure.shard]
+        others = [shard for shard in stretch.shards if shard.index != failure.shard]
+        dispatcher.take_back([*at_fault, *others], failure.error)
+        stretch.shards = []
+
+    def _count_death(self, error: Exception) -> None:
+        self.num_deaths += 1
+        if self.num_deaths > MAX_DEATHS:
+            raise JobError(Problem("worker", None, f"workers keep dying: {_reason(error)}"))
+
+
+def _reason(error: Exception) -> str:
+    """Return the last line of what Ray says, or our own error inside it."""
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, ClftaskError):
+        return str(cause)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:300] if lines else type(error).__name__

@@ -1,0 +1,205 @@
+"""A scoring job on Ray: an elastic pool of workers, each with the model, fed shard by shard."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from clftask import bundle, planning
+from clftask.bundle import BundleMeta
+from clftask.cluster.dispatch import Dispatcher
+from clftask.cluster.pool import Pool
+from clftask.cluster.session import Capacity, Plan, capacity, connected, plan
+from clftask.config import ScoreJob, ScoreScaling
+from clftask.errors import ClftaskError, ConfigError, JobError, Problem
+from clftask.manifest import Books, Counts, Manifest, PartEntry, Receipt, Shard
+from clftask.modeling import check_precision
+from clftask.planning import Planned
+from clftask.shards import ScoreWork
+
+Show = Callable[[dict[str, Any]], None]
+
+
+def score(job: ScoreJob, say: Callable[[str], None], show: Show) -> dict[str, Any]:
+    """Run a scoring job to its end.
+
+    Args:
+        job: The job; all that a user can mend is refused before a worker starts.
+        say: Takes lines for the user.
+        show: Takes progress records: rows, total, scored_now, quarantined, skipped.
+
+    Returns:
+        output, rows_in, rows_scored, rows_quarantined, shards, shards_skipped, seconds,
+        rows_per_s, rows_truncated, mean_confidence, labels.
+
+    Raises:
+        ConfigError, DataError, StorageError: What a user can mend; no part was written.
+        JobError: Shards failed, or too many rows are bad; the same job goes on from there.
+    """
+    started = time.perf_counter()
+    meta = _checked_bundle(job.bundle)
+    planned = planning.plan(job, meta)
+    books = Books(job.output.path)
+    total = planned.plan.num_rows
+    done = books.manifest()
+    if done is not None and not planned.missing:
+        say(f"the table is complete: {job.output.path}")
+        return _result(job, planned, done, 0, started)
+    num_skipped = len(planned.receipts)
+    say(f"{total:,} rows in {len(planned.plan.files):,} files, {len(planned.plan.shards):,} shards"
+        + (f"; {num_skipped:,} are there already" if num_skipped else ""))  # fmt: skip
+    run = ScoreRun(job, meta, planned, show)
+    if planned.missing:
+        with connected():
+            chosen = fit_to(job.scaling, capacity(), len(planned.missing))
+            check_precision(job.precision, chosen.use_gpu)
+            say(f"output {job.output.path}: up to {chosen}")
+            with Pool(ScoreWork(job, planned.plan, meta), chosen) as pool:
+                run.score(pool.receipts, chosen.workers)
+    manifest = run.close()
+    return _result(job, planned, manifest, run.counts.rows_in, started)
+
+
+def _checked_bundle(path: str) -> BundleMeta:
+    with tempfile.TemporaryDirectory(prefix="clftask-bundle-") as scratch:
+        return bundle.fetch(path, scratch)[1]
+
+
+def fit_to(scaling: ScoreScaling, has: Capacity, num_shards: int) -> Plan:
+    """Decide how many workers there are at most, and what each gets.
+
+    Raises:
+        ConfigError: The cluster can never hold the fewest.
+    """
+    least, most = scaling.bounds
+    fewest = plan(scaling.of(least), has)
+    for workers in range(min(most, num_shards), 0, -1):
+        try:
+            found = plan(scaling.of(workers), has)
+        except ConfigError:
+            continue
+        if found.use_gpu == fewest.use_gpu:  # one GPU is worth more than many CPUs
+            return found
+    return fewest
+
+
+def _result(
+    job: ScoreJob, planned: Planned, manifest: Manifest, rows_done: int, started: float
+) -> dict[str, Any]:
+    seconds = time.perf_counter() - started
+    counts = manifest.counts
+    return {
+        "output": job.output.path,
+        "rows_in": counts.rows_in,
+        "rows_scored": counts.rows_scored,
+        "rows_quarantined": counts.rows_quarantined,
+        "shards": len(manifest.parts),
+        "shards_skipped": len(planned.receipts),
+        "seconds": round(seconds, 1),
+        "rows_per_s": round(rows_done / seconds, 1),
+        "rows_truncated": counts.rows_truncated,
+        "mean_confidence": counts.confidence_sum / max(counts.rows_scored, 1),
+        "labels": {name: counts.labels.get(name, 0) for name in manifest.label_names},
+    }
+
+
+class ScoreRun:
+    """One invocation: the pool, what it has done, and what it means for the whole."""
+
+    def __init__(self, job: ScoreJob, meta: BundleMeta, planned: Planned, show: Show) -> None:
+        self.job, self.meta, self.planned, self.show = job, meta, planned, show
+        self.plan, self.books = planned.plan, Books(job.output.path)
+        self.counts = Counts()
+        self.before = Counts()
+        for receipt in self.books.receipts() if planned.receipts else ():
+            if receipt.shard in planned.receipts:
+                self.before += receipt.counts
+        self.failed: dict[int, ClftaskError] = {}
+
+    def score(self, receipts: Callable[[Dispatcher], Iterable[Receipt]], num_workers: int) -> None:
+        """Score what is missing.
+
+        Args:
+            receipts: Works a dispatcher off: a pool of actors.
+            num_workers: The most that will work at once.
+
+        Raises:
+            JobError: Too many rows are bad, or nothing can go on.
+        """
+        self._refuse_too_many_bad()
+        missing = self.planned.missing
+        # A second run begins at the other end, so that two at once do not do the same.
+        ordered = missing if self.planned.is_new else _from_the_middle(missing)
+        dispatcher = Dispatcher(ordered, num_workers)
+        for receipt in receipts(dispatcher):
+            self._take(receipt)
+        self.failed = dispatcher.failed
+
+    def _take(self, receipt: Receipt) -> None:
+        self.counts += receipt.counts
+        record = {"scored_now": self.counts.rows_in, "skipped": self.before.rows_in}
+        record |= {"total": self.plan.num_rows, "rows": sum(record.values())}
+        bad = self.before.rows_quarantined + self.counts.rows_quarantined
+        self.show(record | {"quarantined": bad})
+        self._refuse_too_many_bad()
+
+    def _refuse_too_many_bad(self) -> None:
+        bad = self.before.rows_quarantined + self.counts.rows_quarantined
+        if bad > self.job.max_bad_rows * self.plan.num_rows:
+            allowed = f"{bad:,} of {self.plan.num_rows:,} rows are bad, more than max_bad_rows"
+            remedy = f"See {self.job.output.path}/_quarantine; a larger share lets the job go on."
+            raise JobError(Problem("max_bad_rows", self.job.max_bad_rows, allowed, remedy))
+
+    def close(self) -> Manifest:
+        """Write the manifest if every row is accounted for.
+
+        Raises:
+            JobError: Shards failed; or the receipts do not add up.
+        """
+        if self.failed:
+            raise JobError(*(self._failure(i, e) for i, e in sorted(self.failed.items())))
+        manifest = self._manifest()
+        self.books.write_manifest(manifest)
+        return manifest
+
+    def _failure(self, index: int, error: ClftaskError) -> Problem:
+        shard = next(s for s in self.plan.shards if s.index == index)
+        piece = shard.pieces[0]
+        where = f"{self.plan.files[piece.file].path}, rows from {piece.start}"
+        problem = error.problems[0]
+        remedy = "Mend it and run the same job again: only what is missing is scored."
+        return Problem(f"part-{index:05d} ({where})", None, f"failed: {problem}", remedy)
+
+    def _manifest(self) -> Manifest:
+        wanted = {shard.index: shard.num_rows for shard in self.plan.shards}
+        counts, parts, seconds = Counts(), [], 0.0
+        for receipt in self.books.receipts():
+            if wanted.pop(receipt.shard, None) != receipt.counts.rows_in:
+                raise self._unsound(f"the receipt of part {receipt.shard} does not fit the plan")
+            counts += receipt.counts
+            seconds += receipt.seconds
+            name = self.books.part(receipt.shard).rpartition("/")[2]
+            num_rows = receipt.counts.rows_scored
+            parts.append(PartEntry(name=name, num_rows=num_rows, sha256=receipt.sha256))
+        if wanted or counts.rows_in != counts.rows_scored + counts.rows_quarantined:
+            raise self._unsound(f"{len(wanted)} parts have no receipt, or rows are missing")
+        return Manifest(
+            fingerprint=self.plan.fingerprint,
+            bundle=self.meta.fingerprint,
+            task=self.meta.task,
+            label_names=self.meta.label_names,
+            counts=counts,
+            parts=tuple(parts),
+            seconds=round(seconds, 3),
+        )
+
+    def _unsound(self, reason: str) -> JobError:
+        return JobError(Problem(self.job.output.path, None, reason, "Run the same job again."))
+
+
+def _from_the_middle(shards: Sequence[Shard]) -> list[Shard]:
+    """Return the second half of the shards before the first, each in its own order."""
+    middle = len(shards) // 2
+    return [*shards[middle:], *shards[:middle]]

@@ -1,0 +1,272 @@
+"""What one worker of a scoring job does, from rows to a committed part. No Ray here."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from clftask import storage
+from clftask.bundle import BundleMeta
+from clftask.config import ScoreJob
+from clftask.corpus import ShardRows, read_shards
+from clftask.errors import AccessError, ClftaskError, DataError, JobError, Problem
+from clftask.manifest import Books, Counts, Receipt, ScorePlan, Shard
+from clftask.scoring import Scorer
+from clftask.sources import FILE, ROW
+from clftask.tables import COUNTS, ScoreColumns, checksum, read_footer, write_part
+
+COMPILE_PAYS_S = 600.0
+COMPILE_SAMPLE_ROWS = 64
+_Item = TypeVar("_Item")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A shard that could not be scored.
+
+    Attributes:
+        shard: Its number.
+        error: Why.
+        ends_job: Whether no other shard can fare better: credentials, a bad row in mode fail.
+    """
+
+    shard: int
+    error: ClftaskError
+    ends_job: bool = False
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A shard that is read and tokenised; `good`: the numbers of its usable rows."""
+
+    rows: ShardRows
+    tokens: pa.Table
+    good: pa.Array
+    started: float
+
+
+@dataclass(frozen=True)
+class ScoreWork:
+    """All that the workers of a scoring job share."""
+
+    job: ScoreJob
+    plan: ScorePlan
+    meta: BundleMeta
+
+    @property
+    def columns(self) -> ScoreColumns:
+        """The columns of the score table."""
+        return columns_of(self.job, self.meta)
+
+
+def columns_of(job: ScoreJob, meta: BundleMeta) -> ScoreColumns:
+    """Return the columns of a job's score table."""
+    layout = job.output.layout
+    return ScoreColumns(task=meta.task, label_names=meta.label_names, layout=layout)
+
+
+def origin_columns(job: ScoreJob) -> list[str]:
+    """Return what says which row it is, and the kept columns."""
+    which = [job.input.id] if job.input.id else [FILE, ROW]
+    return list(dict.fromkeys([*which, *job.input.keep]))
+
+
+class ShardScorer:
+    """Scores shards and commits them; reading, computing and writing overlap."""
+
+    def __init__(self, work: ScoreWork, scorer: Scorer) -> None:
+        self.work, self.scorer = work, scorer
+        self.books = Books(work.job.output.path)
+        self.has_tried_compiling = False
+
+    def run(self, shards: Sequence[Shard], rows_ahead: int = 0) -> Iterator[Receipt | Failure]:
+        """Score shards in order; a failure ends the run, and the rest is left to others.
+
+        Args:
+            shards: Consecutive ones of a file are read in one pass.
+            rows_ahead: About how many rows this worker will see; decides on compiling.
+
+        Yields:
+            A receipt for each shard, whether its part was there before or not.
+        """
+        missing = []
+        for shard in shards:
+            if storage.exists(self.books.part(shard.index)):
+                yield self._settled(shard)
+            else:
+                missing.append(shard)
+        with ThreadPoolExecutor(1) as reading, ThreadPoolExecutor(1) as writing:
+            pending: Future[Receipt | Failure] | None = None
+            for ready in _ahead(self._read(missing), reading):
+                found = ready if isinstance(ready, Failure) else self._score(ready, rows_ahead)
+                if pending is not None:
+                    yield pending.result()
+                pending = writing.submit(self._commit, found)
+            if pending is not None:
+                yield pending.result()
+
+    # ------------------------------------------------------------------ the stages
+
+    def _read(self, shards: Sequence[Shard]) -> Iterator[Ready | Failure]:
+        recipe = self.work.job.input.recipe(self.work.meta.text)
+        stream = read_shards(self.work.plan, shards, recipe)
+        for shard in shards:
+            found = _caught(shard.index, lambda: self._next(stream))
+            yield found
+            if isinstance(found, Failure):
+                return
+
+    def _next(self, stream: Iterator[ShardRows]) -> Ready:
+        started = time.perf_counter()
+        rows = next(stream)
+        self._refuse_bad(rows)
+        good = pc.indices_nonzero(rows.reasons.is_null())
+        pair = None if rows.text_pair is None else rows.text_pair.take(good)
+        tokens = self.scorer.tokenise(rows.text.take(good), pair)
+        return Ready(rows, tokens, good, started)
+
+    def _refuse_bad(self, rows: ShardRows) -> None:
+        if self.work.job.on_bad_row == "fail" and rows.reasons.null_count < len(rows.reasons):
+            bad = _bad_rows(rows, self.work.job)[0]
+            remedy = "Mend it, or set on_bad_row: quarantine."
+            where = f"{bad['file']}, row {bad['row']}"
+            raise JobError(Problem(where, None, str(bad["reason"]), remedy))
+
+    def _score(self, ready: Ready, rows_ahead: int) -> _Part | Failure:
+        def compute() -> _Part:
+            began = time.perf_counter()
+            probabilities = self.scorer.probabilities(ready.tokens)
+            self._compile_if_it_pays(ready, time.perf_counter() - began, rows_ahead)
+            return _Part(ready, probabilities)
+
+        return _caught(ready.rows.shard.index, compute)
+
+    def _compile_if_it_pays(self, ready: Ready, seconds: float, rows_ahead: int) -> None:
+        """Compile once the first shard has shown how long the rest will take."""
+        if self.has_tried_compiling or not ready.tokens.num_rows:
+            return
+        self.has_tried_compiling = True
+        if seconds / ready.tokens.num_rows * rows_ahead > COMPILE_PAYS_S:
+            self.scorer.compile(ready.tokens.slice(0, COMPILE_SAMPLE_ROWS))
+
+    def _commit(self, part: _Part | Failure) -> Receipt | Failure:
+        if isinstance(part, Failure):
+            return part
+        return _caught(part.ready.rows.shard.index, lambda: self._write(part))
+
+    def _write(self, part: _Part) -> Receipt:
+        """Write the bad rows, then the part, then its receipt."""
+        job, meta, ready = self.work.job, self.work.meta, part.ready
+        shard = ready.rows.shard
+        bad = _bad_rows(ready.rows, job)
+        if bad:
+            lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in bad)
+            storage.put(self.books.quarantine(shard.index), lines.encode())
+        decided = meta.decision.decide(part.probabilities, meta.task)
+        origin = ready.rows.table.select(origin_columns(job)).take(ready.good).combine_chunks()
+        table = self.work.columns.table(origin, part.probabilities, decided)
+        metadata = {
+            "clftask.bundle": meta.fingerprint,
+            "clftask.task": meta.task,
+            "clftask.label_names": list(meta.label_names),
+            "clftask.plan": self.work.plan.fingerprint,
+            "clftask.input": self._input(shard),
+            COUNTS: self._counts(part, decided).dump(),
+        }
+        data = write_part(table, metadata)
+        if storage.put_if_absent(self.books.part(shard.index), data):
+            return self._receipt(shard, data, time.perf_counter() - ready.started)
+        return self._derive(shard)
+
+    def _input(self, shard: Shard) -> list[list[Any]]:
+        files = self.work.plan.files
+        return [[files[p.file].path, files[p.file].version, p.start, p.num_rows]
+                for p in shard.pieces]  # fmt: skip
+
+    def _counts(self, part: _Part, decided: Any) -> Counts:
+        tokens, rows = part.ready.tokens, part.ready.rows.table.num_rows
+        per_label = decided.sum(0)
+        names = self.work.meta.label_names
+        return Counts(
+            rows_in=rows,
+            rows_scored=tokens.num_rows,
+            rows_quarantined=rows - tokens.num_rows,
+            rows_truncated=pc.sum(pc.greater(tokens["full_length"], tokens["length"])).as_py() or 0,
+            confidence_sum=float(part.probabilities.max(1).sum()) if tokens.num_rows else 0.0,
+            labels={names[i]: int(per_label[i]) for i in np.flatnonzero(per_label)},
+        )
+
+    def _settled(self, shard: Shard) -> Receipt | Failure:
+        """Return the receipt of a part that is there already, derived from its bytes."""
+        return _caught(shard.index, lambda: self._derive(shard))
+
+    def _derive(self, shard: Shard) -> Receipt:
+        path = self.books.part(shard.index)
+        data = storage.read_bytes(path)
+        try:
+            footer = read_footer(data)
+        except (pa.ArrowException, ValueError):
+            footer = {}
+        mine = (self.work.plan.fingerprint, self._input(shard))
+        if (footer.get("clftask.plan"), footer.get("clftask.input")) != mine:
+            allowed = "is a part of another job, or of an input that was changed"
+            raise DataError(Problem(path, None, allowed, "Delete it, or use another output."))
+        return self._receipt(shard, data, 0.0)
+
+    def _receipt(self, shard: Shard, data: bytes, seconds: float) -> Receipt:
+        receipt = Receipt(
+            shard=shard.index,
+            counts=Counts.load(read_footer(data)[COUNTS]),
+            sha256=checksum(data),
+            num_bytes=len(data),
+            seconds=round(seconds, 3),
+        )
+        self.books.write_receipt(receipt)
+        return receipt
+
+
+@dataclass(frozen=True)
+class _Part:
+    ready: Ready
+    probabilities: Any
+
+
+def _bad_rows(rows: ShardRows, job: ScoreJob) -> list[dict[str, Any]]:
+    """Return id, file, row and reason of the rows that cannot be scored."""
+    bad = pc.indices_nonzero(rows.reasons.is_valid())
+    names = {"id": job.input.id} if job.input.id else {}
+    columns = {name: rows.table[column] for name, column in names.items()}
+    columns |= {"file": rows.table[FILE], "row": rows.table[ROW], "reason": rows.reasons}
+    found = pa.table(columns).take(bad).to_pylist()
+    return [{k: v if isinstance(v, int | str | None) else str(v) for k, v in row.items()}
+            for row in found]  # fmt: skip
+
+
+def _caught(shard: int, call: Callable[[], _Item]) -> _Item | Failure:
+    """Return what `call` returns, or how it failed."""
+    try:
+        return call()
+    except (AccessError, JobError) as error:
+        return Failure(shard, error, ends_job=True)
+    except ClftaskError as error:
+        return Failure(shard, error)
+    except Exception as error:  # whatever Arrow or torch raise: it may pass
+        reason = f"{type(error).__name__}: {error}"
+        return Failure(shard, JobError(Problem(f"shard {shard}", None, reason[:500])))
+
+
+def _ahead(items: Iterator[_Item], pool: ThreadPoolExecutor) -> Iterator[_Item]:
+    """Yield items while the next one is already being made."""
+    ended: Any = object()
+    future = pool.submit(next, items, ended)
+    while (item := future.result()) is not ended:
+        future = pool.submit(next, items, ended)
+        yield item

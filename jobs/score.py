@@ -1,0 +1,8 @@
+"""Score a corpus: the entry for `ray job submit -- python jobs/score.py JOB.yaml …`."""
+
+import sys
+
+from clftask.cli import main
+
+if __name__ == "__main__":
+    main(["score", *sys.argv[1:]])

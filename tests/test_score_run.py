@@ -1,0 +1,352 @@
+"""Scoring jobs without Ray: plans, resume, bad rows, changed input; the workers run in here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from clftask import bundle, planning, storage
+from clftask.cluster.dispatch import Dispatcher
+from clftask.cluster.score import ScoreRun
+from clftask.config import ScoreJob
+from clftask.errors import ConfigError, DataError, JobError
+from clftask.manifest import Books, Manifest, Receipt
+from clftask.scoring import Scorer
+from clftask.shards import Failure, ScoreWork, ShardScorer
+
+
+class World:
+    """A bundle, a folder of input and a job on them; `run` scores in this process."""
+
+    def __init__(self, folder: Path, tiny_bundle: str) -> None:
+        self.input = folder / "in"
+        self.input.mkdir()
+        self.output = folder / "out"
+        self.document: dict[str, Any] = {
+            "bundle": tiny_bundle,
+            "input": {"path": str(self.input), "id": "id", "keep": ["source"]},
+            "output": {"path": str(self.output)},
+            "shard_rows": 10,
+            "precision": "fp32",
+        }
+        local, self.meta = bundle.fetch(tiny_bundle, "")
+        self.scorer = Scorer(*bundle.open_model(local), self.meta)
+        self.num_scored = 0
+
+    def write(self, name: str, num_rows: int, first: int = 0, **columns: Any) -> Path:
+        """Write a table of toy texts; `columns` replace some."""
+        rows = range(first, first + num_rows)
+        table: dict[str, Any] = {
+            "id": [f"row-{i}" for i in rows],
+            "text": [f"fast audio tool {i % 7}" for i in rows],
+            "source": pa.array([i % 3 for i in rows], pa.int16()),
+        }
+        path = self.input / name
+        parquet.write_table(pa.table(table | columns), path)
+        return path
+
+    def run(self, stop_after: int | None = None, **settings: Any) -> Manifest:
+        """Run the job; `stop_after`: receipts after which the driver dies."""
+        job = ScoreJob.load(self.document | settings)
+        planned = planning.plan(job, self.meta)
+        run = ScoreRun(job, self.meta, planned, lambda record: None)
+        worker = ShardScorer(ScoreWork(job, planned.plan, self.meta), self.scorer)
+
+        def receipts(dispatcher: Dispatcher) -> Iterator[Receipt]:
+            while shards := dispatcher.next():
+                open_ = list(shards)
+                for found in worker.run(shards):
+                    open_ = [s for s in open_ if s.index != found.shard]
+                    if isinstance(found, Failure):
+                        if found.ends_job:
+                            raise JobError(*found.error.problems)
+                        failed = [s for s in shards if s.index == found.shard]
+                        dispatcher.take_back([*failed, *open_], found.error)
+                        break
+                    self.num_scored += found.counts.rows_in
+                    yield found
+                    if self.num_scored == stop_after:
+                        raise KeyboardInterrupt
+
+        run.score(receipts, 1)
+        return run.close()
+
+    def table(self) -> pa.Table:
+        """Return the score table."""
+        parts = sorted(self.output.glob("part-*.parquet"))
+        return pa.concat_tables([parquet.read_table(part) for part in parts])
+
+    def ids(self) -> list[str]:
+        return sorted(self.table()["id"].to_pylist())
+
+
+def all_ids(num_rows: int) -> list[str]:
+    return sorted(f"row-{i}" for i in range(num_rows))
+
+
+@pytest.fixture
+def world(tmp_path: Path, tiny_bundle: str) -> World:
+    return World(tmp_path, tiny_bundle)
+
+
+def test_every_row_is_scored_once_with_its_kept_columns(world):
+    world.write("a.parquet", 25)
+    world.write("b.parquet", 4, first=25)
+    world.write("c.parquet", 5, first=29)
+    manifest = world.run()
+    table = world.table()
+    assert world.ids() == all_ids(34)
+    assert manifest.counts.rows_in == manifest.counts.rows_scored == 34
+    assert [(part.name, part.num_rows) for part in manifest.parts] == [
+        ("part-00000.parquet", 8),
+        ("part-00001.parquet", 8),
+        ("part-00002.parquet", 9),
+        ("part-00003.parquet", 9),
+    ]
+    assert table.column_names[:4] == ["id", "source", "labels", "confidence"]
+    assert table.schema.field("source").type == pa.int16()
+    row = table.filter(pa.compute.equal(table["id"], "row-31")).to_pylist()[0]
+    wanted = world.scorer.predict(["fast audio tool 3"]).probabilities[0]
+    found = [row[f"p_{name}"] for name in world.meta.label_names]
+    assert found == pytest.approx(wanted.tolist(), abs=1e-6)
+    assert row["source"] == 1
+
+
+def test_without_an_id_file_and_row_say_which_row_it_is(world):
+    path = world.write("a.parquet", 12)
+    world.run(input={"path": str(world.input)})
+    table = world.table()
+    assert table.column_names[:2] == ["_file", "_row"]
+    assert table["_row"].to_pylist() == list(range(12))
+    assert set(table["_file"].to_pylist()) == {str(path)}
+
+
+def test_same_job_again_scores_nothing(world):
+    world.write("a.parquet", 25)
+    first = world.run()
+    assert world.num_scored == 25
+    before = {p: p.stat().st_mtime_ns for p in world.output.glob("part-*")}
+    assert world.run() == first
+    assert world.num_scored == 25
+    assert {p: p.stat().st_mtime_ns for p in world.output.glob("part-*")} == before
+
+
+@pytest.mark.parametrize("died_at", ["plan", "first receipt", "part", "manifest"])
+def test_killed_at_any_moment_it_goes_on(world, died_at):
+    """The state that a kill leaves: no part, a part without receipt, all but the manifest."""
+    world.write("a.parquet", 35)
+    if died_at == "plan":
+        planning.plan(ScoreJob.load(world.document), world.meta)
+    elif died_at == "manifest":
+        world.run()
+        (world.output / "_manifest.json").unlink()
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            world.run(stop_after=8)
+        if died_at == "part":
+            next(world.output.glob("_receipts/*")).unlink()
+    assert not (world.output / "_manifest.json").exists()
+    manifest = world.run()
+    assert manifest.counts.rows_scored == 35
+    assert world.ids() == all_ids(35)
+    assert {r.sha256 for r in Books(str(world.output)).receipts()} == {
+        part.sha256 for part in manifest.parts
+    }
+
+
+def test_other_settings_are_refused_and_named(world):
+    world.write("a.parquet", 25)
+    world.run()
+    with pytest.raises(ConfigError) as caught:
+        world.run(shard_rows=5, precision="bf16")
+    assert [problem.path for problem in caught.value.problems] == ["shard_rows", "precision"]
+    assert "10" in str(caught.value)
+    world.run(max_bad_rows=0.5, scaling={"workers": 2})  # not part of what the table depends on
+
+
+def test_other_bundle_is_refused(world):
+    world.write("a.parquet", 5)
+    world.run()
+    world.meta = world.meta.model_copy(update={"fingerprint": "another"})
+    with pytest.raises(ConfigError, match="bundle: the table there was begun with"):
+        world.run()
+
+
+def test_added_file_is_refused_and_named(world):
+    world.write("a.parquet", 25)
+    world.run()
+    added = world.write("b.parquet", 3, first=25)
+    with pytest.raises(DataError, match=f"{added}: was added after the job was planned"):
+        world.run()
+
+
+def test_file_changed_before_it_was_scored_is_planned_anew(world):
+    world.write("a.parquet", 25)
+    world.write("b.parquet", 25, first=25)
+    with pytest.raises(KeyboardInterrupt):
+        world.run(stop_after=25)
+    world.write("b.parquet", 45, first=25)
+    manifest = world.run()
+    assert manifest.counts.rows_scored == 70
+    assert world.ids() == all_ids(70)
+
+
+def test_small_files_sharing_a_shard_are_planned_anew_together(world):
+    world.write("a.parquet", 25)
+    for i in range(3):
+        world.write(f"b{i}.parquet", 3, first=25 + 3 * i)
+    with pytest.raises(KeyboardInterrupt):
+        world.run(stop_after=25)
+    world.write("b1.parquet", 33, first=100)
+    assert world.run().counts.rows_scored == 25 + 3 + 33 + 3
+
+
+def test_file_changed_after_it_was_scored_is_refused_and_can_be_scored_anew(world):
+    world.write("a.parquet", 12)
+    world.run()
+    world.write("a.parquet", 12, text=["another text"] * 12)
+    with pytest.raises(DataError, match=r"was changed after rows of it were scored") as caught:
+        world.run()
+    parts = sorted(world.output.glob("part-*"))
+    assert all(str(part) in str(caught.value) for part in parts)
+    for part in parts:
+        part.unlink()
+    assert world.run().counts.rows_scored == 12
+    assert len(set(world.table()["confidence"].to_pylist())) == 1
+
+
+def test_file_gone_after_it_was_scored_is_no_matter(world):
+    world.write("a.parquet", 25)
+    gone = world.write("b.parquet", 25, first=25)
+    with pytest.raises(KeyboardInterrupt):
+        world.run(stop_after=25)
+    kept = gone.rename(gone.with_suffix(".away"))
+    with pytest.raises(DataError, match=r"b\.parquet: is gone, and not all of it is scored"):
+        world.run()
+    kept.rename(gone)
+    (world.input / "a.parquet").unlink()
+    assert world.run().counts.rows_scored == 50
+
+
+def test_bad_rows_are_quarantined_with_file_row_and_reason(world):
+    texts = ["a tool", None, "  ", "the library"]
+    path = world.write("a.parquet", 4, text=pa.array(texts, pa.string()))
+    manifest = world.run(max_bad_rows=0.5)
+    assert (manifest.counts.rows_in, manifest.counts.rows_scored) == (4, 2)
+    assert manifest.counts.rows_quarantined == 2
+    lines = (world.output / "_quarantine" / "part-00000.jsonl").read_text().splitlines()
+    reason = "the text is null or blank"
+    assert [json.loads(line) for line in lines] == [
+        {"id": "row-1", "file": str(path), "row": 1, "reason": reason},
+        {"id": "row-2", "file": str(path), "row": 2, "reason": reason},
+    ]
+    assert world.ids() == ["row-0", "row-3"]
+
+
+def test_too_many_bad_rows_fail_the_job_and_a_larger_share_finishes_it(world):
+    world.write("a.parquet", 30, text=["a tool"] * 27 + [None] * 3)
+    with pytest.raises(JobError, match=r"max_bad_rows: 3 of 30 rows are bad"):
+        world.run(max_bad_rows=0.05)
+    scored = world.num_scored
+    assert not (world.output / "_manifest.json").exists()
+    assert world.run(max_bad_rows=0.1).counts.rows_quarantined == 3
+    assert world.num_scored == scored
+
+
+def test_bad_row_fails_the_job_if_so_asked(world):
+    path = world.write("a.parquet", 30, text=["a tool"] * 15 + [None] * 15)
+    with pytest.raises(JobError, match=f"{path}, row 15: the text is null or blank"):
+        world.run(on_bad_row="fail")
+    assert not (world.output / "_manifest.json").exists()
+
+
+def test_shard_that_cannot_be_read_is_named_and_the_rest_is_scored(world):
+    world.write("a.parquet", 10)
+    path = world.write("b.parquet", 10, first=10)
+    world.write("c.parquet", 10, first=20)
+    _damage_the_texts(path)
+    with pytest.raises(JobError, match=rf"part-00001 \({path}, rows from 0\): failed"):
+        world.run()
+    assert world.ids() == sorted(f"row-{i}" for i in [*range(10), *range(20, 30)])
+    world.write("b.parquet", 10, first=10)
+    assert world.run().counts.rows_scored == 30
+    assert world.ids() == all_ids(30)
+
+
+def _damage_the_texts(path: Path) -> None:
+    """Overwrite the pages of the text column; the footer stays whole."""
+    chunk = parquet.read_metadata(path).row_group(0).column(1)
+    start = chunk.dictionary_page_offset
+    data = bytearray(path.read_bytes())
+    data[start : start + chunk.total_compressed_size] = b"\xff" * chunk.total_compressed_size
+    path.write_bytes(data)
+
+
+def test_unreadable_file_is_named_before_anything_is_written(world):
+    world.write("a.parquet", 10)
+    (world.input / "b.parquet").write_bytes(b"PAR1 no footer")
+    with pytest.raises(DataError, match=r"b\.parquet: cannot be read"):
+        world.run()
+    assert not world.output.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "path", "words"),
+    [
+        ({"text": "body"}, "input.text", "id, text, source"),
+        ({"id": "key"}, "input.id", "must be a column"),
+        ({"keep": ["labels"]}, "input.keep", "must be a column"),
+        ({"text": "source"}, "input.text", "must be strings"),
+    ],
+)
+def test_columns_that_do_not_fit_are_refused(world, change, path, words):
+    world.write("a.parquet", 10)
+    with pytest.raises(DataError, match=words) as caught:
+        world.run(input=world.document["input"] | change)
+    assert caught.value.problems[0].path == path
+    assert not world.output.exists()
+
+
+def test_kept_column_of_a_name_of_ours_is_refused(world):
+    world.write("a.parquet", 10, Labels=["x"] * 10)
+    with pytest.raises(ConfigError, match=r"input\.keep: .*(Labels|labels)"):
+        world.run(input=world.document["input"] | {"keep": ["Labels"]})
+    assert not world.output.exists()
+
+
+def test_output_with_foreign_parts_is_refused(world):
+    world.write("a.parquet", 10)
+    world.output.mkdir()
+    parquet.write_table(pa.table({"x": [1]}), world.output / "part-00000.parquet")
+    with pytest.raises(ConfigError, match=r"output\.path: holds parts but no plan"):
+        world.run()
+
+
+def test_types_that_differ_between_files_are_unified_or_refused(world):
+    world.write("a.parquet", 5, source=pa.array(range(5), pa.int32()))
+    world.write("b.parquet", 5, first=5, source=pa.array([0.5] * 5, pa.float64()))
+    world.run()
+    assert world.table().schema.field("source").type == pa.float64()
+
+
+def test_same_on_s3(world, s3, tmp_path):
+    world.write("a.parquet", 25)
+    place = f"{s3.bucket}/{tmp_path.name}"
+    storage.upload(str(world.input), f"{place}/in")
+    settings = {
+        "input": {"path": f"{place}/in/*.parquet", "id": "id"},
+        "output": {"path": f"{place}/out"},
+    }
+    with pytest.raises(KeyboardInterrupt):
+        world.run(stop_after=8, **settings)
+    manifest = world.run(**settings)
+    assert manifest.counts.rows_scored == 25
+    assert world.num_scored == 25
+    storage.download(f"{place}/out", str(world.output))
+    assert world.ids() == all_ids(25)
