@@ -80,7 +80,8 @@ def write(
 
 def _fingerprint(folder: Path, meta: BundleMeta) -> str:
     """Hash weights and tokenizer files, with the text recipe and the decision."""
-    files = sorted(p for p in folder.iterdir() if p.is_file() and p.name not in _BESIDE)
+    names = sorted(p.name for p in folder.iterdir() if p.is_file())
+    files = [folder / n for n in names if n not in _BESIDE and not n.startswith(".")]
     hashes = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
     recipe = {
         k: meta.dump()[k]
@@ -108,7 +109,11 @@ def read_meta(path: str) -> BundleMeta:
     if not storage.exists(place):
         remedy = "Give the folder that holds clftask.json; an interrupted run has none yet."
         raise DataError(Problem("bundle", path, "is no bundle", remedy))
-    content = json.loads(storage.read_bytes(place))
+    try:
+        content = json.loads(storage.read_bytes(place))
+    except ValueError:
+        remedy = "Copy the bundle again, or train anew."
+        raise DataError(Problem("bundle", place, "is damaged: it holds no JSON", remedy)) from None
     if content.get("schema_version", 0) > SCHEMA_VERSION:
         version = content["schema_version"]
         raise DataError(Problem("bundle", version, "is of a newer clftask", "Upgrade clftask."))

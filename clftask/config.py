@@ -281,7 +281,7 @@ class ScoreInput(Spec):
     path: DataPath
     text: Columns | None = None
     text_pair: str | None = None
-    id: str | None = None
+    id: str | None = Field(None, min_length=1)
     keep: Names = ()
 
     @field_validator("path")

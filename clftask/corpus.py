@@ -134,15 +134,16 @@ def cut(files: Iterable[tuple[int, InputFile]], shard_rows: int) -> list[tuple[P
     """
     shards: list[tuple[Piece, ...]] = []
     small: list[Piece] = []
+    room = shard_rows
     for number, file in files:
-        room = shard_rows - sum(piece.num_rows for piece in small)
         if small and file.num_rows > room:
             shards.append(tuple(small))
-            small = []
+            small, room = [], shard_rows
         if file.num_rows > shard_rows:
             shards += [(piece,) for piece in _evenly(number, file.num_rows, shard_rows)]
         elif file.num_rows:
             small.append(Piece(file=number, start=0, num_rows=file.num_rows))
+            room -= file.num_rows
     return [*shards, tuple(small)] if small else shards
 
 

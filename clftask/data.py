@@ -242,15 +242,13 @@ def tokenise(
     """
     tables = {}
     for split, table in prepared.tables.items():
-        parts = [
-            tokens.tokenise(*_texts(table.slice(start, chunk)), tokenizer, max_length)
-            for start in range(0, table.num_rows, chunk)
-        ]
+        parts, full = [], []
+        for start in range(0, table.num_rows, chunk):
+            part = table.slice(start, chunk)
+            texts = part["text"], part["text_pair"] if "text_pair" in part.column_names else None
+            parts.append(tokens.tokenise(*texts, tokenizer, max_length))
+            full.append(tokens.full_lengths(*texts, parts[-1], tokenizer).to_numpy())
         whole = pa.concat_tables(parts).append_column("labels", table["labels"]).combine_chunks()
-        describe_tokens(prepared.report, split, whole)
-        tables[split] = whole.drop_columns(["full_length"])
+        describe_tokens(prepared.report, split, np.concatenate(full), whole["is_truncated"])
+        tables[split] = whole.drop_columns(["is_truncated"])
     return tables
-
-
-def _texts(table: pa.Table) -> tuple[Any, Any | None]:
-    return table["text"], table["text_pair"] if "text_pair" in table.column_names else None

@@ -92,12 +92,18 @@ class DataReport:
         return lines
 
 
-def describe_tokens(report: DataReport, split: str, table: pa.Table) -> None:
-    """Add the token lengths (before truncation) of a split to the report."""
-    full = table["full_length"].to_numpy()
+def describe_tokens(report: DataReport, split: str, full: Any, is_truncated: Any) -> None:
+    """Add a split's token lengths to the report.
+
+    Args:
+        report: Takes them.
+        split: The split's name.
+        full: (rows,) tokens before truncation.
+        is_truncated: (rows,) bool.
+    """
     report.tokens[split] = {
         "median": float(np.median(full)),
         "p95": float(np.quantile(full, 0.95)),
         "longest": float(full.max()),
-        "truncated": float((full > table["length"].to_numpy()).mean()),
+        "truncated": float(np.mean(is_truncated.to_numpy())),
     }

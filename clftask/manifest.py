@@ -172,6 +172,12 @@ class Books:
         """Write the manifest: from here on the table is complete."""
         storage.put(storage.join(self.output, MANIFEST), _encode(manifest))
 
+    def has_foreign_parts(self) -> bool:
+        """Tell whether readers of `part-*.parquet` would meet files that no plan knows."""
+        files = storage.list_files(self.output, recursive=False)
+        names = [f.path.rpartition("/")[2] for f in files]
+        return any(n.startswith("part-") and n.endswith(".parquet") for n in names)
+
     def stored_parts(self) -> set[int]:
         """Return the numbers of the parts that are there."""
         return _numbers(storage.list_files(self.output, recursive=False), "parquet")
@@ -195,7 +201,10 @@ def _encode(spec: Spec) -> bytes:
 
 
 def _parse(path: str, kind: type[_Book]) -> _Book:
-    content = json.loads(storage.read_bytes(path))
+    try:
+        content = json.loads(storage.read_bytes(path))
+    except ValueError:
+        raise DataError(Problem(path, None, "is damaged: it holds no JSON")) from None
     if content.get("schema_version", 0) > SCHEMA_VERSION:
         version = content["schema_version"]
         raise DataError(Problem(path, version, "is of a newer clftask", "Upgrade clftask."))

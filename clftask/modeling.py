@@ -350,14 +350,14 @@ def resolve_precision(wanted: str, device: str, bf16_pays: bool) -> str:
     return wanted
 
 
-def check_precision(wanted: str, has_gpu: bool) -> None:
+def check_precision(wanted: str, has_gpu: bool, field: str = "training.precision") -> None:
     """Refuse what the device cannot do.
 
     Raises:
         ConfigError: fp16 is asked for without a GPU.
     """
     if wanted == "fp16" and not has_gpu:
-        raise ConfigError(Problem("training.precision", wanted, "needs a GPU", "Use auto."))
+        raise ConfigError(Problem(field, wanted, "needs a GPU", "Use auto."))
 
 
 def bf16_pays(device: str) -> bool:

@@ -17,6 +17,7 @@ from clftask.manifest import Books, InputFile, ScorePlan, Shard
 from clftask.shards import columns_of, origin_columns
 from clftask.sources import FILE, ROW, Source
 from clftask.spec import fingerprint
+from clftask.tables import write_part
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ def plan(job: ScoreJob, meta: BundleMeta) -> Planned:
     books = Books(job.output.path)
     storage.check_writable(job.output.path, "output.path")
     sources = source_of(job)
+    _refuse_own_input(job)
     found = books.plan()
     if found is None:
         _refuse_foreign(books)
@@ -72,8 +74,15 @@ def _done(books: Books) -> frozenset[int]:
     return frozenset(receipts & parts)
 
 
+def _refuse_own_input(job: ScoreJob) -> None:
+    part = storage.join(job.output.path, "part-00000.parquet")
+    if storage.stands_for(job.input.path, part):
+        allowed = f"lies within the input {job.input.path}: its parts would be scored, too"
+        raise ConfigError(Problem("output.path", job.output.path, allowed, "Use another folder."))
+
+
 def _refuse_foreign(books: Books) -> None:
-    if books.stored_parts():
+    if books.has_foreign_parts():
         remedy = "Use an empty folder or prefix."
         allowed = "holds parts but no plan: it belongs to something else"
         raise ConfigError(Problem("output.path", books.output, allowed, remedy))
@@ -97,10 +106,16 @@ def _new(job: ScoreJob, meta: BundleMeta, sources: Sequence[Source]) -> ScorePla
 
 
 def _refuse_columns(job: ScoreJob, meta: BundleMeta, schema: pa.Schema) -> None:
-    """Refuse names that would stand twice in the score table."""
+    """Refuse names that would stand twice in the score table, and types that it cannot hold."""
     places = [pa.field(FILE, pa.string()), pa.field(ROW, pa.int64())]
     known = {field.name: field for field in [*schema, *places]}
-    columns_of(job, meta).schema([known[name] for name in origin_columns(job)])
+    whole = columns_of(job, meta).schema([known[name] for name in origin_columns(job)])
+    try:
+        write_part(whole.empty_table(), {})
+    except pa.ArrowException as error:
+        allowed = f"holds what Parquet cannot: {error}"
+        problem = Problem("input.keep", list(job.input.keep), allowed, "Leave it out.")
+        raise ConfigError(problem) from None
 
 
 def _refuse_other_settings(job: ScoreJob, meta: BundleMeta, found: ScorePlan) -> None:

@@ -75,8 +75,10 @@ class Scorer:
         max_tokens: int | None = None,
     ) -> None:
         self.tokenizer, self.meta, self.device = tokenizer, meta, torch.device(device)
-        self.max_tokens = max_tokens or MAX_TOKENS[self.device.type]
-        self.model = model.eval().to(device=self.device, dtype=DTYPES[precision])
+        self.max_tokens = max_tokens or MAX_TOKENS.get(self.device.type, MAX_TOKENS["cpu"])
+        self.model = model.eval().to(self.device)
+        for weights in self.model.parameters():  # not the buffers: rotary ones lose too much
+            weights.data = weights.data.to(DTYPES[precision])
         _keep_exact(output_layer(self.model))
         self._forward: Any = self.model
 

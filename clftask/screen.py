@@ -78,21 +78,22 @@ class ScoreScreen(_Screen):
 
     def __init__(self) -> None:
         super().__init__()
-        self.started: float | None = None
+        self.first: tuple[float, int] | None = None  # when, and rows by then
         self.said = 0.0
 
     def show(self, record: dict[str, Any]) -> None:
         """Move the bar; without a terminal a line every ten seconds."""
         now = time.monotonic()
-        self.started = self.started or now
-        figures = self._figures(record, now - self.started)
+        self.first = self.first or (now, record["scored_now"])
+        since, before = self.first
+        speed = (record["scored_now"] - before) / (now - since) if now > since else 0.0
+        figures = self._figures(record, speed)
         if not self.console.is_terminal and now - self.said > LINE_EVERY_S:
             self.said = now
             self.say(f"{record['rows']:,} of {record['total']:,} rows: {figures}")
         self.move(record["rows"], record["total"], figures)
 
-    def _figures(self, record: dict[str, Any], seconds: float) -> str:
-        speed = record["scored_now"] / seconds if seconds else 0.0
+    def _figures(self, record: dict[str, Any], speed: float) -> str:
         left = record["total"] - record["rows"]
         parts = [f"{speed:,.0f} rows/s"] if speed else []
         parts += [f"{timedelta(seconds=round(left / speed))} left"] if speed else []

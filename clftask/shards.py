@@ -199,7 +199,7 @@ class ShardScorer:
             rows_in=rows,
             rows_scored=tokens.num_rows,
             rows_quarantined=rows - tokens.num_rows,
-            rows_truncated=pc.sum(pc.greater(tokens["full_length"], tokens["length"])).as_py() or 0,
+            rows_truncated=pc.sum(tokens["is_truncated"]).as_py() or 0,
             confidence_sum=float(part.probabilities.max(1).sum()) if tokens.num_rows else 0.0,
             labels={names[i]: int(per_label[i]) for i in np.flatnonzero(per_label)},
         )

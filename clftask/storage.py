@@ -121,6 +121,16 @@ def expand(pattern: str) -> list[str]:
     return [f for f in files if not re.search(r"/[._]", f[len(base) :])]
 
 
+def stands_for(pattern: str, path: str) -> bool:
+    """Tell whether a folder or glob would stand for a file if it were there."""
+    from fsspec.utils import glob_translate
+
+    pattern = absolute(pattern)
+    if re.search(r"[*?\[]", pattern):
+        return re.fullmatch(glob_translate(pattern), path) is not None
+    return path.startswith(pattern + "/")
+
+
 # ------------------------------------------------------------------ writing
 
 

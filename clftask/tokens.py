@@ -19,8 +19,7 @@ def tokenise(texts: Any, pairs: Any | None, tokenizer: Any, max_length: int) -> 
         max_length: Tokens kept of a row.
 
     Returns:
-        input_ids and, for pairs, token_type_ids (list<int32>); length; full_length, which
-        counts the tokens that were cut off, too.
+        input_ids and, for pairs, token_type_ids (list<int32>); length (int32); is_truncated.
     """
     second = None if pairs is None else pairs.to_pylist()
     encoded = tokenizer(
@@ -36,7 +35,25 @@ def tokenise(texts: Any, pairs: Any | None, tokenizer: Any, max_length: int) -> 
         if name in encoded and (name == "input_ids" or pairs is not None)
     }
     length = pc.list_value_length(columns["input_ids"])
-    full = length.to_numpy(zero_copy_only=False).copy()
-    for i in np.flatnonzero(full >= max_length) if encoded.encodings else ():
-        full[i] += sum(len(part.ids) for part in encoded.encodings[i].overflowing)
-    return pa.table({**columns, "length": length, "full_length": pa.array(full, pa.int32())})
+    is_cut = length.to_numpy(zero_copy_only=False) >= max_length
+    for i in np.flatnonzero(is_cut) if encoded.encodings else ():
+        is_cut[i] = bool(encoded.encodings[i].overflowing)
+    return pa.table({**columns, "length": length, "is_truncated": pa.array(is_cut)})
+
+
+def full_lengths(texts: Any, pairs: Any | None, tokens: pa.Table, tokenizer: Any) -> pa.Array:
+    """Return (rows,) int32: how many tokens each row has, those that were cut off, too.
+
+    Args:
+        texts: As for `tokenise`.
+        pairs: As for `tokenise`.
+        tokens: What `tokenise` returned for them.
+        tokenizer: The same one.
+    """
+    cut = pc.indices_nonzero(tokens["is_truncated"])
+    second = None if pairs is None else pairs.take(cut).to_pylist()
+    lengths = tokens["length"].to_numpy().copy()
+    if len(cut):
+        whole = tokenizer(texts.take(cut).to_pylist(), second, return_attention_mask=False)
+        lengths[cut.to_numpy()] = [len(ids) for ids in whole["input_ids"]]
+    return pa.array(lengths, pa.int32())

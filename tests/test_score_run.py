@@ -15,8 +15,9 @@ from clftask import bundle, planning, storage
 from clftask.cluster.dispatch import Dispatcher
 from clftask.cluster.score import ScoreRun
 from clftask.config import ScoreJob
+from clftask.corpus import cut
 from clftask.errors import ConfigError, DataError, JobError
-from clftask.manifest import Books, Manifest, Receipt
+from clftask.manifest import Books, InputFile, Manifest, Piece, Receipt
 from clftask.scoring import Scorer
 from clftask.shards import Failure, ScoreWork, ShardScorer
 
@@ -326,6 +327,35 @@ def test_output_with_foreign_parts_is_refused(world):
     parquet.write_table(pa.table({"x": [1]}), world.output / "part-00000.parquet")
     with pytest.raises(ConfigError, match=r"output\.path: holds parts but no plan"):
         world.run()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "output"), [("", "out"), ("", ""), ("/**/*.parquet", "out"), ("/*.parquet", "")]
+)
+def test_output_that_would_be_input_is_refused(world, pattern, output):
+    path = world.write("a.parquet", 10)
+    settings = {
+        "input": {"path": f"{world.input}{pattern}", "id": "id"},
+        "output": {"path": str(world.input / output)},
+    }
+    with pytest.raises(ConfigError, match=r"output\.path: lies within the input"):
+        world.run(**settings)
+    assert list(world.input.iterdir()) == [path]
+
+
+def test_kept_column_that_parquet_cannot_hold_is_refused(world):
+    lines = [json.dumps({"id": f"row-{i}", "text": "a tool", "extra": {}}) for i in range(3)]
+    (world.input / "a.jsonl").write_text("\n".join(lines))
+    with pytest.raises(ConfigError, match=r"input\.keep: holds what Parquet cannot"):
+        world.run(input={"path": str(world.input), "id": "id", "keep": "extra"})
+    assert not world.output.exists()
+
+
+def test_small_files_are_cut_in_linear_time_and_share_shards():
+    files = [(i, InputFile(path=str(i), version="1", num_rows=3)) for i in range(50_000)]
+    shards = cut(files, 1_000)
+    assert [len(pieces) for pieces in shards] == [333] * 150 + [50]
+    assert shards[1][0] == Piece(file=333, start=0, num_rows=3)
 
 
 def test_types_that_differ_between_files_are_unified_or_refused(world):

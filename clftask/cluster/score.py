@@ -54,7 +54,7 @@ def score(job: ScoreJob, say: Callable[[str], None], show: Show) -> dict[str, An
     if planned.missing:
         with connected():
             chosen = fit_to(job.scaling, capacity(), len(planned.missing))
-            check_precision(job.precision, chosen.use_gpu)
+            check_precision(job.precision, chosen.use_gpu, "precision")
             say(f"output {job.output.path}: up to {chosen}")
             with Pool(ScoreWork(job, planned.plan, meta), chosen) as pool:
                 run.score(pool.receipts, chosen.workers)
