@@ -20,7 +20,7 @@ from clftask.texts import TextRecipe
 
 _Item = TypeVar("_Item")
 _Found = TypeVar("_Found")
-NUM_THREADS = 16
+NUM_THREADS = 8  # a survey of a CSV file takes some 130 MB
 
 
 @dataclass(frozen=True)

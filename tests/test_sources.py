@@ -13,7 +13,7 @@ from pyarrow import csv, feather, ipc, parquet
 
 from clftask import storage
 from clftask.errors import DataError, Problem
-from clftask.sources import SOURCES, Saved, open_source
+from clftask.sources import SOURCES, Csv, Saved, open_source
 
 TEXTS = ["plain", 'say "hi", ok', "two\nlines", "tab\there", "naïve 東京 🙂", "007"]
 LABELS = [3, 1, 2, 1, 3, 2]
@@ -304,3 +304,10 @@ def test_old_macintosh_line_ends(tmp_path: Path) -> None:
     source = open_source(str(tmp_path / "t.csv"), "data.train")["train"]
     assert source.names() == ["text", "label"]
     assert source.read(["text"])["text"].to_pylist() == ["one", "two"]
+
+
+def test_csv_with_semicolons_is_refused_with_the_remedy(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("text;label\nyes, indeed;pos\n")
+    with pytest.raises(DataError, match=r"looks separated by semicolons.*Save it with commas"):
+        Csv([str(path)]).names()

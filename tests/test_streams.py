@@ -277,6 +277,9 @@ def test_a_saved_dataset_in_a_bucket_is_streamed(tmp_path: Path, s3: Any) -> Non
     schema = source.survey(remote, ["text"], ["text"]).schema
     (batch,) = source.batches(remote, schema, start=4)
     assert batch["text"].to_pylist() == TEXTS[4:]
+    storage.delete(f"{remote}/data-00000-of-00001.arrow")  # downloaded once only
+    (batch,) = open_file(remote).batches(remote, schema, start=6)
+    assert batch["text"].to_pylist() == TEXTS[6:]
 
 
 def test_what_storage_refuses_is_no_damaged_file(tmp_path: Path, s3: Any, s3_user: Any) -> None:
@@ -362,6 +365,7 @@ UNTRUSTED = {
         pa.array([0, 1, None, 2, 3]),
         of_bytes([b"a", b"\xff", "é".encode(), b"\xc3"], pa.string()),
     ),
+    "json": pa.ExtensionArray.from_storage(pa.json_(), of_bytes(CELLS, pa.string())),
 }
 
 
@@ -385,6 +389,29 @@ def test_undecodable_bytes_in_a_column_of_text(tmp_path: Path, kind: str, suffix
     assert found["text"].to_pylist() == ["a", None, None, "é", None]
     assert found["n"].to_pylist() == [1, 2, 3, 4, 5]
     assert found[BAD].to_pylist() == [None, NOT_UTF8, None, None, NOT_UTF8]
+
+
+def test_the_first_reason_is_told(tmp_path: Path) -> None:
+    two = of_bytes([b"a", b"\xff"], pa.string())
+    parquet.write_table(pa.table({"title": two, "text": two}), tmp_path / "rows.parquet")
+    path = written(tmp_path, "rows.jsonl", '{"title": "a"}\n{"title": [], "text": 1}')
+    schema = pa.schema({"title": pa.string(), "text": pa.string()})
+    found = stream(tmp_path / "rows.parquet", schema)[BAD].to_pylist()
+    assert found == [None, "column title: bytes that are not UTF-8"]
+    found = stream(path, schema, texts=["title", "text"])[BAD].to_pylist()
+    assert found == [None, "column title: a list, not a string"]
+
+
+def test_ids_that_are_no_bytes_keep_their_type(tmp_path: Path) -> None:
+    ids = pa.table(
+        {"id": [1, 2], "hash": pa.array([b"\xff", b"b"], pa.binary(1)), "no": [None] * 2}
+    )
+    feather.write_feather(ids, str(tmp_path / "rows.feather"))
+    schema = survey(tmp_path / "rows.feather", ["id", "hash", "no"], ["id", "hash", "no"]).schema
+    assert schema == pa.schema({"id": pa.int64(), "hash": pa.binary(1), "no": pa.string()})
+    assert stream(tmp_path / "rows.feather", schema).to_pylist()[1] == {
+        "id": 2, "hash": b"b", "no": None, BAD: None
+    }  # fmt: skip
 
 
 def test_views_and_extension_types_come_out_plain(tmp_path: Path) -> None:
@@ -446,6 +473,23 @@ def test_a_file_that_begins_with_a_bad_line(tmp_path: Path, line: bytes) -> None
     path = written(tmp_path, "rows.jsonl", line + b'\n{"text": "a", "n": 1}\n')
     assert survey(path, ["text", "n"]) == Survey(2, TEXT)
     assert stream(path, TEXT)[BAD].to_pylist() == ["is not a JSON object", None]
+
+
+def test_an_object_over_two_lines_does_not_make_up_for_two_on_one(tmp_path: Path) -> None:
+    lines = ['{"text": "a"} {"text": "b"}', '{"text": "c", "z":', '{"text": "d"}}']
+    found = stream(written(tmp_path, "rows.jsonl", "\n".join([*lines, ""])), TEXT, texts=["text"])
+    assert found["text"].to_pylist() == [None] * 3
+    assert found[BAD].to_pylist() == ["is not a JSON object"] * 3
+
+
+def test_undecodable_bytes_in_a_kept_list_of_json(tmp_path: Path) -> None:
+    lines = ['{"l": ["é"]}', '{"l": ["東京"]}', '{"l": ["?"]}']
+    path = written(tmp_path, "rows.jsonl", "\n".join(lines).encode().replace(b"?", b"\xff"))
+    found = survey(path, ["l"])
+    assert found == Survey(3, pa.schema({"l": pa.list_(pa.string())}))
+    rows = stream(path, found.schema)
+    assert rows["l"].to_pylist() == [["é"], ["東京"], None]
+    assert rows[BAD].to_pylist() == [None, None, "column l: bytes that are not UTF-8"]
 
 
 def test_ids_that_are_numbers_become_their_text(tmp_path: Path) -> None:
@@ -574,7 +618,9 @@ def test_line_ends_and_blank_lines(
     assert found.drop_columns([BAD]).to_pylist() == [{"t": "b", "n": 2}, {"t": "c", "n": 3}]
 
 
-@pytest.mark.parametrize("content", ["", "\n\n", "text,n\n", "text,n", "text,n\r\n\r\n"])
+@pytest.mark.parametrize(
+    "content", ["", "\n\n", "\ufeff", "text,n\n", "text,n", "\ufefftext,n\r\n\r\n"]
+)
 def test_a_csv_without_rows(tmp_path: Path, content: str) -> None:
     path = written(tmp_path, "rows.csv", content)
     assert survey(path, ["text", "n"]) == Survey(
@@ -604,8 +650,8 @@ def test_a_reader_may_stop_early(tmp_path: Path) -> None:
 
 NESTED = [
     '{"text": "a", "s": {"a": 1}, "l": [], "when": "2021-01-01", "many": [1, 2]}',
-    '{"text": "b", "s": {"b": "x"}, "l": [null, "2021-01-01"], "when": null, "many": null}',
-    '{"text": "c", "l": ["y"], "when": "soon", "many": [2.5]}',
+    '{"text": "b", "s": {"b": "x"}, "l": [null, "y"], "when": null, "many": null}',
+    '{"text": "c", "l": ["2021-01-02"], "when": "soon", "many": [2.5]}',
     '{"text": "d", "s": null, "when": "2021-01-01 10:00:00", "other": 1}',
     '{"other": "x"}',
 ]
@@ -631,9 +677,9 @@ def test_nested_columns_of_json_are_unified(
     assert rows[BAD].to_pylist()[5:] == ["is not a JSON object"] * damaged
     assert rows.drop_columns([BAD]).to_pylist()[:5] == [
         {"text": "a", "s": {"a": 1, "b": None}, "l": [], "when": "2021-01-01", "many": [1, 2]},
-        {"text": "b", "s": {"a": None, "b": "x"}, "l": [None, "2021-01-01"], "when": None,
+        {"text": "b", "s": {"a": None, "b": "x"}, "l": [None, "y"], "when": None,
          "many": None},
-        {"text": "c", "s": None, "l": ["y"], "when": "soon", "many": [2.5]},
+        {"text": "c", "s": None, "l": ["2021-01-02"], "when": "soon", "many": [2.5]},
         {"text": "d", "s": None, "l": None, "when": "2021-01-01 10:00:00", "many": None},
         {"text": None, "s": None, "l": None, "when": None, "many": None},
     ]  # fmt: skip
@@ -718,7 +764,7 @@ def write_large(path: Path, num_rows: int) -> int:
     texts = [f"{chance.random()} {'text ' * 30}{i}" for i in range(num_rows)]
     table = pa.table({"text": texts, "n": range(num_rows)})
     if path.suffix == ".parquet":
-        parquet.write_table(table, path, row_group_size=num_rows, use_dictionary=False)
+        parquet.write_table(table, path, row_group_size=num_rows, compression="none")
     elif path.suffix == ".feather":
         feather.write_feather(table, str(path), chunksize=num_rows // 10)
     elif path.suffix == ".jsonl":
@@ -854,3 +900,16 @@ def test_arrow_files_are_read_from_the_batch_that_is_wanted(tmp_path: Path) -> N
     source = Arrow([str(tmp_path / "rows.arrow")])
     found = [b.num_rows for b in source.batches(source.files[0], pa.schema({"id": pa.string()}), 2)]
     assert found == [3, 2]
+
+
+def test_parquet_is_read_from_the_row_group_that_is_wanted(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    parquet.write_table(TABLE, path, row_group_size=2)
+    group = parquet.ParquetFile(path).metadata.row_group(0)
+    spoilt = bytearray(path.read_bytes())
+    for column in range(group.num_columns):
+        first = group.column(column).data_page_offset
+        spoilt[first : first + 8] = b"spoilt!!"
+    path.write_bytes(spoilt)
+    assert stream(path, TEXT, start=2)["text"].to_pylist() == TEXTS[2:]
+    assert refused(stream, path, TEXT).path == str(path)

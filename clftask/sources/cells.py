@@ -9,8 +9,8 @@ import pyarrow as pa
 BAD = "_bad"
 UNDECODABLE = "bytes that are not UTF-8"
 
-_TEXT = {pa.string(), pa.large_string()}
-_BYTES = {*_TEXT, pa.string_view(), pa.binary(), pa.large_binary(), pa.binary_view()}
+STRINGS = {pa.string(), pa.large_string()}
+_BYTES = {*STRINGS, pa.string_view(), pa.binary(), pa.large_binary(), pa.binary_view()}
 
 
 def plain_column(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -66,7 +66,7 @@ def _fit(column: pa.Array, kind: pa.DataType) -> tuple[pa.Array, list[int]]:
         column = column.storage
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
-    if kind not in _TEXT or column.type not in _BYTES:
+    if kind not in STRINGS or column.type not in _BYTES:
         return column.cast(kind), []
     # Files may hold anything where they say string: only a cast from bytes looks at it.
     raw = column.cast(pa.binary() if kind == pa.string() else pa.large_binary())

@@ -10,10 +10,11 @@ import pyarrow as pa
 
 from clftask.errors import DataError, Problem
 from clftask.sources.base import Source, Survey, empty, from_row
+from clftask.sources.cells import STRINGS
 from clftask.sources.narrowing import FALSE, TRUE, Narrowing
 from clftask.sources.textfiles import TextFile, detect_encoding, read_text
 
-MAX_ROW_BYTES = 64 << 20  # Arrow reads some 30 blocks ahead, and a block holds a whole row
+MAX_ROW_BYTES = 64 << 20  # Arrow reads 32 blocks ahead, and a block holds a row at least
 
 
 class Csv(Source):
@@ -68,8 +69,7 @@ class Csv(Source):
         self, file: str, schema: pa.Schema, start: int, num_rows: int, texts: frozenset[str]
     ) -> Iterator[pa.RecordBatch]:
         """Parse with Arrow, serially; strings as bytes, which may be anything."""
-        texty = (pa.string(), pa.large_string())
-        kinds = {field.name: pa.binary() if field.type in texty else field.type for field in schema}
+        kinds = {f.name: pa.binary() if f.type in STRINGS else f.type for f in schema}
         return self._rows(TextFile.of(file), kinds, start)
 
     def _parsing(self, **options: Any) -> Any:
@@ -86,7 +86,11 @@ class Csv(Source):
         reading = csv.ReadOptions(block_size=len(text.head) + 1)
         parsing = self._parsing(invalid_row_handler=lambda row: "skip")
         with csv.open_csv(pa.BufferReader(text.head + b"\n"), reading, parsing) as reader:
-            return list(reader.schema.names)
+            names = list(reader.schema.names)
+        if len(names) == 1 and ";" in names[0] and self.delimiter == ",":
+            remedy = "Save it with commas, or with tabs as .tsv."
+            raise DataError(Problem(text.path, names[0], "looks separated by semicolons", remedy))
+        return names
 
     def _rows(
         self, text: TextFile, kinds: dict[str, pa.DataType], start: int

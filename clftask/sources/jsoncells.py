@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from clftask.sources.cells import BAD, UNDECODABLE
+from clftask.sources.cells import BAD, STRINGS, UNDECODABLE
 
 _KINDS = {type(None): pa.null(), bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
 _KINDS[str] = pa.string()
@@ -69,7 +69,7 @@ def _cell(value: Any, kind: pa.DataType, is_text: bool) -> tuple[Any, str | None
     """Return a value that Arrow takes for this type, and what is wrong with it."""
     if value is None:
         return None, None
-    if kind in (pa.string(), pa.large_string()) and not isinstance(value, str):
+    if kind in STRINGS and not isinstance(value, str):
         if is_text or isinstance(value, list | dict):
             return None, f"{_WORDS[type(value)]}, not a string"
         return json.dumps(value), None

@@ -107,7 +107,7 @@ def _parse(lines: Sequence[bytes], schema: pa.Schema | None = None) -> pa.Table 
     reading = json.ReadOptions(use_threads=False, block_size=len(data) + 1)
     try:
         table = json.read_json(pa.BufferReader(data), reading, parsing)
-        table.validate(full=True)  # UTF-8, and lists that begin with null: apache/arrow#51305
+        table.validate(full=True)  # else it may hold strings that are not UTF-8
     except pa.ArrowInvalid:
         return None
     return table if table.num_rows == len(lines) else None
