@@ -64,12 +64,15 @@ def prepare(job: TrainJob) -> Prepared:
 
 def _read_all(job: TrainJob) -> dict[str, pa.Table]:
     data = job.data
-    sources = open_source(data.train, "data.train")
+    there = open_source(data.train, "data.train")
+    sources = {split: there[split] for split in SPLITS if split in there}
+    if "train" not in sources:
+        raise DataError(Problem("data.train", sorted(there), "has no split named train"))
     for split in ("validation", "test"):
         path = getattr(data, split)
         if path is not None:
             own = open_source(path, f"data.{split}")
-            sources[split] = own.get(split, own["train"])
+            sources[split] = own.get(split) or own.get("train") or next(iter(own.values()))
     return {split: _read(data, source, split) for split, source in sources.items()}
 
 

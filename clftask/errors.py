@@ -76,3 +76,7 @@ class JobError(ClftaskError):
     """A job that failed while it ran."""
 
     exit_code = 1
+
+
+class BadRowError(JobError):
+    """A bad row in a job that shall fail at the first."""

@@ -56,7 +56,7 @@ def _table(place: str, verify: bool) -> dict[str, Any]:
     books = Books(place)
     plan, manifest = books.plan(), books.manifest()
     assert plan is not None
-    done = books.stored_receipts()
+    done = books.stored_receipts() & books.stored_parts()
     missing = [shard.index for shard in plan.shards if shard.index not in done]
     found: dict[str, Any] = {"kind": "score table", "state": _state(manifest, missing)}
     if missing:

@@ -10,10 +10,11 @@ from typing import Any, TypeVar
 
 from clftask import storage
 from clftask.errors import DataError, Problem
-from clftask.spec import Spec
+from clftask.spec import Spec, fingerprint
 
 SCHEMA_VERSION = 1
 PLAN, RECEIPTS, QUARANTINE, MANIFEST = "_plan.json", "_receipts", "_quarantine", "_manifest.json"
+NUM_THREADS, MAX_HELD = 8, 256
 _Book = TypeVar("_Book", bound=Spec)
 
 
@@ -66,6 +67,11 @@ class ScorePlan(Spec):
         """Rows of all files."""
         return sum(file.num_rows for file in self.files)
 
+    def input_of(self, shard: Shard) -> str:
+        """Return a hash of the very rows of a shard: files, their versions, ranges."""
+        places = [(self.files[p.file], p) for p in shard.pieces]
+        return fingerprint([[f.path, f.version, p.start, p.num_rows] for f, p in places])
+
 
 class Counts(Spec):
     """What became of some rows; stands in a part's footer and in its receipt.
@@ -93,9 +99,10 @@ class Counts(Spec):
 
 
 class Receipt(Spec):
-    """Says that a part is there: derived from its stored bytes."""
+    """Says that a part is there: derived from its stored bytes; `input`: of which rows."""
 
     shard: int
+    input: str
     counts: Counts
     sha256: str
     num_bytes: int
@@ -141,12 +148,11 @@ class Books:
         """Return where a shard's receipt is."""
         return storage.join(self.output, RECEIPTS, f"part-{index:05d}.json")
 
-    def forget(self, indices: Collection[int]) -> None:
-        """Remove what is said of parts that were taken away: the table is not complete."""
+    def forget(self, receipts: Collection[int] = (), quarantines: Collection[int] = ()) -> None:
+        """Remove what is said of shards that are to be scored anew: the table is not complete."""
         storage.delete(storage.join(self.output, MANIFEST))
-        for index in indices:
-            storage.delete(self.quarantine(index))
-            storage.delete(self.receipt(index))
+        for place in [*map(self.receipt, receipts), *map(self.quarantine, quarantines)]:
+            storage.delete(place)
 
     def plan(self) -> ScorePlan | None:
         """Read the plan, None if there is none."""
@@ -172,11 +178,13 @@ class Books:
         """Write the manifest: from here on the table is complete."""
         storage.put(storage.join(self.output, MANIFEST), _encode(manifest))
 
-    def has_foreign_parts(self) -> bool:
-        """Tell whether readers of `part-*.parquet` would meet files that no plan knows."""
+    def is_taken(self) -> bool:
+        """Tell whether there are parts or books that would get mixed up with new ones."""
         files = storage.list_files(self.output, recursive=False)
         names = [f.path.rpartition("/")[2] for f in files]
-        return any(n.startswith("part-") and n.endswith(".parquet") for n in names)
+        has_parts = any(n.startswith("part-") and n.endswith(".parquet") for n in names)
+        folders = [storage.join(self.output, name) for name in (RECEIPTS, QUARANTINE)]
+        return has_parts or MANIFEST in names or any(storage.list_files(f) for f in folders)
 
     def stored_parts(self) -> set[int]:
         """Return the numbers of the parts that are there."""
@@ -189,8 +197,10 @@ class Books:
     def receipts(self) -> Iterable[Receipt]:
         """Read all receipts, in the order of the parts, some at a time."""
         names = [self.receipt(index) for index in sorted(self.stored_receipts())]
-        with ThreadPoolExecutor(16) as pool:
-            yield from pool.map(lambda name: _parse(name, Receipt), names)
+        with ThreadPoolExecutor(NUM_THREADS) as pool:
+            for start in range(0, len(names), MAX_HELD):
+                some = names[start : start + MAX_HELD]
+                yield from pool.map(lambda name: _parse(name, Receipt), some)
 
     def _read(self, path: str, kind: type[_Book]) -> _Book | None:
         return _parse(path, kind) if storage.exists(path) else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, count
 
 import pyarrow as pa
@@ -13,9 +13,9 @@ from clftask.bundle import BundleMeta
 from clftask.config import ScoreJob
 from clftask.corpus import Corpus, cut, decode_schema, encode_schema, in_threads, source_of, survey
 from clftask.errors import ConfigError, DataError, Problem
-from clftask.manifest import Books, InputFile, ScorePlan, Shard
+from clftask.manifest import Books, Counts, InputFile, ScorePlan, Shard
 from clftask.shards import columns_of, origin_columns
-from clftask.sources import FILE, ROW, Source
+from clftask.sources import BAD, FILE, ROW, Source
 from clftask.spec import fingerprint
 from clftask.tables import write_part
 
@@ -26,22 +26,28 @@ class Planned:
 
     Attributes:
         plan: The plan.
-        receipts: Numbers of the shards whose part and receipt are there.
-        is_new: Whether this run wrote the plan.
+        done: Numbers of the shards whose part and receipt are there.
+        counts: What became of their rows.
+        is_new: Whether no plan was there.
+        touched: Numbers that stood for other rows in the plan that is there.
+        orphans: Numbers of receipts whose part was taken away.
     """
 
     plan: ScorePlan
-    receipts: frozenset[int]
-    is_new: bool
+    done: frozenset[int] = frozenset()
+    counts: Counts = field(default_factory=Counts)
+    is_new: bool = False
+    touched: frozenset[int] = frozenset()
+    orphans: frozenset[int] = frozenset()
 
     @property
     def missing(self) -> list[Shard]:
-        """The shards that have no receipt yet."""
-        return [shard for shard in self.plan.shards if shard.index not in self.receipts]
+        """The shards that are not done."""
+        return [shard for shard in self.plan.shards if shard.index not in self.done]
 
 
 def plan(job: ScoreJob, meta: BundleMeta) -> Planned:
-    """Plan a job, or take up the plan that lies at its output.
+    """Plan a job, or take up the plan that lies at its output; write nothing.
 
     Raises:
         ConfigError: The output belongs to a job with other settings; names them.
@@ -54,24 +60,53 @@ def plan(job: ScoreJob, meta: BundleMeta) -> Planned:
     _refuse_own_input(job)
     found = books.plan()
     if found is None:
-        _refuse_foreign(books)
-        fresh = _new(job, meta, sources)
-        if books.write_plan(fresh):
-            return Planned(fresh, frozenset(), is_new=True)
-        found = books.plan()
-        assert found is not None, "a plan that exists cannot be read"
+        _refuse_taken(books)
+        return Planned(_new(job, meta, sources), is_new=True)
     _refuse_other_settings(job, meta, found)
-    done = _done(books)
-    return Planned(_up_to_date(job, meta, sources, books, found), done, is_new=False)
+    current, touched = _up_to_date(job, meta, sources, books, found)
+    return _with_progress(books, current, touched)
 
 
-def _done(books: Books) -> frozenset[int]:
-    """Return the shards with part and receipt; forget those whose part was taken away."""
-    receipts = books.stored_receipts()
+def claim(job: ScoreJob, meta: BundleMeta, planned: Planned) -> Planned:
+    """Write a plan before the first part; return the one of another run that was faster.
+
+    Raises:
+        ConfigError, DataError: As `plan`, where another run was faster.
+    """
+    books = Books(job.output.path)
+    if planned.is_new:
+        return planned if books.write_plan(planned.plan) else plan(job, meta)
+    if planned.touched or planned.orphans:
+        books.forget(planned.orphans, planned.touched | planned.orphans)
+    if planned.touched:
+        books.replace_plan(planned.plan)
+    return planned
+
+
+def _with_progress(books: Books, current: ScorePlan, touched: set[int]) -> Planned:
+    """Find what is done.
+
+    Raises:
+        DataError: A part holds rows that the plan no longer knows; names it.
+    """
+    wanted = {shard.index: current.input_of(shard) for shard in current.shards}
+    counts, receipts, strangers = Counts(), set(), []
+    for receipt in books.receipts():
+        receipts.add(receipt.shard)
+        if wanted.get(receipt.shard) != receipt.input:
+            strangers.append(receipt.shard)
+        else:
+            counts += receipt.counts
     parts = books.stored_parts()  # listed last: a part is written before its receipt
-    if receipts - parts:
-        books.forget(receipts - parts)
-    return frozenset(receipts & parts)
+    if found := [index for index in strangers if index in parts]:
+        allowed = "holds rows of an input that was changed since"
+        problems = [Problem(books.part(i), None, allowed, "Delete it.") for i in found[:20]]
+        raise DataError(*problems)
+    orphans = frozenset(receipts - parts)
+    if orphans:
+        left = [r.counts for r in books.receipts() if r.shard not in orphans]
+        counts = sum(left, Counts())
+    return Planned(current, frozenset(receipts & parts), counts, False, frozenset(touched), orphans)
 
 
 def _refuse_own_input(job: ScoreJob) -> None:
@@ -81,16 +116,16 @@ def _refuse_own_input(job: ScoreJob) -> None:
         raise ConfigError(Problem("output.path", job.output.path, allowed, "Use another folder."))
 
 
-def _refuse_foreign(books: Books) -> None:
-    if books.has_foreign_parts():
+def _refuse_taken(books: Books) -> None:
+    if books.is_taken():
         remedy = "Use an empty folder or prefix."
-        allowed = "holds parts but no plan: it belongs to something else"
+        allowed = "holds parts of a table but no plan: it belongs to something else"
         raise ConfigError(Problem("output.path", books.output, allowed, remedy))
 
 
 def _new(job: ScoreJob, meta: BundleMeta, sources: Sequence[Source]) -> ScorePlan:
     recipe = job.input.recipe(meta.text)
-    corpus = survey(job, recipe, sources, [file for s in sources for file in s.files])
+    corpus = survey(job, recipe, sources, {file for s in sources for file in s.files})
     if not any(file.num_rows for file in corpus.files):
         raise DataError(Problem("input.path", job.input.path, "holds no row", "Check the path."))
     _refuse_columns(job, meta, corpus.schema)
@@ -107,6 +142,10 @@ def _new(job: ScoreJob, meta: BundleMeta, sources: Sequence[Source]) -> ScorePla
 
 def _refuse_columns(job: ScoreJob, meta: BundleMeta, schema: pa.Schema) -> None:
     """Refuse names that would stand twice in the score table, and types that it cannot hold."""
+    taken = [name for name in schema.names if name in (FILE, ROW, BAD)]
+    if taken:
+        allowed = f"{FILE}, {ROW} and {BAD} are columns of clftask's own"
+        raise ConfigError(Problem("input.keep", taken, allowed, "Rename it."))
     places = [pa.field(FILE, pa.string()), pa.field(ROW, pa.int64())]
     known = {field.name: field for field in [*schema, *places]}
     whole = columns_of(job, meta).schema([known[name] for name in origin_columns(job)])
@@ -135,8 +174,11 @@ def _refuse_other_settings(job: ScoreJob, meta: BundleMeta, found: ScorePlan) ->
 
 def _up_to_date(
     job: ScoreJob, meta: BundleMeta, sources: Sequence[Source], books: Books, found: ScorePlan
-) -> ScorePlan:
+) -> tuple[ScorePlan, set[int]]:
     """Plan files anew that were changed before any of their rows was scored.
+
+    Returns:
+        The plan, and the numbers of the shards that stand for other rows now.
 
     Raises:
         DataError: Files were added, are gone, or were changed after rows of them were scored.
@@ -145,9 +187,12 @@ def _up_to_date(
     stored = books.stored_parts()
     changed = _changed(there, found)
     problems = [_added(path) for path in sorted(there.keys() - {f.path for f in found.files})]
-    for number in sorted(changed):
+    shards_of: dict[int, list[Shard]] = {number: [] for number in changed}
+    for shard in found.shards:
+        for number in {piece.file for piece in shard.pieces} & changed:
+            shards_of[number].append(shard)
+    for number, own in sorted(shards_of.items()):
         path = found.files[number].path
-        own = [s for s in found.shards if any(p.file == number for p in s.pieces)]
         done = [shard for shard in own if shard.index in stored]
         if path in there and done:
             problems.append(_changed_after(path, [books.part(shard.index) for shard in done]))
@@ -156,9 +201,8 @@ def _up_to_date(
             problems.append(Problem(path, None, "is gone, and not all of it is scored", remedy))
     if problems:
         raise DataError(*problems)
-    return _replanned(job, meta, sources, books, found, {
-        number for number in changed if found.files[number].path in there
-    })  # fmt: skip
+    changed = {number for number in changed if found.files[number].path in there}
+    return _replanned(job, meta, sources, found, changed) if changed else (found, set())
 
 
 def _changed(there: dict[str, Source], found: ScorePlan) -> set[int]:
@@ -186,13 +230,10 @@ def _replanned(
     job: ScoreJob,
     meta: BundleMeta,
     sources: Sequence[Source],
-    books: Books,
     found: ScorePlan,
     changed: set[int],
-) -> ScorePlan:
+) -> tuple[ScorePlan, set[int]]:
     """Cut changed files, and those that share a shard with them, anew; parts keep their numbers."""
-    if not changed:
-        return found
     touched = [s for s in found.shards if any(p.file in changed for p in s.pieces)]
     numbers = sorted({piece.file for shard in touched for piece in shard.pieces} | changed)
     recipe = job.input.recipe(meta.text)
@@ -201,13 +242,13 @@ def _replanned(
     now = {file.path: file for file in corpus.files}
     files = tuple(now.get(file.path, file) for file in found.files)
     pieces = cut([(n, files[n]) for n in numbers], job.shard_rows)
-    free = chain((s.index for s in touched), count(1 + max(s.index for s in found.shards)))
+    old = {shard.index for shard in touched}
+    free = chain(sorted(old), count(1 + max(s.index for s in found.shards)))
     fresh = [Shard(index=index, pieces=p) for index, p in zip(free, pieces)]  # noqa: B905
-    kept = [shard for shard in found.shards if shard not in touched]
+    kept = [shard for shard in found.shards if shard.index not in old]
     shards = tuple(sorted([*kept, *fresh], key=lambda shard: shard.index))
     plan = found.model_copy(update={"files": files, "shards": shards})
-    books.replace_plan(plan)
-    return plan
+    return plan, old | {shard.index for shard in fresh}
 
 
 def _refuse_other_types(corpus: Corpus, found: ScorePlan) -> None:

@@ -24,6 +24,7 @@ from clftask.tokens import tokenise
 
 # Rows times padded length of one forward pass: enough to fill the device, and no more.
 MAX_TOKENS = {"cuda": 131_072, "cpu": 4_096}
+TOKENISE_ROWS = 1_000
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Floats = npt.NDArray[np.float32]
 
@@ -75,6 +76,7 @@ class Scorer:
         max_tokens: int | None = None,
     ) -> None:
         self.tokenizer, self.meta, self.device = tokenizer, meta, torch.device(device)
+        self.precision = precision
         self.max_tokens = max_tokens or MAX_TOKENS.get(self.device.type, MAX_TOKENS["cpu"])
         self.model = model.eval().to(self.device)
         for weights in self.model.parameters():  # not the buffers: rotary ones lose too much
@@ -117,7 +119,12 @@ class Scorer:
         """Return the tokens of (rows,) Arrow strings, as `tokens.tokenise` does."""
         if not len(texts):
             return tokenise(pa.array([""]), None, self.tokenizer, self.meta.max_length).slice(1)
-        return tokenise(texts, pairs, self.tokenizer, self.meta.max_length)
+        parts = []  # the tokenizer holds all that it cuts off until it returns
+        for start in range(0, len(texts), TOKENISE_ROWS):
+            some = slice(start, start + TOKENISE_ROWS)
+            pair = None if pairs is None else pairs[some]
+            parts.append(tokenise(texts[some], pair, self.tokenizer, self.meta.max_length))
+        return pa.concat_tables(parts).combine_chunks()
 
     # ------------------------------------------------------------------ probabilities
 
@@ -204,7 +211,8 @@ def precision_for(wanted: str, device: str) -> str:
 def is_out_of_memory(error: Exception) -> bool:
     """Tell whether a device, or the machine, ran out of memory."""
     text = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in text
+    said = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(words in text for words in said)
 
 
 def _keep_exact(layer: torch.nn.Module) -> None:

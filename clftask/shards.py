@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,13 +18,22 @@ from clftask import storage
 from clftask.bundle import BundleMeta
 from clftask.config import ScoreJob
 from clftask.corpus import ShardRows, read_shards
-from clftask.errors import AccessError, ClftaskError, DataError, JobError, Problem
+from clftask.errors import (
+    AccessError,
+    BadRowError,
+    ClftaskError,
+    DataError,
+    JobError,
+    Problem,
+    StorageError,
+)
 from clftask.manifest import Books, Counts, Receipt, ScorePlan, Shard
 from clftask.scoring import Scorer
 from clftask.sources import FILE, ROW
 from clftask.tables import COUNTS, ScoreColumns, checksum, read_footer, write_part
 
 COMPILE_PAYS_S = 600.0
+STORAGE_PAUSE_S = 10.0
 COMPILE_SAMPLE_ROWS = 64
 _Item = TypeVar("_Item")
 
@@ -97,18 +107,32 @@ class ShardScorer:
         Yields:
             A receipt for each shard, whether its part was there before or not.
         """
-        missing = []
+        stored = _caught(shards[0].index, self.books.stored_parts)
+        if isinstance(stored, Failure):
+            yield stored
+            return
         for shard in shards:
-            if storage.exists(self.books.part(shard.index)):
-                yield self._settled(shard)
-            else:
-                missing.append(shard)
+            if shard.index in stored:
+                found = self._settled(shard)
+                yield found
+                if isinstance(found, Failure):
+                    return
+        yield from self._overlapped([s for s in shards if s.index not in stored], rows_ahead)
+
+    def _overlapped(self, shards: Sequence[Shard], rows_ahead: int) -> Iterator[Receipt | Failure]:
+        """Score a shard while the next one is read and the one before is written."""
         with ThreadPoolExecutor(1) as reading, ThreadPoolExecutor(1) as writing:
             pending: Future[Receipt | Failure] | None = None
-            for ready in _ahead(self._read(missing), reading):
+            for ready in _ahead(self._read(shards), reading):
                 found = ready if isinstance(ready, Failure) else self._score(ready, rows_ahead)
                 if pending is not None:
-                    yield pending.result()
+                    done, pending = pending.result(), None
+                    yield done
+                    if isinstance(done, Failure):
+                        return
+                if isinstance(found, Failure):
+                    yield found
+                    return
                 pending = writing.submit(self._commit, found)
             if pending is not None:
                 yield pending.result()
@@ -138,10 +162,12 @@ class ShardScorer:
             bad = _bad_rows(rows, self.work.job)[0]
             remedy = "Mend it, or set on_bad_row: quarantine."
             where = f"{bad['file']}, row {bad['row']}"
-            raise JobError(Problem(where, None, str(bad["reason"]), remedy))
+            raise BadRowError(Problem(where, None, str(bad["reason"]), remedy))
 
     def _score(self, ready: Ready, rows_ahead: int) -> _Part | Failure:
         def compute() -> _Part:
+            if storage.exists(self.books.part(ready.rows.shard.index)):
+                return _Part(ready, None)  # another run was faster
             began = time.perf_counter()
             probabilities = self.scorer.probabilities(ready.tokens)
             self._compile_if_it_pays(ready, time.perf_counter() - began, rows_ahead)
@@ -157,10 +183,14 @@ class ShardScorer:
         if seconds / ready.tokens.num_rows * rows_ahead > COMPILE_PAYS_S:
             self.scorer.compile(ready.tokens.slice(0, COMPILE_SAMPLE_ROWS))
 
-    def _commit(self, part: _Part | Failure) -> Receipt | Failure:
-        if isinstance(part, Failure):
-            return part
-        return _caught(part.ready.rows.shard.index, lambda: self._write(part))
+    def _commit(self, part: _Part) -> Receipt | Failure:
+        shard = part.ready.rows.shard
+        write = (
+            partial(self._derive, shard)
+            if part.probabilities is None
+            else partial(self._write, part)
+        )
+        return _caught(shard.index, write)
 
     def _write(self, part: _Part) -> Receipt:
         """Write the bad rows, then the part, then its receipt."""
@@ -178,18 +208,14 @@ class ShardScorer:
             "clftask.task": meta.task,
             "clftask.label_names": list(meta.label_names),
             "clftask.plan": self.work.plan.fingerprint,
-            "clftask.input": self._input(shard),
+            "clftask.input": self.work.plan.input_of(shard),
+            "clftask.precision": self.scorer.precision,
             COUNTS: self._counts(part, decided).dump(),
         }
         data = write_part(table, metadata)
         if storage.put_if_absent(self.books.part(shard.index), data):
             return self._receipt(shard, data, time.perf_counter() - ready.started)
         return self._derive(shard)
-
-    def _input(self, shard: Shard) -> list[list[Any]]:
-        files = self.work.plan.files
-        return [[files[p.file].path, files[p.file].version, p.start, p.num_rows]
-                for p in shard.pieces]  # fmt: skip
 
     def _counts(self, part: _Part, decided: Any) -> Counts:
         tokens, rows = part.ready.tokens, part.ready.rows.table.num_rows
@@ -215,7 +241,7 @@ class ShardScorer:
             footer = read_footer(data)
         except (pa.ArrowException, ValueError):
             footer = {}
-        mine = (self.work.plan.fingerprint, self._input(shard))
+        mine = (self.work.plan.fingerprint, self.work.plan.input_of(shard))
         if (footer.get("clftask.plan"), footer.get("clftask.input")) != mine:
             allowed = "is a part of another job, or of an input that was changed"
             raise DataError(Problem(path, None, allowed, "Delete it, or use another output."))
@@ -224,6 +250,7 @@ class ShardScorer:
     def _receipt(self, shard: Shard, data: bytes, seconds: float) -> Receipt:
         receipt = Receipt(
             shard=shard.index,
+            input=self.work.plan.input_of(shard),
             counts=Counts.load(read_footer(data)[COUNTS]),
             sha256=checksum(data),
             num_bytes=len(data),
@@ -254,8 +281,11 @@ def _caught(shard: int, call: Callable[[], _Item]) -> _Item | Failure:
     """Return what `call` returns, or how it failed."""
     try:
         return call()
-    except (AccessError, JobError) as error:
+    except (AccessError, BadRowError) as error:
         return Failure(shard, error, ends_job=True)
+    except StorageError as error:
+        time.sleep(STORAGE_PAUSE_S)  # it may recover; the shard is tried again at once
+        return Failure(shard, error)
     except ClftaskError as error:
         return Failure(shard, error)
     except Exception as error:  # whatever Arrow or torch raise: it may pass

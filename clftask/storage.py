@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import glob
 import os
+import random
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +21,15 @@ from pathlib import Path
 from typing import TypeVar, cast
 
 from clftask.errors import Problem, StorageError
-from clftask.stores import absolute, filesystem, is_s3, is_url, mendable, s3_client
+from clftask.stores import (
+    MAX_ATTEMPTS,
+    absolute,
+    filesystem,
+    is_s3,
+    is_url,
+    mendable,
+    s3_client,
+)
 
 __all__ = ["absolute", "filesystem", "is_s3", "is_url", "mendable", "s3_client"]
 
@@ -125,10 +135,14 @@ def stands_for(pattern: str, path: str) -> bool:
     """Tell whether a folder or glob would stand for a file if it were there."""
     from fsspec.utils import glob_translate
 
-    pattern = absolute(pattern)
+    pattern, path = _without_detours(absolute(pattern)), _without_detours(path)
     if re.search(r"[*?\[]", pattern):
         return re.fullmatch(glob_translate(pattern), path) is not None
     return path.startswith(pattern + "/")
+
+
+def _without_detours(path: str) -> str:
+    return path if is_url(path) else os.path.realpath(path)
 
 
 # ------------------------------------------------------------------ writing
@@ -162,13 +176,18 @@ def put_if_absent(path: str, data: bytes) -> bool:
 
     bucket, key = _bucket_and_key(path)
     with mendable(path):
-        try:
-            s3_client().put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
-        except ClientError as error:
-            if error.response["Error"]["Code"] not in ("PreconditionFailed", "412"):
-                raise
-            return read_bytes(path) == data
-    return True
+        for attempt in range(MAX_ATTEMPTS):
+            try:
+                s3_client().put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
+                return True
+            except ClientError as error:
+                code = error.response["Error"]["Code"]
+                if code in ("PreconditionFailed", "412"):
+                    return read_bytes(path) == data
+                if code not in ("ConditionalRequestConflict", "409"):
+                    raise
+                time.sleep(random.random() * 2**attempt / 10)  # somebody is writing it right now
+    raise StorageError(Problem(path, None, "is being written by others all the time"))
 
 
 def upload(folder: str, path: str) -> None:

@@ -43,6 +43,7 @@ def s3_client() -> Any:
         retries={"mode": "standard", "max_attempts": MAX_ATTEMPTS},
         connect_timeout=10,
         read_timeout=60,
+        max_pool_connections=32,
         s3={"addressing_style": "path" if _custom_endpoint() else "auto"},
     )
     session = boto3.session.Session()
@@ -68,6 +69,7 @@ def _s3_filesystem() -> Any:
 
     session = boto3.session.Session()
     options: dict[str, Any] = {"retry_strategy": AwsStandardS3RetryStrategy(MAX_ATTEMPTS)}
+    options |= {"connect_timeout": 10, "request_timeout": 60}
     if session.region_name:
         options["region"] = session.region_name
     endpoint = _custom_endpoint()
@@ -113,12 +115,14 @@ def filesystem(path: str) -> tuple[Any, str]:
 def mendable(path: str) -> Iterator[None]:
     """Turn what storage says into a `StorageError` that names the path and the remedy."""
     from boto3.exceptions import S3UploadFailedError
-    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
     try:
         yield
     except ClientError as error:
         raise _of_s3(path, str(error.response.get("Error", {}).get("Code", "")), error) from None
+    except NoCredentialsError:
+        raise AccessError(Problem(path, None, "no credentials are found", _REFUSED[1])) from None
     except BotoCoreError as error:
         remedy = "Check AWS_ENDPOINT_URL_S3, AWS_PROFILE and the credentials."
         raise StorageError(Problem(path, None, f"S3 did not answer: {error}", remedy)) from None
@@ -147,6 +151,9 @@ _S3_REMEDIES = {
     "AccessDenied": _REFUSED,
     "403": _REFUSED,
     "InvalidAccessKeyId": _REFUSED,
+    "ExpiredToken": _REFUSED,
+    "InvalidToken": _REFUSED,
+    "RequestTimeTooSkewed": ("access is refused", "Set this machine's clock."),
     "SignatureDoesNotMatch": _REFUSED,
 }
 # As pyarrow's S3 client names them.

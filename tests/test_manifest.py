@@ -59,7 +59,12 @@ MANIFEST = Manifest(
 
 def receipt(shard: int) -> Receipt:
     return Receipt(
-        shard=shard, counts=COUNTS, sha256="cd" * 32, num_bytes=100 + shard, seconds=0.25
+        shard=shard,
+        input="ef" * 8,
+        counts=COUNTS,
+        sha256="cd" * 32,
+        num_bytes=100 + shard,
+        seconds=0.25,
     )
 
 
@@ -225,9 +230,10 @@ def test_forgetting_leaves_parts_and_plan(books):
     for shard in (0, 1, 2):
         books.write_receipt(receipt(shard))
         put(books, f"part-0000{shard}.parquet", f"_quarantine/part-0000{shard}.jsonl")
-    books.forget([0, 2, 7])
+    books.forget(receipts=[0, 2, 7], quarantines=[2])
     assert names_below(books) == [
         "/_plan.json",
+        "/_quarantine/part-00000.jsonl",
         "/_quarantine/part-00001.jsonl",
         "/_receipts/part-00001.json",
         "/part-00000.parquet",

@@ -55,7 +55,7 @@ class World:
     def run(self, stop_after: int | None = None, **settings: Any) -> Manifest:
         """Run the job; `stop_after`: receipts after which the driver dies."""
         job = ScoreJob.load(self.document | settings)
-        planned = planning.plan(job, self.meta)
+        planned = planning.claim(job, self.meta, planning.plan(job, self.meta))
         run = ScoreRun(job, self.meta, planned, lambda record: None)
         worker = ShardScorer(ScoreWork(job, planned.plan, self.meta), self.scorer)
 
@@ -69,7 +69,7 @@ class World:
                             raise JobError(*found.error.problems)
                         failed = [s for s in shards if s.index == found.shard]
                         dispatcher.take_back([*failed, *open_], found.error)
-                        break
+                        continue
                     self.num_scored += found.counts.rows_in
                     yield found
                     if self.num_scored == stop_after:
@@ -143,7 +143,8 @@ def test_killed_at_any_moment_it_goes_on(world, died_at):
     """The state that a kill leaves: no part, a part without receipt, all but the manifest."""
     world.write("a.parquet", 35)
     if died_at == "plan":
-        planning.plan(ScoreJob.load(world.document), world.meta)
+        job = ScoreJob.load(world.document)
+        planning.claim(job, world.meta, planning.plan(job, world.meta))
     elif died_at == "manifest":
         world.run()
         (world.output / "_manifest.json").unlink()
@@ -325,8 +326,84 @@ def test_output_with_foreign_parts_is_refused(world):
     world.write("a.parquet", 10)
     world.output.mkdir()
     parquet.write_table(pa.table({"x": [1]}), world.output / "part-00000.parquet")
-    with pytest.raises(ConfigError, match=r"output\.path: holds parts but no plan"):
+    with pytest.raises(ConfigError, match=r"output\.path: holds parts of a table but no plan"):
         world.run()
+
+
+def test_failed_write_ends_the_stretch_and_is_tried_again(world, monkeypatch):
+    """Whoever takes the rest over must not meet the one who failed still at work."""
+    world.write("a.parquet", 100)
+    real, seen = storage.put_if_absent, []
+
+    def fails_once(path: str, data: bytes) -> bool:
+        seen.append(path)
+        if path.endswith("part-00003.parquet") and seen.count(path) == 1:
+            raise OSError("the disk is full")
+        return real(path, data)
+
+    monkeypatch.setattr(storage, "put_if_absent", fails_once)
+    assert world.run().counts.rows_scored == 100
+    assert world.num_scored == 100
+    assert world.ids() == all_ids(100)
+    parts = [path for path in seen if "/part-" in path]
+    assert len(parts) == 11
+
+
+def test_part_of_an_older_version_of_a_file_is_named(world):
+    """A slow worker of another run commits rows of a file that was planned anew meanwhile."""
+    world.write("a.parquet", 10)
+    job = ScoreJob.load(world.document)
+    planned = planning.claim(job, world.meta, planning.plan(job, world.meta))
+    world.write("a.parquet", 10, text=["another text"] * 10)
+    newer = planning.claim(job, world.meta, planning.plan(job, world.meta))
+    assert newer.plan != planned.plan
+    worker = ShardScorer(ScoreWork(job, planned.plan, world.meta), world.scorer)
+    old = planned.plan.files[0].version
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(storage, "version", lambda path: old)
+        assert [type(found) for found in worker.run(planned.missing)] == [Receipt]
+    with pytest.raises(DataError, match=r"part-00000\.parquet: holds rows of an input that was"):
+        world.run()
+    next(world.output.glob("part-*")).unlink()
+    world.run()
+    whole = world.scorer.predict(["another text"]).probabilities.max()
+    assert world.table()["confidence"].to_pylist() == pytest.approx([whole] * 10, abs=1e-6)
+
+
+def test_planning_writes_nothing(world):
+    world.write("a.parquet", 10)
+    planning.plan(ScoreJob.load(world.document), world.meta)
+    assert not world.output.exists()
+
+
+def test_empty_file_that_grew_makes_the_table_incomplete(world):
+    world.write("a.parquet", 10)
+    world.write("b.parquet", 0)
+    world.run()
+    world.write("b.parquet", 5, first=10)
+    with pytest.raises(KeyboardInterrupt):
+        world.run(stop_after=15)
+    assert not (world.output / "_manifest.json").exists()
+    assert world.run().counts.rows_scored == 15
+
+
+@pytest.mark.parametrize("name", ["_file", "_bad"])
+def test_columns_named_like_our_own_are_refused(world, name):
+    world.write("a.parquet", 10, **{name: ["x"] * 10})
+    with pytest.raises(ConfigError, match=r"input\.keep: .*Rename it"):
+        world.run(input=world.document["input"] | {"keep": [name]})
+
+
+def test_all_splits_of_a_saved_dataset_are_scored(world, tmp_path):
+    import datasets
+
+    whole = datasets.Dataset.from_dict(
+        {"id": [f"row-{i}" for i in range(9)], "text": ["fast tool"] * 9}
+    )
+    splits = {"train": whole.select(range(2)), "unlabelled": whole.select(range(2, 9))}
+    datasets.DatasetDict(splits).save_to_disk(tmp_path / "saved")
+    world.run(input={"path": str(tmp_path / "saved"), "id": "id"})
+    assert world.ids() == all_ids(9)
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,11 @@ from clftask.errors import ClftaskError
 from clftask.manifest import Shard
 
 MAX_ATTEMPTS = 3
+MIN_STRETCH = 8  # shards enough for reading, computing and writing to overlap
 
 
 class Dispatcher:
-    """Hands out stretches: shards of one file that follow each other, read in one pass.
+    """Hands out stretches: shards that one worker does in a row, those of a file in one pass.
 
     A stretch is a share of what is left: long ones come first, so that a file is read in few
     passes, and short ones last, so that all workers end at about the same time.
@@ -30,10 +31,12 @@ class Dispatcher:
 
     def next(self) -> list[Shard]:
         """Return the next stretch; empty if nothing waits."""
-        most = -(-len(self.waiting) // (2 * self.workers))
+        share = 2 * self.workers if self.workers > 1 else 1
+        most = -(-len(self.waiting) // share)
         stretch: list[Shard] = []
         while self.waiting and len(stretch) < most:
-            if stretch and not _follows(stretch[-1], self.waiting[0]):
+            is_long = len(stretch) >= MIN_STRETCH
+            if is_long and not _follows(stretch[-1], self.waiting[0]):
                 break
             stretch.append(self.waiting.popleft())
         return stretch

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+import math
+import re
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -14,7 +18,8 @@ from clftask.errors import ClftaskError, JobError, Problem
 from clftask.manifest import Receipt, Shard
 from clftask.shards import Failure, ScoreWork
 
-MAX_DEATHS = 5
+MAX_DEATHS = 3  # for each worker
+WAIT_S = 60.0
 POLL_S = 1.0
 
 
@@ -67,7 +72,7 @@ class Pool:
     tell an autoscaler what to add.
     """
 
-    def __init__(self, work: ScoreWork, chosen: Plan) -> None:
+    def __init__(self, work: ScoreWork, chosen: Plan, say: Callable[[str], None]) -> None:
         resources = {"num_cpus": chosen.cpus_per_worker, "num_gpus": int(chosen.use_gpu)}
         self.actor_class = ray.remote(ScoreActor).options(**resources)
         self.chosen, self.work = chosen, ray.put(work)
@@ -75,6 +80,7 @@ class Pool:
         self.busy: dict[Any, _Stretch] = {}
         self.idle: list[Any] = []
         self.num_deaths = 0
+        self.say, self.idle_since = say, time.monotonic()
 
     def receipts(self, dispatcher: Dispatcher) -> Iterator[Receipt]:
         """Yield receipts until nothing waits and nobody works.
@@ -85,6 +91,7 @@ class Pool:
         while dispatcher.waiting or self.busy:
             self._grow(len(dispatcher.waiting))
             self._feed(dispatcher)
+            self._say_if_waiting()
             heard, _ = ray.wait([*self.starting, *self.busy], timeout=POLL_S)
             for reference in heard:
                 if reference in self.starting:
@@ -108,12 +115,19 @@ class Pool:
             actor = self.actor_class.remote(self.work, self.chosen.cpus_per_worker)
             self.starting[actor.ready.remote()] = actor
 
+    def _say_if_waiting(self) -> None:
+        if self.busy:
+            self.idle_since = time.monotonic()
+        elif time.monotonic() - self.idle_since > WAIT_S:
+            self.idle_since = math.inf  # once
+            self.say(f"waiting for a place for {self.chosen}: the cluster's resources are in use")
+
     def _welcome(self, reference: Any) -> None:
         actor = self.starting.pop(reference)
         try:
             ray.get(reference)
         except Exception as error:  # Ray wraps whatever a constructor raises
-            self._count_death(error)
+            self._bury(actor, error)
         else:
             self.idle.append(actor)
 
@@ -135,30 +149,42 @@ class Pool:
         except Exception as error:  # the actor died, or its node
             self.busy.pop(generator)
             died = JobError(Problem("worker", None, f"died: {_reason(error)}"))
-            dispatcher.take_back(stretch.shards, died)
-            self._count_death(error)
+            dispatcher.take_back(stretch.shards, None if _is_nodes_fault(error) else died)
+            self._bury(stretch.actor, error)
         else:
-            answered = found.shard
-            left = [shard for shard in stretch.shards if shard.index != answered]
             if isinstance(found, Receipt):
+                left = [shard for shard in stretch.shards if shard.index != found.shard]
                 stretch.shards, self.num_deaths = left, 0
                 yield found
             else:
-                self._judge(found, stretch, dispatcher)
+                self._judge(found, generator, dispatcher)
 
-    def _judge(self, failure: Failure, stretch: _Stretch, dispatcher: Dispatcher) -> None:
+    def _judge(self, failure: Failure, generator: Any, dispatcher: Dispatcher) -> None:
         """Take a failed stretch back, the failed shard first; its actor has ended it."""
         if failure.ends_job:
             raise JobError(*failure.error.problems)
+        stretch = self.busy[generator]
         at_fault = [shard for shard in stretch.shards if shard.index == failure.shard]
         others = [shard for shard in stretch.shards if shard.index != failure.shard]
         dispatcher.take_back([*at_fault, *others], failure.error)
         stretch.shards = []
+        if isinstance(failure.error, JobError):  # the device may be out of order for good
+            self.busy.pop(generator)
+            self._bury(stretch.actor, failure.error)
 
-    def _count_death(self, error: Exception) -> None:
-        self.num_deaths += 1
-        if self.num_deaths > MAX_DEATHS:
+    def _bury(self, actor: Any, error: Exception) -> None:
+        """End an actor for certain, and the job if they keep dying and none works."""
+        with contextlib.suppress(Exception):
+            ray.kill(actor)
+        self.num_deaths += not _is_nodes_fault(error)
+        if self.num_deaths > MAX_DEATHS * self.chosen.workers and not self.busy:
             raise JobError(Problem("worker", None, f"workers keep dying: {_reason(error)}"))
+
+
+def _is_nodes_fault(error: Exception) -> bool:
+    """Tell whether a machine was taken away: nobody is to blame, and others go on."""
+    is_preempted = getattr(error, "preempted", False)
+    return bool(is_preempted) or re.search(r"\bnode\b.*\b(died|dead)\b", str(error)) is not None
 
 
 def _reason(error: Exception) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from clftask import bundle, planning
@@ -13,12 +15,13 @@ from clftask.cluster.dispatch import Dispatcher
 from clftask.cluster.pool import Pool
 from clftask.cluster.session import Capacity, Plan, capacity, connected, plan
 from clftask.config import ScoreJob, ScoreScaling
-from clftask.errors import ClftaskError, ConfigError, JobError, Problem
+from clftask.errors import ClftaskError, ConfigError, DataError, JobError, Problem, StorageError
 from clftask.manifest import Books, Counts, Manifest, PartEntry, Receipt, Shard
 from clftask.modeling import check_precision
 from clftask.planning import Planned
 from clftask.shards import ScoreWork
 
+MAX_SHOWN = 20
 Show = Callable[[dict[str, Any]], None]
 
 
@@ -41,25 +44,41 @@ def score(job: ScoreJob, say: Callable[[str], None], show: Show) -> dict[str, An
     started = time.perf_counter()
     meta = _checked_bundle(job.bundle)
     planned = planning.plan(job, meta)
-    books = Books(job.output.path)
-    total = planned.plan.num_rows
-    done = books.manifest()
+    done = Books(job.output.path).manifest()
     if done is not None and not planned.missing:
         say(f"the table is complete: {job.output.path}")
         return _result(job, planned, done, 0, started)
-    num_skipped = len(planned.receipts)
-    say(f"{total:,} rows in {len(planned.plan.files):,} files, {len(planned.plan.shards):,} shards"
-        + (f"; {num_skipped:,} are there already" if num_skipped else ""))  # fmt: skip
-    run = ScoreRun(job, meta, planned, show)
-    if planned.missing:
-        with connected():
-            chosen = fit_to(job.scaling, capacity(), len(planned.missing))
-            check_precision(job.precision, chosen.use_gpu, "precision")
-            say(f"output {job.output.path}: up to {chosen}")
-            with Pool(ScoreWork(job, planned.plan, meta), chosen) as pool:
-                run.score(pool.receipts, chosen.workers)
-    manifest = run.close()
+    _announce(planned, say)
+    if not planned.missing:
+        run = ScoreRun(job, meta, planning.claim(job, meta, planned), show)
+        return _result(job, planned, run.close(), 0, started)
+    with connected():
+        chosen = fit_to(job.scaling, capacity(), len(planned.missing))
+        check_precision(job.precision, chosen.use_gpu, "precision")
+        planned = planning.claim(job, meta, planned)
+        say(f"output {job.output.path}: up to {chosen}")
+        run = ScoreRun(job, meta, planned, show)
+        with _mid_job(), Pool(ScoreWork(job, planned.plan, meta), chosen, say) as pool:
+            run.score(pool.receipts, chosen.workers)
+    with _mid_job():
+        manifest = run.close()
     return _result(job, planned, manifest, run.counts.rows_in, started)
+
+
+def _announce(planned: Planned, say: Callable[[str], None]) -> None:
+    found, num_done = planned.plan, len(planned.done)
+    already = f"; {num_done:,} are there already" if num_done else ""
+    what = f"{found.num_rows:,} rows in {len(found.files):,} files, {len(found.shards):,} shards"
+    say(what + already)
+
+
+@contextmanager
+def _mid_job() -> Iterator[None]:
+    """Let nothing that happens after the first part count as refused before the start."""
+    try:
+        yield
+    except (ConfigError, DataError, StorageError) as error:
+        raise JobError(*error.problems) from None
 
 
 def _checked_bundle(path: str) -> BundleMeta:
@@ -96,7 +115,7 @@ def _result(
         "rows_scored": counts.rows_scored,
         "rows_quarantined": counts.rows_quarantined,
         "shards": len(manifest.parts),
-        "shards_skipped": len(planned.receipts),
+        "shards_skipped": len(planned.done),
         "seconds": round(seconds, 1),
         "rows_per_s": round(rows_done / seconds, 1),
         "rows_truncated": counts.rows_truncated,
@@ -111,11 +130,9 @@ class ScoreRun:
     def __init__(self, job: ScoreJob, meta: BundleMeta, planned: Planned, show: Show) -> None:
         self.job, self.meta, self.planned, self.show = job, meta, planned, show
         self.plan, self.books = planned.plan, Books(job.output.path)
-        self.counts = Counts()
-        self.before = Counts()
-        for receipt in self.books.receipts() if planned.receipts else ():
-            if receipt.shard in planned.receipts:
-                self.before += receipt.counts
+        self.num_rows = planned.plan.num_rows
+        self.before, self.counts = planned.counts, Counts()
+        self.seen: set[int] = set()
         self.failed: dict[int, ClftaskError] = {}
 
     def score(self, receipts: Callable[[Dispatcher], Iterable[Receipt]], num_workers: int) -> None:
@@ -130,25 +147,28 @@ class ScoreRun:
         """
         self._refuse_too_many_bad()
         missing = self.planned.missing
-        # A second run begins at the other end, so that two at once do not do the same.
-        ordered = missing if self.planned.is_new else _from_the_middle(missing)
+        # A second run begins elsewhere, so that two at once do not do the same.
+        ordered = missing if self.planned.is_new else _rotated(missing)
         dispatcher = Dispatcher(ordered, num_workers)
         for receipt in receipts(dispatcher):
             self._take(receipt)
         self.failed = dispatcher.failed
 
     def _take(self, receipt: Receipt) -> None:
+        if receipt.shard in self.seen:
+            return
+        self.seen.add(receipt.shard)
         self.counts += receipt.counts
         record = {"scored_now": self.counts.rows_in, "skipped": self.before.rows_in}
-        record |= {"total": self.plan.num_rows, "rows": sum(record.values())}
+        record |= {"total": self.num_rows, "rows": sum(record.values())}
         bad = self.before.rows_quarantined + self.counts.rows_quarantined
         self.show(record | {"quarantined": bad})
         self._refuse_too_many_bad()
 
     def _refuse_too_many_bad(self) -> None:
         bad = self.before.rows_quarantined + self.counts.rows_quarantined
-        if bad > self.job.max_bad_rows * self.plan.num_rows:
-            allowed = f"{bad:,} of {self.plan.num_rows:,} rows are bad, more than max_bad_rows"
+        if bad > self.job.max_bad_rows * self.num_rows:
+            allowed = f"{bad:,} of {self.num_rows:,} rows are bad, more than max_bad_rows"
             remedy = f"See {self.job.output.path}/_quarantine; a larger share lets the job go on."
             raise JobError(Problem("max_bad_rows", self.job.max_bad_rows, allowed, remedy))
 
@@ -159,8 +179,11 @@ class ScoreRun:
             JobError: Shards failed; or the receipts do not add up.
         """
         if self.failed:
-            raise JobError(*(self._failure(i, e) for i, e in sorted(self.failed.items())))
+            shown = sorted(self.failed.items())[:MAX_SHOWN]
+            raise JobError(*(self._failure(index, error) for index, error in shown))
         manifest = self._manifest()
+        if self.books.plan() != self.plan:
+            raise self._unsound("another run planned changed files anew")
         self.books.write_manifest(manifest)
         return manifest
 
@@ -173,10 +196,12 @@ class ScoreRun:
         return Problem(f"part-{index:05d} ({where})", None, f"failed: {problem}", remedy)
 
     def _manifest(self) -> Manifest:
-        wanted = {shard.index: shard.num_rows for shard in self.plan.shards}
+        wanted = {shard.index: shard for shard in self.plan.shards}
         counts, parts, seconds = Counts(), [], 0.0
         for receipt in self.books.receipts():
-            if wanted.pop(receipt.shard, None) != receipt.counts.rows_in:
+            shard = wanted.pop(receipt.shard, None)
+            mine = (shard.num_rows, self.plan.input_of(shard)) if shard else None
+            if mine != (receipt.counts.rows_in, receipt.input):
                 raise self._unsound(f"the receipt of part {receipt.shard} does not fit the plan")
             counts += receipt.counts
             seconds += receipt.seconds
@@ -199,7 +224,7 @@ class ScoreRun:
         return JobError(Problem(self.job.output.path, None, reason, "Run the same job again."))
 
 
-def _from_the_middle(shards: Sequence[Shard]) -> list[Shard]:
-    """Return the second half of the shards before the first, each in its own order."""
-    middle = len(shards) // 2
-    return [*shards[middle:], *shards[:middle]]
+def _rotated(shards: Sequence[Shard]) -> list[Shard]:
+    """Return the shards from a random one on, then those before it."""
+    start = random.randrange(max(len(shards), 1))
+    return [*shards[start:], *shards[:start]]

@@ -99,7 +99,7 @@ def load_saved(path: str) -> dict[str, Source]:
     """Load a saved folder.
 
     Raises:
-        DataError: It is damaged, or has splits but none named train.
+        DataError: It is damaged.
     """
     return _splits(path, _load(path, _downloaded(path) if storage.is_url(path) else path))
 
@@ -108,7 +108,7 @@ def load_hub(path: str, field: str) -> dict[str, Source]:
     """Load `hub:owner/name[@config]`.
 
     Raises:
-        DataError: The hub does not give it, or it has splits but none named train.
+        DataError: The hub does not give it.
     """
     return _splits(path, _load_hub(path, field))
 
@@ -175,6 +175,6 @@ def _splits(path: str, loaded: Any) -> dict[str, Source]:
         name = next((n for n in names if n in loaded), None)
         if name is not None:
             found[split] = Saved(storage.join(path, name), loaded[name])
-    if "train" not in found:
-        raise DataError(Problem(path, sorted(loaded), "has no split named train"))
-    return found
+    known = {name for source in found.values() for name in [source.files[0].rpartition("/")[2]]}
+    others = [name for name in loaded if name not in known]
+    return found | {name: Saved(storage.join(path, name), loaded[name]) for name in others}
