@@ -43,8 +43,8 @@ def prepare(job: TrainJob) -> Prepared:
     Raises:
         DataError: The tables do not fit the job; all mistakes of a table at once.
     """
-    tables = _read_all(job)
     report = DataReport()
+    tables = _read_all(job, report)
     tables = {split: _usable(job.data, table, report) for split, table in tables.items()}
     table, given = _stack(tables)
     split = _assign(job, table, given, set(tables))
@@ -62,7 +62,7 @@ def prepare(job: TrainJob) -> Prepared:
 # ------------------------------------------------------------------ reading
 
 
-def _read_all(job: TrainJob) -> dict[str, pa.Table]:
+def _read_all(job: TrainJob, report: DataReport) -> dict[str, pa.Table]:
     data = job.data
     there = open_source(data.train, "data.train")
     sources = {split: there[split] for split in SPLITS if split in there}
@@ -73,6 +73,7 @@ def _read_all(job: TrainJob) -> dict[str, pa.Table]:
         if path is not None:
             own = open_source(path, f"data.{split}")
             sources[split] = own.get(split) or own.get("train") or next(iter(own.values()))
+    report.files_left_out = [file for source in sources.values() for file in source.left_out]
     return {split: _read(data, source, split) for split, source in sources.items()}
 
 

@@ -16,6 +16,7 @@ from clftask.labels import LabelSpace
 class DataReport:
     """Counts by split, filled while the data is prepared."""
 
+    files_left_out: list[str] = field(default_factory=list)
     num_without_text: int = 0
     num_without_label: int = 0
     num_empty: int = 0
@@ -70,6 +71,8 @@ class DataReport:
 
     def _warnings(self) -> list[str]:
         lines = []
+        if self.files_left_out:
+            lines.append(f"warning: {describe_left_out(self.files_left_out)}")
         if self.num_without_text:
             lines.append(f"warning: {self.num_without_text:,} rows without text left out")
         if self.num_without_label:
@@ -90,6 +93,12 @@ class DataReport:
             if share:
                 lines.append(f"warning: {share:.1%} of the {split} texts stand in train, too")
         return lines
+
+
+def describe_left_out(files: list[str]) -> str:
+    """Say which files among the data are of no known format."""
+    shown = ", ".join(files[:3]) + (" …" if len(files) > 3 else "")
+    return f"{len(files):,} files of no known format left out: {shown}"
 
 
 def describe_tokens(report: DataReport, split: str, full: Any, is_truncated: Any) -> None:

@@ -31,6 +31,7 @@ class Planned:
         is_new: Whether no plan was there.
         touched: Numbers that stood for other rows in the plan that is there.
         orphans: Numbers of receipts whose part was taken away.
+        left_out: Files among the input that are of no known format.
     """
 
     plan: ScorePlan
@@ -39,6 +40,7 @@ class Planned:
     is_new: bool = False
     touched: frozenset[int] = frozenset()
     orphans: frozenset[int] = frozenset()
+    left_out: tuple[str, ...] = ()
 
     @property
     def missing(self) -> list[Shard]:
@@ -61,7 +63,8 @@ def plan(job: ScoreJob, meta: BundleMeta) -> Planned:
     found = books.plan()
     if found is None:
         _refuse_taken(books)
-        return Planned(_new(job, meta, sources), is_new=True)
+        left_out = tuple(file for source in sources for file in source.left_out)
+        return Planned(_new(job, meta, sources), is_new=True, left_out=left_out)
     _refuse_other_settings(job, meta, found)
     current, touched = _up_to_date(job, meta, sources, books, found)
     return _with_progress(books, current, touched)

@@ -63,31 +63,41 @@ def _custom_endpoint() -> str | None:
 
 
 @functools.cache
-def _s3_filesystem() -> Any:
+def _session() -> Any:
     import boto3
+
+    return boto3.session.Session()
+
+
+def _s3_filesystem() -> Any:
+    """Return pyarrow's S3 with the credentials that botocore has now: it renews those that end."""
+    found = _session().get_credentials()
+    if found is None:
+        return _s3_filesystem_of(None, None, None)
+    keys = found.get_frozen_credentials()
+    return _s3_filesystem_of(keys.access_key, keys.secret_key, keys.token)
+
+
+@functools.lru_cache(maxsize=4)
+def _s3_filesystem_of(access_key: str | None, secret_key: str | None, token: str | None) -> Any:
     from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
 
-    session = boto3.session.Session()
-    options: dict[str, Any] = {"retry_strategy": AwsStandardS3RetryStrategy(MAX_ATTEMPTS)}
-    options |= {"connect_timeout": 10, "request_timeout": 60}
-    if session.region_name:
-        options["region"] = session.region_name
+    options: dict[str, Any] = {
+        "retry_strategy": AwsStandardS3RetryStrategy(MAX_ATTEMPTS),
+        "connect_timeout": 10,
+        "request_timeout": 60,
+        "access_key": access_key,
+        "secret_key": secret_key,
+        "session_token": token,
+    }
+    if _session().region_name:
+        options["region"] = _session().region_name
     endpoint = _custom_endpoint()
     if endpoint:
         scheme, _, host = endpoint.partition("://")
         options |= {"endpoint_override": host, "scheme": scheme}
         options.setdefault("region", "us-east-1")
-    found = session.get_credentials()
-    if found is not None and found.method in _STATIC_CREDENTIALS:
-        keys = found.get_frozen_credentials()
-        options |= {"access_key": keys.access_key, "secret_key": keys.secret_key}
-        if keys.token:
-            options["session_token"] = keys.token
     return S3FileSystem(**options)
-
-
-# Others (instance profile, assumed role) expire: pyarrow's own provider renews them.
-_STATIC_CREDENTIALS = {"env", "shared-credentials-file", "config-file", "custom-process"}
 
 
 def filesystem(path: str) -> tuple[Any, str]:

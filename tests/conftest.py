@@ -111,7 +111,7 @@ def _set(values: dict[str, str | None]) -> None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
-    for cached in (stores.s3_client, stores._custom_endpoint, stores._s3_filesystem):
+    for cached in (stores.s3_client, stores._custom_endpoint, stores._session):
         cached.cache_clear()
     boto3.DEFAULT_SESSION = None  # holds the credentials of its first use
 

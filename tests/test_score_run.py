@@ -370,9 +370,11 @@ def test_part_of_an_older_version_of_a_file_is_named(world):
     assert world.table()["confidence"].to_pylist() == pytest.approx([whole] * 10, abs=1e-6)
 
 
-def test_planning_writes_nothing(world):
+def test_planning_writes_nothing_and_says_what_it_leaves_out(world):
     world.write("a.parquet", 10)
-    planning.plan(ScoreJob.load(world.document), world.meta)
+    (world.input / "notes.docx").write_text("notes")
+    planned = planning.plan(ScoreJob.load(world.document), world.meta)
+    assert planned.left_out == (str(world.input / "notes.docx"),)
     assert not world.output.exists()
 
 

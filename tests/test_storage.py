@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import json
 import os
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import environment
 
 from clftask import storage
 from clftask.errors import Problem, StorageError
@@ -323,3 +326,24 @@ def test_a_failed_write_leaves_no_temporary_file(tmp_path: Path) -> None:
     assert not storage.put_if_absent(f"{tmp_path}/there/taken", b"data")
     refused(storage.upload, f"{tmp_path}/up", f"{tmp_path}/there")
     assert [p.name for p in (tmp_path / "there").iterdir()] == ["taken"]
+
+
+def test_expiring_credentials_are_renewed_for_reading(s3, tmp_path, monkeypatch):
+    """A command of the profile gives keys that end at once: each use asks for new ones."""
+    admin = {"AccessKeyId": s3.admin[0], "SecretAccessKey": s3.admin[1]}
+    soon = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 5))
+    calls = tmp_path / "calls"
+    keys = json.dumps({"Version": 1, "Expiration": soon, **admin})
+    script = tmp_path / "keys.sh"
+    script.write_text(f"echo x >> {calls}\necho '{keys}'\n")
+    config = tmp_path / "config"
+    config.write_text(f"[profile renewing]\ncredential_process = sh {script}\n")
+    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+    variables = {"AWS_CONFIG_FILE": str(config), "AWS_PROFILE": "renewing"}
+    path = f"{s3.bucket}/renewed/{tmp_path.name}"
+    storage.put(path, b"data")
+    with environment(variables | dict.fromkeys(names)):
+        assert storage.read_bytes(path) == b"data"
+        before = len(calls.read_text().splitlines())
+        assert storage.read_bytes(path) == b"data"
+        assert len(calls.read_text().splitlines()) > before

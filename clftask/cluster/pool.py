@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import re
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,10 +13,18 @@ from typing import Any, Self
 
 import ray
 
+from clftask import bundle
 from clftask.cluster.dispatch import Dispatcher
 from clftask.cluster.session import Plan
-from clftask.errors import ClftaskError, JobError, Problem
-from clftask.manifest import Receipt, Shard
+from clftask.errors import (
+    AccessError,
+    ClftaskError,
+    ConfigError,
+    DataError,
+    JobError,
+    Problem,
+)
+from clftask.manifest import Books, Receipt, Shard
 from clftask.shards import Failure, ScoreWork
 
 MAX_DEATHS = 3  # for each worker
@@ -27,30 +36,43 @@ class ScoreActor:
     """Holds a bundle's model on one device; an actor of Ray."""
 
     def __init__(self, work: ScoreWork, cpus: float) -> None:
-        import tempfile
+        self.work, self.cpus = work, cpus
 
+    def load(self) -> ClftaskError | None:
+        """Open the bundle; return what the user can mend, if that is in the way."""
+        try:
+            self._refuse_other_disk()
+            self.scorer = self._open()
+        except (ConfigError, DataError, AccessError) as error:
+            return error
+        return None
+
+    def _refuse_other_disk(self) -> None:
+        """Refuse a local output that is not the one that the driver sees."""
+        plan = Books(self.work.job.output.path).plan()
+        if plan is None or plan.fingerprint != self.work.plan.fingerprint:
+            allowed = "is not there on a worker's machine"
+            remedy = "Use S3, or a disk that all nodes share."
+            raise ConfigError(Problem("output.path", self.work.job.output.path, allowed, remedy))
+
+    def _open(self) -> Any:
         import torch
 
-        from clftask import bundle
         from clftask.quiet import quiet_libraries
         from clftask.scoring import Scorer, precision_for
         from clftask.shards import ShardScorer
 
         quiet_libraries()
-        torch.set_num_threads(max(1, int(cpus)))
+        torch.set_num_threads(max(1, int(self.cpus)))
         device = "cuda" if ray.get_gpu_ids() else "cpu"
+        job = self.work.job
         with tempfile.TemporaryDirectory(prefix="clftask-bundle-") as scratch:
-            folder, meta = bundle.fetch(work.job.bundle, scratch)
-            if meta.fingerprint != work.meta.fingerprint:
-                allowed = "was changed while the job ran"
-                raise JobError(Problem("bundle", work.job.bundle, allowed, "Use a fixed one."))
+            folder, meta = bundle.fetch(job.bundle, scratch)
+            if meta.fingerprint != self.work.meta.fingerprint:
+                raise ConfigError(Problem("bundle", job.bundle, "was changed while the job ran"))
             model, tokenizer = bundle.open_model(folder)
-        precision = precision_for(work.job.precision, device)
-        self.scorer = ShardScorer(work, Scorer(model, tokenizer, meta, device, precision))
-
-    def ready(self) -> bool:
-        """Answer once the model is there."""
-        return True
+        precision = precision_for(job.precision, device)
+        return ShardScorer(self.work, Scorer(model, tokenizer, meta, device, precision))
 
     def run(self, shards: list[Shard], rows_ahead: int) -> Iterator[Receipt | Failure]:
         """Score a stretch; see `ShardScorer.run`."""
@@ -113,7 +135,7 @@ class Pool:
         num_wanted = min(self.chosen.workers, num_waiting + len(self.busy))
         for _ in range(num_wanted - num_there):
             actor = self.actor_class.remote(self.work, self.chosen.cpus_per_worker)
-            self.starting[actor.ready.remote()] = actor
+            self.starting[actor.load.remote()] = actor
 
     def _say_if_waiting(self) -> None:
         if self.busy:
@@ -125,11 +147,14 @@ class Pool:
     def _welcome(self, reference: Any) -> None:
         actor = self.starting.pop(reference)
         try:
-            ray.get(reference)
-        except Exception as error:  # Ray wraps whatever a constructor raises
+            refusal = ray.get(reference)
+        except Exception as error:  # Ray wraps whatever an actor raises
             self._bury(actor, error)
-        else:
-            self.idle.append(actor)
+            return
+        if refusal is not None:
+            ray.kill(actor)
+            raise JobError(*refusal.problems)
+        self.idle.append(actor)
 
     def _feed(self, dispatcher: Dispatcher) -> None:
         rows_ahead = sum(shard.num_rows for shard in dispatcher.waiting) // self.chosen.workers

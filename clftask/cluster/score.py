@@ -15,6 +15,7 @@ from clftask.cluster.dispatch import Dispatcher
 from clftask.cluster.pool import Pool
 from clftask.cluster.session import Capacity, Plan, capacity, connected, plan
 from clftask.config import ScoreJob, ScoreScaling
+from clftask.datareport import describe_left_out
 from clftask.errors import ClftaskError, ConfigError, DataError, JobError, Problem, StorageError
 from clftask.manifest import Books, Counts, Manifest, PartEntry, Receipt, Shard
 from clftask.modeling import check_precision
@@ -68,6 +69,8 @@ def score(job: ScoreJob, say: Callable[[str], None], show: Show) -> dict[str, An
 def _announce(planned: Planned, say: Callable[[str], None]) -> None:
     found, num_done = planned.plan, len(planned.done)
     already = f"; {num_done:,} are there already" if num_done else ""
+    if planned.left_out:
+        say(f"warning: {describe_left_out(list(planned.left_out))}")
     what = f"{found.num_rows:,} rows in {len(found.files):,} files, {len(found.shards):,} shards"
     say(what + already)
 

@@ -34,12 +34,17 @@ class Survey:
 
 
 class Source(ABC):
-    """Files of one format that together are one table."""
+    """Files of one format that together are one table.
+
+    Attributes:
+        files: The files.
+        left_out: Files that lie among them and are of no known format.
+    """
 
     suffixes: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, files: Sequence[str]) -> None:
-        self.files = list(files)
+    def __init__(self, files: Sequence[str], left_out: Sequence[str] = ()) -> None:
+        self.files, self.left_out = list(files), list(left_out)
 
     def names(self) -> list[str]:
         """Return the names of the columns of the first file."""

@@ -44,7 +44,7 @@ def open_source(path: str, field: str) -> dict[str, Source]:
         raise DataError(Problem(field, found, f"must be files of one of {suffixes}"))
     source = formats.pop()
     assert source is not None
-    return {"train": source(readable)}
+    return {"train": source(readable, [f for f in files if not known[f]])}
 
 
 def open_file(file: str) -> Source:
