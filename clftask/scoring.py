@@ -23,7 +23,7 @@ from clftask.texts import TextRecipe
 from clftask.tokens import tokenise
 
 # Rows times padded length of one forward pass: enough to fill the device, and no more.
-MAX_TOKENS = {"cuda": 131_072, "cpu": 4_096}
+MAX_TOKENS = {"cuda": 131_072, "cpu": 2_048}
 TOKENISE_ROWS = 1_000
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Floats = npt.NDArray[np.float32]
