@@ -108,6 +108,9 @@ def read_meta(path: str) -> BundleMeta:
     place = storage.join(storage.absolute(path), META)
     if not storage.exists(place):
         remedy = "Give the folder that holds clftask.json; an interrupted run has none yet."
+        below = storage.join(storage.absolute(path), "bundle")
+        if storage.exists(storage.join(below, META)):
+            remedy = f"That is a run; give its bundle: {below}"
         raise DataError(Problem("bundle", path, "is no bundle", remedy))
     try:
         content = json.loads(storage.read_bytes(place))

@@ -66,7 +66,7 @@ def survey(
 
     looked = in_threads(look, chosen)
     found = tuple(file for file, _ in looked)
-    return Corpus(found, _unified(looked, recipe))
+    return Corpus(found, _unified(looked, recipe, sources[0].has_types))
 
 
 def _columns(job: ScoreJob, recipe: TextRecipe) -> tuple[list[str], list[str]]:
@@ -86,7 +86,9 @@ def _refuse_missing(job: ScoreJob, recipe: TextRecipe, source: Source) -> None:
         raise DataError(*missing)
 
 
-def _unified(looked: Sequence[tuple[InputFile, pa.Schema]], recipe: TextRecipe) -> pa.Schema:
+def _unified(
+    looked: Sequence[tuple[InputFile, pa.Schema]], recipe: TextRecipe, has_types: bool
+) -> pa.Schema:
     """Return one schema for all files, texts as strings.
 
     Raises:
@@ -94,12 +96,28 @@ def _unified(looked: Sequence[tuple[InputFile, pa.Schema]], recipe: TextRecipe) 
     """
     schema = looked[0][1]
     for file, other in looked[1:]:
+        if not has_types:
+            schema, other = _as_strings_where_they_differ(schema, other)
         try:
             schema = pa.unify_schemas([schema, other], promote_options="permissive")
         except pa.ArrowException as error:
             reason = f"has types that differ from {looked[0][0].path}: {error}"
-            raise DataError(Problem(file.path, None, reason)) from None
+            raise DataError(Problem(file.path, None, reason, "Leave it out of keep.")) from None
     return pa.schema([_as_text(f) if f.name in recipe.columns else f for f in schema])
+
+
+def _as_strings_where_they_differ(
+    schema: pa.Schema, other: pa.Schema
+) -> tuple[pa.Schema, pa.Schema]:
+    """Let columns of a format without types be strings unless both are of one type, or empty."""
+
+    def is_one(a: pa.DataType, b: pa.DataType) -> bool:
+        return bool(a == b or pa.types.is_null(a) or pa.types.is_null(b))
+
+    names = [n for n in schema.names if not is_one(schema.field(n).type, other.field(n).type)]
+    kinds = [[(f.name, pa.string() if f.name in names else f.type) for f in s]
+             for s in (schema, other)]  # fmt: skip
+    return pa.schema(kinds[0]), pa.schema(kinds[1])
 
 
 def _as_text(field: pa.Field) -> pa.Field:

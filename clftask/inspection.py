@@ -9,7 +9,7 @@ from clftask import bundle, runs, storage
 from clftask.config import ScoreJob, TrainJob
 from clftask.corpus import in_threads
 from clftask.errors import DataError, JobError, Problem
-from clftask.manifest import PLAN, Books, Counts, Manifest, Receipt
+from clftask.manifest import PLAN, Books, Counts, Manifest, Receipt, ScorePlan
 from clftask.spec import read_yaml
 from clftask.tables import checksum
 
@@ -58,7 +58,9 @@ def _table(place: str, verify: bool) -> dict[str, Any]:
     assert plan is not None
     done = books.stored_receipts() & books.stored_parts()
     missing = [shard.index for shard in plan.shards if shard.index not in done]
+    is_complete = manifest is not None and not missing
     found: dict[str, Any] = {"kind": "score table", "state": _state(manifest, missing)}
+    found["complete"] = is_complete
     if missing:
         found["missing parts"] = missing[:20]
     counts = sum((receipt.counts for receipt in books.receipts()), Counts())
@@ -66,7 +68,7 @@ def _table(place: str, verify: bool) -> dict[str, Any]:
     found |= {k: v for k, v in counts.dump().items() if k.startswith("rows_")}
     found |= {"bundle": plan.settings["bundle"], "layout": plan.settings["output.layout"]}
     if verify:
-        found["verified"] = f"{_verify(books):,} parts hold what was written"
+        found["verified"] = f"{_verify(books, plan, manifest):,} parts hold what was written"
     return found
 
 
@@ -77,25 +79,36 @@ def _state(manifest: Manifest | None, missing: list[int]) -> str:
     return f"incomplete, {what}: run the same job again"
 
 
-def _verify(books: Books) -> int:
-    """Hold every part against its receipt; return how many there are.
+def _verify(books: Books, plan: ScorePlan, manifest: Manifest | None) -> int:
+    """Hold every part against its receipt and the manifest; return how many there are.
 
     Raises:
-        JobError: Names the parts that are gone or changed.
+        JobError: Names what is gone, changed or foreign.
     """
+    entries = {entry.name: entry.sha256 for entry in manifest.parts} if manifest else {}
 
-    def is_sound(receipt: Receipt) -> bool:
+    def look(receipt: Receipt) -> list[Problem]:
         place = books.part(receipt.shard)
-        return storage.exists(place) and checksum(storage.read_bytes(place)) == receipt.sha256
+        wanted = {receipt.sha256, entries.get(place.rpartition("/")[2], receipt.sha256)}
+        found = []
+        if not storage.exists(place) or {checksum(storage.read_bytes(place))} != wanted:
+            found.append(_unsound(place, "is gone, or does not hold what was written"))
+        if receipt.counts.rows_quarantined and not storage.exists(books.quarantine(receipt.shard)):
+            found.append(_unsound(books.quarantine(receipt.shard), "is gone", place))
+        return found
 
     receipts = list(books.receipts())
-    sound = in_threads(is_sound, receipts)
-    bad = [books.part(r.shard) for r, ok in zip(receipts, sound, strict=True) if not ok]
-    if bad:
-        remedy = "Delete them, with _manifest.json, and run the job again."
-        problem = "is gone, or does not hold what was written"
-        raise JobError(*(Problem(place, None, problem, remedy) for place in bad))
+    problems = [problem for found in in_threads(look, receipts) for problem in found]
+    known = {shard.index for shard in plan.shards}
+    foreign = sorted(books.stored_parts() - known)
+    problems += [_unsound(books.part(index), "is not of this table") for index in foreign]
+    if problems:
+        raise JobError(*problems)
     return len(receipts)
+
+
+def _unsound(place: str, problem: str, part: str | None = None) -> Problem:
+    return Problem(place, None, problem, f"Delete {part or place}, and run the job again.")
 
 
 def _bundle(place: str) -> dict[str, Any]:

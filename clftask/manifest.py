@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from clftask import storage
-from clftask.errors import DataError, Problem
+from clftask.errors import ConfigError, DataError, Problem
 from clftask.spec import Spec, fingerprint
 
 SCHEMA_VERSION = 1
@@ -212,13 +212,23 @@ def _encode(spec: Spec) -> bytes:
 
 def _parse(path: str, kind: type[_Book]) -> _Book:
     try:
-        content = json.loads(storage.read_bytes(path))
-    except ValueError:
-        raise DataError(Problem(path, None, "is damaged: it holds no JSON")) from None
+        content = dict(json.loads(storage.read_bytes(path)))
+    except (ValueError, TypeError):
+        raise _damaged(path) from None
     if content.get("schema_version", 0) > SCHEMA_VERSION:
         version = content["schema_version"]
         raise DataError(Problem(path, version, "is of a newer clftask", "Upgrade clftask."))
-    return kind.load(content)
+    try:
+        return kind.load(content)
+    except ConfigError:
+        raise _damaged(path) from None
+
+
+def _damaged(path: str) -> DataError:
+    """Say what to do: all but the plan is made anew from the parts."""
+    is_plan = path.endswith("/" + PLAN)
+    remedy = "Restore it, or use another output." if is_plan else "Delete it, run the job again."
+    return DataError(Problem(path, None, "is damaged", remedy))
 
 
 def _numbers(files: Iterable[storage.FileInfo], kind: str) -> set[int]:

@@ -117,7 +117,8 @@ def expand(pattern: str) -> list[str]:
     if not is_url(pattern) and Path(pattern).is_file():
         return [absolute(pattern)]
     pattern = absolute(pattern)
-    magic = re.search(r"[*?\[]", pattern)
+    is_literal = not is_url(pattern) and Path(pattern).is_dir()
+    magic = None if is_literal else re.search(r"[*?\[]", pattern)
     base = pattern[: magic.start()].rpartition("/")[0] if magic else pattern
     if magic and not is_url(pattern):
         files = sorted(p for p in glob.glob(pattern, recursive=True) if Path(p).is_file())
@@ -136,7 +137,7 @@ def stands_for(pattern: str, path: str) -> bool:
     from fsspec.utils import glob_translate
 
     pattern, path = _without_detours(absolute(pattern)), _without_detours(path)
-    if re.search(r"[*?\[]", pattern):
+    if not Path(pattern).is_dir() and re.search(r"[*?\[]", pattern):
         return re.fullmatch(glob_translate(pattern), path) is not None
     return path.startswith(pattern + "/")
 
@@ -251,7 +252,10 @@ def check_writable(path: str, field: str) -> None:
     if is_url(path):
         remedy = "Use a local folder or s3://bucket/prefix."
         raise StorageError(Problem(field, path, "is written to disk or S3 only", remedy))
-    parent = next(p for p in [Path(path), *Path(path).parents] if p.exists())
+    try:
+        parent = next(p for p in [Path(path), *Path(path).parents] if p.exists())
+    except OSError as error:
+        raise StorageError(Problem(field, path, f"cannot be used: {error.strerror}")) from None
     try:
         tempfile.TemporaryFile(dir=parent).close()  # rights alone say nothing for root
     except OSError:

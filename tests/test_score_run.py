@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from clftask.cluster.score import ScoreRun
 from clftask.config import ScoreJob
 from clftask.corpus import cut
 from clftask.errors import ConfigError, DataError, JobError
+from clftask.inspection import inspect
 from clftask.manifest import Books, InputFile, Manifest, Piece, Receipt
 from clftask.scoring import Scorer
 from clftask.shards import Failure, ScoreWork, ShardScorer
@@ -253,8 +255,9 @@ def test_bad_rows_are_quarantined_with_file_row_and_reason(world):
 
 def test_too_many_bad_rows_fail_the_job_and_a_larger_share_finishes_it(world):
     world.write("a.parquet", 30, text=["a tool"] * 27 + [None] * 3)
-    with pytest.raises(JobError, match=r"max_bad_rows: 3 of 30 rows are bad"):
-        world.run(max_bad_rows=0.05)
+    for _ in range(2):
+        with pytest.raises(JobError, match=r"max_bad_rows: 3 of 30 rows are bad"):
+            world.run(max_bad_rows=0.05)
     scored = world.num_scored
     assert not (world.output / "_manifest.json").exists()
     assert world.run(max_bad_rows=0.1).counts.rows_quarantined == 3
@@ -435,6 +438,68 @@ def test_small_files_are_cut_in_linear_time_and_share_shards():
     shards = cut(files, 1_000)
     assert [len(pieces) for pieces in shards] == [333] * 150 + [50]
     assert shards[1][0] == Piece(file=333, start=0, num_rows=3)
+
+
+def test_limit_of_bad_rows_holds_when_nothing_is_left_to_score(world):
+    world.write("a.parquet", 3, text=pa.array([None] * 3, pa.string()))
+    for _ in range(2):
+        with pytest.raises(JobError, match="3 of 3 rows are bad"):
+            world.run()
+    assert not (world.output / "_manifest.json").exists()
+
+
+def test_kept_csv_columns_are_as_they_were(world):
+    """What a number would change stays text, and so does a column that differs between files."""
+    header = "id,text,version,code,price,mixed"
+    (world.input / "a.csv").write_text(f"{header}\nrow-0,a tool,1.10,1E5,0.5,1\n")
+    (world.input / "b.csv").write_text(f"{header}\nrow-1,a tool,3.1,7e2,2,x\n")
+    (world.input / "0.csv").write_text("")
+    keep = ["version", "code", "price", "mixed"]
+    world.run(input={"path": str(world.input), "id": "id", "keep": keep})
+    assert world.table().select(keep).to_pylist() == [
+        {"version": "1.10", "code": "1E5", "price": "0.5", "mixed": "1"},
+        {"version": "3.1", "code": "7e2", "price": "2", "mixed": "x"},
+    ]
+
+
+def test_folder_with_brackets_in_its_name(world, tmp_path):
+    world.write("a.parquet", 3)
+    world.input = world.input.rename(tmp_path / "in [x]*")
+    world.run(input={"path": str(world.input), "id": "id"})
+    assert world.ids() == all_ids(3)
+
+
+def test_verifying_finds_what_is_foreign_changed_or_gone(world):
+    world.write("a.parquet", 20, text=["a tool"] * 19 + [None])
+    world.run(max_bad_rows=0.1)
+    parts = sorted(world.output.glob("part-*"))
+    assert inspect(str(world.output), verify=True)["complete"] is True
+    shutil.copy(parts[0], world.output / "part-00007.parquet")
+    with pytest.raises(JobError, match=r"part-00007\.parquet: is not of this table"):
+        inspect(str(world.output), verify=True)
+    (world.output / "part-00007.parquet").unlink()
+    quarantine = world.output / "_quarantine" / "part-00001.jsonl"
+    quarantine.unlink()
+    with pytest.raises(JobError, match=r"_quarantine/part-00001\.jsonl: is gone. Delete .*part-0"):
+        inspect(str(world.output), verify=True)
+    parts[1].unlink()
+    world.run(max_bad_rows=0.1)
+    assert quarantine.exists()
+    parts[0].write_bytes(parts[1].read_bytes())
+    with pytest.raises(JobError, match=r"part-00000\.parquet: is gone, or does not hold"):
+        inspect(str(world.output), verify=True)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"a": 1}'])
+def test_damaged_books_are_named(world, content):
+    world.write("a.parquet", 3)
+    world.run()
+    (world.output / "_manifest.json").write_text(content)
+    with pytest.raises(DataError, match=r"_manifest\.json: is damaged\. Delete it"):
+        inspect(str(world.output))
+    (world.output / "_plan.json").write_text(content)
+    with pytest.raises(DataError, match=r"_plan\.json: is damaged\. Restore it"):
+        world.run()
 
 
 def test_types_that_differ_between_files_are_unified_or_refused(world):

@@ -528,7 +528,7 @@ CELL_KINDS = [
     (["9223372036854775807"], "int64"),
     (["9223372036854775808"], "string"),
     (["1", "9223372036854775808"], "string"),
-    (["1", "2.5", "1e5", "", ".5", "1."], "double"),
+    (["1", "2.5", "", "1e-05", "3.0"], "double"),
     (["nan", "inf", "-inf", "1"], "double"),
     (["9007199254740993", "2.5"], "string"),
     (["9007199254740993", "2"], "int64"),
@@ -566,9 +566,9 @@ def test_the_last_row_may_widen_a_type(tmp_path: Path) -> None:
 
 
 def test_a_number_is_what_it_was(tmp_path: Path) -> None:
-    kind_of(tmp_path, "1", "2.5", "1e5", "-.5", "1.")
+    kind_of(tmp_path, "1", "2.5", "1e+16", "-0.5", "1.0")
     schema = survey(tmp_path / "rows.csv", ["kept"]).schema
-    assert stream(tmp_path / "rows.csv", schema)["kept"].to_pylist() == [1, 2.5, 1e5, -0.5, 1]
+    assert stream(tmp_path / "rows.csv", schema)["kept"].to_pylist() == [1, 2.5, 1e16, -0.5, 1]
 
 
 def test_a_row_longer_than_a_block_is_read(tmp_path: Path) -> None:

@@ -169,7 +169,9 @@ class ScoreRun:
         self._refuse_too_many_bad()
 
     def _refuse_too_many_bad(self) -> None:
-        bad = self.before.rows_quarantined + self.counts.rows_quarantined
+        self._refuse_bad(self.before.rows_quarantined + self.counts.rows_quarantined)
+
+    def _refuse_bad(self, bad: int) -> None:
         if bad > self.job.max_bad_rows * self.num_rows:
             allowed = f"{bad:,} of {self.num_rows:,} rows are bad, more than max_bad_rows"
             remedy = f"See {self.job.output.path}/_quarantine; a larger share lets the job go on."
@@ -185,6 +187,7 @@ class ScoreRun:
             shown = sorted(self.failed.items())[:MAX_SHOWN]
             raise JobError(*(self._failure(index, error) for index, error in shown))
         manifest = self._manifest()
+        self._refuse_bad(manifest.counts.rows_quarantined)
         if self.books.plan() != self.plan:
             raise self._unsound("another run planned changed files anew")
         self.books.write_manifest(manifest)

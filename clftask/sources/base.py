@@ -42,15 +42,18 @@ class Source(ABC):
     """
 
     suffixes: ClassVar[tuple[str, ...]] = ()
+    has_types: ClassVar[bool] = True  # or are columns of several files strings where they differ
 
     def __init__(self, files: Sequence[str], left_out: Sequence[str] = ()) -> None:
         self.files, self.left_out = list(files), list(left_out)
 
     def names(self) -> list[str]:
-        """Return the names of the columns of the first file."""
-        file = self.files[0]
-        with readable(file):
-            return self.file_names(file) or empty(file)
+        """Return the names of the columns of the first file that has any."""
+        for file in self.files:
+            with readable(file):
+                if names := self.file_names(file):
+                    return names
+        return empty(self.files[0])
 
     def read(self, columns: Iterable[str], strings: Iterable[str] = ()) -> pa.Table:
         """Read columns of all files, and where each row comes from.

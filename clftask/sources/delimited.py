@@ -24,6 +24,7 @@ class Csv(Source):
     """
 
     suffixes: ClassVar[tuple[str, ...]] = (".csv", ".csv.gz")
+    has_types = False
     delimiter = ","
     block_size = 1 << 20
 

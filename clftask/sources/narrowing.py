@@ -45,4 +45,11 @@ def _fits(values: pa.Array, kind: pa.DataType) -> bool:
         values.cast(pa.string()).cast(kind)
     except pa.ArrowInvalid:  # 19 digits may be too many
         return False
-    return True
+    return kind != pa.float64() or all(_is_as_written(v) for v in pc.unique(values).to_pylist())
+
+
+def _is_as_written(cell: bytes) -> bool:
+    """Tell whether a number, written again, is the same text: `1.10` may be a version."""
+    text = cell.decode()
+    again = repr(float(text))
+    return again.lower() == text.lower() or again == text + ".0"
