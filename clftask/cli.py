@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -144,6 +145,7 @@ def demo(
 
 def _guarded(run: Callable[[], None], as_json: bool = False) -> None:
     """Run a command; turn its errors into a message and an exit code, never a traceback."""
+    signal.signal(signal.SIGTERM, _terminated)
     try:
         run()
     except ClftaskError as error:
@@ -151,9 +153,11 @@ def _guarded(run: Callable[[], None], as_json: bool = False) -> None:
         if os.environ.get("CLFTASK_DEBUG"):
             raise
         raise typer.Exit(error.exit_code) from None
-    except KeyboardInterrupt:
-        typer.echo("interrupted", err=True)
-        raise typer.Exit(130) from None
+    except KeyboardInterrupt as stop:
+        code = 143 if isinstance(stop, _Terminated) else 130
+        problem = Problem("clftask", None, "was interrupted", "Run the job again to go on.")
+        _explain(JobError(problem), as_json, code)
+        raise typer.Exit(code) from None
     except BrokenPipeError:
         sys.stderr.close()
         raise typer.Exit(0) from None
@@ -166,11 +170,21 @@ def _guarded(run: Callable[[], None], as_json: bool = False) -> None:
         raise typer.Exit(1) from None
 
 
-def _explain(error: ClftaskError, as_json: bool) -> None:
+def _explain(error: ClftaskError, as_json: bool, code: int | None = None) -> None:
     for problem in error.problems:
         typer.echo(f"error: {problem}", err=True)
     if as_json:
-        typer.echo(json.dumps(error.as_json(), default=str))
+        content = error.as_json()
+        content["error"]["exit"] = code or error.exit_code
+        typer.echo(json.dumps(content, default=str))
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, as schedulers and containers send it."""
+
+
+def _terminated(*_: object) -> None:
+    raise _Terminated
 
 
 def main(arguments: list[str] | None = None) -> Any:

@@ -203,6 +203,20 @@ def test_killed_driver_is_started_again(tiny_bundle, tmp_path, moment):
     assert_complete(job)
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_interrupted_driver_says_how_to_go_on(tiny_bundle, tmp_path, number, code):
+    write_corpus(str(tmp_path / "in"))
+    job = document(tiny_bundle, str(tmp_path))
+    with driver(job, tmp_path, "first") as process:
+        wait_for(lambda: list((tmp_path / "out").glob("part-*")))
+        process.send_signal(number)
+        out, error = process.communicate()
+    assert process.returncode == code
+    assert "was interrupted. Run the job again to go on." in error
+    assert "***" not in error
+    assert json.loads(out.splitlines()[-1])["error"]["exit"] == code
+
+
 def test_two_drivers_race(tiny_bundle, tmp_path):
     write_corpus(str(tmp_path / "in"))
     job = document(tiny_bundle, str(tmp_path))

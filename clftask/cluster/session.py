@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import re
+import signal
 import socket
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -103,7 +105,10 @@ def connected() -> Iterator[None]:
         yield
         return
     _refuse_silent(os.environ.get("RAY_ADDRESS", ""))
+    before = signal.getsignal(signal.SIGTERM)
     _init()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)  # Ray's own would end with a dump
     try:
         yield
     finally:
