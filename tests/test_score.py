@@ -174,10 +174,13 @@ def finish(job: dict[str, Any], folder: Path) -> dict[str, Any]:
         return result
 
 
-def wait_for(what: Callable[[], Any]) -> None:
-    give_up = time.monotonic() + 120
+def wait_for(what: Callable[[], Any], process: subprocess.Popen[str]) -> None:
+    """Wait for something that a driver does; fail with its words if it does not."""
+    give_up = time.monotonic() + 300
     while not what():
-        assert time.monotonic() < give_up, "waited in vain"
+        if process.poll() is not None or time.monotonic() > give_up:
+            process.kill()
+            raise AssertionError(f"waited in vain: {process.communicate()}")
         time.sleep(0.02)
 
 
@@ -188,11 +191,11 @@ def test_killed_driver_is_started_again(tiny_bundle, tmp_path, moment):
     out = tmp_path / "out"
     with driver(job, tmp_path, "first") as process:
         if moment == "before a part":
-            wait_for((out / "_plan.json").exists)
+            wait_for((out / "_plan.json").exists, process)
         elif moment == "between part and receipt":
-            wait_for(lambda: list(out.glob("part-*")))
+            wait_for(lambda: list(out.glob("part-*")), process)
         else:
-            wait_for(lambda: len(list(out.glob("_receipts/*"))) >= 15)
+            wait_for(lambda: len(list(out.glob("_receipts/*"))) >= 15, process)
         process.kill()
     receipts = sorted(out.glob("_receipts/*"))
     if moment == "between part and receipt" and receipts:
@@ -208,7 +211,7 @@ def test_interrupted_driver_says_how_to_go_on(tiny_bundle, tmp_path, number, cod
     write_corpus(str(tmp_path / "in"))
     job = document(tiny_bundle, str(tmp_path))
     with driver(job, tmp_path, "first") as process:
-        wait_for(lambda: list((tmp_path / "out").glob("part-*")))
+        wait_for(lambda: list((tmp_path / "out").glob("part-*")), process)
         process.send_signal(number)
         out, error = process.communicate()
     assert process.returncode == code
@@ -292,7 +295,7 @@ def test_s3_server_killed_and_started_again(tiny_bundle, tmp_path, s3):
         write_corpus("s3://own/in")
         job = document(tiny_bundle, "s3://own")
         with driver(job, tmp_path, "first") as process:
-            wait_for(lambda: storage.list_files("s3://own/out/_receipts"))
+            wait_for(lambda: storage.list_files("s3://own/out/_receipts"), process)
             own.kill()
             time.sleep(3)
             own.start()

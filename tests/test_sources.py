@@ -304,3 +304,17 @@ def test_csv_with_semicolons_is_refused_with_the_remedy(tmp_path):
     path.write_text("text;label\nyes, indeed;pos\n")
     with pytest.raises(DataError, match=r"looks separated by semicolons.*Save it with commas"):
         Csv([str(path)]).names()
+
+
+@pytest.mark.parametrize("ending", ["", "\n", "\r\n", "\n\n"])
+def test_csv_that_ends_within_a_quote_is_refused(tmp_path, ending):
+    """It would be one row, whose text holds all that follows."""
+    path = tmp_path / "a.csv"
+    path.write_text(f'id,text\n1,"hello\n2,again\n3,third{ending}')
+    source = Csv([str(path)])
+    for read in (lambda: source.read(["text"]), lambda: source.survey(str(path), ["text"])):
+        with pytest.raises(DataError, match=r"a\.csv: ends within a quote"):
+            read()
+    path.write_text(f'id,text\n1,5" disk\n2,"a ""b""\nc"{ending}')
+    assert source.survey(str(path), ["id"]).num_rows == 2
+    assert source.read(["text"])["text"].to_pylist() == ['5" disk', 'a "b"\nc']

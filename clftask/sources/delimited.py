@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
@@ -39,6 +40,8 @@ class Csv(Source):
         data = read_text(file)
         if not data.strip():
             empty(file)
+        for _ in self._up_to_the_end(TextFile.of(file), []):
+            pass
         encoding = detect_encoding(data)
         if encoding not in ("utf-8", "ascii"):
             data = data.decode(encoding, errors="strict").removeprefix("\ufeff").encode()
@@ -59,7 +62,7 @@ class Csv(Source):
             raise KeyError(min(missing))
         seen = {name: Narrowing() for name in columns if name not in strings}
         num_rows = 0
-        for batch in self._rows(text, dict.fromkeys(columns, pa.binary()), 0):
+        for batch in self._up_to_the_end(text, columns):
             num_rows += batch.num_rows
             for name, narrowing in seen.items():
                 narrowing.see(batch.column(name))
@@ -72,6 +75,26 @@ class Csv(Source):
         """Parse with Arrow, serially; strings as bytes, which may be anything."""
         kinds = {f.name: pa.binary() if f.type in STRINGS else f.type for f in schema}
         return self._rows(TextFile.of(file), kinds, start)
+
+    def _up_to_the_end(self, text: TextFile, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        """Stream columns as bytes, and find a quote that is open where the file ends.
+
+        A row of our own comes after the last one: an open quote would swallow it.
+        """
+        wanted = columns or self._header(text)[:1]
+        mark = secrets.token_hex(8).encode()
+        end = b"\n" + self.delimiter.encode().join([mark] * len(self._header(text))) + b"\n"
+        last: pa.RecordBatch | None = None
+        for batch in self._rows(text, dict.fromkeys(wanted, pa.binary()), 0, end):
+            if last is not None:
+                yield last
+            last = batch
+        if last is None:
+            return
+        if last.column(0)[-1].as_py() != mark:
+            remedy = "Close it, or double the quotes that stand within quotes."
+            raise DataError(Problem(text.path, None, "ends within a quote", remedy))
+        yield last.slice(0, last.num_rows - 1)
 
     def _parsing(self, **options: Any) -> Any:
         from pyarrow import csv
@@ -94,7 +117,7 @@ class Csv(Source):
         return names
 
     def _rows(
-        self, text: TextFile, kinds: dict[str, pa.DataType], start: int
+        self, text: TextFile, kinds: dict[str, pa.DataType], start: int, end: bytes = b""
     ) -> Iterator[pa.RecordBatch]:
         """Stream rows; where one is longer than a block, go on with blocks twice as long."""
         if text.is_whole and not re.search(rb"[\r\n]", text.head.strip(b"\r\n")):
@@ -102,7 +125,7 @@ class Csv(Source):
         size = self.block_size
         while True:
             try:
-                for batch in from_row(self._blocks(text, kinds, size), start):
+                for batch in from_row(self._blocks(text, kinds, size, end), start):
                     start += batch.num_rows
                     yield batch
                 return
@@ -115,7 +138,7 @@ class Csv(Source):
                 raise DataError(Problem(text.path, None, allowed, "Is a quote left open?"))
 
     def _blocks(
-        self, text: TextFile, kinds: dict[str, pa.DataType], size: int
+        self, text: TextFile, kinds: dict[str, pa.DataType], size: int, end: bytes
     ) -> Iterator[pa.RecordBatch]:
         from pyarrow import csv
 
@@ -129,13 +152,13 @@ class Csv(Source):
         )
         reading = csv.ReadOptions(block_size=size, use_threads=False)
         # Not closing the stream: Arrow reads ahead in a thread of its own.
-        stream = pa.PythonFile(_WholeLineEnds(text.open()), mode="r")
+        stream = pa.PythonFile(_WholeLineEnds(text.open(), end), mode="r")
         with csv.open_csv(stream, reading, self._parsing(), converting) as reader:
             yield from reader
 
 
 class _WholeLineEnds:
-    """Blocks of a stream that do not end between \\r and \\n.
+    """Blocks of a stream that do not end between \\r and \\n; after the last one comes `end`.
 
     Arrow takes such a \\n for the end of a line that was ended already, and drops it even
     within quotes.
@@ -143,11 +166,13 @@ class _WholeLineEnds:
 
     closed = False
 
-    def __init__(self, stream: pa.NativeFile) -> None:
-        self._stream = stream
+    def __init__(self, stream: pa.NativeFile, end: bytes) -> None:
+        self._stream, self._end = stream, end
 
     def read(self, size: int) -> bytes:
         block = bytes(self._stream.read(size))
+        if not block:
+            block, self._end = self._end, b""
         while block.endswith(b"\r") and (more := bytes(self._stream.read(1))):
             block += more
         return block
