@@ -111,7 +111,8 @@ def _set(values: dict[str, str | None]) -> None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
-    for cached in (stores.s3_client, stores._custom_endpoint, stores._session):
+    made = (stores.s3_client, stores._custom_endpoint, stores._session, stores._s3_filesystem_of)
+    for cached in made:
         cached.cache_clear()
     boto3.DEFAULT_SESSION = None  # holds the credentials of its first use
 
