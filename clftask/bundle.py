@@ -11,13 +11,14 @@ from typing import Any
 
 from clftask import storage
 from clftask.decisions import Decision
-from clftask.errors import DataError, Problem
+from clftask.errors import ConfigError, DataError, Problem
 from clftask.labels import LabelSpace, Task
 from clftask.spec import Spec, fingerprint
 from clftask.texts import TextRecipe
 
 SCHEMA_VERSION = 1
 META = "clftask.json"
+_AGAIN = "Copy the bundle again, or train anew."
 _BESIDE = {"metrics.json", "README.md", "report.html", META}  # that the fingerprint leaves out
 _PACKAGES = ("clftask", "ray", "transformers", "torch", "datasets", "scikit-learn", "pyarrow")
 
@@ -112,15 +113,14 @@ def read_meta(path: str) -> BundleMeta:
         if storage.exists(storage.join(below, META)):
             remedy = f"That is a run; give its bundle: {below}"
         raise DataError(Problem("bundle", path, "is no bundle", remedy))
-    try:
-        content = json.loads(storage.read_bytes(place))
-    except ValueError:
-        remedy = "Copy the bundle again, or train anew."
-        raise DataError(Problem("bundle", place, "is damaged: it holds no JSON", remedy)) from None
+    content = storage.read_json(place, _AGAIN)
     if content.get("schema_version", 0) > SCHEMA_VERSION:
         version = content["schema_version"]
         raise DataError(Problem("bundle", version, "is of a newer clftask", "Upgrade clftask."))
-    return BundleMeta.load(content)
+    try:
+        return BundleMeta.load(content)
+    except ConfigError:
+        raise DataError(Problem(place, None, "is damaged", _AGAIN)) from None
 
 
 def fetch(path: str, scratch: str) -> tuple[str, BundleMeta]:
@@ -142,9 +142,8 @@ def fetch(path: str, scratch: str) -> tuple[str, BundleMeta]:
         storage.download(folder, scratch)
         folder = scratch
     if _fingerprint(Path(folder), meta) != meta.fingerprint:
-        remedy = "Copy the bundle again, or train anew."
         allowed = "was changed, or copied in part: its files do not fit its fingerprint"
-        raise DataError(Problem("bundle", path, allowed, remedy))
+        raise DataError(Problem("bundle", path, allowed, _AGAIN))
     return folder, meta
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -106,7 +107,8 @@ def _score(folder: Path, data: Path, bundle: str, console: Console) -> dict[str,
     """Score unlabelled operations with the first bundle, and show the table."""
     path = folder / "jobs" / "aws-score.yaml"
     output = folder / "scores" / bundle.split("/")[-2]
-    path.write_text(_SCORE.format(bundle=bundle, data=data, output=output))
+    places: dict[str, str | Path] = {"bundle": bundle, "data": data, "output": output}
+    path.write_text(_SCORE.format(**{name: _quoted(place) for name, place in places.items()}))
     console.print(f"\n[bold]clftask score {path}[/bold]", soft_wrap=True)
     with ScoreScreen() as screen:
         result = score(ScoreJob.load(path), screen.say, screen.show)
@@ -143,16 +145,22 @@ def _write_data(folder: Path, say: Callable[[str], None]) -> dict[str, Path]:
     return paths
 
 
+def _quoted(path: str | Path) -> str:
+    """Return a path as YAML reads it, whatever it holds."""
+    return json.dumps(str(path), ensure_ascii=False)
+
+
 def _write_jobs(folder: Path, data: dict[str, Path]) -> dict[str, Path]:
-    shared = {"base": BASE, "runs": folder / "runs"}
+    shared = {"base": BASE, "runs": _quoted(folder / "runs")}
     grouped = "{kind: grouped, group: service, validation: 0.1, test: 0.2}"
-    whole = {"data": folder / "data" / "aws_errors.parquet", "comment": "Whole services held out."}
-    near = {"data": data["aws_errors"], "comment": "A random split."}
+    everything = _quoted(folder / "data" / "aws_errors.parquet")
+    whole = {"data": everything, "comment": "Whole services held out."}
+    near = {"data": _quoted(data["aws_errors"]), "comment": "A random split."}
     random = "{kind: random, validation: 0.1, test: 0.2}"
     texts = {
         "aws-errors": _ERRORS.format(split=random, **near, **shared),
         "aws-errors-grouped": _ERRORS.format(split=grouped, **whole, **shared),
-        "aws-services": _SERVICES.format(data=data["aws_services"], **shared),
+        "aws-services": _SERVICES.format(data=_quoted(data["aws_services"]), **shared),
     }
     (folder / "jobs").mkdir(parents=True, exist_ok=True)
     paths = {name: folder / "jobs" / f"{name}.yaml" for name in texts}

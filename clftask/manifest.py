@@ -211,24 +211,21 @@ def _encode(spec: Spec) -> bytes:
 
 
 def _parse(path: str, kind: type[_Book]) -> _Book:
-    try:
-        content = dict(json.loads(storage.read_bytes(path)))
-    except (ValueError, TypeError):
-        raise _damaged(path) from None
+    remedy = _remedy(path)
+    content = storage.read_json(path, remedy)
     if content.get("schema_version", 0) > SCHEMA_VERSION:
         version = content["schema_version"]
         raise DataError(Problem(path, version, "is of a newer clftask", "Upgrade clftask."))
     try:
         return kind.load(content)
     except ConfigError:
-        raise _damaged(path) from None
+        raise DataError(Problem(path, None, "is damaged", remedy)) from None
 
 
-def _damaged(path: str) -> DataError:
-    """Say what to do: all but the plan is made anew from the parts."""
+def _remedy(path: str) -> str:
+    """Return what to do about a damaged book: all but the plan is made anew from the parts."""
     is_plan = path.endswith("/" + PLAN)
-    remedy = "Restore it, or use another output." if is_plan else "Delete it, run the job again."
-    return DataError(Problem(path, None, "is damaged", remedy))
+    return "Restore it, or use another output." if is_plan else "Delete it, run the job again."
 
 
 def _numbers(files: Iterable[storage.FileInfo], kind: str) -> set[int]:

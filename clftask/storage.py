@@ -8,6 +8,7 @@ the standard AWS environment and profile, resolved by botocore for every client.
 from __future__ import annotations
 
 import glob
+import json
 import os
 import random
 import re
@@ -18,9 +19,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
-from clftask.errors import Problem, StorageError
+from clftask.errors import DataError, Problem, StorageError
 from clftask.stores import (
     MAX_ATTEMPTS,
     absolute,
@@ -75,6 +76,18 @@ def read_bytes(path: str) -> bytes:
     fs, inner = filesystem(path)
     with mendable(path), fs.open_input_file(inner) as file:
         return cast(bytes, file.read())
+
+
+def read_json(path: str, remedy: str) -> dict[str, Any]:
+    """Read a JSON object of our own.
+
+    Raises:
+        DataError: The file holds something else; says `remedy`.
+    """
+    try:
+        return dict(json.loads(read_bytes(path)))
+    except (ValueError, TypeError):
+        raise DataError(Problem(path, None, "is damaged", remedy)) from None
 
 
 def version(path: str) -> str:

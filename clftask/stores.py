@@ -34,9 +34,15 @@ def absolute(path: str) -> str:
 
 
 @functools.cache
+def _session() -> Any:
+    import boto3
+
+    return boto3.session.Session()
+
+
+@functools.cache
 def s3_client() -> Any:
     """Return the boto3 client that all S3 writing goes through, with its retries."""
-    import boto3
     from botocore.config import Config
 
     config = Config(
@@ -46,27 +52,17 @@ def s3_client() -> Any:
         max_pool_connections=32,
         s3={"addressing_style": "path" if _custom_endpoint() else "auto"},
     )
-    session = boto3.session.Session()
-    return session.client("s3", config=config, region_name=session.region_name or "us-east-1")
+    region = _session().region_name or "us-east-1"
+    return _session().client("s3", config=config, region_name=region)
 
 
 @functools.cache
 def _custom_endpoint() -> str | None:
     """Return the S3 endpoint of the environment or profile, None for AWS itself."""
-    import boto3
-
-    session = boto3.session.Session()
-    client = session.client("s3", region_name=session.region_name or "us-east-1")
+    client = _session().client("s3", region_name=_session().region_name or "us-east-1")
     url: str = client.meta.endpoint_url
     host = url.partition("://")[2]
     return None if host.endswith((".amazonaws.com", ".amazonaws.com.cn")) else url
-
-
-@functools.cache
-def _session() -> Any:
-    import boto3
-
-    return boto3.session.Session()
 
 
 def _s3_filesystem() -> Any:

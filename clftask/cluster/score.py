@@ -50,20 +50,26 @@ def score(job: ScoreJob, say: Callable[[str], None], show: Show) -> dict[str, An
         say(f"the table is complete: {job.output.path}")
         return _result(job, planned, done, 0, started)
     _announce(planned, say)
-    if not planned.missing:
+    if planned.missing:
+        run = _score_missing(job, meta, planned, say, show)
+    else:
         run = ScoreRun(job, meta, planning.claim(job, meta, planned), show)
-        return _result(job, planned, run.close(), 0, started)
+    with _mid_job():
+        manifest = run.close()
+    return _result(job, run.planned, manifest, run.counts.rows_in, started)
+
+
+def _score_missing(
+    job: ScoreJob, meta: BundleMeta, planned: Planned, say: Callable[[str], None], show: Show
+) -> ScoreRun:
     with connected():
         chosen = fit_to(job.scaling, capacity(), len(planned.missing))
         check_precision(job.precision, chosen.use_gpu, "precision")
-        planned = planning.claim(job, meta, planned)
+        run = ScoreRun(job, meta, planning.claim(job, meta, planned), show)
         say(f"output {job.output.path}: up to {chosen}")
-        run = ScoreRun(job, meta, planned, show)
-        with _mid_job(), Pool(ScoreWork(job, planned.plan, meta), chosen, say) as pool:
+        with _mid_job(), Pool(ScoreWork(job, run.plan, meta), chosen, say) as pool:
             run.score(pool.receipts, chosen.workers)
-    with _mid_job():
-        manifest = run.close()
-    return _result(job, planned, manifest, run.counts.rows_in, started)
+    return run
 
 
 def _announce(planned: Planned, say: Callable[[str], None]) -> None:
