@@ -17,6 +17,7 @@ import torch
 from transformers import TrainerCallback
 
 from clftask import bundle, storage
+from clftask.callbacks import SaveEvery, StepSeed, StopOnNan, Stopwatch, evaluations_without_gain
 from clftask.checkpoints import Checkpoints, read_state
 from clftask.config import TrainJob
 from clftask.decisions import Decision, probabilities_of
@@ -31,16 +32,7 @@ from clftask.modeling import (
     prior_of,
     resolve_precision,
 )
-from clftask.training import (
-    WEIGHTS,
-    ClassifierTrainer,
-    SaveEvery,
-    StepSeed,
-    StopOnNan,
-    Stopwatch,
-    evaluations_without_gain,
-    training_arguments,
-)
+from clftask.training import WEIGHTS, ClassifierTrainer, training_arguments
 
 CHECKPOINT_INTERVAL_S = 300.0
 MAX_CONFUSION_LABELS = 200
@@ -155,7 +147,7 @@ class Saver(TrainerCallback):  # type: ignore[misc]
             self.log.say(f"step {step}: checkpoint")
             best, precision = state.best_global_step, _precision_of(args)
             self.checkpoints.save(folder, step, best, precision, self.log.write)
-        if self.patience is not None and evaluations_without_gain(state) >= self.patience:
+        if self.patience is not None and evaluations_without_gain(args, state) >= self.patience:
             control.should_training_stop = True
         return control
 
@@ -176,8 +168,8 @@ def _fit(work: Work, sink: Sink, rank: int, world: int, device: str, scratch: st
     with _tracking(work, scratch):
         path = storage.join(work.run, "checkpoints")
         checkpoints = Checkpoints(path, work.job.training.keep_checkpoints, scratch)
-        precision = _agree(_precision(work.job, checkpoints, device) if rank == 0 else None)
-        trainer = _trainer(work, world, device, precision, scratch)
+        precision = agreed(_precision(work.job, checkpoints, device) if rank == 0 else None)
+        trainer = build_trainer(work, world, device, precision, scratch)
         log, watch = RunLog(work.run, work.preamble), Stopwatch(trainer)
         try:
             _train(trainer, checkpoints, log, sink, watch)
@@ -187,10 +179,10 @@ def _fit(work: Work, sink: Sink, rank: int, world: int, device: str, scratch: st
                 log.write()
             raise
     _use_best(trainer, checkpoints)
-    outcome = _evaluate(work, trainer)
+    outcome = evaluate(work, trainer)
     if rank == 0:
         outcome |= _outcome(trainer, watch, started, work)
-        _publish(work, trainer, outcome, Path(scratch, "bundle"))
+        publish(work, trainer, outcome, Path(scratch, "bundle"))
         log.say("done: " + json.dumps(outcome["metrics"]["validation"]))
         log.write()
         sink.post({"done": outcome})
@@ -202,9 +194,10 @@ def _precision(job: TrainJob, checkpoints: Checkpoints, device: str) -> str:
     return kept or resolve_precision(job.training.precision, device, bf16_pays(device))
 
 
-def _trainer(
+def build_trainer(
     work: Work, world: int, device: str, precision: str, scratch: str
 ) -> ClassifierTrainer:
+    """Return the trainer of one of `world` workers; `scratch` is a local folder of the caller's."""
     job = work.job
     torch.manual_seed(job.seed)
     base = find_base(job.model.base, scratch)
@@ -232,7 +225,7 @@ def _tracking(work: Work, scratch: str) -> Iterator[None]:
             storage.upload(folder, place)
 
 
-def _agree(value: Any) -> Any:
+def agreed(value: Any) -> Any:
     """Return the first worker's value on all of them."""
     box = [value]
     if torch.distributed.is_initialized():
@@ -297,7 +290,7 @@ def _best_step(folder: str | None) -> int | None:
 def _is_finished(trainer: ClassifierTrainer, folder: str, patience: int | None) -> bool:
     """Tell whether a checkpoint is the last one: all steps taken, or patience spent."""
     state = trainer.state.load_from_json(str(Path(folder, "trainer_state.json")))
-    is_out = patience is not None and evaluations_without_gain(state) >= patience
+    is_out = patience is not None and evaluations_without_gain(trainer.args, state) >= patience
     return bool(state.global_step >= state.max_steps or is_out)
 
 
@@ -313,7 +306,7 @@ def _use_best(trainer: ClassifierTrainer, checkpoints: Checkpoints) -> None:
 # ------------------------------------------------------------------ the end
 
 
-def _evaluate(work: Work, trainer: ClassifierTrainer) -> dict[str, Any]:
+def evaluate(work: Work, trainer: ClassifierTrainer) -> dict[str, Any]:
     """Measure validation and test with the bundle's decision; on the first worker."""
     metrics: dict[str, Any] = {}
     labels: dict[str, Any] = {}
@@ -360,7 +353,8 @@ def _outcome(
     }
 
 
-def _publish(work: Work, trainer: ClassifierTrainer, outcome: dict[str, Any], folder: Path) -> None:
+def publish(work: Work, trainer: ClassifierTrainer, outcome: dict[str, Any], folder: Path) -> None:
+    """Write the bundle into the run; `folder` is a local one that is not there yet."""
     job = work.job
     meta = bundle.BundleMeta(
         task=job.task,

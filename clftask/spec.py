@@ -171,9 +171,23 @@ def _default_kind(cls: Any, parents: list[str]) -> dict[str, Any]:
 
 def _apply_override(cls: type[Spec], document: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
-    if not equals or not re.fullmatch(r"[\w-]+(\.[\w-]+)*", path):
+    if not equals or not is_path(path):
         remedy = "Write it as training.epochs=3."
         raise ConfigError(Problem(override, None, "an override is field.path=value", remedy))
+    put(cls, document, path, parse_yaml(text, override))
+
+
+def is_path(text: str) -> bool:
+    """Tell whether a text is a dotted path of fields."""
+    return re.fullmatch(r"[\w-]+(\.[\w-]+)*", text) is not None
+
+
+def put(cls: type[Spec], document: dict[str, Any], path: str, value: Any) -> None:
+    """Put a value at a dotted path of a job's document, in place.
+
+    Raises:
+        ConfigError: What stands above the path holds no fields.
+    """
     *parents, last = path.split(".")
     node = document
     for depth, parent in enumerate(parents, 1):
@@ -182,7 +196,7 @@ def _apply_override(cls: type[Spec], document: dict[str, Any], override: str) ->
         if not isinstance(child, dict):
             raise ConfigError(Problem(path, child, f"{parent} holds no fields to override"))
         node[parent] = node = dict(child)
-    node[last] = parse_yaml(text, override)
+    node[last] = value
 
 
 def _problems(cls: type[Spec], document: Any, error: ValidationError) -> list[Problem]:
@@ -250,7 +264,8 @@ def _field_names(cls: Any, loc: Iterable[str | int]) -> list[str]:
     """Return the fields known at `loc`, following unions by their tag."""
     for part in loc:
         cls = _step(cls, part)
-    if not _is_spec(cls):
+    cls = next((member for member in (cls, *_members(cls)) if _is_spec(member)), None)
+    if cls is None:
         return []
     return sorted(field.alias or name for name, field in cls.model_fields.items())
 

@@ -1,4 +1,4 @@
-"""transformers' Trainer, made exact for any number of workers, and what watches over it.
+"""transformers' Trainer, made exact for any number of workers.
 
 Plain `Trainer` multiplies the loss of BERT-type classifiers by workers times accumulation
 steps, changes the batches with the number of workers, and gathers all logits on the device.
@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import math
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ import pyarrow as pa
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_model, save_model
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from clftask.batches import (
     Collator,
@@ -33,7 +32,7 @@ from clftask.batches import (
 )
 from clftask.config import TrainJob
 from clftask.decisions import Decision, probabilities_of
-from clftask.errors import ConfigError, JobError, Problem
+from clftask.errors import ConfigError, Problem
 from clftask.labels import LabelSpace, multi_hot
 from clftask.metrics import best_global_threshold, compute
 
@@ -132,6 +131,7 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         self._gloo: Any = None
 
     optimizer: Any
+    lr_scheduler: Any
     control: Any
 
     def _micro_batch_size(self) -> int:
@@ -213,6 +213,25 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Load weights; any that lacks or does not fit is an error."""
         load_model(self.model, Path(resume_from_checkpoint, WEIGHTS), strict=True)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Load what the optimiser has gathered, but not its settings: those are the job's.
+
+        A checkpoint of another trial holds that one's rates, and a scheduler made from them.
+        """
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
+            return
+        schedule = self.lr_scheduler
+        own = self._parameter_groups()
+        schedule.base_lrs = [group["lr"] for group in own]
+        schedule._last_lr = [
+            group["lr"] * share(schedule.last_epoch)
+            for group, share in zip(own, schedule.lr_lambdas, strict=True)
+        ]
+        for i, group in enumerate(self.optimizer.param_groups):
+            group["initial_lr"], group["lr"] = schedule.base_lrs[i], schedule._last_lr[i]
+            group["weight_decay"] = own[i]["weight_decay"]
 
     def _save_rng_state(self, output_dir: str) -> None:
         """Save nothing: `StepSeed` derives the random state from the step."""
@@ -325,75 +344,3 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         if self._gloo is None:
             self._gloo = dist.new_group(backend="gloo")
         return self._gloo
-
-
-# ------------------------------------------------------------------ callbacks
-
-
-class StepSeed(TrainerCallback):  # type: ignore[misc]
-    """Seeds dropout by job seed, step and worker, so that a resumed run repeats it exactly."""
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Seed torch for this step."""
-        words = np.random.SeedSequence([self.seed, state.global_step, args.process_index])
-        torch.manual_seed(int(words.generate_state(1)[0]))
-
-
-class StopOnNan(TrainerCallback):  # type: ignore[misc]
-    """Ends a run whose loss is no number, instead of training on nothing."""
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        """Look at every logged loss; it is the same on all workers."""
-        loss = (logs or {}).get("loss")
-        if loss is not None and not math.isfinite(loss):
-            remedy = "Lower training.learning_rate, or use precision fp32."
-            where = f"training, step {state.global_step}"
-            raise JobError(Problem(where, str(loss), "the loss is no finite number", remedy))
-
-
-class Stopwatch(TrainerCallback):  # type: ignore[misc]
-    """Measures the time spent in training steps alone."""
-
-    def __init__(self, trainer: ClassifierTrainer) -> None:
-        self.trainer, self.seconds, self._start = trainer, 0.0, 0.0
-
-    @property
-    def samples_per_s(self) -> float:
-        """Rows that all workers together trained on in a second; only the first one knows."""
-        return round(self.trainer.rows_seen / self.seconds, 2) if self.seconds else 0.0
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Start the watch."""
-        self._start = time.perf_counter()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Stop the watch."""
-        self.seconds += time.perf_counter() - self._start
-
-
-class SaveEvery(TrainerCallback):  # type: ignore[misc]
-    """Asks for a checkpoint when the last is `seconds` old: epochs may take hours."""
-
-    def __init__(self, trainer: ClassifierTrainer, seconds: float) -> None:
-        self.trainer, self.seconds, self.last = trainer, seconds, time.monotonic()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
-        """Let the first worker's clock decide for all, every tenth step."""
-        is_epoch_end = float(state.epoch).is_integer()  # which saves anyway
-        if state.global_step % 10 == 0 and not is_epoch_end:
-            is_due = time.monotonic() - self.last > self.seconds
-            control.should_save |= bool(self.trainer._from_first(is_due))
-        return control
-
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Start anew."""
-        self.last = time.monotonic()
-
-
-def evaluations_without_gain(state: Any) -> int:
-    """Return how many evaluations came after the best one, from the trainer's own log."""
-    best = state.best_global_step or 0
-    return sum("eval_loss" in entry and entry["step"] > best for entry in state.log_history)

@@ -15,13 +15,13 @@ import pyarrow as pa
 import pytest
 
 from clftask import bundle
+from clftask.callbacks import Stopwatch
 from clftask.checkpoints import Checkpoints
 from clftask.config import TrainJob
 from clftask.data import prepare, tokenise
 from clftask.errors import JobError
 from clftask.fitting import Work, fit
 from clftask.modeling import load_tokenizer
-from clftask.training import Stopwatch
 
 
 class Recorder:

@@ -1,4 +1,4 @@
-"""Jobs as data: the parts' specs put together, and the checks that cross them."""
+"""The training job: the parts' specs put together, and the checks that cross them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from clftask.losses import AutoLoss, Loss
 from clftask.metrics import LOWER_IS_BETTER, METRICS, find
 from clftask.spec import Spec
 from clftask.splits import ColumnSplit, RandomSplit, Split
-from clftask.tables import Layout, Wide
-from clftask.texts import Columns, Names, TextRecipe, one_or_more
+from clftask.texts import Columns, TextRecipe, one_or_more
 
 # Arguments of transformers' Trainer that the job file, or how clftask trains, already decides.
 OWNED_ARGUMENTS = {
@@ -70,7 +69,7 @@ OWNED_ARGUMENTS = {
 }
 
 
-def _resolved(value: Any) -> Any:
+def resolved(value: Any) -> Any:
     """Make a local path absolute; leave URLs, `hub:` and `pkg://` as they are."""
     if isinstance(value, str) and value and not value.startswith(("hub:", "pkg://")):
         return storage.absolute(value)
@@ -84,7 +83,7 @@ def _positive(value: Any) -> Any:
 
 
 Cpus = Annotated[float | Literal["auto"], AfterValidator(_positive)]
-DataPath = Annotated[str, BeforeValidator(_resolved), Field(min_length=1)]
+DataPath = Annotated[str, BeforeValidator(resolved), Field(min_length=1)]
 
 
 class DataSpec(Spec):
@@ -193,7 +192,7 @@ class RunSpec(Spec):
     """The run's name and place; `name: null` makes a new unique one."""
 
     name: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
-    storage: Annotated[str, BeforeValidator(_resolved)] = "runs"
+    storage: Annotated[str, BeforeValidator(resolved)] = "runs"
     resume: bool = False
 
     @field_validator("storage", mode="after")
@@ -232,7 +231,7 @@ class TrainJob(Spec):
             ConfigError: All mistakes of the fields, or all between them.
         """
         job = super().load(source, overrides)
-        mistakes = _crossed(job)
+        mistakes = crossed(job)
         if mistakes:
             raise ConfigError(*mistakes)
         return job
@@ -242,7 +241,7 @@ class TrainJob(Spec):
         return {k: v for k, v in self.dump().items() if k not in ("scaling", "tracking", "run")}
 
 
-def _crossed(job: TrainJob) -> list[Problem]:
+def crossed(job: TrainJob) -> list[Problem]:
     """Return the mistakes that show only when sections are held against each other."""
     training, data = job.training, job.data
     found = []
@@ -270,93 +269,3 @@ def _crossed(job: TrainJob) -> list[Problem]:
         allowed = "must be above 0: the best checkpoint is chosen on validation"
         found.append(Problem("data.split.validation", 0, allowed, remedy))
     return found
-
-
-# ------------------------------------------------------------------ scoring
-
-
-class ScoreInput(Spec):
-    """The rows to score; `text: null` takes the columns that the bundle was trained on."""
-
-    path: DataPath
-    text: Columns | None = None
-    text_pair: str | None = None
-    id: str | None = Field(None, min_length=1)
-    keep: Names = ()
-
-    @field_validator("path")
-    @classmethod
-    def _on_disk(cls, value: str) -> str:
-        if value.startswith("hub:"):
-            raise ValueError("is read from disk or S3; Save the dataset with save_to_disk first")
-        return value
-
-    def recipe(self, trained: TextRecipe) -> TextRecipe:
-        """Return how text is made here, given how it was made in training."""
-        named = {"text": self.text, "text_pair": self.text_pair}
-        return trained.model_copy(update={k: v for k, v in named.items() if v is not None})
-
-
-class ScoreOutput(Spec):
-    """Where the score table goes, and how probabilities are laid out in it."""
-
-    path: Annotated[str, BeforeValidator(_resolved), Field(min_length=1)]
-    layout: Layout = Wide()
-
-
-class ScoreScaling(Spec):
-    """How many workers there are, or between how many, and on what."""
-
-    workers: int | tuple[int, int] = 1
-    use_gpu: bool | Literal["auto"] = "auto"
-    cpus_per_worker: Cpus = "auto"
-
-    @field_validator("workers")
-    @classmethod
-    def _range(cls, value: Any) -> Any:
-        least, most = value if isinstance(value, tuple) else (value, value)
-        if not 1 <= least <= most:
-            raise ValueError("must be a number above 0, or [least, most]")
-        return value
-
-    @property
-    def bounds(self) -> tuple[int, int]:
-        """The least and the most workers."""
-        return self.workers if isinstance(self.workers, tuple) else (self.workers, self.workers)
-
-    def of(self, workers: int) -> ScalingSpec:
-        """Return the same for a fixed number of workers."""
-        return ScalingSpec(
-            workers=workers, use_gpu=self.use_gpu, cpus_per_worker=self.cpus_per_worker
-        )
-
-
-class ScoreJob(Spec):
-    """A scoring job: a bundle, a corpus, and where the table goes."""
-
-    bundle: DataPath
-    input: ScoreInput
-    output: ScoreOutput
-    shard_rows: int = Field(20_000, ge=1)
-    on_bad_row: Literal["quarantine", "fail"] = "quarantine"
-    max_bad_rows: float = Field(0.01, ge=0, le=1)
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    scaling: ScoreScaling = ScoreScaling()
-
-    def settings(self, bundle: str, trained: TextRecipe) -> dict[str, Any]:
-        """Return all that the score table depends on but the files: what a rerun must share.
-
-        Args:
-            bundle: The bundle's fingerprint.
-            trained: How the bundle makes text.
-        """
-        return {
-            "bundle": bundle,
-            "input.text": self.input.recipe(trained).dump(),
-            "input.id": self.input.id,
-            "input.keep": list(self.input.keep),
-            "output.layout": self.output.layout.dump(),
-            "shard_rows": self.shard_rows,
-            "on_bad_row": self.on_bad_row,
-            "precision": self.precision,
-        }

@@ -1,0 +1,238 @@
+"""The search job: a training job, what of it is searched, how, and how a winner is chosen."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, ByteSize, Field, PlainSerializer, field_validator
+
+from clftask.config.train import ModelSpec, RunSpec, TrainJob, crossed
+from clftask.errors import ConfigError, Problem
+from clftask.metrics import METRICS, find
+from clftask.search import AnyDistribution, Asha, Picks, Random, Scheduler, Searcher, Space
+from clftask.search.searchers import Goal
+from clftask.spec import Spec, is_path, parse_yaml, put, read_yaml
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+# Sections that all trials share, and why.
+_SHARED = {
+    "data": "the rows are read and split once, for all trials",
+    "model": "name the field: model.base, model.head …",
+    "task": "trials of different tasks cannot be compared",
+    "training": "name the field: training.learning_rate, training.batch_size …",
+    "seed": "a seed that wins is luck; finalists.seeds tries several",
+    "decision": "it is fitted after training",
+    "scaling": "all trials run on the same resources",
+    "tracking": "it does not change a model",
+    "run": "it does not change a model",
+    "training.metric": "trials are compared by one metric",
+    "training.keep_checkpoints": "it does not change a model",
+}
+_SEARCHED = ("model", "training")  # not as a whole, but field by field
+
+
+def _seconds(value: Any) -> Any:
+    """Read 90s, 30m, 2h or 1d."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd])\s*", str(value))
+    if match is None or float(match[1]) == 0:
+        raise ValueError("must be a time above 0 such as 90s, 30m, 2h or 1d")
+    try:
+        return timedelta(seconds=float(match[1]) * _UNITS[match[2]])
+    except OverflowError:
+        raise ValueError("must be below a billion days") from None
+
+
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(_seconds),
+    PlainSerializer(lambda value: f"{value.total_seconds():.15g}s", return_type=str),
+]
+
+
+class Finalists(Spec):
+    """The best configurations, trained again with other seeds: the winner has the best mean."""
+
+    top: int = Field(3, ge=1)
+    seeds: int = Field(1, ge=1)
+
+
+class TuneJob(Spec):
+    """A search over training jobs.
+
+    Attributes:
+        trials: How many configurations are tried; null: 16, or all of a grid.
+        metric: On validation; null: that of the training job.
+        finalists: Unset: the best three with one seed more; null: the best trial itself wins.
+    """
+
+    train: TrainJob
+    space: dict[str, AnyDistribution] = Field(min_length=1)
+    metric: str | None = None
+    trials: int | None = Field(None, ge=1)
+    scheduler: Scheduler = Asha()
+    searcher: Searcher = Random()
+    concurrency: int | Literal["auto"] = "auto"
+    time_budget: Duration | None = None
+    storage_budget: ByteSize | None = None
+    finalists: Finalists | None = Finalists()
+    run: RunSpec = Field(default_factory=RunSpec)
+
+    @field_validator("space", mode="before")
+    @classmethod
+    def _absolute_bases(cls, value: Any) -> Any:
+        """Make the folders of searched bases absolute: trials run elsewhere."""
+        base = value.get("model.base") if isinstance(value, dict) else None
+        if not isinstance(base, dict) or not isinstance(base.get("values"), list | tuple):
+            return value
+        values = [ModelSpec(base=v).base if isinstance(v, str) and v else v for v in base["values"]]
+        return {**value, "model.base": {**base, "values": values}}
+
+    @field_validator("concurrency")
+    @classmethod
+    def _positive(cls, value: Any) -> Any:
+        if value != "auto" and value < 1:
+            raise ValueError("must be above 0, or auto")
+        return value
+
+    @classmethod
+    def load(cls, source: str | Path | Mapping[str, Any], overrides: Iterable[str] = ()) -> Self:
+        """Read a search, and its training job where that is a file of its own.
+
+        Raises:
+            ConfigError: All mistakes of the fields, or all between them, or all of the trials
+                that the space would give.
+        """
+        document = dict(source) if isinstance(source, Mapping) else read_yaml(source)
+        overrides = list(overrides)
+        named = [o for o in overrides if o.startswith("train=")]
+        for override in named:
+            document["train"] = parse_yaml(override.removeprefix("train="), override)
+        if isinstance(document.get("train"), str):
+            document["train"] = read_yaml(document["train"])
+        job = super().load(document, [o for o in overrides if o not in named])
+        if job.scheduler.mutates and "finalists" not in job.model_fields_set:
+            job = job.model_copy(update={"finalists": None})
+        for check in (_of_train, _of_space, _of_search, _of_trials):
+            mistakes = check(job)
+            if mistakes:
+                raise ConfigError(*mistakes)
+        return job
+
+    @property
+    def goal(self) -> Goal:
+        """What is optimised."""
+        metric = self.metric or self.train.training.metric
+        training = self.train.training.model_copy(update={"metric": metric})
+        return Goal(metric=metric, greater_is_better=training.greater_is_better)
+
+    @property
+    def searched(self) -> Space:
+        """The space."""
+        return Space(self.space)
+
+    def points(self) -> list[Picks] | None:
+        """Return all trials where they are known before the first has run."""
+        return self.searcher.points(self.searched, self.trials, self.train.seed)
+
+    @property
+    def num_trials(self) -> int:
+        """How many trials there are."""
+        return self.searcher.num_trials(self.searched, self.trials, self.train.seed)
+
+    def trial(self, picks: Picks, seed: int | None = None) -> TrainJob:
+        """Return the training job of a trial.
+
+        Args:
+            picks: What a searcher picked.
+            seed: Another one than the job's.
+
+        Raises:
+            ConfigError: The values do not make a training job.
+        """
+        document = copy.deepcopy(self.train.dump())
+        for path, value in self.searched.values(picks).items():
+            put(TrainJob, document, path, value)
+        document["training"]["metric"] = self.goal.metric
+        document["seed"] = self.train.seed if seed is None else seed
+        return TrainJob.load(document)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what a resumed search must share: all but resources, budgets and run."""
+        free = ("concurrency", "time_budget", "storage_budget", "run", "train")
+        found = {k: v for k, v in self.dump().items() if k not in free}
+        return {**found, "train": self.train.identity()}
+
+
+def _of_train(job: TuneJob) -> list[Problem]:
+    mistakes = [_below("train", problem) for problem in crossed(job.train)]
+    task, metric = job.train.task, job.goal.metric
+    if job.metric is not None and metric != "loss" and find(metric, task) is None:
+        allowed = "must be one of loss, " + ", ".join(sorted(METRICS[task]))
+        mistakes.append(Problem("metric", metric, allowed))
+    return mistakes
+
+
+def _of_space(job: TuneJob) -> list[Problem]:
+    """Refuse paths that are none, that all trials share, or that lie within each other."""
+    found = []
+    for path in job.space:
+        if not is_path(path):
+            found.append(Problem(f"space.{path}", None, "must be a dotted path of the job"))
+        for shared, why in _SHARED.items():
+            if path == shared or (path.startswith(f"{shared}.") and shared not in _SEARCHED):
+                found.append(Problem(f"space.{path}", None, f"cannot be searched: {why}"))
+        for other in job.space:
+            if path.startswith(f"{other}."):
+                remedy = "Put the field into the values, or list the fields one by one."
+                found.append(Problem(f"space.{path}", None, f"lies within {other}", remedy))
+    return found
+
+
+def _of_search(job: TuneJob) -> list[Problem]:
+    space, epochs = job.searched, job.train.training.epochs
+    found = job.scheduler.problems(space, job.searcher.kind, epochs)
+    found += job.searcher.problems(space, job.trials)
+    if job.scheduler.mutates and job.finalists is not None:
+        allowed = f"{job.scheduler.kind} changes settings while it trains: no job repeats that"
+        found.append(Problem("finalists", "set", allowed, "Set finalists: null."))
+    if job.finalists is not None and job.train.seed + job.finalists.seeds >= 2**32:
+        allowed = "finalists take the seeds after it, which must stay below 2**32"
+        found.append(Problem("train.seed", job.train.seed, allowed))
+    length = job.space.get("model.max_length")
+    if length is not None and length.kind not in ("choice", "grid"):
+        allowed = "must be choice or grid: every length is tokenised before the start"
+        found.append(Problem("space.model.max_length.kind", length.kind, allowed))
+    return found
+
+
+def _of_trials(job: TuneJob) -> list[Problem]:
+    """Build every trial that is known, and those at the ends of every distribution."""
+    by_place: dict[tuple[str, str], Problem] = {}
+    for picks in [*job.searched.probes(), *(job.points() or [])]:
+        try:
+            job.trial(picks)
+        except ConfigError as error:
+            for problem in error.problems:
+                found = _of_section(job, problem)
+                by_place.setdefault((found.path, found.allowed), found)
+    return list(by_place.values())
+
+
+def _of_section(job: TuneJob, problem: Problem) -> Problem:
+    """Return a trial's problem under the name that its field has in the search."""
+    for path in job.space:
+        if path.startswith(f"{problem.path}."):  # no field stands above the searched one
+            return replace(problem, path=f"space.{path}")
+    is_searched = any(f"{problem.path}.".startswith(f"{path}.") for path in job.space)
+    return _below("space" if is_searched else "train", problem)
+
+
+def _below(section: str, problem: Problem) -> Problem:
+    return replace(problem, path=f"{section}.{problem.path}")
