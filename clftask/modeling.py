@@ -332,6 +332,20 @@ def prior_of(codes: Any, num_labels: int) -> npt.NDArray[np.float64]:
     return np.asarray(counts / max(len(codes), 1))
 
 
+def num_parameters(spec: ModelSpec, num_labels: int) -> int:
+    """Return how many parameters a job's model has, without loading it."""
+    import torch
+    from transformers import AutoConfig, AutoModel
+
+    with tempfile.TemporaryDirectory(prefix="clftask-base-") as scratch:
+        base = find_base(spec.base, scratch)
+        config = AutoConfig.from_pretrained(base, trust_remote_code=False)
+    with torch.device("meta"):
+        body = AutoModel.from_config(config)
+    width = getattr(config, "hidden_size", 0) or 0
+    return sum(int(p.numel()) for p in body.parameters()) + int(width * (width + num_labels))
+
+
 def parameter_counts(model: Any) -> tuple[int, int]:
     """Return how many parameters there are, and how many are trained."""
     sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]

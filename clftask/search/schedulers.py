@@ -1,0 +1,290 @@
+"""Trial schedulers: who stops a trial early, or makes it go on from another one.
+
+To add one: subclass `SchedulerSpec`, build it with `time_attr=EPOCH`, and put the class into
+`Scheduler`.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from abc import abstractmethod
+from types import SimpleNamespace
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from clftask.errors import Problem
+from clftask.search.searchers import Goal
+from clftask.search.space import LogUniform, Space, Uniform
+from clftask.spec import BareKind, Spec
+
+EPOCH = "epoch"  # what a trial reports its age as
+TRIAL = "trial"  # the name of its number in what Ray Tune hands it
+
+# What a population may change while a model trains: neither shapes nor batches depend on it.
+_IN_PLACE = {
+    f"training.{name}"
+    for name in ("learning_rate", "head_learning_rate", "weight_decay", "max_grad_norm", "warmup")
+}
+
+
+class SchedulerSpec(Spec):
+    """Base of all schedulers.
+
+    Attributes:
+        resumes: Whether a stopped trial may go on, or another one from its checkpoint.
+        mutates: Whether settings change while a trial runs.
+        searchers: The searchers it works with; None: all.
+    """
+
+    kind: str
+    resumes: ClassVar[bool] = False
+    mutates: ClassVar[bool] = False
+    searchers: ClassVar[tuple[str, ...] | None] = None
+
+    def problems(self, space: Space, searcher: str, epochs: int) -> list[Problem]:
+        """Return why this scheduler cannot work with a space and a searcher."""
+        found = []
+        if self.searchers is not None and searcher not in self.searchers:
+            allowed = f"{self.kind} works with searcher {' or '.join(self.searchers)} alone"
+            found.append(Problem("searcher.kind", searcher, allowed))
+        elif searcher == "bohb" and self.kind != "bohb":
+            allowed = "the bohb searcher needs the bohb scheduler"
+            found.append(Problem("scheduler.kind", self.kind, allowed))
+        if "training.epochs" in space.paths and self.kind != "fifo":
+            allowed = f"{self.kind} compares trials by their epochs"
+            remedy = "Set train.training.epochs to the most, or use scheduler: fifo."
+            found.append(Problem("space.training.epochs", None, allowed, remedy))
+        return found + self._own_problems(space, epochs)
+
+    def _own_problems(self, space: Space, epochs: int) -> list[Problem]:
+        return []
+
+    @abstractmethod
+    def build(self, space: Space, goal: Goal, epochs: int, seed: int) -> Any:
+        """Return a scheduler of Ray Tune.
+
+        Args:
+            space: What is searched.
+            goal: What is optimised.
+            epochs: The most that a trial trains.
+            seed: Of its random draws.
+        """
+
+
+class _Graceful(SchedulerSpec):
+    """Base of those that let every trial train for some epochs."""
+
+    grace_epochs: int = Field(1, ge=1)
+
+    def _own_problems(self, space: Space, epochs: int) -> list[Problem]:
+        if self.grace_epochs <= epochs:
+            return []
+        allowed = f"must be at most train.training.epochs ({epochs})"
+        return [Problem("scheduler.grace_epochs", self.grace_epochs, allowed)]
+
+
+class Fifo(SchedulerSpec):
+    """Every trial trains to its end."""
+
+    kind: Literal["fifo"] = "fifo"
+
+    def build(self, space: Space, goal: Goal, epochs: int, seed: int) -> Any:
+        """Return FIFOScheduler."""
+        from ray.tune.schedulers import FIFOScheduler
+
+        return FIFOScheduler()
+
+
+class Asha(_Graceful):
+    """Asynchronous successive halving (Li et al., 2020).
+
+    After grace_epochs · reduction_factor^k epochs a trial goes on only if it is among the best
+    1/reduction_factor of those that got there.
+    """
+
+    kind: Literal["asha"] = "asha"
+    reduction_factor: float = Field(3, gt=1)
+
+    def build(self, space: Space, goal: Goal, epochs: int, seed: int) -> Any:
+        """Return ASHAScheduler."""
+        from ray.tune.schedulers import ASHAScheduler
+
+        return ASHAScheduler(
+            time_attr=EPOCH,
+            metric=goal.metric,
+            mode=goal.mode,
+            max_t=epochs,
+            grace_period=self.grace_epochs,
+            reduction_factor=self.reduction_factor,
+        )
+
+
+class HyperBand(SchedulerSpec):
+    """HyperBand (Li et al., 2018): successive halving of whole brackets, trials waiting paused."""
+
+    kind: Literal["hyperband"] = "hyperband"
+    resumes = True
+    reduction_factor: float = Field(3, gt=1)
+
+    def build(self, space: Space, goal: Goal, epochs: int, seed: int) -> Any:
+        """Return HyperBandScheduler."""
+        from ray.tune.schedulers import HyperBandScheduler
+
+        return HyperBandScheduler(
+            time_attr=EPOCH,
+            metric=goal.metric,
+            mode=goal.mode,
+            max_t=epochs,
+            reduction_factor=self.reduction_factor,
+        )
+
+
+class Median(_Graceful):
+    """Stops a trial below the median of the others' running means (Golovin et al., 2017)."""
+
+    kind: Literal["median"] = "median"
+    min_trials: int = Field(3, ge=1)
+
+    def build(self, space: Space, goal: Goal, epochs: int, seed: int) -> Any:
+        """Return MedianStoppingRule."""
+        from ray.tune.schedulers import MedianStoppingRule
+
+        return MedianStoppingRule(
+            time_attr=EPOCH,
+            metric=goal.metric,
+            mode=goal.mode,
+            grace_period=self.grace_epochs,
+            min_samples_required=self.min_trials,
+            min_time_slice=math.inf,  # never pauses: what it stops does not go on
+        )
+
+
+class _Population(SchedulerSpec):
+    """Base of those that copy good trials over bad ones, with other settings."""
+
+    resumes = True
+    mutates = True
+    searchers = ("random", "grid")
+    perturbation_epochs: int = Field(1, ge=1)
+    quantile: float = Field(0.25, gt=0, le=0.5)
+
+    def _own_problems(self, space: Space, epochs: int) -> list[Problem]:
+        allowed = f"{self.kind} changes only what a model in training can: rates, decay, the loss"
+        return [
+            Problem(f"space.{name}", None, allowed, "Fix it in train, or use another scheduler.")
+            for name in space.names()
+            if name not in _IN_PLACE and (name.split(".")[0] != "loss" or "[" in name)
+        ]
+
+
+class Pbt(_Population):
+    """Population based training (Jaderberg et al., 2017)."""
+
+    kind: Literal["pbt"] = "pbt"
+    resample_probability: float = Field(0.25, ge=0, le=1)
+
+    def build(self, space: Space, goal: Goal, epochs: int, seed: int) -> Any:
+        """Return PopulationBasedTraining whose explored values stay within the space."""
+        from ray.tune.schedulers import PopulationBasedTraining
+
+        _seed(seed)
+        return _keeping_number(PopulationBasedTraining)(
+            time_attr=EPOCH,
+            metric=goal.metric,
+            mode=goal.mode,
+            perturbation_interval=self.perturbation_epochs,
+            quantile_fraction=self.quantile,
+            resample_probability=self.resample_probability,
+            hyperparam_mutations={name: _mutation(d) for name, d in space.names().items()},
+            custom_explore_fn=space.clip,
+            log_config=False,
+            synch=True,  # else a trial may copy a waiting one for ever, which never gets its turn
+        )
+
+
+class Pb2(_Population):
+    """Population based bandits (Parker-Holder et al., 2020): a Gaussian process explores."""
+
+    kind: Literal["pb2"] = "pb2"
+
+    def _own_problems(self, space: Space, epochs: int) -> list[Problem]:
+        allowed = "pb2 searches numbers between bounds: uniform or loguniform"
+        return super()._own_problems(space, epochs) + [
+            Problem(f"space.{name}", d.kind, allowed, "Use scheduler: pbt.")
+            for name, d in space.names().items()
+            if not isinstance(d, Uniform | LogUniform)
+        ]
+
+    def build(self, space: Space, goal: Goal, epochs: int, seed: int) -> Any:
+        """Return PB2."""
+        from ray.tune.schedulers.pb2 import PB2
+
+        _seed(seed)
+        return _keeping_number(PB2)(
+            time_attr=EPOCH,
+            metric=goal.metric,
+            mode=goal.mode,
+            perturbation_interval=self.perturbation_epochs,
+            quantile_fraction=self.quantile,
+            hyperparam_bounds={name: [d.low, d.high] for name, d in space.names().items()},
+            log_config=False,
+            synch=True,  # else a trial may copy a waiting one for ever, which never gets its turn
+        )
+
+
+class BohbScheduler(SchedulerSpec):
+    """The HyperBand of BOHB (Falkner et al., 2018), which fills its largest bracket first."""
+
+    kind: Literal["bohb"] = "bohb"
+    resumes = True
+    searchers = ("bohb",)
+    reduction_factor: float = Field(3, gt=1)
+
+    def build(self, space: Space, goal: Goal, epochs: int, seed: int) -> Any:
+        """Return HyperBandForBOHB."""
+        from ray.tune.schedulers import HyperBandForBOHB
+
+        return HyperBandForBOHB(
+            time_attr=EPOCH,
+            metric=goal.metric,
+            mode=goal.mode,
+            max_t=epochs,
+            reduction_factor=self.reduction_factor,
+        )
+
+
+Scheduler = Annotated[
+    Fifo | Asha | HyperBand | Median | Pbt | Pb2 | BohbScheduler,
+    Field(discriminator="kind"),
+    BareKind(),
+]
+
+
+def _seed(seed: int) -> None:
+    """Seed what a population explores with: Ray Tune draws from the global generators."""
+    random.seed(seed)
+    np.random.seed(seed)
+
+
+def _mutation(distribution: Any) -> Any:
+    """Return what PBT may turn a value into: a domain, or neighbours in a list."""
+    is_range = not hasattr(distribution, "values")
+    return distribution.domain() if is_range else distribution.probes()
+
+
+def _keeping_number(scheduler: Any) -> Any:
+    """Return a population scheduler whose trials copy another's settings, but not its number."""
+
+    class Keeping(scheduler):  # type: ignore[misc]
+        def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+            """Take a trial; it is not told of the searcher, which merely reads from a list."""
+            super().on_trial_add(SimpleNamespace(search_alg=None), trial)
+
+        def _get_new_config(self, trial: Any, trial_to_clone: Any) -> Any:
+            config, operations = super()._get_new_config(trial, trial_to_clone)
+            return {**config, TRIAL: trial.config[TRIAL]}, operations
+
+    return Keeping

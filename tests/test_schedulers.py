@@ -1,0 +1,318 @@
+"""Who stops trials early: one contract for every scheduler, then decisions of Ray's own."""
+
+from __future__ import annotations
+
+import typing
+import warnings
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter
+
+from clftask.errors import Problem
+from clftask.search import AnyDistribution, Scheduler, Space
+from clftask.search.schedulers import EPOCH, TRIAL
+from clftask.search.searchers import Goal
+
+DISTRIBUTION: TypeAdapter[Any] = TypeAdapter(AnyDistribution)
+SCHEDULER: TypeAdapter[Any] = TypeAdapter(Scheduler)
+MEMBERS = {
+    member.model_fields["kind"].default: member
+    for member in typing.get_args(typing.get_args(Scheduler)[0])
+}
+every_member = pytest.mark.parametrize("kind", MEMBERS)
+EPOCHS = 9
+
+F1 = Goal(metric="micro_f1", greater_is_better=True)
+LOSS = Goal(metric="loss", greater_is_better=False)
+GOALS = {"maximised": F1, "minimised": LOSS}
+
+RATE = {"kind": "loguniform", "low": 1e-5, "high": 1e-3}
+DECAY = {"kind": "uniform", "low": 0, "high": 0.1}
+
+
+def space(paths: dict[str, Any]) -> Space:
+    return Space({name: DISTRIBUTION.validate_python(d) for name, d in paths.items()})
+
+
+# Numbers that may change while a model trains: every scheduler takes them.
+RATES = space({"training.learning_rate": RATE, "training.weight_decay": DECAY})
+
+
+def built(kind: str, goal: Goal = F1, where: Space = RATES, seed: int = 7, **fields: Any) -> Any:
+    return MEMBERS[kind](**fields).build(where, goal, EPOCHS, seed)
+
+
+def searcher_of(kind: str) -> str:
+    """Return a searcher that a scheduler works with."""
+    return (MEMBERS[kind].searchers or ("random",))[0]
+
+
+def problems(kind: str, where: Space = RATES, searcher: str = "", epochs: int = EPOCHS) -> Any:
+    return MEMBERS[kind]().problems(where, searcher or searcher_of(kind), epochs)
+
+
+def a_trial(number: int, **config: float) -> Any:
+    """Return a trial of Ray Tune that runs nowhere; `learning_rate` stands for its path."""
+    from ray.tune.experiment import Trial
+
+    picks = {f"training.{name}": value for name, value in config.items()}
+    return Trial("none", config={TRIAL: number, **picks}, trial_id=f"t{number}", stub=True)
+
+
+# ------------------------------------------------------------------ every member
+
+
+@every_member
+def test_every_scheduler_has_a_bare_name_and_takes_rates(kind: str) -> None:
+    assert SCHEDULER.validate_python(kind) == MEMBERS[kind]()
+    assert SCHEDULER.validate_python(MEMBERS[kind]().dump()) == MEMBERS[kind]()
+    assert problems(kind) == []
+
+
+@every_member
+def test_it_builds_a_scheduler_of_ray_tune_that_counts_epochs(kind: str) -> None:
+    from ray.tune.schedulers import TrialScheduler
+
+    scheduler = built(kind)
+    assert isinstance(scheduler, TrialScheduler)
+    assert EPOCH == "epoch"
+    clock = {k: v for k, v in vars(scheduler).items() if k.endswith("time_attr")}
+    assert clock == ({} if kind == "fifo" else {"_time_attr": "epoch"})
+
+
+@pytest.mark.parametrize("direction", GOALS)
+@every_member
+def test_it_knows_the_metric_and_its_direction(kind: str, direction: str) -> None:
+    known = vars(built(kind, GOALS[direction]))
+    expected = {"maximised": ("micro_f1", "max"), "minimised": ("loss", "min")}[direction]
+    found = known.get("_metric"), known.get("_mode")
+    assert found == ((None, None) if kind == "fifo" else expected)
+    assert known.get("_metric_op", 0) in (0, 1 if direction == "maximised" else -1)
+
+
+@every_member
+def test_epochs_are_searched_only_where_all_trials_run_to_their_end(kind: str) -> None:
+    where = space({"training.epochs": {"kind": "randint", "low": 1, "high": 9}})
+    found = [p for p in problems(kind, where) if "epochs" in p.allowed]
+    remedy = "Set train.training.epochs to the most, or use scheduler: fifo."
+    allowed = f"{kind} compares trials by their epochs"
+    expected = [Problem("space.training.epochs", None, allowed, remedy)]
+    assert found == ([] if kind == "fifo" else expected)
+
+
+@every_member
+def test_the_bohb_searcher_is_for_the_bohb_scheduler_alone(kind: str) -> None:
+    found = {p.path: p.value for p in problems(kind, searcher="bohb")}
+    if kind == "bohb":
+        assert found == {}
+    elif MEMBERS[kind].searchers is None:
+        assert found == {"scheduler.kind": kind}
+    else:
+        assert found == {"searcher.kind": "bohb"}
+
+
+@every_member
+def test_whoever_changes_settings_lets_trials_go_on(kind: str) -> None:
+    assert MEMBERS[kind].resumes or not MEMBERS[kind].mutates
+
+
+def test_which_schedulers_let_trials_go_on() -> None:
+    assert {kind for kind in MEMBERS if MEMBERS[kind].resumes} >= {"hyperband", "bohb", "pbt"}
+    assert not any(MEMBERS[kind].resumes for kind in ("fifo", "asha", "median"))
+    assert {kind for kind in MEMBERS if MEMBERS[kind].mutates} == {"pbt", "pb2"}
+
+
+# ------------------------------------------------------------------ what is refused
+
+
+@pytest.mark.parametrize("kind", ["asha", "median"])
+def test_grace_ends_with_training_at_the_latest(kind: str) -> None:
+    scheduler = MEMBERS[kind](grace_epochs=4)
+    assert scheduler.problems(RATES, "random", 4) == []
+    assert scheduler.problems(RATES, "random", 3) == [
+        Problem("scheduler.grace_epochs", 4, "must be at most train.training.epochs (3)")
+    ]
+
+
+def test_the_bohb_scheduler_needs_its_searcher() -> None:
+    assert problems("bohb", searcher="random") == [
+        Problem("searcher.kind", "random", "bohb works with searcher bohb alone")
+    ]
+
+
+@pytest.mark.parametrize("kind", ["pbt", "pb2"])
+def test_a_population_draws_its_first_settings(kind: str) -> None:
+    allowed = f"{kind} works with searcher random or grid alone"
+    assert problems(kind, searcher="optuna") == [Problem("searcher.kind", "optuna", allowed)]
+
+
+def test_pbt_changes_only_what_a_model_in_training_can() -> None:
+    focal = {"kind": "focal", "gamma": {"kind": "uniform", "low": 1, "high": 5}}
+    where = space(
+        {
+            "training.batch_size": {"kind": "choice", "values": [16, 32]},
+            "training.head_learning_rate": RATE,
+            "training.max_grad_norm": {"kind": "uniform", "low": 0.1, "high": 2},
+            "training.warmup": DECAY,
+            "model.base": {"kind": "choice", "values": ["a", "b"]},
+            "loss": {"kind": "choice", "values": ["bce", focal]},
+        }
+    )
+    found = problems("pbt", where)
+    assert [p.path for p in found] == [
+        "space.training.batch_size",
+        "space.model.base",
+        "space.loss[1].gamma",
+    ]
+    assert (
+        found[0].allowed == "pbt changes only what a model in training can: rates, decay, the loss"
+    )
+    assert problems("pbt", space({"loss.gamma": DECAY, "training.weight_decay": DECAY})) == []
+
+
+def test_pb2_searches_numbers_between_bounds() -> None:
+    where = space(
+        {
+            "training.learning_rate": RATE,
+            "training.weight_decay": {"kind": "choice", "values": [0, 0.1]},
+            "training.warmup": {"kind": "quniform", "low": 0, "high": 0.5, "q": 0.1},
+        }
+    )
+    assert [(p.path, p.value, p.remedy) for p in problems("pb2", where)] == [
+        ("space.training.weight_decay", "choice", "Use scheduler: pbt."),
+        ("space.training.warmup", "quniform", "Use scheduler: pbt."),
+    ]
+
+
+# ------------------------------------------------------------------ what they decide
+
+
+class Controller:
+    """The part of Ray Tune's controller that schedulers ask: one trial always waits."""
+
+    def get_live_trials(self) -> list[Any]:
+        return [a_trial(99)]
+
+
+def told(scheduler: Any, trial: Any, epoch: int, **metrics: float) -> str:
+    """Tell a scheduler of an evaluation; return what it decides."""
+    return str(scheduler.on_trial_result(Controller(), trial, {"epoch": epoch, **metrics}))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in MEMBERS if not MEMBERS[kind].resumes])
+def test_whoever_lets_no_trial_go_on_never_pauses_one(kind: str) -> None:
+    scheduler = built(kind)
+    trials = [a_trial(number) for number in range(6)]
+    for trial in trials:
+        scheduler.on_trial_add(Controller(), trial)
+    found = [
+        told(scheduler, trial, epoch, micro_f1=0.1 * number)
+        for epoch in range(1, EPOCHS)
+        for number, trial in enumerate(trials)
+    ]
+    assert set(found) <= {"CONTINUE", "STOP"}
+    assert found[0] == "CONTINUE"
+
+
+@pytest.mark.parametrize(
+    ("goal", "good", "bad"), [(F1, 0.9, 0.1), (LOSS, 0.1, 0.9)], ids=["maximised", "minimised"]
+)
+def test_asha_stops_the_worse_trial_at_a_rung_and_all_at_the_end(
+    goal: Goal, good: float, bad: float
+) -> None:
+    scheduler = built("asha", goal, grace_epochs=2, reduction_factor=2)
+    first, second = a_trial(0), a_trial(1)
+    for trial in (first, second):
+        scheduler.on_trial_add(Controller(), trial)
+    assert told(scheduler, first, 1, **{goal.metric: good}) == "CONTINUE"
+    assert told(scheduler, first, 2, **{goal.metric: good}) == "CONTINUE"
+    assert told(scheduler, second, 1, **{goal.metric: bad}) == "CONTINUE"
+    assert told(scheduler, second, 2, **{goal.metric: bad}) == "STOP"
+    assert told(scheduler, first, 8, **{goal.metric: good}) == "CONTINUE"
+    assert told(scheduler, first, 9, **{goal.metric: good}) == "STOP"
+
+
+@pytest.mark.parametrize(
+    ("goal", "good", "bad"), [(F1, 0.9, 0.1), (LOSS, 0.1, 0.9)], ids=["maximised", "minimised"]
+)
+def test_median_stops_a_trial_that_is_worse_than_half_of_the_others(
+    goal: Goal, good: float, bad: float
+) -> None:
+    scheduler = built("median", goal, grace_epochs=2, min_trials=2)
+    trials = [a_trial(number) for number in range(3)]
+    for trial in trials:
+        scheduler.on_trial_add(Controller(), trial)
+    for trial in trials[:2]:
+        for epoch in (1, 2, 3):
+            assert told(scheduler, trial, epoch, **{goal.metric: good}) == "CONTINUE"
+    assert told(scheduler, trials[2], 1, **{goal.metric: bad}) == "CONTINUE"
+    assert told(scheduler, trials[2], 3, **{goal.metric: bad}) == "STOP"
+
+
+def test_asha_counts_rungs_by_its_factor() -> None:
+    (bracket,) = built("asha")._brackets
+    assert [rung[0] for rung in bracket._rungs] == [9, 3, 1]
+
+
+# ------------------------------------------------------------------ populations
+
+
+def explored(scheduler: Any, count: int = 60) -> list[dict[str, Any]]:
+    """Return what a bad trial may go on with, taken from a good one."""
+    bad, good = a_trial(3), a_trial(5, learning_rate=9e-4, weight_decay=0.0)
+    return [scheduler._get_new_config(bad, good)[0] for _ in range(count)]
+
+
+def test_pbt_explores_within_the_space_and_keeps_the_trial_number() -> None:
+    found = explored(built("pbt"))
+    assert {config[TRIAL] for config in found} == {3}
+    rates = [config["training.learning_rate"] for config in found]
+    assert all(1e-5 <= rate <= 1e-3 for rate in rates)
+    assert 1e-3 in rates  # 1.2 x 9e-4 lies above, and is clipped
+    assert all(0 <= config["training.weight_decay"] <= 0.1 for config in found)
+    assert len(set(rates)) > 5
+
+
+def test_the_seed_decides_what_pbt_explores() -> None:
+    once, again = explored(built("pbt", seed=1)), explored(built("pbt", seed=1))
+    assert once == again
+    assert once != explored(built("pbt", seed=2))
+
+
+def test_pbt_steps_to_a_neighbour_in_a_list() -> None:
+    where = space(
+        {"training.learning_rate": {"kind": "choice", "values": [1e-5, 1e-4, 3e-4, 1e-3]}}
+    )
+    scheduler = built("pbt", where=where, resample_probability=0)
+    bad = a_trial(3)
+    places = [
+        {
+            scheduler._get_new_config(bad, a_trial(5, learning_rate=place))[0][
+                "training.learning_rate"
+            ]
+            for _ in range(40)
+        }
+        for place in range(4)
+    ]
+    assert places == [{0, 1}, {0, 2}, {1, 3}, {2, 3}]
+
+
+@pytest.mark.parametrize("direction", GOALS)
+def test_pb2_proposes_between_the_bounds_and_keeps_the_trial_number(direction: str) -> None:
+    goal = GOALS[direction]
+    scheduler = built("pb2", goal)
+    trials = [a_trial(i, learning_rate=2e-4 * (i + 1), weight_decay=0.02 * i) for i in range(4)]
+    for trial in trials:
+        scheduler.on_trial_add(Controller(), trial)
+    for epoch in (1, 2):
+        for number, trial in enumerate(trials):
+            found = {"epoch": epoch, goal.metric: 0.1 * number + 0.05 * epoch}
+            scheduler._save_trial_state(scheduler._trial_state[trial], epoch, found, trial)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a fit to eight points
+        config, _ = scheduler._get_new_config(trials[0], trials[3])
+    assert config[TRIAL] == 0
+    assert 1e-5 <= config["training.learning_rate"] <= 1e-3
+    assert 0 <= config["training.weight_decay"] <= 0.1
+    assert config["training.learning_rate"] != 8e-4
