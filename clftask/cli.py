@@ -59,6 +59,33 @@ def _train(path: str, overrides: list[str], dry_run: bool, as_json: bool) -> Non
 
 
 @app.command()
+def tune(
+    job: JobFile, overrides: Overrides = None, dry_run: DryRun = False, as_json: AsJson = False
+) -> None:
+    """Search hyperparameters, write the best job and its bundle."""
+    _guarded(lambda: _tune(job, overrides or [], dry_run, as_json), as_json)
+
+
+def _tune(path: str, overrides: list[str], dry_run: bool, as_json: bool) -> None:
+    from clftask.config import TuneJob
+
+    job = TuneJob.load(path, overrides)
+    if dry_run:
+        typer.echo(job.to_yaml(), nl=False)
+        return
+    from clftask.cluster.tune import tune as run
+    from clftask.quiet import quiet_libraries
+    from clftask.screen import TuneScreen, tune_summary
+
+    quiet_libraries()
+    with TuneScreen(job.goal, job.num_trials) as screen:
+        result = run(job, screen.say, screen.show)
+    tune_summary(result, job.goal, file=sys.stderr if as_json else sys.stdout)
+    if as_json:
+        typer.echo(json.dumps(result))
+
+
+@app.command()
 def score(
     job: JobFile, overrides: Overrides = None, dry_run: DryRun = False, as_json: AsJson = False
 ) -> None:
@@ -110,17 +137,17 @@ def inspect(
 
 @app.command()
 def schema(
-    kind: Annotated[str, typer.Argument(metavar="train|score", help="Which job file.")],
+    kind: Annotated[str, typer.Argument(metavar="train|tune|score", help="Which job file.")],
 ) -> None:
     """Print the JSON Schema of a job file."""
 
     def run() -> None:
-        from clftask.config import ScoreJob, TrainJob
+        from clftask.config import ScoreJob, TrainJob, TuneJob
         from clftask.spec import Spec
 
-        jobs: dict[str, type[Spec]] = {"train": TrainJob, "score": ScoreJob}
+        jobs: dict[str, type[Spec]] = {"train": TrainJob, "tune": TuneJob, "score": ScoreJob}
         if kind not in jobs:
-            raise ConfigError(Problem("schema", kind, "must be train or score"))
+            raise ConfigError(Problem("schema", kind, "must be train, tune or score"))
         typer.echo(json.dumps(jobs[kind].model_json_schema(), indent=2))
 
     _guarded(run)

@@ -15,11 +15,11 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from clftask import bundle, storage
-from clftask.config import RunSpec, TrainJob
+from clftask.config import RunSpec, TrainJob, TuneJob
 from clftask.errors import ConfigError, Problem
 from clftask.spec import Spec, parse_yaml
 
-JOB, SPLIT = "job.yaml", "split.parquet"
+JOB, SEARCH, SPLIT = "job.yaml", "search.yaml", "split.parquet"
 _DATA = b"clftask.data"
 
 
@@ -29,6 +29,7 @@ class Run:
 
     path: str
     exists: bool
+    job_file: str = JOB
 
     @property
     def bundle(self) -> str:
@@ -47,8 +48,13 @@ class Run:
         return content
 
 
-def find(spec: RunSpec, prefix: str) -> Run:
+def find(spec: RunSpec, prefix: str, job_file: str = JOB) -> Run:
     """Find a run's place, and refuse a taken name before anything else is done.
+
+    Args:
+        spec: The job's run section.
+        prefix: What a new name begins with.
+        job_file: What the run's own job is written to: the mark that the name is taken.
 
     Raises:
         ConfigError: The name is taken and `resume` is false.
@@ -56,10 +62,10 @@ def find(spec: RunSpec, prefix: str) -> Run:
     """
     storage.check_writable(spec.storage, "run.storage")
     path = storage.join(spec.storage, spec.name or _new_name(prefix))
-    exists = storage.exists(storage.join(path, JOB))
-    if exists and not spec.resume:
+    there = {name for name in (JOB, SEARCH) if storage.exists(storage.join(path, name))}
+    if there and (job_file not in there or not spec.resume):
         raise _taken(path, spec.name)
-    return Run(path, exists)
+    return Run(path, bool(there), job_file)
 
 
 def _taken(path: str, name: str | None) -> ConfigError:
@@ -71,14 +77,15 @@ def _new_name(prefix: str) -> str:
     return f"{prefix}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
 
 
-def same_job(run: Run, job: TrainJob) -> None:
+def same_job(run: Run, job: TrainJob | TuneJob) -> None:
     """Refuse to go on with a run under other settings.
 
     Raises:
         ConfigError: Names every setting that differs.
     """
-    document = parse_yaml(storage.read_bytes(storage.join(run.path, JOB)).decode(), JOB)
-    before, now = _flat(TrainJob.load(document).identity()), _flat(job.identity())
+    place = storage.join(run.path, run.job_file)
+    document = parse_yaml(storage.read_bytes(place).decode(), run.job_file)
+    before, now = _flat(type(job).load(document).identity()), _flat(job.identity())
     differing = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
     remedy = "Restore it, or start a new run."
     if differing:
@@ -115,7 +122,7 @@ def claim(run: Run, job: Spec, rows: pa.Table, fingerprint: str) -> None:
     """
     if not run.exists:
         text = f"# clftask run {secrets.token_hex(8)}\n{job.to_yaml()}"
-        if not storage.put_if_absent(storage.join(run.path, JOB), text.encode()):
+        if not storage.put_if_absent(storage.join(run.path, run.job_file), text.encode()):
             raise _taken(run.path, run.path.rpartition("/")[2])
     buffer = io.BytesIO()
     parquet.write_table(rows.replace_schema_metadata({_DATA: fingerprint}), buffer)

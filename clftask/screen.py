@@ -7,9 +7,12 @@ from datetime import timedelta
 from typing import IO, Any, Self
 
 from rich.console import Console
+from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+
+from clftask.search.searchers import Goal
 
 MAX_LABEL_ROWS = 20
 LINE_EVERY_S = 10.0
@@ -100,6 +103,93 @@ class ScoreScreen(_Screen):
         parts += [f"{record['quarantined']:,} quarantined"] if record["quarantined"] else []
         parts += [f"{record['skipped']:,} skipped"] if record["skipped"] else []
         return ", ".join(parts)
+
+
+class TuneScreen:
+    """A table of trials that changes in place; plain lines where there is no terminal."""
+
+    def __init__(self, goal: Goal, num_trials: int) -> None:
+        self.goal, self.num_trials = goal, num_trials
+        self.console = Console(stderr=True, highlight=False)
+        self.rows: dict[str, dict[str, Any]] = {}
+        self.live = Live(console=self.console, refresh_per_second=2, get_renderable=self._table)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.live.stop()
+
+    def say(self, line: str) -> None:
+        """Print a line above the table."""
+        self.console.print(escape(line), soft_wrap=True)
+
+    def show(self, record: dict[str, Any]) -> None:
+        """Take a record of a trial; without a terminal, print it."""
+        row = self.rows.setdefault(record["id"], {})
+        row |= record
+        value = record.get("value")
+        if value is not None:
+            row["best"] = self._better(row.get("best"), value)
+        if self.console.is_terminal:
+            self.live.start()
+            return
+        if value is not None or record["state"] == "failed":
+            reason = record.get("reason", "")
+            shown = reason if value is None else f"{self.goal.metric} {value:.4f}"
+            epoch = f"epoch {record['epoch']}: " if record.get("epoch") else ""
+            self.say(f"{_trial_name(row)}: {epoch}{shown}; best {_shown(self._best())}")
+
+    def _better(self, a: float | None, b: float | None) -> float | None:
+        known = [value for value in (a, b) if value is not None]
+        choose = max if self.goal.greater_is_better else min
+        return choose(known, default=None)
+
+    def _best(self) -> float | None:
+        found = None
+        for row in self.rows.values():
+            found = self._better(found, row.get("best"))
+        return found
+
+    def _table(self) -> Table:
+        ended = sum(row["state"] != "running" for row in self.rows.values())
+        title = (
+            f"{ended} of {self.num_trials} trials, best {self.goal.metric} {_shown(self._best())}"
+        )
+        table = Table(title=title)
+        for name in ("trial", "state", "epoch", self.goal.metric, "best"):
+            table.add_column(name, justify="left" if name in ("trial", "state") else "right")
+        active = sorted(self.rows.values(), key=lambda row: row["state"] != "running")
+        for row in active[:MAX_LABEL_ROWS]:
+            figures = [_shown(row.get("value")), _shown(row.get("best"))]
+            table.add_row(_trial_name(row), row["state"], str(row.get("epoch") or ""), *figures)
+        return table
+
+
+def _trial_name(row: dict[str, Any]) -> str:
+    return f"trial {row['trial']}" + (f", seed {row['seed']}" if "seed" in row else "")
+
+
+def _shown(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def tune_summary(result: dict[str, Any], goal: Goal, file: IO[str]) -> None:
+    """Print the winner's settings, its metrics, and where everything is."""
+    console = Console(file=file, highlight=False)
+    counts = ", ".join(f"{n} {state}" for state, n in result["trials"].items())
+    table = Table(title=f"trial {result['best']['trial']} of {counts}", show_header=False)
+    for name, value in result["best"]["params"].items():
+        table.add_row(
+            escape(name), escape(f"{value:.4g}" if isinstance(value, float) else str(value))
+        )
+    console.print(table)
+    for finalist in result["finalists"]:
+        scores = ", ".join(f"{score:.4f}" for score in finalist[goal.metric])
+        console.print(f"finalist {finalist['trial']}: {goal.metric} with new seeds {scores}")
+    console.print(_metric_table(result["best"]["metrics"]))
+    for name in ("job", "bundle"):
+        console.print(f"{name}: {escape(result[name])}", soft_wrap=True)
 
 
 def score_summary(result: dict[str, Any], file: IO[str]) -> None:

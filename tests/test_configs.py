@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import csv, feather, parquet
 
-from clftask.config import ScoreJob, TrainJob
+from clftask.config import ScoreJob, TrainJob, TuneJob
 from clftask.data import prepare
 
 CONFIGS = Path(__file__).parents[1] / "jobs" / "configs"
@@ -41,17 +41,20 @@ def labels(found, split):
 
 
 SCORE_NAMES = ["score-answers", "score-corpus", "score-debian"]
+TUNE_NAMES = ["tune-aws-errors", "tune-debian-tags"]
 
 
 def test_all_configs_are_listed_here():
-    assert sorted(path.stem for path in CONFIGS.iterdir()) == sorted(NAMES + SCORE_NAMES)
+    assert sorted(path.stem for path in CONFIGS.iterdir()) == sorted(
+        NAMES + SCORE_NAMES + TUNE_NAMES
+    )
 
 
-@pytest.mark.parametrize("name", NAMES + SCORE_NAMES)
+@pytest.mark.parametrize("name", NAMES + SCORE_NAMES + TUNE_NAMES)
 def test_says_who_it_is_for_and_survives_a_round_trip(name, tmp_path):
     path = CONFIGS / f"{name}.yaml"
     assert path.read_text().startswith("# For ")
-    kind = ScoreJob if name in SCORE_NAMES else TrainJob
+    kind = TuneJob if name in TUNE_NAMES else ScoreJob if name in SCORE_NAMES else TrainJob
     job = kind.load(path)
     again = tmp_path / "job.yaml"
     again.write_text(job.to_yaml())

@@ -12,7 +12,9 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
+from clftask import storage
 from clftask.config import ScalingSpec
 from clftask.errors import ConfigError, Problem
 
@@ -164,3 +166,12 @@ def capacity() -> Capacity:
         nodes=tuple((n.get("CPU", 0.0), n.get("GPU", 0.0)) for n in nodes),
         can_grow=bool(most),
     )
+
+
+def ray_storage(path: str) -> tuple[str, Any]:
+    """Return where Ray keeps its own state of a run, and by what: beside it, gone when it ends."""
+    place = storage.join(path, ".ray")
+    if not storage.is_s3(path):
+        return place, None
+    fs, inner = storage.filesystem(place)
+    return inner, fs

@@ -12,7 +12,7 @@ from typing import Any
 
 from clftask import runs, storage
 from clftask.cluster.progress import Board, Waiting, follow
-from clftask.cluster.session import Plan, capacity, connected, plan
+from clftask.cluster.session import Plan, capacity, connected, plan, ray_storage
 from clftask.config import TrainJob
 from clftask.data import Prepared, prepare, tokenise
 from clftask.errors import ClftaskError, JobError, Problem
@@ -120,7 +120,7 @@ def _run_trainer(
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    place, fs = _ray_storage(path)
+    place, fs = ray_storage(path)
     trainer = TorchTrainer(
         worker_loop,
         train_loop_config=loop_config,
@@ -147,15 +147,6 @@ def _run_trainer(
         with contextlib.suppress(ClftaskError):
             storage.delete(storage.join(path, ".ray"))
     return None
-
-
-def _ray_storage(path: str) -> tuple[str, Any]:
-    """Return where Ray Train keeps its own state: beside the run, gone when it ends."""
-    place = storage.join(path, ".ray")
-    if not storage.is_s3(path):
-        return place, None
-    fs, inner = storage.filesystem(place)
-    return inner, fs
 
 
 def _job_error(path: str, error: Exception) -> JobError:

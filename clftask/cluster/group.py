@@ -1,0 +1,108 @@
+"""The workers of one trial: its own process, and others on the resources that Tune reserved.
+
+Ray Train within a trial would reserve a placement group of its own, which a stopped trial
+leaves behind; these actors live on the trial's, and end with the process that started them.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import ray
+from ray.util import get_current_placement_group, get_node_ip_address
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+Task = Callable[[int, int, str], Any]
+
+
+@ray.remote
+class Member:
+    """A worker of a trial, but the first."""
+
+    def join(self, address: str, rank: int, world: int, device: str, cpus: float) -> None:
+        """Meet the others."""
+        from clftask.quiet import quiet_libraries
+
+        quiet_libraries()
+        _join(address, rank, world, device, cpus)
+
+    def run(self, task: Task, rank: int, world: int, device: str) -> None:
+        """Run what the first worker runs; it alone says how it ended.
+
+        A worker that fails ends its process: the first one then no longer waits for it.
+        """
+        try:
+            task(rank, world, device)
+        except SystemExit:
+            return
+        except Exception:
+            os._exit(1)
+
+
+class Group:
+    """The workers of a trial's process; they stay together for as long as the process lives."""
+
+    def __init__(self, workers: int, resources: dict[str, float], device: str) -> None:
+        self.workers, self.device = workers, device
+        self.members: list[Any] = []
+        if workers > 1:
+            self._gather(resources)
+
+    def _gather(self, resources: dict[str, float]) -> None:
+        place = get_current_placement_group()
+        address = f"tcp://{get_node_ip_address()}:{_free_port()}"
+        for rank in range(1, self.workers):
+            strategy = PlacementGroupSchedulingStrategy(place, placement_group_bundle_index=rank)
+            options = {"num_cpus": resources["CPU"], "num_gpus": resources.get("GPU", 0)}
+            self.members.append(
+                Member.options(scheduling_strategy=strategy, **options).remote()  # type: ignore[attr-defined]
+            )
+        joining = [
+            member.join.remote(address, rank, self.workers, self.device, resources["CPU"])
+            for rank, member in enumerate(self.members, 1)
+        ]
+        _join(address, 0, self.workers, self.device, resources["CPU"])
+        ray.get(joining)
+
+    def run(self, task: Task) -> Any:
+        """Run a task on all workers; return what it gives on the first, raise what it raises."""
+        running = [
+            member.run.remote(task, rank, self.workers, self.device)
+            for rank, member in enumerate(self.members, 1)
+        ]
+        try:
+            return task(0, self.workers, self.device)
+        except SystemExit:  # which all of them have heard of
+            ray.wait(running, num_returns=len(running)) if running else None
+            raise
+
+    def close(self) -> None:
+        """End the other workers: one of them may wait for what never comes."""
+        import torch
+
+        for member in self.members:
+            ray.kill(member)
+        if self.members:
+            torch.distributed.destroy_process_group()
+
+
+def _join(address: str, rank: int, world: int, device: str, cpus: float) -> None:
+    """Become one of torch's process group, as accelerate expects to find it."""
+    import torch
+
+    torch.set_num_threads(max(1, int(cpus)))
+    host, _, port = address.removeprefix("tcp://").rpartition(":")
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": "0"}
+    os.environ |= {"MASTER_ADDR": host, "MASTER_PORT": port}
+    backend = "nccl" if device == "cuda" else "gloo"
+    torch.distributed.init_process_group(backend, init_method=address, rank=rank, world_size=world)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,111 @@
+"""Decides how many trials run side by side, and what each gets. No Ray: numbers alone."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from clftask.cluster.session import Capacity
+from clftask.config import ScalingSpec
+from clftask.errors import ConfigError, Problem
+
+
+@dataclass(frozen=True)
+class Slots:
+    """Places for trials.
+
+    Attributes:
+        concurrency: Trials side by side.
+        workers: Of each trial.
+        cpus: Of each worker.
+        gpus: Of each worker; a fraction where several trials share one.
+    """
+
+    concurrency: int
+    workers: int
+    cpus: float
+    gpus: float
+
+    @property
+    def device(self) -> str:
+        """What the trials run on."""
+        return "cuda" if self.gpus else "cpu"
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """What Ray reserves for a worker."""
+        return {"CPU": self.cpus, **({"GPU": self.gpus} if self.gpus else {})}
+
+    def __str__(self) -> str:
+        """Return the sentence that the user sees."""
+        gpu = f" and {self.gpus:g} GPUs" if self.gpus else ""
+        each = f"{self.workers} workers, each" if self.workers > 1 else "a worker"
+        return f"{self.concurrency} trials at a time, {each} with {self.cpus:g} CPUs{gpu}"
+
+
+def slots(spec: ScalingSpec, concurrency: int | str, num_trials: int, capacity: Capacity) -> Slots:
+    """Share a cluster out among trials.
+
+    `concurrency: auto` takes as many as there is room for: a GPU a worker where there are
+    GPUs, else a CPU a worker. A number of trials above that of the GPUs shares them.
+
+    Raises:
+        ConfigError: The cluster can never hold them; says what it has.
+    """
+    wanted = num_trials if concurrency == "auto" else min(int(concurrency), num_trials)
+    gpus = _gpus(spec, concurrency, wanted, capacity)
+    cpus = spec.cpus_per_worker
+    if cpus == "auto":
+        cpus = _auto_cpus(spec.workers, concurrency, wanted, gpus, capacity)
+    room = _room(cpus, gpus, capacity) // spec.workers
+    if room == 0 or (concurrency != "auto" and room < wanted):
+        has = f"the cluster has {capacity.cpus:g} CPUs and {capacity.gpus:g} GPUs"
+        field = "concurrency" if room else "train.scaling.workers"
+        found = concurrency if room else spec.workers
+        allowed = f"{spec.workers} workers a trial with {cpus:g} CPUs each: {has}"
+        raise ConfigError(Problem(field, found, allowed, f"There is room for {room} trials."))
+    return Slots(min(wanted, room), spec.workers, cpus, gpus)
+
+
+def _gpus(spec: ScalingSpec, concurrency: int | str, wanted: int, capacity: Capacity) -> float:
+    """Return the GPUs of a worker."""
+    has_gpus = capacity.gpus >= spec.workers
+    if spec.use_gpu is False or (spec.use_gpu == "auto" and not has_gpus):
+        return 0.0
+    if not has_gpus:
+        allowed = f"needs {spec.workers} GPUs; the cluster has {capacity.gpus:g}"
+        raise ConfigError(Problem("train.scaling.use_gpu", spec.use_gpu, allowed))
+    if concurrency == "auto" or wanted * spec.workers <= capacity.gpus:
+        return 1.0
+    if spec.workers > 1:
+        allowed = f"trials of several workers do not share GPUs; there are {capacity.gpus:g}"
+        raise ConfigError(Problem("concurrency", concurrency, allowed, "Lower it, or use auto."))
+    share = 1 / math.ceil(wanted / capacity.gpus)
+    return math.floor(share * 10_000) / 10_000  # Ray counts in these, and may round up
+
+
+def _auto_cpus(
+    workers: int, concurrency: int | str, wanted: int, gpus: float, capacity: Capacity
+) -> float:
+    """Return the most whole CPUs that each worker can have on the nodes, 1 at least.
+
+    Nodes that an autoscaler adds are taken to be no larger than those that are there.
+    """
+    if concurrency == "auto":
+        wanted = max(1, min(wanted, _room(1, gpus, capacity) // workers))
+    largest = max((int(cpus) for cpus, _ in capacity.nodes), default=1)
+    share = max(1, min(int(capacity.cpus // (wanted * workers)), largest))
+    while share > 1 and _room(share, gpus, capacity) < wanted * workers:
+        share -= 1
+    return float(share)
+
+
+def _room(cpus: float, gpus: float, capacity: Capacity) -> int:
+    """Return how many workers there is room for."""
+
+    def fitting(has_cpus: float, has_gpus: float) -> int:
+        by_cpu = has_cpus / cpus
+        return int((min(by_cpu, has_gpus / gpus) if gpus else by_cpu) + 1e-9)
+
+    room = sum(fitting(*node) for node in capacity.nodes)
+    return max(room, fitting(capacity.cpus, capacity.gpus)) if capacity.can_grow else room

@@ -1,0 +1,195 @@
+"""A trial as a function that Ray Tune runs: on an actor that it shares with earlier ones."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+
+from clftask.cluster.group import Group
+from clftask.config import TrainJob, TuneJob
+from clftask.fitting import Work
+from clftask.search.schedulers import EPOCH, TRIAL
+from clftask.search.searchers import Goal
+from clftask.trials import Evaluation, Trial, Trials
+from clftask.trying import Attempt, attempt
+
+SEED, FAILED = "seed", "failed"
+_POINTER = "clftask.json"
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all trials of a search share.
+
+    Attributes:
+        job: The search.
+        run: Its folder.
+        tables: Object references of the tokenised splits, by (base, max_length).
+        label_names: The labels, in order.
+        data: Fingerprint and report, for the bundle.
+        precision: Of all trials.
+        workers: Of each trial.
+        resources: Of each worker.
+        device: cpu or cuda.
+        keeps_weights: Whether a trial of this phase may ship.
+    """
+
+    job: dict[str, Any]
+    run: str
+    tables: dict[tuple[str, int], dict[str, Any]]
+    label_names: tuple[str, ...]
+    data: dict[str, Any]
+    precision: str
+    workers: int
+    resources: dict[str, float]
+    device: str
+    keeps_weights: bool
+
+    def work(self, job: TrainJob) -> Work:
+        """Return what a worker needs for a training job of the search."""
+        training = job.training.model_copy(update={"precision": self.precision})
+        job = job.model_copy(update={"training": training})
+        refs = self.tables[job.model.base, job.model.max_length]
+        tables = {split: ray.get(ref) for split, ref in refs.items()}
+        return Work(job, self.run, tables, self.label_names, self.data, "")
+
+
+def run_trial(config: dict[str, Any], shared: Shared) -> None:
+    """Run one trial; called by Ray Tune.
+
+    Args:
+        config: The trial's number, its picks by name, and a seed if it is a finalist.
+        shared: What all trials share.
+    """
+    from clftask.quiet import quiet_libraries
+
+    os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "60"  # a short one costs a whole new process
+    quiet_libraries()
+    search = _search(json.dumps(shared.job))
+    told = _pointer()
+    books = Trials(shared.run)
+    trial = books.read(new_trial(search, config))
+    if search.scheduler.mutates:
+        trial = _mutated(search, trial, config, told)
+    books.write(trial)  # from here on it is known, whatever is killed
+    work = shared.work(search.trial(trial.picks, trial.seed))
+    spec = Attempt(
+        work=work,
+        trial=trial,
+        goal=search.goal,
+        saves="always" if search.scheduler.resumes and not trial.is_finalist else "sometimes",
+        keeps_weights=shared.keeps_weights,
+        num_told=len(trial.evaluations) if search.scheduler.mutates else told.num_told(trial),
+        donor=told.donor(trial),
+    )
+    group = _group(shared.workers, json.dumps(shared.resources), shared.device)
+    report = functools.partial(_report, search.goal, trial)
+    done = group.run(functools.partial(attempt, spec, report))
+    if done.state == FAILED:
+        group.close()
+        _group.cache_clear()
+        last = {EPOCH: search.train.training.epochs, FAILED: done.reason}
+        tune.report(last | _worst(search.goal))
+
+
+def new_trial(search: TuneJob, config: dict[str, Any]) -> Trial:
+    """Return a trial that is yet to be run."""
+    picks = {name: pick for name, pick in config.items() if name not in (TRIAL, SEED)}
+    return Trial(
+        number=config[TRIAL],
+        picks=picks,
+        params=search.searched.params(picks),
+        seed=config.get(SEED, search.train.seed),
+        is_finalist=SEED in config,
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def _search(document: str) -> TuneJob:
+    return TuneJob.load(json.loads(document))
+
+
+@functools.lru_cache(maxsize=1)
+def _group(workers: int, resources: str, device: str) -> Group:
+    """Return the process's group: it outlives the trial."""
+    import torch
+
+    sizes = json.loads(resources)
+    torch.set_num_threads(max(1, int(sizes["CPU"])))
+    return Group(workers, sizes, device)
+
+
+# ------------------------------------------------------------------ what Tune carries
+
+
+@dataclass(frozen=True)
+class _Pointer:
+    """What a Tune checkpoint holds: whose report it came with. The weights lie with the trial.
+
+    Attributes:
+        trial: The trial that reported, None where Tune has no checkpoint.
+        step: Of its newest checkpoint, None before the first.
+        num_evaluations: How many it had reported.
+    """
+
+    trial: dict[str, Any] | None = None
+    step: int | None = None
+    num_evaluations: int = 0
+
+    def num_told(self, trial: Trial) -> int:
+        """Return how many of a trial's evaluations this Tune has heard of."""
+        return self.num_evaluations if self.is_of(trial) else 0
+
+    def donor(self, trial: Trial) -> tuple[Trial, int] | None:
+        """Return the other trial to go on from, and its step."""
+        if self.trial is None or self.is_of(trial) or self.step is None:
+            return None
+        return Trial.load(self.trial), self.step
+
+    def is_of(self, trial: Trial) -> bool:
+        """Tell whether the trial itself has reported it."""
+        return self.trial is not None and Trial.load(self.trial).key == trial.key
+
+
+def _pointer() -> _Pointer:
+    checkpoint = tune.get_checkpoint()
+    if checkpoint is None:
+        return _Pointer()
+    with checkpoint.as_directory() as folder:
+        return _Pointer(**json.loads(Path(folder, _POINTER).read_text()))
+
+
+def _report(goal: Goal, trial: Trial, evaluation: Evaluation, step: int | None, count: int) -> None:
+    """Tell Tune of an evaluation; raises SystemExit when Tune wants the trial to end."""
+    known = trial.model_copy(update={"evaluations": ()})
+    value = evaluation.metrics.get(goal.metric)
+    metrics = {EPOCH: round(evaluation.epoch), goal.metric: value}
+    with tempfile.TemporaryDirectory() as folder:
+        content = {"trial": known.dump(), "step": step, "num_evaluations": count}
+        Path(folder, _POINTER).write_text(json.dumps(content))
+        tune.report(metrics | (_worst(goal) if value is None else {}),
+                    checkpoint=tune.Checkpoint.from_directory(folder))  # fmt: skip
+
+
+def _worst(goal: Goal) -> dict[str, float]:
+    """Return a value that no scheduler prefers: metrics lie within −1 … 1, losses above 0."""
+    return {goal.metric: -1.0 if goal.greater_is_better else 1e6}
+
+
+def _mutated(search: TuneJob, trial: Trial, config: dict[str, Any], told: _Pointer) -> Trial:
+    """Return a trial with the settings that its scheduler has given it.
+
+    A search that goes on after its driver died proposes what the trial had last, not first.
+    """
+    if told.trial is None:
+        return trial
+    now = new_trial(search, config)
+    return trial.model_copy(update={"picks": now.picks, "params": now.params})

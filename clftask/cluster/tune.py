@@ -1,0 +1,328 @@
+"""A search on Ray Tune: what the driver does. The trials themselves are in `cluster.trial`.
+
+Tune proposes, schedules and stops; what was found lies in the trials' own records. A search
+that goes on starts a new Tune run, in which each trial tells again what it found before it
+trains on: schedulers keep no state of their own over a restart, and so get it back whole.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.util
+import io
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from clftask import runs, storage
+from clftask.cluster.session import capacity, connected
+from clftask.cluster.slots import Slots, slots
+from clftask.config import ModelSpec, TrainJob, TuneJob
+from clftask.data import Prepared, prepare, tokenise
+from clftask.diskplan import check_disk
+from clftask.errors import ClftaskError, ConfigError, JobError, Problem
+from clftask.modeling import bf16_pays, check_base, check_precision, resolve_precision
+from clftask.report.tuning import tuning_page
+from clftask.search.schedulers import TRIAL
+from clftask.search.searchers import Goal
+from clftask.training import check_arguments
+from clftask.trials import Trial, Trials, finalists, mean_scores, ranked, table, winner
+
+RESULT, SEARCHED = "result.json", "searched.json"
+Say = Callable[[str], None]
+Show = Callable[[dict[str, Any]], None]
+
+
+def tune(job: TuneJob, say: Say, show: Show) -> dict[str, Any]:
+    """Run a search to its end.
+
+    Args:
+        job: The search; all that a user can mend is refused before a worker starts.
+        say: Takes lines for the user.
+        show: Takes a record of each trial's evaluations and ends.
+
+    Returns:
+        run, best (params, seed, metrics by split, and of its finalists), job, bundle,
+        trials (done, stopped, failed), finalists, seconds.
+
+    Raises:
+        ConfigError, DataError, StorageError: What a user can mend; nothing was written.
+        JobError: No trial could be used, or the winner could not be measured.
+    """
+    started = time.perf_counter()
+    run = runs.find(job.run, "tune", runs.SEARCH)
+    if run.exists:
+        runs.same_job(run, job)
+    place = storage.join(run.path, RESULT)
+    if storage.exists(place):
+        say(f"the search is finished: {run.path}")
+        found = storage.read_json(place, "Delete the run, and search anew.")
+    else:
+        found = _searched(job, run, say, show)
+    return {**found, "seconds": round(time.perf_counter() - started, 1)}
+
+
+def _searched(job: TuneJob, run: runs.Run, say: Say, show: Show) -> dict[str, Any]:
+    _check_packages(job)
+    check_arguments(job.train)
+    tokenizers = {spec: check_base(spec) for spec in _models(job)}
+    prepared = prepare(job.train)
+    if run.exists:
+        runs.same_data(run, prepared.fingerprint)
+    with connected():
+        chosen = slots(job.train.scaling, job.concurrency, job.num_trials, capacity())
+        check_precision(job.train.training.precision, chosen.gpus > 0)
+        check_disk(job, chosen.concurrency, len(prepared.space.names))
+        named = _named(job, run)
+        runs.claim(run, named, prepared.rows, prepared.fingerprint)
+        say(f"search {run.path}: {job.num_trials} trials, {chosen}")
+        shared = _shared(named, run, prepared, tokenizers, chosen)
+        return _Search(named, run.path, shared, chosen, say, show).run()
+
+
+def _named(job: TuneJob, run: runs.Run) -> TuneJob:
+    """Return the job with the name that its run got."""
+    name = run.path.rpartition("/")[2]
+    return job.model_copy(update={"run": job.run.model_copy(update={"name": name})})
+
+
+def _check_packages(job: TuneJob) -> None:
+    """Refuse a searcher whose packages are not installed.
+
+    Raises:
+        ConfigError: Names them and their install command.
+    """
+    for extra, packages in job.searcher.packages.items():
+        missing = [name for name in packages if importlib.util.find_spec(name) is None]
+        if missing:
+            allowed = f"needs {', '.join(missing)}, which is not installed"
+            remedy = f"pip install 'clftask[{extra}]'"
+            raise ConfigError(Problem("searcher.kind", job.searcher.kind, allowed, remedy))
+
+
+def _models(job: TuneJob) -> dict[ModelSpec, None]:
+    """Return the models that trials may take, one of each base and length."""
+    found = {}
+    for picks in job.searched.probes() + (job.points() or []):
+        model = job.trial(picks).model
+        found[model.base, model.max_length] = model
+    bases = {base for base, _ in found}
+    lengths = {length for _, length in found}
+    plain = next(iter(found.values()))
+    updates = [{"base": b, "max_length": n} for b in sorted(bases) for n in sorted(lengths)]
+    return dict.fromkeys(plain.model_copy(update=update) for update in updates)
+
+
+def _shared(job: TuneJob, run: runs.Run, prepared: Prepared, tokenizers: Any, chosen: Slots) -> Any:
+    """Tokenise once for every base and length, and put it where all trials read it."""
+    import ray
+
+    from clftask.cluster.trial import Shared
+
+    tables = {}
+    for model, tokenizer in tokenizers.items():
+        tokens = tokenise(prepared, tokenizer, model.max_length)
+        tables[model.base, model.max_length] = {s: ray.put(table) for s, table in tokens.items()}
+    return Shared(
+        job=job.dump(),
+        run=run.path,
+        tables=tables,
+        label_names=prepared.space.names,
+        data={"fingerprint": prepared.fingerprint, "report": prepared.report.as_json()},
+        precision=_precision(job.train, chosen),
+        workers=chosen.workers,
+        resources=chosen.resources,
+        device=chosen.device,
+        keeps_weights=job.finalists is None,
+    )
+
+
+def _precision(job: TrainJob, chosen: Slots) -> str:
+    """Return the precision of all trials: measured once, where they run."""
+    import ray
+
+    wanted = job.training.precision
+    if wanted != "auto" or not chosen.gpus:
+        return resolve_precision(wanted, chosen.device, wanted == "auto" and bf16_pays("cpu"))
+    measure = ray.remote(num_cpus=chosen.cpus, num_gpus=chosen.gpus)(bf16_pays)
+    return resolve_precision(wanted, "cuda", ray.get(measure.remote("cuda")))
+
+
+# ------------------------------------------------------------------ the search
+
+
+@dataclass
+class _Search:
+    """A search under way.
+
+    Attributes:
+        job: The search.
+        path: Its folder.
+        shared: What trials share.
+        chosen: Where they run.
+    """
+
+    job: TuneJob
+    path: str
+    shared: Any
+    chosen: Slots
+    say: Say
+    show: Show
+
+    @property
+    def books(self) -> Trials:
+        """The trials' records."""
+        return Trials(self.path)
+
+    @property
+    def goal(self) -> Goal:
+        """What is optimised."""
+        return self.job.goal
+
+    def run(self) -> dict[str, Any]:
+        """Search, run the finalists, ship the winner."""
+        marker = storage.join(self.path, SEARCHED)
+        if not storage.exists(marker):
+            self._phase(self._configs(), self.job.num_trials, is_final=False)
+            storage.put(marker, b"{}")
+        if self.job.finalists is not None:
+            self._run_finalists(self.job.finalists.top, self.job.finalists.seeds)
+        trials = self.books.all()
+        best = winner(trials, self.goal)
+        if best is None:
+            raise _all_failed(self.path, trials)
+        self._tidy(trials, {best.key})
+        return self._ship(best, trials)
+
+    def _configs(self) -> Any:
+        """Return the trials in order, or a searcher that proposes them, the known ones first."""
+        from clftask.cluster.proposals import Learner
+
+        known = {t.number: t.picks for t in self.books.all() if not t.is_finalist}
+        points = self.job.points()
+        if points is not None:
+            return [{TRIAL: i, **known.get(i, picks)} for i, picks in enumerate(points)]
+        seed, picks = self.job.train.seed, list(known.values())
+        inner = self.job.searcher.build(self.job.searched, self.goal, seed, picks)
+        return Learner(inner, list(known))
+
+    def _run_finalists(self, top: int, seeds: int) -> None:
+        first = self.job.train.seed + 1
+        again = finalists(self.books.all(), self.goal, top, list(range(first, first + seeds)))
+        waiting = [t for t in again if self.books.read(t).state == "running"]
+        if not waiting:
+            return
+        names = ", ".join(f"#{t.number}" for t in again[::seeds])
+        self.say(f"finalists: {names}, each with {seeds} new seed{'s' if seeds > 1 else ''}")
+        configs = [{TRIAL: t.number, "seed": t.seed, **t.picks} for t in waiting]
+        self._phase(configs, len(configs), is_final=True)
+
+    def _phase(self, configs: Any, count: int, is_final: bool) -> None:
+        """Run trials to their ends, and write down how those ended that could not say it."""
+        from clftask.cluster.tuner import Phase, run_trials
+        from clftask.cluster.watching import Watch
+
+        shared = dataclasses.replace(self.shared, keeps_weights=True) if is_final else self.shared
+        tidy = self._keep_best if shared.keeps_weights and not is_final else None
+        watch = Watch(self.show, tidy, self.goal, is_final)
+        phase = Phase(self.job, self.path, self.chosen, shared, configs, count, is_final)
+        errors = run_trials(phase, watch)
+        for trial in self.books.all():
+            if trial.state == "running" and trial.is_finalist == is_final:
+                reason = errors.get((trial.number, trial.seed), "")
+                ended = {"state": "failed" if reason else "stopped", "reason": reason}
+                self.books.write(trial.model_copy(update=ended))
+                self.books.forget_state(trial)
+
+    def _keep_best(self) -> None:
+        """Remove the weights of trials that have ended and are not the best."""
+        trials = [t for t in self.books.all() if t.state != "running"]
+        best = ranked(trials, self.goal)[:1]
+        for trial in trials:
+            if trial not in best:
+                self.books.forget_weights(trial)
+
+    def _tidy(self, trials: list[Trial], keep: set[str]) -> None:
+        for trial in trials:
+            self.books.forget_state(trial)
+            if trial.key not in keep:
+                self.books.forget_weights(trial)
+
+    def _ship(self, best: Trial, trials: list[Trial]) -> dict[str, Any]:
+        """Measure the winner once, and write what the user gets; the result last."""
+        job = self.job.trial(best.picks, best.seed)
+        named = job.run.model_copy(update={"name": None, "resume": False})
+        job = job.model_copy(update={"run": named})
+        outcome = _publish(self, job, best)
+        put = functools.partial(storage.join, self.path)
+        storage.put(put("job.yaml"), job.to_yaml().encode())
+        buffer = io.BytesIO()
+        pq.write_table(table(trials, self.goal), buffer)
+        storage.put(put("trials.parquet"), buffer.getvalue())
+        found = self._result(best, trials, outcome["metrics"])
+        storage.put(put("report.html"), tuning_page(self.job, trials, found).encode())
+        storage.put(put(RESULT), json.dumps(found).encode())
+        self._tidy(trials, set())
+        return found
+
+    def _result(self, best: Trial, trials: list[Trial], metrics: Any) -> dict[str, Any]:
+        states = [t.state for t in trials if not t.is_finalist]
+        scores = mean_scores(trials, self.goal)
+        return {
+            "run": self.path,
+            "best": {
+                "trial": best.number,
+                "params": best.params,
+                "seed": best.seed,
+                "metrics": metrics,
+            },
+            "job": storage.join(self.path, "job.yaml"),
+            "bundle": storage.join(self.path, "bundle"),
+            "trials": {
+                "done": states.count("finished"),
+                "stopped": states.count("stopped"),
+                "failed": states.count("failed"),
+            },
+            "finalists": [{"trial": n, self.goal.metric: s} for n, s in scores.items()],
+        }
+
+
+def _publish(search: _Search, job: TrainJob, best: Trial) -> dict[str, Any]:
+    """Let a worker with a trial's resources measure the winner and write its bundle."""
+    import ray
+
+    from clftask.trying import publish_winner
+
+    def task(shared: Any) -> dict[str, Any]:
+        work = shared.work(job)
+        work = dataclasses.replace(work, job=job)
+        return publish_winner(work, best, shared.device, shared.workers)
+
+    chosen = search.chosen
+    remote = ray.remote(num_cpus=chosen.cpus, num_gpus=chosen.gpus, max_retries=2)(task)
+    try:
+        found: dict[str, Any] = ray.get(remote.remote(search.shared))
+    except ray.exceptions.RayTaskError as error:
+        cause = error.as_instanceof_cause()
+        raise (cause if isinstance(cause, ClftaskError) else _failed(search.path, error)) from None
+    except ray.exceptions.RayError as error:
+        raise _failed(search.path, error) from None
+    return found
+
+
+def _failed(path: str, error: Exception) -> JobError:
+    reason = str(error).strip().splitlines()[-1]
+    remedy = "run.resume: true goes on from there."
+    return JobError(Problem(path, None, f"the winner could not be measured: {reason}", remedy))
+
+
+def _all_failed(path: str, trials: list[Trial]) -> JobError:
+    reasons = dict.fromkeys(t.reason for t in trials if t.reason)
+    remedy = "Narrow the space, or lower the rates; then search under a new name."
+    allowed = f"no trial could be used: {'; '.join(list(reasons)[:3]) or 'none was measured'}"
+    return JobError(Problem(path, None, allowed, remedy))

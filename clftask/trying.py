@@ -1,0 +1,301 @@
+"""What one worker of a trial does: train, report each epoch, stop when told to. No Ray here.
+
+Every evaluation is written down before it is reported, so that a search whose driver died
+tells its scheduler again what was found, and trains only what was not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from transformers import TrainerCallback
+
+from clftask import storage
+from clftask.callbacks import StepSeed, StopOnNan, Stopwatch, evaluations_without_gain
+from clftask.checkpoints import Checkpoints
+from clftask.errors import ClftaskError
+from clftask.fitting import Work, build_trainer, evaluate, publish
+from clftask.modeling import find_base
+from clftask.scoring import is_out_of_memory
+from clftask.search.searchers import Goal
+from clftask.training import ClassifierTrainer
+from clftask.trials import Evaluation, Trial, Trials, finite
+
+SAVE_INTERVAL_S = 60.0
+Report = Callable[[Evaluation, int | None, int], None]
+
+
+class Stopped(SystemExit):
+    """The scheduler has ended the trial, for now or for good."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A trial that is to be run, or to go on.
+
+    Attributes:
+        work: Its job and tokens; `run` is the search's folder.
+        trial: What is known of it.
+        goal: What is optimised.
+        saves: When its whole state is saved: at times (in case the machine dies), or at every
+            evaluation (because the scheduler may let others go on from it).
+        keeps_weights: Whether the weights of its best evaluation are kept: it may win.
+        num_told: How many of its evaluations the scheduler has heard of already.
+        donor: The trial from whose checkpoint it goes on instead of its own, and the step.
+    """
+
+    work: Work
+    trial: Trial
+    goal: Goal
+    saves: Literal["sometimes", "always"]
+    keeps_weights: bool
+    num_told: int = 0
+    donor: tuple[Trial, int] | None = None
+
+
+def attempt(spec: Attempt, report: Report, rank: int, world: int, device: str) -> Trial:
+    """Run a trial to its end; run by every worker.
+
+    Args:
+        spec: The trial.
+        report: Takes each evaluation, the step of the newest complete checkpoint, and how many
+            evaluations there are by then; raises SystemExit to end the trial. The first worker
+            alone calls it.
+        rank: This worker's place.
+        world: How many workers there are.
+        device: cpu or cuda.
+
+    Returns:
+        The trial, finished or failed, as the first worker keeps it in storage.
+
+    Raises:
+        Stopped: `report` has ended it.
+        Exception: Whatever fails on another worker than the first.
+    """
+    for i in range(spec.num_told, len(spec.trial.evaluations)) if rank == 0 else ():
+        report(spec.trial.evaluations[i], None, i + 1)
+    if spec.trial.state != "running":
+        return spec.trial
+    with tempfile.TemporaryDirectory(prefix="clftask-trial-") as scratch:
+        keeper = _Keeper(spec, report, rank == 0, scratch)
+        try:
+            _train(keeper, rank, world, device, scratch)
+        except Stopped:
+            end = "stopped" if spec.saves == "sometimes" else "running"
+            keeper.end("finished" if keeper.is_complete else end)
+            raise
+        except Exception as error:  # whatever it is, the search goes on
+            if rank != 0:
+                raise
+            keeper.end("failed", _reason(error))
+        else:
+            keeper.end("finished")
+        return keeper.trial
+
+
+def _train(keeper: _Keeper, rank: int, world: int, device: str, scratch: str) -> None:
+    spec = keeper.spec
+    model = spec.work.job.model
+    local = model.model_copy(update={"base": _local_base(model.base)})
+    job = spec.work.job.model_copy(update={"model": local})
+    work = Work(**{**vars(spec.work), "job": job})
+    trainer = build_trainer(work, world, device, job.training.precision, scratch)
+    trainer.args.save_strategy = "no"
+    keeper.watch(trainer)
+    for callback in (StepSeed(job.seed), Stopwatch(trainer), StopOnNan(), keeper):
+        trainer.add_callback(callback)
+    step = trainer._from_first(keeper.first_step() if rank == 0 else None)
+    trainer.train(resume_from_checkpoint=None if step is None else keeper.fetch(step))
+    keeper.is_complete = True
+    keeper.deliver()
+
+
+@functools.lru_cache(maxsize=4)
+def _local_base(base: str) -> str:
+    """Return a base on this machine; it is fetched once a process."""
+    if not storage.is_url(base):
+        return base
+    folder = tempfile.TemporaryDirectory(prefix="clftask-base-")
+    _KEPT.append(folder)
+    return find_base(base, folder.name)
+
+
+_KEPT: list[tempfile.TemporaryDirectory[str]] = []
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ClftaskError):
+        return str(error.problems[0].allowed)
+    if is_out_of_memory(error):
+        return "out of memory"
+    return " ".join(f"{type(error).__name__}: {error}".split())[:500]
+
+
+class _Keeper(TrainerCallback):  # type: ignore[misc]
+    """Writes evaluations down, saves what the scheduler may need, and reports.
+
+    The report waits until the epoch's checkpoint is complete: whoever hears of an evaluation
+    may go on from there.
+    """
+
+    def __init__(self, spec: Attempt, report: Report, is_first: bool, scratch: str) -> None:
+        self.spec, self.report, self.trial, self.is_first = spec, report, spec.trial, is_first
+        self.books = Trials(spec.work.run)
+        self.scratch = scratch
+        self.checkpoints = Checkpoints(
+            self.books.checkpoints(spec.trial), 2 if spec.saves == "always" else 1, scratch
+        )
+        source = spec.donor[0] if spec.donor else spec.trial
+        self.source = Checkpoints(self.books.checkpoints(source), 1, scratch)
+        self.waiting: Evaluation | None = None
+        self.is_complete = False
+        self.saved_step: int | None = None
+        self.saved_at = self.began = time.monotonic()
+        self.seconds_before = spec.trial.seconds
+        self.seen = spec.trial.evaluations[-1].step if spec.trial.evaluations else -1
+
+    def watch(self, trainer: ClassifierTrainer) -> None:
+        """Take the trainer to keep."""
+        self.trainer = trainer
+
+    # ------------------------------------------------------------------ the start
+
+    def first_step(self) -> int | None:
+        """Return the step of the checkpoint to go on from, None to begin."""
+        if self.spec.donor is None:
+            self.checkpoints.clean()
+            step = self.checkpoints.latest()
+        else:
+            wanted = self.spec.donor[1]
+            is_there = self.source.steps().get(wanted, False)
+            step = wanted if is_there else self.source.latest()  # it has gone on since
+            self.seen = -1 if step is None else step
+            self.books.forget_state(self.trial)  # its own may be newer, by its own count of steps
+        self.saved_step = step
+        return step
+
+    def fetch(self, step: int) -> str:
+        """Return a local folder with the checkpoint of a step."""
+        return self.source.fetch(step)
+
+    # ------------------------------------------------------------------ each epoch
+
+    def on_evaluate(
+        self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any
+    ) -> Any:
+        """Take the evaluation; decide whether to save and whether patience is spent."""
+        if self.is_first and state.global_step > self.seen:
+            found = finite({k.removeprefix("eval_"): v for k, v in metrics.items()})
+            seconds = self.seconds_before + time.monotonic() - self.began
+            self.waiting = Evaluation(
+                epoch=round(state.epoch, 4),
+                step=state.global_step,
+                seconds=round(seconds, 3),
+                metrics=found,
+            )
+            self._keep_weights()
+        control.should_save = bool(self.trainer._from_first(self._is_due(state)))
+        stopping = self.trainer.job.training.early_stopping
+        if stopping is not None and evaluations_without_gain(args, state) >= stopping.patience:
+            control.should_training_stop = True
+        return control
+
+    def _is_due(self, state: Any) -> bool:
+        is_old = time.monotonic() - self.saved_at >= SAVE_INTERVAL_S
+        is_last = state.global_step >= state.max_steps
+        return (self.spec.saves == "always" or is_old) and not is_last
+
+    def _keep_weights(self) -> None:
+        """Keep the weights of the best evaluation so far, if the trial may win."""
+        assert self.waiting is not None
+        now = self.trial.model_copy(update={"evaluations": (*self.trial.evaluations, self.waiting)})
+        if self.spec.keeps_weights and now.best(self.spec.goal) is self.waiting:
+            with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
+                self.trainer._save(folder)
+                storage.upload(folder, self.books.weights(self.trial))
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Send the checkpoint to storage."""
+        self.saved_at = time.monotonic()
+        if self.is_first:
+            step, folder = state.global_step, f"{args.output_dir}/checkpoint-{state.global_step}"
+            precision = self.trainer.job.training.precision
+            self.checkpoints.save(folder, step, None, precision, lambda: None)
+            self.saved_step = step
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Report the epoch before, now that its checkpoint is on its way."""
+        self.deliver()
+
+    def deliver(self) -> None:
+        """Write the evaluation down and report it; all workers hear the answer.
+
+        Raises:
+            Stopped: The scheduler has ended the trial.
+        """
+        is_over = False
+        if self.waiting is not None:
+            try:
+                self._deliver(self.waiting)
+            except SystemExit:
+                is_over = True
+        if self.trainer._from_first(is_over):
+            raise Stopped
+
+    def _deliver(self, evaluation: Evaluation) -> None:
+        self.waiting = None
+        if self.spec.saves == "always":
+            self.checkpoints.wait()
+        evaluations = (*self.trial.evaluations, evaluation)
+        self.trial = self.trial.model_copy(update={"evaluations": evaluations})
+        self.books.write(self.trial)
+        self.report(evaluation, self.saved_step, len(evaluations))
+
+    # ------------------------------------------------------------------ the end
+
+    def end(self, state: Any, reason: str = "") -> None:
+        """Keep how it ended; what nobody will go on from is removed at once."""
+        if not self.is_first:
+            return
+        with contextlib.suppress(ClftaskError):  # an upload that failed is no longer needed
+            self.checkpoints.wait()
+        self.trial = self.trial.model_copy(update={"state": state, "reason": reason})
+        self.books.write(self.trial)
+        if state != "running":
+            self.books.forget_state(self.trial)
+
+
+def publish_winner(work: Work, trial: Trial, device: str, world: int) -> dict[str, Any]:
+    """Measure the winner's best weights on validation and test, and write its bundle.
+
+    Args:
+        work: The winner's job; `run` is the search's folder.
+        trial: The trial whose weights ship.
+        device: cpu or cuda.
+        world: How many workers trained it.
+
+    Returns:
+        What `metrics.json` of the bundle holds.
+    """
+    with tempfile.TemporaryDirectory(prefix="clftask-winner-") as scratch:
+        folder = f"{scratch}/weights"
+        storage.download(Trials(work.run).weights(trial), folder)
+        trainer = build_trainer(work, 1, device, work.job.training.precision, scratch)
+        trainer._load_from_checkpoint(folder)
+        last = trial.evaluations[-1]
+        outcome = evaluate(work, trainer) | {
+            "epochs": last.epoch,
+            "steps": last.step,
+            "seconds": trial.seconds,
+            "workers": world,
+            "label_names": list(work.label_names),
+        }
+        publish(work, trainer, outcome, Path(scratch, "bundle"))
+        return outcome

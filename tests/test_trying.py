@@ -1,0 +1,255 @@
+"""One trial in this process: no Ray, a tiny model, a scheduler that is a list."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from clftask import trying
+from clftask.config import TuneJob
+from clftask.data import prepare, tokenise
+from clftask.fitting import Work, build_trainer
+from clftask.modeling import load_tokenizer
+from clftask.trials import Trial, Trials
+from clftask.trying import Attempt, Stopped, attempt, publish_winner
+
+
+class Listener:
+    """Hears of evaluations, and ends the trial (or the process) after some of them."""
+
+    def __init__(self, stop_after: int | None = None, error: type[BaseException] = SystemExit):
+        self.heard: list[tuple[float, float | None]] = []
+        self.steps: list[int | None] = []
+        self.stop_after, self.error = stop_after, error
+
+    def __call__(self, evaluation: Any, step: int | None, count: int) -> None:
+        self.heard.append((evaluation.epoch, evaluation.metrics["micro_f1"]))
+        self.steps.append(step)
+        if count == self.stop_after:
+            raise self.error
+
+    @property
+    def epochs(self) -> list[float]:
+        return [epoch for epoch, _ in self.heard]
+
+
+@pytest.fixture
+def search(tmp_path, toy_table, tiny_base) -> TuneJob:
+    train = {
+        "task": "multilabel",
+        "data": {
+            "train": str(toy_table(120)),
+            "text": "text",
+            "labels": {"kind": "list", "column": "tags"},
+        },
+        "model": {"base": str(tiny_base), "max_length": 32},
+        "training": {"epochs": 4, "batch_size": 16, "early_stopping": None, "precision": "fp32"},
+    }
+    rate = {"kind": "loguniform", "low": 1e-4, "high": 1e-1}
+    return TuneJob.load({"train": train, "space": {"training.learning_rate": rate}})
+
+
+@pytest.fixture
+def make(search, tmp_path):
+    prepared = prepare(search.train)
+    tables = tokenise(prepared, load_tokenizer(search.train.model.base), 32)
+    data = {"fingerprint": prepared.fingerprint, "report": prepared.report.as_json()}
+
+    def attempt_of(number=0, rate=2e-2, saves="always", keeps_weights=False, **options: Any):
+        picks = {"training.learning_rate": rate}
+        trial = Trial(number=number, picks=picks, params=picks, seed=42)
+        trial = Trials(str(tmp_path / "run")).read(trial)
+        trial = trial.model_copy(update={"picks": picks, "params": picks})
+        job = search.trial(picks)
+        work = Work(job, str(tmp_path / "run"), tables, prepared.space.names, data, "")
+        return Attempt(work, trial, search.goal, saves, keeps_weights, **options)
+
+    return attempt_of
+
+
+def run(spec: Attempt, listener: Listener | None = None) -> Trial:
+    return attempt(spec, listener or Listener(), rank=0, world=1, device="cpu")
+
+
+def files(path: Path) -> set[str]:
+    return {p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()}
+
+
+def values(trial: Trial) -> list[tuple[float, dict[str, float | None]]]:
+    return [(e.epoch, e.metrics) for e in trial.evaluations]
+
+
+def test_reports_every_epoch_and_leaves_only_its_record(make, tmp_path):
+    listener = Listener()
+    done = run(make(), listener)
+    assert done.state == "finished"
+    assert listener.epochs == [1, 2, 3, 4]
+    assert listener.heard == [(e.epoch, e.metrics["micro_f1"]) for e in done.evaluations]
+    assert files(tmp_path / "run") == {"trials/0000/trial.json"}
+    assert Trials(str(tmp_path / "run")).all() == [done]
+
+
+def test_stopped_trial_is_over_and_its_checkpoints_are_gone(make, tmp_path, monkeypatch):
+    monkeypatch.setattr(trying, "SAVE_INTERVAL_S", 0.0)
+    with pytest.raises(Stopped):
+        run(make(saves="sometimes"), Listener(stop_after=2))
+    (found,) = Trials(str(tmp_path / "run")).all()
+    assert (found.state, len(found.evaluations)) == ("stopped", 2)
+    assert files(tmp_path / "run") == {"trials/0000/trial.json"}
+    listener = Listener()
+    assert run(make(saves="sometimes"), listener) == found
+    assert listener.epochs == [1, 2]
+
+
+def test_stop_after_the_last_epoch_is_a_finish(make, tmp_path):
+    with pytest.raises(Stopped):
+        run(make(saves="sometimes"), Listener(stop_after=4))
+    (found,) = Trials(str(tmp_path / "run")).all()
+    assert (found.state, len(found.evaluations)) == ("finished", 4)
+
+
+def test_paused_trial_goes_on_as_if_nothing_had_happened(make):
+    whole = run(make(number=1))
+    with pytest.raises(Stopped):
+        run(make(), Listener(stop_after=2))
+    listener = Listener()
+    again = make(num_told=2)
+    assert again.trial.state == "running"
+    done = run(again, listener)
+    assert listener.epochs == [3, 4]
+    for (epoch, found), (wanted_epoch, wanted) in zip(values(done), values(whole), strict=True):
+        assert epoch == wanted_epoch
+        assert found == pytest.approx(wanted, abs=1e-5)
+
+
+@pytest.mark.parametrize("saves", ["always", "sometimes"])
+def test_killed_trial_tells_again_and_trains_only_what_is_missing(make, saves, monkeypatch):
+    """`sometimes` has no checkpoint yet: it trains anew, but tells nothing twice."""
+    with pytest.raises(KeyboardInterrupt):
+        run(make(saves=saves), Listener(stop_after=3, error=KeyboardInterrupt))
+    steps = []
+    monkeypatch.setattr(trying._Keeper, "on_evaluate", _counting(trying._Keeper.on_evaluate, steps))
+    listener = Listener()
+    done = run(make(saves=saves), listener)
+    assert listener.epochs == [1, 2, 3, 4]
+    assert [e.epoch for e in done.evaluations] == [1, 2, 3, 4]
+    assert len(steps) == (1 if saves == "always" else 4)
+
+
+def _counting(method, steps):
+    def counted(self, args, state, control, **rest):
+        steps.append(state.global_step)
+        return method(self, args, state, control, **rest)
+
+    return counted
+
+
+def test_whole_state_is_saved_at_times_alone(make, tmp_path, monkeypatch):
+    seen: list[set[str]] = []
+
+    class Looking(Listener):
+        def __call__(self, *told: Any) -> None:
+            super().__call__(*told)
+            seen.append({name.split("/")[2] for name in files(tmp_path / "run")})
+
+    run(make(saves="sometimes"), Looking())
+    assert seen == [{"trial.json"}] * 4
+    monkeypatch.setattr(trying, "SAVE_INTERVAL_S", 0.0)
+    listener = Looking()
+    run(make(number=1, saves="sometimes"), listener)
+    assert listener.steps[-1] == listener.steps[-2] is not None  # the last epoch saves nothing
+
+
+def test_keeps_the_weights_of_its_best_evaluation(make, tmp_path):
+    done = run(make(keeps_weights=True, rate=5e-2))
+    assert files(tmp_path / "run") == {
+        "trials/0000/trial.json",
+        "trials/0000/best/model.safetensors",
+    }
+    spec = make(keeps_weights=True, rate=5e-2)
+    outcome = publish_winner(spec.work, done, "cpu", 1)
+    best = done.best(spec.goal)
+    assert outcome["metrics"]["validation"]["loss"] == pytest.approx(best.metrics["loss"], abs=1e-5)
+    assert set(outcome["metrics"]) == {"validation", "test"}
+    assert (tmp_path / "run" / "bundle" / "clftask.json").exists()
+
+
+def test_failure_is_recorded_with_its_reason(make, tmp_path, monkeypatch):
+    done = run(make(rate=1e30))
+    assert done.state == "failed"
+    assert "no finite number" in done.reason
+
+    def explode(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(trying.ClassifierTrainer, "training_step", explode)
+    done = run(make(number=1))
+    assert (done.state, done.reason) == ("failed", "out of memory")
+    assert run(make(number=1)) == done
+    assert files(tmp_path / "run") == {"trials/0000/trial.json", "trials/0001/trial.json"}
+
+
+def test_patience_ends_a_trial(make, search):
+    spec = make(rate=1e-9)
+    training = spec.work.job.training.model_dump() | {"early_stopping": {"patience": 1}}
+    job = spec.work.job.load({**spec.work.job.dump(), "training": training})
+    spec = Attempt(**{**vars(spec), "work": Work(**{**vars(spec.work), "job": job})})
+    done = run(spec)
+    assert done.state == "finished"
+    assert len(done.evaluations) < 4
+
+
+def test_goes_on_from_a_donor_with_its_own_settings(make, tmp_path, monkeypatch):
+    """Exploit and explore: the donor's weights and moments, the trial's own rate and decay."""
+    with pytest.raises(Stopped):
+        run(make(number=0, rate=2e-2), Listener(stop_after=2))
+    with pytest.raises(Stopped):
+        run(make(number=1, rate=1e-4), Listener(stop_after=2))
+    books = Trials(str(tmp_path / "run"))
+    donor = books.all()[0]
+    step = donor.evaluations[-1].step
+    seen = []
+
+    class Looking(Listener):
+        def __call__(self, *told: Any) -> None:
+            super().__call__(*told)
+            keeper = next(
+                c for c in trainers[-1].callback_handler.callbacks if isinstance(c, trying._Keeper)
+            )
+            optimizer, schedule = keeper.trainer.optimizer, keeper.trainer.lr_scheduler
+            seen.append(([g["initial_lr"] for g in optimizer.param_groups], schedule.base_lrs))
+            rates = [g["lr"] for g in optimizer.param_groups]
+            share = schedule.lr_lambdas[0](schedule.last_epoch)
+            assert rates == pytest.approx([share * rate for rate in schedule.base_lrs])
+            assert rates == schedule.get_last_lr()
+
+    trainers = []
+
+    def remember(*args: Any, **kwargs: Any) -> Any:
+        trainers.append(build_trainer(*args, **kwargs))
+        return trainers[-1]
+
+    monkeypatch.setattr(trying, "build_trainer", remember)
+    listener = Looking()
+    spec = make(number=1, rate=3e-3, num_told=2, donor=(donor, step))
+    done = run(spec, listener)
+    assert listener.epochs == [3, 4]
+    body, head = 3e-3, spec.work.job.training.head_rate
+    for initial, base in seen:
+        assert sorted(set(initial)) == sorted({body, head}) == sorted(set(base))
+    assert [e.epoch for e in done.evaluations] == [1, 2, 3, 4]
+
+
+def test_copy_of_a_donor_with_its_settings_is_the_donor_going_on(make, tmp_path):
+    whole = run(make(number=2, rate=2e-2))
+    for number, rate in ((0, 2e-2), (1, 1e-4)):
+        with pytest.raises(Stopped):
+            run(make(number=number, rate=rate), Listener(stop_after=2))
+    donor = Trials(str(tmp_path / "run")).all()[0]
+    step = donor.evaluations[-1].step
+    done = run(make(number=1, rate=2e-2, num_told=2, donor=(donor, step)))
+    for (_, found), (_, wanted) in zip(values(done)[2:], values(whole)[2:], strict=True):
+        assert found == pytest.approx(wanted, abs=1e-5)
