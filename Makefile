@@ -26,6 +26,7 @@ lint: install
 
 bench: demo
 	$(BIN)/python benchmarks/train.py
+	$(BIN)/python benchmarks/tune.py
 	$(BIN)/python benchmarks/score.py --input demo/data/aws_unlabelled.parquet --rows 3000 \
 	    --bundle "$$(ls -td demo/runs/multilabel-*/bundle | head -1)"
 

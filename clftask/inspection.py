@@ -6,12 +6,13 @@ import json
 from typing import Any
 
 from clftask import bundle, runs, storage
-from clftask.config import ScoreJob, TrainJob
+from clftask.config import ScoreJob, TrainJob, TuneJob
 from clftask.corpus import in_threads
 from clftask.errors import DataError, JobError, Problem
 from clftask.manifest import PLAN, Books, Counts, Manifest, Receipt, ScorePlan
-from clftask.spec import read_yaml
+from clftask.spec import parse_yaml, read_yaml
 from clftask.tables import checksum
+from clftask.trials import Trials, ranked
 
 
 def inspect(path: str, verify: bool = False) -> dict[str, Any]:
@@ -28,19 +29,25 @@ def inspect(path: str, verify: bool = False) -> dict[str, Any]:
     place = storage.absolute(path)
     if storage.exists(storage.join(place, bundle.META)):
         return _bundle(place)
+    if storage.exists(storage.join(place, runs.SEARCH)):
+        return _search(place)
     if storage.exists(storage.join(place, runs.JOB)):
         return _run(place)
     if storage.exists(storage.join(place, PLAN)):
         return _table(place, verify)
     if place.endswith((".yaml", ".yml")):
         return _job(place)
-    allowed = "must be a run, a bundle, a score table or a job file"
-    remedy = "Give the folder that holds clftask.json, job.yaml or _plan.json."
+    allowed = "must be a run, a search, a bundle, a score table or a job file"
+    remedy = "Give the folder that holds clftask.json, job.yaml, search.yaml or _plan.json."
     raise DataError(Problem("path", path, allowed, remedy))
 
 
 def _job(place: str) -> dict[str, Any]:
-    if "bundle" in read_yaml(place):
+    document = read_yaml(place)
+    if "space" in document:
+        search = TuneJob.load(place)
+        return {"kind": "search job", "trials": search.num_trials, "space": list(search.space)}
+    if "bundle" in document:
         score = ScoreJob.load(place)
         return {
             "kind": "score job",
@@ -132,3 +139,22 @@ def _run(place: str) -> dict[str, Any]:
     last = json.loads(lines[-1]) if lines else {}
     state = "finished" if run.is_finished() else "unfinished: resume it with run.resume=true"
     return {"kind": "run", "state": state, "bundle": run.bundle, "last record": last}
+
+
+def _search(place: str) -> dict[str, Any]:
+    """Return how a search stands: its trials by state, and the best so far."""
+    text = storage.read_bytes(storage.join(place, runs.SEARCH)).decode()
+    job = TuneJob.load(parse_yaml(text, runs.SEARCH))
+    trials = Trials(place).all()
+    states = [trial.state for trial in trials if not trial.is_finalist]
+    is_finished = storage.exists(storage.join(place, runs.RESULT))
+    found: dict[str, Any] = {
+        "kind": "search",
+        "state": "finished" if is_finished else "unfinished: resume it with run.resume=true",
+        "trials": {state: states.count(state) for state in sorted(set(states))},
+        "planned": job.num_trials,
+        "finalists": len(trials) - len(states),
+    }
+    for best in ranked(trials, job.goal)[:1]:
+        found |= {"best": best.score(job.goal), "metric": job.goal.metric, "params": best.params}
+    return found | ({"bundle": storage.join(place, "bundle")} if is_finished else {})

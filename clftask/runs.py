@@ -20,6 +20,7 @@ from clftask.errors import ConfigError, Problem
 from clftask.spec import Spec, parse_yaml
 
 JOB, SEARCH, SPLIT = "job.yaml", "search.yaml", "split.parquet"
+RESULT = "result.json"  # of a search, written last
 _DATA = b"clftask.data"
 
 

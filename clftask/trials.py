@@ -46,6 +46,8 @@ class Trial(Spec):
         seed: Of the training job.
         is_finalist: Whether it is one of the best, trained again with another seed.
         reason: Why it failed.
+        first_step_at: When it took its first optimiser step, in seconds since 1970; 0: not yet.
+        ended_at: When it ended.
     """
 
     number: int
@@ -56,6 +58,8 @@ class Trial(Spec):
     state: State = "running"
     reason: str = ""
     evaluations: tuple[Evaluation, ...] = ()
+    first_step_at: float = 0.0
+    ended_at: float = 0.0
 
     @property
     def key(self) -> str:

@@ -187,6 +187,12 @@ class _Keeper(TrainerCallback):  # type: ignore[misc]
 
     # ------------------------------------------------------------------ each epoch
 
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Note when the first step began."""
+        if not self.trial.first_step_at:
+            now = round(time.time(), 3)
+            self.trial = self.trial.model_copy(update={"first_step_at": now})
+
     def on_evaluate(
         self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any
     ) -> Any:
@@ -266,7 +272,8 @@ class _Keeper(TrainerCallback):  # type: ignore[misc]
             return
         with contextlib.suppress(ClftaskError):  # an upload that failed is no longer needed
             self.checkpoints.wait()
-        self.trial = self.trial.model_copy(update={"state": state, "reason": reason})
+        ended = {"state": state, "reason": reason, "ended_at": round(time.time(), 3)}
+        self.trial = self.trial.model_copy(update=ended)
         self.books.write(self.trial)
         if state != "running":
             self.books.forget_state(self.trial)

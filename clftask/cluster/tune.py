@@ -33,7 +33,7 @@ from clftask.search.searchers import Goal
 from clftask.training import check_arguments
 from clftask.trials import Trial, Trials, finalists, mean_scores, ranked, table, winner
 
-RESULT, SEARCHED = "result.json", "searched.json"
+SEARCHED = "searched.json"
 Say = Callable[[str], None]
 Show = Callable[[dict[str, Any]], None]
 
@@ -58,7 +58,7 @@ def tune(job: TuneJob, say: Say, show: Show) -> dict[str, Any]:
     run = runs.find(job.run, "tune", runs.SEARCH)
     if run.exists:
         runs.same_job(run, job)
-    place = storage.join(run.path, RESULT)
+    place = storage.join(run.path, runs.RESULT)
     if storage.exists(place):
         say(f"the search is finished: {run.path}")
         found = storage.read_json(place, "Delete the run, and search anew.")
@@ -266,7 +266,7 @@ class _Search:
         storage.put(put("trials.parquet"), buffer.getvalue())
         found = self._result(best, trials, outcome["metrics"])
         storage.put(put("report.html"), tuning_page(self.job, trials, found).encode())
-        storage.put(put(RESULT), json.dumps(found).encode())
+        storage.put(put(runs.RESULT), json.dumps(found).encode())
         self._tidy(trials, set())
         return found
 
