@@ -594,9 +594,16 @@ def test_an_open_quote_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("clftask.sources.delimited.MAX_ROW_BYTES", 1 << 20)
     path = written(tmp_path, "rows.csv", 'text,n\nx,1\n"y,2\n' + "z,3\n" * 1_000_000)
     problem = refused(survey, path, ["text"])
-    assert problem.path == str(path)
-    assert problem.allowed == "has a row longer than 1 MB"
-    assert problem.remedy == "Is a quote left open?"
+    assert (problem.path, problem.value) == (f"{path}, line 3", '"y,2')
+    assert problem.allowed == "opens a quote that is never closed"
+
+
+def test_a_row_that_is_too_long_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clftask.sources.delimited.MAX_ROW_BYTES", 1 << 20)
+    path = written(tmp_path, "rows.csv", 'text,n\nx,1\n"' + "y,2\n" * 1_000_000 + '",3\n')
+    problem = refused(survey, path, ["text"])
+    assert (problem.path, problem.allowed) == (str(path), "has a row longer than 1 MB")
+    assert problem.remedy == "Shorten it, or write Parquet."
 
 
 def test_a_ragged_row_is_found_by_the_survey(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import secrets
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
@@ -13,7 +12,8 @@ from clftask.errors import DataError, Problem
 from clftask.sources.base import Source, Survey, empty, from_row
 from clftask.sources.cells import STRINGS
 from clftask.sources.narrowing import FALSE, TRUE, Narrowing
-from clftask.sources.textfiles import TextFile, detect_encoding, read_text
+from clftask.sources.quoting import Quotes
+from clftask.sources.textfiles import BOM, TextFile, detect_encoding, read_text
 
 MAX_ROW_BYTES = 64 << 20  # Arrow reads 32 blocks ahead, and a block holds a row at least
 
@@ -40,11 +40,10 @@ class Csv(Source):
         data = read_text(file)
         if not data.strip():
             empty(file)
-        for _ in self._up_to_the_end(TextFile.of(file), []):
-            pass
         encoding = detect_encoding(data)
         if encoding not in ("utf-8", "ascii"):
             data = data.decode(encoding, errors="strict").removeprefix("\ufeff").encode()
+        self._check(pa.BufferReader(data.removeprefix(BOM)), file)
         size = min(max(1 << 20, _longest(data)), (1 << 31) - 1)
         types = {name: pa.string() for name in strings}
         return csv.read_csv(
@@ -62,7 +61,7 @@ class Csv(Source):
             raise KeyError(min(missing))
         seen = {name: Narrowing() for name in columns if name not in strings}
         num_rows = 0
-        for batch in self._up_to_the_end(text, columns):
+        for batch in self._rows(text, dict.fromkeys(columns, pa.binary()), 0):
             num_rows += batch.num_rows
             for name, narrowing in seen.items():
                 narrowing.see(batch.column(name))
@@ -76,30 +75,19 @@ class Csv(Source):
         kinds = {f.name: pa.binary() if f.type in STRINGS else f.type for f in schema}
         return self._rows(TextFile.of(file), kinds, start)
 
-    def _up_to_the_end(self, text: TextFile, columns: list[str]) -> Iterator[pa.RecordBatch]:
-        """Stream columns as bytes, and find a quote that is open where the file ends.
-
-        A row of our own comes after the last one: an open quote would swallow it.
-        """
-        wanted = columns or self._header(text)[:1]
-        mark = secrets.token_hex(8).encode()
-        end = b"\n" + self.delimiter.encode().join([mark] * len(self._header(text))) + b"\n"
-        last: pa.RecordBatch | None = None
-        for batch in self._rows(text, dict.fromkeys(wanted, pa.binary()), 0, end):
-            if last is not None:
-                yield last
-            last = batch
-        if last is None:
-            return
-        if last.column(0)[-1].as_py() != mark:
-            remedy = "Close it, or double the quotes that stand within quotes."
-            raise DataError(Problem(text.path, None, "ends within a quote", remedy))
-        yield last.slice(0, last.num_rows - 1)
-
     def _parsing(self, **options: Any) -> Any:
         from pyarrow import csv
 
         return csv.ParseOptions(delimiter=self.delimiter, newlines_in_values=True, **options)
+
+    def _quotes(self, file: str) -> Quotes:
+        return Quotes(file, self.delimiter)
+
+    def _check(self, stream: pa.NativeFile, file: str) -> None:
+        """Look at the quotes alone."""
+        blocks = _CheckedBlocks(stream, self._quotes(file))
+        while blocks.read(self.block_size):
+            pass
 
     def _header(self, text: TextFile) -> list[str]:
         """Parse the file's beginning as one block, where the last row may be cut."""
@@ -107,6 +95,7 @@ class Csv(Source):
 
         if text.is_blank:
             return []
+        self._quotes(text.path).follow(text.head.rstrip(b'"'))  # it may be cut between two
         reading = csv.ReadOptions(block_size=len(text.head) + 1)
         parsing = self._parsing(invalid_row_handler=lambda row: "skip")
         with csv.open_csv(pa.BufferReader(text.head + b"\n"), reading, parsing) as reader:
@@ -117,7 +106,7 @@ class Csv(Source):
         return names
 
     def _rows(
-        self, text: TextFile, kinds: dict[str, pa.DataType], start: int, end: bytes = b""
+        self, text: TextFile, kinds: dict[str, pa.DataType], start: int
     ) -> Iterator[pa.RecordBatch]:
         """Stream rows; where one is longer than a block, go on with blocks twice as long."""
         if text.is_whole and not re.search(rb"[\r\n]", text.head.strip(b"\r\n")):
@@ -125,7 +114,7 @@ class Csv(Source):
         size = self.block_size
         while True:
             try:
-                for batch in from_row(self._blocks(text, kinds, size, end), start):
+                for batch in from_row(self._blocks(text, kinds, size), start):
                     start += batch.num_rows
                     yield batch
                 return
@@ -134,11 +123,12 @@ class Csv(Source):
                     raise
             size *= 2
             if size > MAX_ROW_BYTES:
+                self._check(text.open(), text.path)  # most likely a quote was left open
                 allowed = f"has a row longer than {MAX_ROW_BYTES >> 20} MB"
-                raise DataError(Problem(text.path, None, allowed, "Is a quote left open?"))
+                raise DataError(Problem(text.path, None, allowed, "Shorten it, or write Parquet."))
 
     def _blocks(
-        self, text: TextFile, kinds: dict[str, pa.DataType], size: int, end: bytes
+        self, text: TextFile, kinds: dict[str, pa.DataType], size: int
     ) -> Iterator[pa.RecordBatch]:
         from pyarrow import csv
 
@@ -151,30 +141,33 @@ class Csv(Source):
             strings_can_be_null=True,
         )
         reading = csv.ReadOptions(block_size=size, use_threads=False)
+        blocks = _CheckedBlocks(text.open(), self._quotes(text.path))
         # Not closing the stream: Arrow reads ahead in a thread of its own.
-        stream = pa.PythonFile(_WholeLineEnds(text.open(), end), mode="r")
+        stream = pa.PythonFile(blocks, mode="r")
         with csv.open_csv(stream, reading, self._parsing(), converting) as reader:
             yield from reader
 
 
-class _WholeLineEnds:
-    """Blocks of a stream that do not end between \\r and \\n; after the last one comes `end`.
+class _CheckedBlocks:
+    """Blocks of a stream that end neither between \\r and \\n nor between two quotes.
 
     Arrow takes such a \\n for the end of a line that was ended already, and drops it even
-    within quotes.
+    within quotes; `Quotes` looks at what follows a quote.
     """
 
     closed = False
 
-    def __init__(self, stream: pa.NativeFile, end: bytes) -> None:
-        self._stream, self._end = stream, end
+    def __init__(self, stream: pa.NativeFile, quotes: Quotes) -> None:
+        self._stream, self._quotes = stream, quotes
 
     def read(self, size: int) -> bytes:
         block = bytes(self._stream.read(size))
-        if not block:
-            block, self._end = self._end, b""
-        while block.endswith(b"\r") and (more := bytes(self._stream.read(1))):
+        while block.endswith((b"\r", b'"')) and (more := bytes(self._stream.read(1))):
             block += more
+        if block:
+            self._quotes.follow(block)
+        else:
+            self._quotes.end()
         return block
 
     def close(self) -> None:

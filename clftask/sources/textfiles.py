@@ -11,7 +11,7 @@ from clftask import storage
 
 SAMPLE_BYTES = 1 << 20
 _REQUEST_BYTES = 4 << 20  # small ones are slow from an object store
-_BOM = b"\xef\xbb\xbf"
+BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,10 @@ class TextFile:
         """Look at a file's beginning."""
         with _open(path) as stream:
             raw = bytes(stream.read(SAMPLE_BYTES))
-        encoding, head = detect_encoding(raw), raw.removeprefix(_BOM)
+        encoding, head = detect_encoding(raw), raw.removeprefix(BOM)
         if not _is_utf8(encoding):
             head = codecs.getincrementaldecoder(encoding)("replace").decode(raw).encode()
-        return cls(path, encoding, raw.startswith(_BOM), head, len(raw) < SAMPLE_BYTES)
+        return cls(path, encoding, raw.startswith(BOM), head, len(raw) < SAMPLE_BYTES)
 
     @property
     def is_blank(self) -> bool:
@@ -53,7 +53,7 @@ class TextFile:
         if not _is_utf8(self.encoding):
             return pa.transcoding_input_stream(stream, self.encoding, "utf-8")
         if self.has_bom:
-            stream.read(len(_BOM))
+            stream.read(len(BOM))
         return stream
 
 
