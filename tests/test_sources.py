@@ -318,3 +318,27 @@ def test_csv_that_ends_within_a_quote_is_refused(tmp_path, ending):
     path.write_text(f'id,text\n1,5" disk\n2,"a ""b""\nc"{ending}')
     assert source.survey(str(path), ["id"]).num_rows == 2
     assert source.read(["text"])["text"].to_pylist() == ['5" disk', 'a "b"\nc']
+
+
+TWINS = pa.Table.from_arrays([pa.array([v]) for v in ("a", "b", 1)], names=["text", "text", "n"])
+TWIN_WRITERS: dict[str, Callable[[Path], Any]] = {
+    "rows.csv": lambda path: path.write_text("text,text,n\na,b,1\n"),
+    "rows.tsv.gz": lambda path: path.write_bytes(gzip.compress(b"text\ttext\tn\na\tb\t1\n")),
+    "rows.parquet": lambda path: parquet.write_table(TWINS, path),
+    "rows.feather": lambda path: feather.write_feather(TWINS, str(path)),
+}
+
+
+@pytest.mark.parametrize("name", TWIN_WRITERS)
+def test_columns_of_one_name_are_refused_where_they_are_read(tmp_path, name):
+    path = tmp_path / name
+    TWIN_WRITERS[name](path)
+    (source,) = open_source(str(path), "data.train").values()
+    for look in (lambda: source.read(["n", "text"]), lambda: source.survey(str(path), ["text"])):
+        problem = refused(look)
+        assert (problem.path, problem.value) == (str(path), "text")
+        assert problem.allowed == "holds several columns of this name"
+        assert problem.remedy == "Rename all but one, or leave them out."
+    assert source.read(["n"])["n"].to_pylist() == [1]
+    schema = source.survey(str(path), ["n"]).schema
+    assert [batch["n"].to_pylist() for batch in source.batches(str(path), schema)] == [[1]]

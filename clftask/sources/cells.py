@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pyarrow as pa
+
+from clftask.errors import DataError, Problem
 
 BAD = "_bad"
 UNDECODABLE = "bytes that are not UTF-8"
@@ -21,15 +25,32 @@ def plain_column(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column.cast(pa.large_string()) if pa.types.is_string_view(kind) else column
 
 
-def pick(stored: pa.Schema, columns: list[str], strings: set[str]) -> pa.Schema:
+def find_once(file: str, names: Sequence[str], columns: Iterable[str]) -> None:
+    """Check that each of `columns` is one of a file's `names`, and is so only once.
+
+    Raises:
+        KeyError: A column is not there.
+        DataError: The file holds it several times.
+    """
+    counts = Counter(names)
+    for name in columns:
+        if not counts[name]:
+            raise KeyError(name)
+    twins = [name for name in columns if counts[name] > 1]
+    if twins:
+        remedy = "Rename all but one, or leave them out."
+        raise DataError(*(Problem(file, n, "holds several columns of this name", remedy)
+                          for n in twins))  # fmt: skip
+
+
+def pick(file: str, stored: pa.Schema, columns: list[str], strings: set[str]) -> pa.Schema:
     """Return the plain types of columns; those of `strings` are strings if they hold bytes.
 
     Raises:
         KeyError: A column is not there.
+        DataError: The file holds it several times.
     """
-    for name in columns:
-        if stored.get_field_index(name) < 0:
-            raise KeyError(name)
+    find_once(file, stored.names, columns)
     kinds = {name: _plain_type(stored.field(name).type) for name in columns}
     is_string = {n: n in strings and (k in _BYTES or k == pa.null()) for n, k in kinds.items()}
     return pa.schema({n: pa.string() if is_string[n] else k for n, k in kinds.items()})

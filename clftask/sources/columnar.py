@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from clftask import storage
 from clftask.sources.base import Source, Survey, from_row
-from clftask.sources.cells import pick
+from clftask.sources.cells import find_once, pick
 
 
 class Parquet(Source):
@@ -32,12 +32,15 @@ class Parquet(Source):
         from pyarrow import parquet
 
         fs, inner = storage.filesystem(file)
-        return parquet.ParquetFile(fs.open_input_file(inner)).read(columns)
+        opened = parquet.ParquetFile(fs.open_input_file(inner))
+        find_once(file, opened.schema_arrow.names, columns)
+        return opened.read(columns)
 
     def survey_file(self, file: str, columns: list[str], strings: set[str]) -> Survey:
         """Read the footer alone."""
         with self._opened(file) as opened:
-            return Survey(opened.metadata.num_rows, pick(opened.schema_arrow, columns, strings))
+            schema = pick(file, opened.schema_arrow, columns, strings)
+            return Survey(opened.metadata.num_rows, schema)
 
     def stream_file(
         self, file: str, schema: pa.Schema, start: int, num_rows: int, texts: frozenset[str]
@@ -90,13 +93,15 @@ class Arrow(Source):
 
     def read_file(self, file: str, columns: list[str], strings: set[str]) -> pa.Table:
         """Select columns of the file."""
-        return self._table(file).select(columns)
+        table = self._table(file)
+        find_once(file, table.column_names, columns)
+        return table.select(columns)
 
     def survey_file(self, file: str, columns: list[str], strings: set[str]) -> Survey:
         """Count the rows of the record batches: in the file format without reading them."""
         with _mapped(file) as handle:
             reader = _reader(handle)
-            schema = pick(reader.schema, columns, strings)
+            schema = pick(file, reader.schema, columns, strings)
             if _is_file_format(reader):
                 return Survey(sum(_sizes(handle, reader)), schema)
             return Survey(sum(batch.num_rows for batch in reader), schema)
@@ -110,7 +115,7 @@ class Arrow(Source):
             if not _is_file_format(reader):
                 yield from from_row(reader, start)
                 return
-            chosen = _with_columns(handle, reader, schema.names)
+            chosen = _with_columns(handle, [reader.schema.get_field_index(n) for n in schema.names])
             for index, size in enumerate(_sizes(handle, reader)):
                 if start < size:
                     yield chosen.get_batch(index).slice(start)
@@ -143,8 +148,8 @@ def _is_file_format(reader: Any) -> bool:
 
 def _sizes(handle: pa.NativeFile, reader: Any) -> Iterator[int]:
     """Return the rows of each record batch, reading its narrowest column."""
-    names = sorted(reader.schema.names, key=lambda name: _width(reader.schema.field(name).type))
-    narrow = _with_columns(handle, reader, names[:1])
+    kinds = [field.type for field in reader.schema]  # not by name: two may share one
+    narrow = _with_columns(handle, [min(range(len(kinds)), key=lambda i: _width(kinds[i]))])
     return (narrow.get_batch(index).num_rows for index in range(reader.num_record_batches))
 
 
@@ -152,9 +157,8 @@ def _width(kind: pa.DataType) -> float:
     return kind.bit_width if pa.types.is_primitive(kind) else math.inf
 
 
-def _with_columns(handle: pa.NativeFile, reader: Any, names: list[str]) -> Any:
+def _with_columns(handle: pa.NativeFile, fields: list[int]) -> Any:
     from pyarrow import ipc
 
-    fields = [reader.schema.get_field_index(name) for name in names]
     options = ipc.IpcReadOptions(included_fields=fields, use_threads=False)
     return ipc.open_file(handle, options=options)

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from clftask.errors import DataError, Problem
 from clftask.sources.base import Source, Survey, empty, from_row
-from clftask.sources.cells import STRINGS
+from clftask.sources.cells import STRINGS, find_once
 from clftask.sources.narrowing import FALSE, TRUE, Narrowing
 from clftask.sources.quoting import Quotes
 from clftask.sources.textfiles import BOM, TextFile, detect_encoding, read_text
@@ -40,6 +40,7 @@ class Csv(Source):
         data = read_text(file)
         if not data.strip():
             empty(file)
+        find_once(file, self.file_names(file), columns)
         encoding = detect_encoding(data)
         if encoding not in ("utf-8", "ascii"):
             data = data.decode(encoding, errors="strict").removeprefix("\ufeff").encode()
@@ -56,9 +57,8 @@ class Csv(Source):
     def survey_file(self, file: str, columns: list[str], strings: set[str]) -> Survey:
         """Read all rows as bytes, and narrow what is neither text nor id."""
         text = TextFile.of(file)
-        missing = set(columns) - set(self._header(text))
-        if missing and not text.is_blank:
-            raise KeyError(min(missing))
+        if not text.is_blank:
+            find_once(file, self._header(text), columns)
         seen = {name: Narrowing() for name in columns if name not in strings}
         num_rows = 0
         for batch in self._rows(text, dict.fromkeys(columns, pa.binary()), 0):

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from clftask import storage
 from clftask.errors import DataError, Problem
 from clftask.sources.base import Source, Survey
-from clftask.sources.cells import pick
+from clftask.sources.cells import find_once, pick
 
 HUB = "hub:"
 
@@ -35,11 +35,9 @@ class Saved(Source):
 
     def survey_file(self, file: str, columns: list[str], strings: set[str]) -> Survey:
         """Ask the dataset, which knows."""
-        missing = [name for name in columns if name not in self.dataset.column_names]
-        if missing:
-            raise KeyError(missing[0])
+        find_once(file, self.dataset.column_names, columns)
         none = self._rows(self._selected(columns), 0, 0)
-        return Survey(len(self.dataset), pick(none.schema, columns, strings))
+        return Survey(len(self.dataset), pick(file, none.schema, columns, strings))
 
     def stream_file(
         self, file: str, schema: pa.Schema, start: int, num_rows: int, texts: frozenset[str]
