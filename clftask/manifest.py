@@ -171,7 +171,7 @@ class Books:
         storage.put(storage.join(self.output, PLAN), _encode(plan))
 
     def write_receipt(self, receipt: Receipt) -> None:
-        """Write a receipt; one of the same part says the same but for the seconds."""
+        """Write a receipt; one of the same part says the same."""
         storage.put(self.receipt(receipt.shard), _encode(receipt))
 
     def write_manifest(self, manifest: Manifest) -> None:

@@ -30,7 +30,7 @@ from clftask.errors import (
 from clftask.manifest import Books, Counts, Receipt, ScorePlan, Shard
 from clftask.scoring import Scorer
 from clftask.sources import FILE, ROW
-from clftask.tables import COUNTS, ScoreColumns, checksum, read_footer, write_part
+from clftask.tables import COUNTS, SECONDS, ScoreColumns, checksum, read_footer, write_part
 
 COMPILE_PAYS_S = 600.0
 STORAGE_PAUSE_S = 10.0
@@ -51,6 +51,24 @@ class Failure:
     shard: int
     error: ClftaskError
     ends_job: bool = False
+
+
+@dataclass(frozen=True)
+class Done:
+    """A shard whose part and receipt are there.
+
+    Attributes:
+        receipt: The receipt.
+        is_new: Whether this run scored it; else its part was there before.
+    """
+
+    receipt: Receipt
+    is_new: bool
+
+    @property
+    def shard(self) -> int:
+        """Its number."""
+        return self.receipt.shard
 
 
 @dataclass(frozen=True)
@@ -97,7 +115,7 @@ class ShardScorer:
         self.books = Books(work.job.output.path)
         self.has_tried_compiling = False
 
-    def run(self, shards: Sequence[Shard], rows_ahead: int = 0) -> Iterator[Receipt | Failure]:
+    def run(self, shards: Sequence[Shard], rows_ahead: int = 0) -> Iterator[Done | Failure]:
         """Score shards in order; a failure ends the run, and the rest is left to others.
 
         Args:
@@ -105,7 +123,7 @@ class ShardScorer:
             rows_ahead: About how many rows this worker will see; decides on compiling.
 
         Yields:
-            A receipt for each shard, whether its part was there before or not.
+            What became of each shard, whether its part was there before or not.
         """
         stored = _caught(shards[0].index, self.books.stored_parts)
         if isinstance(stored, Failure):
@@ -119,10 +137,10 @@ class ShardScorer:
                     return
         yield from self._overlapped([s for s in shards if s.index not in stored], rows_ahead)
 
-    def _overlapped(self, shards: Sequence[Shard], rows_ahead: int) -> Iterator[Receipt | Failure]:
+    def _overlapped(self, shards: Sequence[Shard], rows_ahead: int) -> Iterator[Done | Failure]:
         """Score a shard while the next one is read and the one before is written."""
         with ThreadPoolExecutor(1) as reading, ThreadPoolExecutor(1) as writing:
-            pending: Future[Receipt | Failure] | None = None
+            pending: Future[Done | Failure] | None = None
             for ready in _ahead(self._read(shards), reading):
                 found = ready if isinstance(ready, Failure) else self._score(ready, rows_ahead)
                 if pending is not None:
@@ -183,7 +201,7 @@ class ShardScorer:
         if seconds / ready.tokens.num_rows * rows_ahead > COMPILE_PAYS_S:
             self.scorer.compile(ready.tokens.slice(0, COMPILE_SAMPLE_ROWS))
 
-    def _commit(self, part: _Part) -> Receipt | Failure:
+    def _commit(self, part: _Part) -> Done | Failure:
         shard = part.ready.rows.shard
         write = (
             partial(self._derive, shard)
@@ -192,7 +210,7 @@ class ShardScorer:
         )
         return _caught(shard.index, write)
 
-    def _write(self, part: _Part) -> Receipt:
+    def _write(self, part: _Part) -> Done:
         """Write the bad rows, then the part, then its receipt."""
         job, meta, ready = self.work.job, self.work.meta, part.ready
         shard = ready.rows.shard
@@ -211,10 +229,11 @@ class ShardScorer:
             "clftask.input": self.work.plan.input_of(shard),
             "clftask.precision": self.scorer.precision,
             COUNTS: self._counts(part, decided).dump(),
+            SECONDS: round(time.perf_counter() - ready.started, 3),
         }
         data = write_part(table, metadata)
         if storage.put_if_absent(self.books.part(shard.index), data):
-            return self._receipt(shard, data, time.perf_counter() - ready.started)
+            return Done(self._receipt(shard, data), is_new=True)
         return self._derive(shard)
 
     def _counts(self, part: _Part, decided: Any) -> Counts:
@@ -230,11 +249,11 @@ class ShardScorer:
             labels={names[i]: int(per_label[i]) for i in np.flatnonzero(per_label)},
         )
 
-    def _settled(self, shard: Shard) -> Receipt | Failure:
+    def _settled(self, shard: Shard) -> Done | Failure:
         """Return the receipt of a part that is there already, derived from its bytes."""
         return _caught(shard.index, lambda: self._derive(shard))
 
-    def _derive(self, shard: Shard) -> Receipt:
+    def _derive(self, shard: Shard) -> Done:
         path = self.books.part(shard.index)
         data = storage.read_bytes(path)
         try:
@@ -245,16 +264,17 @@ class ShardScorer:
         if (footer.get("clftask.plan"), footer.get("clftask.input")) != mine:
             allowed = "is a part of another job, or of an input that was changed"
             raise DataError(Problem(path, None, allowed, "Delete it, or use another output."))
-        return self._receipt(shard, data, 0.0)
+        return Done(self._receipt(shard, data), is_new=False)
 
-    def _receipt(self, shard: Shard, data: bytes, seconds: float) -> Receipt:
+    def _receipt(self, shard: Shard, data: bytes) -> Receipt:
+        footer = read_footer(data)
         receipt = Receipt(
             shard=shard.index,
             input=self.work.plan.input_of(shard),
-            counts=Counts.load(read_footer(data)[COUNTS]),
+            counts=Counts.load(footer[COUNTS]),
             sha256=checksum(data),
             num_bytes=len(data),
-            seconds=round(seconds, 3),
+            seconds=footer.get(SECONDS, 0.0),
         )
         self.books.write_receipt(receipt)
         return receipt

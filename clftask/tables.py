@@ -26,7 +26,7 @@ from clftask.spec import BareKind, Spec
 
 SCHEMA_VERSION = 1
 ROW_GROUP_ROWS = 50_000
-COUNTS = "clftask.counts"
+COUNTS, SECONDS = "clftask.counts", "clftask.seconds"
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
 

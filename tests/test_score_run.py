@@ -19,9 +19,9 @@ from clftask.config import ScoreJob
 from clftask.corpus import cut
 from clftask.errors import ConfigError, DataError, JobError
 from clftask.inspection import inspect
-from clftask.manifest import Books, InputFile, Manifest, Piece, Receipt
+from clftask.manifest import Books, InputFile, Manifest, Piece
 from clftask.scoring import Scorer
-from clftask.shards import Failure, ScoreWork, ShardScorer
+from clftask.shards import Done, Failure, ScoreWork, ShardScorer
 
 
 class World:
@@ -41,6 +41,7 @@ class World:
         local, self.meta = bundle.fetch(tiny_bundle, "")
         self.scorer = Scorer(*bundle.open_model(local), self.meta)
         self.num_scored = 0
+        self.records: list[dict[str, Any]] = []
 
     def write(self, name: str, num_rows: int, first: int = 0, **columns: Any) -> Path:
         """Write a table of toy texts; `columns` replace some."""
@@ -58,10 +59,10 @@ class World:
         """Run the job; `stop_after`: receipts after which the driver dies."""
         job = ScoreJob.load(self.document | settings)
         planned = planning.claim(job, self.meta, planning.plan(job, self.meta))
-        run = ScoreRun(job, self.meta, planned, lambda record: None)
+        self.last = run = ScoreRun(job, self.meta, planned, self.records.append)
         worker = ShardScorer(ScoreWork(job, planned.plan, self.meta), self.scorer)
 
-        def receipts(dispatcher: Dispatcher) -> Iterator[Receipt]:
+        def work(dispatcher: Dispatcher) -> Iterator[Done]:
             while shards := dispatcher.next():
                 open_ = list(shards)
                 for found in worker.run(shards):
@@ -72,12 +73,12 @@ class World:
                         failed = [s for s in shards if s.index == found.shard]
                         dispatcher.take_back([*failed, *open_], found.error)
                         continue
-                    self.num_scored += found.counts.rows_in
+                    self.num_scored += found.receipt.counts.rows_in if found.is_new else 0
                     yield found
                     if self.num_scored == stop_after:
                         raise KeyboardInterrupt
 
-        run.score(receipts, 1)
+        run.score(work, 1)
         return run.close()
 
     def table(self) -> pa.Table:
@@ -162,6 +163,22 @@ def test_killed_at_any_moment_it_goes_on(world, died_at):
     assert {r.sha256 for r in Books(str(world.output)).receipts()} == {
         part.sha256 for part in manifest.parts
     }
+
+
+def test_part_that_lost_its_receipt_is_not_counted_as_scored_now(world):
+    """Its receipt comes back as it was, the seconds too."""
+    world.write("a.parquet", 35, text=["a tool"] * 34 + [None])
+    first = world.run(max_bad_rows=0.1)
+    lost = world.output / "_receipts" / "part-00003.json"
+    content = lost.read_bytes()
+    for path in (lost, world.output / "_manifest.json"):
+        path.unlink()
+    assert world.run(max_bad_rows=0.1) == first
+    assert first.seconds > 0
+    assert lost.read_bytes() == content
+    found = {"rows": 35, "total": 35, "scored_now": 0, "skipped": 35, "quarantined": 1}
+    assert world.records[-1] == found
+    assert (world.last.num_skipped, world.last.counts.rows_in) == (4, 0)
 
 
 def test_other_settings_are_refused_and_named(world):
@@ -364,7 +381,7 @@ def test_part_of_an_older_version_of_a_file_is_named(world):
     old = planned.plan.files[0].version
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(storage, "version", lambda path: old)
-        assert [type(found) for found in worker.run(planned.missing)] == [Receipt]
+        assert [type(found) for found in worker.run(planned.missing)] == [Done]
     with pytest.raises(DataError, match=r"part-00000\.parquet: holds rows of an input that was"):
         world.run()
     next(world.output.glob("part-*")).unlink()

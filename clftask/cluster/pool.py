@@ -24,8 +24,8 @@ from clftask.errors import (
     JobError,
     Problem,
 )
-from clftask.manifest import Books, Receipt, Shard
-from clftask.shards import Failure, ScoreWork
+from clftask.manifest import Books, Shard
+from clftask.shards import Done, Failure, ScoreWork
 
 MAX_DEATHS = 3  # for each worker
 WAIT_S = 60.0
@@ -74,7 +74,7 @@ class ScoreActor:
         precision = precision_for(job.precision, device)
         return ShardScorer(self.work, Scorer(model, tokenizer, meta, device, precision))
 
-    def run(self, shards: list[Shard], rows_ahead: int) -> Iterator[Receipt | Failure]:
+    def run(self, shards: list[Shard], rows_ahead: int) -> Iterator[Done | Failure]:
         """Score a stretch; see `ShardScorer.run`."""
         yield from self.scorer.run(shards, rows_ahead)
 
@@ -104,8 +104,8 @@ class Pool:
         self.num_deaths = 0
         self.say, self.idle_since = say, time.monotonic()
 
-    def receipts(self, dispatcher: Dispatcher) -> Iterator[Receipt]:
-        """Yield receipts until nothing waits and nobody works.
+    def done(self, dispatcher: Dispatcher) -> Iterator[Done]:
+        """Yield the shards that are done until nothing waits and nobody works.
 
         Raises:
             JobError: Workers keep dying, or what one found ends the job.
@@ -163,7 +163,7 @@ class Pool:
             generator = actor.run.options(num_returns="streaming").remote(shards, rows_ahead)
             self.busy[generator] = _Stretch(actor, shards)
 
-    def _listen(self, generator: Any, dispatcher: Dispatcher) -> Iterator[Receipt]:
+    def _listen(self, generator: Any, dispatcher: Dispatcher) -> Iterator[Done]:
         stretch = self.busy[generator]
         try:
             found = ray.get(next(generator))
@@ -177,7 +177,7 @@ class Pool:
             dispatcher.take_back(stretch.shards, None if _is_nodes_fault(error) else died)
             self._bury(stretch.actor, error)
         else:
-            if isinstance(found, Receipt):
+            if isinstance(found, Done):
                 left = [shard for shard in stretch.shards if shard.index != found.shard]
                 stretch.shards, self.num_deaths = left, 0
                 yield found

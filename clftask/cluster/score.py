@@ -17,10 +17,10 @@ from clftask.cluster.session import Capacity, Plan, capacity, connected, plan
 from clftask.config import ScoreJob, ScoreScaling
 from clftask.datareport import describe_left_out
 from clftask.errors import ClftaskError, ConfigError, DataError, JobError, Problem, StorageError
-from clftask.manifest import Books, Counts, Manifest, PartEntry, Receipt, Shard
+from clftask.manifest import Books, Counts, Manifest, PartEntry, Shard
 from clftask.modeling import check_precision
 from clftask.planning import Planned
-from clftask.shards import ScoreWork
+from clftask.shards import Done, ScoreWork
 
 MAX_SHOWN = 20
 Show = Callable[[dict[str, Any]], None]
@@ -48,7 +48,7 @@ def score(job: ScoreJob, say: Callable[[str], None], show: Show) -> dict[str, An
     done = Books(job.output.path).manifest()
     if done is not None and not planned.missing:
         say(f"the table is complete: {job.output.path}")
-        return _result(job, planned, done, 0, started)
+        return _result(job, done, len(planned.done), 0, started)
     _announce(planned, say)
     if planned.missing:
         run = _score_missing(job, meta, planned, say, show)
@@ -56,7 +56,7 @@ def score(job: ScoreJob, say: Callable[[str], None], show: Show) -> dict[str, An
         run = ScoreRun(job, meta, planning.claim(job, meta, planned), show)
     with _mid_job():
         manifest = run.close()
-    return _result(job, run.planned, manifest, run.counts.rows_in, started)
+    return _result(job, manifest, run.num_skipped, run.counts.rows_in, started)
 
 
 def _score_missing(
@@ -68,7 +68,7 @@ def _score_missing(
         run = ScoreRun(job, meta, planning.claim(job, meta, planned), show)
         say(f"output {job.output.path}: up to {chosen}")
         with _mid_job(), Pool(ScoreWork(job, run.plan, meta), chosen, say) as pool:
-            run.score(pool.receipts, chosen.workers)
+            run.score(pool.done, chosen.workers)
     return run
 
 
@@ -114,7 +114,7 @@ def fit_to(scaling: ScoreScaling, has: Capacity, num_shards: int) -> Plan:
 
 
 def _result(
-    job: ScoreJob, planned: Planned, manifest: Manifest, rows_done: int, started: float
+    job: ScoreJob, manifest: Manifest, num_skipped: int, rows_done: int, started: float
 ) -> dict[str, Any]:
     seconds = time.perf_counter() - started
     counts = manifest.counts
@@ -124,7 +124,7 @@ def _result(
         "rows_scored": counts.rows_scored,
         "rows_quarantined": counts.rows_quarantined,
         "shards": len(manifest.parts),
-        "shards_skipped": len(planned.done),
+        "shards_skipped": num_skipped,
         "seconds": round(seconds, 1),
         "rows_per_s": round(rows_done / seconds, 1),
         "rows_truncated": counts.rows_truncated,
@@ -141,14 +141,15 @@ class ScoreRun:
         self.plan, self.books = planned.plan, Books(job.output.path)
         self.num_rows = planned.plan.num_rows
         self.before, self.counts = planned.counts, Counts()
+        self.num_skipped = len(planned.done)
         self.seen: set[int] = set()
         self.failed: dict[int, ClftaskError] = {}
 
-    def score(self, receipts: Callable[[Dispatcher], Iterable[Receipt]], num_workers: int) -> None:
+    def score(self, work: Callable[[Dispatcher], Iterable[Done]], num_workers: int) -> None:
         """Score what is missing.
 
         Args:
-            receipts: Works a dispatcher off: a pool of actors.
+            work: Works a dispatcher off: a pool of actors.
             num_workers: The most that will work at once.
 
         Raises:
@@ -159,15 +160,19 @@ class ScoreRun:
         # A second run begins elsewhere, so that two at once do not do the same.
         ordered = missing if self.planned.is_new else _rotated(missing)
         dispatcher = Dispatcher(ordered, num_workers)
-        for receipt in receipts(dispatcher):
-            self._take(receipt)
+        for done in work(dispatcher):
+            self._take(done)
         self.failed = dispatcher.failed
 
-    def _take(self, receipt: Receipt) -> None:
-        if receipt.shard in self.seen:
+    def _take(self, done: Done) -> None:
+        if done.shard in self.seen:
             return
-        self.seen.add(receipt.shard)
-        self.counts += receipt.counts
+        self.seen.add(done.shard)
+        if done.is_new:
+            self.counts += done.receipt.counts
+        else:
+            self.before += done.receipt.counts
+            self.num_skipped += 1
         record = {"scored_now": self.counts.rows_in, "skipped": self.before.rows_in}
         record |= {"total": self.num_rows, "rows": sum(record.values())}
         bad = self.before.rows_quarantined + self.counts.rows_quarantined
