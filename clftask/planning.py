@@ -17,7 +17,7 @@ from clftask.manifest import Books, Counts, InputFile, ScorePlan, Shard
 from clftask.shards import columns_of, origin_columns
 from clftask.sources import BAD, FILE, ROW, Source
 from clftask.spec import fingerprint
-from clftask.tables import write_part
+from clftask.tables import why_unfit
 
 
 @dataclass(frozen=True)
@@ -151,13 +151,17 @@ def _refuse_columns(job: ScoreJob, meta: BundleMeta, schema: pa.Schema) -> None:
         raise ConfigError(Problem("input.keep", taken, allowed, "Rename it."))
     places = [pa.field(FILE, pa.string()), pa.field(ROW, pa.int64())]
     known = {field.name: field for field in [*schema, *places]}
-    whole = columns_of(job, meta).schema([known[name] for name in origin_columns(job)])
-    try:
-        write_part(whole.empty_table(), {})
-    except pa.ArrowException as error:
-        allowed = f"holds what Parquet cannot: {error}"
-        problem = Problem("input.keep", list(job.input.keep), allowed, "Leave it out.")
-        raise ConfigError(problem) from None
+    origin = [known[name] for name in origin_columns(job)]
+    columns_of(job, meta).schema(origin)
+    problems = [_unfit(job, field, why) for field in origin if (why := why_unfit(field))]
+    if problems:
+        raise ConfigError(*problems)
+
+
+def _unfit(job: ScoreJob, field: pa.Field, why: str) -> Problem:
+    setting = "input.id" if field.name == job.input.id else "input.keep"
+    remedy = "Leave it out, or convert it to a plain type."
+    return Problem(setting, f"{field.name}: {field.type}", f"holds {why}", remedy)
 
 
 def _refuse_other_settings(job: ScoreJob, meta: BundleMeta, found: ScorePlan) -> None:

@@ -11,7 +11,7 @@ import json
 import re
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -26,6 +26,7 @@ from clftask.spec import BareKind, Spec
 
 SCHEMA_VERSION = 1
 ROW_GROUP_ROWS = 50_000
+MAX_DECIMAL_DIGITS = 38
 COUNTS, SECONDS = "clftask.counts", "clftask.seconds"
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
@@ -180,6 +181,32 @@ def write_part(table: pa.Table, metadata: dict[str, Any]) -> bytes:
     )
     data: bytes = sink.getvalue().to_pybytes()
     return data
+
+
+def why_unfit(field: pa.Field) -> str | None:
+    """Return why a column cannot stand in a score table, None if it can.
+
+    Parquet must hold it, and Polars and DuckDB must read the same values back.
+    """
+    for kind in _kinds_within(field.type):
+        if pa.types.is_decimal(kind) and kind.precision > MAX_DECIMAL_DIGITS:
+            return f"decimals of more than {MAX_DECIMAL_DIGITS} digits, which DuckDB rounds"
+        if pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):
+            return "list views, which Polars does not read"
+        if pa.types.is_fixed_size_list(kind) and kind.list_size == 0:
+            return "lists of the fixed size 0, which nobody reads back"
+    try:
+        write_part(pa.schema([field]).empty_table(), {})
+    except (pa.ArrowException, OSError) as error:
+        return f"what Parquet cannot: {error}"
+    return None
+
+
+def _kinds_within(kind: pa.DataType) -> Iterator[pa.DataType]:
+    """Return a type and all that it is made of."""
+    yield kind
+    for i in range(kind.num_fields):
+        yield from _kinds_within(kind.field(i).type)
 
 
 def _leaf(field: pa.Field) -> str:

@@ -442,10 +442,26 @@ def test_output_that_would_be_input_is_refused(world, pattern, output):
     assert list(world.input.iterdir()) == [path]
 
 
+def test_kept_columns_that_other_tools_do_not_read_are_refused_by_name(world):
+    views = pa.array([["x"]] * 3, pa.list_view(pa.string()))
+    world.write("a.parquet", 3, views=views, extra=pa.array([None] * 3, pa.decimal256(50, 0)))
+    keep = ["source", "views", "extra"]
+    with pytest.raises(ConfigError) as caught:
+        world.run(input={"path": str(world.input), "id": "id", "keep": keep})
+    views, extra = caught.value.problems
+    assert (views.path, views.value) == ("input.keep", "views: list_view<element: string>")
+    assert views.allowed == "holds list views, which Polars does not read"
+    assert views.remedy == "Leave it out, or convert it to a plain type."
+    assert extra.value == "extra: decimal256(50, 0)"
+    with pytest.raises(ConfigError, match=r"input\.id: holds list views"):
+        world.run(input={"path": str(world.input), "id": "views"})
+    assert not world.output.exists()
+
+
 def test_kept_column_that_parquet_cannot_hold_is_refused(world):
     lines = [json.dumps({"id": f"row-{i}", "text": "a tool", "extra": {}}) for i in range(3)]
     (world.input / "a.jsonl").write_text("\n".join(lines))
-    with pytest.raises(ConfigError, match=r"input\.keep: holds what Parquet cannot"):
+    with pytest.raises(ConfigError, match=r"input\.keep: holds what Parquet cannot: .*extra: "):
         world.run(input={"path": str(world.input), "id": "id", "keep": "extra"})
     assert not world.output.exists()
 

@@ -430,6 +430,32 @@ def test_views_and_extension_types_come_out_plain(tmp_path: Path) -> None:
     assert rows[1] == {"text": "b", "bytes": b"b", "json": "[]", "kept": "y", "large": "y"}
 
 
+def test_views_and_extension_types_within_others_come_out_plain(tmp_path: Path) -> None:
+    ids = pa.ExtensionArray.from_storage(pa.uuid(), pa.array([b"a" * 16, b"b" * 16], pa.binary(16)))
+    kept = pa.table({
+        "views": pa.array([["a"], None], pa.list_(pa.string_view())),
+        "kinds": pa.array([{"a": "x"}, None], pa.struct({"a": pa.dictionary(pa.int8(), "string")})),
+        "map": pa.array([[("a", b"b")], []], pa.map_(pa.string(), pa.binary_view())),
+        "pairs": pa.array([["x", "y"], None], pa.list_(pa.dictionary(pa.int8(), "string"), 2)),
+        "uuids": pa.LargeListArray.from_arrays([0, 2, 2], ids),
+    })  # fmt: skip
+    wanted = pa.schema({
+        "views": pa.list_(pa.string()),
+        "kinds": pa.struct({"a": pa.string()}),
+        "map": pa.map_(pa.string(), pa.binary()),
+        "pairs": pa.list_(pa.string(), 2),
+        "uuids": pa.large_list(pa.binary(16)),
+    })  # fmt: skip
+    feather.write_feather(kept, str(tmp_path / "rows.feather"), compression="uncompressed")
+    parquet.write_table(kept, tmp_path / "rows.parquet")
+    for name in ("rows.feather", "rows.parquet"):
+        schema = survey(tmp_path / name, kept.column_names, []).schema
+        assert schema.types == wanted.types
+        found = stream(tmp_path / name, schema).drop_columns([BAD])
+        assert found.drop_columns("uuids").to_pylist() == kept.drop_columns("uuids").to_pylist()
+        assert found["uuids"].to_pylist() == [[b"a" * 16, b"b" * 16], []]
+
+
 JSON_LINES = [
     (b'{"text": "fine", "n": 1}', "fine", None),
     (b'{"text": 12, "n": 2}', None, "column text: a number, not a string"),

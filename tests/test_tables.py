@@ -25,6 +25,7 @@ from clftask.tables import (
     Wide,
     checksum,
     read_footer,
+    why_unfit,
     write_part,
 )
 
@@ -417,3 +418,57 @@ def test_polars_reads_parts(folder):
     found = frame.to_dict(as_series=False)
     assert (found["id"], found["labels"]) == (IDS, GIVEN_NAMES)
     assert {name: found[name] for name in SCORES[kind]} == SCORES[kind]
+
+
+UNFIT = {
+    "decimals of more than 38 digits, which DuckDB rounds": [
+        pa.decimal256(39, 2),
+        pa.struct([("a", pa.list_(pa.decimal256(76, 0)))]),
+    ],
+    "list views, which Polars does not read": [
+        pa.list_view(pa.string()),
+        pa.large_list_view(pa.string()),
+        pa.list_(pa.list_view(pa.int8())),
+        pa.map_(pa.string(), pa.list_view(pa.int8())),
+    ],
+    "lists of the fixed size 0, which nobody reads back": [pa.list_(pa.int8(), 0)],
+    "what Parquet cannot: ": [
+        pa.struct([]),
+        pa.month_day_nano_interval(),
+        pa.decimal128(5, -2),
+        pa.run_end_encoded(pa.int32(), pa.string()),
+        pa.list_(pa.dense_union([pa.field("a", pa.int8())])),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"), [(kind, why) for why, kinds in UNFIT.items() for kind in kinds], ids=str
+)
+def test_columns_that_other_tools_do_not_read_are_unfit(kind, why):
+    found = why_unfit(pa.field("kept", kind))
+    assert found is not None
+    assert found.startswith(why)
+
+
+FIT = [
+    pa.array([Decimal("1.25"), None], pa.decimal256(38, 2)),
+    pa.array([Decimal("1.25"), None], pa.decimal64(18, 2)),
+    pa.array([[1, 2], None], pa.list_(pa.int8(), 2)),
+    pa.array([["a"], None], pa.large_list(pa.large_string())),
+    pa.array([{"a": [{"b": None}]}, None], pa.struct({"a": pa.list_(pa.struct({"b": pa.null()}))})),
+    pa.array([1.5, None], pa.float16()),
+    pa.array([1 << 63, None], pa.uint64()),
+    pa.array([b"ab", None], pa.binary(2)),
+]
+
+
+@pytest.mark.parametrize("values", FIT, ids=lambda values: str(values.type))
+def test_columns_that_are_fit_are_read_back_as_they_were(tmp_path, values):
+    assert why_unfit(pa.field("kept", values.type)) is None
+    path = tmp_path / "part.parquet"
+    path.write_bytes(write_part(pa.table({"kept": values}), {}))
+    wanted = values.to_pylist()
+    assert pl.read_parquet(path)["kept"].to_list() == wanted
+    rows = duckdb.sql(f"SELECT kept FROM '{path}'").fetchall()
+    assert [list(v) if isinstance(v, tuple) else v for (v,) in rows] == wanted
