@@ -8,11 +8,14 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from clftask.errors import ClftaskError, ConfigError, JobError, Problem
+
+if TYPE_CHECKING:
+    from clftask.spec import Spec
 
 app = typer.Typer(
     name="clftask",
@@ -43,7 +46,7 @@ def _train(path: str, overrides: list[str], dry_run: bool, as_json: bool) -> Non
 
     job = TrainJob.load(path, overrides)
     if dry_run:
-        typer.echo(job.to_yaml(), nl=False)
+        _print_job(job, as_json)
         return
     from clftask.cluster.train import train as run
     from clftask.quiet import quiet_libraries
@@ -71,7 +74,7 @@ def _tune(path: str, overrides: list[str], dry_run: bool, as_json: bool) -> None
 
     job = TuneJob.load(path, overrides)
     if dry_run:
-        typer.echo(job.to_yaml(), nl=False)
+        _print_job(job, as_json)
         return
     from clftask.cluster.tune import tune as run
     from clftask.quiet import quiet_libraries
@@ -98,7 +101,7 @@ def _score(path: str, overrides: list[str], dry_run: bool, as_json: bool) -> Non
 
     job = ScoreJob.load(path, overrides)
     if dry_run:
-        typer.echo(job.to_yaml(), nl=False)
+        _print_job(job, as_json)
         return
     from clftask.cluster.score import score as run
     from clftask.quiet import quiet_libraries
@@ -111,6 +114,10 @@ def _score(path: str, overrides: list[str], dry_run: bool, as_json: bool) -> Non
     if as_json:
         left_out = ("labels", "rows_truncated", "mean_confidence")
         typer.echo(json.dumps({k: v for k, v in result.items() if k not in left_out}))
+
+
+def _print_job(job: Spec, as_json: bool) -> None:
+    typer.echo(json.dumps(job.dump()) if as_json else job.to_yaml(), nl=as_json)
 
 
 @app.command()
@@ -143,7 +150,6 @@ def schema(
 
     def run() -> None:
         from clftask.config import ScoreJob, TrainJob, TuneJob
-        from clftask.spec import Spec
 
         jobs: dict[str, type[Spec]] = {"train": TrainJob, "tune": TuneJob, "score": ScoreJob}
         if kind not in jobs:

@@ -14,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from clftask.cli import app
+from clftask.spec import parse_yaml
 
 
 @pytest.fixture
@@ -187,6 +188,28 @@ def test_dry_run_prints_a_job_that_loads(document, tmp_path):
     assert second.stdout == result.stdout
     assert "epochs: 7" in result.stdout
     assert not (tmp_path / "runs").exists()
+
+
+SCORE_JOB = {
+    "bundle": "/runs/b",
+    "input": {"path": "/größe/*.csv"},
+    "output": {"path": "s3://bucket/out"},
+}
+
+
+RATES = {"training.learning_rate": {"kind": "loguniform", "low": 1e-5, "high": 1e-3}}
+
+
+@pytest.mark.parametrize("command", ["train", "tune", "score"])
+def test_dry_run_prints_the_same_job_as_one_line_of_json(document, tmp_path, command):
+    file = tmp_path / "job.yaml"
+    tune = {"train": document, "space": RATES}
+    file.write_text(json.dumps({"train": document, "tune": tune, "score": SCORE_JOB}[command]))
+    as_yaml = CliRunner().invoke(app, [command, str(file), "--dry-run"])
+    as_json = CliRunner().invoke(app, [command, str(file), "--dry-run", "--json"])
+    assert as_json.exit_code == 0
+    (line,) = as_json.stdout.splitlines()
+    assert json.loads(line) == parse_yaml(as_yaml.stdout, "job")
 
 
 def test_schema_describes_the_job():
