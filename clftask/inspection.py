@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pyarrow as pa
+
 from clftask import bundle, runs, storage
 from clftask.config import ScoreJob, TrainJob, TuneJob
 from clftask.corpus import in_threads
-from clftask.errors import DataError, JobError, Problem
-from clftask.manifest import PLAN, Books, Counts, Manifest, Receipt, ScorePlan
+from clftask.errors import ClftaskError, DataError, JobError, Problem
+from clftask.manifest import PLAN, Books, Counts, Manifest, Receipt, ScorePlan, Shard
 from clftask.spec import parse_yaml, read_yaml
-from clftask.tables import checksum
+from clftask.tables import COUNTS, checksum, count_rows, read_footer
 from clftask.trials import Trials, ranked
 
 
@@ -20,7 +22,7 @@ def inspect(path: str, verify: bool = False) -> dict[str, Any]:
 
     Args:
         path: A run, a bundle, a score table or a job file.
-        verify: Whether to read every part of a score table and check its checksum.
+        verify: Whether to read every part of a score table and check what it holds.
 
     Raises:
         DataError: It is nothing that clftask writes or reads.
@@ -75,7 +77,7 @@ def _table(place: str, verify: bool) -> dict[str, Any]:
     found |= {k: v for k, v in counts.dump().items() if k.startswith("rows_")}
     found |= {"bundle": plan.settings["bundle"], "layout": plan.settings["output.layout"]}
     if verify:
-        found["verified"] = f"{_verify(books, plan, manifest):,} parts hold what was written"
+        found["verified"] = _verify(books, plan, manifest)
     return found
 
 
@@ -86,32 +88,61 @@ def _state(manifest: Manifest | None, missing: list[int]) -> str:
     return f"incomplete, {what}: run the same job again"
 
 
-def _verify(books: Books, plan: ScorePlan, manifest: Manifest | None) -> int:
-    """Hold every part against its receipt and the manifest; return how many there are.
+def _verify(books: Books, plan: ScorePlan, manifest: Manifest | None) -> str:
+    """Hold every part against its receipt and the manifest, or else against the plan.
+
+    Returns:
+        How many parts there are, and what they were held against.
 
     Raises:
         JobError: Names what is gone, changed or foreign.
     """
     entries = {entry.name: entry.sha256 for entry in manifest.parts} if manifest else {}
-
-    def look(receipt: Receipt) -> list[Problem]:
-        place = books.part(receipt.shard)
-        wanted = {receipt.sha256, entries.get(place.rpartition("/")[2], receipt.sha256)}
-        found = []
-        if not storage.exists(place) or {checksum(storage.read_bytes(place))} != wanted:
-            found.append(_unsound(place, "is gone, or does not hold what was written"))
-        if receipt.counts.rows_quarantined and not storage.exists(books.quarantine(receipt.shard)):
-            found.append(_unsound(books.quarantine(receipt.shard), "is gone", place))
-        return found
-
-    receipts = list(books.receipts())
-    problems = [problem for found in in_threads(look, receipts) for problem in found]
-    known = {shard.index for shard in plan.shards}
-    foreign = sorted(books.stored_parts() - known)
+    receipts, stored = list(books.receipts()), books.stored_parts()
+    bare = stored - {receipt.shard for receipt in receipts}
+    shards = [shard for shard in plan.shards if shard.index in bare]
+    looked = in_threads(lambda receipt: _held_against(books, receipt, entries), receipts)
+    looked += in_threads(lambda shard: _held_against_plan(books, plan, shard), shards)
+    problems = [problem for found in looked for problem in found]
+    foreign = sorted(stored - {shard.index for shard in plan.shards})
     problems += [_unsound(books.part(index), "is not of this table") for index in foreign]
     if problems:
         raise JobError(*problems)
-    return len(receipts)
+    said = [f"{len(receipts):,} parts hold what was written"] if receipts else []
+    said += [f"{len(shards):,} parts without a receipt are whole and of the plan"] if shards else []
+    return "; ".join(said) or "no part is there yet"
+
+
+def _held_against(books: Books, receipt: Receipt, entries: dict[str, str]) -> list[Problem]:
+    """Say what is wrong with a part that has a receipt; `entries`: checksums of the manifest."""
+    place = books.part(receipt.shard)
+    wanted = {receipt.sha256, entries.get(place.rpartition("/")[2], receipt.sha256)}
+    found = []
+    if not storage.exists(place) or {checksum(storage.read_bytes(place))} != wanted:
+        found.append(_unsound(place, "is gone, or does not hold what was written"))
+    return [*found, *_quarantine_gone(books, receipt.shard, receipt.counts)]
+
+
+def _held_against_plan(books: Books, plan: ScorePlan, shard: Shard) -> list[Problem]:
+    """Say what is wrong with a part that has no receipt: a kill came before it was written."""
+    place = books.part(shard.index)
+    data = storage.read_bytes(place)
+    try:
+        footer, num_rows = read_footer(data), count_rows(data)
+        counts = Counts.load(footer.get(COUNTS, {}))
+    except (pa.ArrowException, OSError, ValueError, ClftaskError):
+        return [_unsound(place, "is damaged")]
+    if not plan.mark(shard).items() <= footer.items():
+        return [_unsound(place, "is of another job, or of an input that was changed")]
+    if (counts.rows_in, counts.rows_scored) != (shard.num_rows, num_rows):
+        return [_unsound(place, "does not hold the rows that its footer names")]
+    return _quarantine_gone(books, shard.index, counts)
+
+
+def _quarantine_gone(books: Books, index: int, counts: Counts) -> list[Problem]:
+    place = books.quarantine(index)
+    is_gone = counts.rows_quarantined and not storage.exists(place)
+    return [_unsound(place, "is gone", books.part(index))] if is_gone else []
 
 
 def _unsound(place: str, problem: str, part: str | None = None) -> Problem:

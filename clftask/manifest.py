@@ -72,6 +72,10 @@ class ScorePlan(Spec):
         places = [(self.files[p.file], p) for p in shard.pieces]
         return fingerprint([[f.path, f.version, p.start, p.num_rows] for f, p in places])
 
+    def mark(self, shard: Shard) -> dict[str, str]:
+        """Return what the footer of a shard's part says of where it belongs."""
+        return {"clftask.plan": self.fingerprint, "clftask.input": self.input_of(shard)}
+
 
 class Counts(Spec):
     """What became of some rows; stands in a part's footer and in its receipt.

@@ -225,8 +225,7 @@ class ShardScorer:
             "clftask.bundle": meta.fingerprint,
             "clftask.task": meta.task,
             "clftask.label_names": list(meta.label_names),
-            "clftask.plan": self.work.plan.fingerprint,
-            "clftask.input": self.work.plan.input_of(shard),
+            **self.work.plan.mark(shard),
             "clftask.precision": self.scorer.precision,
             COUNTS: self._counts(part, decided).dump(),
             SECONDS: round(time.perf_counter() - ready.started, 3),
@@ -260,8 +259,7 @@ class ShardScorer:
             footer = read_footer(data)
         except (pa.ArrowException, ValueError):
             footer = {}
-        mine = (self.work.plan.fingerprint, self.work.plan.input_of(shard))
-        if (footer.get("clftask.plan"), footer.get("clftask.input")) != mine:
+        if not self.work.plan.mark(shard).items() <= footer.items():
             allowed = "is a part of another job, or of an input that was changed"
             raise DataError(Problem(path, None, allowed, "Delete it, or use another output."))
         return Done(self._receipt(shard, data), is_new=False)

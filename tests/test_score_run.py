@@ -523,6 +523,42 @@ def test_verifying_finds_what_is_foreign_changed_or_gone(world):
         inspect(str(world.output), verify=True)
 
 
+def test_verifying_holds_parts_without_receipts_against_the_plan(world):
+    world.write("a.parquet", 35, text=["a tool"] * 9 + [None] + ["a tool"] * 25)
+    with pytest.raises(KeyboardInterrupt):
+        world.run(max_bad_rows=0.1, stop_after=17)
+    parts = sorted(world.output.glob("part-*"))
+
+    def verified() -> str:
+        return inspect(str(world.output), verify=True)["verified"]
+
+    receipts = sorted(world.output.glob("_receipts/*"))
+    receipts[0].unlink()
+    others = f"{len(receipts) - 1} parts hold what was written"
+    bare = len(parts) - len(receipts) + 1
+    assert verified() == f"{others}; {bare} parts without a receipt are whole and of the plan"
+    for receipt in receipts[1:]:
+        receipt.unlink()
+    assert verified() == f"{len(parts)} parts without a receipt are whole and of the plan"
+    (world.output / "_quarantine" / "part-00001.jsonl").rename(world.output / "aside")
+    with pytest.raises(JobError, match=r"_quarantine/part-00001\.jsonl: is gone. Delete .*part-0"):
+        verified()
+    (world.output / "aside").rename(world.output / "_quarantine" / "part-00001.jsonl")
+    first, second = (part.read_bytes() for part in parts[:2])
+    parts[0].write_bytes(second)
+    with pytest.raises(JobError, match=r"part-00000\.parquet: is of another job, or of an input"):
+        verified()
+    for content in (first[:1000], b"", first[:100] + bytes(300) + first[400:]):
+        parts[0].write_bytes(content)
+        with pytest.raises(
+            JobError, match=r"part-00000\.parquet: is damaged. Delete .*run the job"
+        ):
+            verified()
+    for part in parts:
+        part.unlink()
+    assert verified() == "no part is there yet"
+
+
 @pytest.mark.parametrize("content", ["{", "[]", '{"a": 1}'])
 def test_damaged_books_are_named(world, content):
     world.write("a.parquet", 3)
