@@ -755,6 +755,31 @@ def test_a_json_file_without_rows(tmp_path: Path, content: str) -> None:
     assert stream(path, TEXT).num_rows == 0
 
 
+ARRAYS = ["[%s, %s]", "[\n%s,\n%s\n]\n", " [ %s,\n%s]", "\n[\r\n  %s\r\n, %s\r\n]"]
+
+
+@pytest.mark.parametrize("form", ARRAYS)
+@pytest.mark.parametrize("name", ["rows.json", "rows.jsonl.gz"])
+def test_one_array_is_refused_with_the_remedy(tmp_path: Path, form: str, name: str) -> None:
+    data = (form % ('{"text": "a"}', '{"text": "b"}')).encode()
+    path = written(tmp_path, name, gzip.compress(data) if name.endswith("gz") else data)
+    source, file = opened(path)
+    calls = (source.names, lambda: survey(path, ["text"]), lambda: source.read(["text"]),
+             lambda: stream(path, TEXT))  # fmt: skip
+    for call in calls:
+        problem = refused(call)
+        assert (problem.path, problem.allowed) == (file, "is one JSON array, not JSON lines")
+        assert problem.remedy == (
+            "Write one object a line, without brackets and commas around, or write Parquet."
+        )
+
+
+def test_line_that_is_an_array_is_but_a_bad_row(tmp_path: Path) -> None:
+    for line in ('[{"text": "a"}]', "[INFO] export begins", "[1]"):
+        path = written(tmp_path, "rows.jsonl", line + '\n{"text": "b", "n": 1}\n')
+        assert survey(path, ["text", "n"]) == Survey(2, TEXT)
+
+
 def test_any_line_may_bring_a_name(tmp_path: Path, tiny_blocks: None) -> None:
     path = written(tmp_path, "rows.jsonl", '{"a": 1}\n{"b": 1, "a": "x"}\nnull\n{"c": null}')
     assert opened(path)[0].names() == ["a", "b", "c"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
@@ -36,6 +37,7 @@ class JsonLines(Source):
         data = data.removeprefix(b"\xef\xbb\xbf")
         if not data.strip():
             empty(file)
+        _refuse_array(file, data)
         if data.lstrip().startswith(b"null"):  # crashes Arrow: apache/arrow#47409
             raise ValueError("row 0 is not a JSON object")
         size = min(max(1 << 20, len(data)), (1 << 31) - 1)
@@ -77,7 +79,9 @@ class JsonLines(Source):
 
     def _blocks(self, file: str) -> Iterator[list[bytes]]:
         """Stream the lines that are not blank, those of a block together."""
-        with TextFile.of(file).open() as stream:
+        text = TextFile.of(file)
+        _refuse_array(file, text.head)
+        with text.open() as stream:
             rest = b""
             while block := bytes(stream.read(self.block_size)):
                 whole, newline, tail = (rest + block).rpartition(b"\n")
@@ -85,6 +89,16 @@ class JsonLines(Source):
                 if newline:
                     yield _lines(whole)
             yield _lines(rest)
+
+
+def _refuse_array(file: str, head: bytes) -> None:
+    """Refuse a file that is a list of all its objects; a line that is one is but a bad row."""
+    if not re.match(rb"\s*\[\s*\{", head):
+        return
+    line, _, rest = head.lstrip().partition(b"\n")
+    if not rest.strip() or not line.rstrip().endswith(b"]"):
+        remedy = "Write one object a line, without brackets and commas around, or write Parquet."
+        raise DataError(Problem(file, None, "is one JSON array, not JSON lines", remedy))
 
 
 def _lines(block: bytes) -> list[bytes]:
