@@ -9,6 +9,7 @@ second of both and their ratio, pair by pair; validation micro-F1 with the preci
 
 import argparse
 import json
+import re
 import statistics
 import subprocess
 import sys
@@ -74,7 +75,9 @@ def clftask(document: dict, folder: Path, *overrides: str) -> dict:
             marks["tokenise"] = time.time()
     result = json.loads(process.stdout.read().splitlines()[-1])
     run = Path(result["run"])
-    log = next(x for x in (run / "log.txt").read_text().splitlines() if " workers on " in x)
+    log = next(
+        x for x in (run / "log.txt").read_text().splitlines() if re.search(r" workers? on ", x)
+    )
     stamp = time.mktime(time.strptime(log[:19], "%Y-%m-%dT%H:%M:%S"))
     marks["start workers, import, load the model"] = stamp
     first = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])

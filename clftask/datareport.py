@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clftask.labels import LabelSpace
+from clftask.wording import counted
 
 
 @dataclass
@@ -74,9 +75,10 @@ class DataReport:
         if self.files_left_out:
             lines.append(f"warning: {describe_left_out(self.files_left_out)}")
         if self.num_without_text:
-            lines.append(f"warning: {self.num_without_text:,} rows without text left out")
+            lines.append(f"warning: {counted(self.num_without_text, 'row')} without text left out")
         if self.num_without_label:
-            lines.append(f"warning: {self.num_without_label:,} rows with a missing label left out")
+            rows = counted(self.num_without_label, "row")
+            lines.append(f"warning: {rows} with a missing label left out")
         if self.num_empty:
             lines.append(f"rows without any label left out: {self.num_empty:,}")
         for split, labels in self.unknown_labels.items():
@@ -84,11 +86,12 @@ class DataReport:
                 shown = ", ".join(
                     f"{n} {c}" for n, c in sorted(labels.items(), key=lambda c: -c[1])[:5]
                 )
-                count = f"{len(labels)} labels ({sum(labels.values()):,} times)"
+                count = f"{counted(len(labels), 'label')} ({counted(sum(labels.values()), 'time')})"
                 lines.append(f"{split} holds {count} outside the label space: {shown}")
         for split, num in self.num_without_known_label.items():
             if num:
-                lines.append(f"warning: {num:,} {split} rows without a known label left out")
+                rows = counted(num, f"{split} row")
+                lines.append(f"warning: {rows} without a known label left out")
         for split, share in self.duplicates.items():
             if share:
                 lines.append(f"warning: {share:.1%} of the {split} texts stand in train, too")
@@ -98,7 +101,7 @@ class DataReport:
 def describe_left_out(files: list[str]) -> str:
     """Say which files among the data are of no known format."""
     shown = ", ".join(files[:3]) + (" …" if len(files) > 3 else "")
-    return f"{len(files):,} files of no known format left out: {shown}"
+    return f"{counted(len(files), 'file')} of no known format left out: {shown}"
 
 
 def describe_tokens(report: DataReport, split: str, full: Any, is_truncated: Any) -> None:

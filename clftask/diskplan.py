@@ -7,6 +7,7 @@ from pydantic import ByteSize
 from clftask.config import TrainJob, TuneJob
 from clftask.errors import ConfigError, Problem
 from clftask.modeling import num_parameters
+from clftask.wording import counted
 
 _BYTES = 4  # of a weight
 _STATES = {"adamw": 2, "sgd": 0, "adafactor": 1}  # of a weight, beside itself
@@ -72,6 +73,6 @@ def _num_finalists(job: TuneJob) -> int:
 
 def _parts(job: TuneJob, concurrency: int) -> str:
     if job.scheduler.resumes:
-        return f"{job.num_trials} trials that may go on with {job.scheduler.kind}"
+        return f"{counted(job.num_trials, 'trial')} that may go on with {job.scheduler.kind}"
     kept = _num_finalists(job) if job.finalists else 1
-    return f"{concurrency} trials at a time, {kept} sets of weights kept"
+    return f"{counted(concurrency, 'trial')} at a time, {kept} sets of weights kept"

@@ -33,6 +33,7 @@ from clftask.modeling import (
     resolve_precision,
 )
 from clftask.training import WEIGHTS, ClassifierTrainer, training_arguments
+from clftask.wording import counted
 
 CHECKPOINT_INTERVAL_S = 300.0
 MAX_CONFUSION_LABELS = 200
@@ -273,7 +274,7 @@ def _opening(trainer: ClassifierTrainer) -> str:
     total, trained = parameter_counts(trainer.model)
     head = "" if trainer.fresh else "; the base's own head goes on"
     return (
-        f"{args.world_size} workers on {args.device.type}, {_precision_of(args)}; "
+        f"{counted(args.world_size, 'worker')} on {args.device.type}, {_precision_of(args)}; "
         f"{trained:,} of {total:,} parameters trained{head}"
     )
 

@@ -15,6 +15,7 @@ from clftask.manifest import PLAN, Books, Counts, Manifest, Receipt, ScorePlan, 
 from clftask.spec import parse_yaml, read_yaml
 from clftask.tables import COUNTS, checksum, count_rows, read_footer
 from clftask.trials import Trials, ranked
+from clftask.wording import are, counted
 
 
 def inspect(path: str, verify: bool = False) -> dict[str, Any]:
@@ -84,7 +85,8 @@ def _table(place: str, verify: bool) -> dict[str, Any]:
 def _state(manifest: Manifest | None, missing: list[int]) -> str:
     if manifest is not None and not missing:
         return "complete"
-    what = f"{len(missing):,} parts are missing" if missing else "only the manifest is missing"
+    parts = f"{counted(len(missing), 'part')} {are(len(missing))}"
+    what = f"{parts if missing else 'only the manifest is'} missing"
     return f"incomplete, {what}: run the same job again"
 
 
@@ -108,8 +110,9 @@ def _verify(books: Books, plan: ScorePlan, manifest: Manifest | None) -> str:
     problems += [_unsound(books.part(index), "is not of this table") for index in foreign]
     if problems:
         raise JobError(*problems)
-    said = [f"{len(receipts):,} parts hold what was written"] if receipts else []
-    said += [f"{len(shards):,} parts without a receipt are whole and of the plan"] if shards else []
+    said = [f"{counted(len(receipts), 'part')} as written"] if receipts else []
+    if shards:
+        said.append(f"{counted(len(shards), 'part')} without a receipt, whole and of the plan")
     return "; ".join(said) or "no part is there yet"
 
 

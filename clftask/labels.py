@@ -19,6 +19,7 @@ from pydantic import Field, field_validator, model_validator
 
 from clftask.errors import DataError, Problem
 from clftask.spec import BareKind, Spec
+from clftask.wording import counted
 
 Task = Literal["multiclass", "multilabel"]
 
@@ -216,7 +217,8 @@ class LabelSpace:
         if len(names) < 2 or len(frequent.intersection(names)) < 2:
             found = sorted(counts)[:5]
             remedy = "Check the column" + (", or lower min_count." if spec.min_count > 1 else ".")
-            allowed = f"train must hold two or more labels on {spec.min_count} rows or more"
+            rows = counted(spec.min_count, "row")
+            allowed = f"train must hold two or more labels on {rows} or more"
             raise DataError(Problem("data.labels", found, allowed, remedy))
         return cls(spec.task, tuple(names))
 

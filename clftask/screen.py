@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from clftask.search.searchers import Goal
+from clftask.wording import counted
 
 MAX_LABEL_ROWS = 20
 LINE_EVERY_S = 10.0
@@ -93,7 +94,7 @@ class ScoreScreen(_Screen):
         figures = self._figures(record, speed)
         if not self.console.is_terminal and now - self.said > LINE_EVERY_S:
             self.said = now
-            self.say(f"{record['rows']:,} of {record['total']:,} rows: {figures}")
+            self.say(f"{record['rows']:,} of {counted(record['total'], 'row')}: {figures}")
         self.move(record["rows"], record["total"], figures)
 
     def _figures(self, record: dict[str, Any], speed: float) -> str:
@@ -153,9 +154,8 @@ class TuneScreen:
 
     def _table(self) -> Table:
         ended = sum(row["state"] != "running" for row in self.rows.values())
-        title = (
-            f"{ended} of {self.num_trials} trials, best {self.goal.metric} {_shown(self._best())}"
-        )
+        trials = counted(self.num_trials, "trial")
+        title = f"{ended} of {trials}, best {self.goal.metric} {_shown(self._best())}"
         table = Table(title=title)
         for name in ("trial", "state", "epoch", self.goal.metric, "best"):
             table.add_column(name, justify="left" if name in ("trial", "state") else "right")
@@ -211,7 +211,8 @@ def score_summary(result: dict[str, Any], file: IO[str]) -> None:
 def _distribution(labels: dict[str, int], rows: int) -> Table:
     ordered = sorted(labels.items(), key=lambda pair: -pair[1])
     left_out = max(0, len(ordered) - MAX_LABEL_ROWS)
-    table = Table(title="labels given", caption=f"and {left_out} labels more" if left_out else None)
+    caption = f"and {counted(left_out, 'more label')}" if left_out else None
+    table = Table(title="labels given", caption=caption)
     for name in ("label", "rows", "share"):
         table.add_column(name, justify="left" if name == "label" else "right")
     for label, count in ordered[:MAX_LABEL_ROWS]:
@@ -243,7 +244,7 @@ def _metric_table(metrics: dict[str, dict[str, float]]) -> Table:
 def _label_table(rows: list[dict[str, Any]], split: str) -> Table:
     ordered = sorted(rows, key=lambda row: -row["support"])
     left_out = max(0, len(ordered) - MAX_LABEL_ROWS)
-    caption = f"and {left_out} labels more in metrics.json" if left_out else None
+    caption = f"and {counted(left_out, 'more label')} in metrics.json" if left_out else None
     table = Table(title=f"labels ({split})", caption=caption)
     for name in ("label", "precision", "recall", "f1", "rows"):
         table.add_column(name, justify="left" if name == "label" else "right")

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1] / "clftask"
 
 # Imports go from later layers to earlier ones, or stay within a layer.
 LAYERS = {
-    "errors": "errors",
+    "errors": "errors wording",
     "spec": "spec",
     "storage": "storage stores",
     "parts": """labels sources splits texts losses heads metrics decisions search tables

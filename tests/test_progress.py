@@ -19,7 +19,7 @@ def group(state: str, workers: int) -> dict[str, Any]:
     ("plan", "line"),
     [
         (Plan(2, False, 1), "waiting for 2 workers with 1 CPU each"),
-        (Plan(1, False, 0.5), "waiting for 1 worker with 0.5 CPU each"),
+        (Plan(1, False, 0.5), "waiting for 1 worker with 0.5 CPUs each"),
         (Plan(4, True, 8), "waiting for 4 workers with 8 CPUs and a GPU each"),
     ],
 )

@@ -22,6 +22,7 @@ from clftask.inspection import inspect
 from clftask.manifest import Books, InputFile, Manifest, Piece
 from clftask.scoring import Scorer
 from clftask.shards import Done, Failure, ScoreWork, ShardScorer
+from clftask.wording import counted
 
 
 class World:
@@ -473,6 +474,15 @@ def test_small_files_are_cut_in_linear_time_and_share_shards():
     assert shards[1][0] == Piece(file=333, start=0, num_rows=3)
 
 
+def test_one_bad_row_is_one(world):
+    world.write("a.parquet", 2, text=["a tool", None])
+    with pytest.raises(JobError, match="max_bad_rows: 1 of 2 rows is bad, more than max_bad_rows"):
+        world.run()
+    (world.output / "_receipts" / "part-00000.json").unlink()
+    found = inspect(str(world.output))["state"]
+    assert found == "incomplete, 1 part is missing: run the same job again"
+
+
 def test_limit_of_bad_rows_holds_when_nothing_is_left_to_score(world):
     world.write("a.parquet", 3, text=pa.array([None] * 3, pa.string()))
     for _ in range(2):
@@ -532,14 +542,12 @@ def test_verifying_holds_parts_without_receipts_against_the_plan(world):
     def verified() -> str:
         return inspect(str(world.output), verify=True)["verified"]
 
-    receipts = sorted(world.output.glob("_receipts/*"))
-    receipts[0].unlink()
-    others = f"{len(receipts) - 1} parts hold what was written"
-    bare = len(parts) - len(receipts) + 1
-    assert verified() == f"{others}; {bare} parts without a receipt are whole and of the plan"
-    for receipt in receipts[1:]:
+    for receipt in sorted(world.output.glob("_receipts/*"))[1:]:
         receipt.unlink()
-    assert verified() == f"{len(parts)} parts without a receipt are whole and of the plan"
+    bare = "without a receipt, whole and of the plan"
+    assert verified() == f"1 part as written; {counted(len(parts) - 1, 'part')} {bare}"
+    next(world.output.glob("_receipts/*")).unlink()
+    assert verified() == f"{len(parts)} parts {bare}"
     (world.output / "_quarantine" / "part-00001.jsonl").rename(world.output / "aside")
     with pytest.raises(JobError, match=r"_quarantine/part-00001\.jsonl: is gone. Delete .*part-0"):
         verified()

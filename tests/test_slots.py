@@ -162,14 +162,15 @@ def test_workers_of_one_trial_do_not_share_gpus() -> None:
 def test_gpus_that_are_not_there_are_refused(capacity: Capacity, workers: int) -> None:
     problem = refused(capacity, 16, "auto", use_gpu=True, workers=workers)
     assert (problem.path, problem.value) == ("train.scaling.use_gpu", True)
-    assert problem.allowed == f"needs {workers} GPUs; the cluster has {capacity.gpus}"
+    wanted = "1 GPU" if workers == 1 else f"{workers} GPUs"
+    assert problem.allowed == f"needs {wanted}; the cluster has {capacity.gpus}"
 
 
 def test_a_trial_that_does_not_fit_is_refused() -> None:
     assert refused(LAPTOP, 16, "auto", workers=9) == Problem(
         "train.scaling.workers",
         9,
-        "9 workers a trial with 1 CPUs each: the cluster has 8 CPUs and 0 GPUs",
+        "9 workers a trial with 1 CPU each: the cluster has 8 CPUs and 0 GPUs",
         "There is room for 0 trials.",
     )
     assert refused(TWO, 1, 1, cpus_per_worker=5).path == "train.scaling.workers"
@@ -205,4 +206,4 @@ def test_slots_say_what_ray_reserves() -> None:
 
 def test_slots_are_a_sentence() -> None:
     assert str(Slots(4, 1, 2.0, 0.25)) == "4 trials at a time, a worker with 2 CPUs and 0.25 GPUs"
-    assert str(Slots(2, 3, 1.0, 0.0)) == "2 trials at a time, 3 workers, each with 1 CPUs"
+    assert str(Slots(2, 3, 1.0, 0.0)) == "2 trials at a time, 3 workers, each with 1 CPU"

@@ -12,6 +12,7 @@ import ray
 from ray.util import placement_group_table
 
 from clftask.cluster.session import Plan
+from clftask.wording import counted
 
 POLL_S = 0.5
 WAIT_S = 10.0
@@ -69,8 +70,7 @@ def waiting_line(chosen: Plan, groups: Iterable[Mapping[str, Any]]) -> str | Non
     pending = [len(group["bundles"]) for group in groups if group["state"] == "PENDING"]
     if chosen.workers not in pending:
         return None
-    workers = f"{chosen.workers} worker{'s' if chosen.workers > 1 else ''}"
-    cpus = f"{chosen.cpus_per_worker:g} CPU{'s' if chosen.cpus_per_worker > 1 else ''}"
+    workers, cpus = counted(chosen.workers, "worker"), counted(chosen.cpus_per_worker, "CPU")
     size = f"{cpus} and a GPU" if chosen.use_gpu else cpus
     return f"waiting for {workers} with {size} each: the cluster's resources are in use"
 

@@ -21,6 +21,7 @@ from clftask.manifest import Books, Counts, Manifest, PartEntry, Shard
 from clftask.modeling import check_precision
 from clftask.planning import Planned
 from clftask.shards import Done, ScoreWork
+from clftask.wording import are, counted
 
 MAX_SHOWN = 20
 Show = Callable[[dict[str, Any]], None]
@@ -74,11 +75,11 @@ def _score_missing(
 
 def _announce(planned: Planned, say: Callable[[str], None]) -> None:
     found, num_done = planned.plan, len(planned.done)
-    already = f"; {num_done:,} are there already" if num_done else ""
+    already = f"; {num_done:,} {are(num_done)} there already" if num_done else ""
     if planned.left_out:
         say(f"warning: {describe_left_out(list(planned.left_out))}")
-    what = f"{found.num_rows:,} rows in {len(found.files):,} files, {len(found.shards):,} shards"
-    say(what + already)
+    rows, files = counted(found.num_rows, "row"), counted(len(found.files), "file")
+    say(f"{rows} in {files}, {counted(len(found.shards), 'shard')}{already}")
 
 
 @contextmanager
@@ -184,9 +185,10 @@ class ScoreRun:
 
     def _refuse_bad(self, bad: int) -> None:
         if bad > self.job.max_bad_rows * self.num_rows:
-            allowed = f"{bad:,} of {self.num_rows:,} rows are bad, more than max_bad_rows"
+            share = f"{bad:,} of {counted(self.num_rows, 'row')} {are(bad)} bad"
             remedy = f"See {self.job.output.path}/_quarantine; a larger share lets the job go on."
-            raise JobError(Problem("max_bad_rows", self.job.max_bad_rows, allowed, remedy))
+            problem = f"{share}, more than max_bad_rows"
+            raise JobError(Problem("max_bad_rows", self.job.max_bad_rows, problem, remedy))
 
     def close(self) -> Manifest:
         """Write the manifest if every row is accounted for.
@@ -226,7 +228,8 @@ class ScoreRun:
             num_rows = receipt.counts.rows_scored
             parts.append(PartEntry(name=name, num_rows=num_rows, sha256=receipt.sha256))
         if wanted or counts.rows_in != counts.rows_scored + counts.rows_quarantined:
-            raise self._unsound(f"{len(wanted)} parts have no receipt, or rows are missing")
+            bare = counted(len(wanted), "part")
+            raise self._unsound(f"{bare} without a receipt, or rows are missing")
         return Manifest(
             fingerprint=self.plan.fingerprint,
             bundle=self.meta.fingerprint,

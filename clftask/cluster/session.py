@@ -17,6 +17,7 @@ from typing import Any
 from clftask import storage
 from clftask.config import ScalingSpec
 from clftask.errors import ConfigError, Problem
+from clftask.wording import counted
 
 CONNECT_TIMEOUT_S = 15.0
 
@@ -37,6 +38,9 @@ class Capacity:
     nodes: tuple[tuple[float, float], ...]
     can_grow: bool = False
 
+    def __str__(self) -> str:
+        return f"{counted(self.cpus, 'CPU')} and {counted(self.gpus, 'GPU')}"
+
     def room(self, cpus: float, use_gpu: bool) -> int:
         """Return how many workers of that size the nodes hold that are there now."""
         return sum(int(min(c // cpus, g) if use_gpu else c // cpus) for c, g in self.nodes)
@@ -51,8 +55,8 @@ class Plan:
     cpus_per_worker: float
 
     def __str__(self) -> str:
-        device = "GPU" if self.use_gpu else "CPU"
-        return f"{self.workers} {device} workers, {self.cpus_per_worker:g} CPUs each"
+        workers = counted(self.workers, f"{'GPU' if self.use_gpu else 'CPU'} worker")
+        return f"{workers}, {counted(self.cpus_per_worker, 'CPU')} each"
 
 
 def plan(spec: ScalingSpec, capacity: Capacity) -> Plan:
@@ -65,17 +69,17 @@ def plan(spec: ScalingSpec, capacity: Capacity) -> Plan:
         ConfigError: The cluster can never hold the workers; says what it has.
     """
     use_gpu = capacity.gpus >= spec.workers if spec.use_gpu == "auto" else spec.use_gpu
-    has = f"the cluster has at most {capacity.cpus:g} CPUs and {capacity.gpus:g} GPUs"
+    has = f"the cluster has at most {capacity}"
     if use_gpu and capacity.gpus < spec.workers:
-        allowed = f"needs a GPU for each of {spec.workers} workers; {has}"
+        allowed = f"needs a GPU for each of {counted(spec.workers, 'worker')}; {has}"
         raise ConfigError(Problem("scaling.use_gpu", spec.use_gpu, allowed, "Use fewer workers."))
     cpus = spec.cpus_per_worker
     if cpus == "auto":
         cpus = float(_even_share(capacity, spec.workers, use_gpu))
     room = capacity.room(cpus, use_gpu)
     if spec.workers > (capacity.cpus // cpus if capacity.can_grow else room):
-        allowed = f"workers with {cpus:g} CPUs each must fit: {has}"
-        remedy = f"Use at most {room} workers, or a larger cluster."
+        allowed = f"workers with {counted(cpus, 'CPU')} each must fit: {has}"
+        remedy = f"Use at most {counted(room, 'worker')}, or a larger cluster."
         raise ConfigError(Problem("scaling.workers", spec.workers, allowed, remedy))
     return Plan(spec.workers, use_gpu, cpus)
 

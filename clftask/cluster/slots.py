@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from clftask.cluster.session import Capacity
 from clftask.config import ScalingSpec
 from clftask.errors import ConfigError, Problem
+from clftask.wording import counted
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,10 @@ class Slots:
 
     def __str__(self) -> str:
         """Return the sentence that the user sees."""
-        gpu = f" and {self.gpus:g} GPUs" if self.gpus else ""
+        gpu = f" and {counted(self.gpus, 'GPU')}" if self.gpus else ""
         each = f"{self.workers} workers, each" if self.workers > 1 else "a worker"
-        return f"{self.concurrency} trials at a time, {each} with {self.cpus:g} CPUs{gpu}"
+        trials, cpus = counted(self.concurrency, "trial"), counted(self.cpus, "CPU")
+        return f"{trials} at a time, {each} with {cpus}{gpu}"
 
 
 def slots(spec: ScalingSpec, concurrency: int | str, num_trials: int, capacity: Capacity) -> Slots:
@@ -59,11 +61,13 @@ def slots(spec: ScalingSpec, concurrency: int | str, num_trials: int, capacity: 
         cpus = _auto_cpus(spec.workers, concurrency, wanted, gpus, capacity)
     room = _room(cpus, gpus, capacity) // spec.workers
     if room == 0 or (concurrency != "auto" and room < wanted):
-        has = f"the cluster has {capacity.cpus:g} CPUs and {capacity.gpus:g} GPUs"
+        has = f"the cluster has {capacity}"
         field = "concurrency" if room else "train.scaling.workers"
         found = concurrency if room else spec.workers
-        allowed = f"{spec.workers} workers a trial with {cpus:g} CPUs each: {has}"
-        raise ConfigError(Problem(field, found, allowed, f"There is room for {room} trials."))
+        workers = counted(spec.workers, "worker")
+        allowed = f"{workers} a trial with {counted(cpus, 'CPU')} each: {has}"
+        remedy = f"There is room for {counted(room, 'trial')}."
+        raise ConfigError(Problem(field, found, allowed, remedy))
     return Slots(min(wanted, room), spec.workers, cpus, gpus)
 
 
@@ -73,7 +77,7 @@ def _gpus(spec: ScalingSpec, concurrency: int | str, wanted: int, capacity: Capa
     if spec.use_gpu is False or (spec.use_gpu == "auto" and not has_gpus):
         return 0.0
     if not has_gpus:
-        allowed = f"needs {spec.workers} GPUs; the cluster has {capacity.gpus:g}"
+        allowed = f"needs {counted(spec.workers, 'GPU')}; the cluster has {capacity.gpus:g}"
         raise ConfigError(Problem("train.scaling.use_gpu", spec.use_gpu, allowed))
     if concurrency == "auto" or wanted * spec.workers <= capacity.gpus:
         return 1.0

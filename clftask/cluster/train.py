@@ -18,6 +18,7 @@ from clftask.data import Prepared, prepare, tokenise
 from clftask.errors import ClftaskError, JobError, Problem
 from clftask.modeling import check_base, check_precision
 from clftask.training import check_arguments
+from clftask.wording import counted
 
 _TRACKER_PREFIXES = ("MLFLOW_", "WANDB_")
 Say = Callable[[str], None]
@@ -66,7 +67,7 @@ def _trained(job: TrainJob, run: runs.Run, say: Say, show: Show) -> dict[str, An
     with connected():
         chosen = plan(job.scaling, capacity())
         check_precision(job.training.precision, chosen.use_gpu)
-        say(f"reading and tokenising {prepared.rows.num_rows:,} rows")
+        say(f"reading and tokenising {counted(prepared.rows.num_rows, 'row')}")
         tables = tokenise(prepared, tokenizer, job.model.max_length)
         for line in prepared.report.lines():
             say(line)

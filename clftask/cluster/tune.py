@@ -32,6 +32,7 @@ from clftask.search.schedulers import TRIAL
 from clftask.search.searchers import Goal
 from clftask.training import check_arguments
 from clftask.trials import Trial, Trials, finalists, mean_scores, ranked, table, winner
+from clftask.wording import counted
 
 SEARCHED = "searched.json"
 Say = Callable[[str], None]
@@ -80,7 +81,7 @@ def _searched(job: TuneJob, run: runs.Run, say: Say, show: Show) -> dict[str, An
         check_disk(job, chosen.concurrency, len(prepared.space.names))
         named = _named(job, run)
         runs.claim(run, named, prepared.rows, prepared.fingerprint)
-        say(f"search {run.path}: {job.num_trials} trials, {chosen}")
+        say(f"search {run.path}: {counted(job.num_trials, 'trial')}, {chosen}")
         shared = _shared(named, run, prepared, tokenizers, chosen)
         return _Search(named, run.path, shared, chosen, say, show).run()
 
@@ -218,7 +219,7 @@ class _Search:
         if not waiting:
             return
         names = ", ".join(f"#{t.number}" for t in again[::seeds])
-        self.say(f"finalists: {names}, each with {seeds} new seed{'s' if seeds > 1 else ''}")
+        self.say(f"finalists: {names}, each with {counted(seeds, 'new seed')}")
         configs = [{TRIAL: t.number, "seed": t.seed, **t.picks} for t in waiting]
         self._phase(configs, len(configs), is_final=True)
 
