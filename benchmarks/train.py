@@ -43,11 +43,13 @@ def default_job(folder: Path) -> dict:
     }
 
 
-def cut(job: TrainJob, rows: int, folder: Path) -> tuple[dict, int]:
+def cut(
+    job: TrainJob, rows: int, folder: Path, validation: int = VALIDATION_ROWS
+) -> tuple[dict, int]:
     """Write train and validation tables of a fixed size; return a job that reads them."""
     prepared = prepare(job)
     paths = {}
-    for split, count in (("train", rows), ("validation", VALIDATION_ROWS)):
+    for split, count in (("train", rows), ("validation", validation)):
         table = prepared.tables[split].select(["text", "labels"]).slice(0, count)
         pq.write_table(table, folder / f"{split}.parquet")
         paths[split] = str(folder / f"{split}.parquet")

@@ -186,7 +186,7 @@ def main() -> None:
         options = [f"training.epochs={args.epochs}", f"model.max_length={args.max_length}"]
         options += ["training.early_stopping=null"]
         train = TrainJob.load(args.job or default_job(folder), options)
-        document, num_labels = cut(train, args.rows, folder)
+        document, num_labels = cut(train, args.rows, folder, args.rows // 2)
         document |= {"scaling": {"workers": 1}}
         all_epochs = args.trials * args.epochs
         full = run(searched(document, args.trials, scheduler="fifo"), folder)
