@@ -135,8 +135,8 @@ class TuneScreen:
         if self.console.is_terminal:
             self.live.start()
             return
-        if value is not None or record["state"] == "failed":
-            reason = record.get("reason", "")
+        reason = record.get("reason")
+        if value is not None or reason:
             shown = reason if value is None else f"{self.goal.metric} {value:.4f}"
             epoch = f"epoch {record['epoch']}: " if record.get("epoch") else ""
             self.say(f"{_trial_name(row)}: {epoch}{shown}; best {_shown(self._best())}")
@@ -148,18 +148,20 @@ class TuneScreen:
 
     def _best(self) -> float | None:
         found = None
-        for row in self.rows.values():
+        for row in list(self.rows.values()):
             found = self._better(found, row.get("best"))
         return found
 
     def _table(self) -> Table:
-        ended = sum(row["state"] != "running" for row in self.rows.values())
+        rows = list(self.rows.values())  # the search adds to them meanwhile
+        searched = [row for row in rows if not row["is_final"]]
+        ended = sum(row["state"] != "running" for row in searched)
         trials = counted(self.num_trials, "trial")
         title = f"{ended} of {trials}, best {self.goal.metric} {_shown(self._best())}"
         table = Table(title=title)
         for name in ("trial", "state", "epoch", self.goal.metric, "best"):
             table.add_column(name, justify="left" if name in ("trial", "state") else "right")
-        active = sorted(self.rows.values(), key=lambda row: row["state"] != "running")
+        active = sorted(rows, key=lambda row: row["state"] != "running")
         for row in active[:MAX_LABEL_ROWS]:
             figures = [_shown(row.get("value")), _shown(row.get("best"))]
             table.add_row(_trial_name(row), row["state"], str(row.get("epoch") or ""), *figures)

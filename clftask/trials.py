@@ -48,6 +48,7 @@ class Trial(Spec):
         reason: Why it failed.
         first_step_at: When it took its first optimiser step, in seconds since 1970; 0: not yet.
         ended_at: When it ended.
+        precision: What it is trained in, as all of its search.
     """
 
     number: int
@@ -60,6 +61,7 @@ class Trial(Spec):
     evaluations: tuple[Evaluation, ...] = ()
     first_step_at: float = 0.0
     ended_at: float = 0.0
+    precision: str = ""
 
     @property
     def key(self) -> str:
@@ -160,7 +162,7 @@ def finalists(trials: Iterable[Trial], goal: Goal, top: int, seeds: list[int]) -
             seed=seed,
             is_finalist=True,
         )
-        for trial in ranked(trials, goal)[:top]
+        for trial in ranked((t for t in trials if not t.is_finalist), goal)[:top]
         for seed in seeds
     ]
 
@@ -170,7 +172,7 @@ def mean_scores(trials: Iterable[Trial], goal: Goal) -> dict[int, list[float]]:
     found: dict[int, list[float]] = {}
     for trial in trials:
         score = trial.score(goal)
-        if trial.is_finalist and trial.state != "failed" and score is not None:
+        if trial.is_finalist and trial.state == "finished" and score is not None:
             found.setdefault(trial.number, []).append(score)
     return found
 
@@ -190,7 +192,8 @@ def winner(trials: list[Trial], goal: Goal) -> Trial | None:
     sign = 1 if goal.greater_is_better else -1
     number = max(scores, key=lambda n: (sign * statistics.fmean(scores[n]), -n))
     median = statistics.median(scores[number])
-    seeds = ranked([t for t in trials if t.is_finalist and t.number == number], goal)
+    ended = [t for t in trials if t.state == "finished" and t.is_finalist]
+    seeds = ranked([t for t in ended if t.number == number], goal)
     return min(seeds, key=lambda t: (abs((t.score(goal) or 0.0) - median), t.seed))
 
 

@@ -20,7 +20,7 @@ from transformers import TrainerCallback
 from clftask import storage
 from clftask.callbacks import StepSeed, StopOnNan, Stopwatch, evaluations_without_gain
 from clftask.checkpoints import Checkpoints
-from clftask.errors import ClftaskError
+from clftask.errors import ClftaskError, StorageError
 from clftask.fitting import Work, build_trainer, evaluate, publish
 from clftask.modeling import find_base
 from clftask.scoring import is_out_of_memory
@@ -60,14 +60,34 @@ class Attempt:
     donor: tuple[Trial, int] | None = None
 
 
+def tell_again(spec: Attempt, report: Report) -> None:
+    """Report what the scheduler has not heard of yet.
+
+    Args:
+        spec: The trial.
+        report: Takes each evaluation, the step of the newest complete checkpoint, and how many
+            evaluations there are by then; raises SystemExit to end the trial.
+
+    Raises:
+        SystemExit: The scheduler has ended the trial; unless it may go on, that is kept.
+    """
+    trial, books = spec.trial, Trials(spec.work.run)
+    try:
+        for i in range(spec.num_told, len(trial.evaluations)):
+            report(trial.evaluations[i], None, i + 1)
+    except SystemExit:
+        if spec.saves == "sometimes" and trial.state == "running":
+            books.write(trial.model_copy(update={"state": "stopped", "ended_at": time.time()}))
+            books.forget_state(trial)
+        raise
+
+
 def attempt(spec: Attempt, report: Report, rank: int, world: int, device: str) -> Trial:
     """Run a trial to its end; run by every worker.
 
     Args:
         spec: The trial.
-        report: Takes each evaluation, the step of the newest complete checkpoint, and how many
-            evaluations there are by then; raises SystemExit to end the trial. The first worker
-            alone calls it.
+        report: As `tell_again` takes it; the first worker alone calls it.
         rank: This worker's place.
         world: How many workers there are.
         device: cpu or cuda.
@@ -77,10 +97,9 @@ def attempt(spec: Attempt, report: Report, rank: int, world: int, device: str) -
 
     Raises:
         Stopped: `report` has ended it.
+        StorageError: Storage does not answer; the trial may be tried again.
         Exception: Whatever fails on another worker than the first.
     """
-    for i in range(spec.num_told, len(spec.trial.evaluations)) if rank == 0 else ():
-        report(spec.trial.evaluations[i], None, i + 1)
     if spec.trial.state != "running":
         return spec.trial
     with tempfile.TemporaryDirectory(prefix="clftask-trial-") as scratch:
@@ -88,13 +107,13 @@ def attempt(spec: Attempt, report: Report, rank: int, world: int, device: str) -
         try:
             _train(keeper, rank, world, device, scratch)
         except Stopped:
-            end = "stopped" if spec.saves == "sometimes" else "running"
-            keeper.end("finished" if keeper.is_complete else end)
+            if keeper.is_complete or spec.saves == "sometimes":
+                keeper.end("finished" if keeper.is_complete else "stopped")
             raise
         except Exception as error:  # whatever it is, the search goes on
-            if rank != 0:
+            if rank != 0 or isinstance(error, StorageError):
                 raise
-            keeper.end("failed", _reason(error))
+            keeper.end("failed", reason_of(error))
         else:
             keeper.end("finished")
         return keeper.trial
@@ -111,8 +130,9 @@ def _train(keeper: _Keeper, rank: int, world: int, device: str, scratch: str) ->
     keeper.watch(trainer)
     for callback in (StepSeed(job.seed), Stopwatch(trainer), StopOnNan(), keeper):
         trainer.add_callback(callback)
-    step = trainer._from_first(keeper.first_step() if rank == 0 else None)
-    trainer.train(resume_from_checkpoint=None if step is None else keeper.fetch(step))
+    step, place = trainer._from_first(keeper.start() if rank == 0 else (None, ""))
+    folder = None if step is None else Checkpoints(place, 1, scratch).fetch(step)
+    trainer.train(resume_from_checkpoint=folder)
     keeper.is_complete = True
     keeper.deliver()
 
@@ -130,7 +150,8 @@ def _local_base(base: str) -> str:
 _KEPT: list[tempfile.TemporaryDirectory[str]] = []
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """Return in a line why a trial failed."""
     if isinstance(error, ClftaskError):
         return str(error.problems[0].allowed)
     if is_out_of_memory(error):
@@ -152,8 +173,6 @@ class _Keeper(TrainerCallback):  # type: ignore[misc]
         self.checkpoints = Checkpoints(
             self.books.checkpoints(spec.trial), 2 if spec.saves == "always" else 1, scratch
         )
-        source = spec.donor[0] if spec.donor else spec.trial
-        self.source = Checkpoints(self.books.checkpoints(source), 1, scratch)
         self.waiting: Evaluation | None = None
         self.is_complete = False
         self.saved_step: int | None = None
@@ -167,23 +186,21 @@ class _Keeper(TrainerCallback):  # type: ignore[misc]
 
     # ------------------------------------------------------------------ the start
 
-    def first_step(self) -> int | None:
-        """Return the step of the checkpoint to go on from, None to begin."""
-        if self.spec.donor is None:
+    def start(self) -> tuple[int | None, str]:
+        """Return the step to go on from and where its checkpoint is; None to begin."""
+        step, source = None, self.checkpoints
+        if self.spec.donor is not None:
+            donor, wanted = self.spec.donor
+            source = Checkpoints(self.books.checkpoints(donor), 1, self.scratch)
+            is_there = source.steps().get(wanted, False)
+            step = wanted if is_there else source.latest()  # it has gone on since
+        if step is None:  # also where the donor has ended: its own state is what there is
             self.checkpoints.clean()
-            step = self.checkpoints.latest()
+            source, step = self.checkpoints, self.checkpoints.latest()
         else:
-            wanted = self.spec.donor[1]
-            is_there = self.source.steps().get(wanted, False)
-            step = wanted if is_there else self.source.latest()  # it has gone on since
-            self.seen = -1 if step is None else step
-            self.books.forget_state(self.trial)  # its own may be newer, by its own count of steps
+            self.seen = step
         self.saved_step = step
-        return step
-
-    def fetch(self, step: int) -> str:
-        """Return a local folder with the checkpoint of a step."""
-        return self.source.fetch(step)
+        return step, source.path
 
     # ------------------------------------------------------------------ each epoch
 
@@ -253,14 +270,17 @@ class _Keeper(TrainerCallback):  # type: ignore[misc]
             except SystemExit:
                 is_over = True
         if self.trainer._from_first(is_over):
-            raise Stopped
+            raise Stopped(0)
 
     def _deliver(self, evaluation: Evaluation) -> None:
         self.waiting = None
         if self.spec.saves == "always":
             self.checkpoints.wait()
         evaluations = (*self.trial.evaluations, evaluation)
-        self.trial = self.trial.model_copy(update={"evaluations": evaluations})
+        known: dict[str, Any] = {"evaluations": evaluations}
+        if self.is_complete:  # whatever comes now, it needs no more training
+            known |= {"state": "finished", "ended_at": round(time.time(), 3)}
+        self.trial = self.trial.model_copy(update=known)
         self.books.write(self.trial)
         self.report(evaluation, self.saved_step, len(evaluations))
 
@@ -275,8 +295,7 @@ class _Keeper(TrainerCallback):  # type: ignore[misc]
         ended = {"state": state, "reason": reason, "ended_at": round(time.time(), 3)}
         self.trial = self.trial.model_copy(update=ended)
         self.books.write(self.trial)
-        if state != "running":
-            self.books.forget_state(self.trial)
+        self.books.forget_state(self.trial)
 
 
 def publish_winner(work: Work, trial: Trial, device: str, world: int) -> dict[str, Any]:

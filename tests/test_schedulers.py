@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typing
 import warnings
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -272,6 +273,24 @@ def test_pbt_explores_within_the_space_and_keeps_the_trial_number() -> None:
     assert 1e-3 in rates  # 1.2 x 9e-4 lies above, and is clipped
     assert all(0 <= config["training.weight_decay"] <= 0.1 for config in found)
     assert len(set(rates)) > 5
+
+
+@pytest.mark.parametrize("kind", ["pbt", "pb2"])
+def test_a_population_goes_on_when_those_it_waits_for_have_ended(kind: str) -> None:
+    """Two of three wait at their first epoch; the third ends without a report."""
+    scheduler = built(kind)
+    trials = [a_trial(i, learning_rate=1e-4, weight_decay=0.0) for i in range(3)]
+    controller = SimpleNamespace(get_trials=lambda: trials, get_live_trials=lambda: set(trials))
+    for one in trials:
+        scheduler.on_trial_add(controller, one)
+        one.set_status("RUNNING")
+    for one in trials[:2]:
+        found = {"micro_f1": 0.5, "epoch": 1}
+        scheduler._save_trial_state(scheduler._trial_state[one], 1, found, one)
+        one.set_status("PAUSED")
+    assert scheduler.choose_trial_to_run(controller) is None  # the third still runs
+    trials[2].set_status("TERMINATED")
+    assert scheduler.choose_trial_to_run(controller) in trials[:2]
 
 
 def test_the_seed_decides_what_pbt_explores() -> None:

@@ -132,6 +132,18 @@ def test_finalists_are_the_best_with_each_seed() -> None:
 # ------------------------------------------------------------------ the winner
 
 
+def test_finalists_stay_the_same_when_some_have_run() -> None:
+    found = [trial(0, 0.9), trial(1, 0.8), trial(2, 0.7), finalist(1, 43, 0.99)]
+    again = finalists(found, F1, 2, [43])
+    assert [(t.number, t.seed) for t in again] == [(0, 43), (1, 43)]
+
+
+def test_finalists_that_have_not_ended_do_not_count() -> None:
+    found = [finalist(0, 43, 0.5), finalist(1, 43, 0.9, state="running")]
+    assert mean_scores(found, F1) == {0: [0.5]}
+    assert winner(found, F1) == found[0]
+
+
 def test_without_finalists_the_best_trial_wins() -> None:
     trials = [trial(0, 0.4), trial(1, 0.6), trial(2, 0.8, state="failed"), trial(3, 0.6)]
     assert winner(trials, F1) == trials[1]

@@ -11,10 +11,11 @@ import torch
 from clftask import trying
 from clftask.config import TuneJob
 from clftask.data import prepare, tokenise
+from clftask.errors import Problem, StorageError
 from clftask.fitting import Work, build_trainer
 from clftask.modeling import load_tokenizer
 from clftask.trials import Trial, Trials
-from clftask.trying import Attempt, Stopped, attempt, publish_winner
+from clftask.trying import Attempt, Stopped, attempt, publish_winner, tell_again
 
 
 class Listener:
@@ -71,7 +72,9 @@ def make(search, tmp_path):
 
 
 def run(spec: Attempt, listener: Listener | None = None) -> Trial:
-    return attempt(spec, listener or Listener(), rank=0, world=1, device="cpu")
+    listener = listener or Listener()
+    tell_again(spec, listener)
+    return attempt(spec, listener, rank=0, world=1, device="cpu")
 
 
 def files(path: Path) -> set[str]:
@@ -190,6 +193,45 @@ def test_failure_is_recorded_with_its_reason(make, tmp_path, monkeypatch):
     assert (done.state, done.reason) == ("failed", "out of memory")
     assert run(make(number=1)) == done
     assert files(tmp_path / "run") == {"trials/0000/trial.json", "trials/0001/trial.json"}
+
+
+def test_stop_while_it_tells_again_is_kept(make, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(make(saves="sometimes"), Listener(stop_after=2, error=KeyboardInterrupt))
+    with pytest.raises(SystemExit):
+        run(make(saves="sometimes"), Listener(stop_after=1))
+    (found,) = Trials(str(tmp_path / "run")).all()
+    assert (found.state, len(found.evaluations)) == ("stopped", 2)
+    assert files(tmp_path / "run") == {"trials/0000/trial.json"}
+
+
+def test_finish_is_known_before_it_is_told(make, tmp_path):
+    """A driver that dies of the last report finds the trial finished."""
+    with pytest.raises(KeyboardInterrupt):
+        run(make(saves="sometimes"), Listener(stop_after=4, error=KeyboardInterrupt))
+    (found,) = Trials(str(tmp_path / "run")).all()
+    assert (found.state, len(found.evaluations)) == ("finished", 4)
+
+
+def test_storage_that_does_not_answer_is_not_the_fault_of_the_trial(make, tmp_path):
+    class LostError(StorageError):
+        def __init__(self) -> None:
+            super().__init__(Problem("s3://bucket", None, "does not answer"))
+
+    with pytest.raises(StorageError):
+        run(make(), Listener(stop_after=2, error=LostError))
+    (found,) = Trials(str(tmp_path / "run")).all()
+    assert found.state == "running"
+
+
+def test_copy_of_a_donor_that_has_ended_goes_on_from_its_own_state(make, tmp_path):
+    donor = run(make(number=0))
+    with pytest.raises(Stopped):
+        run(make(number=1), Listener(stop_after=2))
+    listener = Listener()
+    done = run(make(number=1, num_told=2, donor=(donor, 999)), listener)
+    assert listener.epochs == [3, 4]
+    assert [e.epoch for e in done.evaluations] == [1, 2, 3, 4]
 
 
 def test_patience_ends_a_trial(make, search):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,9 @@ import ray
 from ray.util import get_current_placement_group, get_node_ip_address
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from clftask.trying import reason_of
+
+LAST_WORDS_S = 5.0
 Task = Callable[[int, int, str], Any]
 
 
@@ -29,17 +33,19 @@ class Member:
         quiet_libraries()
         _join(address, rank, world, device, cpus)
 
-    def run(self, task: Task, rank: int, world: int, device: str) -> None:
-        """Run what the first worker runs; it alone says how it ended.
+    def run(self, task: Task, rank: int, world: int, device: str) -> str | None:
+        """Run what the first worker runs; return why it failed here, None if it did not.
 
         A worker that fails ends its process: the first one then no longer waits for it.
         """
         try:
             task(rank, world, device)
         except SystemExit:
-            return
-        except Exception:
-            os._exit(1)
+            pass
+        except Exception as error:
+            threading.Timer(LAST_WORDS_S, os._exit, [1]).start()
+            return reason_of(error)
+        return None
 
 
 class Group:
@@ -48,6 +54,7 @@ class Group:
     def __init__(self, workers: int, resources: dict[str, float], device: str) -> None:
         self.workers, self.device = workers, device
         self.members: list[Any] = []
+        self.running: list[Any] = []
         if workers > 1:
             self._gather(resources)
 
@@ -69,24 +76,35 @@ class Group:
 
     def run(self, task: Task) -> Any:
         """Run a task on all workers; return what it gives on the first, raise what it raises."""
-        running = [
+        self.running = [
             member.run.remote(task, rank, self.workers, self.device)
             for rank, member in enumerate(self.members, 1)
         ]
         try:
             return task(0, self.workers, self.device)
         except SystemExit:  # which all of them have heard of
-            ray.wait(running, num_returns=len(running)) if running else None
+            ray.wait(self.running, num_returns=len(self.running)) if self.running else None
             raise
 
-    def close(self) -> None:
-        """End the other workers: one of them may wait for what never comes."""
+    def close(self) -> str | None:
+        """End the other workers after a failure: one may wait for what never comes.
+
+        Returns:
+            Why one of them failed, blank if none did; None if one is gone without a word.
+        """
         import torch
 
-        for member in self.members:
-            ray.kill(member)
-        if self.members:
+        count = len(self.running)
+        said = ray.wait(self.running, num_returns=count, timeout=LAST_WORDS_S)[0]
+        try:
+            reasons = [ray.get(ref) for ref in said]
+        except ray.exceptions.RayError:
+            return None
+        finally:
+            for member in self.members:
+                ray.kill(member)
             torch.distributed.destroy_process_group()
+        return next((reason for reason in reasons if reason), "")
 
 
 def _join(address: str, rank: int, world: int, device: str, cpus: float) -> None:

@@ -71,6 +71,11 @@ def slots(spec: ScalingSpec, concurrency: int | str, num_trials: int, capacity: 
     return Slots(min(wanted, room), spec.workers, cpus, gpus)
 
 
+def room_for(chosen: Slots, capacity: Capacity) -> int:
+    """Return how many such trials the cluster holds side by side."""
+    return _room(chosen.cpus, chosen.gpus, capacity) // chosen.workers
+
+
 def _gpus(spec: ScalingSpec, concurrency: int | str, wanted: int, capacity: Capacity) -> float:
     """Return the GPUs of a worker."""
     has_gpus = capacity.gpus >= spec.workers

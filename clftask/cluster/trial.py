@@ -8,20 +8,22 @@ import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import ray
 from ray import tune
 
 from clftask.cluster.group import Group
 from clftask.config import TrainJob, TuneJob
+from clftask.errors import ConfigError
 from clftask.fitting import Work
 from clftask.search.schedulers import EPOCH, TRIAL
 from clftask.search.searchers import Goal
 from clftask.trials import Evaluation, Trial, Trials
-from clftask.trying import Attempt, attempt
+from clftask.trying import Attempt, attempt, tell_again
 
-SEED, FAILED = "seed", "failed"
+SEED: Final = "seed"
+FAILED: Final = "failed"
 _POINTER = "clftask.json"
 
 
@@ -55,8 +57,10 @@ class Shared:
 
     def work(self, job: TrainJob) -> Work:
         """Return what a worker needs for a training job of the search."""
-        training = job.training.model_copy(update={"precision": self.precision})
-        job = job.model_copy(update={"training": training})
+        training = job.training
+        if training.precision == "auto":
+            training = training.model_copy(update={"precision": self.precision})
+        job = job.model_copy(update={"training": training, "tracking": ()})
         refs = self.tables[job.model.base, job.model.max_length]
         tables = {split: ray.get(ref) for split, ref in refs.items()}
         return Work(job, self.run, tables, self.label_names, self.data, "")
@@ -71,36 +75,78 @@ def run_trial(config: dict[str, Any], shared: Shared) -> None:
     """
     from clftask.quiet import quiet_libraries
 
-    os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "60"  # a short one costs a whole new process
+    # How long the next trial waits for this one's last upload: if it may not, it is lost.
+    os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "3600"
     quiet_libraries()
     search = _search(json.dumps(shared.job))
     told = _pointer()
     books = Trials(shared.run)
-    trial = books.read(new_trial(search, config))
+    trial = books.read(new_trial(search, config, shared.precision))
     if search.scheduler.mutates:
         trial = _mutated(search, trial, config, told)
-    books.write(trial)  # from here on it is known, whatever is killed
-    work = shared.work(search.trial(trial.picks, trial.seed))
+    if trial.state == "running":
+        books.write(trial)  # from here on it is known, whatever is killed
+    report = functools.partial(_report, search.goal, trial)
+    is_new_failure = trial.state != FAILED
+    done = _run(search, shared, trial, told, report)
+    _release(shared.device)
+    if done.state == FAILED:
+        if is_new_failure and shared.device == "cuda":
+            raise RuntimeError(done.reason)  # ends the process: its device may be spoilt
+        last = len(done.evaluations) + 1 if search.scheduler.mutates else _epochs(search)
+        tune.report({EPOCH: last, FAILED: done.reason, **_worst(search.goal)})
+
+
+def _run(search: TuneJob, shared: Shared, trial: Trial, told: _Pointer, report: Any) -> Trial:
+    try:
+        work = shared.work(search.trial(trial.picks, trial.seed))
+    except ConfigError as error:  # a combination that only the searcher's draw has shown
+        failed = trial.model_copy(update={"state": FAILED, "reason": str(error.problems[0])})
+        Trials(shared.run).write(failed)
+        return failed
+    is_resumable = search.scheduler.resumes and not trial.is_finalist
     spec = Attempt(
         work=work,
         trial=trial,
         goal=search.goal,
-        saves="always" if search.scheduler.resumes and not trial.is_finalist else "sometimes",
+        saves="always" if is_resumable else "sometimes",
         keeps_weights=shared.keeps_weights,
         num_told=len(trial.evaluations) if search.scheduler.mutates else told.num_told(trial),
         donor=told.donor(trial),
     )
+    tell_again(spec, report)
+    if trial.state != "running":
+        return trial
     group = _group(shared.workers, json.dumps(shared.resources), shared.device)
-    report = functools.partial(_report, search.goal, trial)
-    done = group.run(functools.partial(attempt, spec, report))
-    if done.state == FAILED:
-        group.close()
+    done: Trial = group.run(functools.partial(attempt, spec, report))
+    if done.state == FAILED and group.members:
         _group.cache_clear()
-        last = {EPOCH: search.train.training.epochs, FAILED: done.reason}
-        tune.report(last | _worst(search.goal))
+        reason = group.close()
+        if reason is None:  # a member is gone: not the trial's fault
+            Trials(shared.run).write(done.model_copy(update={"state": "running", "reason": ""}))
+            raise RuntimeError("a worker of the trial is gone")
+        if reason and done.reason.startswith("RuntimeError"):  # which tells of a lost connection
+            done = done.model_copy(update={"reason": reason})
+            Trials(shared.run).write(done)
+    return done
 
 
-def new_trial(search: TuneJob, config: dict[str, Any]) -> Trial:
+def _epochs(search: TuneJob) -> int:
+    return search.train.training.epochs
+
+
+def _release(device: str) -> None:
+    """Give back what the trial held: others may share the device."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.empty_cache()
+
+
+def new_trial(search: TuneJob, config: dict[str, Any], precision: str) -> Trial:
     """Return a trial that is yet to be run."""
     picks = {name: pick for name, pick in config.items() if name not in (TRIAL, SEED)}
     return Trial(
@@ -109,6 +155,7 @@ def new_trial(search: TuneJob, config: dict[str, Any]) -> Trial:
         params=search.searched.params(picks),
         seed=config.get(SEED, search.train.seed),
         is_finalist=SEED in config,
+        precision=precision,
     )
 
 
@@ -189,7 +236,7 @@ def _mutated(search: TuneJob, trial: Trial, config: dict[str, Any], told: _Point
 
     A search that goes on after its driver died proposes what the trial had last, not first.
     """
-    if told.trial is None:
+    if told.trial is None or trial.state != "running":
         return trial
-    now = new_trial(search, config)
+    now = new_trial(search, config, trial.precision)
     return trial.model_copy(update={"picks": now.picks, "params": now.params})

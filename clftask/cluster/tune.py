@@ -7,6 +7,7 @@ trains on: schedulers keep no state of their own over a restart, and so get it b
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import importlib.util
@@ -21,7 +22,7 @@ import pyarrow.parquet as pq
 
 from clftask import runs, storage
 from clftask.cluster.session import capacity, connected
-from clftask.cluster.slots import Slots, slots
+from clftask.cluster.slots import Slots, room_for, slots
 from clftask.config import ModelSpec, TrainJob, TuneJob
 from clftask.data import Prepared, prepare, tokenise
 from clftask.diskplan import check_disk
@@ -77,6 +78,7 @@ def _searched(job: TuneJob, run: runs.Run, say: Say, show: Show) -> dict[str, An
         runs.same_data(run, prepared.fingerprint)
     with connected():
         chosen = slots(job.train.scaling, job.concurrency, job.num_trials, capacity())
+        _check_concurrency(job, chosen)
         check_precision(job.train.training.precision, chosen.gpus > 0)
         check_disk(job, chosen.concurrency, len(prepared.space.names))
         named = _named(job, run)
@@ -104,6 +106,19 @@ def _check_packages(job: TuneJob) -> None:
             allowed = f"needs {', '.join(missing)}, which is not installed"
             remedy = f"pip install 'clftask[{extra}]'"
             raise ConfigError(Problem("searcher.kind", job.searcher.kind, allowed, remedy))
+
+
+def _check_concurrency(job: TuneJob, chosen: Slots) -> None:
+    """Refuse a limit that a scheduler whose trials wait for each other cannot keep.
+
+    Raises:
+        ConfigError: There is room for more.
+    """
+    room = min(room_for(chosen, capacity()), job.num_trials)
+    if job.scheduler.resumes and job.concurrency != "auto" and chosen.concurrency < room:
+        allowed = f"trials of {job.scheduler.kind} fill the cluster, here {room} at a time"
+        remedy = "Use auto, or a larger train.scaling.cpus_per_worker."
+        raise ConfigError(Problem("concurrency", job.concurrency, allowed, remedy))
 
 
 def _models(job: TuneJob) -> dict[ModelSpec, None]:
@@ -135,7 +150,7 @@ def _shared(job: TuneJob, run: runs.Run, prepared: Prepared, tokenizers: Any, ch
         tables=tables,
         label_names=prepared.space.names,
         data={"fingerprint": prepared.fingerprint, "report": prepared.report.as_json()},
-        precision=_precision(job.train, chosen),
+        precision=_precision(job.train, chosen, Trials(run.path)),
         workers=chosen.workers,
         resources=chosen.resources,
         device=chosen.device,
@@ -143,10 +158,12 @@ def _shared(job: TuneJob, run: runs.Run, prepared: Prepared, tokenizers: Any, ch
     )
 
 
-def _precision(job: TrainJob, chosen: Slots) -> str:
-    """Return the precision of all trials: measured once, where they run."""
+def _precision(job: TrainJob, chosen: Slots, books: Trials) -> str:
+    """Return the precision of all trials: measured once in a search, where they run."""
     import ray
 
+    for trial in books.all():
+        return trial.precision
     wanted = job.training.precision
     if wanted != "auto" or not chosen.gpus:
         return resolve_precision(wanted, chosen.device, wanted == "auto" and bf16_pays("cpu"))
@@ -174,6 +191,7 @@ class _Search:
     chosen: Slots
     say: Say
     show: Show
+    best: Trial | None = None
 
     @property
     def books(self) -> Trials:
@@ -190,6 +208,8 @@ class _Search:
         marker = storage.join(self.path, SEARCHED)
         if not storage.exists(marker):
             self._phase(self._configs(), self.job.num_trials, is_final=False)
+            if not ranked(self.books.all(), self.goal):
+                raise _all_failed(self.path, self.books.all())
             storage.put(marker, b"{}")
         if self.job.finalists is not None:
             self._run_finalists(self.job.finalists.top, self.job.finalists.seeds)
@@ -208,7 +228,8 @@ class _Search:
         points = self.job.points()
         if points is not None:
             return [{TRIAL: i, **known.get(i, picks)} for i, picks in enumerate(points)]
-        seed, picks = self.job.train.seed, list(known.values())
+        picks = list(known.values())
+        seed = (self.job.train.seed + len(known)) % 2**32  # else it would draw the known ones again
         inner = self.job.searcher.build(self.job.searched, self.goal, seed, picks)
         return Learner(inner, list(known))
 
@@ -229,24 +250,42 @@ class _Search:
         from clftask.cluster.watching import Watch
 
         shared = dataclasses.replace(self.shared, keeps_weights=True) if is_final else self.shared
-        tidy = self._keep_best if shared.keeps_weights and not is_final else None
-        watch = Watch(self.show, tidy, self.goal, is_final)
+        watch = Watch(self.show, None if is_final else self._ended, self.goal, is_final)
         phase = Phase(self.job, self.path, self.chosen, shared, configs, count, is_final)
-        errors = run_trials(phase, watch)
+        for config, reason in run_trials(phase, watch):
+            self._end(self._record(config), "failed", reason)
         for trial in self.books.all():
-            if trial.state == "running" and trial.is_finalist == is_final:
-                reason = errors.get((trial.number, trial.seed), "")
-                ended = {"state": "failed" if reason else "stopped", "reason": reason}
-                self.books.write(trial.model_copy(update=ended))
-                self.books.forget_state(trial)
+            if trial.is_finalist == is_final:
+                self._end(trial, "stopped")
 
-    def _keep_best(self) -> None:
-        """Remove the weights of trials that have ended and are not the best."""
-        trials = [t for t in self.books.all() if t.state != "running"]
-        best = ranked(trials, self.goal)[:1]
-        for trial in trials:
-            if trial not in best:
-                self.books.forget_weights(trial)
+    def _record(self, config: dict[str, Any]) -> Trial:
+        """Return what is known of the trial that Ray Tune was given as a configuration."""
+        from clftask.cluster.trial import new_trial
+
+        return self.books.read(new_trial(self.job, config, self.shared.precision))
+
+    def _end(self, trial: Trial, state: str, reason: str = "") -> None:
+        """Write down how a trial ended that could not say it itself."""
+        if trial.state == "running":
+            self.books.write(trial.model_copy(update={"state": state, "reason": reason}))
+            self.books.forget_state(trial)
+
+    def _ended(self, config: dict[str, Any]) -> None:
+        """Remove what a trial that has ended leaves and nobody needs; `_tidy` does the rest."""
+        with contextlib.suppress(ClftaskError):
+            trial = self._record(config)
+            if self.job.scheduler.resumes:  # it may have been stopped while it was paused
+                self._end(trial, "stopped")
+            if self.shared.keeps_weights:
+                self._keep_best(trial)
+
+    def _keep_best(self, trial: Trial) -> None:
+        """Keep the weights of the better one of a trial and the best so far."""
+        both = [known for known in (self.best, trial) if known is not None]
+        self.best = next(iter(ranked(both, self.goal)), self.best)
+        for known in both:
+            if known is not self.best:
+                self.books.forget_weights(known)
 
     def _tidy(self, trials: list[Trial], keep: set[str]) -> None:
         for trial in trials:
@@ -300,9 +339,7 @@ def _publish(search: _Search, job: TrainJob, best: Trial) -> dict[str, Any]:
     from clftask.trying import publish_winner
 
     def task(shared: Any) -> dict[str, Any]:
-        work = shared.work(job)
-        work = dataclasses.replace(work, job=job)
-        return publish_winner(work, best, shared.device, shared.workers)
+        return publish_winner(shared.work(job), best, shared.device, shared.workers)
 
     chosen = search.chosen
     remote = ray.remote(num_cpus=chosen.cpus, num_gpus=chosen.gpus, max_retries=2)(task)

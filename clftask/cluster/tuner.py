@@ -14,11 +14,10 @@ from clftask import storage
 from clftask.cluster.proposals import Proposals
 from clftask.cluster.session import ray_storage
 from clftask.cluster.slots import Slots
-from clftask.cluster.trial import SEED, Shared, run_trial
+from clftask.cluster.trial import Shared, run_trial
 from clftask.cluster.watching import Watch
 from clftask.config import TuneJob
 from clftask.errors import ClftaskError
-from clftask.search.schedulers import TRIAL
 
 _OPTIONS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -50,7 +49,7 @@ class Phase:
     is_final: bool
 
 
-def run_trials(phase: Phase, watch: Watch) -> dict[tuple[int, int], str]:
+def run_trials(phase: Phase, watch: Watch) -> list[tuple[dict[str, Any], str]]:
     """Run trials to their ends.
 
     Args:
@@ -58,7 +57,7 @@ def run_trials(phase: Phase, watch: Watch) -> dict[tuple[int, int], str]:
         watch: Tells the user.
 
     Returns:
-        Why trials ended that could not say it themselves, by number and seed.
+        The configurations of trials whose workers died too often, and of what.
     """
     os.environ |= _OPTIONS
     bundles = [phase.chosen.resources] * phase.chosen.workers
@@ -73,12 +72,11 @@ def run_trials(phase: Phase, watch: Watch) -> dict[tuple[int, int], str]:
     finally:
         with contextlib.suppress(ClftaskError):
             storage.delete(storage.join(phase.path, ".ray"))
-    seed = phase.job.train.seed
-    return {
-        (r.config[TRIAL], r.config.get(SEED, seed)): str(r.error).strip().splitlines()[-1]
-        for r in results
-        if r.error is not None and r.config
-    }
+    return [
+        (result.config, str(result.error).strip().splitlines()[-1])
+        for result in results
+        if result.error is not None and result.config
+    ]
 
 
 def _tune_config(phase: Phase) -> tune.TuneConfig:

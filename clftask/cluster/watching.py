@@ -17,7 +17,7 @@ class Watch(Callback):  # type: ignore[misc]
 
     Args:
         show: Takes the records.
-        tidy: Called when a trial has ended.
+        tidy: Takes the configuration of a trial that has ended.
         goal: What is optimised.
         is_final: Whether the trials are finalists.
     """
@@ -25,7 +25,7 @@ class Watch(Callback):  # type: ignore[misc]
     def __init__(
         self,
         show: Callable[[dict[str, Any]], None],
-        tidy: Callable[[], None] | None,
+        tidy: Callable[[dict[str, Any]], None] | None,
         goal: Goal,
         is_final: bool,
     ) -> None:
@@ -44,15 +44,18 @@ class Watch(Callback):  # type: ignore[misc]
     ) -> None:
         """Show its value."""
         reason = result.get(FAILED)
-        found = {"reason": reason} if reason else {"value": result.get(self.goal.metric)}
-        self._record(trial, "failed" if reason else "running", epoch=result.get(EPOCH), **found)
+        if reason:
+            self._record(trial, "failed", reason=reason)
+        else:
+            value = result.get(self.goal.metric)
+            self._record(trial, "running", epoch=result.get(EPOCH), value=value)
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
         """Show its end."""
         is_failed = FAILED in (trial.last_result or {})
         self._record(trial, "failed" if is_failed else "ended")
         if self.tidy is not None:
-            self.tidy()
+            self.tidy(trial.config)
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
         """Show that its worker is gone; it is tried again elsewhere, or has failed."""

@@ -160,6 +160,8 @@ class TuneJob(Spec):
         for path, value in self.searched.values(picks).items():
             put(TrainJob, document, path, value)
         document["training"]["metric"] = self.goal.metric
+        if self.scheduler.mutates:  # which itself replaces what no longer gains
+            document["training"]["early_stopping"] = None
         document["seed"] = self.train.seed if seed is None else seed
         return TrainJob.load(document)
 

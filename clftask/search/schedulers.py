@@ -283,6 +283,22 @@ def _keeping_number(scheduler: Any) -> Any:
             """Take a trial; it is not told of the searcher, which merely reads from a list."""
             super().on_trial_add(SimpleNamespace(search_alg=None), trial)
 
+        def choose_trial_to_run(self, tune_controller: Any) -> Any:
+            """Let waiting trials go on when all that they waited for have ended."""
+            found = super().choose_trial_to_run(tune_controller)
+            statuses = {trial.status for trial in tune_controller.get_trials()}
+            if found is not None or "PAUSED" not in statuses or statuses & {"RUNNING", "PENDING"}:
+                return found
+            paused = [t for t in tune_controller.get_trials() if t.status == "PAUSED"]
+            first = min(self._trial_state[trial].last_train_time for trial in paused)
+            self._next_perturbation_sync = first + self._perturbation_interval
+            return super().choose_trial_to_run(tune_controller)
+
+        def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+            """Wait no longer for a trial whose worker is gone; one that is tried again is new."""
+            super().on_trial_error(tune_controller, trial)
+            tune_controller.get_live_trials().discard(trial)
+
         def _get_new_config(self, trial: Any, trial_to_clone: Any) -> Any:
             config, operations = super()._get_new_config(trial, trial_to_clone)
             return {**config, TRIAL: trial.config[TRIAL]}, operations
