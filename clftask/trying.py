@@ -20,6 +20,7 @@ from transformers import TrainerCallback
 from clftask import storage
 from clftask.callbacks import StepSeed, StopOnNan, Stopwatch, evaluations_without_gain
 from clftask.checkpoints import Checkpoints
+from clftask.config import TrainJob
 from clftask.errors import ClftaskError, StorageError
 from clftask.fitting import Work, build_trainer, evaluate, publish
 from clftask.modeling import find_base
@@ -298,11 +299,14 @@ class _Keeper(TrainerCallback):  # type: ignore[misc]
         self.books.forget_state(self.trial)
 
 
-def publish_winner(work: Work, trial: Trial, device: str, world: int) -> dict[str, Any]:
+def publish_winner(
+    work: Work, job: TrainJob, trial: Trial, device: str, world: int
+) -> dict[str, Any]:
     """Measure the winner's best weights on validation and test, and write its bundle.
 
     Args:
-        work: The winner's job; `run` is the search's folder.
+        work: The winner's job as it was trained; `run` is the search's folder.
+        job: The same as the user gets it.
         trial: The trial whose weights ship.
         device: cpu or cuda.
         world: How many workers trained it.
@@ -323,5 +327,6 @@ def publish_winner(work: Work, trial: Trial, device: str, world: int) -> dict[st
             "workers": world,
             "label_names": list(work.label_names),
         }
-        publish(work, trainer, outcome, Path(scratch, "bundle"))
+        shipped = Work(**{**vars(work), "job": job})
+        publish(shipped, trainer, outcome, Path(scratch, "bundle"))
         return outcome

@@ -148,13 +148,13 @@ def test_killed_worker_is_replaced_and_goes_on(ray_cluster, document):
             killed.append(_worker_pid())
             os.kill(killed[0], signal.SIGKILL)
 
-    options = ["training.epochs=20", "training.batch_size=4", "training.keep_checkpoints=1"]
+    options = ["training.epochs=10", "training.batch_size=4", "training.keep_checkpoints=1"]
     result = run(document, *options, show=kill_once)
     assert killed
     log = storage.read_bytes(storage.join(result["run"], "log.txt")).decode()
     assert "going on from the checkpoint of step" in log
     steps = [r["step"] for r in records(result["run"]) if "eval_loss" in r]
-    assert steps == [24 * epoch for epoch in range(1, 21)]
+    assert steps == [24 * epoch for epoch in range(1, 11)]
     assert len(list(Path(result["run"], "checkpoints").iterdir())) <= 2
 
 
@@ -171,7 +171,7 @@ def _is_worker(command: list[str] | None) -> bool:
 
 def test_killed_driver_is_resumed(document, tmp_path):
     """Kill -9 of the command in mid-training; the same command with resume ends the run."""
-    document["training"] |= {"epochs": 30, "batch_size": 4}
+    document["training"] |= {"epochs": 12, "batch_size": 4}
     file = tmp_path / "job.yaml"
     file.write_text(json.dumps(document))
     command = [sys.executable, "-m", "clftask.cli", "train", str(file)]
@@ -189,9 +189,9 @@ def test_killed_driver_is_resumed(document, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
-    assert result["epochs"] == 30
+    assert result["epochs"] == 12
     steps = [r["step"] for r in records(result["run"]) if "eval_loss" in r]
-    assert steps == [24 * epoch for epoch in range(1, 31)]
+    assert steps == [24 * epoch for epoch in range(1, 13)]
 
 
 def test_error_that_trying_again_cannot_mend_is_not_tried_again(ray_cluster, document):

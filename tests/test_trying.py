@@ -173,7 +173,7 @@ def test_keeps_the_weights_of_its_best_evaluation(make, tmp_path):
         "trials/0000/best/model.safetensors",
     }
     spec = make(keeps_weights=True, rate=5e-2)
-    outcome = publish_winner(spec.work, done, "cpu", 1)
+    outcome = publish_winner(spec.work, spec.work.job, done, "cpu", 1)
     best = done.best(spec.goal)
     assert outcome["metrics"]["validation"]["loss"] == pytest.approx(best.metrics["loss"], abs=1e-5)
     assert set(outcome["metrics"]) == {"validation", "test"}

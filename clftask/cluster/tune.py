@@ -339,7 +339,7 @@ def _publish(search: _Search, job: TrainJob, best: Trial) -> dict[str, Any]:
     from clftask.trying import publish_winner
 
     def task(shared: Any) -> dict[str, Any]:
-        return publish_winner(shared.work(job), best, shared.device, shared.workers)
+        return publish_winner(shared.work(job), job, best, shared.device, shared.workers)
 
     chosen = search.chosen
     remote = ray.remote(num_cpus=chosen.cpus, num_gpus=chosen.gpus, max_retries=2)(task)
