@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import ByteSize
 
-from clftask.config import TrainJob, TuneJob
+from clftask.config import TuneJob
 from clftask.errors import ConfigError, Problem
 from clftask.modeling import num_parameters
 from clftask.wording import counted
@@ -25,7 +25,7 @@ def peak_bytes(job: TuneJob, concurrency: int, num_weights: int) -> int:
         num_weights: Of the model.
     """
     weights = num_weights * _BYTES
-    optimizers = {trial.training.optimizer for trial in _trials(job)}
+    optimizers = {trial.training.optimizer for trial in job.probed()}
     state = weights * (1 + max(_STATES[name] for name in optimizers))
     if job.scheduler.resumes:
         alive, checkpoints = job.num_trials, 3
@@ -48,7 +48,7 @@ def check_disk(job: TuneJob, concurrency: int, num_labels: int) -> None:
     """
     if job.storage_budget is None:
         return
-    models = {trial.model.base: trial.model for trial in _trials(job)}
+    models = {trial.model.base: trial.model for trial in job.probed()}
     largest = max(num_parameters(model, num_labels) for model in models.values())
     need = peak_bytes(job, concurrency, largest)
     if need > job.storage_budget:
@@ -60,11 +60,6 @@ def check_disk(job: TuneJob, concurrency: int, num_labels: int) -> None:
                 "storage_budget", job.storage_budget.human_readable(decimal=True), allowed, remedy
             )
         )
-
-
-def _trials(job: TuneJob) -> list[TrainJob]:
-    """Return training jobs that show every value of every choice."""
-    return [job.trial(picks) for picks in job.searched.probes()]
 
 
 def _num_finalists(job: TuneJob) -> int:

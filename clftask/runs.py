@@ -63,8 +63,9 @@ def find(spec: RunSpec, prefix: str, job_file: str = JOB) -> Run:
     """
     storage.check_writable(spec.storage, "run.storage")
     path = storage.join(spec.storage, spec.name or _new_name(prefix))
-    there = {name for name in (JOB, SEARCH) if storage.exists(storage.join(path, name))}
-    if there and (job_file not in there or not spec.resume):
+    # A finished search holds the winner's job, too: it is a search for all that.
+    there = [name for name in (SEARCH, JOB) if storage.exists(storage.join(path, name))]
+    if there and (there[0] != job_file or not spec.resume):
         raise _taken(path, spec.name)
     return Run(path, bool(there), job_file)
 

@@ -11,7 +11,7 @@ import pytest
 
 from clftask import runs
 from clftask.cluster.train import train
-from clftask.config import TrainJob
+from clftask.config import RunSpec, TrainJob
 from clftask.data import prepare
 from clftask.errors import ConfigError
 
@@ -68,3 +68,38 @@ def test_an_unfinished_run_still_wants_its_base(finished):
     Path(finished.run.storage, "run", "bundle", "clftask.json").unlink()
     with pytest.raises(ConfigError, match=r"model\.base: is no folder"):
         again(finished)
+
+
+# ------------------------------------------------------------------ names that are taken
+
+
+@pytest.fixture
+def searches(tmp_path: Path) -> Path:
+    """A finished search named `search`, which holds the winner's job, too."""
+    folder = tmp_path / "searches" / "search"
+    folder.mkdir(parents=True)
+    for name in (runs.SEARCH, runs.JOB):
+        (folder / name).write_text("{}")
+    return folder.parent
+
+
+def spec(storage: Path, resume: bool) -> RunSpec:
+    return RunSpec(storage=str(storage), name="search", resume=resume)
+
+
+def test_a_search_is_resumed_as_a_search_though_it_holds_a_job(searches):
+    assert runs.find(spec(searches, True), "tune", runs.SEARCH).exists
+    with pytest.raises(ConfigError, match=r"run\.name: is taken"):
+        runs.find(spec(searches, False), "tune", runs.SEARCH)
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_training_never_goes_on_in_the_folder_of_a_search(searches, resume):
+    with pytest.raises(ConfigError, match=r"run\.name: is taken"):
+        runs.find(spec(searches, resume), "multilabel")
+
+
+def test_a_search_never_goes_on_in_the_folder_of_a_training(searches):
+    (searches / "search" / runs.SEARCH).unlink()
+    with pytest.raises(ConfigError, match=r"run\.name: is taken"):
+        runs.find(spec(searches, True), "tune", runs.SEARCH)

@@ -302,3 +302,17 @@ def test_16_random_trials_do_not_hold_a_grid_of_20() -> None:
     (problem,) = MEMBERS["random"]().problems(where, None)
     assert (problem.path, problem.value) == ("trials", 16)
     assert MEMBERS["random"]().problems(where, 20) == []
+
+
+@pytest.mark.parametrize("kind", ["grid", "random"])
+def test_a_grid_that_nobody_could_try_is_refused_before_it_is_made(kind: str) -> None:
+    twenty = {"kind": "grid", "values": list(range(20))}
+    (problem,) = MEMBERS[kind]().problems(space({f"x{i}": twenty for i in range(5)}), None)
+    assert (problem.path, problem.value) == ("space", None)
+    assert problem.allowed == "its grid has 3,200,000 combinations; at most 10,000 can be tried"
+
+
+def test_thousands_of_random_draws_are_all_different() -> None:
+    paths = {"training.learning_rate": RATE, "x": {"kind": "grid", "values": list(range(50))}}
+    found = picks_of(paths, 10_000)
+    assert len({(picks["training.learning_rate"], picks["x"]) for picks in found}) == 10_000

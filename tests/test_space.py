@@ -298,6 +298,14 @@ def test_all_is_the_product_with_the_last_path_turning_fastest() -> None:
         {"model.head": 1, "model.head[1].act": 1, "batch": 1},
     ]
     assert space().all() == [{}]
+    assert (grid.size(), space().size()) == (6, 1)
+
+
+def test_the_size_of_a_huge_grid_is_counted_not_made() -> None:
+    tens = {"kind": "grid", "values": list(range(10))}
+    nested = {"kind": "choice", "values": ["linear", {"kind": "mlp", "act": tens, "bias": tens}]}
+    assert space(**{f"x{i}": tens for i in range(20)}).size() == 10**20
+    assert space(head=nested, x=tens).size() == (1 + 100) * 10
 
 
 def test_probes_try_every_end_and_every_value() -> None:

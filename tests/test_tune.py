@@ -21,7 +21,7 @@ from clftask.cluster.tune import tune
 from clftask.config import TrainJob, TuneJob
 from clftask.errors import ConfigError, JobError
 from clftask.spec import parse_yaml
-from clftask.trials import Trials
+from clftask.trials import Trial, Trials
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,7 @@ def test_killed_worker_is_replaced_and_its_trial_goes_on(ray_cluster, document):
 
     def kill_once(record: dict[str, Any]) -> None:
         if record.get("epoch") == 3 and not killed:
-            killed.append(_trial_pid())
+            killed.append(_pid_of("ImplicitFunc"))
             os.kill(killed[0], signal.SIGKILL)
 
     options = ["scheduler=fifo", "finalists=null", "trials=2"]
@@ -137,11 +137,27 @@ def test_killed_worker_is_replaced_and_its_trial_goes_on(ray_cluster, document):
         assert [e.epoch for e in trial.evaluations] == [1, 2, 3, 4, 5, 6]
 
 
-def _trial_pid() -> int:
+def test_worker_that_dies_beside_the_first_is_not_the_trials_fault(ray_cluster, document):
+    killed: list[int] = []
+
+    def kill_once(record: dict[str, Any]) -> None:
+        if record.get("epoch") == 3 and not killed:
+            killed.append(_pid_of("ray::Member"))
+            os.kill(killed[0], signal.SIGKILL)
+
+    options = ["scheduler=fifo", "finalists=null", "trials=1"]
+    options += ["train.scaling.workers=2", "train.scaling.cpus_per_worker=1"]
+    result = run(document, *options, show=kill_once)
+    assert killed
+    assert result["trials"] == {"done": 1, "stopped": 0, "failed": 0}
+    (trial,) = Trials(result["run"]).all()
+    assert [e.epoch for e in trial.evaluations] == [1, 2, 3, 4, 5, 6]
+    assert lives() == 0
+
+
+def _pid_of(title: str) -> int:
     found = [
-        p
-        for p in psutil.process_iter(["cmdline"])
-        if "ImplicitFunc" in "".join(p.info["cmdline"] or ())
+        p for p in psutil.process_iter(["cmdline"]) if title in "".join(p.info["cmdline"] or ())
     ]
     return found[0].pid
 
@@ -152,6 +168,31 @@ def test_time_budget_ends_with_the_best_so_far(ray_cluster, document):
     counts = result["trials"]
     assert 1 <= counts["done"] + counts["stopped"] < 400
     assert storage.exists(result["bundle"] + "/clftask.json")
+
+
+def test_time_budget_too_short_for_any_evaluation_loses_nothing(ray_cluster, document):
+    options = ["finalists=null", "scheduler=fifo", "trials=2", "train.training.epochs=2"]
+    with pytest.raises(JobError, match="time_budget ended before any evaluation"):
+        run(document, *options, "time_budget=1s")
+    result = run(document, *options, "time_budget=10m", "run.resume=true")
+    assert result["trials"] == {"done": 2, "stopped": 0, "failed": 0}
+
+
+IMPOSSIBLE = [
+    ("training.precision", ["fp32", "fp16"], r"training\.precision: needs a GPU"),
+    ("training.hf.no_such_argument", [1, 2], r"training\.hf: .*no_such_argument"),
+    ("model.max_length", [32, 4096], r"model\.max_length"),
+]
+
+
+@pytest.mark.parametrize(("path", "values", "message"), IMPOSSIBLE)
+def test_what_no_trial_could_do_is_refused_and_nothing_is_written(
+    ray_cluster, document, path, values, message
+):
+    document |= {"space": {path: {"kind": "choice", "values": values}}}
+    with pytest.raises(ConfigError, match=message):
+        run(document)
+    assert not Path(document["run"]["storage"], "search").exists()
 
 
 def test_search_in_which_all_fail_says_why(ray_cluster, document):
@@ -165,32 +206,70 @@ def test_killed_driver_is_resumed_and_no_trial_runs_twice(document, tmp_path):
     """Kill -9 of the command in mid-search; the same command with resume ends the search."""
     document |= {"trials": 5, "scheduler": "fifo", "finalists": None}
     document["train"]["training"] |= {"epochs": 8, "batch_size": 8}
-    file = tmp_path / "search.yaml"
-    file.write_text(json.dumps(document))
-    command = [sys.executable, "-m", "clftask.cli", "tune", str(file)]
-    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
-    first = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
-    path = f"{document['run']['storage']}/search"
-    give_up = time.monotonic() + 120
-    while time.monotonic() < give_up and len(_ended(path)) < 2:
-        time.sleep(0.05)
-    first.kill()
-    first.wait()
-    before = _ended(path)
-    assert 2 <= len(before) < 5
-    assert not Path(path, "result.json").exists()
-    done = subprocess.run(
-        [*command, "run.resume=true", "--json"], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout.splitlines()[-1])
+    before = _killed(document, tmp_path, lambda path: len(_ended(path)) >= 2)
+    ended = {key for key, text in before.items() if '"state": "finished"' in text}
+    assert 2 <= len(ended) < 5
+    result = _resumed(document, tmp_path)
     assert result["trials"] == {"done": 5, "stopped": 0, "failed": 0}
-    after = _ended(path)
-    assert {key: after[key] for key in before} == before  # seconds and all: not run again
-    for trial in Trials(path).all():
+    after = _records(result["run"])
+    assert {key: after[key] for key in ended} == {key: before[key] for key in ended}  # not again
+    for trial in Trials(result["run"]).all():
         assert [e.epoch for e in trial.evaluations] == list(range(1, 9))
 
 
-def _ended(path: str) -> dict[str, str]:
-    found = {p.parent.name: p.read_text() for p in Path(path).glob("trials/*/trial.json")}
-    return {key: text for key, text in found.items() if '"state": "finished"' in text}
+def test_killed_population_goes_on_where_it_was(document, tmp_path):
+    rates = {"kind": "loguniform", "low": 1e-4, "high": 3e-2}
+    document |= {"trials": 3, "scheduler": "pbt", "space": {"training.learning_rate": rates}}
+    document["train"]["training"] |= {"epochs": 6, "batch_size": 8}
+    before = _killed(document, tmp_path, lambda path: min(_epochs(path), default=0) >= 2)
+    result = _resumed(document, tmp_path)
+    assert result["trials"] == {"done": 3, "stopped": 0, "failed": 0}
+    for trial in Trials(result["run"]).all():
+        known = Trial.load(json.loads(before[trial.key])).evaluations
+        assert trial.evaluations[: len(known)] == known
+        assert [e.epoch for e in trial.evaluations] == [1, 2, 3, 4, 5, 6]
+
+
+def _command(document: dict[str, Any], folder: Path, *options: str) -> list[str]:
+    file = folder / "search.yaml"
+    file.write_text(json.dumps(document))
+    return [sys.executable, "-m", "clftask.cli", "tune", str(file), *options]
+
+
+def _alone() -> dict[str, str]:
+    return {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+
+
+def _killed(document: dict[str, Any], folder: Path, is_time: Any) -> dict[str, str]:
+    """Kill -9 a search when it is time; return its trials' records."""
+    command = _command(document, folder)
+    first = subprocess.Popen(command, env=_alone(), stderr=subprocess.DEVNULL)
+    path = f"{document['run']['storage']}/search"
+    give_up = time.monotonic() + 120
+    while time.monotonic() < give_up and not is_time(path):
+        time.sleep(0.05)
+    first.kill()
+    first.wait()
+    assert not Path(path, "result.json").exists()
+    return _records(path)
+
+
+def _resumed(document: dict[str, Any], folder: Path) -> dict[str, Any]:
+    command = _command(document, folder, "run.resume=true", "--json")
+    done = subprocess.run(command, env=_alone(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _records(path: str) -> dict[str, str]:
+    return {p.parent.name: p.read_text() for p in Path(path).glob("trials/*/trial.json")}
+
+
+def _ended(path: str) -> list[str]:
+    return [text for text in _records(path).values() if '"state": "finished"' in text]
+
+
+def _epochs(path: str) -> list[int]:
+    """Return how many evaluations each trial has had, once all three have begun."""
+    records = [json.loads(text) for text in _records(path).values()]
+    return [len(record["evaluations"]) for record in records] if len(records) == 3 else []

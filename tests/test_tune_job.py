@@ -423,6 +423,7 @@ WRONG_FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"scheduler": {"kind": "asha", "grace_epochs": 5}}, "scheduler.grace_epochs"),
     ({"scheduler": {"kind": "median", "grace_epochs": 5}}, "scheduler.grace_epochs"),
     ({"searcher": "grid"}, "space.training.learning_rate"),
+    ({"trials": 10_001}, "trials"),
     ({"searcher": "bohb"}, "scheduler.kind"),
     ({"searcher": "bohb", "scheduler": "hyperband"}, "scheduler.kind"),
     ({"scheduler": "bohb"}, "searcher.kind"),

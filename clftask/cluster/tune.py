@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import importlib.util
 import io
+import itertools
 import json
 import time
 from collections.abc import Callable
@@ -23,7 +24,7 @@ import pyarrow.parquet as pq
 from clftask import runs, storage
 from clftask.cluster.session import capacity, connected
 from clftask.cluster.slots import Slots, room_for, slots
-from clftask.config import ModelSpec, TrainJob, TuneJob
+from clftask.config import TrainJob, TuneJob
 from clftask.data import Prepared, prepare, tokenise
 from clftask.diskplan import check_disk
 from clftask.errors import ClftaskError, ConfigError, JobError, Problem
@@ -71,15 +72,15 @@ def tune(job: TuneJob, say: Say, show: Show) -> dict[str, Any]:
 
 def _searched(job: TuneJob, run: runs.Run, say: Say, show: Show) -> dict[str, Any]:
     _check_packages(job)
-    check_arguments(job.train)
-    tokenizers = {spec: check_base(spec) for spec in _models(job)}
+    tokenizers = _check_trials(job)
     prepared = prepare(job.train)
     if run.exists:
         runs.same_data(run, prepared.fingerprint)
     with connected():
         chosen = slots(job.train.scaling, job.concurrency, job.num_trials, capacity())
         _check_concurrency(job, chosen)
-        check_precision(job.train.training.precision, chosen.gpus > 0)
+        for precision in {trial.training.precision for trial in job.probed()}:
+            check_precision(precision, chosen.gpus > 0)
         check_disk(job, chosen.concurrency, len(prepared.space.names))
         named = _named(job, run)
         runs.claim(run, named, prepared.rows, prepared.fingerprint)
@@ -121,17 +122,17 @@ def _check_concurrency(job: TuneJob, chosen: Slots) -> None:
         raise ConfigError(Problem("concurrency", job.concurrency, allowed, remedy))
 
 
-def _models(job: TuneJob) -> dict[ModelSpec, None]:
-    """Return the models that trials may take, one of each base and length."""
-    found = {}
-    for picks in job.searched.probes() + (job.points() or []):
-        model = job.trial(picks).model
-        found[model.base, model.max_length] = model
-    bases = {base for base, _ in found}
-    lengths = {length for _, length in found}
-    plain = next(iter(found.values()))
-    updates = [{"base": b, "max_length": n} for b in sorted(bases) for n in sorted(lengths)]
-    return dict.fromkeys(plain.model_copy(update=update) for update in updates)
+def _check_trials(job: TuneJob) -> dict[str, Any]:
+    """Refuse trials that could not train; return the tokenizer of each base.
+
+    Raises:
+        ConfigError: `training.hf` or the model of one of them cannot be used.
+    """
+    trials = job.probed()
+    for arguments in {repr(trial.training.hf): trial for trial in trials}.values():
+        check_arguments(arguments)
+    models = {(t.model.base, t.model.max_length, t.model.head.kind): t.model for t in trials}
+    return {model.base: check_base(model) for model in models.values()}
 
 
 def _shared(job: TuneJob, run: runs.Run, prepared: Prepared, tokenizers: Any, chosen: Slots) -> Any:
@@ -141,9 +142,10 @@ def _shared(job: TuneJob, run: runs.Run, prepared: Prepared, tokenizers: Any, ch
     from clftask.cluster.trial import Shared
 
     tables = {}
-    for model, tokenizer in tokenizers.items():
-        tokens = tokenise(prepared, tokenizer, model.max_length)
-        tables[model.base, model.max_length] = {s: ray.put(table) for s, table in tokens.items()}
+    lengths = {trial.model.max_length for trial in job.probed()}
+    for base, length in itertools.product(tokenizers, lengths):
+        tokens = tokenise(prepared, tokenizers[base], length)
+        tables[base, length] = {split: ray.put(table) for split, table in tokens.items()}
     return Shared(
         job=job.dump(),
         run=run.path,
@@ -209,6 +211,7 @@ class _Search:
         if not storage.exists(marker):
             self._phase(self._configs(), self.job.num_trials, is_final=False)
             if not ranked(self.books.all(), self.goal):
+                self._reopen()
                 raise _all_failed(self.path, self.books.all())
             storage.put(marker, b"{}")
         if self.job.finalists is not None:
@@ -269,6 +272,12 @@ class _Search:
         if trial.state == "running":
             self.books.write(trial.model_copy(update={"state": state, "reason": reason}))
             self.books.forget_state(trial)
+
+    def _reopen(self) -> None:
+        """Let trials that were stopped before they were measured run when the search goes on."""
+        for trial in self.books.all():
+            if trial.state == "stopped":
+                self.books.write(trial.model_copy(update={"state": "running"}))
 
     def _ended(self, config: dict[str, Any]) -> None:
         """Remove what a trial that has ended leaves and nobody needs; `_tidy` does the rest."""
@@ -360,7 +369,11 @@ def _failed(path: str, error: Exception) -> JobError:
 
 
 def _all_failed(path: str, trials: list[Trial]) -> JobError:
-    reasons = dict.fromkeys(t.reason for t in trials if t.reason)
+    reasons = list(dict.fromkeys(t.reason for t in trials if t.reason))
+    if not reasons:
+        remedy = "Raise it, and go on with run.resume: true."
+        return JobError(Problem(path, None, "time_budget ended before any evaluation", remedy))
     remedy = "Narrow the space, or lower the rates; then search under a new name."
-    allowed = f"no trial could be used: {'; '.join(list(reasons)[:3]) or 'none was measured'}"
-    return JobError(Problem(path, None, allowed, remedy))
+    return JobError(
+        Problem(path, None, f"no trial could be used: {'; '.join(reasons[:3])}", remedy)
+    )

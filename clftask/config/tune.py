@@ -16,7 +16,7 @@ from clftask.config.train import ModelSpec, RunSpec, TrainJob, crossed
 from clftask.errors import ConfigError, Problem
 from clftask.metrics import METRICS, find
 from clftask.search import AnyDistribution, Asha, Picks, Random, Scheduler, Searcher, Space
-from clftask.search.searchers import Goal
+from clftask.search.searchers import MAX_TRIALS, Goal
 from clftask.spec import Spec, is_path, parse_yaml, put, read_yaml
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -75,7 +75,7 @@ class TuneJob(Spec):
     train: TrainJob
     space: dict[str, AnyDistribution] = Field(min_length=1)
     metric: str | None = None
-    trials: int | None = Field(None, ge=1)
+    trials: int | None = Field(None, ge=1, le=MAX_TRIALS)
     scheduler: Scheduler = Asha()
     searcher: Searcher = Random()
     concurrency: int | Literal["auto"] = "auto"
@@ -145,6 +145,10 @@ class TuneJob(Spec):
     def num_trials(self) -> int:
         """How many trials there are."""
         return self.searcher.num_trials(self.searched, self.trials, self.train.seed)
+
+    def probed(self) -> list[TrainJob]:
+        """Return training jobs that show every end and every listed value of the space."""
+        return [self.trial(picks) for picks in self.searched.probes()]
 
     def trial(self, picks: Picks, seed: int | None = None) -> TrainJob:
         """Return the training job of a trial.

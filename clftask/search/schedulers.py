@@ -122,24 +122,35 @@ class Asha(_Graceful):
         )
 
 
-class HyperBand(SchedulerSpec):
-    """HyperBand (Li et al., 2018): successive halving of whole brackets, trials waiting paused."""
+class _Brackets(SchedulerSpec):
+    """Base of those that halve whole brackets, in which trials wait paused for each other.
 
-    kind: Literal["hyperband"] = "hyperband"
+    Attributes:
+        of_ray: What Ray Tune names it.
+    """
+
     resumes = True
+    of_ray: ClassVar[str]
     reduction_factor: float = Field(3, gt=1)
 
     def build(self, space: Space, goal: Goal, epochs: int, seed: int) -> Any:
-        """Return HyperBandScheduler."""
-        from ray.tune.schedulers import HyperBandScheduler
+        """Return the scheduler of Ray Tune that `of_ray` names."""
+        from ray.tune import schedulers
 
-        return HyperBandScheduler(
+        return getattr(schedulers, self.of_ray)(
             time_attr=EPOCH,
             metric=goal.metric,
             mode=goal.mode,
             max_t=epochs,
             reduction_factor=self.reduction_factor,
         )
+
+
+class HyperBand(_Brackets):
+    """HyperBand (Li et al., 2018)."""
+
+    kind: Literal["hyperband"] = "hyperband"
+    of_ray = "HyperBandScheduler"
 
 
 class Median(_Graceful):
@@ -235,25 +246,12 @@ class Pb2(_Population):
         )
 
 
-class BohbScheduler(SchedulerSpec):
+class BohbScheduler(_Brackets):
     """The HyperBand of BOHB (Falkner et al., 2018), which fills its largest bracket first."""
 
     kind: Literal["bohb"] = "bohb"
-    resumes = True
+    of_ray = "HyperBandForBOHB"
     searchers = ("bohb",)
-    reduction_factor: float = Field(3, gt=1)
-
-    def build(self, space: Space, goal: Goal, epochs: int, seed: int) -> Any:
-        """Return HyperBandForBOHB."""
-        from ray.tune.schedulers import HyperBandForBOHB
-
-        return HyperBandForBOHB(
-            time_attr=EPOCH,
-            metric=goal.metric,
-            mode=goal.mode,
-            max_t=epochs,
-            reduction_factor=self.reduction_factor,
-        )
 
 
 Scheduler = Annotated[

@@ -19,6 +19,7 @@ from clftask.search.space import Picks, Space, _Listed
 from clftask.spec import BareKind, Spec
 
 DEFAULT_TRIALS = 16
+MAX_TRIALS = 10_000
 _DRAWS_PER_TRIAL = 100
 
 
@@ -78,8 +79,9 @@ class Random(SearcherSpec):
 
     def problems(self, space: Space, trials: int | None) -> list[Problem]:
         """Refuse fewer trials than the grid has values."""
-        size = len(_grid(space))
-        wanted = trials or DEFAULT_TRIALS
+        if _grids(space).size() > MAX_TRIALS:
+            return [_too_many(_grids(space))]
+        size, wanted = len(_grid(space)), trials or DEFAULT_TRIALS
         if size <= wanted:
             return []
         remedy = f"Set trials: {size}, or searcher: grid."
@@ -90,15 +92,15 @@ class Random(SearcherSpec):
         wanted, random = trials or DEFAULT_TRIALS, np.random.default_rng(seed)
         turn = collections.deque(_grid(space))
         num_draws = wanted * _DRAWS_PER_TRIAL // len(turn)
-        found: list[Picks] = []
+        found: dict[Any, Picks] = {}
         while turn and len(found) < wanted:
             fixed = turn.popleft()
             draws = (_drawn(space, fixed, random) for _ in range(num_draws))
-            picks = next((picks for picks in draws if picks not in found), None)
+            picks = next((picks for picks in draws if _key(picks) not in found), None)
             if picks is not None:
-                found.append(picks)
+                found[_key(picks)] = picks
                 turn.append(fixed)
-        return found
+        return list(found.values())
 
     def build(self, space: Space, goal: Goal, seed: int, known: list[Picks]) -> None:
         """Return None: the draws do not depend on results."""
@@ -119,7 +121,9 @@ class Grid(SearcherSpec):
         ]
         if found:
             return found
-        size = len(space.all())
+        size = space.size()
+        if size > MAX_TRIALS:
+            return [_too_many(space)]
         if trials not in (None, size):
             remedy = "Leave trials out, or use searcher: random."
             found = [Problem("trials", trials, f"the grid has {size} combinations", remedy)]
@@ -204,12 +208,28 @@ Searcher = Annotated[
 ]
 
 
+def _grids(space: Space) -> Space:
+    """Return the part of a space that stands in grids."""
+    return Space({n: d for n, d in space.paths.items() if isinstance(d, GridDistribution)})
+
+
+def _too_many(space: Space) -> Problem:
+    """Return why a grid is not searched: making all of it might take all memory."""
+    allowed = f"its grid has {space.size():,} combinations; at most {MAX_TRIALS:,} can be tried"
+    return Problem("space", None, allowed, "List fewer values, or use choice and searcher: random.")
+
+
 def _grid(space: Space) -> list[Picks]:
     """Return every combination of the values of grids; what lies within them is left to draws."""
-    grids = Space({n: d for n, d in space.paths.items() if isinstance(d, GridDistribution)})
+    grids = _grids(space)
     listed = {n for n, d in grids.names().items() if isinstance(d, GridDistribution)}
     found = [{n: pick for n, pick in picks.items() if n in listed} for picks in grids.all()]
-    return [picks for i, picks in enumerate(found) if picks not in found[:i]]
+    return list({_key(picks): picks for picks in found}.values())
+
+
+def _key(picks: Picks) -> Any:
+    """Return what two picks share if they are the same."""
+    return frozenset(picks.items())
 
 
 def _drawn(space: Space, fixed: Picks, random: np.random.Generator) -> Picks:

@@ -292,6 +292,10 @@ class Space:
                     waiting += _below(name, distribution, pick)
         return found
 
+    def size(self) -> int:
+        """Return how many combinations of listed values there are, without making them."""
+        return math.prod(_size(distribution) for distribution in self.paths.values())
+
     def all(self) -> list[Picks]:
         """Return every combination of listed values, the last path turning fastest."""
         columns = [_all(name, distribution) for name, distribution in self.paths.items()]
@@ -334,6 +338,11 @@ class Space:
 
 def _below(name: str, distribution: Any, pick: Any) -> list[tuple[str, Any]]:
     return [(f"{name}[{pick}]{path}", d) for path, d in distribution.inside(pick).items()]
+
+
+def _size(distribution: Any) -> int:
+    within = (distribution.inside(pick).values() for pick in distribution.probes())
+    return sum(math.prod(_size(inner) for inner in inners) for inners in within)
 
 
 def _all(name: str, distribution: Any) -> list[Picks]:
