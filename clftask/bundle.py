@@ -13,6 +13,7 @@ from clftask import storage
 from clftask.decisions import Decision
 from clftask.errors import ConfigError, DataError, Problem
 from clftask.labels import LabelSpace, Task
+from clftask.metrics import with_plain
 from clftask.spec import Spec, fingerprint
 from clftask.texts import TextRecipe
 
@@ -199,7 +200,7 @@ def _about(meta: BundleMeta) -> list[str]:
 def _use(meta: BundleMeta) -> list[str]:
     own_head = meta.job["model"]["head"]["kind"] == "mlp"
     function = "sigmoid" if meta.task == "multilabel" else "softmax"
-    rule = f"above {meta.decision.threshold}" if meta.task == "multilabel" else "the most probable"
+    rule = meta.decision.rule(meta.task)
     return [
         "## Use",
         "",
@@ -212,36 +213,50 @@ def _use(meta: BundleMeta) -> list[str]:
         "```",
         "",
         f"Probabilities are the {function} of the logits; labels given: {rule}.",
+        *_calibrated(meta),
         "",
     ]
+
+
+def _calibrated(meta: BundleMeta) -> list[str]:
+    calibration = meta.decision.calibration
+    if calibration.kind == "none":
+        return []
+    if calibration.is_folded and calibration.maps is None:
+        where = "it stands in the last layer, so that plain transformers applies it, too"
+    else:
+        where = "it stands in `clftask.json`; plain transformers does not apply all of it"
+    return [f"Calibration: {calibration.kind}, fitted on validation; {where}."]
 
 
 def _figures(meta: BundleMeta) -> list[str]:
-    splits = list(meta.metrics)
-    names = list(meta.metrics[splits[0]])
+    splits = {split: with_plain(figures) for split, figures in meta.metrics.items()}
+    columns = [name for split in splits for name in (split, "plain")]
     lines = [
         "## Metrics",
         "",
-        "| metric | " + " | ".join(splits) + " |",
-        "|---" * (len(splits) + 1) + "|",
+        "Validation is measured out of fold: each row is decided by what others call for. Plain is",
+        "without calibration, and at the threshold 0.5 or the most probable class.",
+        "",
+        "| metric | " + " | ".join(columns) + " |",
+        "|---" * (len(columns) + 1) + "|",
     ]
-    for name in names:
-        values = " | ".join(f"{meta.metrics[s].get(name, float('nan')):.4f}" for s in splits)
-        lines.append(f"| {name} | {values} |")
+    for name in dict.fromkeys(name for found in splits.values() for name in found):
+        values = [v for found in splits.values() for v in found.get(name, (None, None))]
+        cells = " | ".join("" if v is None else f"{v:.4f}" for v in values)
+        lines.append(f"| {name} | {cells} |")
     return [*lines, ""]
 
 
 def _labels(metrics: dict[str, Any]) -> list[str]:
     split = "test" if "test" in metrics["per_label"] else "validation"
-    lines = [
-        f"## Labels ({split})",
-        "",
-        "| label | precision | recall | F1 | rows |",
-        "|---|---|---|---|---|",
-    ]
-    for row in metrics["per_label"][split]:
+    rows = metrics["per_label"][split]
+    columns = [n for n in ("precision", "recall", "f1", "threshold") if rows and n in rows[0]]
+    titles = ["label", *columns, "rows"]
+    lines = [f"## Labels ({split})", "", f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    for row in rows:
         label = str(row["label"]).replace("|", "\\|")
-        figures = " | ".join(f"{row[k]:.3f}" for k in ("precision", "recall", "f1"))
+        figures = " | ".join(f"{row[k]:.3f}" for k in columns)
         lines.append(f"| {label} | {figures} | {row['support']} |")
     return [*lines, ""]
 

@@ -188,7 +188,8 @@ def _guarded(run: Callable[[], None], as_json: bool = False) -> None:
         raise typer.Exit(error.exit_code) from None
     except KeyboardInterrupt as stop:
         code = 143 if isinstance(stop, _Terminated) else 130
-        problem = Problem("clftask", None, "was interrupted", "Run the job again to go on.")
+        remedy = ". ".join(getattr(stop, "__notes__", ["Run the job again."]))
+        problem = Problem("clftask", None, "was interrupted", f"{remedy.rstrip('.')}.")
         _explain(JobError(problem), as_json, code)
         raise typer.Exit(code) from None
     except BrokenPipeError:

@@ -49,7 +49,7 @@ def prepare(job: TrainJob) -> Prepared:
     table, given = _stack(tables)
     split = _assign(job, table, given, set(tables))
     by_split = {n: table.filter(pa.array(split == i)) for i, n in enumerate(SPLITS)}
-    by_split = {name: part for name, part in by_split.items() if part.num_rows}
+    by_split = {name: _grouped(job, part) for name, part in by_split.items() if part.num_rows}
     _require(by_split, job)
     space = LabelSpace.from_lists(job.data.labels, by_split["train"]["labels"].combine_chunks())
     by_split = {n: _keep_known(job, space, n, part, report) for n, part in by_split.items()}
@@ -174,6 +174,17 @@ def _rows(job: TrainJob, train: pa.Table) -> Rows:
     return Rows(labels.astype(np.float32), names, column, job.task == "multilabel")
 
 
+def _grouped(job: TrainJob, table: pa.Table) -> pa.Table:
+    """Name the group of each row, if the split is grouped and all rows have one."""
+    if "split_by" not in table.column_names:
+        return table
+    column = table["split_by"].combine_chunks()
+    table = table.drop_columns(["split_by"])
+    if job.data.split.kind != "grouped" or column.null_count:
+        return table
+    return table.append_column("group", column.dictionary_encode().indices.cast(pa.int64()))
+
+
 def _require(tables: dict[str, pa.Table], job: TrainJob) -> None:
     for split in ("train", "validation"):
         if split not in tables or not tables[split].num_rows:
@@ -241,7 +252,8 @@ def tokenise(
     """Tokenise every split once, in parallel by the tokenizer's own threads.
 
     Returns:
-        For each split: input_ids, token_type_ids for pairs, labels (list<int32>), length.
+        For each split: input_ids, token_type_ids for pairs, labels (list<int32>), length, and
+        group (int64) where the split is grouped.
         The report gets the token lengths and the truncated share.
     """
     tables = {}
@@ -253,6 +265,8 @@ def tokenise(
             parts.append(tokens.tokenise(*texts, tokenizer, max_length))
             full.append(tokens.full_lengths(*texts, parts[-1], tokenizer).to_numpy())
         whole = pa.concat_tables(parts).append_column("labels", table["labels"]).combine_chunks()
+        if "group" in table.column_names:
+            whole = whole.append_column("group", table["group"])
         describe_tokens(prepared.report, split, np.concatenate(full), whole["is_truncated"])
         tables[split] = whole.drop_columns(["is_truncated"])
     return tables

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,23 +19,24 @@ from clftask import bundle, storage
 from clftask.callbacks import SaveEvery, StepSeed, StopOnNan, Stopwatch, evaluations_without_gain
 from clftask.checkpoints import Checkpoints, read_state
 from clftask.config import TrainJob
-from clftask.decisions import Decision, probabilities_of
+from clftask.decisions import Decision
+from clftask.evaluation import Evaluated, Labelled, decide, groups_of
 from clftask.labels import LabelSpace
-from clftask.metrics import DECIDED, compute, confusion_matrix, per_label
 from clftask.modeling import (
     bf16_pays,
     build_model,
     find_base,
     load_tokenizer,
+    output_layer,
     parameter_counts,
     prior_of,
     resolve_precision,
 )
+from clftask.scratch import scratch_folder
 from clftask.training import WEIGHTS, ClassifierTrainer, training_arguments
 from clftask.wording import counted
 
 CHECKPOINT_INTERVAL_S = 300.0
-MAX_CONFUSION_LABELS = 200
 
 
 class Sink(Protocol):
@@ -160,7 +160,7 @@ def fit(work: Work, sink: Sink, rank: int, world: int, device: str) -> None:
         JobError: The loss is no number.
         StorageError: A checkpoint or the bundle cannot be written.
     """
-    with tempfile.TemporaryDirectory(prefix="clftask-worker-") as scratch:
+    with scratch_folder() as scratch:
         _fit(work, sink, rank, world, device, scratch)
 
 
@@ -180,10 +180,10 @@ def _fit(work: Work, sink: Sink, rank: int, world: int, device: str, scratch: st
                 log.write()
             raise
     _use_best(trainer, checkpoints)
-    outcome = evaluate(work, trainer)
+    found = evaluate(work, trainer)
     if rank == 0:
-        outcome |= _outcome(trainer, watch, started, work)
-        publish(work, trainer, outcome, Path(scratch, "bundle"))
+        outcome = found.figures | _outcome(trainer, watch, started, work)
+        publish(work, trainer, found.decision, outcome, Path(scratch, "bundle"))
         log.say("done: " + json.dumps(outcome["metrics"]["validation"]))
         log.write()
         sink.post({"done": outcome})
@@ -307,36 +307,19 @@ def _use_best(trainer: ClassifierTrainer, checkpoints: Checkpoints) -> None:
 # ------------------------------------------------------------------ the end
 
 
-def evaluate(work: Work, trainer: ClassifierTrainer) -> dict[str, Any]:
-    """Measure validation and test with the bundle's decision; on the first worker."""
-    metrics: dict[str, Any] = {}
-    labels: dict[str, Any] = {}
-    confusion: dict[str, Any] = {}
+def evaluate(work: Work, trainer: ClassifierTrainer) -> Evaluated:
+    """Fit the decision and measure validation and test with it; on the first worker."""
+    splits = {}
     for split in ("validation", "test"):
         logits = trainer.logits_of(split) if split in work.tables else None
-        if logits is None:
-            continue
-        targets = trainer.targets_of(split)
-        decided = work.job.decision.decide(probabilities_of(logits, work.job.task), work.job.task)
-        metrics[split] = measure(logits, targets, work.job.decision, work.space)
-        metrics[split]["loss"] = trainer.mean_loss(logits, targets)
-        labels[split] = per_label(decided, targets, work.label_names)
-        if work.job.task == "multiclass" and len(work.label_names) <= MAX_CONFUSION_LABELS:
-            confusion[split] = confusion_matrix(decided, targets)
-    found = {"metrics": metrics, "per_label": labels}
-    return found | ({"confusion_matrix": confusion} if confusion else {})
-
-
-def measure(logits: Any, targets: Any, decision: Decision, space: LabelSpace) -> dict[str, float]:
-    """Return all metrics with a decision, and the plain ones beside where the two can differ."""
-    probabilities = probabilities_of(logits, space.task)
-    decided = decision.decide(probabilities, space.task)
-    found = compute(probabilities, decided, targets, space.task)
-    if space.task == "multilabel" and decision.threshold != 0.5:
-        plain = Decision().decide(probabilities, space.task)
-        names = [name for name in found if name in DECIDED]
-        at_half = compute(probabilities, plain, targets, space.task, names)
-        found |= {f"{name}_at_0.5": value for name, value in at_half.items()}
+        if logits is not None:
+            groups = groups_of(work.tables[split])
+            splits[split] = Labelled(logits, trainer.targets_of(split), groups)
+    if not splits:
+        return Evaluated(Decision(), {})
+    found = decide(work.job, work.space, splits)
+    for split, rows in splits.items():
+        found.figures["metrics"][split]["loss"] = trainer.mean_loss(rows.logits, rows.targets)
     return found
 
 
@@ -354,21 +337,23 @@ def _outcome(
     }
 
 
-def publish(work: Work, trainer: ClassifierTrainer, outcome: dict[str, Any], folder: Path) -> None:
+def publish(
+    work: Work, trainer: ClassifierTrainer, decision: Decision, outcome: Any, folder: Path
+) -> None:
     """Write the bundle into the run; `folder` is a local one that is not there yet."""
-    job = work.job
+    job, model = work.job, trainer.model.to("cpu")
+    calibration = decision.calibration.folded(output_layer(model))
     meta = bundle.BundleMeta(
         task=job.task,
         label_names=work.label_names,
         text=job.data.recipe,
         max_length=job.model.max_length,
-        decision=job.decision,
+        decision=decision.model_copy(update={"calibration": calibration}),
         job=job.dump(),
         data=work.data,
         versions=bundle.versions(),
         metrics=outcome["metrics"],
     )
     folder.mkdir()
-    model = trainer.model.to("cpu")
     bundle.write(folder, model, trainer.processing_class, meta, outcome)
     bundle.publish(folder, storage.join(work.run, "bundle"))

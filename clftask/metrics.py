@@ -20,7 +20,11 @@ from clftask.labels import Task
 Array = npt.NDArray[Any]
 Metric = Callable[[Array, Array, Array], float]
 
-LOWER_IS_BETTER = frozenset({"loss", "log_loss", "brier", "ece", "hamming_loss"})
+LOWER_IS_BETTER = frozenset({"loss", "log_loss", "brier", "ece", "classwise_ece", "hamming_loss"})
+# How the names of metrics end that are measured without the decision, or its calibration.
+PLAIN = ("_at_0.5", "_at_argmax", "_uncalibrated")
+# What calibration is there to lower.
+CALIBRATED = ("log_loss", "brier", "ece", "classwise_ece")
 NUM_ECE_BINS = 15
 _TOP_K = re.compile(r"^(precision|ndcg)_at_([1-9][0-9]*)$")
 
@@ -46,7 +50,7 @@ def mcc(probabilities: Array, decided: Array, targets: Array) -> float:
     """Return Matthews' correlation coefficient in its multiclass form (Gorodkin 2004)."""
     from sklearn.metrics import matthews_corrcoef
 
-    return float(matthews_corrcoef(targets.argmax(1), decided.argmax(1)))
+    return float(matthews_corrcoef(targets.argmax(1), _classes(decided)))
 
 
 def _prf(part: int, average: str) -> Metric:
@@ -168,6 +172,15 @@ def ece(task: Task) -> Metric:
     return score
 
 
+def classwise_ece(probabilities: Array, decided: Array, targets: Array) -> float:
+    """Return the mean over labels of each one's expected calibration error (Kull et al. 2019)."""
+    size = probabilities.shape[1]
+    bins = np.minimum((probabilities * NUM_ECE_BINS).astype(int), NUM_ECE_BINS - 1)
+    flat = (bins + NUM_ECE_BINS * np.arange(size)).ravel()
+    gaps = np.bincount(flat, (targets - probabilities).ravel(), NUM_ECE_BINS * size)
+    return float(np.abs(gaps).sum() / max(probabilities.size, 1))
+
+
 _PRF: dict[str, Metric] = {
     f"{average}_{name}": _prf(part, average)
     for average in ("micro", "macro", "weighted", "samples")
@@ -185,6 +198,7 @@ METRICS: dict[Task, dict[str, Metric]] = {
         "log_loss": log_loss("multiclass"),
         "brier": brier("multiclass"),
         "ece": ece("multiclass"),
+        "classwise_ece": classwise_ece,
     },
     "multilabel": {
         **_PRF,
@@ -198,6 +212,7 @@ METRICS: dict[Task, dict[str, Metric]] = {
         "log_loss": log_loss("multilabel"),
         "brier": brier("multilabel"),
         "ece": ece("multilabel"),
+        "classwise_ece": classwise_ece,
     },
 }
 
@@ -237,25 +252,18 @@ def compute(
         }
 
 
-def best_global_threshold(probabilities: Array, targets: Array, average: str = "micro") -> float:
-    """Return the threshold, of 0.01 … 0.99, with the highest micro- or macro-F1.
+def with_plain(figures: dict[str, float]) -> dict[str, tuple[float, float | None]]:
+    """Return each metric with its plain value, None where the decision changes nothing.
 
-    A young multilabel model gives nothing above 0.5; at its own best threshold its progress
-    shows. One histogram a label makes all 99 thresholds cost one pass.
+    Args:
+        figures: Metrics by name; the plain ones end in one of `PLAIN`.
     """
-    bins = np.clip(np.ceil(probabilities * 100).astype(int) - 1, 0, 99)
-    num_labels = probabilities.shape[1]
-    flat = (bins + 100 * np.arange(num_labels)).ravel()
-    given = np.bincount(flat, minlength=100 * num_labels).reshape(num_labels, 100)
-    true = np.bincount(flat, targets.ravel(), 100 * num_labels).reshape(num_labels, 100)
-    above_given = given[:, ::-1].cumsum(1)[:, ::-1][:, 1:]
-    above_true = true[:, ::-1].cumsum(1)[:, ::-1][:, 1:]
-    positives = targets.sum(0)[:, None]
-    if average == "macro":
-        scores = (2 * above_true / np.maximum(above_given + positives, 1)).mean(0)
-    else:
-        scores = 2 * above_true.sum(0) / np.maximum(above_given.sum(0) + positives.sum(), 1)
-    return float((np.argmax(scores) + 1) / 100)
+    found = {}
+    for name, value in figures.items():
+        if not name.endswith(PLAIN):
+            plain = next((figures[name + s] for s in PLAIN if name + s in figures), None)
+            found[name] = value, plain
+    return found
 
 
 def per_label(decided: Array, targets: Array, names: Sequence[str]) -> list[dict[str, Any]]:
@@ -273,11 +281,16 @@ def per_label(decided: Array, targets: Array, names: Sequence[str]) -> list[dict
 
 
 def confusion_matrix(decided: Array, targets: Array) -> list[list[int]]:
-    """Return (true class, decided class) counts of a multiclass decision."""
-    size = targets.shape[1]
-    pairs = targets.argmax(1) * size + decided.argmax(1)
-    counts = np.bincount(pairs, minlength=size * size).reshape(size, size)
-    return [[int(n) for n in row] for row in counts]
+    """Return (true class, decided class) counts; one more column where rows have no class."""
+    found, size = _classes(decided), targets.shape[1]
+    width = size + int((found == size).any())
+    counts = np.bincount(targets.argmax(1) * width + found, minlength=size * width)
+    return [[int(n) for n in row] for row in counts.reshape(size, width)]
+
+
+def _classes(decided: Array) -> Array:
+    """Return the (rows,) classes given; one above the last where there is none."""
+    return np.asarray(np.where(decided.any(1), decided.argmax(1), decided.shape[1]))
 
 
 def module(name: str, task: Task = "multilabel") -> Any:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import io
 import json
 import os
 import secrets
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +49,17 @@ class Run:
             storage.read_bytes(storage.join(self.bundle, "metrics.json"))
         )
         return content
+
+
+@contextlib.contextmanager
+def resumable(run: Run) -> Iterator[None]:
+    """Let an interruption say how the run goes on."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        name = run.path.rpartition("/")[2]
+        stop.add_note(f"Go on with run.name={name} run.resume=true")
+        raise
 
 
 def find(spec: RunSpec, prefix: str, job_file: str = JOB) -> Run:

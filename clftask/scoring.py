@@ -15,7 +15,6 @@ import torch
 from clftask import bundle
 from clftask.batches import token_batches
 from clftask.bundle import BundleMeta
-from clftask.decisions import probabilities_of
 from clftask.errors import DataError, JobError, Problem
 from clftask.labels import Task
 from clftask.modeling import bf16_pays, output_layer, quiet_loading, resolve_precision
@@ -34,7 +33,8 @@ class Prediction:
     """What a bundle says of some texts.
 
     Attributes:
-        labels: A label a text (multiclass), or a list of labels a text (multilabel).
+        labels: A label a text (multiclass; None where the bundle abstains), or a list of labels
+            a text (multilabel).
         probabilities: (rows, labels) float32, in the order of `label_names`.
         label_names: The labels.
         task: multiclass or multilabel.
@@ -113,7 +113,9 @@ class Scorer:
         decided = self.meta.decision.decide(probabilities, self.meta.task)
         names = np.array(self.meta.label_names, dtype=object)
         lists = [names[row].tolist() for row in decided]
-        return lists if self.meta.task == "multilabel" else [labels[0] for labels in lists]
+        if self.meta.task == "multilabel":
+            return lists
+        return [labels[0] if labels else None for labels in lists]
 
     def tokenise(self, texts: Any, pairs: Any | None) -> pa.Table:
         """Return the tokens of (rows,) Arrow strings, as `tokens.tokenise` does."""
@@ -130,7 +132,7 @@ class Scorer:
 
     def probabilities(self, tokens: pa.Table) -> Floats:
         """Return (rows, labels) float32 probabilities, calibrated as the bundle says."""
-        return probabilities_of(self.logits(tokens), self.meta.task)
+        return self.meta.decision.probabilities(self.logits(tokens), self.meta.task)
 
     def logits(self, tokens: pa.Table) -> Floats:
         """Return (rows, labels) float32 logits, in the order of the rows.

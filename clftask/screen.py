@@ -12,10 +12,12 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from clftask.metrics import with_plain
 from clftask.search.searchers import Goal
 from clftask.wording import counted
 
 MAX_LABEL_ROWS = 20
+PLAIN_CAPTION = "plain: uncalibrated, at 0.5 or the most probable class"
 LINE_EVERY_S = 10.0
 
 
@@ -136,7 +138,7 @@ class TuneScreen:
             self.live.start()
             return
         reason = record.get("reason")
-        if value is not None or reason:
+        if (value is not None and not record.get("is_known")) or reason:
             shown = reason if value is None else f"{self.goal.metric} {value:.4f}"
             epoch = f"epoch {record['epoch']}: " if record.get("epoch") else ""
             self.say(f"{_trial_name(row)}: {epoch}{shown}; best {_shown(self._best())}")
@@ -180,7 +182,10 @@ def tune_summary(result: dict[str, Any], goal: Goal, file: IO[str]) -> None:
     """Print the winner's settings, its metrics, and where everything is."""
     console = Console(file=file, highlight=False)
     counts = ", ".join(f"{n} {state}" for state, n in result["trials"].items())
-    table = Table(title=f"trial {result['best']['trial']} of {counts}", show_header=False)
+    console.print(f"trials: {counts}")
+    for number, reason in list(result["failures"].items())[:MAX_LABEL_ROWS]:
+        console.print(f"trial {number} failed: {escape(reason)}", soft_wrap=True)
+    table = Table(title=f"the best: trial {result['best']['trial']}", show_header=False)
     for name, value in result["best"]["params"].items():
         table.add_row(
             escape(name), escape(f"{value:.4g}" if isinstance(value, float) else str(value))
@@ -232,14 +237,19 @@ def train_summary(result: dict[str, Any], file: IO[str]) -> None:
 
 
 def _metric_table(metrics: dict[str, dict[str, float]]) -> Table:
-    table = Table(title="metrics")
+    """Return metrics by split, each with the decision and, if that differs, without."""
+    splits = {split: with_plain(figures) for split, figures in metrics.items()}
+    is_plain = all(plain is None for found in splits.values() for _, plain in found.values())
+    table = Table(title="metrics", caption=None if is_plain else PLAIN_CAPTION)
     table.add_column("metric")
-    for split in metrics:
+    for split in splits:
         table.add_column(split, justify="right")
-    names = dict.fromkeys(name for figures in metrics.values() for name in figures)
-    for name in names:
-        cells = [f"{m[name]:.4f}" if name in m else "" for m in metrics.values()]
-        table.add_row(name, *cells)
+        if not is_plain:
+            table.add_column("plain", justify="right", style="dim")
+    for name in dict.fromkeys(name for found in splits.values() for name in found):
+        pairs = [found.get(name, (None, None)) for found in splits.values()]
+        figures = [value for pair in pairs for value in (pair[:1] if is_plain else pair)]
+        table.add_row(name, *("" if value is None else f"{value:.4f}" for value in figures))
     return table
 
 
@@ -248,10 +258,11 @@ def _label_table(rows: list[dict[str, Any]], split: str) -> Table:
     left_out = max(0, len(ordered) - MAX_LABEL_ROWS)
     caption = f"and {counted(left_out, 'more label')} in metrics.json" if left_out else None
     table = Table(title=f"labels ({split})", caption=caption)
-    for name in ("label", "precision", "recall", "f1", "rows"):
+    columns = [n for n in ("precision", "recall", "f1", "threshold") if not rows or n in rows[0]]
+    for name in ("label", *columns, "rows"):
         table.add_column(name, justify="left" if name == "label" else "right")
     for row in ordered[:MAX_LABEL_ROWS]:
-        figures = [f"{row[k]:.3f}" for k in ("precision", "recall", "f1")]
+        figures = [f"{row[k]:.3f}" for k in columns]
         table.add_row(escape(row["label"]), *figures, str(row["support"]))
     return table
 
@@ -260,5 +271,17 @@ def inspect_summary(found: dict[str, Any], file: IO[str]) -> None:
     """Print what was found as a table of names and values."""
     table = Table(show_header=False)
     for name, value in found.items():
-        table.add_row(name, escape(str(value)))
-    Console(file=file, highlight=False).print(table)
+        if name != "metrics":
+            table.add_row(name, escape(_in_words(value)))
+    console = Console(file=file, highlight=False)
+    console.print(table)
+    if "metrics" in found:
+        console.print(_metric_table(found["metrics"]))
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_in_words(inner)}" for name, inner in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_in_words, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

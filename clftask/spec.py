@@ -228,7 +228,9 @@ def _problem(cls: type[Spec], document: Any, error: Any) -> Problem:
     cause = error.get("ctx", {}).get("error")
     message = str(cause) if isinstance(cause, ValueError) else error["msg"]
     message, _, remedy = message.partition("; ")
-    return Problem(loc or "job", _plain(error["input"]), message, remedy)
+    found = error["input"]
+    is_section = isinstance(found, Mapping) and error["type"] == "value_error"
+    return Problem(loc or "job", None if is_section else _plain(found), message, remedy)
 
 
 def _plain(value: Any) -> Any:

@@ -142,7 +142,8 @@ class ScoreColumns:
             rows, codes = np.nonzero(decided)
             labels = _lists(names.take(pa.array(codes)), np.bincount(rows, minlength=len(decided)))
         else:
-            labels = names.take(pa.array(decided.argmax(1)))
+            best = pa.array(decided.argmax(1), mask=~decided.any(1))  # null: the bundle abstains
+            labels = names.take(best)
         width = probabilities.shape[1]
         confidence = probabilities.max(1) if width else np.zeros(len(probabilities), np.float32)
         scores = self.layout.columns(probabilities, self.label_names)

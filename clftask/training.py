@@ -31,10 +31,11 @@ from clftask.batches import (
     token_batches,
 )
 from clftask.config import TrainJob
-from clftask.decisions import Decision, probabilities_of
+from clftask.decisions import Decision, best_global_threshold, probabilities_of
 from clftask.errors import ConfigError, Problem
 from clftask.labels import LabelSpace, multi_hot
-from clftask.metrics import best_global_threshold, compute
+from clftask.losses import TrainLabels
+from clftask.metrics import compute
 
 # Rows times padded length of one forward pass. Larger batches no longer pay off.
 MAX_TOKENS = {"cuda": 32_768, "cpu": 8_192}
@@ -123,7 +124,7 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         super().__init__(model=model, args=args, eval_dataset=rows, processing_class=tokenizer)
         self.remove_callback(PrinterCallback)
         self.job, self.tables, self.space, self.fresh = job, tables, space, fresh
-        self.row_loss = job.loss.for_task(job.task)
+        self.row_loss = job.loss.rows_for(job.task, self._train_labels())
         self.collator = Collator(
             tokenizer, len(space.names), self._micro_batch_size(), job.model.max_length
         )
@@ -198,7 +199,7 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         targets, weight = micro.pop("targets"), micro.pop("weight")
         with self.compute_loss_context_manager():
             logits = model(**micro).logits.float()
-        return (self.row_loss.rows(logits, targets) * weight).sum()
+        return (self.row_loss(logits, targets) * weight).sum()
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Return 0: the inputs are a list of micro batches, and nobody reads the figure."""
@@ -261,10 +262,9 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         """
         targets = self.targets_of("validation")
         probabilities = probabilities_of(logits, self.space.task)
-        decision = self.job.decision
+        decision = Decision()
         if self.space.task == "multilabel":
-            average = "macro" if self.job.training.metric.startswith("macro") else "micro"
-            threshold = best_global_threshold(probabilities, targets, average)
+            threshold = best_global_threshold(probabilities, targets, self.job.average)
             decision = Decision(threshold=threshold)
         decided = decision.decide(probabilities, self.space.task)
         names = list(dict.fromkeys(["micro_f1", "macro_f1", self.job.training.metric]))
@@ -275,12 +275,17 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
     def mean_loss(self, logits: npt.NDArray[np.float32], targets: npt.NDArray[np.float32]) -> float:
         """Return the mean training loss of rows from their logits."""
         parts = [
-            self.row_loss.rows(
+            self.row_loss(
                 torch.from_numpy(logits[i : i + 4096]), torch.from_numpy(targets[i : i + 4096])
             )
             for i in range(0, len(logits), 4096)
         ]
         return float(torch.cat(parts).mean())
+
+    def _train_labels(self) -> TrainLabels:
+        codes = self.tables["train"]["labels"].combine_chunks()
+        counts = np.bincount(codes.flatten().to_numpy(), minlength=len(self.space.names))
+        return TrainLabels(counts.astype(float), len(codes))
 
     def targets_of(self, split: str) -> npt.NDArray[np.float32]:
         """Return (rows, labels) float32 of 0 and 1."""

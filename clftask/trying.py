@@ -25,6 +25,7 @@ from clftask.errors import ClftaskError, StorageError
 from clftask.fitting import Work, build_trainer, evaluate, publish
 from clftask.modeling import find_base
 from clftask.scoring import is_out_of_memory
+from clftask.scratch import scratch_folder
 from clftask.search.searchers import Goal
 from clftask.training import ClassifierTrainer
 from clftask.trials import Evaluation, Trial, Trials, finite
@@ -103,7 +104,7 @@ def attempt(spec: Attempt, report: Report, rank: int, world: int, device: str) -
     """
     if spec.trial.state != "running":
         return spec.trial
-    with tempfile.TemporaryDirectory(prefix="clftask-trial-") as scratch:
+    with scratch_folder() as scratch:
         keeper = _Keeper(spec, report, rank == 0, scratch)
         try:
             _train(keeper, rank, world, device, scratch)
@@ -314,13 +315,14 @@ def publish_winner(
     Returns:
         What `metrics.json` of the bundle holds.
     """
-    with tempfile.TemporaryDirectory(prefix="clftask-winner-") as scratch:
+    with scratch_folder() as scratch:
         folder = f"{scratch}/weights"
         storage.download(Trials(work.run).weights(trial), folder)
         trainer = build_trainer(work, 1, device, work.job.training.precision, scratch)
         trainer._load_from_checkpoint(folder)
         last = trial.evaluations[-1]
-        outcome = evaluate(work, trainer) | {
+        found = evaluate(work, trainer)
+        outcome = found.figures | {
             "epochs": last.epoch,
             "steps": last.step,
             "seconds": trial.seconds,
@@ -328,5 +330,5 @@ def publish_winner(
             "label_names": list(work.label_names),
         }
         shipped = Work(**{**vars(work), "job": job})
-        publish(shipped, trainer, outcome, Path(scratch, "bundle"))
+        publish(shipped, trainer, found.decision, outcome, Path(scratch, "bundle"))
         return outcome

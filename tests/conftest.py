@@ -246,6 +246,7 @@ def tiny_bundle(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> st
 
     from clftask import bundle
     from clftask.config import TrainJob
+    from clftask.decisions import Decision
 
     names = tuple(sorted(_WORDS))
     model = AutoModelForSequenceClassification.from_pretrained(
@@ -267,7 +268,7 @@ def tiny_bundle(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> st
         label_names=names,
         text=job.data.recipe,
         max_length=32,
-        decision=job.decision,
+        decision=Decision(),
         job=job.dump(),
         data={"fingerprint": "0" * 16, "report": {"rows": {"train": 3}, "tokens": {}}},
         versions=bundle.versions(),

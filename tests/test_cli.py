@@ -11,8 +11,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import typer
 from typer.testing import CliRunner
 
+from clftask import cli
 from clftask.cli import app
 from clftask.spec import parse_yaml
 
@@ -86,7 +88,10 @@ def test_all_wrong_columns_at_once(document, tmp_path):
         (["run.storage=gs://bucket/runs"], "run.storage", "disk or S3"),
         (["run.name=../elsewhere"], "run.name", "pattern"),
         (["tracking=[wandb]"], "tracking", "not installed"),
-        (["decision.calibration=platt"], "decision.calibration", "none"),
+        (["decision.calibration=plat"], "decision.calibration", "platt"),
+        (["decision.threshold=1.5"], "decision.threshold", "less than 1"),
+        (["decision.threshold={kind: floor}"], "decision.threshold", "precision or recall"),
+        (["decision.threshold=0.4"], "decision.threshold", "multilabel"),
         (["scaling.workers=[2, 8]"], "scaling.workers", "integer"),
         (["epochs"], "epochs", "field.path=value"),
     ],
@@ -236,3 +241,23 @@ def test_inspect_names_what_is_there(document, tmp_path):
     assert json.loads(found.stdout.splitlines()[-1])["kind"] == "train job"
     nothing = CliRunner().invoke(app, ["inspect", str(tmp_path / "nothing")])
     assert nothing.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("note", "remedy"),
+    [
+        (None, "Run the job again."),
+        ("Go on with run.name=x run.resume=true", "Go on with run.name=x run.resume=true."),
+    ],
+)
+def test_an_interruption_says_how_to_go_on(note, remedy, capsys):
+    def stopped() -> None:
+        stop = KeyboardInterrupt()
+        if note:
+            stop.add_note(note)
+        raise stop
+
+    with pytest.raises(typer.Exit) as caught:
+        cli._guarded(stopped)
+    assert caught.value.exit_code == 130
+    assert capsys.readouterr().err == f"error: clftask: was interrupted. {remedy}\n"

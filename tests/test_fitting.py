@@ -19,6 +19,7 @@ from clftask.callbacks import Stopwatch
 from clftask.checkpoints import Checkpoints
 from clftask.config import TrainJob
 from clftask.data import prepare, tokenise
+from clftask.decisions import cross_fitted
 from clftask.errors import JobError
 from clftask.fitting import Work, fit
 from clftask.modeling import load_tokenizer
@@ -289,6 +290,51 @@ def test_bundle_fingerprint_covers_the_decision(make_work, tmp_path):
     other = bundle._fingerprint(folder, meta.model_copy(update={"max_length": 31}))
     assert bundle._fingerprint(folder, meta) == meta.fingerprint
     assert other != meta.fingerprint
+
+
+@pytest.mark.parametrize("head", ["linear", {"kind": "mlp", "hidden": 8}])
+def test_plain_transformers_gives_the_calibrated_probabilities(make_work, head):
+    from transformers import pipeline
+
+    import clftask
+
+    work = make_work(head=head, epochs=3, metric="macro_f1")
+    sink = run(work)
+    folder = str(Path(work.run, "bundle"))
+    meta = bundle.read_meta(folder)
+    assert (meta.decision.calibration.kind, meta.decision.calibration.is_folded) == ("platt", True)
+    assert len(meta.decision.threshold) == len(work.label_names)
+    texts = ["shader pixel fast tool", "audio volume", "socket"]
+    scores = pipeline("text-classification", folder, top_k=None)(texts)
+    ours = clftask.load(folder).predict(texts)
+    for found, probabilities, labels in zip(scores, ours.probabilities, ours.labels, strict=True):
+        by_name = {s["label"]: s["score"] for s in found}
+        assert [by_name[n] for n in work.label_names] == pytest.approx(probabilities, abs=1e-5)
+        pairs = zip(work.label_names, meta.decision.threshold, strict=True)
+        assert labels == [name for name, t in pairs if by_name[name] > t]
+    test = sink.done["metrics"]["test"]
+    assert test["log_loss"] != test["log_loss_uncalibrated"]
+    text = Path(folder, "README.md").read_text()
+    assert "Calibration: platt, fitted on validation; it stands in the last layer" in text
+    assert "above a threshold of their own" in text
+
+
+def test_groups_of_the_split_reach_the_decision(make_work, monkeypatch):
+    work = make_work(epochs=1)
+    document = work.job.dump()
+    document["data"]["split"] = {"kind": "grouped", "group": "source", "validation": 0.3}
+    job = TrainJob.load(document)
+    prepared = prepare(job)
+    assert "split_by" not in prepared.tables["train"].column_names
+    tables = tokenise(prepared, load_tokenizer(job.model.base), 32)
+    assert len(set(tables["validation"]["group"].to_pylist())) == 3
+    seen = []
+    monkeypatch.setattr(
+        "clftask.evaluation.cross_fitted",
+        lambda *a: seen.append(a[-1]) or cross_fitted(*a),
+    )
+    run(Work(job, work.run, tables, prepared.space.names, work.data, ""))
+    assert seen[0].tolist() == tables["validation"]["group"].to_pylist()
 
 
 def test_threshold_of_the_job_decides(make_work):

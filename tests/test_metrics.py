@@ -8,7 +8,7 @@ import sklearn.metrics as sk
 
 from clftask import metrics
 from clftask.decisions import Decision
-from clftask.metrics import METRICS, best_global_threshold, compute, find, per_label
+from clftask.metrics import METRICS, compute, find, per_label
 
 CASES = [(task, name) for task, named in METRICS.items() for name in named]
 
@@ -183,30 +183,7 @@ def test_agrees_with_sklearn_on_multilabel():
     assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-6)
 
 
-# ------------------------------------------------------------------ thresholds
-
-
-def f1_at(threshold, probabilities, targets, average):
-    decided = Decision(threshold=threshold).decide(probabilities, "multilabel")
-    return sk.f1_score(targets, decided, average=average, zero_division=0)
-
-
-@pytest.mark.parametrize("average", ["micro", "macro"])
-@pytest.mark.parametrize("decimals", [8, 2], ids=["anywhere", "on the thresholds"])
-def test_best_global_threshold_is_that_of_a_full_search(average, decimals):
-    probabilities, targets = random_case("multilabel")
-    probabilities = np.round(probabilities, decimals)
-    grid = np.arange(1, 100) / 100
-    scores = [f1_at(float(t), probabilities, targets, average) for t in grid]
-    found = best_global_threshold(probabilities, targets, average)
-    assert found == pytest.approx(grid[int(np.argmax(np.round(scores, 12)))])
-
-
-def test_best_global_threshold_of_a_young_model_is_low():
-    probabilities = array([[0.125, 0.04], [0.03, 0.02], [0.115, 0.11]])
-    targets = array([[1, 0], [0, 0], [1, 1]])
-    assert best_global_threshold(probabilities, targets) == 0.04
-    assert best_global_threshold(np.zeros((2, 2), np.float32), array([[0, 1], [0, 0]])) == 0.01
+# ------------------------------------------------------------------ labels
 
 
 def test_per_label():

@@ -63,6 +63,13 @@ def test_a_class_and_its_probability(layout):
     assert (types(table)["label"], types(table)["confidence"]) == (pa.string(), pa.float32())
 
 
+def test_a_row_that_the_bundle_abstains_on_has_no_label():
+    decided = np.array([[False, True, False], [False, False, False], [True, False, False]])
+    table = ScoreColumns("multiclass", NAMES, Wide()).table(ORIGIN, P, decided)
+    assert table["label"].to_pylist() == ["a", None, "b"]
+    assert table["confidence"].to_pylist() == [0.5, 1.0, 0.25]
+
+
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.kind)
 def test_labels_in_bundle_order_or_none(layout):
     table = scored(layout, "multilabel")

@@ -179,9 +179,9 @@ def test_time_budget_too_short_for_any_evaluation_loses_nothing(ray_cluster, doc
 
 
 IMPOSSIBLE = [
-    ("training.precision", ["fp32", "fp16"], r"training\.precision: needs a GPU"),
-    ("training.hf.no_such_argument", [1, 2], r"training\.hf: .*no_such_argument"),
-    ("model.max_length", [32, 4096], r"model\.max_length"),
+    ("training.precision", ["fp32", "fp16"], r"space\.training\.precision: needs a GPU"),
+    ("training.hf.no_such_argument", [1, 2], r"space\.training\.hf.*no_such_argument"),
+    ("model.max_length", [32, 4096], r"space\.model\.max_length: must be at most 128"),
 ]
 
 

@@ -463,7 +463,40 @@ def test_a_job_refuses(fields: dict[str, Any], path: str) -> None:
 def test_the_metric_of_another_task_is_refused_with_those_of_this_one() -> None:
     (problem,) = problems(job_with(metric="balanced_accuracy"))
     assert problem.value == "balanced_accuracy"
-    assert problem.allowed.startswith("must be one of loss, brier, ece, hamming_loss, ")
+    assert problem.allowed.startswith("must be one of loss, brier, classwise_ece, ece, ")
+
+
+def test_every_listed_value_that_is_wrong_is_told() -> None:
+    found = problems(searching("training.batch_size", {"kind": "choice", "values": [0, 16, -3]}))
+    assert [(p.path, p.value) for p in found] == [
+        ("space.training.batch_size", 0),
+        ("space.training.batch_size", -3),
+    ]
+
+
+def test_one_value_of_a_range_that_is_wrong_is_told() -> None:
+    found = problems(searching("training.batch_size", {"kind": "randint", "low": -50, "high": 8}))
+    assert [(p.path, p.value) for p in found] == [("space.training.batch_size", -50)]
+
+
+def test_overrides_reach_into_the_space() -> None:
+    overrides = ["space.training.learning_rate.low=1e-4", "space.training.batch_size.values=[8,16]"]
+    job = TuneJob.load(job_with(space=RATES | {"training.batch_size": BATCH}), overrides)
+    assert job.space["training.learning_rate"].dump() == RATE | {"low": 1e-4}
+    assert job.space["training.batch_size"].values == (8, 16)
+    more = ["space.training.batch_size={kind: randint, low: 8, high: 33}"]
+    job = TuneJob.load(JOB, more)
+    assert job.space["training.batch_size"].dump() == {"kind": "randint", "low": 8, "high": 33}
+    assert JOB["space"] == RATES
+    (problem,) = problems(JOB, "space.training.learning_rate=0.1")
+    assert problem.path == "space.training.learning_rate"
+
+
+def test_whole_numbers_of_a_quantised_range_are_whole() -> None:
+    spread = {"kind": "quniform", "low": 8, "high": 64, "q": 8}
+    job = TuneJob.load(searching("training.batch_size", spread))
+    value = job.searched.params({"training.batch_size": 16.0})["training.batch_size"]
+    assert (value, type(value)) == (16, int)
 
 
 def test_all_mistakes_of_a_search_are_told_at_once() -> None:

@@ -17,7 +17,6 @@ from clftask.config import TrainJob
 from clftask.data import Prepared, prepare, tokenise
 from clftask.errors import ClftaskError, JobError, Problem
 from clftask.modeling import check_base, check_precision
-from clftask.training import check_arguments
 from clftask.wording import counted
 
 _TRACKER_PREFIXES = ("MLFLOW_", "WANDB_")
@@ -59,12 +58,14 @@ def _finished(job: TrainJob, run: runs.Run, say: Say) -> dict[str, Any]:
 
 
 def _trained(job: TrainJob, run: runs.Run, say: Say, show: Show) -> dict[str, Any]:
+    from clftask.training import check_arguments  # imports transformers
+
     tokenizer = check_base(job.model)
     check_arguments(job)
     prepared = prepare(job)
     if run.exists:
         runs.same_data(run, prepared.fingerprint)
-    with connected():
+    with runs.resumable(run), connected():
         chosen = plan(job.scaling, capacity())
         check_precision(job.training.precision, chosen.use_gpu)
         say(f"reading and tokenising {counted(prepared.rows.num_rows, 'row')}")

@@ -15,7 +15,7 @@ from ray import tune
 
 from clftask.cluster.group import Group
 from clftask.config import TrainJob, TuneJob
-from clftask.errors import ConfigError
+from clftask.errors import ConfigError, Problem, StorageError
 from clftask.fitting import Work
 from clftask.search.schedulers import EPOCH, TRIAL
 from clftask.search.searchers import Goal
@@ -24,6 +24,7 @@ from clftask.trying import Attempt, attempt, tell_again
 
 SEED: Final = "seed"
 FAILED: Final = "failed"
+KNOWN: Final = "known"  # from before the search was interrupted
 _POINTER = "clftask.json"
 
 
@@ -114,7 +115,7 @@ def _run(search: TuneJob, shared: Shared, trial: Trial, told: _Pointer, report: 
         num_told=len(trial.evaluations) if search.scheduler.mutates else told.num_told(trial),
         donor=told.donor(trial),
     )
-    tell_again(spec, report)
+    tell_again(spec, functools.partial(report, is_known=True))
     if trial.state != "running":
         return trial
     group = _group(shared.workers, json.dumps(shared.resources), shared.device)
@@ -214,16 +215,28 @@ def _pointer() -> _Pointer:
         return _Pointer(**json.loads(Path(folder, _POINTER).read_text()))
 
 
-def _report(goal: Goal, trial: Trial, evaluation: Evaluation, step: int | None, count: int) -> None:
+def _report(
+    goal: Goal,
+    trial: Trial,
+    evaluation: Evaluation,
+    step: int | None,
+    count: int,
+    is_known: bool = False,
+) -> None:
     """Tell Tune of an evaluation; raises SystemExit when Tune wants the trial to end."""
     known = trial.model_copy(update={"evaluations": ()})
     value = evaluation.metrics.get(goal.metric)
-    metrics = {EPOCH: round(evaluation.epoch), goal.metric: value}
+    metrics = {EPOCH: round(evaluation.epoch), goal.metric: value, KNOWN: is_known}
     with tempfile.TemporaryDirectory() as folder:
         content = {"trial": known.dump(), "step": step, "num_evaluations": count}
         Path(folder, _POINTER).write_text(json.dumps(content))
-        tune.report(metrics | (_worst(goal) if value is None else {}),
-                    checkpoint=tune.Checkpoint.from_directory(folder))  # fmt: skip
+        metrics |= _worst(goal) if value is None else {}
+        try:
+            tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))
+        except Exception as error:  # storage is gone, or the driver: not the trial's fault
+            reason = " ".join(str(error).split())[:200]
+            problem = Problem("run.storage", None, f"does not take the report: {reason}")
+            raise StorageError(problem) from None
 
 
 def _worst(goal: Goal) -> dict[str, float]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import importlib.util
 import io
 import itertools
 import json
@@ -22,17 +21,22 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from clftask import runs, storage
+from clftask.cluster.checking import (
+    check_concurrency,
+    check_packages,
+    check_trials,
+    named_as_in,
+)
 from clftask.cluster.session import capacity, connected
-from clftask.cluster.slots import Slots, room_for, slots
+from clftask.cluster.slots import Slots, slots
 from clftask.config import TrainJob, TuneJob
 from clftask.data import Prepared, prepare, tokenise
 from clftask.diskplan import check_disk
-from clftask.errors import ClftaskError, ConfigError, JobError, Problem
-from clftask.modeling import bf16_pays, check_base, check_precision, resolve_precision
+from clftask.errors import ClftaskError, JobError, Problem
+from clftask.modeling import bf16_pays, check_precision, resolve_precision
 from clftask.report.tuning import tuning_page
 from clftask.search.schedulers import TRIAL
 from clftask.search.searchers import Goal
-from clftask.training import check_arguments
 from clftask.trials import Trial, Trials, finalists, mean_scores, ranked, table, winner
 from clftask.wording import counted
 
@@ -51,7 +55,7 @@ def tune(job: TuneJob, say: Say, show: Show) -> dict[str, Any]:
 
     Returns:
         run, best (params, seed, metrics by split, and of its finalists), job, bundle,
-        trials (done, stopped, failed), finalists, seconds.
+        trials (done, stopped, failed), failures (reasons by trial), finalists, seconds.
 
     Raises:
         ConfigError, DataError, StorageError: What a user can mend; nothing was written.
@@ -71,16 +75,18 @@ def tune(job: TuneJob, say: Say, show: Show) -> dict[str, Any]:
 
 
 def _searched(job: TuneJob, run: runs.Run, say: Say, show: Show) -> dict[str, Any]:
-    _check_packages(job)
-    tokenizers = _check_trials(job)
-    prepared = prepare(job.train)
-    if run.exists:
-        runs.same_data(run, prepared.fingerprint)
-    with connected():
-        chosen = slots(job.train.scaling, job.concurrency, job.num_trials, capacity())
-        _check_concurrency(job, chosen)
-        for precision in {trial.training.precision for trial in job.probed()}:
-            check_precision(precision, chosen.gpus > 0)
+    check_packages(job)
+    with named_as_in(job):
+        tokenizers = check_trials(job)
+        prepared = prepare(job.train)
+        if run.exists:
+            runs.same_data(run, prepared.fingerprint)
+    with runs.resumable(run), connected():
+        with named_as_in(job):
+            chosen = slots(job.train.scaling, job.concurrency, job.num_trials, capacity())
+            for precision in {trial.training.precision for trial in job.probed()}:
+                check_precision(precision, chosen.gpus > 0)
+        check_concurrency(job, chosen)
         check_disk(job, chosen.concurrency, len(prepared.space.names))
         named = _named(job, run)
         runs.claim(run, named, prepared.rows, prepared.fingerprint)
@@ -93,46 +99,6 @@ def _named(job: TuneJob, run: runs.Run) -> TuneJob:
     """Return the job with the name that its run got."""
     name = run.path.rpartition("/")[2]
     return job.model_copy(update={"run": job.run.model_copy(update={"name": name})})
-
-
-def _check_packages(job: TuneJob) -> None:
-    """Refuse a searcher whose packages are not installed.
-
-    Raises:
-        ConfigError: Names them and their install command.
-    """
-    for extra, packages in job.searcher.packages.items():
-        missing = [name for name in packages if importlib.util.find_spec(name) is None]
-        if missing:
-            allowed = f"needs {', '.join(missing)}, which is not installed"
-            remedy = f"pip install 'clftask[{extra}]'"
-            raise ConfigError(Problem("searcher.kind", job.searcher.kind, allowed, remedy))
-
-
-def _check_concurrency(job: TuneJob, chosen: Slots) -> None:
-    """Refuse a limit that a scheduler whose trials wait for each other cannot keep.
-
-    Raises:
-        ConfigError: There is room for more.
-    """
-    room = min(room_for(chosen, capacity()), job.num_trials)
-    if job.scheduler.resumes and job.concurrency != "auto" and chosen.concurrency < room:
-        allowed = f"trials of {job.scheduler.kind} fill the cluster, here {room} at a time"
-        remedy = "Use auto, or a larger train.scaling.cpus_per_worker."
-        raise ConfigError(Problem("concurrency", job.concurrency, allowed, remedy))
-
-
-def _check_trials(job: TuneJob) -> dict[str, Any]:
-    """Refuse trials that could not train; return the tokenizer of each base.
-
-    Raises:
-        ConfigError: `training.hf` or the model of one of them cannot be used.
-    """
-    trials = job.probed()
-    for arguments in {repr(trial.training.hf): trial for trial in trials}.values():
-        check_arguments(arguments)
-    models = {(t.model.base, t.model.max_length, t.model.head.kind): t.model for t in trials}
-    return {model.base: check_base(model) for model in models.values()}
 
 
 def _shared(job: TuneJob, run: runs.Run, prepared: Prepared, tokenizers: Any, chosen: Slots) -> Any:
@@ -337,6 +303,7 @@ class _Search:
                 "stopped": states.count("stopped"),
                 "failed": states.count("failed"),
             },
+            "failures": {str(t.number): t.reason for t in trials if t.reason and not t.is_finalist},
             "finalists": [{"trial": n, self.goal.metric: s} for n, s in scores.items()],
         }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import secrets
 from dataclasses import dataclass
@@ -60,6 +61,9 @@ def run_trials(phase: Phase, watch: Watch) -> list[tuple[dict[str, Any], str]]:
         The configurations of trials whose workers died too often, and of what.
     """
     os.environ |= _OPTIONS
+    if not os.environ.get("CLFTASK_DEBUG"):  # `watch` says in a line what these show as traces
+        for name in ("ray.tune", "ray.train._internal.storage"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     bundles = [phase.chosen.resources] * phase.chosen.workers
     function = tune.with_parameters(run_trial, shared=phase.shared)
     tuner = tune.Tuner(
@@ -67,16 +71,20 @@ def run_trials(phase: Phase, watch: Watch) -> list[tuple[dict[str, Any], str]]:
         tune_config=_tune_config(phase),
         run_config=_run_config(phase, watch),
     )
-    try:
-        results = tuner.fit()
-    finally:
-        with contextlib.suppress(ClftaskError):
-            storage.delete(storage.join(phase.path, ".ray"))
+    _forget_state(phase.path)  # of a search that was interrupted
+    results = tuner.fit()
+    _forget_state(phase.path)
     return [
         (result.config, str(result.error).strip().splitlines()[-1])
         for result in results
         if result.error is not None and result.config
     ]
+
+
+def _forget_state(path: str) -> None:
+    """Remove what Tune itself keeps. Not while trials may still report: that would fail them."""
+    with contextlib.suppress(ClftaskError):
+        storage.delete(storage.join(path, ".ray"))
 
 
 def _tune_config(phase: Phase) -> tune.TuneConfig:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ray.exceptions import RayActorError
 from ray.tune import Callback
 
-from clftask.cluster.trial import FAILED
+from clftask.cluster.trial import FAILED, KNOWN
 from clftask.search.schedulers import EPOCH, TRIAL
 from clftask.search.searchers import Goal
 
@@ -48,7 +49,8 @@ class Watch(Callback):  # type: ignore[misc]
             self._record(trial, "failed", reason=reason)
         else:
             value = result.get(self.goal.metric)
-            self._record(trial, "running", epoch=result.get(EPOCH), value=value)
+            known = {"is_known": True} if result.get(KNOWN) else {}
+            self._record(trial, "running", epoch=result.get(EPOCH), value=value, **known)
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
         """Show its end."""
@@ -58,11 +60,27 @@ class Watch(Callback):  # type: ignore[misc]
             self.tidy(trial.config)
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
-        """Show that its worker is gone; it is tried again elsewhere, or has failed."""
-        self._record(trial, "failed", reason="its worker is gone")
+        """Show what ended it for now; it is tried again, or has failed."""
+        self._record(trial, "failed", reason=_reason(trial))
+
+    def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
+        """Show what stopped it, and that it goes on."""
+        self._record(trial, "running", reason=f"{_reason(trial)}; it goes on")
 
     def _record(self, trial: Any, state: str, **found: Any) -> None:
         config = trial.config
         known = {TRIAL: config[TRIAL], "state": state, "is_final": self.is_final}
         known |= {"seed": config["seed"]} if "seed" in config else {}
         self.show({**known, "id": trial.trial_id, **found})
+
+
+def _reason(trial: Any) -> str:
+    """Return in a line why a trial's function has not come back."""
+    try:
+        error = trial.get_pickled_error()
+    except Exception:  # it lies in a storage that may be what does not answer
+        return "its storage does not answer"
+    if isinstance(error, RayActorError) or error is None:
+        return "its worker is gone"
+    cause = getattr(error, "cause", error)
+    return str(cause).strip().splitlines()[-1] if str(cause).strip() else type(cause).__name__

@@ -10,11 +10,12 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from clftask import storage
-from clftask.decisions import Decision
+from clftask.decisions import Average, DecisionSpec
+from clftask.decisions.thresholds import AutoThreshold
 from clftask.errors import ConfigError, Problem
 from clftask.heads import Adapt, Full, Head, LinearHead
 from clftask.labels import Labels, Task
-from clftask.losses import AutoLoss, Loss
+from clftask.losses import AutoLoss, LogitAdjusted, Loss
 from clftask.metrics import LOWER_IS_BETTER, METRICS, find
 from clftask.spec import Spec
 from clftask.splits import ColumnSplit, RandomSplit, Split
@@ -216,7 +217,7 @@ class TrainJob(Spec):
     model: ModelSpec
     loss: Loss = AutoLoss()
     training: TrainingSpec = TrainingSpec()
-    decision: Decision = Decision()
+    decision: DecisionSpec = DecisionSpec()
     scaling: ScalingSpec = ScalingSpec()
     tracking: Annotated[
         tuple[Literal["tensorboard", "mlflow", "wandb"], ...], BeforeValidator(one_or_more)
@@ -236,6 +237,11 @@ class TrainJob(Spec):
             raise ConfigError(*mistakes)
         return job
 
+    @property
+    def average(self) -> Average:
+        """How the metric averages labels: what the decision serves."""
+        return "macro" if self.training.metric.startswith("macro") else "micro"
+
     def identity(self) -> dict[str, Any]:
         """Return what a resumed run must share: all but scaling, tracking and run."""
         return {k: v for k, v in self.dump().items() if k not in ("scaling", "tracking", "run")}
@@ -251,12 +257,13 @@ def crossed(job: TrainJob) -> list[Problem]:
         found.append(Problem("data.labels.kind", data.labels.kind, allowed, "Or change task."))
     if job.task not in job.loss.tasks:
         found.append(Problem("loss.kind", job.loss.kind, f"is not for {job.task}", "Use auto."))
+    if isinstance(job.loss, LogitAdjusted) and job.model.head.bias == "prior":
+        allowed = f"must be zero with {job.loss.kind}, which takes the prior out of the model"
+        found.append(Problem("model.head.bias", "prior", allowed))
     if training.metric != "loss" and find(training.metric, job.task) is None:
         allowed = "must be one of loss, " + ", ".join(sorted(METRICS[job.task]))
         found.append(Problem("training.metric", training.metric, allowed))
-    if job.task == "multiclass" and job.decision.threshold != 0.5:
-        allowed = "is for multilabel: a multiclass row gets its most probable class"
-        found.append(Problem("decision.threshold", job.decision.threshold, allowed, "Remove it."))
+    found += _of_decision(job)
     if training.batch_size % job.scaling.workers:
         allowed = f"is over all workers, so scaling.workers ({job.scaling.workers}) must divide it"
         found.append(Problem("training.batch_size", training.batch_size, allowed))
@@ -269,3 +276,15 @@ def crossed(job: TrainJob) -> list[Problem]:
         allowed = "must be above 0: the best checkpoint is chosen on validation"
         found.append(Problem("data.split.validation", 0, allowed, remedy))
     return found
+
+
+def _of_decision(job: TrainJob) -> list[Problem]:
+    threshold, floor = job.decision.threshold, job.decision.abstain_below
+    if job.task == "multilabel" and floor is not None:
+        allowed = "is for multiclass: a multilabel row may have no label as it is"
+        return [Problem("decision.abstain_below", floor, allowed, "Remove it.")]
+    if job.task == "multiclass" and not isinstance(threshold, AutoThreshold):
+        shown = threshold if isinstance(threshold, float) else threshold.kind
+        allowed = "is for multilabel: a multiclass row gets its most probable class"
+        return [Problem("decision.threshold", shown, allowed, "Remove it.")]
+    return []

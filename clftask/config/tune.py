@@ -19,6 +19,7 @@ from clftask.search import AnyDistribution, Asha, Picks, Random, Scheduler, Sear
 from clftask.search.searchers import MAX_TRIALS, Goal
 from clftask.spec import Spec, is_path, parse_yaml, put, read_yaml
 
+_MAX_SHOWN = 5  # bad values of one field
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 # Sections that all trials share, and why.
@@ -116,7 +117,10 @@ class TuneJob(Spec):
             document["train"] = parse_yaml(override.removeprefix("train="), override)
         if isinstance(document.get("train"), str):
             document["train"] = read_yaml(document["train"])
-        job = super().load(document, [o for o in overrides if o not in named])
+        within = [o for o in overrides if o.startswith("space.") and "=" in o]
+        for override in within:
+            _override_space(document, override)
+        job = super().load(document, [o for o in overrides if o not in (*named, *within)])
         if job.scheduler.mutates and "finalists" not in job.model_fields_set:
             job = job.model_copy(update={"finalists": None})
         for check in (_of_train, _of_space, _of_search, _of_trials):
@@ -169,11 +173,31 @@ class TuneJob(Spec):
         document["seed"] = self.train.seed if seed is None else seed
         return TrainJob.load(document)
 
+    def renamed(self, problem: Problem) -> Problem:
+        """Return a problem of the training job under the name its field has in the search."""
+        fields = TrainJob.model_fields.keys() - type(self).model_fields.keys()
+        return _of_section(self, problem) if problem.path.split(".")[0] in fields else problem
+
     def identity(self) -> dict[str, Any]:
         """Return what a resumed search must share: all but resources, budgets and run."""
         free = ("concurrency", "time_budget", "storage_budget", "run", "train")
         found = {k: v for k, v in self.dump().items() if k not in free}
         return {**found, "train": self.train.identity()}
+
+
+def _override_space(document: dict[str, Any], override: str) -> None:
+    """Apply `space.training.learning_rate.low=1e-4`: the names in a space themselves hold dots."""
+    path, _, text = override.removeprefix("space.").partition("=")
+    space, value = dict(document.get("space") or {}), parse_yaml(text, override)
+    name = next((name for name in space if path.startswith(f"{name}.")), None)
+    if name is None:
+        space[path] = value
+    elif not isinstance(space[name], dict):
+        raise ConfigError(Problem(f"space.{path}", space[name], f"{name} holds no fields"))
+    else:
+        space[name] = dict(space[name])
+        put(Spec, space[name], path.removeprefix(f"{name}."), value)
+    document["space"] = space
 
 
 def _of_train(job: TuneJob) -> list[Problem]:
@@ -220,15 +244,23 @@ def _of_search(job: TuneJob) -> list[Problem]:
 
 def _of_trials(job: TuneJob) -> list[Problem]:
     """Build every trial that is known, and those at the ends of every distribution."""
-    by_place: dict[tuple[str, str], Problem] = {}
+    by_place: dict[tuple[str, str], list[Problem]] = {}
     for picks in [*job.searched.probes(), *(job.points() or [])]:
         try:
             job.trial(picks)
         except ConfigError as error:
             for problem in error.problems:
                 found = _of_section(job, problem)
-                by_place.setdefault((found.path, found.allowed), found)
-    return list(by_place.values())
+                known = by_place.setdefault((found.path, found.allowed), [])
+                if found not in known and len(known) < _num_shown(job, problem):
+                    known.append(found)
+    return [problem for known in by_place.values() for problem in known]
+
+
+def _num_shown(job: TuneJob, problem: Problem) -> int:
+    """Return how many bad values of a field are shown: each that is listed, one of a range."""
+    tops = [d for path, d in job.space.items() if f"{problem.path}.".startswith(f"{path}.")]
+    return _MAX_SHOWN if any(d.kind in ("choice", "grid") for d in tops) else 1
 
 
 def _of_section(job: TuneJob, problem: Problem) -> Problem:

@@ -132,6 +132,10 @@ class QUniform(_Range):
         found = min(max(round(pick / self.q) * self.q, self.low), self.high)
         return float(f"{found:.12g}")  # 0.30000000000000004 is 0.3
 
+    def value(self, pick: Any) -> Any:
+        """Return the number, whole where all of them are."""
+        return int(pick) if self.low.is_integer() and self.q.is_integer() else pick
+
     def probes(self) -> list[Any]:
         return list(dict.fromkeys(map(self.clip, (self.low, self.low + self.q, self.high))))
 

@@ -1,0 +1,158 @@
+"""From logits to probabilities to labels: fitted on held-out rows, applied everywhere alike."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from clftask.decisions.calibration import (
+    AnyCalibration,
+    AnyFitted,
+    AutoCalibration,
+    Calibration,
+    Floats,
+    probabilities_of,
+)
+from clftask.decisions.thresholds import (
+    AnyThreshold,
+    AutoThreshold,
+    Average,
+    best_global_threshold,
+)
+from clftask.labels import Task
+from clftask.spec import Spec
+
+__all__ = [
+    "Average",
+    "Calibration",
+    "Decision",
+    "DecisionSpec",
+    "best_global_threshold",
+    "cross_fitted",
+    "probabilities_of",
+]
+
+NUM_FOLDS = 5
+Bools = npt.NDArray[np.bool_]
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Decision(Spec):
+    """How logits become probabilities, and these become labels: what a bundle carries.
+
+    Attributes:
+        calibration: Of the probabilities.
+        threshold: Multilabel: a label is given when its probability is above: one threshold
+            for all labels, or one for each.
+        abstain_below: Multiclass: a row whose most probable class is below gets no label.
+    """
+
+    calibration: AnyFitted = Calibration()
+    threshold: Share | tuple[Share, ...] = 0.5
+    abstain_below: Share | None = None
+
+    def probabilities(self, logits: Floats, task: Task) -> npt.NDArray[np.float32]:
+        """Return (rows, labels) float32 calibrated probabilities of the bundle's logits."""
+        return self.calibration.probabilities(logits, task)
+
+    def decide(self, probabilities: Floats, task: Task) -> Bools:
+        """Return (rows, labels) bool: the labels given to each row."""
+        if task == "multilabel":
+            return np.asarray(probabilities > np.asarray(self.threshold, np.float32))
+        best = probabilities.argmax(1)
+        found = np.arange(probabilities.shape[1])[None, :] == best[:, None]
+        if self.abstain_below is not None:
+            found &= probabilities.max(1, keepdims=True) >= np.float32(self.abstain_below)
+        return np.asarray(found)
+
+    def thresholds(self, num_labels: int) -> list[float]:
+        """Return the threshold of each label."""
+        return [float(t) for t in np.broadcast_to(np.asarray(self.threshold), num_labels)]
+
+    def rule(self, task: Task) -> str:
+        """Return in words which labels are given."""
+        if task == "multiclass":
+            floor = self.abstain_below
+            return "the most probable" + (f", none below {floor:g}" if floor is not None else "")
+        if isinstance(self.threshold, float):
+            return f"above {self.threshold:g}"
+        low, high = min(self.threshold), max(self.threshold)
+        return f"above a threshold of their own, {low:.2f} to {high:.2f}"
+
+
+class DecisionSpec(Spec):
+    """How a job wants its decision fitted on validation.
+
+    Attributes:
+        calibration: auto | none | temperature | platt | isotonic.
+        threshold: A number | auto | global | per_label | floor.
+        abstain_below: As in `Decision`.
+    """
+
+    calibration: AnyCalibration = AutoCalibration()
+    threshold: Share | AnyThreshold = AutoThreshold()
+    abstain_below: Share | None = None
+
+    def fit(self, logits: Floats, targets: Floats, task: Task, average: Average) -> Decision:
+        """Return the decision that held-out rows call for.
+
+        Args:
+            logits: (rows, labels) of the model as it was trained.
+            targets: (rows, labels) of 0 and 1.
+            task: multiclass or multilabel.
+            average: How the job's metric averages labels.
+        """
+        calibration = self.calibration.fit(logits, targets, task)
+        if task == "multiclass":
+            return Decision(calibration=calibration, abstain_below=self.abstain_below)
+        threshold: Any = self.threshold
+        if not isinstance(threshold, float):
+            probabilities = calibration.probabilities(logits, task)
+            threshold = threshold.fit(probabilities, targets, average)
+        return Decision(calibration=calibration, threshold=threshold)
+
+
+def cross_fitted(
+    spec: DecisionSpec,
+    logits: Floats,
+    targets: Floats,
+    task: Task,
+    average: Average,
+    groups: npt.NDArray[Any] | None = None,
+) -> tuple[npt.NDArray[np.float32], Bools]:
+    """Return what each row gets from a decision that was fitted without it.
+
+    Figures of rows that the decision was fitted on would flatter it. Each of five folds is
+    decided by what the other four call for; a fold holds whole groups.
+
+    Args:
+        spec: How decisions are fitted.
+        logits: (rows, labels).
+        targets: (rows, labels) of 0 and 1.
+        task: multiclass or multilabel.
+        average: How the job's metric averages labels.
+        groups: (rows,) the group of each row, if the split is grouped.
+
+    Returns:
+        (rows, labels) float32 probabilities, and (rows, labels) bool: the labels given.
+    """
+    probabilities = np.zeros(logits.shape, np.float32)
+    decided = np.zeros(logits.shape, np.bool_)
+    fold = folds(len(logits), groups)
+    for i in np.unique(fold):
+        own = fold == i
+        rest = ~own if (~own).any() else own  # a single group: there is nothing else to fit on
+        decision = spec.fit(logits[rest], targets[rest], task, average)
+        probabilities[own] = decision.probabilities(logits[own], task)
+        decided[own] = decision.decide(probabilities[own], task)
+    return probabilities, decided
+
+
+def folds(rows: int, groups: npt.NDArray[Any] | None = None) -> npt.NDArray[np.int64]:
+    """Return the fold of each row: the same for the same rows, groups kept together."""
+    names = np.arange(rows) if groups is None else np.unique(groups, return_inverse=True)[1]
+    size = int(names.max()) + 1 if rows else 0
+    return np.asarray(np.random.default_rng(0).permutation(size)[names] % NUM_FOLDS, np.int64)

@@ -1,0 +1,216 @@
+"""Thresholds: probabilities to labels, for multilabel tasks.
+
+To add one: subclass `ThresholdSpec`, return one threshold or one a label, and put the class
+into `AnyThreshold`.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, model_validator
+
+from clftask.spec import BareKind, Spec
+
+Floats = npt.NDArray[np.floating[Any]]
+Average = Literal["micro", "macro"]
+Fitted = float | tuple[float, ...]
+Beta = Annotated[float, Field(gt=0, le=10)]
+
+GRID = np.arange(1, 100) / 100
+# How many positives of its own a label needs until they weigh as much as all labels together.
+SHRINKAGE = 20.0
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What each threshold of `GRID` would give.
+
+    Attributes:
+        true: (99, labels): labels given rightly.
+        given: (99, labels): labels given.
+        positives: (labels,): labels to give.
+    """
+
+    true: Floats
+    given: Floats
+    positives: Floats
+
+    def f(self, beta: float) -> Floats:
+        """Return (99, labels) F-beta; 0 where nothing is given rightly."""
+        return _f(self.true, self.given, self.positives, beta)
+
+    def pooled_f(self, beta: float, average: Average) -> Floats:
+        """Return (99,) micro- or macro-averaged F-beta of one threshold for all labels."""
+        if average == "macro":
+            return np.asarray(self.f(beta).mean(1))
+        return _f(self.true.sum(1), self.given.sum(1), self.positives.sum(), beta)
+
+
+def _f(true: Any, given: Any, positives: Any, beta: float) -> Floats:
+    """(1 + β²) TP / (given + β² positives): van Rijsbergen's F."""
+    return np.asarray((1 + beta**2) * true / np.maximum(given + beta**2 * positives, 1e-12))
+
+
+def curve(probabilities: Floats, targets: Floats) -> Curve:
+    """Return what each threshold would give: one histogram a label makes all cost one pass.
+
+    Args:
+        probabilities: (rows, labels).
+        targets: (rows, labels) of 0 and 1.
+    """
+    bins = np.clip(np.ceil(np.nan_to_num(probabilities) * 100).astype(int) - 1, 0, 99)
+    num_labels = probabilities.shape[1]
+    flat = (bins + 100 * np.arange(num_labels)).ravel()
+    given = np.bincount(flat, minlength=100 * num_labels).reshape(num_labels, 100)
+    true = np.bincount(flat, targets.ravel(), 100 * num_labels).reshape(num_labels, 100)
+    above = [x[:, ::-1].cumsum(1)[:, ::-1][:, 1:].T.astype(float) for x in (true, given)]
+    return Curve(above[0], above[1], targets.sum(0).astype(float))
+
+
+def best_global_threshold(
+    probabilities: Floats, targets: Floats, average: Average = "micro", beta: float = 1.0
+) -> float:
+    """Return the threshold, of 0.01 … 0.99, with the highest micro- or macro-averaged F-beta."""
+    scores = curve(probabilities, targets).pooled_f(beta, average)
+    return float(GRID[int(np.argmax(scores))])
+
+
+# ------------------------------------------------------------------ how to fit one
+
+
+class ThresholdSpec(Spec):
+    """Base of the thresholds that a job may name."""
+
+    @abstractmethod
+    def fit(self, probabilities: Floats, targets: Floats, average: Average) -> Fitted:
+        """Return one threshold, or one for each label.
+
+        Args:
+            probabilities: (rows, labels), calibrated, of held-out rows.
+            targets: (rows, labels) of 0 and 1.
+            average: How the job's metric averages labels.
+        """
+
+
+class _Maximising(ThresholdSpec):
+    """Base of those that maximise F.
+
+    Attributes:
+        maximise: f1, or the β of F-β: above 1 recall counts more, below 1 precision.
+    """
+
+    maximise: Literal["f1"] | Beta = "f1"
+
+    @property
+    def beta(self) -> float:
+        """β of F-β."""
+        return 1.0 if self.maximise == "f1" else float(self.maximise)
+
+
+class GlobalThreshold(_Maximising):
+    """One threshold for all labels, of the highest F.
+
+    Attributes:
+        average: Of which F: micro, macro, or auto: as the job's metric averages.
+    """
+
+    kind: Literal["global"] = "global"
+    average: Literal["auto", "micro", "macro"] = "auto"
+
+    def fit(self, probabilities: Floats, targets: Floats, average: Average) -> float:
+        """Return the best of 0.01 … 0.99."""
+        chosen = average if self.average == "auto" else self.average
+        return best_global_threshold(probabilities, targets, chosen, self.beta)
+
+
+class PerLabelThreshold(_Maximising):
+    """A threshold for each label, of its highest F, drawn to the best one for macro-F.
+
+    A label's own best threshold is noise where it has few positives: on logits the two are
+    averaged, weighted by its positives and by `shrinkage`.
+
+    Attributes:
+        shrinkage: How many positives weigh as much as all labels together; 0 trusts each label.
+    """
+
+    kind: Literal["per_label"] = "per_label"
+    shrinkage: float = Field(SHRINKAGE, ge=0)
+
+    def fit(self, probabilities: Floats, targets: Floats, average: Average) -> Fitted:
+        """Return a threshold for each label."""
+        found = curve(probabilities, targets)
+        together = GRID[int(found.pooled_f(self.beta, "macro").argmax())]
+        own = GRID[found.f(self.beta).argmax(0)]
+        weight = found.positives + self.shrinkage
+        share = np.where(weight > 0, found.positives / np.maximum(weight, 1e-12), 0.0)
+        logits = share * _logit(own) + (1 - share) * _logit(together)
+        return tuple(round(float(t), 6) for t in 1 / (1 + np.exp(-logits)))
+
+
+class FloorThreshold(ThresholdSpec):
+    """For each label the threshold at which its precision, or its recall, keeps to a floor.
+
+    Counts of labels with few rows are filled up with `shrinkage` rows that behave as all labels
+    together. Where the floor cannot be kept, the nearest to it: 0.99 or 0.01.
+
+    Attributes:
+        precision: The floor; of those that keep it the lowest threshold, so the most recall.
+        recall: The floor; of those that keep it the highest threshold, so the most precision.
+        shrinkage: As for `per_label`.
+    """
+
+    kind: Literal["floor"] = "floor"
+    precision: float | None = Field(None, gt=0, lt=1)
+    recall: float | None = Field(None, gt=0, lt=1)
+    shrinkage: float = Field(SHRINKAGE, ge=0)
+
+    @model_validator(mode="after")
+    def _one_floor(self) -> Self:
+        if (self.precision is None) == (self.recall is None):
+            raise ValueError("needs precision or recall, one of them; Set the floor of one")
+        return self
+
+    def fit(self, probabilities: Floats, targets: Floats, average: Average) -> Fitted:
+        """Return a threshold for each label."""
+        found = curve(probabilities, targets)
+        if self.precision is not None:
+            keeps = self._share(found.true, found.given) >= self.precision
+            first = np.where(keeps.any(0), keeps.argmax(0), len(GRID) - 1)
+            return tuple(float(t) for t in GRID[first])
+        positives = np.broadcast_to(found.positives, found.true.shape)
+        keeps = self._share(found.true, positives) >= (self.recall or 0)
+        last = np.where(keeps.any(0), len(GRID) - 1 - keeps[::-1].argmax(0), 0)
+        return tuple(float(t) for t in GRID[last])
+
+    def _share(self, part: Floats, whole: Floats) -> Floats:
+        """Return (99, labels) part / whole, drawn to that of all labels together."""
+        pooled = part.sum(1) / np.maximum(whole.sum(1), 1e-12)
+        filled = part + self.shrinkage * pooled[:, None]
+        return np.asarray(filled / np.maximum(whole + self.shrinkage, 1e-12))
+
+
+class AutoThreshold(ThresholdSpec):
+    """What serves the job's metric: one a label for macro averages, else one for all."""
+
+    kind: Literal["auto"] = "auto"
+
+    def fit(self, probabilities: Floats, targets: Floats, average: Average) -> Fitted:
+        """Return one threshold, or one for each label."""
+        chosen = PerLabelThreshold() if average == "macro" else GlobalThreshold()
+        return chosen.fit(probabilities, targets, average)
+
+
+AnyThreshold = Annotated[
+    AutoThreshold | GlobalThreshold | PerLabelThreshold | FloorThreshold,
+    Field(discriminator="kind"),
+    BareKind(),
+]
+
+
+def _logit(p: Any) -> Any:
+    return np.log(p / (1 - p))

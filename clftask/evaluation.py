@@ -1,0 +1,124 @@
+"""What logits of labelled rows say: the decision that they call for, and figures with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from clftask.config import TrainJob
+from clftask.decisions import Decision, cross_fitted, probabilities_of
+from clftask.labels import LabelSpace
+from clftask.metrics import CALIBRATED, DECIDED, compute, confusion_matrix, per_label
+
+MAX_CONFUSION_LABELS = 200
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Rows of a split whose labels are known.
+
+    Attributes:
+        logits: (rows, labels) float32, uncalibrated.
+        targets: (rows, labels) float32 of 0 and 1.
+        groups: (rows,) codes of their groups, if the split is grouped.
+    """
+
+    logits: Array
+    targets: Array
+    groups: Array | None = None
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A decision, and how rows fare with it.
+
+    Attributes:
+        decision: Fitted on all validation rows.
+        figures: What `metrics.json` holds: metrics, per_label, confusion_matrix by split.
+    """
+
+    decision: Decision
+    figures: dict[str, Any]
+
+
+def decide(job: TrainJob, space: LabelSpace, splits: dict[str, Labelled]) -> Evaluated:
+    """Fit a job's decision on validation, and measure all splits with it.
+
+    The figures of validation are out of fold: each row is decided by what others call for.
+    """
+    held_out = splits["validation"]
+    fitted = job.decision.fit(held_out.logits, held_out.targets, job.task, job.average)
+    figures: dict[str, Any] = {}
+    for name, rows in splits.items():
+        if name == "validation":
+            found = cross_fitted(job.decision, rows.logits, rows.targets, job.task, job.average,
+                                 rows.groups)  # fmt: skip
+        else:
+            probabilities = fitted.probabilities(rows.logits, job.task)
+            found = probabilities, fitted.decide(probabilities, job.task)
+        for key, value in measured(rows, *found, fitted, space).items():
+            figures.setdefault(key, {})[name] = value
+    return Evaluated(fitted, figures)
+
+
+def measured(
+    rows: Labelled, probabilities: Array, decided: Array, decision: Decision, space: LabelSpace
+) -> dict[str, Any]:
+    """Return the figures of one split.
+
+    Args:
+        rows: The split.
+        probabilities: (rows, labels) float32, calibrated.
+        decided: (rows, labels) bool: the labels given.
+        decision: What is shipped: its thresholds stand beside the labels.
+        space: The labels.
+    """
+    found: dict[str, Any] = {
+        "metrics": _metrics(rows, probabilities, decided, decision, space),
+        "per_label": _labels(decided, rows.targets, decision, space),
+    }
+    if space.task == "multiclass" and len(space.names) <= MAX_CONFUSION_LABELS:
+        found["confusion_matrix"] = confusion_matrix(decided, rows.targets)
+    return found
+
+
+def _metrics(
+    rows: Labelled, probabilities: Array, decided: Array, decision: Decision, space: LabelSpace
+) -> dict[str, float]:
+    """Return all metrics with the decision, and the plain ones beside where the two can differ."""
+    task, targets = space.task, rows.targets
+    found = compute(probabilities, decided, targets, task)
+    plain = probabilities_of(rows.logits, task)
+    if decision.abstain_below is not None:
+        found["coverage"] = float(decided.any(1).mean())
+    if decision.calibration.kind != "none":
+        found |= _named("uncalibrated", compute(plain, decided, targets, task, CALIBRATED))
+    if decision != Decision():
+        names = [name for name in found if name in DECIDED]
+        at_plain = compute(plain, Decision().decide(plain, task), targets, task, names)
+        found |= _named("at_0.5" if task == "multilabel" else "at_argmax", at_plain)
+    return found
+
+
+def _named(suffix: str, metrics: dict[str, float]) -> dict[str, float]:
+    return {f"{name}_{suffix}": value for name, value in metrics.items()}
+
+
+def _labels(
+    decided: Array, targets: Array, decision: Decision, space: LabelSpace
+) -> Sequence[dict[str, Any]]:
+    found = per_label(decided, targets, space.names)
+    if space.task == "multilabel":
+        thresholds = decision.thresholds(len(space.names))
+        found = [row | {"threshold": t} for row, t in zip(found, thresholds, strict=True)]
+    return found
+
+
+def groups_of(table: Any) -> Array | None:
+    """Return the (rows,) groups of tokenised rows, None where they have none."""
+    return np.asarray(table["group"].to_numpy()) if "group" in table.column_names else None

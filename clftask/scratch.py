@@ -1,0 +1,38 @@
+"""Scratch folders that do not pile up: what killed processes left is removed by the next one."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+_PREFIX, _LOCK = "clftask-work-", ".lock"
+
+
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[str]:
+    """Give a local folder for as long as the block runs.
+
+    A process that is killed cannot remove its own. The lock that it held ends with it, so that
+    whoever comes next can tell such a folder from one in use, whatever container it is of.
+    """
+    sweep()
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    with (folder / ".new").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        (folder / ".new").rename(folder / _LOCK)  # nobody sees it before it is locked
+        try:
+            yield str(folder)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def sweep() -> None:
+    """Remove the folders of processes that are gone."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError), (folder / _LOCK).open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
