@@ -116,6 +116,56 @@ def _score(path: str, overrides: list[str], dry_run: bool, as_json: bool) -> Non
         typer.echo(json.dumps({k: v for k, v in result.items() if k not in left_out}))
 
 
+@app.command()
+def evaluate(
+    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="The bundle.")],
+    table: Annotated[str, typer.Argument(metavar="TABLE", help="A labelled table.")],
+    as_json: AsJson = False,
+) -> None:
+    """Measure a bundle on a labelled table."""
+
+    def run() -> None:
+        from clftask.judging import evaluate_bundle
+
+        _judged(lambda say: evaluate_bundle(bundle, table, say), as_json)
+
+    _guarded(run, as_json)
+
+
+@app.command()
+def decide(
+    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="The bundle.")],
+    table: Annotated[str, typer.Argument(metavar="TABLE", help="A labelled table.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[decision.field=value ...]", help="Another kind of decision."),
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option(help="Where the bundle goes; else it is changed in place.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Refit calibration and thresholds on new labelled rows, without training."""
+
+    def run() -> None:
+        from clftask.judging import decide_bundle
+
+        _judged(lambda say: decide_bundle(bundle, table, overrides or [], output, say), as_json)
+
+    _guarded(run, as_json)
+
+
+def _judged(run: Callable[[Callable[[str], None]], dict[str, Any]], as_json: bool) -> None:
+    from clftask.quiet import quiet_libraries
+    from clftask.screen import judged_summary
+
+    quiet_libraries()
+    result = run(lambda line: typer.echo(line, err=True))
+    judged_summary(result, file=sys.stderr if as_json else sys.stdout)
+    if as_json:
+        typer.echo(json.dumps(result))
+
+
 def _print_job(job: Spec, as_json: bool) -> None:
     typer.echo(json.dumps(job.dump()) if as_json else job.to_yaml(), nl=as_json)
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clftask import tokens
+from clftask import storage, tokens
 from clftask.config import DataSpec, TrainJob
 from clftask.datareport import DataReport, describe_tokens
 from clftask.errors import DataError, Problem
 from clftask.labels import LabelSpace, multi_hot
 from clftask.sources import FILE, ROW, Source, open_source
-from clftask.splits import SPLITS, Rows
+from clftask.splits import SPLITS, RandomSplit, Rows
 
 
 @dataclass(frozen=True)
@@ -241,6 +241,41 @@ def _bytes_of(array: pa.Array) -> bytes:
         return "".join(array.to_pylist()).encode()
     found: bytes = array.to_numpy(zero_copy_only=False).tobytes()
     return found
+
+
+def read_labelled(job: TrainJob, space: LabelSpace, path: str, report: DataReport) -> pa.Table:
+    """Read a labelled table that no split is cut from, for labels that are known.
+
+    Args:
+        job: What is text and what is label.
+        space: The labels.
+        path: The table; of a dataset of several splits, test or else the first.
+        report: Gets the counts of what is left out.
+
+    Returns:
+        text, text_pair (where there is one) and labels (list<int32> codes) of the usable rows.
+
+    Raises:
+        DataError: The table does not fit the job, or no row is usable.
+    """
+    path = storage.absolute(path)
+    there = open_source(path, "table")
+    source = there.get("test") or next(iter(there.values()))
+    data = job.data.model_copy(update={"split": RandomSplit()})
+    try:
+        table = _usable(data, _read(data, source, "table"), report)
+    except DataError as error:
+        raise DataError(*(replace(p, path=_here(p.path)) for p in error.problems)) from None
+    if table.num_rows:
+        table = _keep_known(job, space, "table", table, report)
+    if not table.num_rows:
+        raise DataError(Problem("table", path, "holds no usable row", "Give other rows."))
+    return table
+
+
+def _here(path: str) -> str:
+    """Name the columns of a table that is given beside a bundle."""
+    return f"table ({path.removeprefix('data.')})" if path.startswith("data.") else path
 
 
 # ------------------------------------------------------------------ tokenising

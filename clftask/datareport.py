@@ -48,7 +48,7 @@ class DataReport:
 
     def lines(self) -> list[str]:
         """Return the report as lines of text."""
-        return [*self._row_lines(), *self._label_lines(), *self._token_lines(), *self._warnings()]
+        return [*self._row_lines(), *self._label_lines(), *self._token_lines(), *self.warnings()]
 
     def _row_lines(self) -> list[str]:
         parts = ", ".join(f"{n:,} {split}" for split, n in self.rows.items())
@@ -70,7 +70,8 @@ class DataReport:
             for split, t in self.tokens.items()
         ]
 
-    def _warnings(self) -> list[str]:
+    def warnings(self) -> list[str]:
+        """Return what was left out, as lines of text."""
         lines = []
         if self.files_left_out:
             lines.append(f"warning: {describe_left_out(self.files_left_out)}")

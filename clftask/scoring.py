@@ -196,12 +196,17 @@ class Scorer:
 
 def load(path: str, device: str | None = None, precision: str = "auto") -> Scorer:
     """Open a bundle; see `clftask.load`."""
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or default_device()
     with tempfile.TemporaryDirectory(prefix="clftask-bundle-") as scratch, quiet_loading():
         folder, meta = bundle.fetch(path, scratch)
         model, tokenizer = bundle.open_model(folder)
     chosen = precision_for(precision, device)
     return Scorer(model, tokenizer, meta, device, chosen)
+
+
+def default_device() -> str:
+    """Return cuda where there is a GPU, else cpu."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def precision_for(wanted: str, device: str) -> str:

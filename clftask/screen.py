@@ -236,6 +236,15 @@ def train_summary(result: dict[str, Any], file: IO[str]) -> None:
     console.print(f"bundle: {escape(result['bundle'])}", soft_wrap=True)
 
 
+def judged_summary(result: dict[str, Any], file: IO[str]) -> None:
+    """Print the figures of a bundle on one table of rows."""
+    console = Console(file=file, highlight=False)
+    title = counted(result["rows"], "row")
+    console.print(_metric_table({title: result["metrics"]}))
+    console.print(_label_table(result["per_label"], title))
+    console.print(f"bundle: {escape(result['bundle'])}", soft_wrap=True)
+
+
 def _metric_table(metrics: dict[str, dict[str, float]]) -> Table:
     """Return metrics by split, each with the decision and, if that differs, without."""
     splits = {split: with_plain(figures) for split, figures in metrics.items()}

@@ -82,7 +82,12 @@ def test_is_lowest_where_all_is_right(member, task):
         (CrossEntropy(), [0.0, LN3], [1.0, 0.0], 2 * LN2),  # −ln 1/4
         (CrossEntropy(), [0.0, LN3], [0.0, 1.0], 0.2876821),  # −ln 3/4
         (CrossEntropy(), [7.0, 7.0, 7.0, 7.0], [0.0, 0.0, 1.0, 0.0], 1.3862944),  # ln 4
-        (CrossEntropy(label_smoothing=0.2), [0.0, LN3], [0.0, 1.0], 0.3975433),  # 0.9 · 0.288 + 0.1 · 1.386
+        (
+            CrossEntropy(label_smoothing=0.2),
+            [0.0, LN3],
+            [0.0, 1.0],
+            0.3975433,
+        ),  # 0.9 · 0.288 + 0.1 · 1.386
         # On 50 and 25 of 100 rows: 37.5/50 and 37.5/25.
         (CrossEntropy(class_weights="balanced"), [0.0, LN3], [1.0, 0.0], 0.75 * 2 * LN2),
         (CrossEntropy(class_weights="balanced"), [0.0, LN3], [0.0, 1.0], 1.5 * 0.2876821),

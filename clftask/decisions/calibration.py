@@ -61,6 +61,12 @@ class Calibration(Spec):
         found = probabilities_of(logits, task)
         return found if self.maps is None else _mapped(found, self.maps, task)
 
+    def raw(self, logits: Floats) -> Floats:
+        """Return the uncalibrated logits of a model into which this may be folded."""
+        if not self.is_folded:
+            return logits
+        return np.asarray((logits - np.asarray(self.shift)) / np.asarray(self.scale))
+
     def folded(self, layer: Any) -> Calibration:
         """Put scale and shift into the last layer, a torch Linear; maps stay apart.
 
@@ -70,14 +76,31 @@ class Calibration(Spec):
         """
         if self.is_folded or (layer.bias is None and np.any(self.shift)):
             return self
-        import torch
-
-        scale, shift = (torch.tensor(x, dtype=layer.weight.dtype) for x in (self.scale, self.shift))
-        with torch.no_grad():
-            layer.weight.mul_(scale.reshape(-1, 1).to(layer.weight.device))
-            if layer.bias is not None:
-                layer.bias.mul_(scale.to(layer.bias.device)).add_(shift.to(layer.bias.device))
+        _affine(layer, np.asarray(self.scale), np.asarray(self.shift))
         return self.model_copy(update={"is_folded": True})
+
+    def unfolded(self, layer: Any) -> Calibration:
+        """Take scale and shift out of the last layer again.
+
+        Returns:
+            The calibration of the layer as it was before.
+        """
+        if not self.is_folded:
+            return self
+        _affine(layer, 1 / np.asarray(self.scale), -np.asarray(self.shift) / np.asarray(self.scale))
+        return self.model_copy(update={"is_folded": False})
+
+
+def _affine(layer: Any, scale: Floats, shift: Floats) -> None:
+    """Let a torch Linear give scale · output + shift."""
+    import torch
+
+    a, b = (torch.tensor(x, dtype=layer.weight.dtype, device=layer.weight.device)
+            for x in (scale, shift))  # fmt: skip
+    with torch.no_grad():
+        layer.weight.mul_(a.reshape(-1, 1))
+        if layer.bias is not None:
+            layer.bias.mul_(a).add_(b)
 
 
 AnyFitted = Annotated[Calibration, BeforeValidator(bare_kind)]

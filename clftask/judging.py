@@ -1,0 +1,139 @@
+"""Bundles held against labelled tables: measured, or given a decision anew. No Ray."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clftask import bundle, storage
+from clftask.bundle import BundleMeta
+from clftask.config import TrainJob
+from clftask.data import read_labelled
+from clftask.datareport import DataReport
+from clftask.errors import ConfigError, Problem
+from clftask.evaluation import Evaluated, Labelled, decide, measured
+from clftask.labels import multi_hot
+from clftask.modeling import output_layer, quiet_loading
+from clftask.scoring import Scorer, default_device, precision_for
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A bundle and what it says of a labelled table.
+
+    Attributes:
+        meta: The bundle's description.
+        folder: Its local folder.
+        rows: Uncalibrated logits, and targets.
+    """
+
+    meta: BundleMeta
+    folder: str
+    rows: Labelled
+
+
+def evaluate_bundle(path: str, table: str, say: Say) -> dict[str, Any]:
+    """Measure a bundle on a labelled table with its own decision.
+
+    Args:
+        path: The bundle.
+        table: Rows with the columns of text and labels that it was trained on.
+        say: Takes lines for the user.
+
+    Returns:
+        bundle, table, rows, metrics, per_label, and confusion_matrix for multiclass.
+
+    Raises:
+        DataError: There is no bundle, or the table does not fit it.
+    """
+    with tempfile.TemporaryDirectory(prefix="clftask-bundle-") as scratch:
+        found = _judged(path, table, scratch, say)
+    decision, rows = found.meta.decision, found.rows
+    probabilities = _again(decision.calibration).probabilities(rows.logits, found.meta.task)
+    decided = decision.decide(probabilities, found.meta.task)
+    figures = measured(rows, probabilities, decided, decision, found.meta.space)
+    return {"bundle": path, "table": table, "rows": len(rows.logits), **figures}
+
+
+def decide_bundle(
+    path: str, table: str, overrides: list[str], output: str | None, say: Say
+) -> dict[str, Any]:
+    """Fit a bundle's decision on a labelled table, without training.
+
+    Args:
+        path: The bundle.
+        table: Rows with the columns of text and labels that it was trained on.
+        overrides: Fields of the training job's decision: `decision.threshold=per_label`.
+        output: Where the bundle goes; None: where it was.
+        say: Takes lines for the user.
+
+    Returns:
+        bundle, table, rows, and the out-of-fold metrics and per_label of these rows.
+
+    Raises:
+        ConfigError: The overrides are no decision.
+        DataError: There is no bundle, or the table does not fit it.
+    """
+    meta = bundle.read_meta(path)
+    job = _with_decision(meta, overrides)
+    place = storage.absolute(output or path)
+    storage.check_writable(place, "output")
+    with tempfile.TemporaryDirectory(prefix="clftask-bundle-") as scratch:
+        found = _judged(path, table, scratch, say)
+        judged = decide(job, found.meta.space, {"validation": found.rows})
+        _rewrite(found, job, judged, table, place)
+    figures = {name: by_split["validation"] for name, by_split in judged.figures.items()}
+    return {"bundle": place, "table": table, "rows": len(found.rows.logits), **figures}
+
+
+def _with_decision(meta: BundleMeta, overrides: list[str]) -> TrainJob:
+    """Return the bundle's training job with another decision."""
+    foreign = [o for o in overrides if not o.startswith("decision.")]
+    if foreign:
+        allowed = "must be a field of decision: nothing else can change without training"
+        raise ConfigError(*(Problem(o, None, allowed) for o in foreign))
+    return TrainJob.load(meta.job, overrides)
+
+
+def _judged(path: str, table: str, scratch: str, say: Say) -> Judged:
+    with quiet_loading():
+        folder, meta = bundle.fetch(path, scratch)
+        model, tokenizer = bundle.open_model(folder)
+    job, report = TrainJob.load(meta.job), DataReport()
+    rows = read_labelled(job, meta.space, table, report)
+    for line in report.warnings():
+        say(line)
+    device = default_device()
+    scorer = Scorer(model, tokenizer, meta, device, precision_for("auto", device))
+    say(f"scoring {rows.num_rows:,} rows on {device}")
+    pair = rows["text_pair"] if "text_pair" in rows.column_names else None
+    logits = scorer.logits(scorer.tokenise(rows["text"], pair))
+    targets = multi_hot(rows["labels"].combine_chunks(), len(meta.label_names))
+    return Judged(meta, folder, Labelled(meta.decision.calibration.raw(logits), targets))
+
+
+def _again(calibration: Any) -> Any:
+    """Return a calibration as it applies to uncalibrated logits."""
+    return calibration.model_copy(update={"is_folded": False})
+
+
+def _rewrite(found: Judged, job: TrainJob, judged: Evaluated, table: str, place: str) -> None:
+    """Write the bundle with its new decision, `clftask.json` last."""
+    with quiet_loading():
+        model, tokenizer = bundle.open_model(found.folder)
+    layer, before = output_layer(model), found.meta.decision.calibration
+    if before.is_folded:
+        before.unfolded(layer)
+    calibration = judged.decision.calibration.folded(layer)
+    decision = judged.decision.model_copy(update={"calibration": calibration})
+    data = found.meta.data | {"decided_on": {"table": table, "rows": len(found.rows.logits)}}
+    changed = {"decision": decision, "job": job.dump(), "data": data}
+    meta = found.meta.model_copy(update=changed | {"metrics": judged.figures["metrics"]})
+    with tempfile.TemporaryDirectory(prefix="clftask-bundle-") as folder:
+        bundle.write(Path(folder), model, tokenizer, meta, judged.figures)
+        bundle.publish(Path(folder), place)

@@ -1,0 +1,183 @@
+"""Bundles held against labelled tables: the same figures as in training, decisions anew."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+import clftask
+from clftask import bundle
+from clftask.cli import app
+from clftask.config import TrainJob
+from clftask.data import prepare, tokenise
+from clftask.fitting import Work, fit
+from clftask.judging import decide_bundle, evaluate_bundle
+from clftask.modeling import load_tokenizer
+
+
+class Done:
+    """A sink that keeps what the run ended with."""
+
+    outcome: dict[str, Any]
+
+    def post(self, record: dict[str, Any]) -> None:
+        if "done" in record:
+            self.outcome = record["done"]
+
+    def report(self, metrics: dict[str, float]) -> None:
+        pass
+
+
+@pytest.fixture(scope="module", params=["multilabel", "multiclass"])
+def trained(request, tiny_base, tmp_path_factory) -> tuple[Path, Path, dict[str, Any]]:
+    """A bundle, the test rows that training held out, and its figures."""
+    from conftest import _write_toy_table
+
+    folder = tmp_path_factory.mktemp(request.param)
+    table = _write_toy_table(folder / "toy.parquet", 240)
+    kinds = {"multilabel": ("list", "tags"), "multiclass": ("class", "label")}
+    kind, column = kinds[request.param]
+    split = {"kind": "column", "column": "split"}
+    labels = {"kind": kind, "column": column}
+    job = TrainJob.load(
+        {
+            "task": request.param,
+            "data": {"train": str(table), "text": "text", "labels": labels, "split": split},
+            "model": {"base": str(tiny_base), "max_length": 32},
+            "training": {"epochs": 3, "learning_rate": 2e-2, "precision": "fp32"},
+            "run": {"storage": str(folder)},
+        }
+    )
+    prepared = prepare(job)
+    tables = tokenise(prepared, load_tokenizer(str(tiny_base)), 32)
+    data = {"fingerprint": prepared.fingerprint, "report": prepared.report.as_json()}
+    done = Done()
+    fit(Work(job, str(folder / "run"), tables, prepared.space.names, data, ""), done, 0, 1, "cpu")
+    rows = pd.read_parquet(table)
+    rows[rows["split"] == "test"].to_parquet(folder / "test.parquet")
+    rows[rows["split"] == "validation"].to_parquet(folder / "validation.parquet")
+    return folder / "run" / "bundle", folder / "test.parquet", done.outcome
+
+
+@pytest.fixture
+def copy(trained, tmp_path) -> Path:
+    return shutil.copytree(trained[0], tmp_path / "bundle")
+
+
+def silent(line: str) -> None:
+    pass
+
+
+def run(*arguments: object) -> Any:
+    return CliRunner().invoke(app, [*map(str, arguments), "--json"])
+
+
+def test_a_bundle_has_the_figures_that_training_found(trained):
+    folder, test, outcome = trained
+    found = evaluate_bundle(str(folder), str(test), silent)
+    expected = {k: v for k, v in outcome["metrics"]["test"].items() if k != "loss"}
+    for name in (
+        "map",
+        "roc_auc_macro",
+        "lrap",
+    ):  # two rows that are nearly alike may change places
+        assert found["metrics"].pop(name, 0) == pytest.approx(expected.pop(name, 0), abs=0.02)
+    assert found["metrics"] == pytest.approx(expected, abs=1e-4)
+    assert found["rows"] == 24
+    assert found["per_label"] == outcome["per_label"]["test"]
+
+
+def test_a_decision_fitted_again_on_the_same_rows_is_the_same(trained, copy):
+    validation = trained[1].with_name("validation.parquet")
+    before = bundle.read_meta(str(copy)).decision
+    found = decide_bundle(str(copy), str(validation), [], None, silent)
+    after = bundle.read_meta(str(copy))
+    np.testing.assert_allclose(
+        after.decision.calibration.scale, before.calibration.scale, rtol=1e-3
+    )
+    assert after.decision.threshold == before.threshold
+    expected = {k: v for k, v in trained[2]["metrics"]["validation"].items() if k != "loss"}
+    assert found["metrics"] == pytest.approx(expected, abs=1e-3)
+    assert after.metrics == {"validation": found["metrics"]}
+    assert after.data["decided_on"] == {"table": str(validation), "rows": 24}
+    text = "shader pixel fast tool"
+    np.testing.assert_allclose(
+        clftask.load(str(copy)).predict([text]).probabilities,
+        clftask.load(str(trained[0])).predict([text]).probabilities,
+        atol=1e-4,
+    )
+
+
+@pytest.mark.parametrize("calibration", ["none", "temperature", "platt", "isotonic"])
+def test_every_calibration_can_take_the_place_of_another(trained, copy, calibration):
+    decide_bundle(str(copy), str(trained[1]), [f"decision.calibration={calibration}"], None, silent)
+    meta = bundle.read_meta(str(copy))
+    assert meta.decision.calibration.kind == calibration
+    assert meta.job["decision"]["calibration"]["kind"] == calibration
+    _, again = bundle.fetch(str(copy), "")
+    assert again.fingerprint != bundle.read_meta(str(trained[0])).fingerprint
+    raw = evaluate_bundle(str(trained[0]), str(trained[1]), silent)["metrics"]
+    found = evaluate_bundle(str(copy), str(trained[1]), silent)["metrics"]
+    plain = found["log_loss_uncalibrated" if calibration != "none" else "log_loss"]
+    assert plain == pytest.approx(raw["log_loss_uncalibrated"], abs=1e-4)
+
+
+def test_a_copy_is_written_and_the_bundle_stays(trained, copy, tmp_path):
+    before = {p.name: p.read_bytes() for p in copy.iterdir()}
+    place = tmp_path / "other" / "bundle"
+    result = run("decide", copy, trained[1], "--output", place)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["bundle"] == str(place)
+    assert {p.name: p.read_bytes() for p in copy.iterdir()} == before
+    assert clftask.load(str(place)).predict(["audio volume"]).probabilities.shape == (1, 3)
+
+
+def test_evaluate_prints_one_json_object(trained):
+    result = run("evaluate", trained[0], trained[1])
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert {"bundle", "table", "rows", "metrics", "per_label"} <= set(found)
+
+
+@pytest.mark.parametrize(("command", "wrong"), [("evaluate", "text"), ("decide", "labels")])
+def test_a_table_that_does_not_fit_is_refused(trained, copy, tmp_path, command, wrong):
+    rows = pd.read_parquet(trained[1])
+    dropped = ["text"] if wrong == "text" else ["tags", "label"]
+    rows.drop(columns=dropped).to_parquet(tmp_path / "t.parquet")
+    before = (copy / "clftask.json").read_bytes()
+    result = run(command, copy, tmp_path / "t.parquet")
+    assert result.exit_code == 2
+    (problem,) = json.loads(result.stdout)["error"]["problems"]
+    assert problem["path"] == f"table ({wrong})"
+    assert "must be a column" in problem["allowed"]
+    assert (copy / "clftask.json").read_bytes() == before
+
+
+def test_what_is_no_decision_is_refused(trained, copy, tmp_path):
+    result = run("decide", copy, trained[1], "training.epochs=3")
+    assert result.exit_code == 2
+    assert "must be a field of decision" in result.stdout
+    assert run("decide", copy, trained[1], "decision.calibration=plat").exit_code == 2
+    assert run("evaluate", tmp_path, trained[1]).exit_code == 2
+    assert run("evaluate", copy, tmp_path / "absent.csv").exit_code == 2
+
+
+def test_rows_of_unknown_labels_are_told_or_refused(trained, copy, tmp_path):
+    rows = pd.read_parquet(trained[1])
+    is_multilabel = bundle.read_meta(str(copy)).task == "multilabel"
+    rows["tags"], rows["label"] = [["strange"]] * 24, "strange"
+    rows.to_parquet(tmp_path / "t.parquet")
+    result = run("evaluate", copy, tmp_path / "t.parquet")
+    if is_multilabel:  # rows without any of the labels
+        assert result.exit_code == 0
+        assert "outside the label space: strange 24" in result.stderr
+    else:
+        assert result.exit_code == 2
+        assert "holds no usable row" in result.stdout
