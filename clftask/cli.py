@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -155,6 +156,36 @@ def decide(
     _guarded(run, as_json)
 
 
+@app.command()
+def compare(
+    bundle_a: Annotated[str, typer.Argument(metavar="BUNDLE_A", help="The bundle before.")],
+    bundle_b: Annotated[str, typer.Argument(metavar="BUNDLE_B", help="The bundle after.")],
+    table: Annotated[str, typer.Argument(metavar="TABLE", help="A labelled table.")],
+    gate: Annotated[
+        list[str] | None,
+        typer.Option(metavar="METRIC>=DELTA", help="Exit 1 unless B − A keeps to it."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what changed between two bundles, per label; exit 1 when a gate fails."""
+
+    def run() -> None:
+        from clftask.comparing import compare_bundles
+        from clftask.quiet import quiet_libraries
+        from clftask.screen import compare_summary
+
+        quiet_libraries()
+        say = functools.partial(typer.echo, err=True)
+        result = compare_bundles(bundle_a, bundle_b, table, gate or [], say)
+        compare_summary(result, file=sys.stderr if as_json else sys.stdout)
+        if as_json:
+            typer.echo(json.dumps(result))
+        if not result["passed"]:
+            raise typer.Exit(1)
+
+    _guarded(run, as_json)
+
+
 def _judged(run: Callable[[Callable[[str], None]], dict[str, Any]], as_json: bool) -> None:
     from clftask.quiet import quiet_libraries
     from clftask.screen import judged_summary
@@ -236,6 +267,8 @@ def _guarded(run: Callable[[], None], as_json: bool = False) -> None:
         if os.environ.get("CLFTASK_DEBUG"):
             raise
         raise typer.Exit(error.exit_code) from None
+    except typer.Exit:
+        raise
     except KeyboardInterrupt as stop:
         code = 143 if isinstance(stop, _Terminated) else 130
         remedy = ". ".join(getattr(stop, "__notes__", ["Run the job again."]))

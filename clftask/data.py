@@ -253,7 +253,8 @@ def read_labelled(job: TrainJob, space: LabelSpace, path: str, report: DataRepor
         report: Gets the counts of what is left out.
 
     Returns:
-        text, text_pair (where there is one) and labels (list<int32> codes) of the usable rows.
+        text, text_pair (where there is one), labels (list<int32> codes), and group (where the
+        job's split is grouped and the table has its column), of the usable rows.
 
     Raises:
         DataError: The table does not fit the job, or no row is usable.
@@ -261,9 +262,11 @@ def read_labelled(job: TrainJob, space: LabelSpace, path: str, report: DataRepor
     path = storage.absolute(path)
     there = open_source(path, "table")
     source = there.get("test") or next(iter(there.values()))
-    data = job.data.model_copy(update={"split": RandomSplit()})
+    has_groups = job.data.split.kind == "grouped" and job.data.split.reads in source.names()
+    split = job.data.split if has_groups else RandomSplit()
+    data = job.data.model_copy(update={"split": split, "validation": None, "test": None})
     try:
-        table = _usable(data, _read(data, source, "table"), report)
+        table = _grouped(job, _usable(data, _read(data, source, "train"), report))
     except DataError as error:
         raise DataError(*(replace(p, path=_here(p.path)) for p in error.problems)) from None
     if table.num_rows:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from clftask.config import TrainJob
 from clftask.decisions import Decision, cross_fitted, probabilities_of
+from clftask.intervals import headline
 from clftask.labels import LabelSpace
 from clftask.metrics import CALIBRATED, DECIDED, compute, confusion_matrix, per_label
 
@@ -39,7 +40,8 @@ class Evaluated:
 
     Attributes:
         decision: Fitted on all validation rows.
-        figures: What `metrics.json` holds: metrics, per_label, confusion_matrix by split.
+        figures: What `metrics.json` holds: metrics, their intervals, per_label and
+            confusion_matrix by split.
     """
 
     decision: Decision
@@ -80,6 +82,7 @@ def measured(
     """
     found: dict[str, Any] = {
         "metrics": _metrics(rows, probabilities, decided, decision, space),
+        "intervals": headline(decided, rows.targets, rows.groups),
         "per_label": _labels(decided, rows.targets, decision, space),
     }
     if space.task == "multiclass" and len(space.names) <= MAX_CONFUSION_LABELS:

@@ -14,10 +14,11 @@ from clftask.config import TrainJob
 from clftask.data import read_labelled
 from clftask.datareport import DataReport
 from clftask.errors import ConfigError, Problem
-from clftask.evaluation import Evaluated, Labelled, decide, measured
+from clftask.evaluation import Evaluated, Labelled, decide, groups_of, measured
 from clftask.labels import multi_hot
 from clftask.modeling import output_layer, quiet_loading
 from clftask.scoring import Scorer, default_device, precision_for
+from clftask.wording import counted
 
 Say = Callable[[str], None]
 
@@ -100,21 +101,39 @@ def _with_decision(meta: BundleMeta, overrides: list[str]) -> TrainJob:
     return TrainJob.load(meta.job, overrides)
 
 
-def _judged(path: str, table: str, scratch: str, say: Say) -> Judged:
-    with quiet_loading():
+def score_rows(path: str, rows: Any, say: Say) -> tuple[BundleMeta, Any]:
+    """Return a bundle's description, and its (rows, labels) float32 probabilities of rows.
+
+    Args:
+        path: The bundle.
+        rows: text, and text_pair for pair tasks.
+        say: Takes lines for the user.
+    """
+    with tempfile.TemporaryDirectory(prefix="clftask-bundle-") as scratch:
         folder, meta = bundle.fetch(path, scratch)
-        model, tokenizer = bundle.open_model(folder)
-    job, report = TrainJob.load(meta.job), DataReport()
-    rows = read_labelled(job, meta.space, table, report)
+        logits = _logits(folder, meta, rows, say)
+    return meta, meta.decision.probabilities(logits, meta.task)
+
+
+def _judged(path: str, table: str, scratch: str, say: Say) -> Judged:
+    folder, meta = bundle.fetch(path, scratch)
+    report = DataReport()
+    rows = read_labelled(TrainJob.load(meta.job), meta.space, table, report)
     for line in report.warnings():
         say(line)
+    raw = meta.decision.calibration.raw(_logits(folder, meta, rows, say))
+    targets = multi_hot(rows["labels"].combine_chunks(), len(meta.label_names))
+    return Judged(meta, folder, Labelled(raw, targets, groups_of(rows)))
+
+
+def _logits(folder: str, meta: BundleMeta, rows: Any, say: Say) -> Any:
+    with quiet_loading():
+        model, tokenizer = bundle.open_model(folder)
     device = default_device()
     scorer = Scorer(model, tokenizer, meta, device, precision_for("auto", device))
-    say(f"scoring {rows.num_rows:,} rows on {device}")
+    say(f"scoring {counted(rows.num_rows, 'row')} on {device}, {scorer.precision}")
     pair = rows["text_pair"] if "text_pair" in rows.column_names else None
-    logits = scorer.logits(scorer.tokenise(rows["text"], pair))
-    targets = multi_hot(rows["labels"].combine_chunks(), len(meta.label_names))
-    return Judged(meta, folder, Labelled(meta.decision.calibration.raw(logits), targets))
+    return scorer.logits(scorer.tokenise(rows["text"], pair))
 
 
 def _again(calibration: Any) -> Any:

@@ -230,7 +230,7 @@ def _distribution(labels: dict[str, int], rows: int) -> Table:
 def train_summary(result: dict[str, Any], file: IO[str]) -> None:
     """Print metrics by split, the labels, and where the bundle is."""
     console = Console(file=file, highlight=False)
-    console.print(_metric_table(result["metrics"]))
+    console.print(_metric_table(result["metrics"], result["intervals"]))
     split = "test" if "test" in result["per_label"] else "validation"
     console.print(_label_table(result["per_label"][split], split))
     console.print(f"bundle: {escape(result['bundle'])}", soft_wrap=True)
@@ -240,13 +240,64 @@ def judged_summary(result: dict[str, Any], file: IO[str]) -> None:
     """Print the figures of a bundle on one table of rows."""
     console = Console(file=file, highlight=False)
     title = counted(result["rows"], "row")
-    console.print(_metric_table({title: result["metrics"]}))
+    console.print(_metric_table({title: result["metrics"]}, {title: result["intervals"]}))
     console.print(_label_table(result["per_label"], title))
     console.print(f"bundle: {escape(result['bundle'])}", soft_wrap=True)
 
 
-def _metric_table(metrics: dict[str, dict[str, float]]) -> Table:
-    """Return metrics by split, each with the decision and, if that differs, without."""
+def compare_summary(result: dict[str, Any], file: IO[str]) -> None:
+    """Print what changed: metrics, labels, examples, gates."""
+    console = Console(file=file, highlight=False)
+    title = f"B − A on {counted(result['rows'], 'row')}"
+    table = Table(title=title, caption="95 %: paired bootstrap")
+    _columns(table, "metric", "A", "B", "B − A", "95 %")
+    for name, row in result["metrics"].items():
+        table.add_row(name, f"{row['a']:.4f}", f"{row['b']:.4f}", *_change(row))
+    console.print(table)
+    changed = [row for row in result["per_label"] if row["difference"] or row["changed"]]
+    labels = Table(
+        title="labels, F1", caption=f"{len(changed)} of {len(result['per_label'])} changed"
+    )
+    _columns(labels, "label", "A", "B", "B − A", "95 %", "rows", "decided otherwise")
+    for row in changed[:MAX_LABEL_ROWS]:
+        counts = str(row["rows"]), str(row["changed"])
+        figures = f"{row['f1_a']:.3f}", f"{row['f1_b']:.3f}"
+        labels.add_row(escape(row["label"]), *figures, *_change(row), *counts)
+    console.print(labels)
+    console.print(f"{result['changed']:.1%} of the rows are decided otherwise")
+    for name, examples in result["examples"].items():
+        for example in examples[:3]:
+            console.print(f"{name}: {escape(_example_line(example))}", soft_wrap=True)
+    for gate in result["gates"]:
+        state = "kept" if gate["passed"] else "FAILED"
+        wanted = f"{gate['metric']}{gate['sign']}{gate['bound']:g}"
+        console.print(f"gate {wanted}: {gate['difference']:+.4f}, {state}")
+
+
+def _columns(table: Table, first: str, *others: str) -> None:
+    table.add_column(first)
+    for name in others:
+        table.add_column(name, justify="right")
+
+
+def _change(row: dict[str, Any]) -> tuple[str, str]:
+    spread = f"{row['low']:+.4f} … {row['high']:+.4f}" if "low" in row else ""
+    return f"{row['difference']:+.4f}", spread
+
+
+def _example_line(example: dict[str, Any]) -> str:
+    text = " ".join(example["text"].split())[:100]
+    said = (f"{name} {', '.join(example[name]) or 'nothing'}" for name in ("true", "a", "b"))
+    return f"{text} … ({'; '.join(said)})"
+
+
+def _metric_table(metrics: dict[str, dict[str, float]], intervals: Any = None) -> Table:
+    """Return metrics by split, each with the decision and, if that differs, without.
+
+    Args:
+        metrics: By split and name.
+        intervals: The same, of those that have one.
+    """
     splits = {split: with_plain(figures) for split, figures in metrics.items()}
     is_plain = all(plain is None for found in splits.values() for _, plain in found.values())
     table = Table(title="metrics", caption=None if is_plain else PLAIN_CAPTION)
@@ -256,9 +307,14 @@ def _metric_table(metrics: dict[str, dict[str, float]]) -> Table:
         if not is_plain:
             table.add_column("plain", justify="right", style="dim")
     for name in dict.fromkeys(name for found in splits.values() for name in found):
-        pairs = [found.get(name, (None, None)) for found in splits.values()]
-        figures = [value for pair in pairs for value in (pair[:1] if is_plain else pair)]
-        table.add_row(name, *("" if value is None else f"{value:.4f}" for value in figures))
+        cells: list[str] = []
+        for split, found in splits.items():
+            value, plain = found.get(name, (None, None))
+            spread = (intervals or {}).get(split, {}).get(name)
+            beside = f"  {spread[0]:.3f} … {spread[1]:.3f}" if spread else ""
+            cells.append(_shown(value) + beside)
+            cells += [] if is_plain else [_shown(plain)]
+        table.add_row(name, *cells)
     return table
 
 

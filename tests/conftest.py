@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -278,6 +279,61 @@ def tiny_bundle(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> st
     tokenizer = AutoTokenizer.from_pretrained(tiny_base)
     bundle.write(folder, model, tokenizer, meta, {"per_label": {"validation": []}})
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def train_bundle(tiny_base: Path) -> Callable[..., tuple[Path, Path, dict[str, Any]]]:
+    """A factory of trained bundles: `train_bundle(folder, task, *overrides)`.
+
+    Returns the bundle, a table of the test rows, and what training found. Beside the test rows
+    lies validation.parquet.
+    """
+    return lambda folder, task, *overrides: _train_bundle(folder, task, tiny_base, overrides)
+
+
+def _train_bundle(
+    folder: Path, task: str, base: Path, overrides: tuple[str, ...]
+) -> tuple[Path, Path, dict[str, Any]]:
+    import pandas as pd
+
+    from clftask.config import TrainJob
+    from clftask.data import prepare, tokenise
+    from clftask.fitting import Work, fit
+    from clftask.modeling import load_tokenizer
+
+    table = _write_toy_table(folder / "toy.parquet", 240)
+    kind, column = {"multilabel": ("list", "tags"), "multiclass": ("class", "label")}[task]
+    split = {"kind": "column", "column": "split"}
+    labels = {"kind": kind, "column": column}
+    document = {
+        "task": task,
+        "data": {"train": str(table), "text": "text", "labels": labels, "split": split},
+        "model": {"base": str(base), "max_length": 32},
+        "training": {"epochs": 3, "learning_rate": 2e-2, "precision": "fp32"},
+        "run": {"storage": str(folder)},
+    }
+    job = TrainJob.load(document, overrides)
+    prepared = prepare(job)
+    tables = tokenise(prepared, load_tokenizer(str(base)), 32)
+    data = {"fingerprint": prepared.fingerprint, "report": prepared.report.as_json()}
+    sink = _Sink()
+    fit(Work(job, str(folder / "run"), tables, prepared.space.names, data, ""), sink, 0, 1, "cpu")
+    rows = pd.read_parquet(table)
+    for name in ("test", "validation"):
+        rows[rows["split"] == name].to_parquet(folder / f"{name}.parquet")
+    return folder / "run" / "bundle", folder / "test.parquet", sink.outcome
+
+
+class _Sink:
+    """Keeps what a run ended with."""
+
+    outcome: dict[str, Any]
+
+    def post(self, record: dict[str, Any]) -> None:
+        self.outcome = record.get("done", {})
+
+    def report(self, metrics: dict[str, float]) -> None:
+        pass
 
 
 @pytest.fixture

@@ -21,9 +21,9 @@ LAYERS = {
     "parts": """labels sources splits texts losses heads metrics decisions search tables
         manifest""",
     "jobs as data": "config",
-    "one machine": """batches bundle callbacks checkpoints corpora corpus data datareport diskplan
-        evaluation fitting judging mlp modeling planning quiet registration report runs scoring
-        scratch shards tokens training trials trying""",
+    "one machine": """batches bundle callbacks checkpoints comparing corpora corpus data datareport
+        diskplan evaluation fitting intervals judging mlp modeling planning quiet registration
+        report runs scoring scratch shards tokens training trials trying""",
     "Ray": "cluster",
     "faces": "cli demo inspection screen __init__ __main__",
 }
