@@ -160,6 +160,8 @@ def _bundle(place: str) -> dict[str, Any]:
         "labels": len(meta.label_names),
         "text": list(meta.text.columns),
         "max_length": meta.max_length,
+        "calibration": meta.decision.calibration.kind,
+        "labels given": meta.decision.rule(meta.task),
         "fingerprint": meta.fingerprint,
         "metrics": meta.metrics,
         "versions": meta.versions,

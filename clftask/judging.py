@@ -17,7 +17,7 @@ from clftask.errors import ConfigError, Problem
 from clftask.evaluation import Evaluated, Labelled, decide, groups_of, measured
 from clftask.labels import multi_hot
 from clftask.modeling import output_layer, quiet_loading
-from clftask.scoring import Scorer, default_device, precision_for
+from clftask.scoring import Scorer, default_device
 from clftask.wording import counted
 
 Say = Callable[[str], None]
@@ -129,9 +129,9 @@ def _judged(path: str, table: str, scratch: str, say: Say) -> Judged:
 def _logits(folder: str, meta: BundleMeta, rows: Any, say: Say) -> Any:
     with quiet_loading():
         model, tokenizer = bundle.open_model(folder)
-    device = default_device()
-    scorer = Scorer(model, tokenizer, meta, device, precision_for("auto", device))
-    say(f"scoring {counted(rows.num_rows, 'row')} on {device}, {scorer.precision}")
+    # In fp32 everywhere: figures must not depend on which precision pays at the moment.
+    scorer = Scorer(model, tokenizer, meta, default_device())
+    say(f"scoring {counted(rows.num_rows, 'row')} on {scorer.device}")
     pair = rows["text_pair"] if "text_pair" in rows.column_names else None
     return scorer.logits(scorer.tokenise(rows["text"], pair))
 
