@@ -230,7 +230,7 @@ def _distribution(labels: dict[str, int], rows: int) -> Table:
 def train_summary(result: dict[str, Any], file: IO[str]) -> None:
     """Print metrics by split, the labels, and where the bundle is."""
     console = Console(file=file, highlight=False)
-    console.print(_metric_table(result["metrics"], result["intervals"]))
+    console.print(_metric_table(result["metrics"], result.get("intervals")))
     split = "test" if "test" in result["per_label"] else "validation"
     console.print(_label_table(result["per_label"][split], split))
     console.print(f"bundle: {escape(result['bundle'])}", soft_wrap=True)
