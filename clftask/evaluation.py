@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from clftask.config import TrainJob
-from clftask.decisions import Decision, cross_fitted, probabilities_of
-from clftask.intervals import headline
+from clftask.decisions import Decision, Outcome, cross_fitted, probabilities_of
+from clftask.intervals import covered, headline
 from clftask.labels import LabelSpace
 from clftask.metrics import CALIBRATED, DECIDED, compute, confusion_matrix, per_label
 
@@ -53,55 +53,56 @@ def decide(job: TrainJob, space: LabelSpace, splits: dict[str, Labelled]) -> Eva
 
     The figures of validation are out of fold: each row is decided by what others call for.
     """
-    held_out = splits["validation"]
-    fitted = job.decision.fit(held_out.logits, held_out.targets, job.task, job.average)
-    figures: dict[str, Any] = {}
+    held_out, spec, figures = splits["validation"], job.decision, dict[str, Any]()
+    of_job = job.task, job.average
+    fitted = spec.fit(held_out.logits, held_out.targets, *of_job, held_out.groups)
     for name, rows in splits.items():
         if name == "validation":
-            found = cross_fitted(job.decision, rows.logits, rows.targets, job.task, job.average,
-                                 rows.groups)  # fmt: skip
+            found = cross_fitted(spec, rows.logits, rows.targets, *of_job, rows.groups)
         else:
-            probabilities = fitted.probabilities(rows.logits, job.task)
-            found = probabilities, fitted.decide(probabilities, job.task)
-        for key, value in measured(rows, *found, fitted, space).items():
+            found = fitted.apply(rows.logits, job.task)
+        for key, value in measured(rows, found, fitted, space).items():
             figures.setdefault(key, {})[name] = value
     return Evaluated(fitted, figures)
 
 
 def measured(
-    rows: Labelled, probabilities: Array, decided: Array, decision: Decision, space: LabelSpace
+    rows: Labelled, found: Outcome, decision: Decision, space: LabelSpace
 ) -> dict[str, Any]:
     """Return the figures of one split.
 
     Args:
         rows: The split.
-        probabilities: (rows, labels) float32, calibrated.
-        decided: (rows, labels) bool: the labels given.
+        found: What they come to.
         decision: What is shipped: its thresholds stand beside the labels.
         space: The labels.
     """
-    found: dict[str, Any] = {
-        "metrics": _metrics(rows, probabilities, decided, decision, space),
-        "intervals": headline(decided, rows.targets, rows.groups),
-        "per_label": _labels(decided, rows.targets, decision, space),
+    figures: dict[str, Any] = {
+        "metrics": _metrics(rows, found, decision, space),
+        "intervals": headline(found.decided, rows.targets, rows.groups, found.sets),
+        "per_label": _labels(found.decided, rows.targets, decision, space),
     }
     if space.task == "multiclass" and len(space.names) <= MAX_CONFUSION_LABELS:
-        found["confusion_matrix"] = confusion_matrix(decided, rows.targets)
-    return found
+        figures["confusion_matrix"] = confusion_matrix(found.decided, rows.targets)
+    return figures
 
 
 def _metrics(
-    rows: Labelled, probabilities: Array, decided: Array, decision: Decision, space: LabelSpace
+    rows: Labelled, outcome: Outcome, decision: Decision, space: LabelSpace
 ) -> dict[str, float]:
     """Return all metrics with the decision, and the plain ones beside where the two can differ."""
     task, targets = space.task, rows.targets
+    probabilities, decided, sets = outcome
     found = compute(probabilities, decided, targets, task)
     plain = probabilities_of(rows.logits, task)
     if decision.abstain_below is not None:
         found["coverage"] = float(decided.any(1).mean())
+    if sets is not None:
+        found["set_coverage"] = float(covered(sets, targets).mean())
+        found["set_size"] = float(sets.sum(1).mean())
     if decision.calibration.kind != "none":
         found |= _named("uncalibrated", compute(plain, decided, targets, task, CALIBRATED))
-    if decision != Decision():
+    if decision.model_copy(update={"sets": None}) != Decision():
         names = [name for name in found if name in DECIDED]
         at_plain = compute(plain, Decision().decide(plain, task), targets, task, names)
         found |= _named("at_0.5" if task == "multilabel" else "at_argmax", at_plain)

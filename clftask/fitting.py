@@ -23,15 +23,14 @@ from clftask.decisions import Decision
 from clftask.evaluation import Evaluated, Labelled, decide, groups_of
 from clftask.labels import LabelSpace
 from clftask.modeling import (
-    bf16_pays,
     build_model,
     find_base,
     load_tokenizer,
     output_layer,
     parameter_counts,
     prior_of,
-    resolve_precision,
 )
+from clftask.precision import bf16_pays, resolve_precision
 from clftask.scratch import scratch_folder
 from clftask.training import WEIGHTS, ClassifierTrainer, training_arguments
 from clftask.wording import counted

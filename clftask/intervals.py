@@ -83,8 +83,14 @@ def label_f1(weights: Array, given: Array, true: Array) -> Array:
     return np.asarray(2 * (weights @ (given * true)) / np.maximum(both, 1e-9))
 
 
+def covered(sets: Array, targets: Array) -> Array:
+    """Return the (rows,) share of each row's labels that its set holds; 1 where it has none."""
+    held = (sets & (targets > 0)).sum(1) / np.maximum(targets.sum(1), 1)
+    return np.asarray(np.where(targets.sum(1) > 0, held, 1.0), np.float32)
+
+
 def headline(
-    decided: Array, targets: Array, groups: Array | None = None
+    decided: Array, targets: Array, groups: Array | None = None, sets: Array | None = None
 ) -> dict[str, tuple[float, float]]:
     """Return the 95 % bootstrap interval of each headline metric.
 
@@ -92,6 +98,11 @@ def headline(
         decided: (rows, labels) bool: the labels given.
         targets: (rows, labels) of 0 and 1.
         groups: (rows,) the group of each row, if the split is grouped.
+        sets: (rows, labels) bool: the prediction sets, if there are such.
     """
-    found = bootstrap(figures_of(decided, targets), decided.shape, groups)
+    figures = figures_of(decided, targets)
+    if sets is not None:
+        held = covered(sets, targets)
+        figures["set_coverage"] = lambda weights: np.asarray(weights @ held / weights.sum(1))
+    found = bootstrap(figures, decided.shape, groups)
     return {name: interval(values) for name, values in found.items()}

@@ -55,9 +55,9 @@ def evaluate_bundle(path: str, table: str, say: Say) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="clftask-bundle-") as scratch:
         found = _judged(path, table, scratch, say)
     decision, rows = found.meta.decision, found.rows
-    probabilities = _again(decision.calibration).probabilities(rows.logits, found.meta.task)
-    decided = decision.decide(probabilities, found.meta.task)
-    figures = measured(rows, probabilities, decided, decision, found.meta.space)
+    again = {"calibration": decision.calibration.model_copy(update={"is_folded": False})}
+    outcome = decision.model_copy(update=again).apply(rows.logits, found.meta.task)
+    figures = measured(rows, outcome, decision, found.meta.space)
     return {"bundle": path, "table": table, "rows": len(rows.logits), **figures}
 
 
@@ -134,11 +134,6 @@ def _logits(folder: str, meta: BundleMeta, rows: Any, say: Say) -> Any:
     say(f"scoring {counted(rows.num_rows, 'row')} on {scorer.device}")
     pair = rows["text_pair"] if "text_pair" in rows.column_names else None
     return scorer.logits(scorer.tokenise(rows["text"], pair))
-
-
-def _again(calibration: Any) -> Any:
-    """Return a calibration as it applies to uncalibrated logits."""
-    return calibration.model_copy(update={"is_folded": False})
 
 
 def _rewrite(found: Judged, job: TrainJob, judged: Evaluated, table: str, place: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -350,51 +349,3 @@ def parameter_counts(model: Any) -> tuple[int, int]:
     """Return how many parameters there are, and how many are trained."""
     sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
     return sum(n for n, _ in sizes), sum(n for n, trained in sizes if trained)
-
-
-def resolve_precision(wanted: str, device: str, bf16_pays: bool) -> str:
-    """Return fp32, bf16 or fp16: what `auto` picks for a device.
-
-    Raises:
-        ConfigError: The device does not have the precision that is asked for.
-    """
-    check_precision(wanted, device == "cuda")
-    if wanted == "auto":
-        return "bf16" if bf16_pays else "fp32"
-    return wanted
-
-
-def check_precision(wanted: str, has_gpu: bool, field: str = "training.precision") -> None:
-    """Refuse what the device cannot do.
-
-    Raises:
-        ConfigError: fp16 is asked for without a GPU.
-    """
-    if wanted == "fp16" and not has_gpu:
-        raise ConfigError(Problem(field, wanted, "needs a GPU", "Use auto."))
-
-
-def bf16_pays(device: str) -> bool:
-    """Tell whether bf16 is faster than fp32 here.
-
-    GPUs say so themselves. For CPUs it is measured: with AMX bf16 is several times faster,
-    with AVX512-BF16 alone it can be slower than fp32, and the flags do not tell.
-    """
-    import torch
-
-    if device == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return _product_seconds(torch.float32) > 1.3 * _product_seconds(torch.bfloat16)
-
-
-def _product_seconds(dtype: Any) -> float:
-    """Return the least time of a matrix product of the size that an encoder's layer has."""
-    import torch
-
-    a, b = torch.ones(1024, 384, dtype=dtype), torch.ones(384, 1536, dtype=dtype)
-    seconds = []
-    for _ in range(8):
-        start = time.perf_counter()
-        a @ b
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)

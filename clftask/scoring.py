@@ -17,7 +17,8 @@ from clftask.batches import token_batches
 from clftask.bundle import BundleMeta
 from clftask.errors import DataError, JobError, Problem
 from clftask.labels import Task
-from clftask.modeling import bf16_pays, output_layer, quiet_loading, resolve_precision
+from clftask.modeling import output_layer, quiet_loading
+from clftask.precision import bf16_pays, resolve_precision
 from clftask.texts import TextRecipe
 from clftask.tokens import tokenise
 
@@ -38,12 +39,14 @@ class Prediction:
         probabilities: (rows, labels) float32, in the order of `label_names`.
         label_names: The labels.
         task: multiclass or multilabel.
+        label_sets: A list of labels a text: the prediction sets, if the bundle has such.
     """
 
     labels: list[Any]
     probabilities: Floats
     label_names: tuple[str, ...]
     task: Task
+    label_sets: list[list[str]] | None = None
 
     def to_pandas(self) -> Any:
         """Return a DataFrame: the label(s), then a column of probabilities for each label."""
@@ -51,6 +54,8 @@ class Prediction:
 
         frame = pd.DataFrame(self.probabilities, columns=[f"p_{n}" for n in self.label_names])
         frame.insert(0, "labels" if self.task == "multilabel" else "label", self.labels)
+        if self.label_sets is not None:
+            frame.insert(1, "label_set", self.label_sets)
         return frame
 
 
@@ -100,7 +105,9 @@ class Scorer:
         self._refuse_missing(text, pair)
         probabilities = self.probabilities(self.tokenise(text, pair))
         names, task = self.meta.label_names, self.meta.task
-        return Prediction(self._labels(probabilities), probabilities, names, task)
+        rule = self.meta.decision.sets
+        sets = None if rule is None else self._names(rule.of(probabilities))
+        return Prediction(self._labels(probabilities), probabilities, names, task, sets)
 
     def _refuse_missing(self, text: Any, pair: Any | None) -> None:
         for column in [text] if pair is None else [text, pair]:
@@ -110,12 +117,14 @@ class Scorer:
                 raise DataError(Problem(f"texts, row {row}", None, "is null or blank", remedy))
 
     def _labels(self, probabilities: Floats) -> list[Any]:
-        decided = self.meta.decision.decide(probabilities, self.meta.task)
-        names = np.array(self.meta.label_names, dtype=object)
-        lists = [names[row].tolist() for row in decided]
+        lists = self._names(self.meta.decision.decide(probabilities, self.meta.task))
         if self.meta.task == "multilabel":
             return lists
         return [labels[0] if labels else None for labels in lists]
+
+    def _names(self, flags: Any) -> list[list[str]]:
+        names = np.array(self.meta.label_names, dtype=object)
+        return [names[row].tolist() for row in flags]
 
     def tokenise(self, texts: Any, pairs: Any | None) -> pa.Table:
         """Return the tokens of (rows,) Arrow strings, as `tokens.tokenise` does."""

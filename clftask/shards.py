@@ -98,7 +98,7 @@ class ScoreWork:
 def columns_of(job: ScoreJob, meta: BundleMeta) -> ScoreColumns:
     """Return the columns of a job's score table."""
     layout = job.output.layout
-    return ScoreColumns(task=meta.task, label_names=meta.label_names, layout=layout)
+    return ScoreColumns(meta.task, meta.label_names, layout, meta.decision.sets is not None)
 
 
 def origin_columns(job: ScoreJob) -> list[str]:
@@ -220,7 +220,9 @@ class ShardScorer:
             storage.put(self.books.quarantine(shard.index), lines.encode())
         decided = meta.decision.decide(part.probabilities, meta.task)
         origin = ready.rows.table.select(origin_columns(job)).take(ready.good).combine_chunks()
-        table = self.work.columns.table(origin, part.probabilities, decided)
+        rule = meta.decision.sets
+        sets = None if rule is None else rule.of(part.probabilities)
+        table = self.work.columns.table(origin, part.probabilities, decided, sets)
         metadata = {
             "clftask.bundle": meta.fingerprint,
             "clftask.task": meta.task,

@@ -106,11 +106,13 @@ class ScoreColumns:
         task: multiclass (`label`) or multilabel (`labels`).
         label_names: The labels, in bundle order.
         layout: How probabilities are laid out.
+        has_sets: Whether there is a column of prediction sets.
     """
 
     task: Task
     label_names: tuple[str, ...]
     layout: Layout
+    has_sets: bool = False
 
     def schema(self, origin: Sequence[pa.Field]) -> pa.Schema:
         """Return all columns; `origin`: those that say which row it is, and the kept ones.
@@ -120,7 +122,9 @@ class ScoreColumns:
         """
         label = ("labels", pa.list_(pa.string())) if self._is_multilabel else ("label", pa.string())
         scores = self.layout.fields(self.label_names)
-        own = [pa.field(*label), pa.field("confidence", pa.float32()), *scores]
+        own = [pa.field(*label), pa.field("confidence", pa.float32())]
+        own += [pa.field("label_set", pa.list_(pa.string()))] if self.has_sets else []
+        own += scores
         _refuse_twins(scores, "output.layout", "Use list or top_k.")
         _refuse_twins([*origin, *own], "input.keep", "Rename it.")
         return pa.schema([*origin, *own])
@@ -129,26 +133,35 @@ class ScoreColumns:
     def _is_multilabel(self) -> bool:
         return self.task == "multilabel"
 
-    def table(self, origin: pa.Table, probabilities: Floats, decided: Bools) -> pa.Table:
+    def table(
+        self, origin: pa.Table, probabilities: Floats, decided: Bools, sets: Bools | None = None
+    ) -> pa.Table:
         """Return the score table of some rows.
 
         Args:
             origin: (rows,) id and kept columns.
             probabilities: (rows, labels).
             decided: (rows, labels): the labels given.
+            sets: (rows, labels): the prediction sets, where there is a column of them.
         """
         names = pa.array(self.label_names, pa.string())
         if self._is_multilabel:
-            rows, codes = np.nonzero(decided)
-            labels = _lists(names.take(pa.array(codes)), np.bincount(rows, minlength=len(decided)))
+            labels = _names_of(decided, names)
         else:
             best = pa.array(decided.argmax(1), mask=~decided.any(1))  # null: the bundle abstains
             labels = names.take(best)
         width = probabilities.shape[1]
         confidence = probabilities.max(1) if width else np.zeros(len(probabilities), np.float32)
         scores = self.layout.columns(probabilities, self.label_names)
-        columns = [*origin.columns, labels, pa.array(confidence, pa.float32()), *scores]
+        own = [labels, pa.array(confidence, pa.float32())]
+        own += [_names_of(sets, names)] if sets is not None else []
+        columns = [*origin.columns, *own, *scores]
         return pa.Table.from_arrays(columns, schema=self.schema(list(origin.schema)))
+
+
+def _names_of(flags: Bools, names: pa.Array) -> pa.ListArray:
+    rows, codes = np.nonzero(flags)
+    return _lists(names.take(pa.array(codes)), np.bincount(rows, minlength=len(flags)))
 
 
 def _lists(values: pa.Array, counts: Any) -> pa.ListArray:

@@ -22,8 +22,8 @@ LAYERS = {
         manifest""",
     "jobs as data": "config",
     "one machine": """batches bundle callbacks checkpoints comparing corpora corpus data datareport
-        diskplan evaluation fitting intervals judging mlp modeling planning quiet registration
-        report runs scoring scratch shards tokens training trials trying""",
+        diskplan evaluation fitting intervals judging mlp modeling planning precision quiet
+        registration report runs scoring scratch shards tokens training trials trying""",
     "Ray": "cluster",
     "faces": "cli demo inspection screen __init__ __main__",
 }

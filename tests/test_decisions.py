@@ -26,12 +26,14 @@ from clftask.decisions.calibration import (
     PlattScaling,
     TemperatureScaling,
 )
+from clftask.decisions.sets import Conformal
 from clftask.decisions.thresholds import (
     AutoThreshold,
     FloorThreshold,
     GlobalThreshold,
     PerLabelThreshold,
 )
+from clftask.intervals import covered
 from clftask.metrics import compute
 
 LN3 = math.log(3)
@@ -358,6 +360,64 @@ def test_shrinkage_helps_rare_labels_on_held_out_rows():
     assert np.mean(gains) > 0.02
 
 
+# ------------------------------------------------------------------ prediction sets
+
+
+def test_set_threshold_of_classes_by_hand():
+    """19 rows, coverage 0.8: (1 − 0.8) · 20 = 4, so the 4th lowest p of a true class."""
+    true = np.linspace(0.05, 0.95, 19)
+    probabilities = np.stack([true, 1 - true], axis=1)
+    targets = np.tile([1.0, 0.0], (19, 1))
+    rule = Conformal(coverage=0.8).fit(probabilities, targets, "multiclass")
+    assert rule.threshold == pytest.approx(0.2)
+    assert rule.of(probabilities.astype(np.float32))[:, 0].sum() == 16
+
+
+def test_set_threshold_of_labels_by_hand():
+    """9 rows, coverage 0.75: missed + 1 ≤ 2.5. A row of two labels misses half with each."""
+    probabilities = np.full((9, 2), 0.9)
+    probabilities[0], probabilities[1], probabilities[2] = (0.1, 0.2), (0.3, 0.9), (0.4, 0.9)
+    targets = np.ones((9, 2))
+    targets[2] = (1, 0)
+    rule = Conformal(coverage=0.75).fit(probabilities, targets, "multilabel")
+    # Below 0.4: half + half + half = 1.5 missed; below 0.9: one more, of the third row.
+    assert rule.threshold == pytest.approx(0.4)
+
+
+def test_too_few_rows_to_promise_anything_give_all_labels():
+    probabilities = np.array([[0.9, 0.1]] * 5)
+    rule = Conformal(coverage=0.9).fit(probabilities, np.array([[1.0, 0.0]] * 5), "multiclass")
+    assert rule.of(probabilities.astype(np.float32)).all()
+
+
+@each_task
+@pytest.mark.parametrize("coverage", [0.8, 0.95])
+def test_sets_keep_their_promise_on_new_rows(task, coverage):
+    """On average over fits: a single fit of 100 rows may lie a few percent beside."""
+    spec = DecisionSpec(sets={"kind": "conformal", "coverage": coverage})
+    logits, targets = rows_of(task, 4000, times=2.0, seed=99)
+    held, sizes = [], []
+    for seed in range(15):
+        decision = spec.fit(*rows_of(task, 500, times=2.0, seed=seed), task, "micro")
+        sets = decision.apply(logits, task).sets
+        held.append(covered(sets, targets).mean())
+        sizes.append(sets.sum(1).mean())
+    assert np.mean(held) == pytest.approx(coverage, abs=0.015)
+    assert np.mean(sizes) < 4
+
+
+def test_sets_are_fitted_on_rows_that_calibration_has_not_seen():
+    logits, targets = rows_of("multiclass", 400, times=3)
+    spec = DecisionSpec(sets="conformal")
+    own = folds(400) == 0
+    changed = np.where(own[:, None], np.roll(targets, 1, axis=1), targets)
+    one, other = (spec.fit(logits, t, "multiclass", "micro") for t in (targets, changed))
+    assert one.calibration == other.calibration
+    assert one.sets != other.sets
+    assert Decision.load(one.dump()) == one
+    assert DecisionSpec().fit(logits, targets, "multiclass", "micro").sets is None
+
+
 # ------------------------------------------------------------------ labels
 
 
@@ -448,10 +508,10 @@ def test_a_number_is_taken_as_it_is():
 def test_a_cross_fitted_row_knows_nothing_of_its_own_label(groups):
     logits, targets = rows_of("multilabel", 100)
     spec = DecisionSpec(threshold="per_label")
-    before, _ = cross_fitted(spec, logits, targets, "multilabel", "macro", groups)
+    before, _, _ = cross_fitted(spec, logits, targets, "multilabel", "macro", groups)
     own = folds(100, groups) == folds(100, groups)[0]
     flipped = np.where(own[:, None], 1 - targets, targets)
-    after, decided = cross_fitted(spec, logits, flipped, "multilabel", "macro", groups)
+    after, decided, _ = cross_fitted(spec, logits, flipped, "multilabel", "macro", groups)
     np.testing.assert_array_equal(after[own], before[own])
     assert not np.array_equal(after[~own], before[~own])
     assert decided.dtype == np.bool_
@@ -468,7 +528,7 @@ def test_folds_hold_whole_groups_and_are_five():
 def test_a_single_group_is_decided_by_itself():
     logits, targets = rows_of("multilabel", 50)
     spec = DecisionSpec()
-    found, _ = cross_fitted(spec, logits, targets, "multilabel", "micro", np.zeros(50))
+    found, _, _ = cross_fitted(spec, logits, targets, "multilabel", "micro", np.zeros(50))
     whole = spec.fit(logits, targets, "multilabel", "micro")
     np.testing.assert_array_equal(found, whole.probabilities(logits, "multilabel"))
 

@@ -66,7 +66,7 @@ def test_nothing_is_plain_where_nothing_was_decided():
 def test_validation_is_measured_out_of_fold():
     held_out = rows("multilabel")
     found = figures("multilabel")["metrics"]["validation"]
-    probabilities, decided = cross_fitted(
+    probabilities, decided, _ = cross_fitted(
         DecisionSpec(), held_out.logits, held_out.targets, "multilabel", "micro"
     )
     hits = (decided & (held_out.targets > 0)).sum()
@@ -92,6 +92,17 @@ def test_abstaining_trades_coverage_for_accuracy():
     matrix = np.array(found["confusion_matrix"]["test"])
     assert matrix.shape == (3, 4)
     assert matrix[:, 3].sum() == round((1 - metrics["coverage"]) * 200)
+
+
+@pytest.mark.parametrize("task", ["multilabel", "multiclass"])
+def test_sets_are_measured_with_an_interval(task):
+    found = figures(task, "decision.sets=conformal")
+    for split in ("validation", "test"):
+        metrics, (low, high) = found["metrics"][split], found["intervals"][split]["set_coverage"]
+        assert low <= metrics["set_coverage"] <= high
+        assert low <= 0.9 <= high
+        assert 1 <= metrics["set_size"] < 3
+    assert "set_coverage" not in figures(task)["metrics"]["test"]
 
 
 def test_multiclass_without_abstaining_has_a_square_matrix():

@@ -71,8 +71,8 @@ def test_a_decision_fitted_again_on_the_same_rows_is_the_same(trained, copy):
     assert after.data["decided_on"] == {"table": str(validation), "rows": 24}
     text = "shader pixel fast tool"
     np.testing.assert_allclose(
-        clftask.load(str(copy)).predict([text]).probabilities,
-        clftask.load(str(trained[0])).predict([text]).probabilities,
+        clftask.load(str(copy), precision="fp32").predict([text]).probabilities,
+        clftask.load(str(trained[0]), precision="fp32").predict([text]).probabilities,
         atol=1e-3,
     )
 
@@ -89,6 +89,18 @@ def test_every_calibration_can_take_the_place_of_another(trained, copy, calibrat
     found = evaluate_bundle(str(copy), str(trained[1]), silent)["metrics"]
     plain = found["log_loss_uncalibrated" if calibration != "none" else "log_loss"]
     assert plain == pytest.approx(raw["log_loss_uncalibrated"], abs=1e-4)
+
+
+def test_sets_can_be_added_and_are_predicted(trained, copy):
+    coverage = "decision.sets={kind: conformal, coverage: 0.7}"
+    decide_bundle(str(copy), str(trained[1]), [coverage], None, silent)
+    rule = bundle.read_meta(str(copy)).decision.sets
+    found = clftask.load(str(copy)).predict(["shader pixel fast tool", "audio"])
+    for row, names in zip(found.probabilities, found.label_sets, strict=True):
+        pairs = zip(found.label_names, row, strict=True)
+        assert names == [name for name, p in pairs if p >= np.float32(rule.threshold)]
+    assert found.to_pandas().columns[1] == "label_set"
+    assert clftask.load(str(trained[0])).predict(["audio"]).label_sets is None
 
 
 def test_a_copy_is_written_and_the_bundle_stays(trained, copy, tmp_path):

@@ -32,8 +32,8 @@ from clftask.modeling import (
     output_layer,
     parameter_counts,
     prior_of,
-    resolve_precision,
 )
+from clftask.precision import resolve_precision
 
 TAGS = LabelSpace("multilabel", ("devel::c", "role: program", "x"))
 CLASSES = LabelSpace("multiclass", ("no", "yes"))

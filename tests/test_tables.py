@@ -71,6 +71,18 @@ def test_a_row_that_the_bundle_abstains_on_has_no_label():
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.kind)
+def test_prediction_sets_stand_beside_the_confidence(layout):
+    columns = ScoreColumns("multiclass", NAMES, layout, has_sets=True)
+    sets = np.array([[True, True, False], [False, False, False], [False, False, True]])
+    table = columns.table(ORIGIN, P, np.array(GIVEN["multiclass"]), sets)
+    assert table.column_names[2:5] == ["label", "confidence", "label_set"]
+    assert table["label_set"].to_pylist() == [["b", "a"], [], ["role::x y"]]
+    assert table.schema == columns.schema(list(ORIGIN.schema))
+    with pytest.raises(ConfigError, match="label_set"):
+        columns.schema([pa.field("Label_Set", pa.string())])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.kind)
 def test_labels_in_bundle_order_or_none(layout):
     table = scored(layout, "multilabel")
     assert table.column_names[:4] == ["id", "source", "labels", "confidence"]

@@ -18,8 +18,8 @@ from clftask.config import ScoreJob, ScoreScaling
 from clftask.datareport import describe_left_out
 from clftask.errors import ClftaskError, ConfigError, DataError, JobError, Problem, StorageError
 from clftask.manifest import Books, Counts, Manifest, PartEntry, Shard
-from clftask.modeling import check_precision
 from clftask.planning import Planned
+from clftask.precision import check_precision
 from clftask.shards import Done, ScoreWork
 from clftask.wording import are, counted
 

@@ -16,7 +16,8 @@ from clftask.cluster.session import Plan, capacity, connected, plan, ray_storage
 from clftask.config import TrainJob
 from clftask.data import Prepared, prepare, tokenise
 from clftask.errors import ClftaskError, JobError, Problem
-from clftask.modeling import check_base, check_precision
+from clftask.modeling import check_base
+from clftask.precision import check_precision
 from clftask.wording import counted
 
 _TRACKER_PREFIXES = ("MLFLOW_", "WANDB_")

@@ -33,7 +33,7 @@ from clftask.config import TrainJob, TuneJob
 from clftask.data import Prepared, prepare, tokenise
 from clftask.diskplan import check_disk
 from clftask.errors import ClftaskError, JobError, Problem
-from clftask.modeling import bf16_pays, check_precision, resolve_precision
+from clftask.precision import bf16_pays, check_precision, resolve_precision
 from clftask.report.tuning import tuning_page
 from clftask.search.schedulers import TRIAL
 from clftask.search.searchers import Goal

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from clftask.decisions.calibration import (
     Floats,
     probabilities_of,
 )
+from clftask.decisions.sets import AnySets, SetRule
 from clftask.decisions.thresholds import (
     AnyThreshold,
     AutoThreshold,
@@ -30,6 +31,7 @@ __all__ = [
     "Calibration",
     "Decision",
     "DecisionSpec",
+    "Outcome",
     "best_global_threshold",
     "cross_fitted",
     "probabilities_of",
@@ -48,11 +50,19 @@ class Decision(Spec):
         threshold: Multilabel: a label is given when its probability is above: one threshold
             for all labels, or one for each.
         abstain_below: Multiclass: a row whose most probable class is below gets no label.
+        sets: Which labels belong to a row's prediction set, if there are such.
     """
 
     calibration: AnyFitted = Calibration()
     threshold: Share | tuple[Share, ...] = 0.5
     abstain_below: Share | None = None
+    sets: SetRule | None = None
+
+    def apply(self, logits: Floats, task: Task) -> Outcome:
+        """Return what the bundle's logits come to."""
+        probabilities = self.probabilities(logits, task)
+        sets = None if self.sets is None else self.sets.of(probabilities)
+        return Outcome(probabilities, self.decide(probabilities, task), sets)
 
     def probabilities(self, logits: Floats, task: Task) -> npt.NDArray[np.float32]:
         """Return (rows, labels) float32 calibrated probabilities of the bundle's logits."""
@@ -83,6 +93,20 @@ class Decision(Spec):
         return f"above a threshold of their own, {low:.2f} to {high:.2f}"
 
 
+class Outcome(NamedTuple):
+    """What a decision makes of rows.
+
+    Attributes:
+        probabilities: (rows, labels) float32, calibrated.
+        decided: (rows, labels) bool: the labels given.
+        sets: (rows, labels) bool: the prediction sets, if there are such.
+    """
+
+    probabilities: npt.NDArray[np.float32]
+    decided: Bools
+    sets: Bools | None
+
+
 class DecisionSpec(Spec):
     """How a job wants its decision fitted on validation.
 
@@ -90,21 +114,38 @@ class DecisionSpec(Spec):
         calibration: auto | none | temperature | platt | isotonic.
         threshold: A number | auto | global | per_label | floor.
         abstain_below: As in `Decision`.
+        sets: conformal {coverage}, or null.
     """
 
     calibration: AnyCalibration = AutoCalibration()
     threshold: Share | AnyThreshold = AutoThreshold()
     abstain_below: Share | None = None
+    sets: AnySets | None = None
 
-    def fit(self, logits: Floats, targets: Floats, task: Task, average: Average) -> Decision:
+    def fit(
+        self, logits: Floats, targets: Floats, task: Task, average: Average, groups: Any = None
+    ) -> Decision:
         """Return the decision that held-out rows call for.
+
+        Sets get a fold of their own: rows that calibration has fitted are not like new ones.
 
         Args:
             logits: (rows, labels) of the model as it was trained.
             targets: (rows, labels) of 0 and 1.
             task: multiclass or multilabel.
             average: How the job's metric averages labels.
+            groups: (rows,) the group of each row, if the split is grouped.
         """
+        if self.sets is None:
+            return self._fit(logits, targets, task, average)
+        own = folds(len(logits), groups) == 0
+        rest = ~own if (~own).any() else own
+        decision = self._fit(logits[rest], targets[rest], task, average)
+        probabilities = decision.probabilities(logits[own], task)
+        sets = self.sets.fit(probabilities, targets[own], task)
+        return decision.model_copy(update={"sets": sets})
+
+    def _fit(self, logits: Floats, targets: Floats, task: Task, average: Average) -> Decision:
         calibration = self.calibration.fit(logits, targets, task)
         if task == "multiclass":
             return Decision(calibration=calibration, abstain_below=self.abstain_below)
@@ -122,7 +163,7 @@ def cross_fitted(
     task: Task,
     average: Average,
     groups: npt.NDArray[Any] | None = None,
-) -> tuple[npt.NDArray[np.float32], Bools]:
+) -> Outcome:
     """Return what each row gets from a decision that was fitted without it.
 
     Figures of rows that the decision was fitted on would flatter it. Each of five folds is
@@ -135,20 +176,20 @@ def cross_fitted(
         task: multiclass or multilabel.
         average: How the job's metric averages labels.
         groups: (rows,) the group of each row, if the split is grouped.
-
-    Returns:
-        (rows, labels) float32 probabilities, and (rows, labels) bool: the labels given.
     """
-    probabilities = np.zeros(logits.shape, np.float32)
-    decided = np.zeros(logits.shape, np.bool_)
+    shape = logits.shape
+    sets = None if spec.sets is None else np.zeros(shape, np.bool_)
+    found = Outcome(np.zeros(shape, np.float32), np.zeros(shape, np.bool_), sets)
     fold = folds(len(logits), groups)
     for i in np.unique(fold):
         own = fold == i
         rest = ~own if (~own).any() else own  # a single group: there is nothing else to fit on
-        decision = spec.fit(logits[rest], targets[rest], task, average)
-        probabilities[own] = decision.probabilities(logits[own], task)
-        decided[own] = decision.decide(probabilities[own], task)
-    return probabilities, decided
+        others = None if groups is None else groups[rest]
+        decision = spec.fit(logits[rest], targets[rest], task, average, others)
+        for whole, part in zip(found, decision.apply(logits[own], task), strict=True):
+            if whole is not None:
+                whole[own] = part
+    return found
 
 
 def folds(rows: int, groups: npt.NDArray[Any] | None = None) -> npt.NDArray[np.int64]:

@@ -1,0 +1,61 @@
+"""Which precision a device computes in: what is asked for, or what is faster there."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from clftask.errors import ConfigError, Problem
+
+
+def resolve_precision(wanted: str, device: str, bf16_pays: bool) -> str:
+    """Return fp32, bf16 or fp16: what `auto` picks for a device.
+
+    Raises:
+        ConfigError: The device does not have the precision that is asked for.
+    """
+    check_precision(wanted, device == "cuda")
+    if wanted == "auto":
+        return "bf16" if bf16_pays else "fp32"
+    return wanted
+
+
+def check_precision(wanted: str, has_gpu: bool, field: str = "training.precision") -> None:
+    """Refuse what the device cannot do.
+
+    Raises:
+        ConfigError: fp16 is asked for without a GPU.
+    """
+    if wanted == "fp16" and not has_gpu:
+        raise ConfigError(Problem(field, wanted, "needs a GPU", "Use auto."))
+
+
+def bf16_pays(device: str) -> bool:
+    """Tell whether bf16 is faster than fp32 here.
+
+    GPUs say so themselves. For CPUs it is measured: with AMX bf16 is several times faster,
+    with AVX512-BF16 alone it can be slower than fp32, and the flags do not tell.
+    """
+    import torch
+
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    fp32, bf16 = _product_seconds([torch.float32, torch.bfloat16])
+    return fp32 > 1.3 * bf16
+
+
+def _product_seconds(dtypes: list[Any]) -> list[float]:
+    """Return for each type the least time of a product of the size that encoders have.
+
+    In turns, so that whatever else the machine does disturbs all types alike.
+    """
+    import torch
+
+    pairs = [(torch.ones(1024, 384, dtype=t), torch.ones(384, 1536, dtype=t)) for t in dtypes]
+    seconds: list[list[float]] = [[] for _ in pairs]
+    for _ in range(12):
+        for found, (a, b) in zip(seconds, pairs, strict=True):
+            start = time.perf_counter()
+            a @ b
+            found.append(time.perf_counter() - start)
+    return [min(found) for found in seconds]
