@@ -271,8 +271,8 @@ def _guarded(run: Callable[[], None], as_json: bool = False) -> None:
         raise
     except KeyboardInterrupt as stop:
         code = 143 if isinstance(stop, _Terminated) else 130
-        remedy = ". ".join(getattr(stop, "__notes__", ["Run the job again."]))
-        problem = Problem("clftask", None, "was interrupted", f"{remedy.rstrip('.')}.")
+        remedy = " ".join(getattr(stop, "__notes__", ["Run the job again."]))
+        problem = Problem("clftask", None, "was interrupted", remedy)
         _explain(JobError(problem), as_json, code)
         raise typer.Exit(code) from None
     except BrokenPipeError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -80,3 +82,13 @@ class JobError(ClftaskError):
 
 class BadRowError(JobError):
     """A bad row in a job that shall fail at the first."""
+
+
+@contextmanager
+def interruption_hint(remedy: str) -> Iterator[None]:
+    """Let an interruption of what runs here say how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        stop.add_note(remedy)
+        raise

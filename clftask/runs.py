@@ -18,7 +18,7 @@ from pyarrow import parquet
 
 from clftask import bundle, storage
 from clftask.config import RunSpec, TrainJob, TuneJob
-from clftask.errors import ConfigError, Problem
+from clftask.errors import ConfigError, Problem, interruption_hint
 from clftask.spec import Spec, parse_yaml
 
 JOB, SEARCH, SPLIT = "job.yaml", "search.yaml", "split.parquet"
@@ -54,12 +54,9 @@ class Run:
 @contextlib.contextmanager
 def resumable(run: Run) -> Iterator[None]:
     """Let an interruption say how the run goes on."""
-    try:
+    name = run.path.rpartition("/")[2]
+    with interruption_hint(f"Go on with run.name={name} run.resume=true."):
         yield
-    except KeyboardInterrupt as stop:
-        name = run.path.rpartition("/")[2]
-        stop.add_note(f"Go on with run.name={name} run.resume=true")
-        raise
 
 
 def find(spec: RunSpec, prefix: str, job_file: str = JOB) -> Run:

@@ -247,7 +247,7 @@ def test_inspect_names_what_is_there(document, tmp_path):
     ("note", "remedy"),
     [
         (None, "Run the job again."),
-        ("Go on with run.name=x run.resume=true", "Go on with run.name=x run.resume=true."),
+        ("Go on with run.name=x run.resume=true.", "Go on with run.name=x run.resume=true."),
     ],
 )
 def test_an_interruption_says_how_to_go_on(note, remedy, capsys):

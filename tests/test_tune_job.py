@@ -295,7 +295,7 @@ def test_what_all_trials_share_is_not_searched(path: str) -> None:
         ("training.lr", "Known here: batch_size, deterministic"),
         ("modell", "Did you mean model?"),
         ("trainig.learning_rate", "Did you mean training?"),
-        ("loss.gamma", "Known here: kind"),
+        ("loss.gamma", "Known here: class_weights, kind"),
         ("model.head.hidden", "Known here: bias, kind"),
         ("training.early_stopping.x", "Known here: "),
     ],

@@ -16,7 +16,15 @@ from clftask.cluster.pool import Pool
 from clftask.cluster.session import Capacity, Plan, capacity, connected, plan
 from clftask.config import ScoreJob, ScoreScaling
 from clftask.datareport import describe_left_out
-from clftask.errors import ClftaskError, ConfigError, DataError, JobError, Problem, StorageError
+from clftask.errors import (
+    ClftaskError,
+    ConfigError,
+    DataError,
+    JobError,
+    Problem,
+    StorageError,
+    interruption_hint,
+)
 from clftask.manifest import Books, Counts, Manifest, PartEntry, Shard
 from clftask.planning import Planned
 from clftask.precision import check_precision
@@ -63,7 +71,7 @@ def score(job: ScoreJob, say: Callable[[str], None], show: Show) -> dict[str, An
 def _score_missing(
     job: ScoreJob, meta: BundleMeta, planned: Planned, say: Callable[[str], None], show: Show
 ) -> ScoreRun:
-    with connected():
+    with interruption_hint("Run the job again to go on."), connected():
         chosen = fit_to(job.scaling, capacity(), len(planned.missing))
         check_precision(job.precision, chosen.use_gpu, "precision")
         run = ScoreRun(job, meta, planning.claim(job, meta, planned), show)
