@@ -14,6 +14,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 # Batches among which rows are sorted by length: enough to pad little, few enough to shuffle.
 WINDOW = 50
 
+# The columns of a tokenised table that training and evaluation fetch row by row.
+USED = ("input_ids", "token_type_ids", "labels")
+
 Share = list[tuple[int, float]]
 
 
@@ -64,7 +67,8 @@ class TokenRows(Dataset[dict[str, Any]]):
     def __init__(self, table: pa.Table) -> None:
         import datasets
 
-        self.rows = datasets.Dataset(table, fingerprint="tokens")  # else it hashes all rows
+        used = table.select([name for name in USED if name in table.column_names])
+        self.rows = datasets.Dataset(used, fingerprint="tokens")  # else it hashes all rows
 
     def __len__(self) -> int:
         return len(self.rows)

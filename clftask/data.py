@@ -17,6 +17,9 @@ from clftask.labels import LabelSpace, multi_hot
 from clftask.sources import FILE, ROW, Source, open_source
 from clftask.splits import SPLITS, RandomSplit, Rows
 
+NUM_SHOWN = 300  # characters of a held-out text, for people to read
+PAIR_MARK = " ⏎ "
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -290,8 +293,9 @@ def tokenise(
     """Tokenise every split once, in parallel by the tokenizer's own threads.
 
     Returns:
-        For each split: input_ids, token_type_ids for pairs, labels (list<int32>), length, and
-        group (int64) where the split is grouped.
+        For each split: input_ids, token_type_ids for pairs, labels (list<int32>), length,
+        num_tokens (int32) with those cut off, group (int64) where the split is grouped, and,
+        but for train, text: its beginning.
         The report gets the token lengths and the truncated share.
     """
     tables = {}
@@ -303,8 +307,22 @@ def tokenise(
             parts.append(tokens.tokenise(*texts, tokenizer, max_length))
             full.append(tokens.full_lengths(*texts, parts[-1], tokenizer).to_numpy())
         whole = pa.concat_tables(parts).append_column("labels", table["labels"]).combine_chunks()
+        num_tokens = np.concatenate(full)
+        whole = whole.append_column("num_tokens", pa.array(num_tokens, pa.int32()))
         if "group" in table.column_names:
             whole = whole.append_column("group", table["group"])
-        describe_tokens(prepared.report, split, np.concatenate(full), whole["is_truncated"])
+        if split != "train":
+            whole = whole.append_column("text", beginnings(table))
+        describe_tokens(prepared.report, split, num_tokens, whole["is_truncated"])
         tables[split] = whole.drop_columns(["is_truncated"])
     return tables
+
+
+def beginnings(table: pa.Table) -> Any:
+    """Return the (rows,) beginnings of texts, both of a pair, for people to read."""
+    names = [name for name in ("text", "text_pair") if name in table.column_names]
+    texts = [table[name].cast(pa.large_string()) for name in names]
+    parts = [pc.utf8_slice_codeunits(text, 0, NUM_SHOWN) for text in texts]
+    mark = pa.scalar(PAIR_MARK, pa.large_string())
+    return pc.binary_join_element_wise(*parts, mark)
+

@@ -27,11 +27,15 @@ class Labelled:
         logits: (rows, labels) float32, uncalibrated.
         targets: (rows, labels) float32 of 0 and 1.
         groups: (rows,) codes of their groups, if the split is grouped.
+        num_tokens: (rows,) tokens of their texts, those that are not read, too; if known.
+        texts: (rows,) beginnings of their texts; if known.
     """
 
     logits: Array
     targets: Array
     groups: Array | None = None
+    num_tokens: Array | None = None
+    texts: Sequence[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -42,10 +46,12 @@ class Evaluated:
         decision: Fitted on all validation rows.
         figures: What `metrics.json` holds: metrics, their intervals, per_label and
             confusion_matrix by split.
+        outcomes: What the rows of each split come to, those of validation out of fold.
     """
 
     decision: Decision
     figures: dict[str, Any]
+    outcomes: dict[str, Outcome]
 
 
 def decide(job: TrainJob, space: LabelSpace, splits: dict[str, Labelled]) -> Evaluated:
@@ -54,6 +60,7 @@ def decide(job: TrainJob, space: LabelSpace, splits: dict[str, Labelled]) -> Eva
     The figures of validation are out of fold: each row is decided by what others call for.
     """
     held_out, spec, figures = splits["validation"], job.decision, dict[str, Any]()
+    outcomes = {}
     of_job = job.task, job.average
     fitted = spec.fit(held_out.logits, held_out.targets, *of_job, held_out.groups)
     for name, rows in splits.items():
@@ -61,9 +68,10 @@ def decide(job: TrainJob, space: LabelSpace, splits: dict[str, Labelled]) -> Eva
             found = cross_fitted(spec, rows.logits, rows.targets, *of_job, rows.groups)
         else:
             found = fitted.apply(rows.logits, job.task)
+        outcomes[name] = found
         for key, value in measured(rows, found, fitted, space).items():
             figures.setdefault(key, {})[name] = value
-    return Evaluated(fitted, figures)
+    return Evaluated(fitted, figures, outcomes)
 
 
 def measured(
@@ -123,6 +131,24 @@ def _labels(
     return found
 
 
+def labelled(table: Any, logits: Array, targets: Array) -> Labelled:
+    """Return rows with what their table tells of them.
+
+    Args:
+        table: group, num_tokens and text (rows,), as far as there are such.
+        logits: (rows, labels) float32, uncalibrated.
+        targets: (rows, labels) of 0 and 1.
+    """
+    known = {name: table[name] for name in table.column_names}
+    return Labelled(
+        logits,
+        targets,
+        groups_of(table),
+        known["num_tokens"].to_numpy() if "num_tokens" in known else None,
+        known["text"].to_pylist() if "text" in known else None,
+    )
+
+
 def groups_of(table: Any) -> Array | None:
-    """Return the (rows,) groups of tokenised rows, None where they have none."""
+    """Return the (rows,) groups of a table's rows, None where they have none."""
     return np.asarray(table["group"].to_numpy()) if "group" in table.column_names else None

@@ -20,7 +20,7 @@ from clftask.callbacks import SaveEvery, StepSeed, StopOnNan, Stopwatch, evaluat
 from clftask.checkpoints import Checkpoints, read_state
 from clftask.config import TrainJob
 from clftask.decisions import Decision
-from clftask.evaluation import Evaluated, Labelled, decide, groups_of
+from clftask.evaluation import Evaluated, decide, labelled
 from clftask.labels import LabelSpace
 from clftask.modeling import (
     build_model,
@@ -312,10 +312,9 @@ def evaluate(work: Work, trainer: ClassifierTrainer) -> Evaluated:
     for split in ("validation", "test"):
         logits = trainer.logits_of(split) if split in work.tables else None
         if logits is not None:
-            groups = groups_of(work.tables[split])
-            splits[split] = Labelled(logits, trainer.targets_of(split), groups)
+            splits[split] = labelled(work.tables[split], logits, trainer.targets_of(split))
     if not splits:
-        return Evaluated(Decision(), {})
+        return Evaluated(Decision(), {}, {})
     found = decide(work.job, work.space, splits)
     for split, rows in splits.items():
         found.figures["metrics"][split]["loss"] = trainer.mean_loss(rows.logits, rows.targets)
