@@ -17,7 +17,7 @@ demo: install
 	$(BIN)/clftask demo
 
 test: install
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .

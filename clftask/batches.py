@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 WINDOW = 50
 
 # The columns of a tokenised table that training and evaluation fetch row by row.
-USED = ("input_ids", "token_type_ids", "labels")
+USED = ("input_ids", "token_type_ids", "windows", "labels")
 
 Share = list[tuple[int, float]]
 
@@ -99,13 +99,34 @@ class Collator:
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, torch.Tensor]]:
         ordered = sorted(rows, key=lambda row: -len(row["input_ids"]))
-        size = self.micro_batch_size
-        return [self.one(ordered[i : i + size]) for i in range(0, len(ordered), size)]
+        return [self.one(part) for part in self._parts(ordered)]
+
+    def _parts(self, rows: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+        """Yield rows of at most `micro_batch_size` windows together, or single ones of more."""
+        part: list[dict[str, Any]] = []
+        size = 0
+        for row in rows:
+            more = len(row.get("windows", "1"))
+            if part and size + more > self.micro_batch_size:
+                yield part
+                part, size = [], 0
+            part.append(row)
+            size += more
+        yield part
+
+    def inputs(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Pad rows into the model's inputs; of each window a row of its own."""
+        names = [n for n in ("input_ids", "token_type_ids") if n in rows[0]]
+        if "windows" not in rows[0]:
+            return dict(self.pad([{n: row[n] for n in names} for row in rows]))
+        ends = [np.cumsum(row["windows"]) for row in rows]
+        ids = [np.split(row["input_ids"], end[:-1]) for row, end in zip(rows, ends, strict=True)]
+        inputs = dict(self.pad([{"input_ids": window} for row in ids for window in row]))
+        return {**inputs, "windows": torch.tensor([len(row) for row in ids])}
 
     def one(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Pad rows into one batch: model inputs, `targets` (rows, labels) and `weight`."""
-        names = [n for n in ("input_ids", "token_type_ids") if n in rows[0]]
-        inputs = dict(self.pad([{n: row[n] for n in names} for row in rows]))
+        """Pad rows into one batch: `inputs`, `targets` (rows, labels) and `weight`."""
+        inputs = self.inputs(rows)
         targets = torch.zeros(len(rows), self.num_labels)
         for i, row in enumerate(rows):
             targets[i, row["labels"]] = 1.0

@@ -13,6 +13,7 @@ from clftask import storage
 from clftask.decisions import Decision
 from clftask.errors import ConfigError, DataError, Problem
 from clftask.labels import LabelSpace, Task
+from clftask.longtexts import KeepHead, LongText
 from clftask.metrics import with_plain
 from clftask.spec import Spec, fingerprint
 from clftask.texts import TextRecipe
@@ -29,7 +30,8 @@ class BundleMeta(Spec):
 
     Attributes:
         text: How text is made from columns.
-        max_length: Tokens kept of a text; `truncation` says which.
+        max_length: Tokens that the model takes at once.
+        truncation: What is read of longer texts.
         decision: How probabilities become labels.
         job: The resolved training job.
         data: Fingerprint and report of the data.
@@ -42,7 +44,7 @@ class BundleMeta(Spec):
     label_names: tuple[str, ...]
     text: TextRecipe
     max_length: int
-    truncation: str = "head"
+    truncation: LongText = KeepHead()
     decision: Decision
     job: dict[str, Any]
     data: dict[str, Any]
@@ -189,7 +191,7 @@ def _about(meta: BundleMeta) -> list[str]:
         "",
         f"Fine-tuned from `{meta.job['model']['base']}` with clftask.",
         "",
-        f"- Text: {columns}; the first {meta.max_length} tokens.",
+        f"- Text: {columns}; {meta.truncation.words(meta.max_length)}.",
         f"- Rows: {rows}.",
         f"- Data: `{meta.job['data']['train']}`, fingerprint `{meta.data['fingerprint']}`.",
         f"- Bundle fingerprint: `{meta.fingerprint}`.",
@@ -214,6 +216,7 @@ def _use(meta: BundleMeta) -> list[str]:
         "",
         f"Probabilities are the {function} of the logits; labels given: {rule}.",
         *_calibrated(meta),
+        *_long_texts(meta),
         "",
     ]
 
@@ -227,6 +230,13 @@ def _calibrated(meta: BundleMeta) -> list[str]:
     else:
         where = "it stands in `clftask.json`; plain transformers does not apply all of it"
     return [f"Calibration: {calibration.kind}, fitted on validation; {where}."]
+
+
+def _long_texts(meta: BundleMeta) -> list[str]:
+    if meta.truncation.kind == "head":
+        return []
+    read = meta.truncation.words(meta.max_length)
+    return [f"Of long texts clftask reads {read}; the lines above read the beginning alone."]
 
 
 def _figures(meta: BundleMeta) -> list[str]:
@@ -266,7 +276,7 @@ def _limits(meta: BundleMeta) -> list[str]:
     return [
         "## Limits",
         "",
-        f"- Text after token {meta.max_length} is not read: {truncated:.1%} of the train rows.",
+        f"- Of {truncated:.1%} of the train rows a part is not read: they are longer.",
         "- The figures hold for rows like those above; other sources and times differ.",
         "- Labels with few rows have uncertain figures: see the column rows.",
         "",

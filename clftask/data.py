@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clftask import storage, tokens
-from clftask.config import DataSpec, TrainJob
+from clftask.config import DataSpec, ModelSpec, TrainJob
 from clftask.datareport import DataReport, describe_tokens
 from clftask.errors import DataError, Problem
 from clftask.labels import LabelSpace, multi_hot
@@ -288,13 +288,13 @@ def _here(path: str) -> str:
 
 
 def tokenise(
-    prepared: Prepared, tokenizer: Any, max_length: int, chunk: int = 10_000
+    prepared: Prepared, tokenizer: Any, model: ModelSpec, chunk: int = 10_000
 ) -> dict[str, pa.Table]:
     """Tokenise every split once, in parallel by the tokenizer's own threads.
 
     Returns:
-        For each split: input_ids, token_type_ids for pairs, labels (list<int32>), length,
-        num_tokens (int32) with those cut off, group (int64) where the split is grouped, and,
+        For each split: what `LongTextSpec.encoded` returns, num_tokens of the whole texts,
+        labels (list<int32>), group (int64) where the split is grouped, and,
         but for train, text: its beginning.
         The report gets the token lengths and the truncated share.
     """
@@ -304,11 +304,12 @@ def tokenise(
         for start in range(0, table.num_rows, chunk):
             part = table.slice(start, chunk)
             texts = part["text"], part["text_pair"] if "text_pair" in part.column_names else None
-            parts.append(tokens.tokenise(*texts, tokenizer, max_length))
+            parts.append(tokens.tokenise(*texts, tokenizer, model.max_length, model.long_text))
             full.append(tokens.full_lengths(*texts, parts[-1], tokenizer).to_numpy())
         whole = pa.concat_tables(parts).append_column("labels", table["labels"]).combine_chunks()
         num_tokens = np.concatenate(full)
-        whole = whole.append_column("num_tokens", pa.array(num_tokens, pa.int32()))
+        place = whole.column_names.index("num_tokens")
+        whole = whole.set_column(place, "num_tokens", pa.array(num_tokens, pa.int32()))
         if "group" in table.column_names:
             whole = whole.append_column("group", table["group"])
         if split != "train":
@@ -325,4 +326,3 @@ def beginnings(table: pa.Table) -> Any:
     parts = [pc.utf8_slice_codeunits(text, 0, NUM_SHOWN) for text in texts]
     mark = pa.scalar(PAIR_MARK, pa.large_string())
     return pc.binary_join_element_wise(*parts, mark)
-

@@ -346,6 +346,7 @@ def publish(
         label_names=work.label_names,
         text=job.data.recipe,
         max_length=job.model.max_length,
+        truncation=job.model.long_text,
         decision=decision.model_copy(update={"calibration": calibration}),
         job=job.dump(),
         data=work.data,

@@ -159,7 +159,7 @@ def _bundle(place: str) -> dict[str, Any]:
         "task": meta.task,
         "labels": len(meta.label_names),
         "text": list(meta.text.columns),
-        "max_length": meta.max_length,
+        "read": meta.truncation.words(meta.max_length),
         "calibration": meta.decision.calibration.kind,
         "labels given": meta.decision.rule(meta.task),
         "fingerprint": meta.fingerprint,

@@ -20,7 +20,7 @@ from clftask.labels import Task
 from clftask.modeling import output_layer, quiet_loading
 from clftask.precision import bf16_pays, resolve_precision
 from clftask.texts import TextRecipe
-from clftask.tokens import tokenise
+from clftask.tokens import one_array, sequences, tokenise
 
 # Rows times padded length of one forward pass: enough to fill the device, and no more.
 MAX_TOKENS = {"cuda": 131_072, "cpu": 2_048}
@@ -129,13 +129,17 @@ class Scorer:
     def tokenise(self, texts: Any, pairs: Any | None) -> pa.Table:
         """Return the tokens of (rows,) Arrow strings, as `tokens.tokenise` does."""
         if not len(texts):
-            return tokenise(pa.array([""]), None, self.tokenizer, self.meta.max_length).slice(1)
+            return self._tokenise(pa.array([""]), None).slice(1)
         parts = []  # the tokenizer holds all that it cuts off until it returns
         for start in range(0, len(texts), TOKENISE_ROWS):
             some = slice(start, start + TOKENISE_ROWS)
             pair = None if pairs is None else pairs[some]
-            parts.append(tokenise(texts[some], pair, self.tokenizer, self.meta.max_length))
+            parts.append(self._tokenise(texts[some], pair))
         return pa.concat_tables(parts).combine_chunks()
+
+    def _tokenise(self, texts: Any, pairs: Any | None) -> pa.Table:
+        meta = self.meta
+        return tokenise(texts, pairs, self.tokenizer, meta.max_length, meta.truncation)
 
     # ------------------------------------------------------------------ probabilities
 
@@ -147,11 +151,16 @@ class Scorer:
         """Return (rows, labels) float32 logits, in the order of the rows.
 
         Rows of similar lengths share a batch; when one does not fit into memory, what is left
-        is cut into batches of half its size.
+        is cut into batches of half its size. The windows of long texts go through the model
+        like rows, and are pooled.
 
         Raises:
             JobError: Not even one row fits into memory.
         """
+        table, counts = sequences(tokens)
+        return self.meta.truncation.pooled(self._logits(table), counts)
+
+    def _logits(self, tokens: pa.Table) -> Floats:
         flat = _Flat(tokens)
         shape = (tokens.num_rows, len(self.meta.label_names))
         found = torch.zeros(shape, dtype=torch.float32, device=self.device)
@@ -277,7 +286,7 @@ class _Flat:
 
     def __init__(self, tokens: pa.Table) -> None:
         names = [n for n in ("input_ids", "token_type_ids") if n in tokens.column_names]
-        columns = {n: _one_array(tokens[n]) for n in names}
+        columns = {n: one_array(tokens[n]) for n in names}
         self.values = {n: column.flatten().to_numpy() for n, column in columns.items()}
         self.lengths = tokens["length"].to_numpy().astype(np.int64)
         self.starts = np.cumsum(self.lengths) - self.lengths
@@ -298,7 +307,3 @@ class _Flat:
             padded[mask] = values[picked]
             found[name] = torch.from_numpy(padded)
         return found
-
-
-def _one_array(column: pa.ChunkedArray) -> pa.Array:
-    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)

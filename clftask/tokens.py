@@ -7,8 +7,11 @@ import re
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from clftask.longtexts import LongTextSpec, whole_ids
 
 CHARS_A_TOKEN = 10  # more than texts have on average
 _KEEP_ALL = {"Lowercase", "NFC", "NFD", "NFKC", "NFKD"}
@@ -17,7 +20,9 @@ _DROP_BLANKS = {"BertPreTokenizer", "Whitespace", "WhitespaceSplit"}
 _BLANK = re.compile(r"(?<=\S)[ \t\r\n]")
 
 
-def tokenise(texts: Any, pairs: Any | None, tokenizer: Any, max_length: int) -> pa.Table:
+def tokenise(
+    texts: Any, pairs: Any | None, tokenizer: Any, max_length: int, long_text: LongTextSpec
+) -> pa.Table:
     """Tokenise texts, in parallel by the tokenizer's own threads.
 
     Of a long text only the beginning is looked at, where that gives the very same tokens.
@@ -26,28 +31,56 @@ def tokenise(texts: Any, pairs: Any | None, tokenizer: Any, max_length: int) -> 
         texts: (rows,) Arrow strings without nulls.
         pairs: (rows,) the second texts of a pair task, or None.
         tokenizer: A transformers tokenizer.
-        max_length: Tokens kept of a row.
+        max_length: Tokens that the model takes at once.
+        long_text: What is read of longer texts.
 
     Returns:
-        input_ids and, for pairs, token_type_ids (list<int32>); length (int32); is_truncated.
+        What `LongTextSpec.encoded` returns.
     """
     first = texts.to_pylist()
     if pairs is not None:
         # Whole: which of two long texts keeps one token more depends on both lengths.
-        return _encoded(first, pairs.to_pylist(), tokenizer, max_length)
-    most = CHARS_A_TOKEN * max_length
-    if not any(len(text) > most for text in first) or not splits_at_blanks(tokenizer):
-        return _encoded(first, None, tokenizer, max_length)
+        return long_text.encoded(first, pairs.to_pylist(), tokenizer, max_length)
+    num_read = long_text.num_read(max_length)
+    most = CHARS_A_TOKEN * (num_read or 0)
+    is_any_long = num_read is not None and any(len(text) > most for text in first)
+    if not is_any_long or not splits_at_blanks(tokenizer):
+        return long_text.encoded(first, None, tokenizer, max_length)
     heads = [_head(text, most) for text in first]
-    found = _encoded(heads, None, tokenizer, max_length)
+    found = long_text.encoded(heads, None, tokenizer, max_length)
     is_head = np.array([len(h) < len(text) for h, text in zip(heads, first, strict=True)])
     too_short = np.flatnonzero(is_head & ~found["is_truncated"].to_numpy())
     if not len(too_short):
         return found
-    whole = _encoded([first[i] for i in too_short], None, tokenizer, max_length)
+    whole = long_text.encoded([first[i] for i in too_short], None, tokenizer, max_length)
     order = np.arange(len(first))
     order[too_short] = len(first) + np.arange(len(too_short))
     return pa.concat_tables([found, whole]).take(pa.array(order)).combine_chunks()
+
+
+def sequences(tokens: pa.Table) -> tuple[pa.Table, npt.NDArray[np.int64] | None]:
+    """Return what the model takes one by one.
+
+    Args:
+        tokens: What `tokenise` returned.
+
+    Returns:
+        A row for each window: input_ids and length; and (rows,) how many windows each row has.
+        Without windows: the tokens as they are, and None.
+    """
+    if "windows" not in tokens.column_names:
+        return tokens, None
+    windows = one_array(tokens["windows"])
+    length = windows.flatten().to_numpy()
+    ends = np.concatenate([[0], np.cumsum(length, dtype=np.int64)])
+    ids = one_array(tokens["input_ids"]).flatten()
+    table = {"input_ids": pa.LargeListArray.from_arrays(pa.array(ends), ids), "length": length}
+    return pa.table(table), pc.list_value_length(windows).to_numpy().astype(np.int64)
+
+
+def one_array(column: pa.ChunkedArray) -> pa.Array:
+    """Return a column as one array."""
+    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
 
 
 def splits_at_blanks(tokenizer: Any) -> bool:
@@ -88,28 +121,6 @@ def _head(text: str, most: int) -> str:
     return text if blank is None else text[: blank.start()]
 
 
-def _encoded(
-    texts: list[str], pairs: list[str] | None, tokenizer: Any, max_length: int
-) -> pa.Table:
-    encoded = tokenizer(
-        texts,
-        pairs,
-        truncation=True,
-        max_length=max_length,
-        return_attention_mask=False,
-    )
-    columns = {
-        name: pa.array(encoded[name], pa.list_(pa.int32()))
-        for name in ("input_ids", "token_type_ids")
-        if name in encoded and (name == "input_ids" or pairs is not None)
-    }
-    length = pc.list_value_length(columns["input_ids"])
-    is_cut = length.to_numpy(zero_copy_only=False) >= max_length
-    for i in np.flatnonzero(is_cut) if encoded.encodings else ():
-        is_cut[i] = bool(encoded.encodings[i].overflowing)
-    return pa.table({**columns, "length": length, "is_truncated": pa.array(is_cut)})
-
-
 def full_lengths(texts: Any, pairs: Any | None, tokens: pa.Table, tokenizer: Any) -> pa.Array:
     """Return (rows,) int32: how many tokens each row has, those that were cut off, too.
 
@@ -119,10 +130,10 @@ def full_lengths(texts: Any, pairs: Any | None, tokens: pa.Table, tokenizer: Any
         tokens: What `tokenise` returned for them.
         tokenizer: The same one.
     """
-    cut = pc.indices_nonzero(tokens["is_truncated"])
-    second = None if pairs is None else pairs.take(cut).to_pylist()
-    lengths = tokens["length"].to_numpy().copy()
+    cut = np.flatnonzero(tokens["is_truncated"].to_numpy())
+    lengths = tokens["num_tokens"].to_numpy().copy()
     if len(cut):
-        whole = tokenizer(texts.take(cut).to_pylist(), second, return_attention_mask=False)
-        lengths[cut.to_numpy()] = [len(ids) for ids in whole["input_ids"]]
+        second = None if pairs is None else pairs.take(pa.array(cut)).to_pylist()
+        whole = whole_ids(texts.take(pa.array(cut)).to_pylist(), tokenizer, second)
+        lengths[cut] = [len(ids) for ids in whole]
     return pa.array(lengths, pa.int32())

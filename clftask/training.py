@@ -36,6 +36,7 @@ from clftask.errors import ConfigError, Problem
 from clftask.labels import LabelSpace, multi_hot
 from clftask.losses import TrainLabels
 from clftask.metrics import compute
+from clftask.tokens import sequences
 
 # Rows times padded length of one forward pass. Larger batches no longer pay off.
 MAX_TOKENS = {"cuda": 32_768, "cpu": 8_192}
@@ -198,7 +199,9 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
     def _weighted_loss(self, model: Any, micro: dict[str, torch.Tensor]) -> torch.Tensor:
         targets, weight = micro.pop("targets"), micro.pop("weight")
         with self.compute_loss_context_manager():
+            windows = micro.pop("windows", None)
             logits = model(**micro).logits.float()
+        logits = self.job.model.long_text.pooled_tensor(logits, windows)
         return (self.row_loss(logits, targets) * weight).sum()
 
     def floating_point_ops(self, inputs: Any) -> int:
@@ -296,7 +299,8 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
 
         Every worker computes its share; only one batch of logits is on the device at a time.
         """
-        table, world = self.tables[split], self.args.world_size
+        table, windows = sequences(self.tables[split])
+        world = self.args.world_size
         lengths = table["length"].to_numpy().astype(np.int64)
         batches = token_batches(
             lengths, MAX_TOKENS[self.args.device.type], self.args.process_index, world
@@ -305,20 +309,20 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         rows, filled = TokenRows(table), 0
         for batch in batches:
             logits = self._forward(
-                self.collator.one(rows.__getitems__([(int(i), 1.0) for i in batch]))
+                self.collator.inputs(rows.__getitems__([(int(i), 1.0) for i in batch]))
             )
             mine[filled : filled + len(batch)] = logits
             filled += len(batch)
-        return self._gathered(mine, lengths)
+        found = self._gathered(mine, lengths)
+        return None if found is None else self.job.model.long_text.pooled(found, windows)
 
     @torch.inference_mode()
     def _forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         self.model.eval()
-        inputs = {k: v for k, v in batch.items() if k not in ("targets", "weight")}
         half = torch.float16 if self.args.fp16 else torch.bfloat16
         is_half = self.args.fp16 or self.args.bf16
         with torch.autocast(self.args.device.type, half, enabled=is_half):
-            logits: torch.Tensor = self.model(**self._prepare_inputs(inputs)).logits
+            logits: torch.Tensor = self.model(**self._prepare_inputs(batch)).logits
         return logits.float().cpu()
 
     def _gathered(self, mine: torch.Tensor, lengths: Any) -> npt.NDArray[np.float32] | None:

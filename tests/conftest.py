@@ -314,7 +314,7 @@ def _train_bundle(
     }
     job = TrainJob.load(document, overrides)
     prepared = prepare(job)
-    tables = tokenise(prepared, load_tokenizer(str(base)), 32)
+    tables = tokenise(prepared, load_tokenizer(str(base)), job.model)
     data = {"fingerprint": prepared.fingerprint, "report": prepared.report.as_json()}
     sink = _Sink()
     fit(Work(job, str(folder / "run"), tables, prepared.space.names, data, ""), sink, 0, 1, "cpu")

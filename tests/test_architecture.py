@@ -18,7 +18,7 @@ LAYERS = {
     "errors": "errors wording",
     "spec": "spec",
     "storage": "storage stores",
-    "parts": """labels sources splits texts losses heads metrics decisions search tables
+    "parts": """labels sources splits texts longtexts losses heads metrics decisions search tables
         manifest""",
     "jobs as data": "config",
     "one machine": """batches bundle callbacks checkpoints comparing corpora corpus data datareport

@@ -130,8 +130,8 @@ def test_token_rows_fetch_a_batch_with_its_weights():
     rows = TokenRows(table([3, 4, 5, 6]))
     assert len(rows) == 4
     assert rows.__getitems__([(2, 0.5), (1, 2.0)]) == [
-        {"input_ids": [2, 72, 72, 72, 3], "labels": [2], "length": 5, "weight": 0.5},
-        {"input_ids": [2, 71, 71, 3], "labels": [1], "length": 4, "weight": 2.0},
+        {"input_ids": [2, 72, 72, 72, 3], "labels": [2], "weight": 0.5},
+        {"input_ids": [2, 71, 71, 3], "labels": [1], "weight": 2.0},
     ]
     assert rows[0, 1.0]["labels"] == []
 

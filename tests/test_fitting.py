@@ -13,6 +13,7 @@ import fsspec
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from clftask import bundle
 from clftask.callbacks import Stopwatch
@@ -21,7 +22,9 @@ from clftask.config import TrainJob
 from clftask.data import prepare, tokenise
 from clftask.decisions import cross_fitted
 from clftask.errors import JobError
-from clftask.fitting import Work, fit
+from clftask.fitting import Work, build_trainer, fit
+from clftask.labels import multi_hot
+from clftask.metrics import compute
 from clftask.modeling import load_tokenizer
 
 
@@ -56,14 +59,14 @@ class Recorder:
 def make_work(tmp_path, toy_table, tiny_base):
     table = toy_table(120)
 
-    def make(run="run", task="multilabel", head="linear", **training: Any) -> Work:
+    def make(run="run", task="multilabel", head="linear", model=None, **training: Any) -> Work:
         kind = {"kind": "list", "column": "tags"}
         if task == "multiclass":
             kind = {"kind": "class", "column": "label"}
         document = {
             "task": task,
             "data": {"train": str(table), "text": "text", "labels": kind},
-            "model": {"base": str(tiny_base), "max_length": 32, "head": head},
+            "model": {"base": str(tiny_base), "max_length": 32, "head": head, **(model or {})},
             "training": {
                 "epochs": 4,
                 "batch_size": 16,
@@ -76,7 +79,7 @@ def make_work(tmp_path, toy_table, tiny_base):
         }
         job = TrainJob.load(document)
         prepared = prepare(job)
-        tables = tokenise(prepared, load_tokenizer(str(tiny_base)), job.model.max_length)
+        tables = tokenise(prepared, load_tokenizer(str(tiny_base)), job.model)
         data = {"fingerprint": prepared.fingerprint, "report": prepared.report.as_json()}
         return Work(job, str(tmp_path / run), tables, prepared.space.names, data, "hello\n")
 
@@ -326,7 +329,7 @@ def test_groups_of_the_split_reach_the_decision(make_work, monkeypatch):
     job = TrainJob.load(document)
     prepared = prepare(job)
     assert "split_by" not in prepared.tables["train"].column_names
-    tables = tokenise(prepared, load_tokenizer(job.model.base), 32)
+    tables = tokenise(prepared, load_tokenizer(job.model.base), job.model)
     assert len(set(tables["validation"]["group"].to_pylist())) == 3
     seen = []
     monkeypatch.setattr(
@@ -364,3 +367,45 @@ def test_rows_of_logits_come_back_in_order(make_work):
     codes = work.tables["validation"]["labels"].combine_chunks()
     assert isinstance(codes, pa.ListArray | pa.ChunkedArray)
     assert sink.done["metrics"]["validation"]["lrap"] > 0.8
+
+
+@pytest.mark.parametrize("pool", ["max", "mean"])
+def test_windows_are_pooled_alike_in_training_evaluation_and_scoring(make_work, pool):
+    import clftask
+
+    policy = {"kind": "windows", "stride": 2, "pool": pool, "most": 16}
+    work = make_work(model={"max_length": 8, "long_text": policy}, epochs=2)
+    assert max(map(len, work.tables["validation"]["windows"].to_pylist())) > 1
+    sink = run(work)
+    folder = str(Path(work.run, "bundle"))
+    scorer = clftask.load(folder, precision="fp32")
+    assert scorer.meta.truncation.model_dump() == policy
+    found = scorer.predict(work.tables["test"]["text"].to_pylist())
+    targets = multi_hot(work.tables["test"]["labels"].combine_chunks(), len(work.label_names))
+    decided = scorer.meta.decision.decide(found.probabilities, "multilabel")
+    score = compute(found.probabilities, decided, targets, "multilabel", ["micro_f1", "ece"])
+    metrics = sink.records[-1]["done"]["metrics"]["test"]
+    assert score == {name: pytest.approx(metrics[name], abs=1e-4) for name in score}
+
+
+@pytest.mark.parametrize("pool", ["max", "mean"])
+def test_loss_of_windows_is_that_of_their_pooled_logits(make_work, pool):
+    policy = {"kind": "windows", "pool": pool}
+    work = make_work(model={"max_length": 8, "long_text": policy}, micro_batch_size=3)
+    trainer = build_trainer(work, 1, "cpu", "fp32", work.run)
+    model = trainer.model.eval()
+    share = next(iter(trainer.get_train_dataloader()))
+    assert len(share) > 1
+    for micro in share:
+        windows, targets = micro["windows"].tolist(), micro["targets"]
+        assert sum(windows) == len(micro["input_ids"])
+        assert sum(windows) <= 3 or len(windows) == 1
+        with torch.inference_mode():
+            names = ("input_ids", "attention_mask")
+            logits = model(**{n: micro[n] for n in names}).logits.split(windows)
+            pooled = torch.stack([p.max(0).values if pool == "max" else p.mean(0) for p in logits])
+            expected = (trainer.row_loss(pooled, targets) * micro["weight"]).sum()
+        loss = trainer._weighted_loss(model, dict(micro))
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+        loss.backward()
+    assert all(p.grad is not None for n, p in model.named_parameters() if "classifier" in n)

@@ -12,8 +12,15 @@ from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from clftask import tokens as tokens_module
+from clftask.longtexts import KeepHead
 from clftask.modeling import load_tokenizer
-from clftask.tokens import full_lengths, splits_at_blanks, tokenise
+from clftask.tokens import full_lengths, splits_at_blanks
+
+HEAD = KeepHead()
+
+
+def tokenise(texts: Any, pairs: Any | None, tokenizer: Any, max_length: int) -> pa.Table:
+    return tokens_module.tokenise(texts, pairs, tokenizer, max_length, HEAD)
 
 
 @pytest.fixture(scope="session")
@@ -32,7 +39,7 @@ def test_lengths_of_single_texts(tokenizer):
     assert tokens["length"].to_pylist() == [3, 32, 32, 32]
     assert tokens["is_truncated"].to_pylist() == [False, False, True, True]
     assert full_lengths(given, None, tokens, tokenizer).to_pylist() == [3, 32, 33, 63]
-    assert tokens.column_names == ["input_ids", "length", "is_truncated"]
+    assert tokens.column_names == ["input_ids", "length", "num_tokens", "is_truncated"]
 
 
 def test_lengths_of_pairs(tokenizer):
@@ -99,7 +106,7 @@ def test_beginnings_have_the_very_tokens_of_the_whole(name, request):
     @given(st.lists(TEXTS, min_size=1, max_size=4), st.integers(3, 12))
     def hold(rows: list[str], max_length: int) -> None:
         nonlocal num_cut
-        whole = tokens_module._encoded(rows, None, tokenizer, max_length)
+        whole = HEAD.encoded(rows, None, tokenizer, max_length)
         column = pa.array(rows, pa.large_string())
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(tokens_module, "CHARS_A_TOKEN", 1)

@@ -56,7 +56,7 @@ def search(tmp_path, toy_table, tiny_base) -> TuneJob:
 @pytest.fixture
 def make(search, tmp_path):
     prepared = prepare(search.train)
-    tables = tokenise(prepared, load_tokenizer(search.train.model.base), 32)
+    tables = tokenise(prepared, load_tokenizer(search.train.model.base), search.train.model)
     data = {"fingerprint": prepared.fingerprint, "report": prepared.report.as_json()}
 
     def attempt_of(number=0, rate=2e-2, saves="always", keeps_weights=False, **options: Any):

@@ -70,7 +70,7 @@ def _trained(job: TrainJob, run: runs.Run, say: Say, show: Show) -> dict[str, An
         chosen = plan(job.scaling, capacity())
         check_precision(job.training.precision, chosen.use_gpu)
         say(f"reading and tokenising {counted(prepared.rows.num_rows, 'row')}")
-        tables = tokenise(prepared, tokenizer, job.model.max_length)
+        tables = tokenise(prepared, tokenizer, job.model)
         for line in prepared.report.lines():
             say(line)
         named = _named(job, run)

@@ -17,6 +17,7 @@ from clftask.cluster.group import Group
 from clftask.config import TrainJob, TuneJob
 from clftask.errors import ConfigError, Problem, StorageError
 from clftask.fitting import Work
+from clftask.longtexts import LongTextSpec
 from clftask.search.schedulers import EPOCH, TRIAL
 from clftask.search.searchers import Goal
 from clftask.trials import Evaluation, Trial, Trials
@@ -35,7 +36,7 @@ class Shared:
     Attributes:
         job: The search.
         run: Its folder.
-        tables: Object references of the tokenised splits, by (base, max_length).
+        tables: Object references of the tokenised splits, by what they depend on.
         label_names: The labels, in order.
         data: Fingerprint and report, for the bundle.
         precision: Of all trials.
@@ -47,7 +48,7 @@ class Shared:
 
     job: dict[str, Any]
     run: str
-    tables: dict[tuple[str, int], dict[str, Any]]
+    tables: dict[tuple[str, int, LongTextSpec], dict[str, Any]]
     label_names: tuple[str, ...]
     data: dict[str, Any]
     precision: str
@@ -62,7 +63,7 @@ class Shared:
         if training.precision == "auto":
             training = training.model_copy(update={"precision": self.precision})
         job = job.model_copy(update={"training": training, "tracking": ()})
-        refs = self.tables[job.model.base, job.model.max_length]
+        refs = self.tables[job.model.tokens]
         tables = {split: ray.get(ref) for split, ref in refs.items()}
         return Work(job, self.run, tables, self.label_names, self.data, "")
 

@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import functools
 import io
-import itertools
 import json
 import time
 from collections.abc import Callable
@@ -108,10 +107,10 @@ def _shared(job: TuneJob, run: runs.Run, prepared: Prepared, tokenizers: Any, ch
     from clftask.cluster.trial import Shared
 
     tables = {}
-    lengths = {trial.model.max_length for trial in job.probed()}
-    for base, length in itertools.product(tokenizers, lengths):
-        tokens = tokenise(prepared, tokenizers[base], length)
-        tables[base, length] = {split: ray.put(table) for split, table in tokens.items()}
+    models = {trial.model.tokens: trial.model for trial in job.probed()}
+    for (base, *_), model in models.items():
+        tokens = tokenise(prepared, tokenizers[base], model)
+        tables[model.tokens] = {split: ray.put(table) for split, table in tokens.items()}
     return Shared(
         job=job.dump(),
         run=run.path,

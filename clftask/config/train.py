@@ -15,6 +15,7 @@ from clftask.decisions.thresholds import AutoThreshold
 from clftask.errors import ConfigError, Problem
 from clftask.heads import Adapt, Full, Head, LinearHead
 from clftask.labels import Labels, Task
+from clftask.longtexts import KeepHead, LongText, LongTextSpec, Windows
 from clftask.losses import AutoLoss, LogitAdjusted, Loss
 from clftask.metrics import LOWER_IS_BETTER, METRICS, find
 from clftask.spec import Spec
@@ -113,12 +114,12 @@ class ModelSpec(Spec):
     max_length: int = Field(128, ge=4)
     head: Head = LinearHead()
     adapt: Adapt = Full()
-    long_text: Literal["head"] = "head"
+    long_text: LongText = KeepHead()
 
-    @field_validator("long_text", mode="before")
-    @classmethod
-    def _bare(cls, value: Any) -> Any:
-        return value["kind"] if isinstance(value, dict) and set(value) == {"kind"} else value
+    @property
+    def tokens(self) -> tuple[str, int, LongTextSpec]:
+        """What a text's tokens depend on."""
+        return self.base, self.max_length, self.long_text
 
     @field_validator("base")
     @classmethod
@@ -264,6 +265,7 @@ def crossed(job: TrainJob) -> list[Problem]:
         allowed = "must be one of loss, " + ", ".join(sorted(METRICS[job.task]))
         found.append(Problem("training.metric", training.metric, allowed))
     found += _of_decision(job)
+    found += _of_long_text(job)
     if training.batch_size % job.scaling.workers:
         allowed = f"is over all workers, so scaling.workers ({job.scaling.workers}) must divide it"
         found.append(Problem("training.batch_size", training.batch_size, allowed))
@@ -275,6 +277,18 @@ def crossed(job: TrainJob) -> list[Problem]:
         remedy = "Set a share, or data.validation."
         allowed = "must be above 0: the best checkpoint is chosen on validation"
         found.append(Problem("data.split.validation", 0, allowed, remedy))
+    return found
+
+
+def _of_long_text(job: TrainJob) -> list[Problem]:
+    model, policy = job.model, job.model.long_text
+    found = []
+    if job.data.text_pair is not None and policy.kind != "head":
+        allowed = "is for single texts: of a pair, the beginnings are read"
+        found.append(Problem("model.long_text.kind", policy.kind, allowed, "Use head."))
+    if isinstance(policy, Windows) and policy.stride > model.max_length // 2:
+        allowed = f"must be at most half of max_length ({model.max_length})"
+        found.append(Problem("model.long_text.stride", policy.stride, allowed))
     return found
 
 

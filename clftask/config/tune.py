@@ -235,10 +235,12 @@ def _of_search(job: TuneJob) -> list[Problem]:
     if job.finalists is not None and job.train.seed + job.finalists.seeds >= 2**32:
         allowed = "finalists take the seeds after it, which must stay below 2**32"
         found.append(Problem("train.seed", job.train.seed, allowed))
-    length = job.space.get("model.max_length")
-    if length is not None and length.kind not in ("choice", "grid"):
-        allowed = "must be choice or grid: every length is tokenised before the start"
-        found.append(Problem("space.model.max_length.kind", length.kind, allowed))
+    for path, distribution in space.names().items():
+        plain = re.sub(r"\[\d+\]", "", path)  # a value's place among those of a choice
+        is_of_tokens = plain.startswith(("model.max_length", "model.long_text"))
+        if is_of_tokens and distribution.kind not in ("choice", "grid"):
+            allowed = "must be choice or grid: all tokens are made before the start"
+            found.append(Problem(f"space.{path}.kind", distribution.kind, allowed))
     return found
 
 

@@ -23,6 +23,8 @@ Knots = tuple[tuple[float, float], ...]
 # label about all of them. The narrow ones keep labels with few rows from following their noise.
 _ALL_SD = (0.5, 1.0)
 _LABEL_SD = (0.1, 0.25)
+# Platt scales stay above 0: a higher logit is never a lower probability.
+_MIN_SCALE = 0.01
 _MAX_PAIRS = 5_000_000
 _BLOCK = 10_000_000
 
@@ -171,6 +173,7 @@ class PlattScaling(CalibrationSpec):
         """Return scales and shifts of greatest posterior probability."""
         fit = _fit_labels if task == "multilabel" else _fit_classes
         scale, shift = fit(logits.astype(np.float64), targets.astype(np.float64))
+        scale = np.maximum(scale, _MIN_SCALE)
         return Calibration(kind="platt", scale=_rounded(scale), shift=_rounded(shift))
 
 

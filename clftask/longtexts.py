@@ -1,0 +1,238 @@
+"""What is read of a text that is longer than the model takes: the same in training and scoring.
+
+To add a policy: write its class and put it into `LongText`.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from clftask.spec import BareKind, Spec
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import torch
+
+MAX_CHARS = 4_000_000  # tokenised at once: a token takes some hundred bytes until it is cut
+Ids = list[int]
+Array = npt.NDArray[Any]
+
+
+class LongTextSpec(Spec):
+    """Base of the policies."""
+
+    kind: str
+
+    @abstractmethod
+    def num_read(self, max_length: int) -> int | None:
+        """Return how many tokens from the beginning are looked at, None if the end is, too."""
+
+    @abstractmethod
+    def encoded(
+        self, texts: list[str], pairs: list[str] | None, tokenizer: Any, max_length: int
+    ) -> pa.Table:
+        """Tokenise texts.
+
+        Returns:
+            input_ids and, for pairs, token_type_ids (list<int32>); windows (list<int32>), the
+            lengths of a row's windows, which stand in its input_ids one after the other, if the
+            policy has such; length (int32) and num_tokens (int32): of what is read, and of what
+            was given; is_truncated.
+        """
+
+    def pooled(self, logits: Array, counts: Array | None) -> Array:
+        """Return (rows, labels) logits.
+
+        Args:
+            logits: (windows, labels), row after row.
+            counts: (rows,) windows of each row, at least 1; None where a row has but one.
+        """
+        return logits
+
+    def pooled_tensor(self, logits: torch.Tensor, counts: torch.Tensor | None) -> torch.Tensor:
+        """Return (rows, labels) logits as `pooled` does, with gradients."""
+        return logits
+
+    @abstractmethod
+    def words(self, max_length: int) -> str:
+        """Return in words what is read."""
+
+
+class KeepHead(LongTextSpec):
+    """The beginning is read."""
+
+    kind: Literal["head"] = "head"
+
+    def num_read(self, max_length: int) -> int:
+        """Return `max_length`."""
+        return max_length
+
+    def encoded(
+        self, texts: list[str], pairs: list[str] | None, tokenizer: Any, max_length: int
+    ) -> pa.Table:
+        """Tokenise texts, by the tokenizer's own truncation."""
+        import pyarrow as pa
+
+        found = tokenizer(
+            texts, pairs, truncation=True, max_length=max_length, return_attention_mask=False
+        )
+        columns = {"input_ids": found["input_ids"]}
+        if pairs is not None and "token_type_ids" in found:
+            columns["token_type_ids"] = found["token_type_ids"]
+        length = np.array([len(ids) for ids in found["input_ids"]], np.int32)
+        is_cut = length >= max_length
+        for i in np.flatnonzero(is_cut) if found.encodings else ():
+            is_cut[i] = bool(found.encodings[i].overflowing)
+        lists = {n: pa.array(ids, pa.list_(pa.int32())) for n, ids in columns.items()}
+        return pa.table({**lists, **_lengths(length, length, is_cut)})
+
+    def words(self, max_length: int) -> str:
+        """Return in words what is read."""
+        return f"the first {max_length} tokens"
+
+
+class KeepHeadTail(LongTextSpec):
+    """The beginning and the end are read, without what is between (Sun et al. 2019).
+
+    Attributes:
+        head: Share of the tokens that the beginning gets; a quarter as in the paper, which
+            found 128 of 510 best.
+    """
+
+    kind: Literal["head_tail"] = "head_tail"
+    head: float = Field(0.25, gt=0, lt=1)
+
+    def num_read(self, max_length: int) -> None:
+        """Return None."""
+
+    def encoded(
+        self, texts: list[str], pairs: list[str] | None, tokenizer: Any, max_length: int
+    ) -> pa.Table:
+        """Tokenise texts whole, and leave the middle out of the long ones."""
+        import pyarrow as pa
+
+        before, after = num_special(tokenizer)
+        head = before + max(1, round(self.head * (max_length - before - after)))
+        ids, num_tokens = [], []
+        for whole in whole_ids(texts, tokenizer):
+            num_tokens.append(len(whole))
+            is_long = len(whole) > max_length
+            ids.append(whole[:head] + whole[head - max_length :] if is_long else whole)
+        given = np.array(num_tokens, np.int32)
+        lists = {"input_ids": pa.array(ids, pa.list_(pa.int32()))}
+        length = np.minimum(given, max_length)
+        return pa.table({**lists, **_lengths(length, given, given > max_length)})
+
+    def words(self, max_length: int) -> str:
+        """Return in words what is read."""
+        return f"{max_length} tokens: {self.head:.0%} from the beginning, the others from the end"
+
+
+class Windows(LongTextSpec):
+    """The text is read in windows of `max_length` tokens, and their logits are pooled.
+
+    The loss is that of the pooled logits, so that training and scoring are the same.
+
+    Attributes:
+        stride: Tokens that a window shares with the one before, as in tokenizers.
+        pool: `mean`, or `max`: a label counts that stands out in any window.
+        most: Windows that are read of one text.
+    """
+
+    kind: Literal["windows"] = "windows"
+    stride: int = Field(0, ge=0)
+    pool: Literal["mean", "max"] = "mean"
+    most: int = Field(16, ge=1, le=4096)
+
+    def num_read(self, max_length: int) -> int:
+        """Return the tokens of all windows."""
+        return self.most * max_length
+
+    def encoded(
+        self, texts: list[str], pairs: list[str] | None, tokenizer: Any, max_length: int
+    ) -> pa.Table:
+        """Tokenise texts whole, and cut them into windows."""
+        import pyarrow as pa
+
+        ids, lengths, num_tokens, is_cut = [], [], [], []
+        for whole in whole_ids(texts, tokenizer):
+            found = list(self._windows(whole, num_special(tokenizer), max_length))
+            ids.append([i for window in found[: self.most] for i in window])
+            lengths.append([len(window) for window in found[: self.most]])
+            num_tokens.append(len(whole))
+            is_cut.append(len(found) > self.most)
+        columns = {"input_ids": ids, "windows": lengths}
+        lists = {n: pa.array(rows, pa.list_(pa.int32())) for n, rows in columns.items()}
+        length = np.array([len(row) for row in ids], np.int32)
+        return pa.table({**lists, **_lengths(length, np.array(num_tokens), np.array(is_cut))})
+
+    def _windows(self, ids: Ids, special: tuple[int, int], max_length: int) -> Iterator[Ids]:
+        """Yield a text's windows, at most one more than are read; each has the special tokens."""
+        before, after = special
+        content = ids[before : len(ids) - after]
+        size = max_length - before - after
+        for start in range(0, max(1, len(content) - self.stride), size - self.stride):
+            if start // (size - self.stride) > self.most:
+                return
+            yield ids[:before] + content[start : start + size] + ids[len(ids) - after :]
+
+    def pooled(self, logits: Array, counts: Array | None) -> Array:
+        """Return (rows, labels) logits: the mean or the maximum of a row's windows."""
+        if counts is None or not len(counts):
+            return logits
+        starts = np.cumsum(counts) - counts
+        if self.pool == "max":
+            return np.asarray(np.maximum.reduceat(logits, starts, axis=0))
+        sums = np.add.reduceat(logits, starts, axis=0)
+        return np.asarray(sums / counts[:, None].astype(logits.dtype))
+
+    def pooled_tensor(self, logits: torch.Tensor, counts: torch.Tensor | None) -> torch.Tensor:
+        """Return (rows, labels) logits as `pooled` does, with gradients."""
+        import torch
+
+        parts = logits.split(counts.tolist() if counts is not None else 1)  # type: ignore[no-untyped-call]
+        return torch.stack([p.amax(0) if self.pool == "max" else p.mean(0) for p in parts])
+
+    def words(self, max_length: int) -> str:
+        """Return in words what is read."""
+        shared = f", {self.stride} shared" if self.stride else ""
+        return f"up to {self.most} windows of {max_length} tokens{shared}, {self.pool} of logits"
+
+
+LongText = Annotated[KeepHead | KeepHeadTail | Windows, Field(discriminator="kind"), BareKind()]
+
+
+def _lengths(length: Any, num_tokens: Any, is_cut: Any) -> dict[str, pa.Array]:
+    import pyarrow as pa
+
+    return {
+        "length": pa.array(length, pa.int32()),
+        "num_tokens": pa.array(num_tokens, pa.int32()),
+        "is_truncated": pa.array(is_cut, pa.bool_()),
+    }
+
+
+def num_special(tokenizer: Any) -> tuple[int, int]:
+    """Return how many special tokens stand before and after a text."""
+    mask = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
+    before = mask.index(0) if 0 in mask else len(mask)
+    return before, list(reversed(mask)).index(0) if 0 in mask else 0
+
+
+def whole_ids(texts: list[str], tokenizer: Any, pairs: list[str] | None = None) -> Iterator[Ids]:
+    """Yield the tokens of each text, none cut off, with the special ones."""
+    start = size = 0
+    for end, text in enumerate(texts, 1):
+        size += len(text)
+        if size >= MAX_CHARS or end == len(texts):
+            second = None if pairs is None else pairs[start:end]
+            # verbose: it would warn of texts that are longer than the model takes
+            found = tokenizer(texts[start:end], second, return_attention_mask=False, verbose=False)
+            yield from found["input_ids"]
+            start, size = end, 0
