@@ -158,32 +158,50 @@ def decide(
 
 @app.command()
 def compare(
-    bundle_a: Annotated[str, typer.Argument(metavar="BUNDLE_A", help="The bundle before.")],
-    bundle_b: Annotated[str, typer.Argument(metavar="BUNDLE_B", help="The bundle after.")],
-    table: Annotated[str, typer.Argument(metavar="TABLE", help="A labelled table.")],
+    a: Annotated[str, typer.Argument(metavar="A", help="The bundle or score table before.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="The bundle or score table after.")],
+    table: Annotated[
+        str | None,
+        typer.Argument(metavar="[TABLE]", help="For bundles: labelled rows.", show_default=False),
+    ] = None,
     gate: Annotated[
         list[str] | None,
-        typer.Option(metavar="METRIC>=DELTA", help="Exit 1 unless B − A keeps to it."),
+        typer.Option(metavar="FIGURE>=NUMBER", help="Exit 1 unless B − A keeps to it."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what changed between two bundles, per label; exit 1 when a gate fails."""
+    """Say what changed between two bundles or two score tables; exit 1 when a gate fails."""
 
     def run() -> None:
-        from clftask.comparing import compare_bundles
         from clftask.quiet import quiet_libraries
-        from clftask.screen import compare_summary
 
         quiet_libraries()
-        say = functools.partial(typer.echo, err=True)
-        result = compare_bundles(bundle_a, bundle_b, table, gate or [], say)
-        compare_summary(result, file=sys.stderr if as_json else sys.stdout)
+        compared = _compared_tables if table is None else _compared_bundles
+        result = compared(a, b, table, gate or [], sys.stderr if as_json else sys.stdout)
         if as_json:
             typer.echo(json.dumps(result))
         if not result["passed"]:
             raise typer.Exit(1)
 
     _guarded(run, as_json)
+
+
+def _compared_bundles(a: str, b: str, table: Any, gates: list[str], file: Any) -> dict[str, Any]:
+    from clftask.comparing import compare_bundles
+    from clftask.screen import compare_summary
+
+    result = compare_bundles(a, b, table, gates, functools.partial(typer.echo, err=True))
+    compare_summary(result, file)
+    return result
+
+
+def _compared_tables(a: str, b: str, _: Any, gates: list[str], file: Any) -> dict[str, Any]:
+    from clftask.churn import compare_tables
+    from clftask.screen import churn_summary
+
+    result = compare_tables(a, b, gates)
+    churn_summary(result, file)
+    return result
 
 
 def _judged(run: Callable[[Callable[[str], None]], dict[str, Any]], as_json: bool) -> None:

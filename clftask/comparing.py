@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,38 +13,18 @@ from clftask.bundle import read_meta
 from clftask.config import TrainJob
 from clftask.data import read_labelled
 from clftask.datareport import DataReport
-from clftask.errors import ConfigError, DataError, Problem
+from clftask.errors import DataError, Problem
 from clftask.evaluation import groups_of
+from clftask.gates import judged, read_gates
 from clftask.intervals import bootstrap, figures_of, interval, label_f1
 from clftask.judging import Say, score_rows
 from clftask.labels import LabelSpace, multi_hot
-from clftask.metrics import LOWER_IS_BETTER, compute, find, per_label
+from clftask.metrics import LOWER_IS_BETTER, METRICS, compute, per_label
 from clftask.sources import FILE, ROW
 
 NUM_EXAMPLES = 10
 _LABELS = "of labels"
 Array = npt.NDArray[Any]
-_GATE = re.compile(r"^\s*([a-z][a-z0-9_]*)\s*(>=|<=)\s*([-+]?[0-9.]+(?:e[-+]?[0-9]+)?)\s*$")
-
-
-@dataclass(frozen=True)
-class Gate:
-    """What B − A must keep to.
-
-    Attributes:
-        metric: The metric.
-        sign: `>=`, or `<=` where lower is better.
-        bound: Of the difference.
-    """
-
-    metric: str
-    sign: str
-    bound: float
-
-    def passes(self, difference: float) -> bool:
-        """Tell whether a difference keeps to it."""
-        is_kept = difference >= self.bound if self.sign == ">=" else difference <= self.bound
-        return bool(is_kept)
 
 
 @dataclass(frozen=True)
@@ -59,25 +38,6 @@ class Decided:
 
     probabilities: Array
     decided: Array
-
-
-def gate_of(text: str) -> Gate:
-    """Read a gate such as `macro_f1>=-0.005`.
-
-    Raises:
-        ConfigError: It is none, or looks in the direction that is never worse.
-    """
-    found = _GATE.match(text)
-    if found is None:
-        remedy = "Write it as macro_f1>=-0.005, or ece<=0.01."
-        raise ConfigError(Problem("--gate", text, "is metric>=difference of B − A", remedy))
-    metric, sign, bound = found[1], found[2], float(found[3])
-    wanted = "<=" if metric in LOWER_IS_BETTER else ">="
-    if sign != wanted:
-        better = "lower" if wanted == "<=" else "higher"
-        remedy = f"Write {metric}{wanted}{bound:g}."
-        raise ConfigError(Problem("--gate", text, f"{better} {metric} is better", remedy))
-    return Gate(metric, sign, bound)
 
 
 def compare_bundles(a: str, b: str, table: str, gates: list[str], say: Say) -> dict[str, Any]:
@@ -99,29 +59,22 @@ def compare_bundles(a: str, b: str, table: str, gates: list[str], say: Say) -> d
         ConfigError: A gate is none, or names no metric.
         DataError: A bundle is none, their tasks differ, or the table does not fit them.
     """
-    wanted = [gate_of(text) for text in gates]
     jobs = [TrainJob.load(read_meta(path).job) for path in (a, b)]
     space = _space(a, b)
-    _check_gates(wanted, gates, space)
+    wanted = read_gates(gates, METRICS[space.task], LOWER_IS_BETTER)
     rows, second = _shared_rows(jobs, space, table, say)
     targets = multi_hot(rows["labels"].combine_chunks(), len(space.names))
     sides = [_decided(path, part, space, say) for path, part in ((a, rows), (b, second))]
     differences = _differences(sides, targets, groups_of(rows))
     metrics = _metrics(sides, targets, differences, space)
-    judged = [asdict(g) | _outcome(g, metrics[g.metric]["difference"]) for g in wanted]
     return {
         **{"a": a, "b": b, "table": table, "rows": len(targets)},
         "metrics": metrics,
         "per_label": _per_label(sides, targets, differences, space),
         "changed": float((sides[0].decided != sides[1].decided).any(1).mean()),
         "examples": _examples(sides, targets, rows, space),
-        "gates": judged,
-        "passed": all(gate["passed"] for gate in judged),
+        **judged(wanted, {name: row["difference"] for name, row in metrics.items()}),
     }
-
-
-def _outcome(gate: Gate, difference: float) -> dict[str, Any]:
-    return {"difference": difference, "passed": gate.passes(difference)}
 
 
 def _space(a: str, b: str) -> LabelSpace:
@@ -131,12 +84,6 @@ def _space(a: str, b: str) -> LabelSpace:
         allowed = f"is {other.task}, and {a} is {one.task}"
         raise DataError(Problem("BUNDLE_B", b, allowed, "Compare bundles of one task."))
     return LabelSpace(one.task, tuple(dict.fromkeys((*one.label_names, *other.label_names))))
-
-
-def _check_gates(gates: list[Gate], texts: list[str], space: LabelSpace) -> None:
-    for gate, text in zip(gates, texts, strict=True):
-        if find(gate.metric, space.task) is None:
-            raise ConfigError(Problem("--gate", text, f"is no metric of a {space.task} task"))
 
 
 def _shared_rows(

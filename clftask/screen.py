@@ -268,10 +268,38 @@ def compare_summary(result: dict[str, Any], file: IO[str]) -> None:
     for name, examples in result["examples"].items():
         for example in examples[:3]:
             console.print(f"{name}: {escape(_example_line(example))}", soft_wrap=True)
+    _print_gates(result, console)
+
+
+def _print_gates(result: dict[str, Any], console: Console) -> None:
     for gate in result["gates"]:
         state = "kept" if gate["passed"] else "FAILED"
         wanted = f"{gate['metric']}{gate['sign']}{gate['bound']:g}"
         console.print(f"gate {wanted}: {gate['difference']:+.4f}, {state}")
+
+
+def churn_summary(result: dict[str, Any], file: IO[str]) -> None:
+    """Print what changed between two score tables: labels, drift, examples, gates."""
+    console = Console(file=file, highlight=False)
+    changed = [row for row in result["per_label"] if row["difference"] or row["gained"]]
+    count = f"{len(changed)} of {len(result['per_label'])} labels changed"
+    labels = Table(title="share of the rows that get a label", caption=count)
+    _columns(labels, "label", "A", "B", "B − A", "95 %", "gained", "lost")
+    for row in changed[:MAX_LABEL_ROWS]:
+        shares = f"{row['share_a']:.2%}", f"{row['share_b']:.2%}"
+        counts = f"{row['gained']:,}", f"{row['lost']:,}"
+        labels.add_row(escape(row["label"]), *shares, *_change(row), *counts)
+    console.print(labels)
+    console.print(f"{result['rows_a']:,} rows in A, {result['rows_b']:,} in B")
+    if result["changed"] is not None:
+        share = f"{result['changed']:.2%} got other labels"
+        console.print(f"{counted(result['rows'], 'row')} in both: {share}")
+    drift = f"labels {result['label_drift']:.4f}, confidence {result['confidence_drift']:.4f}"
+    console.print(f"drift, from 0 to 1: {drift}")
+    for example in result["examples"][:3]:
+        sides = (f"{s} {', '.join(example[s]['labels']) or 'nothing'}" for s in ("a", "b"))
+        console.print(escape(f"{example['key']}: {'; '.join(sides)}"), soft_wrap=True)
+    _print_gates(result, console)
 
 
 def _columns(table: Table, first: str, *others: str) -> None:

@@ -18,12 +18,12 @@ LAYERS = {
     "errors": "errors wording",
     "spec": "spec",
     "storage": "storage stores",
-    "parts": """labels sources splits texts longtexts losses heads metrics decisions search tables
-        manifest""",
+    "parts": """gates labels sources splits texts longtexts losses heads metrics decisions search
+        tables manifest""",
     "jobs as data": "config",
-    "one machine": """batches bundle callbacks checkpoints comparing corpora corpus data datareport
-        diskplan evaluation fitting intervals judging mlp modeling planning precision quiet
-        registration report runs scoring scratch shards tokens training trials trying""",
+    "one machine": """batches bundle callbacks checkpoints churn comparing corpora corpus data
+        datareport diskplan evaluation fitting intervals judging mlp modeling planning precision
+        quiet registration report runs scoring scratch shards tokens training trials trying""",
     "Ray": "cluster",
     "faces": "cli demo inspection screen __init__ __main__",
 }

@@ -1,0 +1,73 @@
+"""Gates: what a comparison must keep to, so that CI can refuse a bundle or a table."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from clftask.errors import ConfigError, Problem
+
+_GATE = re.compile(r"^\s*([a-z][a-z0-9_]*)\s*(>=|<=)\s*([-+]?[0-9.]+(?:e[-+]?[0-9]+)?)\s*$")
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What a figure must keep to.
+
+    Attributes:
+        metric: The figure's name.
+        sign: `>=`, or `<=` where lower is better.
+        bound: Of the figure, or of the difference B − A.
+    """
+
+    metric: str
+    sign: str
+    bound: float
+
+    def outcome(self, value: float) -> dict[str, Any]:
+        """Return the gate with the value, as `difference`, and whether it passed."""
+        is_kept = value >= self.bound if self.sign == ">=" else value <= self.bound
+        return {**vars(self), "difference": value, "passed": bool(is_kept)}
+
+
+def read_gates(
+    texts: Sequence[str], known: Collection[str], lower_is_better: Collection[str]
+) -> list[Gate]:
+    """Read gates such as `macro_f1>=-0.005`.
+
+    Args:
+        texts: As the user wrote them.
+        known: The figures that there are.
+        lower_is_better: Those of them whose gate is `<=`.
+
+    Raises:
+        ConfigError: One is no gate, names no figure, or looks in the direction that is never
+            worse.
+    """
+    return [_read(text, known, lower_is_better) for text in texts]
+
+
+def judged(gates: Sequence[Gate], figures: Mapping[str, float]) -> dict[str, Any]:
+    """Return gates with the figures, and whether all passed."""
+    found = [gate.outcome(figures[gate.metric]) for gate in gates]
+    return {"gates": found, "passed": all(gate["passed"] for gate in found)}
+
+
+def _read(text: str, known: Collection[str], lower_is_better: Collection[str]) -> Gate:
+    found = _GATE.match(text)
+    try:
+        metric, sign, bound = found[1], found[2], float(found[3])  # type: ignore[index]
+    except (TypeError, ValueError):
+        remedy = "Write it as macro_f1>=-0.005, or ece<=0.01."
+        raise ConfigError(Problem("--gate", text, "must be metric>=number", remedy)) from None
+    if metric not in known:
+        remedy = f"There are {', '.join(sorted(known))}."
+        raise ConfigError(Problem("--gate", text, "names no figure of this comparison", remedy))
+    wanted = "<=" if metric in lower_is_better else ">="
+    if sign != wanted:
+        better = "lower" if wanted == "<=" else "higher"
+        remedy = f"Write {metric}{wanted}{bound:g}."
+        raise ConfigError(Problem("--gate", text, f"{better} {metric} is better", remedy))
+    return Gate(metric, sign, bound)
