@@ -15,7 +15,7 @@ from clftask.datareport import DataReport, describe_tokens
 from clftask.errors import DataError, Problem
 from clftask.labels import LabelSpace, multi_hot
 from clftask.sources import FILE, ROW, Source, open_source
-from clftask.splits import SPLITS, RandomSplit, Rows
+from clftask.splits import SPLITS, GroupedSplit, RandomSplit, Rows
 
 NUM_SHOWN = 300  # characters of a held-out text, for people to read
 PAIR_MARK = " ⏎ "
@@ -91,7 +91,8 @@ def _read(data: DataSpec, source: Source, split: str) -> pa.Table:
     named += [("data.text_pair", data.text_pair), ("data.id", data.id)]
     named += [("data.labels", c) for c in data.labels.columns(available)]
     reads_split = split == "train" and None in (data.validation, data.test)
-    named += [("data.split", data.split.reads if reads_split else None)]
+    wanted = (data.split.reads, data.split.groups) if reads_split else ()
+    named += [("data.split", column) for column in dict.fromkeys(wanted)]
     missing = [(field, c) for field, c in named if c is not None and c not in available]
     if missing:
         allowed = f"must be a column of {source.files[0]}: {', '.join(available[:40])}"
@@ -107,8 +108,9 @@ def _usable(data: DataSpec, table: pa.Table, report: DataReport) -> pa.Table:
     columns = {"text": text, **({"text_pair": pair} if pair is not None else {})}
     columns |= {"labels": labels, FILE: table[FILE], ROW: table[ROW]}
     columns["id"] = _ids(table, data.id)
-    if data.split.reads is not None and data.split.reads in table.column_names:
-        columns["split_by"] = table[data.split.reads]
+    for name, column in (("split_by", data.split.reads), ("group_by", data.split.groups)):
+        if column is not None and column in table.column_names:
+            columns[name] = table[column]
     has_text = text.is_valid() if pair is None else pc.and_(text.is_valid(), pair.is_valid())
     has_label = labels.is_valid()
     _refuse_missing(data, table, has_text, has_label)
@@ -178,12 +180,11 @@ def _rows(job: TrainJob, train: pa.Table) -> Rows:
 
 
 def _grouped(job: TrainJob, table: pa.Table) -> pa.Table:
-    """Name the group of each row, if the split is grouped and all rows have one."""
-    if "split_by" not in table.column_names:
-        return table
-    column = table["split_by"].combine_chunks()
-    table = table.drop_columns(["split_by"])
-    if job.data.split.kind != "grouped" or column.null_count:
+    """Name the group of each row, if the split has groups and all rows are in one."""
+    used = [name for name in ("split_by", "group_by") if name in table.column_names]
+    column = table["group_by"].combine_chunks() if "group_by" in used else None
+    table = table.drop_columns(used)
+    if column is None or column.null_count:
         return table
     return table.append_column("group", column.dictionary_encode().indices.cast(pa.int64()))
 
@@ -257,7 +258,7 @@ def read_labelled(job: TrainJob, space: LabelSpace, path: str, report: DataRepor
 
     Returns:
         text, text_pair (where there is one), labels (list<int32> codes), and group (where the
-        job's split is grouped and the table has its column), of the usable rows.
+        job's split has groups and the table has its column), of the usable rows.
 
     Raises:
         DataError: The table does not fit the job, or no row is usable.
@@ -265,8 +266,8 @@ def read_labelled(job: TrainJob, space: LabelSpace, path: str, report: DataRepor
     path = storage.absolute(path)
     there = open_source(path, "table")
     source = there.get("test") or next(iter(there.values()))
-    has_groups = job.data.split.kind == "grouped" and job.data.split.reads in source.names()
-    split = job.data.split if has_groups else RandomSplit()
+    group = job.data.split.groups
+    split = GroupedSplit(group=group) if group in source.names() else RandomSplit()
     data = job.data.model_copy(update={"split": split, "validation": None, "test": None})
     try:
         table = _grouped(job, _usable(data, _read(data, source, "train"), report))

@@ -58,6 +58,11 @@ class SplitSpec(Spec):
         """The column that the split needs, if any."""
         return None
 
+    @property
+    def groups(self) -> str | None:
+        """The column that says which rows resemble each other, if any."""
+        return None
+
     @abstractmethod
     def assign(self, rows: Rows) -> Assignment:
         """Return (rows,) int8: the place of each row's split in `SPLITS`.
@@ -145,6 +150,11 @@ class GroupedSplit(SplitSpec):
         """The group's column."""
         return self.group
 
+    @property
+    def groups(self) -> str | None:
+        """The group's column."""
+        return self.group
+
     def assign(self, rows: Rows) -> Assignment:
         """Give whole groups to the part that lacks most."""
         assert rows.column is not None
@@ -192,15 +202,27 @@ _VALUES = {"train": 0, "training": 0, "validation": 1, "valid": 1, "val": 1, "de
 
 
 class ColumnSplit(Spec):
-    """A column says it: train, validation (valid, val, dev) or test."""
+    """A column says it: train, validation (valid, val, dev) or test.
+
+    Attributes:
+        column: The column.
+        group: A column of groups that the split keeps together, so that decisions and
+            intervals do, too.
+    """
 
     kind: Literal["column"] = "column"
     column: str
+    group: str | None = None
 
     @property
     def reads(self) -> str | None:
         """The column itself."""
         return self.column
+
+    @property
+    def groups(self) -> str | None:
+        """The column of groups."""
+        return self.group
 
     def assign(self, rows: Rows) -> Assignment:
         """Read each row's part.

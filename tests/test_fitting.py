@@ -21,7 +21,7 @@ from clftask.checkpoints import Checkpoints
 from clftask.config import TrainJob
 from clftask.data import prepare, tokenise
 from clftask.decisions import cross_fitted
-from clftask.errors import JobError
+from clftask.errors import DataError, JobError
 from clftask.fitting import Work, build_trainer, fit
 from clftask.labels import multi_hot
 from clftask.metrics import compute
@@ -320,6 +320,17 @@ def test_plain_transformers_gives_the_calibrated_probabilities(make_work, head):
     text = Path(folder, "README.md").read_text()
     assert "Calibration: platt, fitted on validation; it stands in the last layer" in text
     assert "above a threshold of their own" in text
+
+
+def test_groups_beside_a_column_of_splits_are_kept(make_work):
+    document = make_work(epochs=1).job.dump()
+    document["data"]["split"] = {"kind": "column", "column": "split", "group": "source"}
+    prepared = prepare(TrainJob.load(document))
+    assert all("group" in table.column_names for table in prepared.tables.values())
+    assert not {"split_by", "group_by"} & set(prepared.tables["train"].column_names)
+    with pytest.raises(DataError, match="nowhere"):
+        document["data"]["split"]["group"] = "nowhere"
+        prepare(TrainJob.load(document))
 
 
 def test_groups_of_the_split_reach_the_decision(make_work, monkeypatch):
