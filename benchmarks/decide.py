@@ -4,8 +4,8 @@ Each job is trained on samples of its train rows, one a seed; the logits of vali
 are kept, so that decisions are fitted and compared without training again. A variant is a list
 of overrides of the job, such as other losses.
 
-    python benchmarks/decide.py JOB.yaml [JOB.yaml …] [--rows 5000] [--seeds 3] [--keep FOLDER]
-                                [--variant "loss.kind=focal"]
+    python benchmarks/decide.py JOB.yaml [JOB.yaml …] [--rows 5000] [--held-out 4000] [--seeds 3]
+                                [--keep FOLDER] [--variant "loss.kind=focal"]
 """
 
 import argparse
@@ -24,7 +24,6 @@ from clftask.intervals import covered, headline
 from clftask.metrics import compute
 from clftask.modeling import check_base
 
-MAX_HELD_OUT = 4000
 SHOWN = ("micro_f1", "macro_f1", "ece", "classwise_ece", "log_loss")
 DECISIONS = {
     "multilabel": {
@@ -57,11 +56,11 @@ class Silent:
         pass
 
 
-def sampled(job: TrainJob, rows: int, seed: int):
+def sampled(job: TrainJob, rows: int, held_out: int, seed: int):
     """Return the prepared data with a sample of the train rows, and at most so many held out."""
     prepared = prepare(job)
     draw = np.random.default_rng(seed)
-    sizes = {"train": (rows, draw), "validation": (MAX_HELD_OUT, np.random.default_rng(0))}
+    sizes = {"train": (rows, draw), "validation": (held_out, np.random.default_rng(0))}
     sizes["test"] = sizes["validation"]
     tables = {}
     for split, table in prepared.tables.items():
@@ -70,9 +69,9 @@ def sampled(job: TrainJob, rows: int, seed: int):
     return dataclasses.replace(prepared, tables=tables)
 
 
-def train(job: TrainJob, rows: int, seed: int, file: Path) -> None:
+def train(job: TrainJob, rows: int, held_out: int, seed: int, file: Path) -> None:
     """Train in this process and keep logits, targets and groups of the held-out rows."""
-    prepared = sampled(job, rows, seed)
+    prepared = sampled(job, rows, held_out, seed)
     tables = tokenise(prepared, check_base(job.model), job.model)
     data = {"fingerprint": prepared.fingerprint, "report": prepared.report.as_json()}
     kept: dict[str, Labelled] = {}
@@ -151,6 +150,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("jobs", nargs="+", type=Path)
     parser.add_argument("--rows", type=int, default=5000)
+    parser.add_argument("--held-out", type=int, default=4000, help="most rows of either split")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--keep", type=Path, default=Path("logits"))
     parser.add_argument("--variant", action="append", help="overrides of the job; may be repeated")
@@ -165,7 +165,7 @@ def main() -> None:
                 mark = "".join(c if c.isalnum() else "_" for c in variant)
                 kept = args.keep / f"{file.stem}-{args.rows}-{mark}-{seed}.npz"
                 if not kept.exists():
-                    train(job, args.rows, seed, kept)
+                    train(job, args.rows, args.held_out, seed, kept)
                 splits.append(load(kept))
             for average in ("micro", "macro"):
                 name = f"{variant or 'the job'}, for {average}"
