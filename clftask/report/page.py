@@ -1,14 +1,15 @@
-"""The page of a search as HTML: nothing is fetched, and every value is escaped."""
+"""The frame of every page, and the parts that bodies are made of.
+
+Nothing is fetched, and every value is escaped.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-# The browser refuses to fetch anything, whatever a value might smuggle in. Parallel coordinates
-# need eval: their WebGL code is compiled as they are drawn.
+# The browser refuses to fetch anything, whatever a value might smuggle in.
 _POLICY = (
-    "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; "
-    "script-src 'unsafe-inline' 'unsafe-eval'"
+    "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 )
 
 _STYLE = """
@@ -79,7 +80,7 @@ for (const button of document.querySelectorAll(".sortable th button")) {
 }
 """
 
-_PAGE = """
+_PARTS = """
 {%- macro cells(row) %}
 {% for cell in row.cells %}
 <td class="{{ cell.kind }}" data-sort="{{ cell.sort }}">{{ cell.text }}</td>
@@ -101,9 +102,7 @@ _PAGE = """
 </tbody>
 </table></div>
 {% endmacro -%}
-{%- macro drawing(plot) %}
-<section id="{{ plot.name }}-section">
-<h2>{{ plot.title }}</h2>
+{%- macro figure(plot) %}
 {% if plot.html %}
 <figure>
 <div class="scroll"><div style="min-width: {{ plot.min_width }}px">{{ plot.html }}</div></div>
@@ -112,8 +111,16 @@ _PAGE = """
 {% else %}
 <p class="muted">{{ plot.aid }}</p>
 {% endif %}
+{% endmacro -%}
+{%- macro drawing(plot) %}
+<section id="{{ plot.name }}-section">
+<h2>{{ plot.title }}</h2>
+{{ figure(plot) }}
 </section>
 {% endmacro -%}
+"""
+
+_FRAME = """\
 <!doctype html>
 <html lang="en">
 <head>
@@ -130,54 +137,42 @@ _PAGE = """
 <main>
 <h1>{{ title }}</h1>
 <p class="muted">{{ lead }}</p>
-<section id="summary">
-<dl class="facts">
-{% for name, value in facts.items() %}
-<div><dt>{{ name }}</dt><dd>{{ value }}</dd></div>
-{% endfor %}
-</dl>
-<p>{{ cost }}</p>
-<div class="pair">
-<div><h3>The winner: trial {{ winner.trial }}, seed {{ winner.seed }}</h3>{{ rows(settings) }}</div>
-<div><h3>Its metrics</h3>{{ rows(metrics) }}</div>
-</div>
-</section>
-<section id="finalists">
-<h2>Finalists</h2>
-{% if finalists.rows %}
-{{ rows(finalists, "wide") }}
-{% endif %}
-<p class="aid">{{ finalists_aid }}</p>
-</section>
-{% for plot in plots %}
-{{ drawing(plot) }}
-{% endfor %}
-<section id="trials">
-<h2>All trials</h2>
-{{ rows(trials, "wide sortable") }}
-<p class="aid">A click on a column's name sorts by it, a second one the other way round.</p>
-</section>
+{% block body %}{% endblock %}
 </main>
 <script>{{ sort }}</script>
 </body>
 </html>
 """
 
+_PAGE = """\
+{%% extends "frame" %%}
+{%% from "parts" import rows, figure, drawing %%}
+{%% block body %%}
+%s
+{%% endblock %%}
+"""
 
-def render(**content: Any) -> str:
-    """Return the page.
+
+def render(body: str, needs_eval: bool = False, **content: Any) -> str:
+    """Return a page.
 
     Args:
-        content: title, lead, facts, cost, winner, settings, metrics, finalists, finalists_aid,
-            plots and trials; all are escaped but the plots' `html`.
+        body: A template of what stands below the title; it knows the macros rows, figure, drawing.
+        needs_eval: Whether one of its plots compiles code: Plotly's WebGL does.
+        content: title, lead, and what the body names; all are escaped but the plots' `html`.
     """
-    from jinja2 import Environment, StrictUndefined
+    from jinja2 import DictLoader, Environment, StrictUndefined
     from markupsafe import Markup
     from plotly.offline import get_plotlyjs
 
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=DictLoader({"frame": _FRAME, "parts": _PARTS, "page": _PAGE % body}),
     )
     own = {"style": _STYLE, "sort": _SORT, "plotly": get_plotlyjs()}
     trusted = {name: Markup(code) for name, code in own.items()}  # noqa: S704 our own code
-    return environment.from_string(_PAGE).render(**content, **trusted, policy=_POLICY)
+    policy = _POLICY + (" 'unsafe-eval'" if needs_eval else "")
+    return environment.get_template("page").render(**content, **trusted, policy=policy)

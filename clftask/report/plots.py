@@ -2,50 +2,24 @@
 
 from __future__ import annotations
 
-import html
 import itertools
-import math
-from dataclasses import dataclass
 from typing import Any
 
+from clftask.report import drawing
 from clftask.report.axes import Axis, axes, number, short_names
+from clftask.report.drawing import Plot
 from clftask.search.searchers import Goal
 from clftask.trials import Trial, ranked
 
 MIN_SCORED, MIN_PARAMS = 8, 2
 _NUM_TREES, _NUM_SHUFFLES = 100, 20
-_MAX_TICK_CHARACTERS = 15
 
-# Seen on white and on near black alike.
-_BLUE, _ORANGE, _RED, _GREY = "#3f87c6", "#df6b0c", "#d64545", "#858e99"
-_FAINT, _GRID, _NONE = "rgba(133,142,153,.55)", "rgba(133,142,153,.25)", "rgba(0,0,0,0)"
 _MARKERS = {
-    "finished": {"symbol": "circle", "color": _BLUE, "size": 9},
-    "stopped": {"symbol": "circle-open", "color": _BLUE, "size": 9, "line": {"width": 2}},
-    "failed": {"symbol": "x", "color": _RED, "size": 8},
-    "running": {"symbol": "diamond-open", "color": _GREY, "size": 9},
+    "finished": {"symbol": "circle", "color": drawing.BLUE, "size": 9},
+    "stopped": {"symbol": "circle-open", "color": drawing.BLUE, "size": 9, "line": {"width": 2}},
+    "failed": {"symbol": "x", "color": drawing.RED, "size": 8},
+    "running": {"symbol": "diamond-open", "color": drawing.GREY, "size": 9},
 }
-
-
-@dataclass(frozen=True)
-class Plot:
-    """A figure, and what a reader needs.
-
-    Attributes:
-        name: Its id on the page.
-        title: Above it.
-        aid: How to read it, below it; why there is none if `figure` is None.
-        figure: Data and layout for Plotly.
-        height: In pixels.
-        min_width: In pixels; a narrower screen scrolls.
-    """
-
-    name: str
-    title: str
-    aid: str
-    figure: dict[str, Any] | None = None
-    height: int = 380
-    min_width: int = 0
 
 
 def history(trials: list[Trial], goal: Goal) -> Plot:
@@ -55,9 +29,9 @@ def history(trials: list[Trial], goal: Goal) -> Plot:
     traces = [trace for trace in traces if trace["x"]]
     last = max((t.number for t in scored), default=0)
     edge = max(0.5, last / 40)
-    layout = _layout(
-        _axis("trial", dtick=_step(last), range=[-edge, last + edge]),
-        _axis(f"best {goal.metric}, validation"),
+    layout = drawing.layout(
+        drawing.axis("trial", dtick=drawing.step(last), range=[-edge, last + edge]),
+        drawing.axis(f"best {goal.metric}, validation"),
     )
     aid = (
         "Each mark is a trial's best evaluation, an open one that of a trial stopped early; "
@@ -77,12 +51,14 @@ def curves(trials: list[Trial], goal: Goal, best: Trial | None) -> Plot:
     again = [t for t in trials if t.is_finalist and t != best]
     others = [t for t in trials if not t.is_finalist and t != best]
     groups = [
-        _curves("trials", others, goal, color=_FAINT, width=1.5),
-        _curves("finalists with new seeds", again, goal, color=_BLUE, width=1.5),
-        _curves("the winner", [best] if best else [], goal, color=_ORANGE, width=3.5),
+        _curves("trials", others, goal, color=drawing.FAINT, width=1.5),
+        _curves("finalists with new seeds", again, goal, color=drawing.BLUE, width=1.5),
+        _curves("the winner", [best] if best else [], goal, color=drawing.ORANGE, width=3.5),
     ]
     last = max((e.epoch for t in trials for e in t.evaluations), default=0)
-    layout = _layout(_axis("epoch", dtick=_step(last)), _axis(f"{goal.metric}, validation"))
+    layout = drawing.layout(
+        drawing.axis("epoch", dtick=drawing.step(last)), drawing.axis(f"{goal.metric}, validation")
+    )
     aid = (
         "Each line is a trial, and ends where that was stopped; "
         "a winner that still improves at its last epoch would gain from more epochs."
@@ -110,9 +86,12 @@ def parallel(trials: list[Trial], goal: Goal, distributions: dict[str, Any]) -> 
     dimensions = [_dimension(names[axis.name], axis) for axis in found]
     dimensions.append({"label": goal.metric, "values": scores, **_span(scores)})
     # By rank: one trial that went astray would leave all others the same shade.
-    line = {"color": [-order.index(t) for t in scored], "colorscale": [[0, _GREY], [1, _ORANGE]]}
+    line = {
+        "color": [-order.index(t) for t in scored],
+        "colorscale": [[0, drawing.GREY], [1, drawing.ORANGE]],
+    }
     trace = {"type": "parcoords", "line": line, "dimensions": dimensions, "labelangle": -12}
-    layout = _layout({}, {}, margin={"l": 70, "r": 60, "t": 70, "b": 25})
+    layout = drawing.layout({}, {}, margin={"l": 70, "r": 60, "t": 70, "b": 25})
     aid = (
         "Each line is a trial, the more orange the better: where orange lines meet on an axis, "
         "that value helps; drag along an axis to keep the lines that pass there."
@@ -144,14 +123,14 @@ def importances(trials: list[Trial], goal: Goal, distributions: dict[str, Any]) 
         "type": "bar",
         "orientation": "h",
         "x": [mean for mean, _ in bars.values()],
-        "y": [_plain(names[name]) for name in bars],
-        "error_x": {"array": [spread for _, spread in bars.values()], "color": _GREY},
-        "marker": {"color": _BLUE},
+        "y": [drawing.plain(names[name]) for name in bars],
+        "error_x": {"array": [spread for _, spread in bars.values()], "color": drawing.GREY},
+        "marker": {"color": drawing.BLUE},
         "hovertemplate": "%{y}: %{x:.3f}<extra></extra>",
     }
-    layout = _layout(
-        _axis("loss of R² when shuffled", rangemode="tozero"),
-        _axis("setting", type="category", ticklabelstandoff=6),
+    layout = drawing.layout(
+        drawing.axis("loss of R² when shuffled", rangemode="tozero"),
+        drawing.axis("setting", type="category", ticklabelstandoff=6),
     )
     aid = (
         "The longer the bar, the worse a random forest explains these trials' scores once that "
@@ -189,7 +168,7 @@ def _best_so_far(trials: list[Trial], goal: Goal) -> dict[str, Any]:
         "name": "best so far",
         "x": [t.number for t in scored],
         "y": list(itertools.accumulate((t.score(goal) or 0.0 for t in scored), better)),
-        "line": {"shape": "hv", "color": _ORANGE, "width": 2},
+        "line": {"shape": "hv", "color": drawing.ORANGE, "width": 2},
         "hoverinfo": "skip",
     }
 
@@ -219,10 +198,10 @@ def _dimension(label: str, axis: Axis) -> dict[str, Any]:
     # Without a width the axis of a single category would have no place for it.
     low, high = min(axis.ticks), max(axis.ticks)
     return {
-        "label": _plain(label),
+        "label": drawing.plain(label),
         "values": list(axis.values),
         "tickvals": list(axis.ticks),
-        "ticktext": [_cut(tick) for tick in axis.ticks.values()],
+        "ticktext": [drawing.cut(tick) for tick in axis.ticks.values()],
         "range": [low, high] if low < high else [low - 1, high + 1],
     }
 
@@ -249,45 +228,3 @@ def _permuted(found: list[Axis], scores: list[float]) -> dict[str, tuple[float, 
     means = np.maximum(drops.importances_mean, 0).tolist()
     spreads = drops.importances_std.tolist()
     return {axis.name: (means[i], spreads[i]) for i, axis in enumerate(found)}
-
-
-def _layout(x: dict[str, Any], y: dict[str, Any], **more: Any) -> dict[str, Any]:
-    layout = {
-        "xaxis": x,
-        "yaxis": y,
-        "paper_bgcolor": _NONE,
-        "plot_bgcolor": _NONE,
-        "font": {"color": _GREY, "family": "system-ui, sans-serif", "size": 13},
-        "margin": {"l": 20, "r": 15, "t": 35, "b": 20},
-        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
-        "modebar": {"bgcolor": _NONE, "color": _GREY, "activecolor": _BLUE},
-        "hovermode": "closest",
-        "dragmode": False,  # on a phone a finger scrolls the page
-    }
-    return {"layout": {**layout, **more}}
-
-
-def _axis(title: str, **more: Any) -> dict[str, Any]:
-    return {
-        "title": {"text": _plain(title), "standoff": 10},
-        "gridcolor": _GRID,
-        "zeroline": False,
-        "automargin": True,
-        **more,
-    }
-
-
-def _step(last: float) -> int:
-    """Return a whole step for the ticks from 0 to `last`."""
-    return max(1, math.ceil(last / 10))
-
-
-def _cut(tick: str) -> str:
-    """Return the end of a long tick: paths and names of models differ there."""
-    is_short = len(tick) <= _MAX_TICK_CHARACTERS
-    return tick if is_short else f"…{tick[1 - _MAX_TICK_CHARACTERS :]}"
-
-
-def _plain(value: str) -> str:
-    """Return text that Plotly shows as it is: it reads some HTML, but in ticks of parcoords."""
-    return html.escape(value, quote=False)

@@ -3,21 +3,46 @@
 from __future__ import annotations
 
 import statistics
-from dataclasses import dataclass
 from typing import Any
 
 from clftask.config import TuneJob
 from clftask.report import plots
 from clftask.report.axes import is_number, number, short_names, text
+from clftask.report.drawing import Plot, drawn
 from clftask.report.page import render
+from clftask.report.tables import Cell, Row, Table, label, metric
 from clftask.search.searchers import Goal
 from clftask.trials import Trial
 
-_CONFIG = {
-    "displaylogo": False,
-    "modeBarButtonsToRemove": ["lasso2d", "select2d", "autoScale2d"],  # of no use here
-    "showSendToCloud": False,  # Plotly's default is a button that uploads the data
-}
+_BODY = """
+<section id="summary">
+<dl class="facts">
+{% for name, value in facts.items() %}
+<div><dt>{{ name }}</dt><dd>{{ value }}</dd></div>
+{% endfor %}
+</dl>
+<p>{{ cost }}</p>
+<div class="pair">
+<div><h3>The winner: trial {{ winner.trial }}, seed {{ winner.seed }}</h3>{{ rows(settings) }}</div>
+<div><h3>Its metrics</h3>{{ rows(metrics) }}</div>
+</div>
+</section>
+<section id="finalists">
+<h2>Finalists</h2>
+{% if finalists.rows %}
+{{ rows(finalists, "wide") }}
+{% endif %}
+<p class="aid">{{ finalists_aid }}</p>
+</section>
+{% for plot in plots %}
+{{ drawing(plot) }}
+{% endfor %}
+<section id="trials">
+<h2>All trials</h2>
+{{ rows(trials, "wide sortable") }}
+<p class="aid">A click on a column's name sorts by it, a second one the other way round.</p>
+</section>
+"""
 
 
 def tuning_page(job: TuneJob, trials: list[Trial], result: dict[str, Any]) -> str:
@@ -32,6 +57,8 @@ def tuning_page(job: TuneJob, trials: list[Trial], result: dict[str, Any]) -> st
     searched = [t for t in trials if not t.is_finalist]
     name = result["run"].rstrip("/").rpartition("/")[2]
     return render(
+        _BODY,
+        needs_eval=True,  # parallel coordinates compile their WebGL code as they are drawn
         title=f"Hyperparameter search {name}",
         lead=_lead(job),
         facts=_facts(goal, result),
@@ -41,49 +68,16 @@ def tuning_page(job: TuneJob, trials: list[Trial], result: dict[str, Any]) -> st
         metrics=_metrics(best["metrics"], goal),
         finalists=_finalists(searched, result, goal),
         finalists_aid=_finalists_aid(trials, result),
-        plots=[_drawn(plot) for plot in _plots(job, trials, best)],
+        plots=[drawn(plot) for plot in _plots(job, trials, best)],
         trials=_trials(trials, best, goal),
     )
 
 
-@dataclass(frozen=True)
-class _Cell:
-    """A field of a table: what it shows, what it is sorted by, and its class on the page."""
-
-    text: str
-    sort: float | str
-    kind: str = ""
-
-
-@dataclass(frozen=True)
-class _Row:
-    cells: list[_Cell]
-    is_winner: bool = False
-
-
-@dataclass(frozen=True)
-class _Table:
-    heads: list[str]
-    rows: list[_Row]
-
-    def holds_numbers(self, column: int) -> bool:
-        """Tell whether a column, and so its head, is aligned to the right."""
-        return all(row.cells[column].kind == "number" for row in self.rows)
-
-
-def _label(value: str, kind: str = "value") -> _Cell:
-    return _Cell(value, value, kind)
-
-
-def _metric(value: Any) -> _Cell:
-    return _Cell(number(value), value if is_number(value) else "", "number")
-
-
-def _setting(params: dict[str, Any], name: str) -> _Cell:
+def _setting(params: dict[str, Any], name: str) -> Cell:
     if name not in params:
-        return _Cell("", "", "value")
+        return Cell("", "", "value")
     value = params[name]
-    return _Cell(text(value), value if is_number(value) else text(value), "value")
+    return Cell(text(value), value if is_number(value) else text(value), "value")
 
 
 # ------------------------------------------------------------------ the summary
@@ -121,25 +115,25 @@ def _cost(job: TuneJob, searched: list[Trial], trials: list[Trial]) -> str:
     )
 
 
-def _settings(params: dict[str, Any]) -> _Table:
-    rows = [_Row([_label(name, "name"), _setting(params, name)]) for name in params]
-    return _Table(["setting", "value"], rows)
+def _settings(params: dict[str, Any]) -> Table:
+    rows = [Row([label(name, "name"), _setting(params, name)]) for name in params]
+    return Table(["setting", "value"], rows)
 
 
-def _metrics(metrics: dict[str, Any], goal: Goal) -> _Table:
+def _metrics(metrics: dict[str, Any], goal: Goal) -> Table:
     splits = [split for split in ("validation", "test") if metrics.get(split)]
     names = dict.fromkeys([goal.metric, *(name for s in splits for name in metrics[s])])
     rows = [
-        _Row([_label(n, "name"), *(_metric(metrics[s].get(n)) for s in splits)], n == goal.metric)
+        Row([label(n, "name"), *(metric(metrics[s].get(n)) for s in splits)], n == goal.metric)
         for n in names
     ]
-    return _Table(["metric", *splits], rows)
+    return Table(["metric", *splits], rows)
 
 
 # ------------------------------------------------------------------ finalists
 
 
-def _finalists(searched: list[Trial], result: dict[str, Any], goal: Goal) -> _Table:
+def _finalists(searched: list[Trial], result: dict[str, Any], goal: Goal) -> Table:
     by_number = {trial.number: trial for trial in searched}
     sign = -1 if goal.greater_is_better else 1
     found = sorted(result["finalists"], key=lambda f: sign * statistics.fmean(f[goal.metric]))
@@ -148,15 +142,15 @@ def _finalists(searched: list[Trial], result: dict[str, Any], goal: Goal) -> _Ta
     for finalist in found:
         trial, scores = by_number[finalist["trial"]], finalist[goal.metric]
         cells = [
-            _Cell(f"{trial.number}", trial.number),
-            _metric(statistics.fmean(scores)),
-            _metric(max(scores) - min(scores) if len(scores) > 1 else None),
-            _label(", ".join(map(number, scores)), "number"),
-            _metric(trial.score(goal)),
+            Cell(f"{trial.number}", trial.number),
+            metric(statistics.fmean(scores)),
+            metric(max(scores) - min(scores) if len(scores) > 1 else None),
+            label(", ".join(map(number, scores)), "number"),
+            metric(trial.score(goal)),
             *(_setting(trial.params, name) for name in names),
         ]
-        rows.append(_Row(cells, trial.number == result["best"]["trial"]))
-    return _Table(["trial", "mean", "spread", "new seeds", "in the search", *names.values()], rows)
+        rows.append(Row(cells, trial.number == result["best"]["trial"]))
+    return Table(["trial", "mean", "spread", "new seeds", "in the search", *names.values()], rows)
 
 
 def _finalists_aid(trials: list[Trial], result: dict[str, Any]) -> str:
@@ -173,7 +167,7 @@ def _finalists_aid(trials: list[Trial], result: dict[str, Any]) -> str:
 # ------------------------------------------------------------------ plots
 
 
-def _plots(job: TuneJob, trials: list[Trial], best: dict[str, Any]) -> list[plots.Plot]:
+def _plots(job: TuneJob, trials: list[Trial], best: dict[str, Any]) -> list[Plot]:
     goal, distributions = job.goal, job.searched.names()
     searched = [t for t in trials if not t.is_finalist]
     ships = next((t for t in trials if _is_best(t, best)), None)
@@ -189,49 +183,31 @@ def _is_best(trial: Trial, best: dict[str, Any]) -> bool:
     return (trial.number, trial.seed) == (best["trial"], best["seed"])
 
 
-def _drawn(plot: plots.Plot) -> dict[str, Any]:
-    from markupsafe import Markup
-    from plotly.io import to_html
-
-    if plot.figure is None:
-        return {**vars(plot), "html": ""}
-    found = to_html(
-        plot.figure,
-        config=_CONFIG,
-        include_plotlyjs=False,
-        full_html=False,
-        default_height=f"{plot.height}px",
-        validate=False,  # that takes seconds; a test does it
-        div_id=plot.name,
-    )
-    return {**vars(plot), "html": Markup(found)}  # noqa: S704 to_html escapes the data
-
-
 # ------------------------------------------------------------------ all trials
 
 
-def _trials(trials: list[Trial], best: dict[str, Any], goal: Goal) -> _Table:
+def _trials(trials: list[Trial], best: dict[str, Any], goal: Goal) -> Table:
     names = short_names(dict.fromkeys(name for trial in trials for name in trial.params))
     heads = ["trial", goal.metric, "state", "phase", "best epoch", "epochs", "seconds"]
-    rows = [_Row(_fields(t, list(names), goal), _is_best(t, best)) for t in trials]
-    return _Table([*heads, *names.values()], rows)
+    rows = [Row(_fields(t, list(names), goal), _is_best(t, best)) for t in trials]
+    return Table([*heads, *names.values()], rows)
 
 
-def _fields(trial: Trial, names: list[str], goal: Goal) -> list[_Cell]:
+def _fields(trial: Trial, names: list[str], goal: Goal) -> list[Cell]:
     found, epochs = trial.best(goal), _epochs([trial])
     return [
-        _Cell(f"{trial.number}", trial.number),
-        _metric(trial.score(goal)),
+        Cell(f"{trial.number}", trial.number),
+        metric(trial.score(goal)),
         _state(trial),
-        _label(f"finalist, seed {trial.seed}" if trial.is_finalist else "search"),
-        _Cell(f"{found.epoch:g}", found.epoch, "number") if found else _Cell("", "", "number"),
-        _Cell(f"{epochs:g}", epochs, "number"),
-        _Cell(f"{trial.seconds:.1f}", trial.seconds, "number"),
+        label(f"finalist, seed {trial.seed}" if trial.is_finalist else "search"),
+        Cell(f"{found.epoch:g}", found.epoch, "number") if found else Cell("", "", "number"),
+        Cell(f"{epochs:g}", epochs, "number"),
+        Cell(f"{trial.seconds:.1f}", trial.seconds, "number"),
         *(_setting(trial.params, name) for name in names),
     ]
 
 
-def _state(trial: Trial) -> _Cell:
+def _state(trial: Trial) -> Cell:
     if trial.state == "failed":
-        return _label(f"failed: {trial.reason}" if trial.reason else "failed", "failed")
-    return _label(trial.state, "")
+        return label(f"failed: {trial.reason}" if trial.reason else "failed", "failed")
+    return label(trial.state, "")

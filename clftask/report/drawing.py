@@ -1,0 +1,109 @@
+"""What the plots of all pages share: colours, axes, and how they become HTML."""
+
+from __future__ import annotations
+
+import html
+import math
+from dataclasses import dataclass
+from typing import Any
+
+MAX_TICK_CHARACTERS = 15
+
+# Seen on white and on near black alike.
+BLUE, ORANGE, RED, GREY = "#3f87c6", "#df6b0c", "#d64545", "#858e99"
+FAINT, GRID, NONE = "rgba(133,142,153,.55)", "rgba(133,142,153,.25)", "rgba(0,0,0,0)"
+_CONFIG = {
+    "displaylogo": False,
+    "modeBarButtonsToRemove": ["lasso2d", "select2d", "autoScale2d"],  # of no use here
+    "showSendToCloud": False,  # Plotly's default is a button that uploads the data
+}
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure, and what a reader needs.
+
+    Attributes:
+        name: Its id on the page.
+        title: Above it.
+        aid: How to read it, below it; why there is none if `figure` is None.
+        figure: Data and layout for Plotly.
+        height: In pixels.
+        min_width: In pixels; a narrower screen scrolls.
+    """
+
+    name: str
+    title: str
+    aid: str
+    figure: dict[str, Any] | None = None
+    height: int = 380
+    min_width: int = 0
+
+
+def drawn(plot: Plot) -> dict[str, Any]:
+    """Return a plot for a template: its fields, and `html`, empty where there is no figure."""
+    from markupsafe import Markup
+    from plotly.io import to_html
+
+    if plot.figure is None:
+        return {**vars(plot), "html": ""}
+    found = to_html(
+        plot.figure,
+        config=_CONFIG,
+        include_plotlyjs=False,
+        full_html=False,
+        default_height=f"{plot.height}px",
+        validate=False,  # that takes seconds; a test does it
+        div_id=plot.name,
+    )
+    return {**vars(plot), "html": Markup(found)}  # noqa: S704 to_html escapes the data
+
+
+def layout(x: dict[str, Any], y: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """Return a layout for Plotly that fits a phone and a dark room.
+
+    Args:
+        x: The horizontal axis.
+        y: The vertical axis.
+        **more: What is to be otherwise.
+    """
+    whole = {
+        "xaxis": x,
+        "yaxis": y,
+        "paper_bgcolor": NONE,
+        "plot_bgcolor": NONE,
+        "font": {"color": GREY, "family": "system-ui, sans-serif", "size": 13},
+        "margin": {"l": 20, "r": 15, "t": 35, "b": 20},
+        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        "modebar": {"bgcolor": NONE, "color": GREY, "activecolor": BLUE},
+        "hovermode": "closest",
+        "dragmode": False,  # on a phone a finger scrolls the page
+    }
+    return {"layout": {**whole, **more}}
+
+
+def axis(title: str, **more: Any) -> dict[str, Any]:
+    """Return an axis for Plotly, its title shown as it is."""
+    return {
+        "title": {"text": plain(title), "standoff": 10},
+        "gridcolor": GRID,
+        "zeroline": False,
+        "automargin": True,
+        **more,
+    }
+
+
+def step(last: float) -> int:
+    """Return a whole step for the ticks from 0 to `last`."""
+    return max(1, math.ceil(last / 10))
+
+
+def cut(tick: str) -> str:
+    """Return the end of a long tick: paths and names of models differ there."""
+    is_short = len(tick) <= MAX_TICK_CHARACTERS
+    return tick if is_short else f"…{tick[1 - MAX_TICK_CHARACTERS :]}"
+
+
+def plain(value: str) -> str:
+    """Return text that Plotly shows as it is: it reads some HTML, but in ticks of parcoords."""
+    return html.escape(value, quote=False)
