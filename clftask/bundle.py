@@ -65,9 +65,22 @@ def versions() -> dict[str, str]:
 
 
 def write(
-    folder: Path, model: Any, tokenizer: Any, meta: BundleMeta, metrics: dict[str, Any]
+    folder: Path,
+    model: Any,
+    tokenizer: Any,
+    meta: BundleMeta,
+    metrics: dict[str, Any],
+    report: str | None = None,
 ) -> BundleMeta:
     """Write a bundle into an empty local folder, `clftask.json` last.
+
+    Args:
+        folder: The folder.
+        model: The model, the affine part of its calibration folded into the last layer.
+        tokenizer: Its tokenizer.
+        meta: Its description, still without the fingerprint.
+        metrics: What `metrics.json` holds.
+        report: The page `report.html`, if there is one.
 
     Returns:
         The meta data with the bundle's fingerprint.
@@ -76,6 +89,8 @@ def write(
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=1))
+    if report is not None:
+        (folder / "report.html").write_text(report)
     meta = meta.model_copy(update={"fingerprint": _fingerprint(folder, meta)})
     (folder / "README.md").write_text(card(meta, metrics))
     (folder / META).write_text(json.dumps(meta.dump(), indent=1, ensure_ascii=False))

@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from clftask.config import TrainJob
 from clftask.decisions import Decision, Outcome, cross_fitted, probabilities_of
+from clftask.diagnosis import by_length
 from clftask.intervals import covered, headline
-from clftask.labels import LabelSpace
+from clftask.labels import LabelSpace, Task
 from clftask.metrics import CALIBRATED, DECIDED, compute, confusion_matrix, per_label
 
 MAX_CONFUSION_LABELS = 200
@@ -44,14 +45,20 @@ class Evaluated:
 
     Attributes:
         decision: Fitted on all validation rows.
-        figures: What `metrics.json` holds: metrics, their intervals, per_label and
+        figures: What `metrics.json` holds: metrics, their intervals, per_label, by_length and
             confusion_matrix by split.
         outcomes: What the rows of each split come to, those of validation out of fold.
+        rows: The splits themselves.
     """
 
     decision: Decision
     figures: dict[str, Any]
     outcomes: dict[str, Outcome]
+    rows: dict[str, Labelled]
+
+    def plain(self, split: str, task: Task) -> Array:
+        """Return (rows, labels) float32 probabilities of a split without calibration."""
+        return probabilities_of(self.rows[split].logits, task)
 
 
 def decide(job: TrainJob, space: LabelSpace, splits: dict[str, Labelled]) -> Evaluated:
@@ -69,13 +76,13 @@ def decide(job: TrainJob, space: LabelSpace, splits: dict[str, Labelled]) -> Eva
         else:
             found = fitted.apply(rows.logits, job.task)
         outcomes[name] = found
-        for key, value in measured(rows, found, fitted, space).items():
+        for key, value in measured(rows, found, fitted, space, job.model.max_length).items():
             figures.setdefault(key, {})[name] = value
-    return Evaluated(fitted, figures, outcomes)
+    return Evaluated(fitted, figures, outcomes, splits)
 
 
 def measured(
-    rows: Labelled, found: Outcome, decision: Decision, space: LabelSpace
+    rows: Labelled, found: Outcome, decision: Decision, space: LabelSpace, max_length: int
 ) -> dict[str, Any]:
     """Return the figures of one split.
 
@@ -84,12 +91,16 @@ def measured(
         found: What they come to.
         decision: What is shipped: its thresholds stand beside the labels.
         space: The labels.
+        max_length: Tokens that are read of a text.
     """
     figures: dict[str, Any] = {
         "metrics": _metrics(rows, found, decision, space),
         "intervals": headline(found.decided, rows.targets, rows.groups, found.sets),
         "per_label": _labels(found.decided, rows.targets, decision, space),
     }
+    if rows.num_tokens is not None:
+        lengths = rows.num_tokens, found.decided, rows.targets
+        figures["by_length"] = by_length(*lengths, max_length)
     if space.task == "multiclass" and len(space.names) <= MAX_CONFUSION_LABELS:
         figures["confusion_matrix"] = confusion_matrix(found.decided, rows.targets)
     return figures

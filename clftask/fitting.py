@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ from clftask.modeling import (
     prior_of,
 )
 from clftask.precision import bf16_pays, resolve_precision
+from clftask.report.classifier import page_of
 from clftask.scratch import scratch_folder
 from clftask.training import WEIGHTS, ClassifierTrainer, training_arguments
 from clftask.wording import counted
@@ -182,7 +183,7 @@ def _fit(work: Work, sink: Sink, rank: int, world: int, device: str, scratch: st
     found = evaluate(work, trainer)
     if rank == 0:
         outcome = found.figures | _outcome(trainer, watch, started, work)
-        publish(work, trainer, found.decision, outcome, Path(scratch, "bundle"))
+        publish(work, trainer, found, outcome, Path(scratch, "bundle"), log.records, log.say)
         log.say("done: " + json.dumps(outcome["metrics"]["validation"]))
         log.write()
         sink.post({"done": outcome})
@@ -314,7 +315,7 @@ def evaluate(work: Work, trainer: ClassifierTrainer) -> Evaluated:
         if logits is not None:
             splits[split] = labelled(work.tables[split], logits, trainer.targets_of(split))
     if not splits:
-        return Evaluated(Decision(), {}, {})
+        return Evaluated(Decision(), {}, {}, {})
     found = decide(work.job, work.space, splits)
     for split, rows in splits.items():
         found.figures["metrics"][split]["loss"] = trainer.mean_loss(rows.logits, rows.targets)
@@ -336,10 +337,26 @@ def _outcome(
 
 
 def publish(
-    work: Work, trainer: ClassifierTrainer, decision: Decision, outcome: Any, folder: Path
+    work: Work,
+    trainer: ClassifierTrainer,
+    found: Evaluated,
+    outcome: dict[str, Any],
+    folder: Path,
+    records: list[dict[str, Any]],
+    say: Callable[[str], None],
 ) -> None:
-    """Write the bundle into the run; `folder` is a local one that is not there yet."""
-    job, model = work.job, trainer.model.to("cpu")
+    """Write the bundle into the run.
+
+    Args:
+        work: What was trained.
+        trainer: Holds the weights.
+        found: The decision, and how held-out rows fare with it.
+        outcome: What `metrics.json` holds.
+        folder: A local one that is not there yet.
+        records: Of training, for the report's learning curves: as `metrics.jsonl` has them.
+        say: Is told if the report could not be drawn.
+    """
+    job, model, decision = work.job, trainer.model.to("cpu"), found.decision
     calibration = decision.calibration.folded(output_layer(model))
     meta = bundle.BundleMeta(
         task=job.task,
@@ -354,5 +371,6 @@ def publish(
         metrics=outcome["metrics"],
     )
     folder.mkdir()
-    bundle.write(folder, model, trainer.processing_class, meta, outcome)
+    report = page_of(meta, found, outcome, records, say)
+    bundle.write(folder, model, trainer.processing_class, meta, outcome, report)
     bundle.publish(folder, storage.join(work.run, "bundle"))

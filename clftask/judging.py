@@ -11,13 +11,15 @@ from typing import Any
 from clftask import bundle, storage
 from clftask.bundle import BundleMeta
 from clftask.config import TrainJob
-from clftask.data import read_labelled
+from clftask.data import beginnings, read_labelled
 from clftask.datareport import DataReport
 from clftask.errors import ConfigError, Problem
-from clftask.evaluation import Evaluated, Labelled, decide, groups_of, measured
+from clftask.evaluation import Evaluated, Labelled, decide, labelled, measured
 from clftask.labels import multi_hot
 from clftask.modeling import output_layer, quiet_loading
+from clftask.report.classifier import page_of
 from clftask.scoring import Scorer, default_device
+from clftask.tokens import full_lengths
 from clftask.wording import counted
 
 Say = Callable[[str], None]
@@ -57,7 +59,7 @@ def evaluate_bundle(path: str, table: str, say: Say) -> dict[str, Any]:
     decision, rows = found.meta.decision, found.rows
     again = {"calibration": decision.calibration.model_copy(update={"is_folded": False})}
     outcome = decision.model_copy(update=again).apply(rows.logits, found.meta.task)
-    figures = measured(rows, outcome, decision, found.meta.space)
+    figures = measured(rows, outcome, decision, found.meta.space, found.meta.max_length)
     return {"bundle": path, "table": table, "rows": len(rows.logits), **figures}
 
 
@@ -87,7 +89,7 @@ def decide_bundle(
     with tempfile.TemporaryDirectory(prefix="clftask-bundle-") as scratch:
         found = _judged(path, table, scratch, say)
         judged = decide(job, found.meta.space, {"validation": found.rows})
-        _rewrite(found, job, judged, table, place)
+        _rewrite(found, job, judged, table, place, say)
     figures = {name: by_split["validation"] for name, by_split in judged.figures.items()}
     return {"bundle": place, "table": table, "rows": len(found.rows.logits), **figures}
 
@@ -121,22 +123,37 @@ def _judged(path: str, table: str, scratch: str, say: Say) -> Judged:
     rows = read_labelled(TrainJob.load(meta.job), meta.space, table, report)
     for line in report.warnings():
         say(line)
-    raw = meta.decision.calibration.raw(_logits(folder, meta, rows, say))
+    scorer, tokens = _tokenised(folder, meta, rows, say)
+    raw = meta.decision.calibration.raw(scorer.logits(tokens))
     targets = multi_hot(rows["labels"].combine_chunks(), len(meta.label_names))
-    return Judged(meta, folder, Labelled(raw, targets, groups_of(rows)))
+    num_tokens = full_lengths(*_texts(rows), tokens, scorer.tokenizer)
+    held = rows.set_column(rows.column_names.index("text"), "text", beginnings(rows))
+    return Judged(
+        meta, folder, labelled(held.append_column("num_tokens", num_tokens), raw, targets)
+    )
 
 
 def _logits(folder: str, meta: BundleMeta, rows: Any, say: Say) -> Any:
+    scorer, tokens = _tokenised(folder, meta, rows, say)
+    return scorer.logits(tokens)
+
+
+def _tokenised(folder: str, meta: BundleMeta, rows: Any, say: Say) -> tuple[Scorer, Any]:
     with quiet_loading():
         model, tokenizer = bundle.open_model(folder)
     # In fp32 everywhere: figures must not depend on which precision pays at the moment.
     scorer = Scorer(model, tokenizer, meta, default_device())
     say(f"scoring {counted(rows.num_rows, 'row')} on {scorer.device}")
-    pair = rows["text_pair"] if "text_pair" in rows.column_names else None
-    return scorer.logits(scorer.tokenise(rows["text"], pair))
+    return scorer, scorer.tokenise(*_texts(rows))
 
 
-def _rewrite(found: Judged, job: TrainJob, judged: Evaluated, table: str, place: str) -> None:
+def _texts(rows: Any) -> tuple[Any, Any]:
+    return rows["text"], rows["text_pair"] if "text_pair" in rows.column_names else None
+
+
+def _rewrite(
+    found: Judged, job: TrainJob, judged: Evaluated, table: str, place: str, say: Say
+) -> None:
     """Write the bundle with its new decision, `clftask.json` last."""
     with quiet_loading():
         model, tokenizer = bundle.open_model(found.folder)
@@ -149,5 +166,6 @@ def _rewrite(found: Judged, job: TrainJob, judged: Evaluated, table: str, place:
     changed = {"decision": decision, "job": job.dump(), "data": data}
     meta = found.meta.model_copy(update=changed | {"metrics": judged.figures["metrics"]})
     with tempfile.TemporaryDirectory(prefix="clftask-bundle-") as folder:
-        bundle.write(Path(folder), model, tokenizer, meta, judged.figures)
+        report = page_of(meta, judged, judged.figures, [], say)
+        bundle.write(Path(folder), model, tokenizer, meta, judged.figures, report)
         bundle.publish(Path(folder), place)

@@ -160,16 +160,32 @@ def ece(task: Task) -> Metric:
     """
 
     def score(probabilities: Array, decided: Array, targets: Array) -> float:
-        confidence, correct = probabilities.ravel(), targets.ravel()
-        if task == "multiclass":
-            best = probabilities.argmax(1)
-            confidence = probabilities.max(1)
-            correct = targets[np.arange(len(targets)), best]
-        bins = np.minimum((confidence * NUM_ECE_BINS).astype(int), NUM_ECE_BINS - 1)
-        gaps = np.bincount(bins, correct.astype(float) - confidence, NUM_ECE_BINS)
-        return float(np.abs(gaps).sum() / len(confidence))
+        counts, confidence, correct = reliability(probabilities, targets, task)
+        return float(np.abs(correct - confidence).sum() / counts.sum())
 
     return score
+
+
+def reliability(probabilities: Array, targets: Array, task: Task) -> tuple[Array, Array, Array]:
+    """Return what expected calibration error is made of, for each of 15 equal-width bins.
+
+    Args:
+        probabilities: (rows, labels).
+        targets: (rows, labels) of 0 and 1.
+        task: Multiclass: of the most probable class; multilabel: pooled over (row, label) pairs.
+
+    Returns:
+        (15,) counts, sums of the probabilities, and how many of them were right.
+    """
+    confidence, correct = probabilities.ravel(), targets.ravel()
+    if task == "multiclass":
+        best = probabilities.argmax(1)
+        confidence = probabilities.max(1)
+        correct = targets[np.arange(len(targets)), best]
+    bins = np.minimum((confidence * NUM_ECE_BINS).astype(int), NUM_ECE_BINS - 1)
+    counts = np.bincount(bins, minlength=NUM_ECE_BINS)
+    means, hits = (np.bincount(bins, each, NUM_ECE_BINS) for each in (confidence, correct))
+    return counts, means, hits
 
 
 def classwise_ece(probabilities: Array, decided: Array, targets: Array) -> float:

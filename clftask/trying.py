@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import tempfile
 import time
 from collections.abc import Callable
@@ -322,13 +323,27 @@ def publish_winner(
         trainer._load_from_checkpoint(folder)
         last = trial.evaluations[-1]
         found = evaluate(work, trainer)
+        training = work.job.training
+        best = trial.best(
+            Goal(metric=training.metric, greater_is_better=training.greater_is_better)
+        )
         outcome = found.figures | {
             "epochs": last.epoch,
+            "best_step": best.step if best else None,
             "steps": last.step,
             "seconds": trial.seconds,
             "workers": world,
             "label_names": list(work.label_names),
         }
         shipped = Work(**{**vars(work), "job": job})
-        publish(shipped, trainer, found.decision, outcome, Path(scratch, "bundle"))
+        place, say = Path(scratch, "bundle"), logging.getLogger(__name__).warning
+        publish(shipped, trainer, found, outcome, place, _records(trial), say)
         return outcome
+
+
+def _records(trial: Trial) -> list[dict[str, Any]]:
+    """Return a trial's evaluations as a training run writes them down."""
+    return [
+        {"step": e.step, "epoch": e.epoch} | {f"eval_{k}": v for k, v in e.metrics.items()}
+        for e in trial.evaluations
+    ]

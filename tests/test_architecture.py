@@ -22,8 +22,9 @@ LAYERS = {
         tables manifest""",
     "jobs as data": "config",
     "one machine": """batches bundle callbacks checkpoints churn comparing corpora corpus data
-        datareport diskplan evaluation fitting intervals judging mlp modeling planning precision
-        quiet registration report runs scoring scratch shards tokens training trials trying""",
+        datareport diagnosis diskplan evaluation fitting intervals judging mlp modeling planning
+        precision quiet registration report runs scoring scratch shards tokens training trials
+        trying""",
     "Ray": "cluster",
     "faces": "cli demo inspection screen __init__ __main__",
 }

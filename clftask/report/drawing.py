@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import html
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 MAX_TICK_CHARACTERS = 15
 
 # Seen on white and on near black alike.
 BLUE, ORANGE, RED, GREY = "#3f87c6", "#df6b0c", "#d64545", "#858e99"
+PALETTE = (BLUE, ORANGE, "#3a9d6e", "#a06cc9", "#b8952b", "#d0587e")
 FAINT, GRID, NONE = "rgba(133,142,153,.55)", "rgba(133,142,153,.25)", "rgba(0,0,0,0)"
 _CONFIG = {
     "displaylogo": False,
@@ -38,6 +39,10 @@ class Plot:
     figure: dict[str, Any] | None = None
     height: int = 380
     min_width: int = 0
+
+    def told(self, aid: str) -> Plot:
+        """Return the same with other words below."""
+        return replace(self, aid=aid)
 
 
 def drawn(plot: Plot) -> dict[str, Any]:
@@ -98,12 +103,18 @@ def step(last: float) -> int:
     return max(1, math.ceil(last / 10))
 
 
-def cut(tick: str) -> str:
+def cut(tick: str, most: int = MAX_TICK_CHARACTERS) -> str:
     """Return the end of a long tick: paths and names of models differ there."""
-    is_short = len(tick) <= MAX_TICK_CHARACTERS
-    return tick if is_short else f"…{tick[1 - MAX_TICK_CHARACTERS :]}"
+    return tick if len(tick) <= most else f"…{tick[1 - most :]}"
 
 
 def plain(value: str) -> str:
     """Return text that Plotly shows as it is: it reads some HTML, but in ticks of parcoords."""
     return html.escape(value, quote=False)
+
+
+def upright(place: float) -> dict[str, Any]:
+    """Return a dotted line from top to bottom."""
+    line = {"color": GREY, "width": 1.5, "dash": "dot"}
+    return {"type": "line", "x0": place, "x1": place, "y0": 0, "y1": 1, "yref": "paper",
+            "layer": "below", "line": line}  # fmt: skip

@@ -39,6 +39,15 @@ figcaption, .aid { font-size: .9rem; max-width: 46rem; margin-top: .3rem; }
 .pair > div { min-width: 0; }
 .scroll { overflow-x: auto; }
 .wide { width: max-content; }
+.tall .scroll { max-height: 36rem; overflow-y: auto; }
+.tall thead th { position: sticky; top: 0; background: var(--page); z-index: 1; }
+.tall .sortable thead th:first-child { z-index: 2; }
+.label { max-width: 16rem; overflow-wrap: anywhere; }
+.text { min-width: 16rem; overflow-wrap: anywhere; }
+.sides { min-width: 9rem; overflow-wrap: anywhere; }
+.warnings { margin: .8rem 0; padding-left: 1.2rem; font-size: .95rem; }
+details { margin-top: .8rem; }
+summary { cursor: pointer; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; vertical-align: top; padding: .35rem .7rem .35rem 0;
   border-bottom: 1px solid var(--line); }

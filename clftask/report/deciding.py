@@ -1,0 +1,260 @@
+"""Plots of what a classifier decides: curves, calibration, thresholds, confusions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from clftask.decisions import Decision
+from clftask.decisions.thresholds import GRID, curve
+from clftask.diagnosis import PrecisionRecall, Sample, abstention, most_confused, precision_recall
+from clftask.labels import LabelSpace
+from clftask.metrics import ece, reliability
+from clftask.report import drawing
+from clftask.report.drawing import Plot
+from clftask.report.learning import NAME_CHARACTERS, names_axis
+
+NUM_CURVES, MAX_MATRIX = 5, 25
+_DIGITS = 4
+
+
+def precision_recalls(sample: Sample, space: LabelSpace) -> Plot:
+    """Return precision against recall, of all pairs together and of the most frequent labels."""
+    order = np.argsort(-sample.targets.sum(0), kind="stable")[:NUM_CURVES]
+    some = [int(i) for i in order if sample.targets[:, i].any()]
+    pooled = precision_recall(sample.probabilities.ravel(), sample.targets.ravel())
+    data = _curve("all labels (micro)", pooled, sample.decided, sample.targets, drawing.GREY, 4)
+    for i, colour in zip(some, drawing.PALETTE, strict=False):
+        own = precision_recall(sample.probabilities[:, i], sample.targets[:, i])
+        of_label = sample.decided[:, i], sample.targets[:, i]
+        data += _curve(space.names[i], own, *of_label, colour, 2)
+    layout = drawing.layout(
+        drawing.axis("recall", range=[0, 1.02]), drawing.axis("precision", range=[0, 1.04])
+    )
+    aid = (
+        f"All labels pooled, and the {len(some)} most frequent ones. A diamond is where the "
+        "decision puts a label; elsewhere on its curve another threshold would."
+    )
+    figure = {"data": data, **layout}
+    return Plot("precision-recall", "Precision and recall", aid, figure, 440)
+
+
+def _curve(
+    name: str, found: PrecisionRecall, decided: Any, targets: Any, colour: str, width: int
+) -> list[dict[str, Any]]:
+    """Return a curve, and the point on it that the decision chose."""
+    shown = drawing.plain(drawing.cut(name, NAME_CHARACTERS))
+    hits, given = int((decided & targets).sum()), int(decided.sum())
+    point = {"size": 11, "symbol": "diamond", "color": colour}
+    shared = {"type": "scatter", "name": shown, "meta": drawing.plain(name)}
+    shared["legendgroup"] = name
+    line = {
+        "mode": "lines",
+        "x": _rounded(found.recall),
+        "y": _rounded(found.precision),
+        "line": {"color": colour, "width": width},
+        "hovertemplate": "%{meta}: recall %{x:.3f}, precision %{y:.3f}<extra></extra>",
+    }
+    chosen = {
+        "mode": "markers",
+        "x": [hits / max(1, int(targets.sum()))],
+        "y": [hits / max(1, given)],
+        "marker": point,
+        "showlegend": False,
+        "hovertemplate": "%{meta} as decided: recall %{x:.3f}, precision %{y:.3f}<extra></extra>",
+    }
+    return [shared | line, shared | chosen] if given else [shared | line]
+
+
+def _rounded(values: Any) -> list[float | None]:
+    return [None if np.isnan(v) else round(float(v), _DIGITS) for v in values]
+
+
+# ------------------------------------------------------------------ calibration
+
+
+def calibration(sample: Sample, space: LabelSpace) -> Plot:
+    """Return how often probabilities come true, before and after calibration."""
+    own, before = _reliability("calibrated", sample.probabilities, sample, space, drawing.BLUE), []
+    if not np.array_equal(sample.plain, sample.probabilities):
+        before = _reliability("before", sample.plain, sample, space, drawing.ORANGE)
+    layout = drawing.layout(
+        drawing.axis("probability", range=[0, 1]),
+        drawing.axis("share that is true", range=[0, 1.02], domain=[0.36, 1]),
+        yaxis2=drawing.axis("count", type="log", domain=[0, 0.26], nticks=4),
+        shapes=[_diagonal()],
+        barmode="group",
+    )
+    what = "most probable classes" if space.task == "multiclass" else "(row, label) pairs"
+    errors = [
+        f"{ece(space.task)(p, sample.decided, sample.targets):.4f} {when}"
+        for when, p in (("before", sample.plain), ("after", sample.probabilities))
+        if before or when == "after"
+    ]
+    aid = (
+        f"Bins of the {what} by probability; on the dotted line probabilities mean what they "
+        f"say. Expected calibration error: {', '.join(errors) if before else errors[0][:6]}."
+    )
+    figure = {"data": [*before, *own], **layout}
+    return Plot("calibration", "Calibration", aid, figure, 480)
+
+
+def _reliability(
+    name: str, probabilities: Any, sample: Sample, space: LabelSpace, colour: str
+) -> list[dict[str, Any]]:
+    counts, confidence, correct = reliability(probabilities, sample.targets, space.task)
+    some = np.flatnonzero(counts)
+    n = counts[some]
+    line = {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": name,
+        "x": _rounded(confidence[some] / n),
+        "y": _rounded(correct[some] / n),
+        "customdata": n.tolist(),
+        "line": {"color": colour, "width": 2},
+        "hovertemplate": "%{x:.3f}: %{y:.3f} of %{customdata:,}",
+    }
+    bars = {
+        "type": "bar",
+        "name": name,
+        "showlegend": False,
+        "yaxis": "y2",
+        "x": _rounded((some + 0.5) / len(counts)),
+        "y": n.tolist(),
+        "marker": {"color": colour},
+        "hovertemplate": "%{y:,}",
+    }
+    return [line, bars]
+
+
+def _diagonal() -> dict[str, Any]:
+    line = {"color": drawing.GREY, "width": 1.5, "dash": "dot"}
+    ends = {"x0": 0, "y0": 0, "x1": 1, "y1": 1}
+    return {"type": "line", **ends, "xref": "x", "yref": "y", "layer": "below", "line": line}
+
+
+# ------------------------------------------------------------------ thresholds
+
+
+def thresholds(sample: Sample, decision: Decision, space: LabelSpace) -> Plot:
+    """Return what other thresholds would give: F1, or coverage and accuracy for multiclass."""
+    if space.task == "multilabel":
+        return _f1_by_threshold(sample, decision, space)
+    covered, accuracy = abstention(sample.probabilities, sample.targets)
+    data = [
+        _by_grid("rows with a label", covered, drawing.ORANGE),
+        _by_grid("accuracy of these", accuracy, drawing.BLUE),
+    ]
+    floor = decision.abstain_below
+    layout = drawing.layout(
+        drawing.axis("abstain_below", range=[0, 1]),
+        drawing.axis("share", range=[0, 1.03]),
+        shapes=[] if floor is None else [drawing.upright(floor)],
+    )
+    chosen = "Every row gets a label now." if floor is None else f"The dotted line: {floor:g}."
+    aid = (
+        "Rows whose most probable class is below get no label: fewer are covered, "
+        f"and more of them rightly. {chosen}"
+    )
+    return Plot("thresholds", "Abstaining", aid, {"data": data, **layout})
+
+
+def _f1_by_threshold(sample: Sample, decision: Decision, space: LabelSpace) -> Plot:
+    found = curve(sample.probabilities, sample.targets)
+    data = [
+        _by_grid("micro-F1", found.pooled_f(1.0, "micro"), drawing.BLUE),
+        _by_grid("macro-F1", found.pooled_f(1.0, "macro"), drawing.ORANGE),
+    ]
+    is_global = isinstance(decision.threshold, float)
+    layout = drawing.layout(
+        drawing.axis("threshold", range=[0, 1]),
+        drawing.axis("F1", range=[0, 1.03]),
+        shapes=[drawing.upright(decision.thresholds(1)[0])] if is_global else [],
+    )
+    chosen = f"The dotted line is the one in use: {decision.threshold}."
+    if not is_global:
+        data.append(_own_thresholds(decision, space.names))
+        chosen = "The labels have thresholds of their own: the marks below."
+    aid = f"F1 of one threshold for all labels. {chosen}"
+    return Plot("thresholds", "Thresholds", aid, {"data": data, **layout})
+
+
+def _by_grid(name: str, values: Any, colour: str) -> dict[str, Any]:
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": name,
+        "x": GRID.tolist(),
+        "y": _rounded(values),
+        "line": {"color": colour, "width": 2.5},
+        "hovertemplate": "%{x}: %{y:.4f}",
+    }
+
+
+def _own_thresholds(decision: Decision, names: Sequence[str]) -> dict[str, Any]:
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": "thresholds of labels",
+        "x": _rounded(decision.thresholds(len(names))),
+        "y": [0.02] * len(names),
+        "customdata": [drawing.plain(name) for name in names],
+        "marker": {"symbol": "line-ns-open", "size": 12, "color": drawing.GREY},
+        "hovertemplate": "%{customdata}: %{x}<extra></extra>",
+    }
+
+
+# ------------------------------------------------------------------ confusions
+
+
+def confusion(sample: Sample, counts: Any, space: LabelSpace) -> Plot:
+    """Return which label was given in place of which, as a matrix.
+
+    Args:
+        sample: The rows.
+        counts: (labels, labels): true and given, as `diagnosis.replacements` returns them.
+        space: The labels.
+    """
+    title, is_multiclass = "Confusions", space.task == "multiclass"
+    chosen = most_confused(counts, MAX_MATRIX)
+    if not len(chosen):
+        return Plot("confusion", title, "No label was given in place of another.")
+    if is_multiclass:
+        hits = (sample.decided & sample.targets).sum(0)
+        counts = counts + np.diag(hits)
+    shown = counts[np.ix_(chosen, chosen)]
+    support = np.maximum(sample.targets.sum(0)[chosen], 1)
+    figure = _matrix(shown, shown / support[:, None], [space.names[i] for i in chosen])
+    which = f"The {len(chosen)} labels of {len(space.names)} that are confused most. "
+    aid = (
+        (which if len(chosen) < len(space.names) else "")
+        + ("Rows" if is_multiclass else "How often a row lacks its true label and has another")
+        + " by true label (left) and given one (below); the shade is the share of the true ones."
+    )
+    size = len(chosen)
+    return Plot("confusion", title, aid, figure, 190 + 24 * size, 200 + 26 * size)
+
+
+def _matrix(counts: Any, shares: Any, names: list[str]) -> dict[str, Any]:
+    full = [drawing.plain(name) for name in names]
+    trace = {
+        "type": "heatmap",
+        "z": [_rounded(row) for row in shares],
+        "text": [[f"{int(n)}" if n else "" for n in row] for row in counts],
+        "customdata": [[f"{a}, given {b}" for b in full] for a in full],
+        "texttemplate": "%{text}",
+        "textfont": {"size": 11},
+        "hovertemplate": "%{customdata}: %{text} (%{z:.1%})<extra></extra>",
+        "colorscale": [[0, "rgba(63,135,198,0)"], [1, "rgba(63,135,198,.85)"]],
+        "zmin": 0,
+        "zmax": 1,
+        "showscale": False,
+    }
+    layout = drawing.layout(
+        names_axis(names, tickangle=-60, constrain="domain"),
+        names_axis(names, autorange="reversed"),
+    )
+    return {"data": [trace], **layout}

@@ -1,0 +1,207 @@
+"""Plots of what a classifier was trained on, and how it learned."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from clftask.report import drawing
+from clftask.report.axes import is_number
+from clftask.report.drawing import Plot
+
+MAX_BARS, MAX_STEPS = 30, 500
+NAME_CHARACTERS = 24
+Records = list[dict[str, Any]]
+
+
+def label_counts(counts: dict[str, dict[str, int]]) -> Plot:
+    """Return how many rows have each label, the most frequent on top.
+
+    Args:
+        counts: Of each split, rows by label.
+    """
+    total = {name: sum(of[name] for of in counts.values()) for name in counts["train"]}
+    names = sorted(total, key=lambda name: -total[name])
+    shown = names[:MAX_BARS][::-1]
+    data = [
+        _bars(split, [of[n] for n in shown], shown, drawing.PALETTE[i])
+        for i, (split, of) in enumerate(counts.items())
+    ]
+    layout = drawing.layout(
+        drawing.axis("rows", rangemode="tozero"),
+        names_axis(shown, range=[-0.6, len(shown) - 0.4]),
+        barmode="stack",
+        bargap=0.25,
+    )
+    figure = {"data": data, **layout}
+    return Plot("labels", "Labels", _spread(counts["train"], names), figure, _height(len(shown)))
+
+
+def _height(bars: int) -> int:
+    return 120 + 19 * bars
+
+
+def _bars(split: str, counts: list[int], names: list[str], colour: str) -> dict[str, Any]:
+    return {
+        "type": "bar",
+        "orientation": "h",
+        "name": split,
+        "x": counts,
+        "y": list(range(len(names))),
+        "customdata": [drawing.plain(name) for name in names],
+        "marker": {"color": colour},
+        "hovertemplate": f"%{{customdata}}: %{{x:,}} {split}<extra></extra>",
+    }
+
+
+def _spread(train: dict[str, int], names: list[str]) -> str:
+    rarest = sorted(train.values())
+    told = f"Rows of train by label: {rarest[0]:,} to {rarest[-1]:,}, median {_median(rarest):,}"
+    if len(names) <= MAX_BARS:
+        return told + "."
+    return f"The {MAX_BARS} most frequent of {len(names)} labels. {told}."
+
+
+def _median(ordered: list[int]) -> int:
+    return ordered[len(ordered) // 2]
+
+
+def names_axis(names: list[str], **more: Any) -> dict[str, Any]:
+    """Return an axis whose places 0, 1, … are names; cut where they are long."""
+    ticks = [drawing.plain(drawing.cut(name, NAME_CHARACTERS)) for name in names]
+    places = {"tickvals": list(range(len(names))), "ticktext": ticks}
+    return drawing.axis("", **places, showgrid=False, **more)
+
+
+# ------------------------------------------------------------------ learning curves
+
+
+def losses(records: Records, best_step: int | None) -> Plot:
+    """Return the loss on train and on validation by step.
+
+    Args:
+        records: step with loss, or with eval_loss.
+        best_step: Whose weights ship.
+    """
+    train = [(r["step"], r["loss"]) for r in records if is_number(r.get("loss"))]
+    held_out = _of_evaluations(records, "step", "loss")
+    step = max(1, -(-len(train) // MAX_STEPS))
+    means = [np.mean(train[i : i + step], axis=0).tolist() for i in range(0, len(train), step)]
+    data = [
+        _line("train", means, "lines", drawing.BLUE),
+        _line("validation", held_out, "lines+markers", drawing.ORANGE),
+    ]
+    layout = drawing.layout(
+        drawing.axis("step"), drawing.axis("loss"), shapes=_best_line(best_step)
+    )
+    aid = "Validation rising while train still falls is overfitting; the dotted step is shipped."
+    return Plot("losses", "Loss", aid, {"data": [t for t in data if t["x"]], **layout}, 320)
+
+
+def scores(records: Records, metric: str, best_step: int | None) -> Plot:
+    """Return the metrics of validation by epoch.
+
+    Args:
+        records: epoch with eval_ and the name of each metric.
+        metric: What picks the best evaluation.
+        best_step: That of the best one.
+    """
+    names = dict.fromkeys(k[5:] for r in records for k in r if k.startswith("eval_"))
+    own = [n for n in names if n != "loss" or metric == "loss"]
+    own = sorted(own, key=lambda n: n != metric)[: len(drawing.PALETTE)]
+    data = [
+        _line(n, _of_evaluations(records, "epoch", n), "lines+markers", drawing.PALETTE[i])
+        for i, n in enumerate(own)
+    ]
+    epoch = next((r["epoch"] for r in records if r["step"] == best_step), None)
+    last = max((r["epoch"] for r in records), default=1)
+    layout = drawing.layout(
+        drawing.axis("epoch", dtick=drawing.step(last), rangemode="tozero"),
+        drawing.axis("validation"),
+        shapes=_best_line(epoch),
+    )
+    aid = (
+        f"{metric} picks the epoch that ships; F1 in training is that of the threshold "
+        "that is best for each evaluation."
+    )
+    return Plot("scores", "Metrics", aid, {"data": [t for t in data if t["x"]], **layout}, 320)
+
+
+def _of_evaluations(records: Records, x: str, metric: str) -> list[tuple[float, float]]:
+    key = f"eval_{metric}"
+    return [(r[x], r[key]) for r in records if is_number(r.get(key))]
+
+
+def _line(name: str, points: list[Any], mode: str, colour: str) -> dict[str, Any]:
+    return {
+        "type": "scatter",
+        "mode": mode,
+        "name": drawing.plain(name),
+        "x": [x for x, _ in points],
+        "y": [y for _, y in points],
+        "line": {"color": colour, "width": 2},
+        "hovertemplate": "%{x}: %{y:.4f}",
+    }
+
+
+def _best_line(place: float | None) -> list[dict[str, Any]]:
+    return [] if place is None else [drawing.upright(place)]
+
+
+# ------------------------------------------------------------------ lengths
+
+
+def lengths(bins: list[dict[str, Any]], max_length: int) -> Plot:
+    """Return F1 by length of text, and how many rows there are.
+
+    Args:
+        bins: As `diagnosis.by_length` returns them.
+        max_length: Tokens that are read.
+    """
+    places = list(range(len(bins)))
+    read = [b["rows"] * (1 - b["truncated"]) for b in bins]
+    cut = [b["rows"] * b["truncated"] for b in bins]
+    data = [
+        _rows("rows read whole", places, read, drawing.FAINT),
+        _rows("truncated", places, cut, drawing.RED),
+        *(
+            _line(n, [(i, b[n]) for i, b in enumerate(bins)], "lines+markers", colour)
+            for n, colour in (("micro_f1", drawing.BLUE), ("macro_f1", drawing.ORANGE))
+        ),
+    ]
+    ticks = [f"{b['from']}–{b['to']}" for b in bins]
+    most = max(b["rows"] for b in bins)
+    layout = drawing.layout(
+        drawing.axis("tokens", tickvals=places, ticktext=ticks),
+        drawing.axis("F1", range=[0, 1.03], domain=[0.36, 1]),
+        yaxis2=drawing.axis("rows", domain=[0, 0.26], range=[0, most * 1.1], nticks=3),
+        barmode="stack",
+        shapes=[drawing.upright(_read_until(bins, max_length))],
+    )
+    aid = (
+        f"Right of the dotted line texts are longer than the {max_length} tokens that are read. "
+        "Macro-F1 is that of the labels that occur in a bin."
+    )
+    return Plot("lengths", "Length of text", aid, {"data": data, **layout}, 420)
+
+
+def _read_until(bins: list[dict[str, Any]], max_length: int) -> float:
+    """Return where the longest text that is read whole lies among the bins' places."""
+    for i, one in enumerate(bins):
+        if max_length < one["to"]:
+            share = (max_length + 1 - one["from"]) / (one["to"] + 1 - one["from"])
+            return i - 0.5 + max(0.0, float(share))
+    return len(bins) - 0.5
+
+
+def _rows(name: str, places: list[int], rows: list[float], colour: str) -> dict[str, Any]:
+    return {
+        "type": "bar",
+        "name": name,
+        "x": places,
+        "y": [round(n) for n in rows],
+        "yaxis": "y2",
+        "marker": {"color": colour},
+        "hovertemplate": "%{y:,}",
+    }
