@@ -222,8 +222,9 @@ def by_length(
         max_length: Tokens that are read of a row.
 
     Returns:
-        For each bin from and to (tokens, both included), rows, truncated (share of its rows
-        that are longer than `max_length`), micro_f1, and macro_f1 of the labels that occur in it.
+        For each bin from and to (tokens, both included; of the last one the longest), rows,
+        truncated (share of its rows that are longer than `max_length`), micro_f1, and macro_f1
+        of the labels that occur in it.
     """
     found, low = [], 1
     for high in _ends(num_tokens, max_length):
@@ -249,7 +250,7 @@ def _ends(num_tokens: Array, max_length: int) -> list[int]:
             ends.append(end)
             done = below
         if below == len(num_tokens):
-            return [*ends[:-1], end] if ends else [end]
+            return [*ends[:-1], longest]
     raise AssertionError("the last end is not below the longest")
 
 

@@ -49,7 +49,7 @@ _BODY = """
 {% if losses %}
 <section id="learning">
 <h2>Learning curves</h2>
-<div class="pair"><div>{{ figure(losses) }}</div><div>{{ figure(scores) }}</div></div>
+<div class="two"><div>{{ figure(losses) }}</div><div>{{ figure(scores) }}</div></div>
 </section>
 {% endif %}
 <section id="per-label">
@@ -191,7 +191,7 @@ def _learning(subject: Subject) -> dict[str, Any]:
         return {"losses": None, "scores": None}
     return {
         "losses": drawn(learning.losses(subject.records, best)),
-        "scores": drawn(learning.scores(subject.records, metric, best)),
+        "scores": drawn(learning.scores(subject.records, metric, best, subject.space.task)),
     }
 
 
@@ -233,13 +233,12 @@ def _confusion(subject: Subject) -> dict[str, Any]:
 
 def _hardest(subject: Subject) -> dict[str, Any]:
     rows, outcome = subject.found.rows[subject.split], subject.found.outcomes[subject.split]
-    task, names = subject.space.task, subject.space.names
-    found = surprises(outcome.probabilities, rows.targets, task, NUM_SURPRISES)
+    found = surprises(outcome.probabilities, rows.targets, subject.space.task, NUM_SURPRISES)
     aid = (
         f"The rows of {subject.where} whose labels the probabilities contradict most: likely "
         "label errors come first."
     )
-    return {"hardest": listings.hardest(found, rows, outcome, names), "hardest_aid": aid}
+    return {"hardest": listings.hardest(found, rows, outcome, subject.space), "hardest_aid": aid}
 
 
 def _lengths(subject: Subject) -> dict[str, Any] | None:

@@ -18,6 +18,12 @@ from clftask.report.learning import NAME_CHARACTERS, names_axis
 
 NUM_CURVES, MAX_MATRIX = 5, 25
 _DIGITS = 4
+_RIGHT_OR_WRONG = [
+    [0, "rgba(223,107,12,.8)"],
+    [0.5, "rgba(223,107,12,0)"],
+    [0.5, "rgba(63,135,198,0)"],
+    [1, "rgba(63,135,198,.6)"],
+]
 
 
 def precision_recalls(sample: Sample, space: LabelSpace) -> Plot:
@@ -33,10 +39,11 @@ def precision_recalls(sample: Sample, space: LabelSpace) -> Plot:
     layout = drawing.layout(
         drawing.axis("recall", range=[0, 1.02]), drawing.axis("precision", range=[0, 1.04])
     )
-    aid = (
-        f"All labels pooled, and the {len(some)} most frequent ones. A diamond is where the "
-        "decision puts a label; elsewhere on its curve another threshold would."
-    )
+    aid = f"All labels pooled, and the {len(some)} most frequent ones, each against the rest. "
+    if space.task == "multilabel":
+        aid += "A diamond is where the decision is; elsewhere on a curve another threshold would."
+    else:
+        aid += "A diamond is where the decision is."
     figure = {"data": data, **layout}
     return Plot("precision-recall", "Precision and recall", aid, figure, 440)
 
@@ -80,10 +87,11 @@ def calibration(sample: Sample, space: LabelSpace) -> Plot:
     own, before = _reliability("calibrated", sample.probabilities, sample, space, drawing.BLUE), []
     if not np.array_equal(sample.plain, sample.probabilities):
         before = _reliability("before", sample.plain, sample, space, drawing.ORANGE)
+    top = np.log10(sample.targets.size) + 0.3
     layout = drawing.layout(
-        drawing.axis("probability", range=[0, 1]),
-        drawing.axis("share that is true", range=[0, 1.02], domain=[0.36, 1]),
-        yaxis2=drawing.axis("count", type="log", domain=[0, 0.26], nticks=4),
+        drawing.axis("probability", range=[0, 1], anchor="y2"),
+        drawing.axis("share that is true", range=[0, 1.02], domain=[0.3, 1]),
+        yaxis2=drawing.axis("count", type="log", domain=[0, 0.24], nticks=4, range=[-0.3, top]),
         shapes=[_diagonal()],
         barmode="group",
     )
@@ -232,7 +240,8 @@ def confusion(sample: Sample, counts: Any, space: LabelSpace) -> Plot:
     aid = (
         (which if len(chosen) < len(space.names) else "")
         + ("Rows" if is_multiclass else "How often a row lacks its true label and has another")
-        + " by true label (left) and given one (below); the shade is the share of the true ones."
+        + " by true label and given one; the more orange, the larger the share "
+        "of the true ones."
     )
     size = len(chosen)
     return Plot("confusion", title, aid, figure, 190 + 24 * size, 200 + 26 * size)
@@ -240,21 +249,24 @@ def confusion(sample: Sample, counts: Any, space: LabelSpace) -> Plot:
 
 def _matrix(counts: Any, shares: Any, names: list[str]) -> dict[str, Any]:
     full = [drawing.plain(name) for name in names]
+    right, wrong = np.diag(np.diag(shares)), shares - np.diag(np.diag(shares))
+    told = [[f"{a}, given {b}: {p:.1%}" for b, p in zip(full, row, strict=True)]
+            for a, row in zip(full, shares, strict=True)]  # fmt: skip
     trace = {
         "type": "heatmap",
-        "z": [_rounded(row) for row in shares],
+        "z": [_rounded(row) for row in right - wrong / max(1e-9, wrong.max())],
         "text": [[f"{int(n)}" if n else "" for n in row] for row in counts],
-        "customdata": [[f"{a}, given {b}" for b in full] for a in full],
+        "customdata": told,
         "texttemplate": "%{text}",
         "textfont": {"size": 11},
-        "hovertemplate": "%{customdata}: %{text} (%{z:.1%})<extra></extra>",
-        "colorscale": [[0, "rgba(63,135,198,0)"], [1, "rgba(63,135,198,.85)"]],
-        "zmin": 0,
+        "hovertemplate": "%{customdata}<extra></extra>",
+        "colorscale": _RIGHT_OR_WRONG,
+        "zmin": -1,
         "zmax": 1,
         "showscale": False,
     }
     layout = drawing.layout(
-        names_axis(names, tickangle=-60, constrain="domain"),
-        names_axis(names, autorange="reversed"),
+        names_axis(names, "given", tickangle=-60, constrain="domain"),
+        names_axis(names, "true", autorange="reversed"),
     )
     return {"data": [trace], **layout}

@@ -79,7 +79,13 @@ def layout(x: dict[str, Any], y: dict[str, Any], **more: Any) -> dict[str, Any]:
         "plot_bgcolor": NONE,
         "font": {"color": GREY, "family": "system-ui, sans-serif", "size": 13},
         "margin": {"l": 20, "r": 15, "t": 35, "b": 20},
-        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        "legend": {
+            "orientation": "h",
+            "y": 1.02,
+            "yanchor": "bottom",
+            "x": 0,
+            "traceorder": "normal",
+        },
         "modebar": {"bgcolor": NONE, "color": GREY, "activecolor": BLUE},
         "hovermode": "closest",
         "dragmode": False,  # on a phone a finger scrolls the page

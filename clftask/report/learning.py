@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from clftask.labels import Task
 from clftask.report import drawing
 from clftask.report.axes import is_number
 from clftask.report.drawing import Plot
@@ -29,7 +30,7 @@ def label_counts(counts: dict[str, dict[str, int]]) -> Plot:
         for i, (split, of) in enumerate(counts.items())
     ]
     layout = drawing.layout(
-        drawing.axis("rows", rangemode="tozero"),
+        drawing.axis("rows", rangemode="tozero", tickformat=",d", nticks=6),
         names_axis(shown, range=[-0.6, len(shown) - 0.4]),
         barmode="stack",
         bargap=0.25,
@@ -67,11 +68,11 @@ def _median(ordered: list[int]) -> int:
     return ordered[len(ordered) // 2]
 
 
-def names_axis(names: list[str], **more: Any) -> dict[str, Any]:
+def names_axis(names: list[str], title: str = "", **more: Any) -> dict[str, Any]:
     """Return an axis whose places 0, 1, … are names; cut where they are long."""
     ticks = [drawing.plain(drawing.cut(name, NAME_CHARACTERS)) for name in names]
     places = {"tickvals": list(range(len(names))), "ticktext": ticks}
-    return drawing.axis("", **places, showgrid=False, **more)
+    return drawing.axis(title, **places, showgrid=False, ticklabelstandoff=5, **more)
 
 
 # ------------------------------------------------------------------ learning curves
@@ -99,20 +100,23 @@ def losses(records: Records, best_step: int | None) -> Plot:
     return Plot("losses", "Loss", aid, {"data": [t for t in data if t["x"]], **layout}, 320)
 
 
-def scores(records: Records, metric: str, best_step: int | None) -> Plot:
+def scores(records: Records, metric: str, best_step: int | None, task: Task) -> Plot:
     """Return the metrics of validation by epoch.
 
     Args:
         records: epoch with eval_ and the name of each metric.
         metric: What picks the best evaluation.
         best_step: That of the best one.
+        task: multiclass or multilabel.
     """
     names = dict.fromkeys(k[5:] for r in records for k in r if k.startswith("eval_"))
-    own = [n for n in names if n != "loss" or metric == "loss"]
-    own = sorted(own, key=lambda n: n != metric)[: len(drawing.PALETTE)]
+    own = sorted((n for n in names if n != "loss" or metric == "loss"), key=lambda n: n != metric)
+    found = {n: _of_evaluations(records, "epoch", n) for n in own}
+    once = {str(points): n for n, points in reversed(found.items())}  # of equals the first
+    shown = [n for n in own if n in once.values()]
     data = [
-        _line(n, _of_evaluations(records, "epoch", n), "lines+markers", drawing.PALETTE[i])
-        for i, n in enumerate(own)
+        _line(n, found[n], "lines+markers", colour)
+        for n, colour in zip(shown, drawing.PALETTE, strict=False)
     ]
     epoch = next((r["epoch"] for r in records if r["step"] == best_step), None)
     last = max((r["epoch"] for r in records), default=1)
@@ -121,10 +125,9 @@ def scores(records: Records, metric: str, best_step: int | None) -> Plot:
         drawing.axis("validation"),
         shapes=_best_line(epoch),
     )
-    aid = (
-        f"{metric} picks the epoch that ships; F1 in training is that of the threshold "
-        "that is best for each evaluation."
-    )
+    aid = f"{metric} picks the epoch that ships."
+    if task == "multilabel":
+        aid += " F1 in training is that of the threshold that is best for each evaluation."
     return Plot("scores", "Metrics", aid, {"data": [t for t in data if t["x"]], **layout}, 320)
 
 
@@ -170,12 +173,14 @@ def lengths(bins: list[dict[str, Any]], max_length: int) -> Plot:
             for n, colour in (("micro_f1", drawing.BLUE), ("macro_f1", drawing.ORANGE))
         ),
     ]
-    ticks = [f"{b['from']}–{b['to']}" for b in bins]
+    ticks = [f"≤ {b['to']:,}" for b in bins]
+    if len(bins) > 1:
+        ticks[-1] = f"> {bins[-2]['to']:,}"
     most = max(b["rows"] for b in bins)
     layout = drawing.layout(
-        drawing.axis("tokens", tickvals=places, ticktext=ticks),
-        drawing.axis("F1", range=[0, 1.03], domain=[0.36, 1]),
-        yaxis2=drawing.axis("rows", domain=[0, 0.26], range=[0, most * 1.1], nticks=3),
+        drawing.axis("tokens", tickvals=places, ticktext=ticks, anchor="y2"),
+        drawing.axis("F1", range=[0, 1.03], domain=[0.3, 1]),
+        yaxis2=drawing.axis("rows", domain=[0, 0.24], range=[0, most * 1.1], nticks=3),
         barmode="stack",
         shapes=[drawing.upright(_read_until(bins, max_length))],
     )

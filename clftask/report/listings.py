@@ -12,7 +12,7 @@ from clftask.datareport import DataReport
 from clftask.decisions import Decision, Outcome
 from clftask.diagnosis import Surprise, largest_pairs
 from clftask.evaluation import Labelled
-from clftask.labels import Task
+from clftask.labels import LabelSpace, Task
 from clftask.metrics import with_plain
 from clftask.report.axes import number
 from clftask.report.tables import Cell, Row, Table, label, metric
@@ -113,7 +113,7 @@ def metrics(
 
 def _range(found: Any) -> Cell:
     shown = f"{found[0]:.3f}–{found[1]:.3f}" if found else ""
-    return Cell(shown, found[0] if found else "", "number muted")
+    return Cell(shown, found[0] if found else "", "number")
 
 
 def _or_not(value: float | None) -> Cell:
@@ -192,29 +192,40 @@ def pairs(counts: Any, misses: Any, names: Sequence[str], most: int) -> Table:
 # ------------------------------------------------------------------ hardest rows
 
 
-def hardest(found: list[Surprise], rows: Labelled, outcome: Outcome, names: Sequence[str]) -> Table:
-    """Return the rows with the highest losses, and what was expected and given.
+def hardest(found: list[Surprise], rows: Labelled, outcome: Outcome, space: LabelSpace) -> Table:
+    """Return the rows with the highest losses, what was expected and what was given.
 
     Args:
         found: The rows, and the label of each that surprises.
         rows: The split.
         outcome: What its rows come to.
-        names: The labels.
+        space: The labels.
     """
-    heads = ["text", "true", "given", "loss"]
+    is_multilabel = space.task == "multilabel"
     table = []
-    for row, _, loss in found:
+    for row, column, loss in found:
+        true, p = rows.targets[row] > 0, outcome.probabilities[row]
         text = rows.texts[row] if rows.texts is not None else f"row {row}"
-        p = outcome.probabilities[row]
-        sides = (_told(side, p, names) for side in (rows.targets[row] > 0, outcome.decided[row]))
-        cells = [label(text, "text"), *(label(side, "sides") for side in sides), metric(loss)]
-        table.append(Row(cells))
-    return Table(heads, table)
+        sides = [_told(side, p, space.names) for side in (true, outcome.decided[row])]
+        if is_multilabel:
+            sides.insert(0, _doubt(space.names[column], true[column], p[column]))
+        cells = [label(text, "text"), *(label(side, "sides") for side in sides)]
+        table.append(Row([*cells, Cell(f"{loss:.2f}", loss, "number")]))
+    doubt = ["in doubt"] if is_multilabel else []
+    return Table(["text", *doubt, "true", "given", "loss"], table)
+
+
+def _doubt(name: str, is_true: bool, probability: float) -> str:
+    return f"{name}: {'stands' if is_true else 'is missing'} at {_probability(probability)}"
 
 
 def _told(side: Any, probabilities: Any, names: Sequence[str]) -> str:
     """Return labels of a row with their probabilities, the most probable first."""
     chosen = np.flatnonzero(side)
     chosen = chosen[np.argsort(-probabilities[chosen], kind="stable")]
-    told = [f"{names[i]} {probabilities[i]:.3f}" for i in chosen[:_MAX_NAMES]]
+    told = [f"{names[i]} {_probability(probabilities[i])}" for i in chosen[:_MAX_NAMES]]
     return ", ".join(told) + (" …" if len(chosen) > _MAX_NAMES else "") or "none"
+
+
+def _probability(value: float) -> str:
+    return "<0.001" if value < 0.0005 else f"{value:.3f}"

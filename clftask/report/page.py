@@ -37,6 +37,9 @@ figcaption, .aid { font-size: .9rem; max-width: 46rem; margin-top: .3rem; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr));
   gap: 0 2rem; align-items: start; }
 .pair > div { min-width: 0; }
+.two { display: grid; gap: 0 2rem; align-items: start;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, max(22rem, 45%)), 1fr)); }
+.two > div { min-width: 0; }
 .scroll { overflow-x: auto; }
 .wide { width: max-content; }
 .tall .scroll { max-height: 36rem; overflow-y: auto; }

@@ -34,7 +34,7 @@ class Table:
 
     def holds_numbers(self, column: int) -> bool:
         """Tell whether a column, and so its head, is aligned to the right."""
-        return all(row.cells[column].kind == "number" for row in self.rows)
+        return all("number" in row.cells[column].kind.split() for row in self.rows)
 
 
 def label(value: str, kind: str = "value") -> Cell:
