@@ -1,16 +1,61 @@
-"""A headless Chromium, driven through its debugging pipe: no port, no library."""
+"""What a browser makes of a page: read by a parser, or drawn by a headless Chromium."""
 
 import json
 import os
+import select
 import subprocess
 import time
 from contextlib import contextmanager, suppress
+from html.parser import HTMLParser
 
 _OPTIONS = ("--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe")
+_PATIENCE_S = 60
+
+
+class Page(HTMLParser):
+    """What a browser would make of it: text, rows of tables, scripts, and what it would fetch."""
+
+    VOID = {"meta", "link", "br", "img", "input"}
+
+    def __init__(self, source):
+        super().__init__()
+        self.open, self.ids, self.links, self.rows, self.scripts = [], [], [], [], []
+        self.tags, self.words = set(), []
+        self.feed(source)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        found = dict(attrs)
+        self.tags.add(tag)
+        self.ids += [found["id"]] if "id" in found else []
+        self.links += [found[name] for name in ("src", "href") if name in found]
+        if tag not in self.VOID:
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] == "script":
+            self.scripts[-1] += data
+        elif self.open and self.open[-1] != "style":
+            self.words.append(data)
+            if {"td", "th"} & set(self.open):
+                self.rows[-1][-1] += data.strip()
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
 
 
 class Tab:
-    """One page, and what it complained about."""
+    """One page of Chromium, driven through its debugging pipe, and what it complained about."""
 
     def __init__(self, pipes):
         self.read_end, self.write_end = pipes
@@ -70,6 +115,7 @@ class Tab:
 
     def _take(self):
         while b"\0" not in self.rest:
+            assert select.select([self.read_end], [], [], _PATIENCE_S)[0], "no answer"
             part = os.read(self.read_end, 1 << 20)
             assert part, "the browser has ended"
             self.rest += part

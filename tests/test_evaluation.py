@@ -105,6 +105,19 @@ def test_sets_are_measured_with_an_interval(task):
     assert "set_coverage" not in figures(task)["metrics"]["test"]
 
 
+def test_figures_by_length_where_lengths_are_known():
+    plain = rows("multilabel")
+    known = Labelled(plain.logits, plain.targets, num_tokens=np.arange(200))
+    found = figures("multilabel", "model.max_length=64", validation=known)["by_length"]
+    assert list(found) == ["validation"]
+    assert [(b["from"], b["to"], b["truncated"]) for b in found["validation"]] == [
+        (1, 32, 0),
+        (33, 64, 0),
+        (65, 128, 1),
+        (129, 199, 1),
+    ]
+
+
 def test_multiclass_without_abstaining_has_a_square_matrix():
     matrix = np.array(figures("multiclass")["confusion_matrix"]["test"])
     assert matrix.shape == (3, 3)

@@ -285,6 +285,29 @@ def test_bundle_opens_in_plain_transformers(make_work, task, head):
     assert meta.metrics == sink.done["metrics"]
 
 
+def test_bundle_has_a_report_with_learning_curves(make_work):
+    work = make_work(epochs=2)
+    run(work)
+    page = Path(work.run, "bundle", "report.html").read_text()
+    assert "Multilabel classifier with 3 labels" in page
+    assert 'id="losses"' in page
+    assert 'id="lengths"' in page
+    figures = json.loads(Path(work.run, "bundle", "metrics.json").read_text())
+    assert set(figures["by_length"]) == {"validation", "test"}
+
+
+def test_a_report_that_cannot_be_drawn_costs_no_bundle(make_work, monkeypatch):
+    def fail(*args: Any) -> str:
+        raise ValueError("no room")
+
+    monkeypatch.setattr("clftask.report.classifier.classifier_page", fail)
+    work = make_work(epochs=1)
+    run(work)
+    assert bundle.read_meta(str(Path(work.run, "bundle"))).label_names == work.label_names
+    assert "no room" in Path(work.run, "bundle", "report.html").read_text()
+    assert "report.html could not be drawn: ValueError" in Path(work.run, "log.txt").read_text()
+
+
 def test_bundle_fingerprint_covers_the_decision(make_work, tmp_path):
     work = make_work(epochs=1)
     run(work)

@@ -69,6 +69,9 @@ def test_a_decision_fitted_again_on_the_same_rows_is_the_same(trained, copy):
     assert found["metrics"] == pytest.approx(expected, abs=1e-3)
     assert after.metrics == {"validation": found["metrics"]}
     assert after.data["decided_on"] == {"table": str(validation), "rows": 24}
+    page = (copy / "report.html").read_text()
+    assert "The decision was fitted on" in page
+    assert "The decision was fitted on" not in (trained[0] / "report.html").read_text()
     text = "shader pixel fast tool"
     np.testing.assert_allclose(
         clftask.load(str(copy), precision="fp32").predict([text]).probabilities,

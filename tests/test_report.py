@@ -2,9 +2,9 @@
 
 import json
 import re
-from html.parser import HTMLParser
 
 import pytest
+from browser import Page
 
 from clftask.config import TuneJob
 from clftask.report import plots
@@ -85,48 +85,6 @@ def outcome(best, trials, splits=("validation", "test"), finalists=(), **metrics
         },
         "finalists": list(finalists),
     }
-
-
-class Page(HTMLParser):
-    """What a browser would make of it: text, rows of tables, scripts, and what it would fetch."""
-
-    VOID = {"meta", "link", "br", "img", "input"}
-
-    def __init__(self, source):
-        super().__init__()
-        self.open, self.ids, self.links, self.rows, self.scripts = [], [], [], [], []
-        self.tags, self.words = set(), []
-        self.feed(source)
-        self.close()
-
-    def handle_starttag(self, tag, attrs):
-        found = dict(attrs)
-        self.tags.add(tag)
-        self.ids += [found["id"]] if "id" in found else []
-        self.links += [found[name] for name in ("src", "href") if name in found]
-        if tag not in self.VOID:
-            self.open.append(tag)
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-        if tag == "script":
-            self.scripts.append("")
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] == "script":
-            self.scripts[-1] += data
-        elif self.open and self.open[-1] != "style":
-            self.words.append(data)
-            if {"td", "th"} & set(self.open):
-                self.rows[-1][-1] += data.strip()
-
-    @property
-    def text(self):
-        return " ".join(" ".join(self.words).split())
 
 
 def page(job, trials, result):

@@ -236,13 +236,12 @@ def confusion(sample: Sample, counts: Any, space: LabelSpace) -> Plot:
     shown = counts[np.ix_(chosen, chosen)]
     support = np.maximum(sample.targets.sum(0)[chosen], 1)
     figure = _matrix(shown, shown / support[:, None], [space.names[i] for i in chosen])
-    which = f"The {len(chosen)} labels of {len(space.names)} that are confused most. "
-    aid = (
-        (which if len(chosen) < len(space.names) else "")
-        + ("Rows" if is_multiclass else "How often a row lacks its true label and has another")
-        + " by true label and given one; the more orange, the larger the share "
-        "of the true ones."
-    )
+    aid = "Rows that lack the label on the left and wrongly have the one below"
+    if is_multiclass:
+        aid = "Rows by true and given label"
+    if len(chosen) < len(space.names):
+        aid = f"The {len(chosen)} labels of {len(space.names)} that are confused most. {aid}"
+    aid += "; the more orange, the larger the share of the rows with the true one."
     size = len(chosen)
     return Plot("confusion", title, aid, figure, 190 + 24 * size, 200 + 26 * size)
 
