@@ -8,13 +8,13 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
-from clftask.decisions import Outcome
+from clftask.decisions import Outcome, probabilities_of
 from clftask.decisions.thresholds import GRID
 from clftask.labels import Task
 
 Array = npt.NDArray[Any]
 
-MAX_PAIRS = 10_000_000
+MAX_PAIRS = 5_000_000
 NUM_POINTS = 200
 MIN_LENGTH_ROWS = 30
 _BLOCK = 10_000_000
@@ -40,21 +40,23 @@ class Sample:
     num_rows: int
 
     @classmethod
-    def of(cls, plain: Array, outcome: Outcome, targets: Array) -> Self:
+    def of(cls, logits: Array, outcome: Outcome, targets: Array, task: Task) -> Self:
         """Draw from a split.
 
         Args:
-            plain: (rows, labels) probabilities without calibration.
+            logits: (rows, labels), uncalibrated.
             outcome: What the rows come to.
             targets: (rows, labels) of 0 and 1.
+            task: multiclass or multilabel.
         """
         rows, labels = targets.shape
         most = max(1, MAX_PAIRS // max(1, labels))
         some: Any = slice(None)
         if rows > most:
             some = np.sort(np.random.default_rng(0).choice(rows, most, replace=False))
-        parts = plain[some], outcome.probabilities[some], outcome.decided[some]
-        return cls(*parts, targets[some] > 0, rows)
+        plain = probabilities_of(logits[some], task)
+        parts = outcome.probabilities[some], outcome.decided[some], targets[some] > 0
+        return cls(plain, *parts, rows)
 
 
 # ------------------------------------------------------------------ curves
@@ -98,8 +100,10 @@ def precision_recall(scores: Array, targets: Array, points: int = NUM_POINTS) ->
 
 def average_precisions(sample: Sample) -> list[float | None]:
     """Return each label's average precision, None for those without positives."""
-    columns = zip(sample.probabilities.T, sample.targets.T, strict=True)
-    return [precision_recall(p, y).average if y.any() else None for p, y in columns]
+    by_label = (np.ascontiguousarray(x.T) for x in (sample.probabilities, sample.targets))
+    return [
+        precision_recall(p, y).average if y.any() else None for p, y in zip(*by_label, strict=True)
+    ]
 
 
 def abstention(probabilities: Array, targets: Array) -> tuple[Array, Array]:

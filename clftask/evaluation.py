@@ -13,7 +13,7 @@ from clftask.config import TrainJob
 from clftask.decisions import Decision, Outcome, cross_fitted, probabilities_of
 from clftask.diagnosis import by_length
 from clftask.intervals import covered, headline
-from clftask.labels import LabelSpace, Task
+from clftask.labels import LabelSpace
 from clftask.metrics import CALIBRATED, DECIDED, compute, confusion_matrix, per_label
 
 MAX_CONFUSION_LABELS = 200
@@ -55,10 +55,6 @@ class Evaluated:
     figures: dict[str, Any]
     outcomes: dict[str, Outcome]
     rows: dict[str, Labelled]
-
-    def plain(self, split: str, task: Task) -> Array:
-        """Return (rows, labels) float32 probabilities of a split without calibration."""
-        return probabilities_of(self.rows[split].logits, task)
 
 
 def decide(job: TrainJob, space: LabelSpace, splits: dict[str, Labelled]) -> Evaluated:

@@ -30,7 +30,9 @@ def rows(count: int, labels: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray
 
 def sample(probabilities: np.ndarray, targets: np.ndarray) -> Sample:
     outcome = Outcome(probabilities, probabilities > 0.5, None)
-    return Sample.of(probabilities, outcome, targets)
+    return Sample.of(
+        np.log(probabilities / (1 - probabilities + 1e-9) + 1e-9), outcome, targets, "multilabel"
+    )
 
 
 # ------------------------------------------------------------------ curves

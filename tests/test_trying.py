@@ -178,6 +178,9 @@ def test_keeps_the_weights_of_its_best_evaluation(make, tmp_path):
     assert outcome["metrics"]["validation"]["loss"] == pytest.approx(best.metrics["loss"], abs=1e-5)
     assert set(outcome["metrics"]) == {"validation", "test"}
     assert (tmp_path / "run" / "bundle" / "clftask.json").exists()
+    assert outcome["best_step"] == best.step
+    page = (tmp_path / "run" / "bundle" / "report.html").read_text()
+    assert 'id="scores"' in page
 
 
 def test_failure_is_recorded_with_its_reason(make, tmp_path, monkeypatch):

@@ -111,8 +111,14 @@ class Subject:
     def sample(self) -> Sample:
         """Rows of it."""
         rows = self.found.rows[self.split]
-        plain = self.found.plain(self.split, self.space.task)
-        return Sample.of(plain, self.found.outcomes[self.split], rows.targets)
+        outcome = self.found.outcomes[self.split]
+        return Sample.of(rows.logits, outcome, rows.targets, self.space.task)
+
+    @property
+    def part(self) -> str:
+        """How many rows the sample has, if it does not have all."""
+        drawn_rows, rows = len(self.sample.targets), self.sample.num_rows
+        return f"{drawn_rows:,} of {rows:,} rows" if drawn_rows < rows else ""
 
     @cached_property
     def confusions(self) -> Any:
@@ -203,6 +209,8 @@ def _labels(subject: Subject) -> dict[str, Any]:
         f"On {subject.where}. A click on a column's name sorts by it, a second one the other way "
         "round. Figures of labels with few rows are uncertain."
     )
+    if subject.part:
+        aid += f" Average precision is that of {subject.part}."
     return {"labels": table, "labels_aid": aid}
 
 
@@ -218,8 +226,7 @@ def _curves(subject: Subject) -> list[Plot]:
 
 def _on(subject: Subject, plot: Plot) -> Plot:
     """Say which rows a plot is of."""
-    drawn_rows, all_rows = len(subject.sample.targets), subject.sample.num_rows
-    part = f", {drawn_rows:,} of {all_rows:,} rows" if drawn_rows < all_rows else ""
+    part = f", {subject.part}" if subject.part else ""
     return plot.told(f"{plot.aid} On {subject.where}{part}.")
 
 
@@ -245,4 +252,5 @@ def _lengths(subject: Subject) -> dict[str, Any] | None:
     bins = subject.outcome.get("by_length", {}).get(subject.split)
     if not bins:
         return None
-    return drawn(_on(subject, learning.lengths(bins, subject.meta.max_length)))
+    plot = learning.lengths(bins, subject.meta.max_length)
+    return drawn(plot.told(f"{plot.aid} On {subject.where}."))  # of all rows
