@@ -159,7 +159,7 @@ def test_all_plots_are_there_valid_and_explained(task):
         deciding.calibration(about.sample, about.space),
         deciding.thresholds(about.sample, found.decision, about.space),
         deciding.confusion(about.sample, about.confusions, about.space),
-        learning.lengths(outcome["by_length"]["test"], 64),
+        learning.lengths(outcome["by_length"]["test"]),
     ]
     for plot in plots:
         Figure(plot.figure)  # refuses what Plotly does not know
@@ -234,6 +234,30 @@ def test_metrics_that_are_the_same_are_drawn_once():
                 "eval_macro_f1": 0.25}]  # fmt: skip
     found = learning.scores(records, "accuracy", None, "multiclass").figure["data"]
     assert [trace["name"] for trace in found] == ["accuracy", "macro_f1"]
+
+
+def test_the_end_of_what_is_read_is_marked_where_texts_begin_to_be_cut():
+    def bins(*truncated):
+        scores = {"micro_f1": 0.5, "macro_f1": 0.5}
+        return [{"from": 1, "to": 8, "rows": 40, "truncated": t} | scores for t in truncated]
+
+    def marks(*truncated):
+        return [s["x0"] for s in learning.lengths(bins(*truncated)).figure["layout"]["shapes"]]
+
+    assert marks(0, 0, 1) == [1.5]
+    assert marks(0, 0.25, 1) == [1.25]
+    assert marks(0, 0) == []
+    assert learning.lengths(bins(0)).figure is None
+
+
+def test_a_classifier_without_mistakes_has_a_matrix_all_the_same():
+    targets = np.eye(3)[np.arange(30) % 3] > 0
+    rows = diagnosis.Sample(targets, targets, targets, targets, 30)
+    nothing = np.zeros((3, 3))
+    found = deciding.confusion(rows, nothing, LabelSpace("multiclass", NAMES))
+    assert found.figure["data"][0]["text"] == [["10", "", ""], ["", "10", ""], ["", "", "10"]]
+    found = deciding.confusion(rows, nothing, LabelSpace("multilabel", NAMES))
+    assert found.aid == "No label was given in place of another."
 
 
 @pytest.mark.parametrize(

@@ -252,5 +252,5 @@ def _lengths(subject: Subject) -> dict[str, Any] | None:
     bins = subject.outcome.get("by_length", {}).get(subject.split)
     if not bins:
         return None
-    plot = learning.lengths(bins, subject.meta.max_length)
+    plot = learning.lengths(bins)
     return drawn(plot.told(f"{plot.aid} On {subject.where}."))  # of all rows

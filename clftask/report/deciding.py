@@ -61,7 +61,7 @@ def _curve(
         "mode": "lines",
         "x": _rounded(found.recall),
         "y": _rounded(found.precision),
-        "line": {"color": colour, "width": width},
+        "line": {"color": colour, "width": width, "shape": "vh"},
         "hovertemplate": "%{meta}: recall %{x:.3f}, precision %{y:.3f}<extra></extra>",
     }
     chosen = {
@@ -91,7 +91,9 @@ def calibration(sample: Sample, space: LabelSpace) -> Plot:
     layout = drawing.layout(
         drawing.axis("probability", range=[0, 1], anchor="y2"),
         drawing.axis("share that is true", range=[0, 1.02], domain=[0.3, 1]),
-        yaxis2=drawing.axis("count", type="log", domain=[0, 0.24], nticks=4, range=[-0.3, top]),
+        yaxis2=drawing.axis(
+            "count", type="log", domain=[0, 0.24], dtick=2 if top > 4 else 1, range=[-0.3, top]
+        ),
         shapes=[_diagonal()],
         barmode="group",
     )
@@ -122,6 +124,7 @@ def _reliability(
         "x": _rounded(confidence[some] / n),
         "y": _rounded(correct[some] / n),
         "customdata": n.tolist(),
+        "cliponaxis": False,
         "line": {"color": colour, "width": 2},
         "hovertemplate": "%{x:.3f}: %{y:.3f} of %{customdata:,}",
     }
@@ -227,8 +230,9 @@ def confusion(sample: Sample, counts: Any, space: LabelSpace) -> Plot:
         space: The labels.
     """
     title, is_multiclass = "Confusions", space.task == "multiclass"
-    chosen = most_confused(counts, MAX_MATRIX)
-    if not len(chosen):
+    is_small = len(space.names) <= MAX_MATRIX
+    chosen = np.arange(len(space.names)) if is_small else most_confused(counts, MAX_MATRIX)
+    if not counts.any() and not (is_multiclass and is_small):
         return Plot("confusion", title, "No label was given in place of another.")
     if is_multiclass:
         hits = (sample.decided & sample.targets).sum(0)
@@ -239,11 +243,12 @@ def confusion(sample: Sample, counts: Any, space: LabelSpace) -> Plot:
     aid = "Rows that lack the label on the left and wrongly have the one below"
     if is_multiclass:
         aid = "Rows by true and given label"
-    if len(chosen) < len(space.names):
+    if not is_small:
         aid = f"The {len(chosen)} labels of {len(space.names)} that are confused most. {aid}"
     aid += "; the more orange, the larger the share of the rows with the true one."
     size = len(chosen)
-    return Plot("confusion", title, aid, figure, 190 + 24 * size, 200 + 26 * size)
+    height = 190 + (24 if size > 8 else 40) * size
+    return Plot("confusion", title, aid, figure, height, 200 + 26 * size)
 
 
 def _matrix(counts: Any, shares: Any, names: list[str]) -> dict[str, Any]:

@@ -93,9 +93,7 @@ def losses(records: Records, best_step: int | None) -> Plot:
         _line("train", means, "lines", drawing.BLUE),
         _line("validation", held_out, "lines+markers", drawing.ORANGE),
     ]
-    layout = drawing.layout(
-        drawing.axis("step"), drawing.axis("loss"), shapes=_best_line(best_step)
-    )
+    layout = drawing.layout(drawing.axis("step"), drawing.axis("loss"), shapes=_line_at(best_step))
     aid = "Validation rising while train still falls is overfitting; the dotted step is shipped."
     return Plot("losses", "Loss", aid, {"data": [t for t in data if t["x"]], **layout}, 320)
 
@@ -123,7 +121,7 @@ def scores(records: Records, metric: str, best_step: int | None, task: Task) -> 
     layout = drawing.layout(
         drawing.axis("epoch", dtick=drawing.step(last), rangemode="tozero"),
         drawing.axis("validation"),
-        shapes=_best_line(epoch),
+        shapes=_line_at(epoch),
     )
     aid = f"{metric} picks the epoch that ships."
     if task == "multilabel":
@@ -148,20 +146,23 @@ def _line(name: str, points: list[Any], mode: str, colour: str) -> dict[str, Any
     }
 
 
-def _best_line(place: float | None) -> list[dict[str, Any]]:
+def _line_at(place: float | None) -> list[dict[str, Any]]:
     return [] if place is None else [drawing.upright(place)]
 
 
 # ------------------------------------------------------------------ lengths
 
 
-def lengths(bins: list[dict[str, Any]], max_length: int) -> Plot:
+def lengths(bins: list[dict[str, Any]]) -> Plot:
     """Return F1 by length of text, and how many rows there are.
 
     Args:
         bins: As `diagnosis.by_length` returns them.
-        max_length: Tokens that are read.
     """
+    title = "Length of text"
+    if len(bins) < 2:
+        aid = f"There are too few rows, or too few lengths, to compare: {bins[0]['rows']:,} rows."
+        return Plot("lengths", title, aid)
     places = list(range(len(bins)))
     read = [b["rows"] * (1 - b["truncated"]) for b in bins]
     cut = [b["rows"] * b["truncated"] for b in bins]
@@ -182,22 +183,18 @@ def lengths(bins: list[dict[str, Any]], max_length: int) -> Plot:
         drawing.axis("F1", range=[0, 1.03], domain=[0.3, 1]),
         yaxis2=drawing.axis("rows", domain=[0, 0.24], range=[0, most * 1.1], nticks=3),
         barmode="stack",
-        shapes=[drawing.upright(_read_until(bins, max_length))],
+        shapes=_line_at(_read_until(bins)),
     )
-    aid = (
-        f"Right of the dotted line texts are longer than the {max_length} tokens that are read. "
-        "Macro-F1 is that of the labels that occur in a bin."
-    )
-    return Plot("lengths", "Length of text", aid, {"data": data, **layout}, 420)
+    aid = "Macro-F1 is that of the labels that occur in a bin."
+    if any(cut):
+        aid = f"Right of the dotted line texts are longer than what is read of them. {aid}"
+    return Plot("lengths", title, aid, {"data": data, **layout}, 420)
 
 
-def _read_until(bins: list[dict[str, Any]], max_length: int) -> float:
+def _read_until(bins: list[dict[str, Any]]) -> float | None:
     """Return where the longest text that is read whole lies among the bins' places."""
-    for i, one in enumerate(bins):
-        if max_length < one["to"]:
-            share = (max_length + 1 - one["from"]) / (one["to"] + 1 - one["from"])
-            return i - 0.5 + max(0.0, float(share))
-    return len(bins) - 0.5
+    first = next((i for i, b in enumerate(bins) if b["truncated"]), None)
+    return None if first is None else first + 0.5 - float(bins[first]["truncated"])
 
 
 def _rows(name: str, places: list[int], rows: list[float], colour: str) -> dict[str, Any]:
