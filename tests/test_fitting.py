@@ -351,9 +351,10 @@ def test_groups_beside_a_column_of_splits_are_kept(make_work):
     prepared = prepare(TrainJob.load(document))
     assert all("group" in table.column_names for table in prepared.tables.values())
     assert not {"split_by", "group_by"} & set(prepared.tables["train"].column_names)
+    document["data"]["split"]["group"] = "nowhere"
+    job = TrainJob.load(document)
     with pytest.raises(DataError, match="nowhere"):
-        document["data"]["split"]["group"] = "nowhere"
-        prepare(TrainJob.load(document))
+        prepare(job)
 
 
 def test_groups_of_the_split_reach_the_decision(make_work, monkeypatch):
