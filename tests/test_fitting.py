@@ -291,7 +291,7 @@ def test_bundle_has_a_report_with_learning_curves(make_work):
     page = Path(work.run, "bundle", "report.html").read_text()
     assert "Multilabel classifier with 3 labels" in page
     assert 'id="losses"' in page
-    assert 'id="lengths"' in page
+    assert 'id="lengths-section"' in page
     figures = json.loads(Path(work.run, "bundle", "metrics.json").read_text())
     assert set(figures["by_length"]) == {"validation", "test"}
 

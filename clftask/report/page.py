@@ -46,7 +46,7 @@ figcaption, .aid { font-size: .9rem; max-width: 46rem; margin-top: .3rem; }
 .tall thead th { position: sticky; top: 0; background: var(--page); z-index: 1; }
 .tall .sortable thead th:first-child { z-index: 2; }
 .label { max-width: 16rem; overflow-wrap: anywhere; }
-.text { min-width: 16rem; overflow-wrap: anywhere; }
+.text { min-width: 14rem; overflow-wrap: anywhere; }
 .sides { min-width: 9rem; overflow-wrap: anywhere; }
 .warnings { margin: .8rem 0; padding-left: 1.2rem; font-size: .95rem; }
 details { margin-top: .8rem; }
