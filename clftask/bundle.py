@@ -20,6 +20,7 @@ from clftask.texts import TextRecipe
 
 SCHEMA_VERSION = 1
 META = "clftask.json"
+NEXT = "_next"
 _AGAIN = "Copy the bundle again, or train anew."
 _BESIDE = {"metrics.json", "README.md", "report.html", META}  # that the fingerprint leaves out
 _PACKAGES = ("clftask", "ray", "transformers", "torch", "datasets", "scikit-learn", "pyarrow")
@@ -36,7 +37,8 @@ class BundleMeta(Spec):
         job: The resolved training job.
         data: Fingerprint and report of the data.
         metrics: Headline metrics by split.
-        fingerprint: Covers weights, tokenizer, text and decision.
+        files: SHA-256 of the weights' and the tokenizer's files.
+        fingerprint: Covers files, labels, text and decision.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -50,6 +52,7 @@ class BundleMeta(Spec):
     data: dict[str, Any]
     versions: dict[str, str]
     metrics: dict[str, dict[str, float]]
+    files: dict[str, str] = {}
     fingerprint: str = ""
 
     @property
@@ -91,31 +94,66 @@ def write(
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=1))
     if report is not None:
         (folder / "report.html").write_text(report)
-    meta = meta.model_copy(update={"fingerprint": _fingerprint(folder, meta)})
+    meta = meta.model_copy(update={"files": _hashes(folder)})
+    meta = meta.model_copy(update={"fingerprint": _fingerprint(meta)})
     (folder / "README.md").write_text(card(meta, metrics))
     (folder / META).write_text(json.dumps(meta.dump(), indent=1, ensure_ascii=False))
     return meta
 
 
-def _fingerprint(folder: Path, meta: BundleMeta) -> str:
-    """Hash weights and tokenizer files, with the text recipe and the decision."""
+def _hashes(folder: Path) -> dict[str, str]:
     names = sorted(p.name for p in folder.iterdir() if p.is_file())
-    files = [folder / n for n in names if n not in _BESIDE and not n.startswith(".")]
-    hashes = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+    return {name: _hash(folder / name) for name in names if name not in _BESIDE}
+
+
+def _hash(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _fingerprint(meta: BundleMeta) -> str:
+    """Hash all that scores depend on."""
     recipe = {
         k: meta.dump()[k]
         for k in ("task", "label_names", "text", "max_length", "truncation", "decision")
     }
-    return fingerprint({"files": hashes, "recipe": recipe})
+    return fingerprint({"files": meta.files, "recipe": recipe})
 
 
 def publish(folder: Path, path: str) -> None:
-    """Copy a bundle into storage, `clftask.json` last: without it there is no bundle."""
+    """Copy a bundle into storage; whatever is cut short, the old or the new one is whole.
+
+    `clftask.json` comes last: without it there is no bundle. In place of another the new one is
+    first laid beside it, whole: if it is there, readers take it.
+    """
+    beside = storage.join(path, NEXT)
     meta = (folder / META).read_bytes()
     (folder / META).unlink()
-    storage.delete(storage.join(path, META))
+    if storage.exists(storage.join(_newest(path), META)):
+        _forget(beside)
+        _copy(folder, meta, beside)
+    _copy(folder, meta, path)
+    _forget(beside)
+
+
+def _copy(folder: Path, meta: bytes, path: str) -> None:
     storage.upload(str(folder), path)
     storage.put(storage.join(path, META), meta)
+
+
+def _forget(beside: str) -> None:
+    storage.delete(storage.join(beside, META))
+    storage.delete(beside)
+
+
+def _newest(path: str) -> str:
+    """Return where a bundle's files are: beside its place if their copying was cut short."""
+    beside = storage.join(path, NEXT)
+    return beside if storage.exists(storage.join(beside, META)) else path
+
+
+def is_there(path: str) -> bool:
+    """Tell whether a bundle is at a path."""
+    return storage.exists(storage.join(_newest(storage.absolute(path)), META))
 
 
 def read_meta(path: str) -> BundleMeta:
@@ -124,7 +162,7 @@ def read_meta(path: str) -> BundleMeta:
     Raises:
         DataError: There is no bundle, or one of a newer clftask.
     """
-    place = storage.join(storage.absolute(path), META)
+    place = storage.join(_newest(storage.absolute(path)), META)
     if not storage.exists(place):
         remedy = "Give the folder that holds clftask.json; an interrupted run has none yet."
         below = storage.join(storage.absolute(path), "bundle")
@@ -132,8 +170,8 @@ def read_meta(path: str) -> BundleMeta:
             remedy = f"That is a run; give its bundle: {below}"
         raise DataError(Problem("bundle", path, "is no bundle", remedy))
     content = storage.read_json(place, _AGAIN)
-    if content.get("schema_version", 0) > SCHEMA_VERSION:
-        version = content["schema_version"]
+    version = content.get("schema_version")
+    if isinstance(version, int) and version > SCHEMA_VERSION:
         raise DataError(Problem("bundle", version, "is of a newer clftask", "Upgrade clftask."))
     try:
         return BundleMeta.load(content)
@@ -155,13 +193,17 @@ def fetch(path: str, scratch: str) -> tuple[str, BundleMeta]:
         DataError: There is no bundle, or its files are not those that were written.
     """
     meta = read_meta(path)
-    folder = storage.absolute(path)
+    folder = _newest(storage.absolute(path))
     if storage.is_url(folder):
         storage.download(folder, scratch)
         folder = scratch
-    if _fingerprint(Path(folder), meta) != meta.fingerprint:
-        allowed = "was changed, or copied in part: its files do not fit its fingerprint"
+    if _fingerprint(meta) != meta.fingerprint:
+        allowed = "was changed: what clftask.json says does not fit its fingerprint"
         raise DataError(Problem("bundle", path, allowed, _AGAIN))
+    for name, digest in meta.files.items():
+        if not Path(folder, name).is_file() or _hash(Path(folder, name)) != digest:
+            allowed = f"was changed, or copied in part: {name} is not what was written"
+            raise DataError(Problem("bundle", path, allowed, _AGAIN))
     return folder, meta
 
 
@@ -244,7 +286,9 @@ def _calibrated(meta: BundleMeta) -> list[str]:
         where = "it stands in the last layer, so that plain transformers applies it, too"
     else:
         where = "it stands in `clftask.json`; plain transformers does not apply all of it"
-    return [f"Calibration: {calibration.kind}, fitted on validation; {where}."]
+    table = meta.data.get("decided_on", {}).get("table")
+    rows = f"`{table}`: validation below" if table else "validation"
+    return [f"Calibration: {calibration.kind}, fitted on {rows}; {where}."]
 
 
 def _long_texts(meta: BundleMeta) -> list[str]:

@@ -56,7 +56,8 @@ def compare_tables(a: str, b: str, gates: list[str]) -> dict[str, Any]:
         gates: What must hold: `changed<=0.05`, `label_drift<=0.1`, `confidence_drift<=0.1`.
 
     Returns:
-        a, b; rows_a, rows_b, rows: those in both; changed: the share of those whose labels
+        a, b; rows_a, rows_b, rows: those in both, but for keys that
+        repeat in one of them; changed: the share of those whose labels
         differ (churn: Milani Fard et al. 2016), null where none is in both; label_drift: the
         Jensen-Shannon distance (0 to 1) of the distributions of labels given (Lin 1991);
         confidence_drift: the Kolmogorov-Smirnov distance (0 to 1) of confidences;
@@ -166,10 +167,19 @@ def _given(column: pa.ChunkedArray, names: list[str]) -> Any:
 
 
 def _shared(one: Scored, other: Scored) -> tuple[Array, Array]:
-    """Return the places of the rows that both have, in either."""
-    found = pc.index_in(other.keys, one.keys)
+    """Return the places of the rows that both have, in either; keys that repeat tell no row."""
+    single = [np.flatnonzero(_is_single(side.keys)) for side in (one, other)]
+    keys = [side.keys.take(pa.array(p)) for side, p in zip((one, other), single, strict=True)]
+    found = pc.index_in(keys[1], keys[0])
     there = np.flatnonzero(found.is_valid().to_numpy(zero_copy_only=False))
-    return found.drop_null().to_numpy().astype(np.int64), there
+    return single[0][found.drop_null().to_numpy()], single[1][there]
+
+
+def _is_single(keys: pa.Array) -> Array:
+    """Return (rows,) bool: whether a key is there, and there once."""
+    codes = keys.dictionary_encode().indices
+    places = codes.fill_null(0).to_numpy()
+    return np.asarray((np.bincount(places)[places] == 1) & codes.is_valid().to_numpy(False))
 
 
 def _changed(one: Scored, other: Scored) -> Array:

@@ -268,7 +268,9 @@ def read_labelled(job: TrainJob, space: LabelSpace, path: str, report: DataRepor
     source = there.get("test") or next(iter(there.values()))
     group = job.data.split.groups
     split = GroupedSplit(group=group) if group in source.names() else RandomSplit()
-    data = job.data.model_copy(update={"split": split, "validation": None, "test": None})
+    labels = job.data.labels.model_copy(update={"missing": "drop"})  # counted, and told
+    known = {"split": split, "validation": None, "test": None, "id": None, "labels": labels}
+    data = job.data.model_copy(update=known)
     try:
         table = _grouped(job, _usable(data, _read(data, source, "train"), report))
     except DataError as error:
@@ -276,8 +278,16 @@ def read_labelled(job: TrainJob, space: LabelSpace, path: str, report: DataRepor
     if table.num_rows:
         table = _keep_known(job, space, "table", table, report)
     if not table.num_rows:
-        raise DataError(Problem("table", path, "holds no usable row", "Give other rows."))
+        raise DataError(Problem("table", path, "holds no usable row", _why_none(space, report)))
     return table
+
+
+def _why_none(space: LabelSpace, report: DataReport) -> str:
+    unknown = list(report.unknown_labels.get("table", {}))
+    if not unknown:
+        return "Give rows with text and label."
+    known = ", ".join(space.names[:5])
+    return f"Its labels are others ({', '.join(unknown[:5])}): the bundle knows {known} …"
 
 
 def _here(path: str) -> str:

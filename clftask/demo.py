@@ -98,6 +98,7 @@ def demo(folder: Path, file: IO[str]) -> dict[str, Any]:
         bundle = results["aws-errors"]["bundle"]
         results["aws-score"] = _score(folder, data["aws_unlabelled"], bundle, console)
     console.print("\n" + _GAP.format(job=jobs["aws-errors-grouped"]), soft_wrap=True)
+    console.print(f"\nlook at the report in a browser: {bundle}/report.html", soft_wrap=True)
     seconds = round(time.perf_counter() - started, 1)
     console.print(f"\nthe demo took {seconds:.0f} s; everything is in {folder}", soft_wrap=True)
     return {"seconds": seconds, **results}

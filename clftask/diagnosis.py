@@ -212,38 +212,38 @@ def _worst(probabilities: Array, targets: Array, task: Task) -> tuple[Array, Arr
 
 
 def by_length(
-    num_tokens: Array, decided: Array, targets: Array, max_length: int
+    num_tokens: Array, decided: Array, targets: Array, num_whole: int
 ) -> list[dict[str, Any]]:
     """Return F1 by bins of length, the shortest first.
 
-    Bins end at `max_length` times powers of two, so that a bin's rows are read whole or cut,
+    Bins end at `num_whole` times powers of two, so that a bin's rows are read whole or cut,
     and are merged until each has some rows.
 
     Args:
         num_tokens: (rows,) tokens, those that are not read, too.
         decided: (rows, labels) bool: the labels given.
         targets: (rows, labels) of 0 and 1.
-        max_length: Tokens that are read of a row.
+        num_whole: Tokens of the longest text that is read whole.
 
     Returns:
         For each bin from and to (tokens, both included; of the last one the longest), rows,
-        truncated (share of its rows that are longer than `max_length`), micro_f1, and macro_f1
+        truncated (share of its rows that are longer than `num_whole`), micro_f1, and macro_f1
         of the labels that occur in it.
     """
     found, low = [], 1
-    for high in _ends(num_tokens, max_length):
+    for high in _ends(num_tokens, num_whole):
         own = (num_tokens >= low) & (num_tokens <= high)
         bounds = {"from": low, "to": high, "rows": int(own.sum())}
-        truncated = {"truncated": float((num_tokens[own] > max_length).mean())}
+        truncated = {"truncated": float((num_tokens[own] > num_whole).mean())}
         found.append(bounds | truncated | _f1(decided[own], targets[own] > 0))
         low = high + 1
     return found
 
 
-def _ends(num_tokens: Array, max_length: int) -> list[int]:
+def _ends(num_tokens: Array, num_whole: int) -> list[int]:
     """Return the ends of bins with rows enough; a short rest at the end goes to the last one."""
     longest, ends, done = int(num_tokens.max()), list[int](), 0
-    all_ends = [max_length]
+    all_ends = [num_whole]
     while all_ends[0] > 1:
         all_ends.insert(0, all_ends[0] // 2)
     while all_ends[-1] < longest:

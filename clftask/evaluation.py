@@ -63,7 +63,7 @@ def decide(job: TrainJob, space: LabelSpace, splits: dict[str, Labelled]) -> Eva
     The figures of validation are out of fold: each row is decided by what others call for.
     """
     held_out, spec, figures = splits["validation"], job.decision, dict[str, Any]()
-    outcomes = {}
+    outcomes, num_whole = {}, job.model.long_text.num_whole(job.model.max_length)
     of_job = job.task, job.average
     fitted = spec.fit(held_out.logits, held_out.targets, *of_job, held_out.groups)
     for name, rows in splits.items():
@@ -72,13 +72,13 @@ def decide(job: TrainJob, space: LabelSpace, splits: dict[str, Labelled]) -> Eva
         else:
             found = fitted.apply(rows.logits, job.task)
         outcomes[name] = found
-        for key, value in measured(rows, found, fitted, space, job.model.max_length).items():
+        for key, value in measured(rows, found, fitted, space, num_whole).items():
             figures.setdefault(key, {})[name] = value
     return Evaluated(fitted, figures, outcomes, splits)
 
 
 def measured(
-    rows: Labelled, found: Outcome, decision: Decision, space: LabelSpace, max_length: int
+    rows: Labelled, found: Outcome, decision: Decision, space: LabelSpace, num_whole: int
 ) -> dict[str, Any]:
     """Return the figures of one split.
 
@@ -87,16 +87,18 @@ def measured(
         found: What they come to.
         decision: What is shipped: its thresholds stand beside the labels.
         space: The labels.
-        max_length: Tokens that are read of a text.
+        num_whole: Tokens of the longest text that is read whole.
     """
+    metrics = _metrics(rows, found, decision, space)
+    intervals = headline(found.decided, rows.targets, rows.groups, found.sets)
     figures: dict[str, Any] = {
-        "metrics": _metrics(rows, found, decision, space),
-        "intervals": headline(found.decided, rows.targets, rows.groups, found.sets),
+        "metrics": metrics,
+        "intervals": {name: ends for name, ends in intervals.items() if name in metrics},
         "per_label": _labels(found.decided, rows.targets, decision, space),
     }
     if rows.num_tokens is not None:
         lengths = rows.num_tokens, found.decided, rows.targets
-        figures["by_length"] = by_length(*lengths, max_length)
+        figures["by_length"] = by_length(*lengths, num_whole)
     if space.task == "multiclass" and len(space.names) <= MAX_CONFUSION_LABELS:
         figures["confusion_matrix"] = confusion_matrix(found.decided, rows.targets)
     return figures

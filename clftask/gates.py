@@ -9,6 +9,7 @@ from typing import Any
 
 from clftask.errors import ConfigError, Problem
 
+_ROUNDING = 1e-9  # 0.695 - 0.7 is a little below -0.005
 _GATE = re.compile(r"^\s*([a-z][a-z0-9_]*)\s*(>=|<=)\s*([-+]?[0-9.]+(?:e[-+]?[0-9]+)?)\s*$")
 
 
@@ -28,7 +29,8 @@ class Gate:
 
     def outcome(self, value: float) -> dict[str, Any]:
         """Return the gate with the value, as `difference`, and whether it passed."""
-        is_kept = value >= self.bound if self.sign == ">=" else value <= self.bound
+        margin = value - self.bound if self.sign == ">=" else self.bound - value
+        is_kept = margin >= -_ROUNDING
         return {**vars(self), "difference": value, "passed": bool(is_kept)}
 
 
@@ -46,7 +48,16 @@ def read_gates(
         ConfigError: One is no gate, names no figure, or looks in the direction that is never
             worse.
     """
-    return [_read(text, known, lower_is_better) for text in texts]
+    found: list[Gate] = []
+    mistakes: list[Problem] = []
+    for text in texts:
+        try:
+            found.append(_read(text, known, lower_is_better))
+        except ConfigError as error:
+            mistakes += error.problems
+    if mistakes:
+        raise ConfigError(*mistakes)
+    return found
 
 
 def judged(gates: Sequence[Gate], figures: Mapping[str, float]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from clftask.bundle import BundleMeta
 from clftask.config import TrainJob
 from clftask.data import beginnings, read_labelled
 from clftask.datareport import DataReport
+from clftask.decisions import Calibration, Decision
 from clftask.errors import ConfigError, Problem
 from clftask.evaluation import Evaluated, Labelled, decide, labelled, measured
 from clftask.labels import multi_hot
@@ -22,6 +24,7 @@ from clftask.scoring import Scorer, default_device
 from clftask.tokens import full_lengths
 from clftask.wording import counted
 
+FEW_ROWS = 100
 Say = Callable[[str], None]
 
 
@@ -33,11 +36,13 @@ class Judged:
         meta: The bundle's description.
         folder: Its local folder.
         rows: Uncalibrated logits, and targets.
+        warnings: Of rows that were left out.
     """
 
     meta: BundleMeta
     folder: str
     rows: Labelled
+    warnings: list[str]
 
 
 def evaluate_bundle(path: str, table: str, say: Say) -> dict[str, Any]:
@@ -49,7 +54,8 @@ def evaluate_bundle(path: str, table: str, say: Say) -> dict[str, Any]:
         say: Takes lines for the user.
 
     Returns:
-        bundle, table, rows, metrics, per_label, and confusion_matrix for multiclass.
+        bundle, table, rows, warnings, metrics, intervals, per_label, by_length, and
+        confusion_matrix for multiclass.
 
     Raises:
         DataError: There is no bundle, or the table does not fit it.
@@ -59,8 +65,9 @@ def evaluate_bundle(path: str, table: str, say: Say) -> dict[str, Any]:
     decision, rows = found.meta.decision, found.rows
     again = {"calibration": decision.calibration.model_copy(update={"is_folded": False})}
     outcome = decision.model_copy(update=again).apply(rows.logits, found.meta.task)
-    figures = measured(rows, outcome, decision, found.meta.space, found.meta.max_length)
-    return {"bundle": path, "table": table, "rows": len(rows.logits), **figures}
+    num_whole = found.meta.truncation.num_whole(found.meta.max_length)
+    figures = measured(rows, outcome, decision, found.meta.space, num_whole)
+    return {"bundle": path, **_of_table(table, found), **figures}
 
 
 def decide_bundle(
@@ -76,7 +83,7 @@ def decide_bundle(
         say: Takes lines for the user.
 
     Returns:
-        bundle, table, rows, and the out-of-fold metrics and per_label of these rows.
+        What `evaluate_bundle` returns, the figures out of fold.
 
     Raises:
         ConfigError: The overrides are no decision.
@@ -84,14 +91,39 @@ def decide_bundle(
     """
     meta = bundle.read_meta(path)
     job = _with_decision(meta, overrides)
-    place = storage.absolute(output or path)
-    storage.check_writable(place, "output")
+    place = _place(path, output)
     with tempfile.TemporaryDirectory(prefix="clftask-bundle-") as scratch:
         found = _judged(path, table, scratch, say)
+        if len(found.rows.logits) < FEW_ROWS:
+            rows = counted(len(found.rows.logits), "row")
+            say(f"warning: {rows} are few to fit a decision on: it follows their noise")
         judged = decide(job, found.meta.space, {"validation": found.rows})
         _rewrite(found, job, judged, table, place, say)
     figures = {name: by_split["validation"] for name, by_split in judged.figures.items()}
-    return {"bundle": place, "table": table, "rows": len(found.rows.logits), **figures}
+    return {"bundle": place, **_of_table(table, found), **figures}
+
+
+def _of_table(table: str, found: Judged) -> dict[str, Any]:
+    return {"table": table, "rows": len(found.rows.logits), "warnings": found.warnings}
+
+
+def _place(path: str, output: str | None) -> str:
+    """Return where the new bundle goes.
+
+    Raises:
+        ConfigError: Something else is there.
+        StorageError: It cannot be written.
+    """
+    if output is None:
+        place = storage.absolute(path)
+    else:
+        place = storage.absolute(output) if output else ""
+        is_other = place and not bundle.is_there(place) and storage.list_files(place)
+        if not place or is_other:
+            allowed = "must be a new or an empty folder, or a bundle that is replaced"
+            raise ConfigError(Problem("--output", output, allowed))
+    storage.check_writable(place, "output")
+    return place
 
 
 def _with_decision(meta: BundleMeta, overrides: list[str]) -> TrainJob:
@@ -128,9 +160,8 @@ def _judged(path: str, table: str, scratch: str, say: Say) -> Judged:
     targets = multi_hot(rows["labels"].combine_chunks(), len(meta.label_names))
     num_tokens = full_lengths(*_texts(rows), tokens, scorer.tokenizer)
     held = rows.set_column(rows.column_names.index("text"), "text", beginnings(rows))
-    return Judged(
-        meta, folder, labelled(held.append_column("num_tokens", num_tokens), raw, targets)
-    )
+    found = labelled(held.append_column("num_tokens", num_tokens), raw, targets)
+    return Judged(meta, folder, found, report.warnings())
 
 
 def _logits(folder: str, meta: BundleMeta, rows: Any, say: Say) -> Any:
@@ -157,15 +188,25 @@ def _rewrite(
     """Write the bundle with its new decision, `clftask.json` last."""
     with quiet_loading():
         model, tokenizer = bundle.open_model(found.folder)
-    layer, before = output_layer(model), found.meta.decision.calibration
-    if before.is_folded:
-        before.unfolded(layer)
-    calibration = judged.decision.calibration.folded(layer)
+    calibration = _recalibrated(output_layer(model), found.meta.decision, judged.decision)
     decision = judged.decision.model_copy(update={"calibration": calibration})
-    data = found.meta.data | {"decided_on": {"table": table, "rows": len(found.rows.logits)}}
+    decided_on = {"table": storage.absolute(table), "rows": len(found.rows.logits)}
+    data = found.meta.data | {"decided_on": decided_on}
     changed = {"decision": decision, "job": job.dump(), "data": data}
     meta = found.meta.model_copy(update=changed | {"metrics": judged.figures["metrics"]})
+    # How long it was trained stays true.
+    outcome = json.loads(Path(found.folder, "metrics.json").read_text()) | judged.figures
     with tempfile.TemporaryDirectory(prefix="clftask-bundle-") as folder:
-        report = page_of(meta, judged, judged.figures, [], say)
-        bundle.write(Path(folder), model, tokenizer, meta, judged.figures, report)
+        report = page_of(meta, judged, outcome, [], say)
+        bundle.write(Path(folder), model, tokenizer, meta, outcome, report)
         bundle.publish(Path(folder), place)
+
+
+def _recalibrated(layer: Any, before: Decision, after: Decision) -> Calibration:
+    """Put a calibration into the last layer in place of another; nothing changes if none does."""
+    old, new = before.calibration, after.calibration
+    if new.model_copy(update={"is_folded": old.is_folded}) == old:
+        return old
+    if old.is_folded:
+        old.unfolded(layer)
+    return new.folded(layer)

@@ -33,6 +33,10 @@ class LongTextSpec(Spec):
     def num_read(self, max_length: int) -> int | None:
         """Return how many tokens from the beginning are looked at, None if the end is, too."""
 
+    def num_whole(self, max_length: int) -> int:
+        """Return the tokens of the longest text that is read whole."""
+        return max_length
+
     @abstractmethod
     def encoded(
         self, texts: list[str], pairs: list[str] | None, tokenizer: Any, max_length: int
@@ -118,12 +122,14 @@ class KeepHeadTail(LongTextSpec):
         import pyarrow as pa
 
         before, after = num_special(tokenizer)
-        head = before + max(1, round(self.head * (max_length - before - after)))
+        size = max_length - before - after
+        head = before + min(max(1, round(self.head * size)), max(1, size - 1))
+        tail = max_length - head
         ids, num_tokens = [], []
         for whole in whole_ids(texts, tokenizer):
             num_tokens.append(len(whole))
             is_long = len(whole) > max_length
-            ids.append(whole[:head] + whole[head - max_length :] if is_long else whole)
+            ids.append(whole[:head] + whole[len(whole) - tail :] if is_long else whole)
         given = np.array(num_tokens, np.int32)
         lists = {"input_ids": pa.array(ids, pa.list_(pa.int32()))}
         length = np.minimum(given, max_length)
@@ -154,6 +160,10 @@ class Windows(LongTextSpec):
         """Return the tokens of all windows."""
         return self.most * max_length
 
+    def num_whole(self, max_length: int) -> int:
+        """Return the tokens of the longest text that is read whole, two special ones a window."""
+        return 2 + self.most * (max_length - 2) - (self.most - 1) * self.stride
+
     def encoded(
         self, texts: list[str], pairs: list[str] | None, tokenizer: Any, max_length: int
     ) -> pa.Table:
@@ -177,8 +187,9 @@ class Windows(LongTextSpec):
         before, after = special
         content = ids[before : len(ids) - after]
         size = max_length - before - after
-        for start in range(0, max(1, len(content) - self.stride), size - self.stride):
-            if start // (size - self.stride) > self.most:
+        step = max(1, size - self.stride)
+        for start in range(0, max(1, len(content) - self.stride), step):
+            if start // step > self.most:
                 return
             yield ids[:before] + content[start : start + size] + ids[len(ids) - after :]
 

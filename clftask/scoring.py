@@ -21,6 +21,7 @@ from clftask.modeling import output_layer, quiet_loading
 from clftask.precision import bf16_pays, resolve_precision
 from clftask.texts import TextRecipe
 from clftask.tokens import one_array, sequences, tokenise
+from clftask.wording import counted
 
 # Rows times padded length of one forward pass: enough to fill the device, and no more.
 MAX_TOKENS = {"cuda": 131_072, "cpu": 2_048}
@@ -155,10 +156,12 @@ class Scorer:
         like rows, and are pooled.
 
         Raises:
-            JobError: Not even one row fits into memory.
+            JobError: Not even one row fits into memory, or the logits of one are no numbers.
         """
         table, counts = sequences(tokens)
-        return self.meta.truncation.pooled(self._logits(table), counts)
+        found = self.meta.truncation.pooled(self._logits(table), counts)
+        _refuse_no_numbers(found)
+        return found
 
     def _logits(self, tokens: pa.Table) -> Floats:
         flat = _Flat(tokens)
@@ -238,6 +241,14 @@ def is_out_of_memory(error: Exception) -> bool:
     text = str(error)
     said = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
     return isinstance(error, torch.OutOfMemoryError) or any(words in text for words in said)
+
+
+def _refuse_no_numbers(logits: Floats) -> None:
+    bad = np.flatnonzero(~np.isfinite(logits).all(1))
+    if len(bad):
+        allowed = f"gives no numbers for {counted(len(bad), 'row')}, first row {bad[0]}"
+        remedy = "Use precision fp32; if it stays so, train again with a lower learning rate."
+        raise JobError(Problem("bundle", None, allowed, remedy))
 
 
 def _keep_exact(layer: torch.nn.Module) -> None:

@@ -234,6 +234,7 @@ def train_summary(result: dict[str, Any], file: IO[str]) -> None:
     split = "test" if "test" in result["per_label"] else "validation"
     console.print(_label_table(result["per_label"][split], split))
     console.print(f"bundle: {escape(result['bundle'])}", soft_wrap=True)
+    console.print(f"report: {escape(result['bundle'])}/report.html", soft_wrap=True)
 
 
 def judged_summary(result: dict[str, Any], file: IO[str]) -> None:

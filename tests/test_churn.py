@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,16 @@ def test_multiclass_tables_with_abstentions_and_other_labels(tmp_path):
         "rust": (1, 0),
         "(no label)": (1, 0),
     }
+
+
+def test_keys_that_repeat_tell_no_row(tmp_path):
+    a = write(tmp_path / "a", BEFORE)
+    part = tmp_path / "a" / "part-00000.parquet"  # a and c; once more under the keys of b and d
+    shutil.copy(part, tmp_path / "a" / "part-00001.parquet")
+    found = compare_tables(a, a, [])
+    assert (found["rows_a"], found["rows"], found["changed"]) == (4, 0, None)
+    b = write(tmp_path / "b", {"a": ["cpp"], "z": []})
+    assert compare_tables(b, a, [])["rows"] == 0
 
 
 def test_empty_tables(tmp_path):

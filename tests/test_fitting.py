@@ -313,9 +313,15 @@ def test_bundle_fingerprint_covers_the_decision(make_work, tmp_path):
     run(work)
     folder = Path(work.run, "bundle")
     meta = bundle.read_meta(str(folder))
-    other = bundle._fingerprint(folder, meta.model_copy(update={"max_length": 31}))
-    assert bundle._fingerprint(folder, meta) == meta.fingerprint
-    assert other != meta.fingerprint
+    assert bundle._fingerprint(meta) == meta.fingerprint
+    assert bundle._fingerprint(meta.model_copy(update={"max_length": 31})) != meta.fingerprint
+    assert set(meta.files) >= {"model.safetensors", "tokenizer.json", "config.json"}
+    (folder / "notes.txt").write_text("of no matter")
+    bundle.fetch(str(folder), "")
+    with (folder / "config.json").open("a") as file:
+        file.write(" ")
+    with pytest.raises(DataError, match=r"config\.json is not what was written"):
+        bundle.fetch(str(folder), "")
 
 
 @pytest.mark.parametrize("head", ["linear", {"kind": "mlp", "hidden": 8}])

@@ -17,11 +17,12 @@ def test_gates_are_read_as_written():
 
 def test_a_gate_is_kept_up_to_its_bound():
     gates = [Gate("ece", "<=", 0.01), Gate("macro_f1", ">=", 0.0)]
-    found = judged(gates, {"ece": 0.01, "macro_f1": -1e-9})
+    found = judged(gates, {"ece": 0.01, "macro_f1": -1e-6})
     assert [gate["passed"] for gate in found["gates"]] == [True, False]
     assert found["gates"][0]["difference"] == 0.01
     assert not found["passed"]
     assert judged(gates[:1], {"ece": 0.01})["passed"]
+    assert Gate("accuracy", ">=", -0.005).outcome(139 / 200 - 140 / 200)["passed"]
     assert judged([], {}) == {"gates": [], "passed": True}
 
 

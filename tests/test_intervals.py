@@ -25,6 +25,7 @@ def test_figures_of_equal_weights_are_the_metrics():
     assert found == pytest.approx(
         {
             "accuracy": sk.accuracy_score(true, decided),
+            "subset_accuracy": sk.accuracy_score(true, decided),
             "micro_f1": sk.f1_score(true, decided, average="micro"),
             "macro_f1": sk.f1_score(true, decided, average="macro"),
         }

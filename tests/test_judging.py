@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -13,8 +14,9 @@ import pytest
 from typer.testing import CliRunner
 
 import clftask
-from clftask import bundle
+from clftask import bundle, storage
 from clftask.cli import app
+from clftask.errors import ConfigError, DataError, JobError
 from clftask.judging import decide_bundle, evaluate_bundle
 
 
@@ -158,3 +160,81 @@ def test_rows_of_unknown_labels_are_told_or_refused(trained, copy, tmp_path):
     else:
         assert result.exit_code == 2
         assert "holds no usable row" in result.stdout
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing may catch it."""
+
+
+@pytest.mark.parametrize("after", range(0, 17, 3))
+def test_a_bundle_is_whole_whenever_decide_is_killed(trained, tmp_path, monkeypatch, after):
+    """Each write of a file may be the last one."""
+    folder, table = str(shutil.copytree(trained[0], tmp_path / "bundle")), str(trained[1])
+    task = bundle.read_meta(folder).task
+    field = "threshold" if task == "multilabel" else "abstain_below"
+    change = [f"decision.{field}=0.3"]
+    old = getattr(bundle.read_meta(folder).decision, field)
+    done = [0]
+
+    def counted(call):
+        def wrapped(*arguments):
+            done[0] += 1
+            if done[0] > after:
+                raise Killed
+            return call(*arguments)
+
+        return wrapped
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "_copy", counted(storage._copy))
+        patch.setattr(storage, "put", counted(storage.put))
+        with contextlib.suppress(Killed):
+            decide_bundle(folder, table, change, None, silent)
+    assert getattr(bundle.fetch(folder, "")[1].decision, field) in (old, 0.3)
+    decide_bundle(folder, table, change, None, silent)
+    assert getattr(bundle.fetch(folder, "")[1].decision, field) == 0.3
+    assert not Path(folder, "_next").exists()
+
+
+def test_the_same_decision_gives_the_same_bundle(trained, tmp_path):
+    first, second = (
+        decide_bundle(str(trained[0]), str(trained[1]), [], str(tmp_path / name), silent)
+        for name in "ab"
+    )
+    again = decide_bundle(first["bundle"], str(trained[1]), [], None, silent)
+    prints = [bundle.read_meta(found["bundle"]).fingerprint for found in (first, second, again)]
+    assert len(set(prints)) == 1
+
+
+def test_decide_keeps_out_of_a_folder_that_holds_something_else(trained, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    for output in (str(tmp_path), ""):
+        with pytest.raises(ConfigError, match="an empty folder, or a bundle"):
+            decide_bundle(str(trained[0]), str(trained[1]), [], output, silent)
+
+
+def test_rows_without_a_label_are_left_out_and_told(trained, tmp_path):
+    column = bundle.read_meta(str(trained[0])).job["data"]["labels"]["column"]
+    rows = pd.read_parquet(trained[1])
+    rows.loc[rows.index[:2], column] = None
+    rows.to_parquet(tmp_path / "some.parquet")
+    found = evaluate_bundle(str(trained[0]), str(tmp_path / "some.parquet"), silent)
+    assert found["rows"] == len(rows) - 2
+    assert "2 rows with a missing label left out" in " ".join(found["warnings"])
+    if column == "tags":  # a row may have no label that the bundle knows
+        return
+    rows[column] = "nowhere"
+    rows.to_parquet(tmp_path / "others.parquet")
+    with pytest.raises(DataError, match=r"others \(nowhere\): the bundle knows graphics"):
+        evaluate_bundle(str(trained[0]), str(tmp_path / "others.parquet"), silent)
+
+
+def test_logits_that_are_no_numbers_are_refused(trained, tmp_path):
+    folder = shutil.copytree(trained[0], tmp_path / "bundle")
+    model, tokenizer = bundle.open_model(str(folder))
+    model.classifier.bias.data[0] = float("nan")
+    bundle.write(
+        folder, model, tokenizer, bundle.read_meta(str(folder)), {"per_label": {"validation": []}}
+    )
+    with pytest.raises(JobError, match="gives no numbers for 24 rows"):
+        evaluate_bundle(str(folder), str(trained[1]), silent)

@@ -63,6 +63,18 @@ def test_head_and_tail_fill_the_length(tokenizer, head):
         assert ids[1] == ids_of(tokenizer, 1)[0]
 
 
+@pytest.mark.parametrize("head", [0.01, 0.95, 0.999])
+def test_head_and_tail_without_special_tokens(tokenizer, monkeypatch, head):
+    def bare(texts, *more, **options):
+        return tokenizer(texts, *more, **options, add_special_tokens=False)
+
+    tokens = tokenise(column(3, 30), None, bare, 8, KeepHeadTail(head=head))
+    words = ids_of(tokenizer, 30)
+    count = min(7, max(1, round(8 * head)))
+    assert tokens["input_ids"].to_pylist() == [words[:3], [*words[:count], *words[count - 8 :]]]
+    assert tokens["length"].to_pylist() == [3, 8]
+
+
 def windows_of(tokens: pa.Table) -> list[list[list[int]]]:
     rows = zip(tokens["input_ids"].to_pylist(), tokens["windows"].to_pylist(), strict=True)
     return [
@@ -94,6 +106,8 @@ def test_more_windows_than_allowed_are_cut_off(tokenizer):
     tokens = tokenise(given, None, tokenizer, 8, Windows(most=3))
     assert tokens["windows"].to_pylist() == [[8, 8, 8]] * 3
     assert tokens["is_truncated"].to_pylist() == [False, True, True]
+    assert Windows(most=3).num_whole(8) == 20
+    assert Windows(most=3, stride=2).num_whole(8) == 16
     assert full_lengths(given, None, tokens, tokenizer).to_pylist() == [20, 21, 52]
 
 

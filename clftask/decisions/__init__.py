@@ -142,7 +142,8 @@ class DecisionSpec(Spec):
         rest = ~own if (~own).any() else own
         decision = self._fit(logits[rest], targets[rest], task, average)
         probabilities = decision.probabilities(logits[own], task)
-        sets = self.sets.fit(probabilities, targets[own], task)
+        own_groups = None if groups is None else groups[own]
+        sets = self.sets.fit(probabilities, targets[own], task, own_groups)
         return decision.model_copy(update={"sets": sets})
 
     def _fit(self, logits: Floats, targets: Floats, task: Task, average: Average) -> Decision:

@@ -77,7 +77,20 @@ def best_global_threshold(
 ) -> float:
     """Return the threshold, of 0.01 … 0.99, with the highest micro- or macro-averaged F-beta."""
     scores = curve(probabilities, targets).pooled_f(beta, average)
-    return float(GRID[int(np.argmax(scores))])
+    return float(GRID[_peak(scores[:, None])[0]])
+
+
+def _peak(scores: Floats) -> npt.NDArray[np.int64]:
+    """Return the (columns,) places of the highest of (99, columns) scores.
+
+    Where neighbours are as high, the middle of them: the edge would be the first to be wrong
+    on new rows.
+    """
+    is_top = scores >= scores.max(0) - 1e-12
+    first = is_top.argmax(0)
+    after = ~is_top & (np.arange(len(scores))[:, None] > first)
+    last = np.where(after.any(0), after.argmax(0), len(scores)) - 1
+    return np.asarray((first + last) // 2)
 
 
 # ------------------------------------------------------------------ how to fit one
@@ -144,8 +157,8 @@ class PerLabelThreshold(_Maximising):
     def fit(self, probabilities: Floats, targets: Floats, average: Average) -> Fitted:
         """Return a threshold for each label."""
         found = curve(probabilities, targets)
-        together = GRID[int(found.pooled_f(self.beta, "macro").argmax())]
-        own = GRID[found.f(self.beta).argmax(0)]
+        together = GRID[_peak(found.pooled_f(self.beta, "macro")[:, None])[0]]
+        own = GRID[_peak(found.f(self.beta))]
         weight = found.positives + self.shrinkage
         share = np.where(weight > 0, found.positives / np.maximum(weight, 1e-12), 0.0)
         logits = share * _logit(own) + (1 - share) * _logit(together)
