@@ -228,7 +228,7 @@ def card(meta: BundleMeta, metrics: dict[str, Any]) -> str:
             *_front_matter(meta),
             *_about(meta),
             *_use(meta),
-            *_figures(meta),
+            *_figures(meta, metrics.get("intervals", {})),
             *_labels(metrics),
             *_limits(meta),
         ]
@@ -298,23 +298,30 @@ def _long_texts(meta: BundleMeta) -> list[str]:
     return [f"Of long texts clftask reads {read}; the lines above read the beginning alone."]
 
 
-def _figures(meta: BundleMeta) -> list[str]:
+def _figures(meta: BundleMeta, intervals: dict[str, Any]) -> list[str]:
     splits = {split: with_plain(figures) for split, figures in meta.metrics.items()}
-    columns = [name for split in splits for name in (split, "plain")]
+    columns = [name for split in splits for name in (split, "95 %", "plain")]
     lines = [
         "## Metrics",
         "",
         "Validation is measured out of fold: each row is decided by what others call for. Plain is",
-        "without calibration, and at the threshold 0.5 or the most probable class.",
+        "without calibration, and at the threshold 0.5 or the most probable class. The range holds",
+        "the figure with 95 % (bootstrap).",
         "",
         "| metric | " + " | ".join(columns) + " |",
         "|---" * (len(columns) + 1) + "|",
     ]
     for name in dict.fromkeys(name for found in splits.values() for name in found):
-        values = [v for found in splits.values() for v in found.get(name, (None, None))]
-        cells = " | ".join("" if v is None else f"{v:.4f}" for v in values)
-        lines.append(f"| {name} | {cells} |")
+        cells = []
+        for split, found in splits.items():
+            value, plain = found.get(name, (None, None))
+            cells += [_shown(value), _shown(*intervals.get(split, {}).get(name, ())), _shown(plain)]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return [*lines, ""]
+
+
+def _shown(*values: float | None) -> str:
+    return " – ".join(f"{value:.4f}" for value in values if value is not None)
 
 
 def _labels(metrics: dict[str, Any]) -> list[str]:
