@@ -106,7 +106,7 @@ class Collator:
         part: list[dict[str, Any]] = []
         size = 0
         for row in rows:
-            more = len(row.get("windows", "1"))
+            more = len(row["windows"]) if "windows" in row else 1
             if part and size + more > self.micro_batch_size:
                 yield part
                 part, size = [], 0

@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 import platform
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -128,11 +129,22 @@ def publish(folder: Path, path: str) -> None:
     beside = storage.join(path, NEXT)
     meta = (folder / META).read_bytes()
     (folder / META).unlink()
-    if storage.exists(storage.join(_newest(path), META)):
+    if _newest(path) == beside:
+        _settle(beside, path)
+    if storage.exists(storage.join(path, META)):
         _forget(beside)
         _copy(folder, meta, beside)
     _copy(folder, meta, path)
     _forget(beside)
+
+
+def _settle(beside: str, path: str) -> None:
+    """Finish a copying that was cut short: until then the only whole bundle is the one beside."""
+    with tempfile.TemporaryDirectory(prefix="clftask-bundle-") as scratch:
+        storage.download(beside, scratch)
+        meta = Path(scratch, META).read_bytes()
+        Path(scratch, META).unlink()
+        _copy(Path(scratch), meta, path)
 
 
 def _copy(folder: Path, meta: bytes, path: str) -> None:

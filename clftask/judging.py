@@ -194,12 +194,18 @@ def _rewrite(
     data = found.meta.data | {"decided_on": decided_on}
     changed = {"decision": decision, "job": job.dump(), "data": data}
     meta = found.meta.model_copy(update=changed | {"metrics": judged.figures["metrics"]})
-    # How long it was trained stays true.
-    outcome = json.loads(Path(found.folder, "metrics.json").read_text()) | judged.figures
+    outcome = _of_training(found.folder) | judged.figures
     with tempfile.TemporaryDirectory(prefix="clftask-bundle-") as folder:
         report = page_of(meta, judged, outcome, [], say)
         bundle.write(Path(folder), model, tokenizer, meta, outcome, report)
         bundle.publish(Path(folder), place)
+
+
+def _of_training(folder: str) -> dict[str, Any]:
+    """Return what `metrics.json` says: how a bundle was trained stays true."""
+    file = Path(folder, "metrics.json")
+    found: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
+    return found
 
 
 def _recalibrated(layer: Any, before: Decision, after: Decision) -> Calibration:

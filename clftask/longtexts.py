@@ -171,8 +171,9 @@ class Windows(LongTextSpec):
         import pyarrow as pa
 
         ids, lengths, num_tokens, is_cut = [], [], [], []
+        special = num_special(tokenizer)
         for whole in whole_ids(texts, tokenizer):
-            found = list(self._windows(whole, num_special(tokenizer), max_length))
+            found = list(self._windows(whole, special, max_length))
             ids.append([i for window in found[: self.most] for i in window])
             lengths.append([len(window) for window in found[: self.most]])
             num_tokens.append(len(whole))

@@ -166,34 +166,55 @@ class Killed(BaseException):
     """Stands for a kill: nothing may catch it."""
 
 
-@pytest.mark.parametrize("after", range(0, 17, 3))
-def test_a_bundle_is_whole_whenever_decide_is_killed(trained, tmp_path, monkeypatch, after):
-    """Each write of a file may be the last one."""
-    folder, table = str(shutil.copytree(trained[0], tmp_path / "bundle")), str(trained[1])
-    task = bundle.read_meta(folder).task
-    field = "threshold" if task == "multilabel" else "abstain_below"
-    change = [f"decision.{field}=0.3"]
-    old = getattr(bundle.read_meta(folder).decision, field)
+@contextlib.contextmanager
+def killed_after(monkeypatch, writes):
+    """Let the write of a file be the last one."""
     done = [0]
 
     def counted(call):
         def wrapped(*arguments):
             done[0] += 1
-            if done[0] > after:
+            if done[0] > writes:
                 raise Killed
             return call(*arguments)
 
         return wrapped
 
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch, contextlib.suppress(Killed):
         patch.setattr(storage, "_copy", counted(storage._copy))
         patch.setattr(storage, "put", counted(storage.put))
-        with contextlib.suppress(Killed):
+        yield
+
+
+@pytest.mark.parametrize("after", [0, 3, 6, 9, 12, 15])
+@pytest.mark.parametrize("again", [2, 10])
+def test_a_bundle_is_whole_whenever_decide_is_killed(trained, tmp_path, monkeypatch, after, again):
+    """Each write may be the last one, and that of the next attempt, too."""
+    folder, table = str(shutil.copytree(trained[0], tmp_path / "bundle")), str(trained[1])
+    task = bundle.read_meta(folder).task
+    field = "threshold" if task == "multilabel" else "abstain_below"
+    change = [f"decision.{field}=0.3"]
+    old = getattr(bundle.read_meta(folder).decision, field)
+    for writes in (after, again):
+        with killed_after(monkeypatch, writes):
             decide_bundle(folder, table, change, None, silent)
-    assert getattr(bundle.fetch(folder, "")[1].decision, field) in (old, 0.3)
+        assert getattr(bundle.fetch(folder, "")[1].decision, field) in (old, 0.3)
     decide_bundle(folder, table, change, None, silent)
     assert getattr(bundle.fetch(folder, "")[1].decision, field) == 0.3
     assert not Path(folder, "_next").exists()
+
+
+def test_decide_needs_no_metrics_of_training(copy, trained):
+    (copy / "metrics.json").unlink()
+    decide_bundle(str(copy), str(trained[1]), [], None, silent)
+    assert "per_label" in json.loads((copy / "metrics.json").read_text())
+
+
+def test_an_output_that_is_a_file_is_refused(trained, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    found = run("decide", trained[0], trained[1], "--output", tmp_path / "file")
+    assert found.exit_code == 2
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_the_same_decision_gives_the_same_bundle(trained, tmp_path):

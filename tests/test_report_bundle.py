@@ -303,7 +303,9 @@ def test_a_page_that_fails_says_so_and_costs_nothing(parts, monkeypatch):
 
 # ------------------------------------------------------------------ in a browser
 
-needs_chromium = pytest.mark.skipif(not shutil.which("chromium"), reason="no chromium")
+needs_chromium = pytest.mark.skipif(
+    not shutil.which("chromium"), reason="needs a browser: apt-get install chromium"
+)
 
 
 @pytest.fixture(scope="module")

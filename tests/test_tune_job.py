@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -542,3 +543,19 @@ def test_a_population_has_no_finalists_unless_they_are_asked_for(scheduler: str)
 )
 def test_a_job_allows(fields: dict[str, Any]) -> None:
     assert TuneJob.load(job_with(**fields)).num_trials >= 2
+
+
+def test_tokens_are_made_for_every_combination_of_listed_values() -> None:
+    space = {
+        "model.max_length": {"kind": "choice", "values": [16, 32]},
+        "model.long_text": {"kind": "choice", "values": ["head", "head_tail", "windows"]},
+        "model.base": {"kind": "grid", "values": ["one/base", "other/base"]},
+    }
+    document = searching("training.batch_size", BATCH)
+    job = TuneJob.load(document | {"space": space})
+    made = {model.tokens for model in job.token_models}
+    names = list(space)
+    combined = itertools.product(*(range(len(space[name]["values"])) for name in names))
+    trials = [job.trial(dict(zip(names, picks, strict=True))) for picks in combined]
+    assert {trial.model.tokens for trial in trials} == made
+    assert len(made) == 12

@@ -107,9 +107,8 @@ def _shared(job: TuneJob, run: runs.Run, prepared: Prepared, tokenizers: Any, ch
     from clftask.cluster.trial import Shared
 
     tables = {}
-    models = {trial.model.tokens: trial.model for trial in job.probed()}
-    for (base, *_), model in models.items():
-        tokens = tokenise(prepared, tokenizers[base], model)
+    for model in job.token_models:
+        tokens = tokenise(prepared, tokenizers[model.base], model)
         tables[model.tokens] = {split: ray.put(table) for split, table in tokens.items()}
     return Shared(
         job=job.dump(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -153,6 +154,15 @@ class TuneJob(Spec):
     def probed(self) -> list[TrainJob]:
         """Return training jobs that show every end and every listed value of the space."""
         return [self.trial(picks) for picks in self.searched.probes()]
+
+    @property
+    def token_models(self) -> list[ModelSpec]:
+        """The models that differ in their tokens: trials may combine any two listed values."""
+        models = [trial.model for trial in self.probed()]
+        names = "base", "max_length", "long_text"
+        values = (dict.fromkeys(getattr(model, name) for model in models) for name in names)
+        updates = (dict(zip(names, found, strict=True)) for found in itertools.product(*values))
+        return [models[0].model_copy(update=update) for update in updates]
 
     def trial(self, picks: Picks, seed: int | None = None) -> TrainJob:
         """Return the training job of a trial.

@@ -22,11 +22,7 @@ Records = list[dict[str, Any]]
 _BODY = """
 {% macro note(text) %}<p class="aid">{{ text }}</p>{% endmacro %}
 <section id="summary">
-<dl class="facts">
-{% for name, value in facts.items() %}
-<div><dt>{{ name }}</dt><dd>{{ value }}</dd></div>
-{% endfor %}
-</dl>
+{{ tiles(facts) }}
 {% for line in decision %}
 <p>{{ line }}</p>
 {% endfor %}

@@ -93,6 +93,13 @@ for (const button of document.querySelectorAll(".sortable th button")) {
 """
 
 _PARTS = """
+{%- macro tiles(facts) %}
+<dl class="facts">
+{% for name, value in facts.items() %}
+<div><dt>{{ name }}</dt><dd>{{ value }}</dd></div>
+{% endfor %}
+</dl>
+{% endmacro -%}
 {%- macro cells(row) %}
 {% for cell in row.cells %}
 <td class="{{ cell.kind }}" data-sort="{{ cell.sort }}">{{ cell.text }}</td>
@@ -158,7 +165,7 @@ _FRAME = """\
 
 _PAGE = """\
 {%% extends "frame" %%}
-{%% from "parts" import rows, figure, drawing %%}
+{%% from "parts" import tiles, rows, figure, drawing %%}
 {%% block body %%}
 %s
 {%% endblock %%}
@@ -169,7 +176,8 @@ def render(body: str, needs_eval: bool = False, **content: Any) -> str:
     """Return a page.
 
     Args:
-        body: A template of what stands below the title; it knows the macros rows, figure, drawing.
+        body: A template of what stands below the title; it knows the macros tiles, rows, figure,
+            drawing.
         needs_eval: Whether one of its plots compiles code: Plotly's WebGL does.
         content: title, lead, and what the body names; all are escaped but the plots' `html`.
     """

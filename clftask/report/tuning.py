@@ -16,11 +16,7 @@ from clftask.trials import Trial
 
 _BODY = """
 <section id="summary">
-<dl class="facts">
-{% for name, value in facts.items() %}
-<div><dt>{{ name }}</dt><dd>{{ value }}</dd></div>
-{% endfor %}
-</dl>
+{{ tiles(facts) }}
 <p>{{ cost }}</p>
 <div class="pair">
 <div><h3>The winner: trial {{ winner.trial }}, seed {{ winner.seed }}</h3>{{ rows(settings) }}</div>
