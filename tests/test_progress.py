@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from clftask.cluster.capacity import Plan
 from clftask.cluster.progress import waiting_line
-from clftask.cluster.session import Plan
 
 
 def group(state: str, workers: int) -> dict[str, Any]:

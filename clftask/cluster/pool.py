@@ -14,8 +14,8 @@ from typing import Any, Self
 import ray
 
 from clftask import bundle
+from clftask.cluster.capacity import Plan
 from clftask.cluster.dispatch import Dispatcher
-from clftask.cluster.session import Plan
 from clftask.errors import (
     AccessError,
     ClftaskError,

@@ -10,8 +10,9 @@ from typing import Any
 
 import ray
 from ray.util import placement_group_table
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from clftask.cluster.session import Plan
+from clftask.cluster.capacity import Plan
 from clftask.wording import counted
 
 POLL_S = 0.5
@@ -55,6 +56,12 @@ class Board:
     def result(self) -> tuple[dict[str, Any] | None, Exception | None]:
         """Return what was posted as result and failure."""
         return self.outcome, self.failure
+
+
+def new_board() -> Any:
+    """Start a board on the driver's node: it is lost only with the driver itself."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return Board.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
 
 
 def waiting_line(chosen: Plan, groups: Iterable[Mapping[str, Any]]) -> str | None:

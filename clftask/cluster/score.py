@@ -11,9 +11,10 @@ from typing import Any
 
 from clftask import bundle, planning
 from clftask.bundle import BundleMeta
+from clftask.cluster.capacity import Capacity, Plan, capacity, plan
 from clftask.cluster.dispatch import Dispatcher
 from clftask.cluster.pool import Pool
-from clftask.cluster.session import Capacity, Plan, capacity, connected, plan
+from clftask.cluster.session import connected
 from clftask.config import ScoreJob, ScoreScaling
 from clftask.datareport import describe_left_out
 from clftask.errors import (
@@ -71,7 +72,7 @@ def score(job: ScoreJob, say: Callable[[str], None], show: Show) -> dict[str, An
 def _score_missing(
     job: ScoreJob, meta: BundleMeta, planned: Planned, say: Callable[[str], None], show: Show
 ) -> ScoreRun:
-    with interruption_hint("Run the job again to go on."), connected():
+    with interruption_hint("Run the job again to go on."), connected(say):
         chosen = fit_to(job.scaling, capacity(), len(planned.missing))
         check_precision(job.precision, chosen.use_gpu, "precision")
         run = ScoreRun(job, meta, planning.claim(job, meta, planned), show)

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from clftask import runs, storage
-from clftask.cluster.progress import Board, Waiting, follow
-from clftask.cluster.session import Plan, capacity, connected, plan, ray_storage
+from clftask.cluster.capacity import Plan, capacity, plan
+from clftask.cluster.progress import Waiting, follow, new_board
+from clftask.cluster.session import connected, ray_storage
 from clftask.config import TrainJob
 from clftask.data import Prepared, prepare, tokenise
 from clftask.errors import ClftaskError, JobError, Problem
@@ -66,7 +67,7 @@ def _trained(job: TrainJob, run: runs.Run, say: Say, show: Show) -> dict[str, An
     prepared = prepare(job)
     if run.exists:
         runs.same_data(run, prepared.fingerprint)
-    with runs.resumable(run), connected():
+    with runs.resumable(run), connected(say):
         chosen = plan(job.scaling, capacity())
         check_precision(job.training.precision, chosen.use_gpu)
         say(f"reading and tokenising {counted(prepared.rows.num_rows, 'row')}")
@@ -93,7 +94,7 @@ def _fit(
 ) -> dict[str, Any]:
     import ray
 
-    board = Board.remote()  # type: ignore[attr-defined]
+    board = new_board()
     loop_config = {
         "job": job.dump(),
         "run": path,

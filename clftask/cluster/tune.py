@@ -20,13 +20,14 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from clftask import runs, storage
+from clftask.cluster.capacity import capacity
 from clftask.cluster.checking import (
     check_concurrency,
     check_packages,
     check_trials,
     named_as_in,
 )
-from clftask.cluster.session import capacity, connected
+from clftask.cluster.session import connected
 from clftask.cluster.slots import Slots, slots
 from clftask.config import TrainJob, TuneJob
 from clftask.data import Prepared, prepare, tokenise
@@ -80,7 +81,7 @@ def _searched(job: TuneJob, run: runs.Run, say: Say, show: Show) -> dict[str, An
         prepared = prepare(job.train)
         if run.exists:
             runs.same_data(run, prepared.fingerprint)
-    with runs.resumable(run), connected():
+    with runs.resumable(run), connected(say):
         with named_as_in(job):
             chosen = slots(job.train.scaling, job.concurrency, job.num_trials, capacity())
             for precision in {trial.training.precision for trial in job.probed()}:
