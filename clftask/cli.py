@@ -118,6 +118,56 @@ def _score(path: str, overrides: list[str], dry_run: bool, as_json: bool) -> Non
 
 
 @app.command()
+def submit(
+    kind: Annotated[str, typer.Argument(metavar="train|tune|score", help="What to run.")],
+    job: JobFile,
+    overrides: Overrides = None,
+    address: Annotated[
+        str, typer.Option(help="The cluster's dashboard: http://host:8265.", show_default=False)
+    ] = "",
+    no_wait: Annotated[
+        bool, typer.Option("--no-wait", help="Print the job's id and leave it running.")
+    ] = False,
+    shared: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FOLDER", help="A folder that all nodes of the cluster have."),
+    ] = None,
+    packages: Annotated[
+        bool, typer.Option("--pip", help="Let the cluster install the packages used here.")
+    ] = False,
+    image: Annotated[
+        str | None, typer.Option(help="A container image for the job to run in.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a job on a Ray cluster; show its log, end with its exit code."""
+
+    def run() -> None:
+        from clftask.cluster.submit import Shipping, load, send
+
+        shipping = Shipping(tuple(shared or []), packages, image)
+        say = functools.partial(typer.echo, err=True)
+        sent = send(kind, load(kind, job, overrides or []), address, shipping, say, as_json)
+        _leave(sent, as_json) if no_wait else _wait_for(sent, as_json)
+
+    _guarded(run, as_json)
+
+
+def _leave(sent: Any, as_json: bool) -> None:
+    typer.echo(sent.hint(), err=True)
+    found = {"id": sent.id, "address": sent.cluster.address}
+    typer.echo(json.dumps(found) if as_json else sent.id)
+
+
+def _wait_for(sent: Any, as_json: bool) -> None:
+    code = sent.wait(functools.partial(typer.echo, nl=False, err=as_json))
+    if as_json and sent.result():
+        typer.echo(sent.result())
+    if code:
+        raise typer.Exit(code)
+
+
+@app.command()
 def evaluate(
     bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="The bundle.")],
     table: Annotated[str, typer.Argument(metavar="TABLE", help="A labelled table.")],

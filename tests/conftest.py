@@ -335,6 +335,9 @@ class _Sink:
     def report(self, metrics: dict[str, float]) -> None:
         pass
 
+    def is_leaving(self) -> bool:
+        return False
+
 
 @pytest.fixture
 def toy_table(tmp_path: Path) -> Callable[..., Path]:

@@ -62,6 +62,25 @@ def test_refusals_say_what_the_cluster_has(capacity, spec, field):
     assert refused.value.problems[0].path == field
 
 
+@pytest.mark.parametrize(
+    ("capacity", "spec", "expected"),
+    [
+        (LAPTOP, {"workers": (2, 4)}, Plan(4, False, 2, least=2)),
+        (LAPTOP, {"workers": (2, 20)}, Plan(8, False, 1, least=2)),
+        (GPU_NODE, {"workers": (1, 8)}, Plan(4, True, 2, least=1)),
+        (LAPTOP, {"workers": (8, 20)}, Plan(8, False, 1)),
+        (GROWING, {"workers": (2, 100)}, Plan(8, True, 4, least=2)),
+    ],
+)
+def test_a_range_takes_what_fits(capacity, spec, expected):
+    assert plan(ScalingSpec(**spec), capacity) == expected
+
+
+def test_a_range_takes_no_more_than_there_is_work_for():
+    assert plan(ScalingSpec(workers=(1, 8)), LAPTOP, most_useful=3) == Plan(3, False, 2, least=1)
+    assert str(Plan(3, False, 2, least=1)) == "1 to 3 CPU workers, 2 CPUs each"
+
+
 def test_of_an_open_cluster_nothing_is_refused():
     unknown = Capacity(((4, 0),), is_open=True)
     assert plan(ScalingSpec(workers=50), unknown) == Plan(50, False, 1)

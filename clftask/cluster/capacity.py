@@ -7,11 +7,11 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from clftask.config import ScalingSpec
+from clftask.config import WorkersSpec
 from clftask.errors import ConfigError, Problem
 from clftask.wording import counted
 
@@ -70,41 +70,69 @@ def _fitting(has_cpus: float, has_gpus: float, cpus: float, gpus: float) -> int:
 
 @dataclass(frozen=True)
 class Plan:
-    """How many workers there are and what each gets."""
+    """How many workers there are and what each gets.
+
+    Attributes:
+        workers: The most.
+        use_gpu: Whether each has a GPU.
+        cpus_per_worker: What each has of CPUs.
+        least: How many there are at least, if they may come and go; else 0.
+    """
 
     workers: int
     use_gpu: bool
     cpus_per_worker: float
+    least: int = 0
 
     def __str__(self) -> str:
+        range_of = f"{self.least} to " if self.least else ""
         workers = counted(self.workers, f"{'GPU' if self.use_gpu else 'CPU'} worker")
-        return f"{workers}, {counted(self.cpus_per_worker, 'CPU')} each"
+        return f"{range_of}{workers}, {counted(self.cpus_per_worker, 'CPU')} each"
 
 
-def plan(spec: ScalingSpec, capacity: Capacity) -> Plan:
-    """Decide on GPUs and CPUs of the workers.
+def plan(spec: WorkersSpec, capacity: Capacity, most_useful: int | None = None) -> Plan:
+    """Decide how many workers there are at most, and on their GPUs and CPUs.
 
-    `use_gpu: auto` takes one GPU a worker if there are enough for all; `cpus_per_worker: auto`
-    shares the CPUs out evenly.
+    `use_gpu: auto` takes one GPU a worker if there are enough for the fewest; then
+    `cpus_per_worker: auto` shares the CPUs out evenly.
+
+    Args:
+        spec: What is asked for.
+        capacity: What there can be.
+        most_useful: How many workers there is work for.
 
     Raises:
-        ConfigError: The cluster can never hold the workers; says what it has.
+        ConfigError: The cluster can never hold the fewest workers; says what it has.
     """
+    least, most = spec.bounds
+    fewest = _plan_of(spec, least, capacity)
+    useful = most if most_useful is None else min(most, most_useful)
+    for workers in range(useful, least, -1):
+        try:
+            found = _plan_of(spec, workers, capacity)
+        except ConfigError:
+            continue
+        if found.use_gpu == fewest.use_gpu:  # one GPU is worth more than many CPUs
+            return replace(found, least=least)
+    return fewest
+
+
+def _plan_of(spec: WorkersSpec, workers: int, capacity: Capacity) -> Plan:
     has = f"the cluster has at most {capacity}"
-    has_gpus = capacity.gpus >= spec.workers
+    has_gpus = capacity.gpus >= workers
     use_gpu = has_gpus if spec.use_gpu == "auto" else spec.use_gpu
     if use_gpu and not has_gpus and not capacity.is_open:
-        allowed = f"needs a GPU for each of {counted(spec.workers, 'worker')}; {has}"
+        allowed = f"needs a GPU for each of {counted(workers, 'worker')}; {has}"
         raise ConfigError(Problem("scaling.use_gpu", spec.use_gpu, allowed, "Use fewer workers."))
     cpus = spec.cpus_per_worker
     if cpus == "auto":
-        cpus = float(capacity.even_share(spec.workers, use_gpu))
+        cpus = float(capacity.even_share(workers, use_gpu))
     room = capacity.room(cpus, use_gpu)
-    if spec.workers > room:
+    if workers > room:
         allowed = f"workers with {counted(cpus, 'CPU')} each must fit: {has}"
         remedy = f"Use at most {counted(room, 'worker')}, or a larger cluster."
-        raise ConfigError(Problem("scaling.workers", spec.workers, allowed, remedy))
-    return Plan(spec.workers, use_gpu, cpus)
+        raise ConfigError(Problem("scaling.workers", workers, allowed, remedy))
+    return Plan(workers, use_gpu, cpus)
 
 
 # ------------------------------------------------------------------ asking the cluster

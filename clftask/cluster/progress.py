@@ -74,10 +74,15 @@ def waiting_line(chosen: Plan, groups: Iterable[Mapping[str, Any]]) -> str | Non
         chosen: How many workers there are, and what each gets.
         groups: Ray's placement groups, of all jobs.
     """
-    pending = [len(group["bundles"]) for group in groups if group["state"] == "PENDING"]
-    if chosen.workers not in pending:
+    sizes = [(group["state"], len(group["bundles"])) for group in groups]
+    if chosen.least:  # these ask for their place only once there is one
+        is_placed = any(("CREATED", n) in sizes for n in range(chosen.least, chosen.workers + 1))
+    else:
+        is_placed = ("PENDING", chosen.workers) not in sizes
+    if is_placed:
         return None
-    workers, cpus = counted(chosen.workers, "worker"), counted(chosen.cpus_per_worker, "CPU")
+    workers = counted(chosen.least or chosen.workers, "worker")
+    cpus = counted(chosen.cpus_per_worker, "CPU")
     size = f"{cpus} and a GPU" if chosen.use_gpu else cpus
     return f"waiting for {workers} with {size} each: the cluster's resources are in use"
 

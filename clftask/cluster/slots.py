@@ -54,21 +54,22 @@ def slots(spec: ScalingSpec, concurrency: int | str, num_trials: int, capacity: 
     Raises:
         ConfigError: The cluster can never hold them; says what it has.
     """
+    workers = spec.bounds[1]
     wanted = num_trials if concurrency == "auto" else min(int(concurrency), num_trials)
     gpus = _gpus(spec, concurrency, wanted, capacity)
     cpus = spec.cpus_per_worker
     if cpus == "auto":
-        cpus = _auto_cpus(spec.workers, concurrency, wanted, gpus, capacity)
-    room = capacity.room(cpus, gpus) // spec.workers
+        cpus = _auto_cpus(workers, concurrency, wanted, gpus, capacity)
+    room = capacity.room(cpus, gpus) // workers
     if room == 0 or (concurrency != "auto" and room < wanted):
         has = f"the cluster has {capacity}"
         field = "concurrency" if room else "train.scaling.workers"
-        found = concurrency if room else spec.workers
-        workers = counted(spec.workers, "worker")
-        allowed = f"{workers} a trial with {counted(cpus, 'CPU')} each: {has}"
+        found = concurrency if room else workers
+        a_trial = counted(workers, "worker")
+        allowed = f"{a_trial} a trial with {counted(cpus, 'CPU')} each: {has}"
         remedy = f"There is room for {counted(room, 'trial')}."
         raise ConfigError(Problem(field, found, allowed, remedy))
-    return Slots(min(wanted, room), spec.workers, cpus, gpus)
+    return Slots(min(wanted, room), workers, cpus, gpus)
 
 
 def room_for(chosen: Slots, capacity: Capacity) -> int:
@@ -78,15 +79,16 @@ def room_for(chosen: Slots, capacity: Capacity) -> int:
 
 def _gpus(spec: ScalingSpec, concurrency: int | str, wanted: int, capacity: Capacity) -> float:
     """Return the GPUs of a worker."""
-    has_gpus = capacity.gpus >= spec.workers
+    workers = spec.bounds[1]
+    has_gpus = capacity.gpus >= workers
     if spec.use_gpu is False or (spec.use_gpu == "auto" and not has_gpus):
         return 0.0
     if not has_gpus and not capacity.is_open:
-        allowed = f"needs {counted(spec.workers, 'GPU')}; the cluster has {capacity.gpus:g}"
+        allowed = f"needs {counted(workers, 'GPU')}; the cluster has {capacity.gpus:g}"
         raise ConfigError(Problem("train.scaling.use_gpu", spec.use_gpu, allowed))
-    if concurrency == "auto" or not has_gpus or wanted * spec.workers <= capacity.gpus:
+    if concurrency == "auto" or not has_gpus or wanted * workers <= capacity.gpus:
         return 1.0
-    if spec.workers > 1:
+    if workers > 1:
         allowed = f"trials of several workers do not share GPUs; there are {capacity.gpus:g}"
         raise ConfigError(Problem("concurrency", concurrency, allowed, "Lower it, or use auto."))
     share = 1 / math.ceil(wanted / capacity.gpus)

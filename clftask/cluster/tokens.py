@@ -14,19 +14,23 @@ MODE, TOKEN, TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PAT
 TIMEOUT_S = 3.0
 
 
-def authenticate() -> None:
+def authenticate(make: bool = True) -> None:
     """Ask for a token wherever Ray is started here, and send it wherever one is joined.
 
     Ray by itself would leave the token's file readable by every user of the machine, and
     would not send it to a cluster that asks for it. Who sets RAY_AUTH_MODE decides.
+
+    Args:
+        make: Whether a token is made if there is none: one is needed to start Ray.
     """
     from ray._raylet import Config  # type: ignore[attr-defined]
 
-    if MODE not in os.environ:
+    file = Path(os.environ.get(TOKEN_PATH) or "~/.ray/auth_token").expanduser()
+    if MODE not in os.environ and (make or TOKEN in os.environ or file.is_file()):
         os.environ[MODE] = "token"
         Config.initialize("")  # Ray read the variable when it was imported
-    if os.environ[MODE] == "token" and TOKEN not in os.environ:
-        ensure_token(Path(os.environ.get(TOKEN_PATH) or "~/.ray/auth_token").expanduser())
+    if os.environ.get(MODE) == "token" and TOKEN not in os.environ and (make or file.is_file()):
+        ensure_token(file)
 
 
 def ensure_token(file: Path) -> None:

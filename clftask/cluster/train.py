@@ -21,6 +21,8 @@ from clftask.modeling import check_base
 from clftask.precision import check_precision
 from clftask.wording import counted
 
+# As workers that join cost all others the steps since the last checkpoint.
+RESIZE_S = 300.0
 _TRACKER_PREFIXES = ("MLFLOW_", "WANDB_")
 Say = Callable[[str], None]
 Show = Callable[[dict[str, Any]], None]
@@ -129,7 +131,8 @@ def _run_trainer(
         worker_loop,
         train_loop_config=loop_config,
         scaling_config=ScalingConfig(
-            num_workers=chosen.workers,
+            num_workers=(chosen.least, chosen.workers) if chosen.least else chosen.workers,
+            elastic_resize_monitor_interval_s=RESIZE_S,
             use_gpu=chosen.use_gpu,
             resources_per_worker={
                 "CPU": chosen.cpus_per_worker,
@@ -176,6 +179,11 @@ class _RaySink:
         import ray.train
 
         ray.train.report(metrics)
+
+    def is_leaving(self) -> bool:
+        import ray.train
+
+        return ray.train.get_preemption_info() is not None
 
 
 def worker_loop(config: dict[str, Any]) -> None:
