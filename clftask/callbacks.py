@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 LOOK_S = 5.0  # between two looks at the clock, which the workers take together
 MAX_STEPS = 10
-LEAVING_S = 20.0  # the age of a checkpoint while a machine is about to be taken away
+LEAVING_S = 20.0  # between checkpoints while a machine is about to be taken away
 
 
 class StepSeed(TrainerCallback):  # type: ignore[misc]
@@ -73,7 +73,7 @@ class SaveEvery(TrainerCallback):  # type: ignore[misc]
         trainer: Its workers save together.
         seconds: How old a checkpoint gets.
         is_leaving: Tells whether a machine of the run is about to be taken away; called by all
-            workers equally often. From then on checkpoints get `LEAVING_S` old.
+            workers equally often. Then one is asked for at once, and every `LEAVING_S` seconds.
     """
 
     def __init__(
@@ -81,20 +81,22 @@ class SaveEvery(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         self.trainer, self.seconds, self.is_leaving = trainer, seconds, is_leaving
         self.last = self.looked = time.monotonic()
-        self.next_look, self.seen = 1, 0
+        self.next_look, self.seen, self.was_leaving = 1, 0, False
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
         """Let the first worker's clock decide for all, about every `LOOK_S` seconds."""
         if state.global_step < self.next_look or float(state.epoch).is_integer():
             return control  # the end of an epoch saves anyway
-        age = LEAVING_S if self.is_leaving() else self.seconds
-        is_due, steps = self.trainer._from_first((self._age() > age, self._steps(state)))
+        is_due, steps = self.trainer._from_first((self._is_due(), self._steps(state)))
         control.should_save |= is_due
         self.next_look = state.global_step + steps
         return control
 
-    def _age(self) -> float:
-        return time.monotonic() - self.last
+    def _is_due(self) -> bool:
+        is_leaving = self.is_leaving()
+        is_news = is_leaving and not self.was_leaving
+        self.was_leaving = is_leaving
+        return is_news or time.monotonic() - self.last > (LEAVING_S if is_leaving else self.seconds)
 
     def _steps(self, state: Any) -> int:
         """Return after how many steps to look again."""

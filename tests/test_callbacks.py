@@ -40,10 +40,15 @@ def test_a_young_checkpoint_is_enough():
     assert saves(SaveEvery(Alone(), 1e9, lambda: False)) == []
 
 
-def test_when_a_machine_is_about_to_leave_checkpoints_are_younger(monkeypatch):
-    monkeypatch.setattr(callbacks, "LEAVING_S", 0)
-    asked = iter([False, True, False])
+def test_news_that_a_machine_is_about_to_leave_saves_at_once():
+    asked = iter([False, True, True])
     assert saves(SaveEvery(Alone(), 1e9, lambda: next(asked))) == [11]
+
+
+def test_while_a_machine_is_about_to_leave_checkpoints_are_younger(monkeypatch):
+    monkeypatch.setattr(callbacks, "LEAVING_S", 0)
+    asked = iter([False, True, True])
+    assert saves(SaveEvery(Alone(), 1e9, lambda: next(asked))) == [11, 21]
 
 
 def test_slow_steps_are_all_looked_at(monkeypatch):
