@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from clftask.cluster.kuberay import autoscaling_of_pod
 from clftask.config import WorkersSpec
 from clftask.errors import ConfigError, Problem
 from clftask.wording import counted
@@ -193,12 +194,13 @@ def grown(there: Iterable[Node], types: Iterable[tuple[Node, int]], most: Any = 
 
 
 def autoscaling_config() -> dict[str, Any] | None:
-    """Return the configuration of `ray up` if it is on this machine: a head node has it."""
+    """Return the configuration of `ray up`, or what KubeRay has of it; a head node finds it."""
     import yaml
 
     file = Path(os.environ.get(CONFIG_VARIABLE) or BOOTSTRAP_CONFIG).expanduser()
     found = yaml.safe_load(file.read_text()) if file.is_file() else None
-    return found if isinstance(found, dict) and found.get("available_node_types") else None
+    has_types = isinstance(found, dict) and found.get("available_node_types")
+    return found if has_types else autoscaling_of_pod()
 
 
 def node_types(document: Mapping[str, Any]) -> list[tuple[Node, int]]:
