@@ -10,7 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from clftask import runs, storage
+from clftask import logs, runs, storage
+from clftask.cluster.metering import TrainMeter
+from clftask.cluster.naming import named
 from clftask.cluster.progress import Board, Waiting, follow
 from clftask.cluster.session import Plan, capacity, connected, plan, ray_storage
 from clftask.config import TrainJob
@@ -66,7 +68,7 @@ def _trained(job: TrainJob, run: runs.Run, say: Say, show: Show) -> dict[str, An
     prepared = prepare(job)
     if run.exists:
         runs.same_data(run, prepared.fingerprint)
-    with runs.resumable(run), connected():
+    with runs.resumable(run), connected(), TrainMeter(run.path, show) as show:
         chosen = plan(job.scaling, capacity())
         check_precision(job.training.precision, chosen.use_gpu)
         say(f"reading and tokenising {counted(prepared.rows.num_rows, 'row')}")
@@ -93,7 +95,7 @@ def _fit(
 ) -> dict[str, Any]:
     import ray
 
-    board = Board.remote()  # type: ignore[attr-defined]
+    board = Board.options(**named("train", path, "board")).remote()  # type: ignore[attr-defined]
     loop_config = {
         "job": job.dump(),
         "run": path,
@@ -196,6 +198,7 @@ def worker_loop(config: dict[str, Any]) -> None:
     os.environ.update(config["environment"])
     quiet_libraries()
     context = ray.train.get_context()
+    logs.work_on("train", config["run"], rank=context.get_world_rank())
     device = ray.train.torch.get_device().type
     torch.set_num_threads(max(1, int(config["cpus"])))
     work = Work(

@@ -26,6 +26,7 @@ from clftask.cluster.checking import (
     check_trials,
     named_as_in,
 )
+from clftask.cluster.metering import TuneMeter
 from clftask.cluster.session import capacity, connected
 from clftask.cluster.slots import Slots, slots
 from clftask.config import TrainJob, TuneJob
@@ -80,7 +81,7 @@ def _searched(job: TuneJob, run: runs.Run, say: Say, show: Show) -> dict[str, An
         prepared = prepare(job.train)
         if run.exists:
             runs.same_data(run, prepared.fingerprint)
-    with runs.resumable(run), connected():
+    with runs.resumable(run), connected(), TuneMeter(run.path, show, job) as show:
         with named_as_in(job):
             chosen = slots(job.train.scaling, job.concurrency, job.num_trials, capacity())
             for precision in {trial.training.precision for trial in job.probed()}:
