@@ -178,6 +178,7 @@ def _fit(work: Work, sink: Sink, rank: int, world: int, device: str, scratch: st
         try:
             _train(trainer, checkpoints, log, sink, watch)
         except Exception as error:
+            _log.exception("training failed")
             if rank == 0:
                 log.say(f"failed: {error}")
                 log.write()

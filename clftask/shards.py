@@ -317,6 +317,7 @@ def _caught(shard: int, call: Callable[[], _Item]) -> _Item | Failure:
     except ClftaskError as error:
         return Failure(shard, error)
     except Exception as error:  # whatever Arrow or torch raise: it may pass
+        _log.warning("shard failed", exc_info=True, extra={"shard": shard})
         reason = f"{type(error).__name__}: {error}"
         return Failure(shard, JobError(Problem(f"shard {shard}", None, reason[:500])))
 

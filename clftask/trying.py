@@ -300,7 +300,8 @@ class _Keeper(TrainerCallback):  # type: ignore[misc]
         ended = {"state": state, "reason": reason, "ended_at": round(time.time(), 3)}
         self.trial = self.trial.model_copy(update=ended)
         self.books.write(self.trial)
-        _log.info("trial ends: %s", state, extra={"state": state, "reason": reason})
+        level = logging.WARNING if state == "failed" else logging.INFO
+        _log.log(level, "trial ends: %s", state, extra={"state": state, "reason": reason})
         self.books.forget_state(self.trial)
 
 

@@ -138,7 +138,7 @@ def _run_trainer(
             },
         ),
         run_config=RunConfig(
-            name=f"ray-{secrets.token_hex(6)}",
+            name=f"{path.rpartition('/')[2]}-{secrets.token_hex(6)}",
             storage_path=place,
             storage_filesystem=fs,
             failure_config=FailureConfig(max_failures=max_failures),

@@ -317,7 +317,8 @@ def _publish(search: _Search, job: TrainJob, best: Trial) -> dict[str, Any]:
         return publish_winner(shared.work(job), job, best, shared.device, shared.workers)
 
     chosen = search.chosen
-    remote = ray.remote(num_cpus=chosen.cpus, num_gpus=chosen.gpus, max_retries=2)(task)
+    options = {"num_cpus": chosen.cpus, "num_gpus": chosen.gpus, "name": "clftask-tune:publish"}
+    remote = ray.remote(**options, max_retries=2)(task)
     try:
         found: dict[str, Any] = ray.get(remote.remote(search.shared))
     except ray.exceptions.RayTaskError as error:
