@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import functools
+import io
 import json
 import os
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from clftask import logs
 from clftask.errors import ClftaskError, ConfigError, JobError, Problem
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def _train(path: str, overrides: list[str], dry_run: bool, as_json: bool) -> Non
     quiet_libraries()
     with TrainScreen() as screen:
         result = run(job, screen.say, screen.show)
-    train_summary(result, file=sys.stderr if as_json else sys.stdout)
+    train_summary(result, file=_tables(as_json))
     if as_json:
         kept = ("run", "bundle", "metrics", "epochs", "seconds", "samples_per_s", "workers")
         typer.echo(json.dumps({name: result[name] for name in kept}))
@@ -84,7 +85,7 @@ def _tune(path: str, overrides: list[str], dry_run: bool, as_json: bool) -> None
     quiet_libraries()
     with TuneScreen(job.goal, job.num_trials) as screen:
         result = run(job, screen.say, screen.show)
-    tune_summary(result, job.goal, file=sys.stderr if as_json else sys.stdout)
+    tune_summary(result, job.goal, file=_tables(as_json))
     if as_json:
         typer.echo(json.dumps(result))
 
@@ -111,7 +112,7 @@ def _score(path: str, overrides: list[str], dry_run: bool, as_json: bool) -> Non
     quiet_libraries()
     with ScoreScreen() as screen:
         result = run(job, screen.say, screen.show)
-    score_summary(result, file=sys.stderr if as_json else sys.stdout)
+    score_summary(result, file=_tables(as_json))
     if as_json:
         left_out = ("labels", "rows_truncated", "mean_confidence")
         typer.echo(json.dumps({k: v for k, v in result.items() if k not in left_out}))
@@ -146,21 +147,20 @@ def submit(
         from clftask.cluster.submit import Shipping, load, send
 
         shipping = Shipping(tuple(shared or []), packages, image)
-        say = functools.partial(typer.echo, err=True)
-        sent = send(kind, load(kind, job, overrides or []), address, shipping, say, as_json)
+        sent = send(kind, load(kind, job, overrides or []), address, shipping, _say, as_json)
         _leave(sent, as_json) if no_wait else _wait_for(sent, as_json)
 
     _guarded(run, as_json)
 
 
 def _leave(sent: Any, as_json: bool) -> None:
-    typer.echo(sent.hint(), err=True)
+    _say(sent.hint())
     found = {"id": sent.id, "address": sent.cluster.address}
     typer.echo(json.dumps(found) if as_json else sent.id)
 
 
 def _wait_for(sent: Any, as_json: bool) -> None:
-    code = sent.wait(functools.partial(typer.echo, nl=False, err=as_json))
+    code = sent.wait(lambda text: typer.echo(text, nl=False, err=as_json))
     if as_json and sent.result():
         typer.echo(sent.result())
     if code:
@@ -227,7 +227,7 @@ def compare(
 
         quiet_libraries()
         compared = _compared_tables if table is None else _compared_bundles
-        result = compared(a, b, table, gate or [], sys.stderr if as_json else sys.stdout)
+        result = compared(a, b, table, gate or [], _tables(as_json))
         if as_json:
             typer.echo(json.dumps(result))
         if not result["passed"]:
@@ -240,7 +240,7 @@ def _compared_bundles(a: str, b: str, table: Any, gates: list[str], file: Any) -
     from clftask.comparing import compare_bundles
     from clftask.screen import compare_summary
 
-    result = compare_bundles(a, b, table, gates, functools.partial(typer.echo, err=True))
+    result = compare_bundles(a, b, table, gates, _say)
     compare_summary(result, file)
     return result
 
@@ -259,10 +259,22 @@ def _judged(run: Callable[[Callable[[str], None]], dict[str, Any]], as_json: boo
     from clftask.screen import judged_summary
 
     quiet_libraries()
-    result = run(lambda line: typer.echo(line, err=True))
-    judged_summary(result, file=sys.stderr if as_json else sys.stdout)
+    result = run(_say)
+    judged_summary(result, file=_tables(as_json))
     if as_json:
         typer.echo(json.dumps(result))
+
+
+def _say(line: str) -> None:
+    """Tell the user on stderr."""
+    logs.say(line) if logs.is_json() else typer.echo(line, err=True)
+
+
+def _tables(as_json: bool) -> IO[str]:
+    """Return where tables for people go: with --json not to stdout, and never among JSON lines."""
+    if not as_json:
+        return sys.stdout
+    return io.StringIO() if logs.is_json() else sys.stderr
 
 
 def _print_job(job: Spec, as_json: bool) -> None:
@@ -284,7 +296,7 @@ def inspect(
         from clftask.screen import inspect_summary
 
         found = look(path, verify)
-        inspect_summary(found, file=sys.stderr if as_json else sys.stdout)
+        inspect_summary(found, file=_tables(as_json))
         if as_json:
             typer.echo(json.dumps(found))
 
@@ -318,7 +330,7 @@ def demo(
     def run() -> None:
         from clftask.demo import demo as show
 
-        result = show(folder, sys.stderr if as_json else sys.stdout)
+        result = show(folder, _tables(as_json))
         if as_json:
             typer.echo(json.dumps(result))
 
@@ -328,6 +340,7 @@ def demo(
 def _guarded(run: Callable[[], None], as_json: bool = False) -> None:
     """Run a command; turn its errors into a message and an exit code, never a traceback."""
     signal.signal(signal.SIGTERM, _terminated)
+    logs.start()
     try:
         run()
     except ClftaskError as error:
@@ -357,7 +370,7 @@ def _guarded(run: Callable[[], None], as_json: bool = False) -> None:
 
 def _explain(error: ClftaskError, as_json: bool, code: int | None = None) -> None:
     for problem in error.problems:
-        typer.echo(f"error: {problem}", err=True)
+        _say(f"error: {problem}")
     if as_json:
         content = error.as_json()
         content["error"]["exit"] = code or error.exit_code

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -37,6 +38,7 @@ from clftask.training import WEIGHTS, ClassifierTrainer, training_arguments
 from clftask.wording import counted
 
 CHECKPOINT_INTERVAL_S = 300.0
+_log = logging.getLogger(__name__)
 
 
 class Sink(Protocol):
@@ -100,7 +102,8 @@ class RunLog:
         self.text = text
 
     def say(self, line: str) -> None:
-        """Add a line to the log."""
+        """Add a line to the log, here and where workers log."""
+        _log.info("%s", line)
         self.text += f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {line}\n"
 
     def write(self) -> None:
@@ -178,6 +181,7 @@ def _fit(work: Work, sink: Sink, rank: int, world: int, device: str, scratch: st
         try:
             _train(trainer, checkpoints, log, sink, watch)
         except Exception as error:
+            _log.exception("training failed")
             if rank == 0:
                 log.say(f"failed: {error}")
                 log.write()

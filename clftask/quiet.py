@@ -1,4 +1,4 @@
-"""One place that configures logging: libraries keep quiet unless CLFTASK_DEBUG is set."""
+"""Libraries keep quiet unless CLFTASK_DEBUG is set; what clftask itself logs is in `logs`."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from clftask import logs
 from clftask.metrics import with_plain
 from clftask.search.searchers import Goal
 from clftask.wording import counted
@@ -21,13 +22,22 @@ PLAIN_CAPTION = "plain: uncalibrated, at 0.5 or the most probable class"
 LINE_EVERY_S = 10.0
 
 
+def _console() -> Console:
+    """Return stderr, which is no terminal if JSON lines go there."""
+    return Console(stderr=True, highlight=False, force_terminal=False if logs.is_json() else None)
+
+
+def _say(console: Console, line: str) -> None:
+    logs.say(line) if logs.is_json() else console.print(escape(line), soft_wrap=True)
+
+
 class _Screen:
     """One bar on stderr with figures beside it; plain lines where there is no terminal."""
 
     name = ""
 
     def __init__(self) -> None:
-        self.console = Console(stderr=True, highlight=False)
+        self.console = _console()
         columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
         columns += [TimeRemainingColumn(), TextColumn("{task.fields[figures]}")]
         self.progress = Progress(*columns, console=self.console)
@@ -41,7 +51,7 @@ class _Screen:
 
     def say(self, line: str) -> None:
         """Print a line above the bar."""
-        self.console.print(escape(line), soft_wrap=True)
+        _say(self.console, line)
 
     def move(self, completed: int, total: int, figures: str) -> None:
         """Move the bar."""
@@ -113,7 +123,7 @@ class TuneScreen:
 
     def __init__(self, goal: Goal, num_trials: int) -> None:
         self.goal, self.num_trials = goal, num_trials
-        self.console = Console(stderr=True, highlight=False)
+        self.console = _console()
         self.rows: dict[str, dict[str, Any]] = {}
         self.live = Live(console=self.console, refresh_per_second=2, get_renderable=self._table)
 
@@ -125,7 +135,7 @@ class TuneScreen:
 
     def say(self, line: str) -> None:
         """Print a line above the table."""
-        self.console.print(escape(line), soft_wrap=True)
+        _say(self.console, line)
 
     def show(self, record: dict[str, Any]) -> None:
         """Take a record of a trial; without a terminal, print it."""

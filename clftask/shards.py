@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -36,6 +37,7 @@ COMPILE_PAYS_S = 600.0
 STORAGE_PAUSE_S = 10.0
 COMPILE_SAMPLE_ROWS = 64
 _Item = TypeVar("_Item")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -169,6 +171,8 @@ class ShardScorer:
     def _next(self, stream: Iterator[ShardRows]) -> Ready:
         started = time.perf_counter()
         rows = next(stream)
+        about = {"shard": rows.shard.index, "rows": rows.table.num_rows}
+        _log.debug("shard begins", extra=about)
         self._refuse_bad(rows)
         good = pc.indices_nonzero(rows.reasons.is_null())
         pair = None if rows.text_pair is None else rows.text_pair.take(good)
@@ -218,6 +222,8 @@ class ShardScorer:
         if bad:
             lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in bad)
             storage.put(self.books.quarantine(shard.index), lines.encode())
+            about = {"shard": shard.index, "rows_quarantined": len(bad)}
+            _log.warning("bad rows are quarantined", extra=about)
         decided = meta.decision.decide(part.probabilities, meta.task)
         origin = ready.rows.table.select(origin_columns(job)).take(ready.good).combine_chunks()
         rule = meta.decision.sets
@@ -277,6 +283,8 @@ class ShardScorer:
             seconds=footer.get(SECONDS, 0.0),
         )
         self.books.write_receipt(receipt)
+        about = {"shard": shard.index, "rows": receipt.counts.rows_in, "seconds": receipt.seconds}
+        _log.debug("shard ends", extra=about)
         return receipt
 
 
@@ -309,6 +317,7 @@ def _caught(shard: int, call: Callable[[], _Item]) -> _Item | Failure:
     except ClftaskError as error:
         return Failure(shard, error)
     except Exception as error:  # whatever Arrow or torch raise: it may pass
+        _log.warning("shard failed", exc_info=True, extra={"shard": shard})
         reason = f"{type(error).__name__}: {error}"
         return Failure(shard, JobError(Problem(f"shard {shard}", None, reason[:500])))
 

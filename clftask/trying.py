@@ -32,6 +32,7 @@ from clftask.training import ClassifierTrainer
 from clftask.trials import Evaluation, Trial, Trials, finite
 
 SAVE_INTERVAL_S = 60.0
+_log = logging.getLogger(__name__)
 Report = Callable[[Evaluation, int | None, int], None]
 
 
@@ -285,6 +286,7 @@ class _Keeper(TrainerCallback):  # type: ignore[misc]
             known |= {"state": "finished", "ended_at": round(time.time(), 3)}
         self.trial = self.trial.model_copy(update=known)
         self.books.write(self.trial)
+        _log.info("epoch %g", evaluation.epoch, extra={"metrics": evaluation.metrics})
         self.report(evaluation, self.saved_step, len(evaluations))
 
     # ------------------------------------------------------------------ the end
@@ -298,6 +300,8 @@ class _Keeper(TrainerCallback):  # type: ignore[misc]
         ended = {"state": state, "reason": reason, "ended_at": round(time.time(), 3)}
         self.trial = self.trial.model_copy(update=ended)
         self.books.write(self.trial)
+        level = logging.WARNING if state == "failed" else logging.INFO
+        _log.log(level, "trial ends: %s", state, extra={"state": state, "reason": reason})
         self.books.forget_state(self.trial)
 
 
@@ -336,7 +340,7 @@ def publish_winner(
             "label_names": list(work.label_names),
         }
         shipped = Work(**{**vars(work), "job": job})
-        place, say = Path(scratch, "bundle"), logging.getLogger(__name__).warning
+        place, say = Path(scratch, "bundle"), _log.warning
         publish(shipped, trainer, found, outcome, place, _records(trial), say)
         return outcome
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1] / "clftask"
 
 # Imports go from later layers to earlier ones, or stay within a layer.
 LAYERS = {
-    "errors": "errors wording",
+    "errors": "errors logs wording",
     "spec": "spec",
     "storage": "storage stores",
     "parts": """gates labels sources splits texts longtexts losses heads metrics decisions search

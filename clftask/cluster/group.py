@@ -16,6 +16,8 @@ import ray
 from ray.util import get_current_placement_group, get_node_ip_address
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from clftask import logs
+from clftask.cluster.naming import named
 from clftask.trying import reason_of
 
 LAST_WORDS_S = 5.0
@@ -26,11 +28,15 @@ Task = Callable[[int, int, str], Any]
 class Member:
     """A worker of a trial, but the first."""
 
+    def __init__(self, path: str) -> None:
+        self.path = path
+
     def join(self, address: str, rank: int, world: int, device: str, cpus: float) -> None:
         """Meet the others."""
         from clftask.quiet import quiet_libraries
 
         quiet_libraries()
+        logs.work_on("tune", self.path, rank=rank)
         _join(address, rank, world, device, cpus)
 
     def run(self, task: Task, rank: int, world: int, device: str) -> str | None:
@@ -49,10 +55,17 @@ class Member:
 
 
 class Group:
-    """The workers of a trial's process; they stay together for as long as the process lives."""
+    """The workers of a trial's process; they stay together for as long as the process lives.
 
-    def __init__(self, workers: int, resources: dict[str, float], device: str) -> None:
-        self.workers, self.device = workers, device
+    Args:
+        path: The search's folder.
+        workers: How many there are, this process among them.
+        resources: What Ray reserves for each.
+        device: cpu or cuda.
+    """
+
+    def __init__(self, path: str, workers: int, resources: dict[str, float], device: str) -> None:
+        self.path, self.workers, self.device = path, workers, device
         self.members: list[Any] = []
         self.running: list[Any] = []
         if workers > 1:
@@ -63,10 +76,10 @@ class Group:
         address = f"tcp://{get_node_ip_address()}:{_free_port()}"
         for rank in range(1, self.workers):
             strategy = PlacementGroupSchedulingStrategy(place, placement_group_bundle_index=rank)
-            options = {"num_cpus": resources["CPU"], "num_gpus": resources.get("GPU", 0)}
-            self.members.append(
-                Member.options(scheduling_strategy=strategy, **options).remote()  # type: ignore[attr-defined]
-            )
+            sizes = {"num_cpus": resources["CPU"], "num_gpus": resources.get("GPU", 0)}
+            options = {**sizes, **named("tune", self.path, "member", rank)}
+            member = Member.options(scheduling_strategy=strategy, **options)  # type: ignore[attr-defined]
+            self.members.append(member.remote(self.path))
         joining = [
             member.join.remote(address, rank, self.workers, self.device, resources["CPU"])
             for rank, member in enumerate(self.members, 1)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import logging
 import math
 import re
 import tempfile
@@ -13,9 +15,10 @@ from typing import Any, Self
 
 import ray
 
-from clftask import bundle
+from clftask import bundle, logs
 from clftask.cluster.capacity import Plan
 from clftask.cluster.dispatch import Dispatcher
+from clftask.cluster.naming import named
 from clftask.errors import (
     AccessError,
     ClftaskError,
@@ -30,6 +33,7 @@ from clftask.shards import Done, Failure, ScoreWork
 MAX_DEATHS = 3  # for each worker
 WAIT_S = 60.0
 POLL_S = 1.0
+_log = logging.getLogger(__name__)
 
 
 class ScoreActor:
@@ -66,12 +70,14 @@ class ScoreActor:
         torch.set_num_threads(max(1, int(self.cpus)))
         device = "cuda" if ray.get_gpu_ids() else "cpu"
         job = self.work.job
+        logs.work_on("score", job.output.path)
         with tempfile.TemporaryDirectory(prefix="clftask-bundle-") as scratch:
             folder, meta = bundle.fetch(job.bundle, scratch)
             if meta.fingerprint != self.work.meta.fingerprint:
                 raise ConfigError(Problem("bundle", job.bundle, "was changed while the job ran"))
             model, tokenizer = bundle.open_model(folder)
         precision = precision_for(job.precision, device)
+        _log.info("the worker has its model, on %s in %s", device, precision)
         return ShardScorer(self.work, Scorer(model, tokenizer, meta, device, precision))
 
     def run(self, shards: list[Shard], rows_ahead: int) -> Iterator[Done | Failure]:
@@ -96,8 +102,9 @@ class Pool:
 
     def __init__(self, work: ScoreWork, chosen: Plan, say: Callable[[str], None]) -> None:
         resources = {"num_cpus": chosen.cpus_per_worker, "num_gpus": int(chosen.use_gpu)}
-        self.actor_class = ray.remote(ScoreActor).options(**resources)
+        self.actor_class = ray.remote(**resources)(ScoreActor)
         self.chosen, self.work = chosen, ray.put(work)
+        self.output, self.numbers = work.job.output.path, itertools.count()
         self.starting: dict[Any, Any] = {}
         self.busy: dict[Any, _Stretch] = {}
         self.idle: list[Any] = []
@@ -134,7 +141,8 @@ class Pool:
         num_there = len(self.starting) + len(self.idle) + len(self.busy)
         num_wanted = min(self.chosen.workers, num_waiting + len(self.busy))
         for _ in range(num_wanted - num_there):
-            actor = self.actor_class.remote(self.work, self.chosen.cpus_per_worker)
+            name = named("score", self.output, next(self.numbers))
+            actor = self.actor_class.options(**name).remote(self.work, self.chosen.cpus_per_worker)
             self.starting[actor.load.remote()] = actor
 
     def _say_if_waiting(self) -> None:
@@ -174,6 +182,8 @@ class Pool:
         except Exception as error:  # the actor died, or its node
             self.busy.pop(generator)
             died = JobError(Problem("worker", None, f"died: {_reason(error)}"))
+            about = {"shards": [shard.index for shard in stretch.shards]}
+            _log.warning("a worker leaves shards behind", extra=about)
             dispatcher.take_back(stretch.shards, None if _is_nodes_fault(error) else died)
             self._bury(stretch.actor, error)
         else:
@@ -189,6 +199,7 @@ class Pool:
         if failure.ends_job:
             raise JobError(*failure.error.problems)
         stretch = self.busy[generator]
+        _log.warning("shard failed: %s", failure.error, extra={"shard": failure.shard})
         at_fault = [shard for shard in stretch.shards if shard.index == failure.shard]
         others = [shard for shard in stretch.shards if shard.index != failure.shard]
         dispatcher.take_back([*at_fault, *others], failure.error)
@@ -202,6 +213,7 @@ class Pool:
         with contextlib.suppress(Exception):
             ray.kill(actor)
         self.num_deaths += not _is_nodes_fault(error)
+        _log.warning("a worker is gone: %s", _reason(error))
         if self.num_deaths > MAX_DEATHS * self.chosen.workers and not self.busy:
             raise JobError(Problem("worker", None, f"workers keep dying: {_reason(error)}"))
 

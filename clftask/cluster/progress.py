@@ -58,10 +58,14 @@ class Board:
         return self.outcome, self.failure
 
 
-def new_board() -> Any:
-    """Start a board on the driver's node: it is lost only with the driver itself."""
+def new_board(**options: Any) -> Any:
+    """Start a board on the driver's node: it is lost only with the driver itself.
+
+    Args:
+        options: Of the actor.
+    """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return Board.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
+    return Board.options(scheduling_strategy=here, **options).remote()  # type: ignore[attr-defined]
 
 
 def waiting_line(chosen: Plan, groups: Iterable[Mapping[str, Any]]) -> str | None:

@@ -13,6 +13,7 @@ from clftask import bundle, planning
 from clftask.bundle import BundleMeta
 from clftask.cluster.capacity import capacity, plan
 from clftask.cluster.dispatch import Dispatcher
+from clftask.cluster.metering import ScoreMeter
 from clftask.cluster.pool import Pool
 from clftask.cluster.session import connected
 from clftask.config import ScoreJob
@@ -72,13 +73,14 @@ def score(job: ScoreJob, say: Callable[[str], None], show: Show) -> dict[str, An
 def _score_missing(
     job: ScoreJob, meta: BundleMeta, planned: Planned, say: Callable[[str], None], show: Show
 ) -> ScoreRun:
-    with interruption_hint("Run the job again to go on."), connected(say):
+    meter = ScoreMeter(job.output.path, show)
+    with interruption_hint("Run the job again to go on."), connected(say), meter:
         chosen = plan(job.scaling, capacity(), len(planned.missing))
         check_precision(job.precision, chosen.use_gpu, "precision")
-        run = ScoreRun(job, meta, planning.claim(job, meta, planned), show)
+        run = ScoreRun(job, meta, planning.claim(job, meta, planned), meter)
         say(f"output {job.output.path}: {chosen}")
         with _mid_job(), Pool(ScoreWork(job, run.plan, meta), chosen, say) as pool:
-            run.score(pool.done, chosen.workers)
+            run.score(meter.watching(pool), chosen.workers)
     return run
 
 

@@ -10,8 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from clftask import runs, storage
+from clftask import logs, runs, storage
 from clftask.cluster.capacity import Plan, capacity, plan
+from clftask.cluster.metering import TrainMeter
+from clftask.cluster.naming import named
 from clftask.cluster.progress import Waiting, follow, new_board
 from clftask.cluster.session import connected, ray_storage
 from clftask.config import TrainJob
@@ -69,7 +71,7 @@ def _trained(job: TrainJob, run: runs.Run, say: Say, show: Show) -> dict[str, An
     prepared = prepare(job)
     if run.exists:
         runs.same_data(run, prepared.fingerprint)
-    with runs.resumable(run), connected(say):
+    with runs.resumable(run), connected(say), TrainMeter(run.path, show) as show:
         chosen = plan(job.scaling, capacity())
         check_precision(job.training.precision, chosen.use_gpu)
         say(f"reading and tokenising {counted(prepared.rows.num_rows, 'row')}")
@@ -96,7 +98,7 @@ def _fit(
 ) -> dict[str, Any]:
     import ray
 
-    board = new_board()
+    board = new_board(**named("train", path, "board"))
     loop_config = {
         "job": job.dump(),
         "run": path,
@@ -140,7 +142,7 @@ def _run_trainer(
             },
         ),
         run_config=RunConfig(
-            name=f"ray-{secrets.token_hex(6)}",
+            name=f"{path.rpartition('/')[2]}-{secrets.token_hex(6)}",
             storage_path=place,
             storage_filesystem=fs,
             failure_config=FailureConfig(max_failures=max_failures),
@@ -205,6 +207,7 @@ def worker_loop(config: dict[str, Any]) -> None:
     os.environ.update(config["environment"])
     quiet_libraries()
     context = ray.train.get_context()
+    logs.work_on("train", config["run"], rank=context.get_world_rank())
     device = ray.train.torch.get_device().type
     torch.set_num_threads(max(1, int(config["cpus"])))
     work = Work(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import os
 import tempfile
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any, Final
 import ray
 from ray import tune
 
+from clftask import logs
 from clftask.cluster.group import Group
 from clftask.config import TrainJob, TuneJob
 from clftask.errors import ConfigError, Problem, StorageError
@@ -27,6 +29,7 @@ SEED: Final = "seed"
 FAILED: Final = "failed"
 KNOWN: Final = "known"  # from before the search was interrupted
 _POINTER = "clftask.json"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -84,12 +87,14 @@ def run_trial(config: dict[str, Any], shared: Shared) -> None:
     told = _pointer()
     books = Trials(shared.run)
     trial = books.read(new_trial(search, config, shared.precision))
+    logs.work_on("tune", shared.run, trial=trial.number, seed=trial.seed)
     if search.scheduler.mutates:
         trial = _mutated(search, trial, config, told)
     if trial.state == "running":
         books.write(trial)  # from here on it is known, whatever is killed
     report = functools.partial(_report, search.goal, trial)
     is_new_failure = trial.state != FAILED
+    _log.info("trial begins", extra={"params": trial.params})
     done = _run(search, shared, trial, told, report)
     _release(shared.device)
     if done.state == FAILED:
@@ -105,6 +110,7 @@ def _run(search: TuneJob, shared: Shared, trial: Trial, told: _Pointer, report: 
     except ConfigError as error:  # a combination that only the searcher's draw has shown
         failed = trial.model_copy(update={"state": FAILED, "reason": str(error.problems[0])})
         Trials(shared.run).write(failed)
+        _log.warning("trial cannot be: %s", failed.reason)
         return failed
     is_resumable = search.scheduler.resumes and not trial.is_finalist
     spec = Attempt(
@@ -119,12 +125,13 @@ def _run(search: TuneJob, shared: Shared, trial: Trial, told: _Pointer, report: 
     tell_again(spec, functools.partial(report, is_known=True))
     if trial.state != "running":
         return trial
-    group = _group(shared.workers, json.dumps(shared.resources), shared.device)
+    group = _group(shared.run, shared.workers, json.dumps(shared.resources), shared.device)
     done: Trial = group.run(functools.partial(attempt, spec, report))
     if done.state == FAILED and group.members:
         _group.cache_clear()
         reason = group.close()
         if reason is None:  # a member is gone: not the trial's fault
+            _log.warning("a worker of the trial is gone")
             Trials(shared.run).write(done.model_copy(update={"state": "running", "reason": ""}))
             raise RuntimeError("a worker of the trial is gone")
         if reason and done.reason.startswith("RuntimeError"):  # which tells of a lost connection
@@ -167,13 +174,13 @@ def _search(document: str) -> TuneJob:
 
 
 @functools.lru_cache(maxsize=1)
-def _group(workers: int, resources: str, device: str) -> Group:
+def _group(run: str, workers: int, resources: str, device: str) -> Group:
     """Return the process's group: it outlives the trial."""
     import torch
 
     sizes = json.loads(resources)
     torch.set_num_threads(max(1, int(sizes["CPU"])))
-    return Group(workers, sizes, device)
+    return Group(run, workers, sizes, device)
 
 
 # ------------------------------------------------------------------ what Tune carries

@@ -27,6 +27,7 @@ from clftask.cluster.checking import (
     check_trials,
     named_as_in,
 )
+from clftask.cluster.metering import TuneMeter
 from clftask.cluster.session import connected
 from clftask.cluster.slots import Slots, slots
 from clftask.config import TrainJob, TuneJob
@@ -81,7 +82,7 @@ def _searched(job: TuneJob, run: runs.Run, say: Say, show: Show) -> dict[str, An
         prepared = prepare(job.train)
         if run.exists:
             runs.same_data(run, prepared.fingerprint)
-    with runs.resumable(run), connected(say):
+    with runs.resumable(run), connected(say), TuneMeter(run.path, show, job) as show:
         with named_as_in(job):
             chosen = slots(job.train.scaling, job.concurrency, job.num_trials, capacity())
             for precision in {trial.training.precision for trial in job.probed()}:
@@ -317,7 +318,8 @@ def _publish(search: _Search, job: TrainJob, best: Trial) -> dict[str, Any]:
         return publish_winner(shared.work(job), job, best, shared.device, shared.workers)
 
     chosen = search.chosen
-    remote = ray.remote(num_cpus=chosen.cpus, num_gpus=chosen.gpus, max_retries=2)(task)
+    options = {"num_cpus": chosen.cpus, "num_gpus": chosen.gpus, "name": "clftask-tune:publish"}
+    remote = ray.remote(**options, max_retries=2)(task)
     try:
         found: dict[str, Any] = ray.get(remote.remote(search.shared))
     except ray.exceptions.RayTaskError as error:

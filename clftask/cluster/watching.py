@@ -7,6 +7,7 @@ from typing import Any
 
 from ray.exceptions import RayActorError
 from ray.tune import Callback
+from ray.tune.result import DONE
 
 from clftask.cluster.trial import FAILED, KNOWN
 from clftask.search.schedulers import EPOCH, TRIAL
@@ -50,12 +51,14 @@ class Watch(Callback):  # type: ignore[misc]
         else:
             value = result.get(self.goal.metric)
             known = {"is_known": True} if result.get(KNOWN) else {}
+            known |= {"is_cut": True} if result.get(DONE) else {}  # the scheduler has ended it
             self._record(trial, "running", epoch=result.get(EPOCH), value=value, **known)
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
         """Show its end."""
         is_failed = FAILED in (trial.last_result or {})
-        self._record(trial, "failed" if is_failed else "ended")
+        known = {"is_cut": True} if trial.status == trial.PAUSED else {}
+        self._record(trial, "failed" if is_failed else "ended", **known)
         if self.tidy is not None:
             self.tidy(trial.config)
 
