@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -31,6 +31,9 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[field.path=value ...]", help="Override fields.")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved job and exit.")]
+Estimate = Annotated[
+    bool, typer.Option("--estimate", help="Measure a sample, say what the job takes, and exit.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="End stdout with one JSON object.")]
 
 
@@ -64,10 +67,22 @@ def _train(path: str, overrides: list[str], dry_run: bool, as_json: bool) -> Non
 
 @app.command()
 def tune(
-    job: JobFile, overrides: Overrides = None, dry_run: DryRun = False, as_json: AsJson = False
+    job: JobFile,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+    estimate: Estimate = False,
+    as_json: AsJson = False,
 ) -> None:
     """Search hyperparameters, write the best job and its bundle."""
-    _guarded(lambda: _tune(job, overrides or [], dry_run, as_json), as_json)
+
+    def run() -> None:
+        if estimate:
+            _refuse_both(dry_run)
+            _estimate_tune(job, overrides or [], as_json)
+        else:
+            _tune(job, overrides or [], dry_run, as_json)
+
+    _guarded(run, as_json)
 
 
 def _tune(path: str, overrides: list[str], dry_run: bool, as_json: bool) -> None:
@@ -91,10 +106,22 @@ def _tune(path: str, overrides: list[str], dry_run: bool, as_json: bool) -> None
 
 @app.command()
 def score(
-    job: JobFile, overrides: Overrides = None, dry_run: DryRun = False, as_json: AsJson = False
+    job: JobFile,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+    estimate: Estimate = False,
+    as_json: AsJson = False,
 ) -> None:
     """Score a corpus into a probability table."""
-    _guarded(lambda: _score(job, overrides or [], dry_run, as_json), as_json)
+
+    def run() -> None:
+        if estimate:
+            _refuse_both(dry_run)
+            _estimate_score(job, overrides or [], as_json)
+        else:
+            _score(job, overrides or [], dry_run, as_json)
+
+    _guarded(run, as_json)
 
 
 def _score(path: str, overrides: list[str], dry_run: bool, as_json: bool) -> None:
@@ -115,6 +142,32 @@ def _score(path: str, overrides: list[str], dry_run: bool, as_json: bool) -> Non
     if as_json:
         left_out = ("labels", "rows_truncated", "mean_confidence")
         typer.echo(json.dumps({k: v for k, v in result.items() if k not in left_out}))
+
+
+def _refuse_both(dry_run: bool) -> None:
+    if dry_run:
+        allowed = "prints the job, --estimate measures it: not both at once"
+        raise ConfigError(Problem("--dry-run", None, allowed, "Leave one of them out."))
+
+
+def _estimate_score(path: str, overrides: list[str], as_json: bool) -> None:
+    from clftask.config import ScoreJob
+
+    job = ScoreJob.load(path, overrides)
+    from clftask.cluster.estimating import estimate_score
+    from clftask.estimate_screen import score_estimate
+
+    _shown(lambda say: estimate_score(job, say), score_estimate, as_json)
+
+
+def _estimate_tune(path: str, overrides: list[str], as_json: bool) -> None:
+    from clftask.config import TuneJob
+
+    job = TuneJob.load(path, overrides)
+    from clftask.cluster.estimating import estimate_tune
+    from clftask.estimate_screen import tune_estimate
+
+    _shown(lambda say: estimate_tune(job, say), tune_estimate, as_json)
 
 
 @app.command()
@@ -205,12 +258,21 @@ def _compared_tables(a: str, b: str, _: Any, gates: list[str], file: Any) -> dic
 
 
 def _judged(run: Callable[[Callable[[str], None]], dict[str, Any]], as_json: bool) -> None:
-    from clftask.quiet import quiet_libraries
     from clftask.screen import judged_summary
+
+    _shown(run, judged_summary, as_json)
+
+
+def _shown(
+    run: Callable[[Callable[[str], None]], dict[str, Any]],
+    show: Callable[[dict[str, Any], IO[str]], None],
+    as_json: bool,
+) -> None:
+    from clftask.quiet import quiet_libraries
 
     quiet_libraries()
     result = run(lambda line: typer.echo(line, err=True))
-    judged_summary(result, file=sys.stderr if as_json else sys.stdout)
+    show(result, sys.stderr if as_json else sys.stdout)
     if as_json:
         typer.echo(json.dumps(result))
 
