@@ -14,9 +14,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from clftask import cli
 from clftask.cli import app
 from clftask.spec import parse_yaml
+from clftask.terminal import guarded
 
 
 @pytest.fixture
@@ -258,6 +258,6 @@ def test_an_interruption_says_how_to_go_on(note, remedy, capsys):
         raise stop
 
     with pytest.raises(typer.Exit) as caught:
-        cli._guarded(stopped)
+        guarded(stopped)
     assert caught.value.exit_code == 130
     assert capsys.readouterr().err == f"error: clftask: was interrupted. {remedy}\n"

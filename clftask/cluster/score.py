@@ -54,7 +54,7 @@ def score(job: ScoreJob, say: Callable[[str], None], show: Show) -> dict[str, An
         JobError: Shards failed, or too many rows are bad; the same job goes on from there.
     """
     started = time.perf_counter()
-    meta = _checked_bundle(job.bundle)
+    meta = checked_bundle(job.bundle)
     planned = planning.plan(job, meta)
     done = Books(job.output.path).manifest()
     if done is not None and not planned.missing:
@@ -102,7 +102,8 @@ def _mid_job() -> Iterator[None]:
         raise JobError(*error.problems) from None
 
 
-def _checked_bundle(path: str) -> BundleMeta:
+def checked_bundle(path: str) -> BundleMeta:
+    """Return what stands in a bundle's `clftask.json`, the bundle being whole."""
     with tempfile.TemporaryDirectory(prefix="clftask-bundle-") as scratch:
         return bundle.fetch(path, scratch)[1]
 
