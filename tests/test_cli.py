@@ -92,7 +92,8 @@ def test_all_wrong_columns_at_once(document, tmp_path):
         (["decision.threshold=1.5"], "decision.threshold", "less than 1"),
         (["decision.threshold={kind: floor}"], "decision.threshold", "precision or recall"),
         (["decision.threshold=0.4"], "decision.threshold", "multilabel"),
-        (["scaling.workers=[2, 8]"], "scaling.workers", "integer"),
+        (["scaling.workers=[8, 2]"], "scaling.workers", "[least, most]"),
+        (["scaling.workers=[2, 64]"], "training.batch_size", "at most that many"),
         (["epochs"], "epochs", "field.path=value"),
     ],
 )
