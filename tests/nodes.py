@@ -155,10 +155,10 @@ def ray_nodes(*cpus: float, head: tuple[str, ...] = (), **variables: str) -> Ite
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_ADDRESS": None,
-        # A node that is gone counts as gone after 3 s, not 30.
+        # A node that is gone counts as gone after 5 s, not 30.
         "RAY_health_check_initial_delay_ms": "0",
-        "RAY_health_check_period_ms": "500",
-        "RAY_health_check_timeout_ms": "1000",
+        "RAY_health_check_period_ms": "1000",
+        "RAY_health_check_timeout_ms": "10000",
         "RAY_health_check_failure_threshold": "5",
         **variables,
     }
