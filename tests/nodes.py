@@ -88,12 +88,6 @@ class RayNodes:
         found = GcsClient(address=self.address).get_all_node_info(timeout=10)
         return {str(node_id.hex()) for node_id, info in found.items() if info.state == 0}
 
-    def wait_until_gone(self, node: Node) -> None:
-        give_up = time.monotonic() + START_S
-        while node.id in self.alive():
-            assert time.monotonic() < give_up, "the cluster still counts a node that is dead"
-            time.sleep(0.2)
-
     def _start(self, *options: str) -> Node:
         log = self.folder / f"node-{len(self.nodes)}.txt"
         command = [
@@ -156,7 +150,6 @@ def ray_nodes(*cpus: float, head: tuple[str, ...] = (), **variables: str) -> Ite
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_ADDRESS": None,
         # A node that is gone counts as gone after 5 s, not 30.
-        "RAY_health_check_initial_delay_ms": "0",
         "RAY_health_check_period_ms": "1000",
         "RAY_health_check_timeout_ms": "10000",
         "RAY_health_check_failure_threshold": "5",
@@ -178,7 +171,7 @@ def ray_nodes(*cpus: float, head: tuple[str, ...] = (), **variables: str) -> Ite
 
 def _wait_for_head(cluster: RayNodes, head: Node, token: str) -> None:
     give_up = time.monotonic() + START_S
-    while version_of(cluster.dashboard, token) is None:
+    while version_of(cluster.dashboard, token) is None or not cluster.alive():
         assert head.process.poll() is None, head.log.read_text()[-2000:]
         assert time.monotonic() < give_up, head.log.read_text()[-2000:]
         time.sleep(0.2)

@@ -26,6 +26,8 @@ from clftask.config import ScoreJob, TrainJob, TuneJob
 from clftask.inspection import inspect
 from clftask.trials import Trials
 
+pytestmark = pytest.mark.chaos
+
 
 @pytest.fixture
 def cluster(s3) -> Iterator[RayNodes]:
@@ -157,7 +159,10 @@ def test_training_outlives_the_node_of_its_first_worker(cluster, document):
     beside.end()
     assert result["workers"] == 1
     assert "going on from the checkpoint of step" in log_of(result["run"])
-    assert losses(result["run"]) == pytest.approx(losses(whole["run"]), abs=1e-5)
+    # The first log after a restart is a mean over fewer steps.
+    later = [{s: x for s, x in losses(r["run"]).items() if s > 20} for r in (result, whole)]
+    assert later[0] == pytest.approx(later[1], abs=1e-5)
+    assert max(later[0]) == 60
     for split, found in result["metrics"].items():
         assert found == pytest.approx(whole["metrics"][split], abs=1e-4)
 
@@ -173,14 +178,14 @@ def corpus(place: str, rows: int) -> None:
 
 
 def test_scoring_outlives_a_node_and_uses_one_that_joins(cluster, place, tiny_bundle):
-    num_rows = 20_000
+    num_rows = 60_000
     corpus(place, num_rows)
     storage.upload(tiny_bundle, f"{place}/bundle")
     job = {
         "bundle": f"{place}/bundle",
         "input": {"path": f"{place}/in", "id": "id"},
         "output": {"path": f"{place}/out"},
-        "shard_rows": 100,
+        "shard_rows": 200,
         "precision": "fp32",
         "scaling": {"workers": [1, 2], "use_gpu": False, "cpus_per_worker": 1},
     }
@@ -190,7 +195,6 @@ def test_scoring_outlives_a_node_and_uses_one_that_joins(cluster, place, tiny_bu
         from ray.util.state import list_actors
 
         cluster.nodes[1].kill()
-        cluster.wait_until_gone(cluster.nodes[1])
         new = cluster.add(1)
         give_up = time.monotonic() + 60
         while not busy and time.monotonic() < give_up:
@@ -230,10 +234,6 @@ def test_a_search_outlives_a_node(cluster, document, place):
     assert all(len(trial.evaluations) == 4 for trial in Trials(result["run"]).all())
 
 
-# ------------------------------------------------------------------ longer
-
-
-@pytest.mark.chaos
 def test_a_node_that_joins_is_used_by_a_training(s3, document, monkeypatch):
     monkeypatch.setattr(training, "RESIZE_S", 3.0)
     with ray_nodes(1) as nodes, connected():
@@ -244,7 +244,6 @@ def test_a_node_that_joins_is_used_by_a_training(s3, document, monkeypatch):
     assert sorted(losses(result["run"]))[-1] == result["steps"] == 150 * 5
 
 
-@pytest.mark.chaos
 def test_a_machine_that_says_that_it_leaves_costs_few_steps(s3, document, place, toy_table):
     """An epoch that takes longer than all of this has no other checkpoints."""
     from ray._raylet import GcsClient
@@ -274,7 +273,6 @@ def test_a_machine_that_says_that_it_leaves_costs_few_steps(s3, document, place,
     assert f"going on from the checkpoint of step {steps[0]}" in log or len(steps) > 2
 
 
-@pytest.mark.chaos
 def test_a_cluster_grows_from_nothing_for_a_scoring_job(s3, place, tiny_bundle, tmp_path):
     """Ray's fake provider starts the nodes that its autoscaler asks for."""
     corpus(place, 5_000)

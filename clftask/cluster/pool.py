@@ -150,7 +150,7 @@ class Pool:
             self.idle_since = time.monotonic()
         elif time.monotonic() - self.idle_since > WAIT_S:
             self.idle_since = math.inf  # once
-            self.say(f"waiting for a place for {self.chosen}: the cluster's resources are in use")
+            self.say(f"waiting for {self.chosen}: no node has room for them yet")
 
     def _welcome(self, reference: Any) -> None:
         actor = self.starting.pop(reference)

@@ -88,7 +88,7 @@ def waiting_line(chosen: Plan, groups: Iterable[Mapping[str, Any]]) -> str | Non
     workers = counted(chosen.least or chosen.workers, "worker")
     cpus = counted(chosen.cpus_per_worker, "CPU")
     size = f"{cpus} and a GPU" if chosen.use_gpu else cpus
-    return f"waiting for {workers} with {size} each: the cluster's resources are in use"
+    return f"waiting for {workers} with {size} each: no node has room for them yet"
 
 
 class Waiting:

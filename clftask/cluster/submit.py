@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import importlib.util
+import logging
 import os
 import re
 import secrets
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from clftask.cluster.tokens import authenticate, describe_open, is_open, wrong_token
+from clftask.cluster.tokens import MODE, authenticate, describe_open, is_open, wrong_token
 from clftask.config import ScoreJob, TrainJob, TuneJob
 from clftask.errors import ConfigError, JobError, Problem, interruption_hint
 
@@ -79,6 +80,7 @@ class Cluster:
         with self._refused(), _without("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
             from ray.job_submission import JobSubmissionClient
 
+            logging.getLogger("ray").setLevel(logging.ERROR)  # it tells of each socket
             self.client = JobSubmissionClient(self.address)
         if is_open(self.address):
             say(f"warning: {describe_open(f'the cluster at {self.address}')}")
@@ -130,7 +132,8 @@ class Sent:
 
     def command(self, what: str) -> str:
         """Return the command of Ray that tells of the job, or ends it."""
-        return f"ray job {what} {self.id} --address {self.cluster.address}"
+        mode = "RAY_AUTH_MODE=token " if os.environ.get(MODE) == "token" else ""
+        return f"{mode}ray job {what} {self.id} --address {self.cluster.address}"
 
     def hint(self) -> str:
         """Return how to follow and to end the job from anywhere."""
