@@ -138,8 +138,6 @@ def ray_nodes(*cpus: float, head: tuple[str, ...] = (), **variables: str) -> Ite
 
     Drivers of this process, and its children, join it for as long as the context lasts.
     """
-    from ray._raylet import Config
-
     folder = Path(tempfile.mkdtemp(prefix="clf-"))  # short: sockets lie below it
     token = folder / "token"
     token.write_text("a" * 64)
@@ -157,7 +155,7 @@ def ray_nodes(*cpus: float, head: tuple[str, ...] = (), **variables: str) -> Ite
     }
     try:
         with environment(values):
-            Config.initialize("")
+            reread()
             _wait_for_head(cluster, cluster.start_head(*head), token.read_text())
             for number in cpus:
                 cluster.add(number)
@@ -166,7 +164,15 @@ def ray_nodes(*cpus: float, head: tuple[str, ...] = (), **variables: str) -> Ite
     finally:
         cluster.close()
         shutil.rmtree(folder, ignore_errors=True)
-        Config.initialize("")
+        reread()
+
+
+def reread() -> None:
+    """Let Ray look again at what it read once: its variables, and its token."""
+    from ray._raylet import AuthenticationTokenLoader, Config
+
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _wait_for_head(cluster: RayNodes, head: Node, token: str) -> None:

@@ -339,11 +339,11 @@ def test_a_failed_write_leaves_no_temporary_file(tmp_path: Path) -> None:
 def test_expiring_credentials_are_renewed_for_reading(s3, tmp_path, monkeypatch):
     """A command of the profile gives keys that end at once: each use asks for new ones."""
     admin = {"AccessKeyId": s3.admin[0], "SecretAccessKey": s3.admin[1]}
-    soon = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 5))
     calls = tmp_path / "calls"
-    keys = json.dumps({"Version": 1, "Expiration": soon, **admin})
+    keys = json.dumps({"Version": 1, "Expiration": "SOON", **admin})
+    soon = "$(date -u -d '+5 seconds' +%Y-%m-%dT%H:%M:%SZ)"
     script = tmp_path / "keys.sh"
-    script.write_text(f"echo x >> {calls}\necho '{keys}'\n")
+    script.write_text(f"echo x >> {calls}\necho '{keys}' | sed \"s/SOON/{soon}/\"\n")
     config = tmp_path / "config"
     config.write_text(f"[profile renewing]\ncredential_process = sh {script}\n")
     names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")

@@ -70,7 +70,8 @@ class Cluster:
         if not re.fullmatch(r"https?://[^/\s@]+/?", address):
             allowed = "must be the address of the cluster's dashboard, as http://host:8265"
             remedy = "See `ray dashboard cluster.yaml`, or forward port 8265 of the head node."
-            raise ConfigError(Problem("--address", address, allowed, remedy))
+            shown = re.sub(r"//[^/\s]*@", "//***@", address)
+            raise ConfigError(Problem("--address", shown, allowed, remedy))
         if importlib.util.find_spec("aiohttp_cors") is None:
             allowed = "needs Ray's job client, which is not installed"
             remedy = "pip install 'clftask[cluster]'"
