@@ -124,8 +124,9 @@ class _JsonLine(logging.Formatter):
 
 def _about(record: logging.LogRecord) -> dict[str, Any]:
     """Return what a line is about: the process's job, and what came with the line."""
-    extras = {name: value for name, value in vars(record).items() if name not in _STANDARD}
-    return {**_bound, **extras}
+    found = {name: value for name, value in vars(record).items() if name not in _STANDARD}
+    own = {name: value for name, value in found.items() if not name.startswith("_")}  # Ray's do
+    return {**_bound, **own}
 
 
 def _without_secrets(text: str) -> str:
