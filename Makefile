@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test lint bench clean
+.PHONY: install demo test lint bench chaos clean
 
 install: $(STAMP)
 
@@ -29,6 +29,10 @@ bench: demo
 	$(BIN)/python benchmarks/tune.py
 	$(BIN)/python benchmarks/score.py --input demo/data/aws_unlabelled.parquet --rows 3000 \
 	    --bundle "$$(ls -td demo/runs/multilabel-*/bundle | head -1)"
+
+chaos: install
+	$(BIN)/pytest -m chaos
+	$(BIN)/python tests/soak.py --minutes 60
 
 clean:
 	rm -rf $(VENV) demo build *.egg-info

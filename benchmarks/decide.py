@@ -55,6 +55,9 @@ class Silent:
     def report(self, metrics: dict) -> None:
         pass
 
+    def is_leaving(self) -> bool:
+        return False
+
 
 def sampled(job: TrainJob, rows: int, held_out: int, seed: int):
     """Return the prepared data with a sample of the train rows, and at most so many held out."""

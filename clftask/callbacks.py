@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,11 @@ from clftask.errors import JobError, Problem
 
 if TYPE_CHECKING:
     from clftask.training import ClassifierTrainer
+
+
+LOOK_S = 5.0  # between two looks at the clock, which the workers take together
+MAX_STEPS = 10
+LEAVING_S = 20.0  # between checkpoints while a machine is about to be taken away
 
 
 class StepSeed(TrainerCallback):  # type: ignore[misc]
@@ -61,18 +67,43 @@ class Stopwatch(TrainerCallback):  # type: ignore[misc]
 
 
 class SaveEvery(TrainerCallback):  # type: ignore[misc]
-    """Asks for a checkpoint when the last is `seconds` old: epochs may take hours."""
+    """Asks for a checkpoint when the last is old: epochs may take hours, and machines are lost.
 
-    def __init__(self, trainer: ClassifierTrainer, seconds: float) -> None:
-        self.trainer, self.seconds, self.last = trainer, seconds, time.monotonic()
+    Args:
+        trainer: Its workers save together.
+        seconds: How old a checkpoint gets.
+        is_leaving: Tells whether a machine of the run is about to be taken away; called by all
+            workers equally often. Then one is asked for at once, and every `LEAVING_S` seconds.
+    """
+
+    def __init__(
+        self, trainer: ClassifierTrainer, seconds: float, is_leaving: Callable[[], bool]
+    ) -> None:
+        self.trainer, self.seconds, self.is_leaving = trainer, seconds, is_leaving
+        self.last = self.looked = time.monotonic()
+        self.next_look, self.seen, self.was_leaving = 1, 0, False
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
-        """Let the first worker's clock decide for all, every tenth step."""
-        is_epoch_end = float(state.epoch).is_integer()  # which saves anyway
-        if state.global_step % 10 == 0 and not is_epoch_end:
-            is_due = time.monotonic() - self.last > self.seconds
-            control.should_save |= bool(self.trainer._from_first(is_due))
+        """Let the first worker's clock decide for all, about every `LOOK_S` seconds."""
+        if state.global_step < self.next_look or float(state.epoch).is_integer():
+            return control  # the end of an epoch saves anyway
+        is_due, steps = self.trainer._from_first((self._is_due(), self._steps(state)))
+        control.should_save |= is_due
+        self.next_look = state.global_step + steps
         return control
+
+    def _is_due(self) -> bool:
+        is_leaving = self.is_leaving()
+        is_news = is_leaving and not self.was_leaving
+        self.was_leaving = is_leaving
+        return is_news or time.monotonic() - self.last > (LEAVING_S if is_leaving else self.seconds)
+
+    def _steps(self, state: Any) -> int:
+        """Return after how many steps to look again."""
+        now = time.monotonic()
+        seconds = max(now - self.looked, 1e-3) / max(1, state.global_step - self.seen)
+        self.looked, self.seen = now, state.global_step
+        return max(1, min(MAX_STEPS, int(LOOK_S / seconds)))
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Start anew."""

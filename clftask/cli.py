@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import json
-import os
-import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clftask import logs
-from clftask.errors import ClftaskError, ConfigError, JobError, Problem
+from clftask.errors import ConfigError, Problem
+from clftask.terminal import guarded, say, tables
 
 if TYPE_CHECKING:
     from clftask.spec import Spec
@@ -32,6 +28,9 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[field.path=value ...]", help="Override fields.")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved job and exit.")]
+Estimate = Annotated[
+    bool, typer.Option("--estimate", help="Measure a sample, say what the job takes, and exit.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="End stdout with one JSON object.")]
 
 
@@ -40,7 +39,7 @@ def train(
     job: JobFile, overrides: Overrides = None, dry_run: DryRun = False, as_json: AsJson = False
 ) -> None:
     """Train, evaluate, write a bundle."""
-    _guarded(lambda: _train(job, overrides or [], dry_run, as_json), as_json)
+    guarded(lambda: _train(job, overrides or [], dry_run, as_json), as_json)
 
 
 def _train(path: str, overrides: list[str], dry_run: bool, as_json: bool) -> None:
@@ -57,7 +56,7 @@ def _train(path: str, overrides: list[str], dry_run: bool, as_json: bool) -> Non
     quiet_libraries()
     with TrainScreen() as screen:
         result = run(job, screen.say, screen.show)
-    train_summary(result, file=_tables(as_json))
+    train_summary(result, file=tables(as_json))
     if as_json:
         kept = ("run", "bundle", "metrics", "epochs", "seconds", "samples_per_s", "workers")
         typer.echo(json.dumps({name: result[name] for name in kept}))
@@ -65,10 +64,22 @@ def _train(path: str, overrides: list[str], dry_run: bool, as_json: bool) -> Non
 
 @app.command()
 def tune(
-    job: JobFile, overrides: Overrides = None, dry_run: DryRun = False, as_json: AsJson = False
+    job: JobFile,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+    estimate: Estimate = False,
+    as_json: AsJson = False,
 ) -> None:
     """Search hyperparameters, write the best job and its bundle."""
-    _guarded(lambda: _tune(job, overrides or [], dry_run, as_json), as_json)
+
+    def run() -> None:
+        if estimate:
+            _refuse_both(dry_run)
+            _estimate_tune(job, overrides or [], as_json)
+        else:
+            _tune(job, overrides or [], dry_run, as_json)
+
+    guarded(run, as_json)
 
 
 def _tune(path: str, overrides: list[str], dry_run: bool, as_json: bool) -> None:
@@ -85,17 +96,29 @@ def _tune(path: str, overrides: list[str], dry_run: bool, as_json: bool) -> None
     quiet_libraries()
     with TuneScreen(job.goal, job.num_trials) as screen:
         result = run(job, screen.say, screen.show)
-    tune_summary(result, job.goal, file=_tables(as_json))
+    tune_summary(result, job.goal, file=tables(as_json))
     if as_json:
         typer.echo(json.dumps(result))
 
 
 @app.command()
 def score(
-    job: JobFile, overrides: Overrides = None, dry_run: DryRun = False, as_json: AsJson = False
+    job: JobFile,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+    estimate: Estimate = False,
+    as_json: AsJson = False,
 ) -> None:
     """Score a corpus into a probability table."""
-    _guarded(lambda: _score(job, overrides or [], dry_run, as_json), as_json)
+
+    def run() -> None:
+        if estimate:
+            _refuse_both(dry_run)
+            _estimate_score(job, overrides or [], as_json)
+        else:
+            _score(job, overrides or [], dry_run, as_json)
+
+    guarded(run, as_json)
 
 
 def _score(path: str, overrides: list[str], dry_run: bool, as_json: bool) -> None:
@@ -112,10 +135,85 @@ def _score(path: str, overrides: list[str], dry_run: bool, as_json: bool) -> Non
     quiet_libraries()
     with ScoreScreen() as screen:
         result = run(job, screen.say, screen.show)
-    score_summary(result, file=_tables(as_json))
+    score_summary(result, file=tables(as_json))
     if as_json:
         left_out = ("labels", "rows_truncated", "mean_confidence")
         typer.echo(json.dumps({k: v for k, v in result.items() if k not in left_out}))
+
+
+def _refuse_both(dry_run: bool) -> None:
+    if dry_run:
+        allowed = "prints the job, --estimate measures it: not both at once"
+        raise ConfigError(Problem("--dry-run", None, allowed, "Leave one of them out."))
+
+
+def _estimate_score(path: str, overrides: list[str], as_json: bool) -> None:
+    from clftask.config import ScoreJob
+
+    job = ScoreJob.load(path, overrides)
+    from clftask.cluster.estimating import estimate_score
+    from clftask.estimate_screen import score_estimate
+
+    _shown(lambda say: estimate_score(job, say), score_estimate, as_json)
+
+
+def _estimate_tune(path: str, overrides: list[str], as_json: bool) -> None:
+    from clftask.config import TuneJob
+
+    job = TuneJob.load(path, overrides)
+    from clftask.cluster.estimating import estimate_tune
+    from clftask.estimate_screen import tune_estimate
+
+    _shown(lambda say: estimate_tune(job, say), tune_estimate, as_json)
+
+
+@app.command()
+def submit(
+    kind: Annotated[str, typer.Argument(metavar="train|tune|score", help="What to run.")],
+    job: JobFile,
+    overrides: Overrides = None,
+    address: Annotated[
+        str, typer.Option(help="The cluster's dashboard: http://host:8265.", show_default=False)
+    ] = "",
+    no_wait: Annotated[
+        bool, typer.Option("--no-wait", help="Print the job's id and leave it running.")
+    ] = False,
+    shared: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FOLDER", help="A folder that all nodes of the cluster have."),
+    ] = None,
+    packages: Annotated[
+        bool, typer.Option("--pip", help="Let the cluster install the packages used here.")
+    ] = False,
+    image: Annotated[
+        str | None, typer.Option(help="A container image for the job to run in.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a job on a Ray cluster; show its log, end with its exit code."""
+
+    def run() -> None:
+        from clftask.cluster.submit import Shipping, load, send
+
+        shipping = Shipping(tuple(shared or []), packages, image)
+        sent = send(kind, load(kind, job, overrides or []), address, shipping, say, as_json)
+        _leave(sent, as_json) if no_wait else _wait_for(sent, as_json)
+
+    guarded(run, as_json)
+
+
+def _leave(sent: Any, as_json: bool) -> None:
+    say(sent.hint())
+    found = {"id": sent.id, "address": sent.cluster.address}
+    typer.echo(json.dumps(found) if as_json else sent.id)
+
+
+def _wait_for(sent: Any, as_json: bool) -> None:
+    code = sent.wait(lambda text: typer.echo(text, nl=False, err=as_json))
+    if as_json and sent.result():
+        typer.echo(sent.result())
+    if code:
+        raise typer.Exit(code)
 
 
 @app.command()
@@ -131,7 +229,7 @@ def evaluate(
 
         _judged(lambda say: evaluate_bundle(bundle, table, say), as_json)
 
-    _guarded(run, as_json)
+    guarded(run, as_json)
 
 
 @app.command()
@@ -154,7 +252,7 @@ def decide(
 
         _judged(lambda say: decide_bundle(bundle, table, overrides or [], output, say), as_json)
 
-    _guarded(run, as_json)
+    guarded(run, as_json)
 
 
 @app.command()
@@ -178,20 +276,20 @@ def compare(
 
         quiet_libraries()
         compared = _compared_tables if table is None else _compared_bundles
-        result = compared(a, b, table, gate or [], _tables(as_json))
+        result = compared(a, b, table, gate or [], tables(as_json))
         if as_json:
             typer.echo(json.dumps(result))
         if not result["passed"]:
             raise typer.Exit(1)
 
-    _guarded(run, as_json)
+    guarded(run, as_json)
 
 
 def _compared_bundles(a: str, b: str, table: Any, gates: list[str], file: Any) -> dict[str, Any]:
     from clftask.comparing import compare_bundles
     from clftask.screen import compare_summary
 
-    result = compare_bundles(a, b, table, gates, _say)
+    result = compare_bundles(a, b, table, gates, say)
     compare_summary(result, file)
     return result
 
@@ -206,26 +304,23 @@ def _compared_tables(a: str, b: str, _: Any, gates: list[str], file: Any) -> dic
 
 
 def _judged(run: Callable[[Callable[[str], None]], dict[str, Any]], as_json: bool) -> None:
-    from clftask.quiet import quiet_libraries
     from clftask.screen import judged_summary
 
+    _shown(run, judged_summary, as_json)
+
+
+def _shown(
+    run: Callable[[Callable[[str], None]], dict[str, Any]],
+    show: Callable[[dict[str, Any], IO[str]], None],
+    as_json: bool,
+) -> None:
+    from clftask.quiet import quiet_libraries
+
     quiet_libraries()
-    result = run(_say)
-    judged_summary(result, file=_tables(as_json))
+    result = run(say)
+    show(result, tables(as_json))
     if as_json:
         typer.echo(json.dumps(result))
-
-
-def _say(line: str) -> None:
-    """Tell the user on stderr."""
-    logs.say(line) if logs.is_json() else typer.echo(line, err=True)
-
-
-def _tables(as_json: bool) -> IO[str]:
-    """Return where tables for people go: with --json not to stdout, and never among JSON lines."""
-    if not as_json:
-        return sys.stdout
-    return io.StringIO() if logs.is_json() else sys.stderr
 
 
 def _print_job(job: Spec, as_json: bool) -> None:
@@ -247,11 +342,11 @@ def inspect(
         from clftask.screen import inspect_summary
 
         found = look(path, verify)
-        inspect_summary(found, file=_tables(as_json))
+        inspect_summary(found, file=tables(as_json))
         if as_json:
             typer.echo(json.dumps(found))
 
-    _guarded(run, as_json)
+    guarded(run, as_json)
 
 
 @app.command()
@@ -268,7 +363,7 @@ def schema(
             raise ConfigError(Problem("schema", kind, "must be train, tune or score"))
         typer.echo(json.dumps(jobs[kind].model_json_schema(), indent=2))
 
-    _guarded(run)
+    guarded(run)
 
 
 @app.command()
@@ -281,59 +376,11 @@ def demo(
     def run() -> None:
         from clftask.demo import demo as show
 
-        result = show(folder, _tables(as_json))
+        result = show(folder, tables(as_json))
         if as_json:
             typer.echo(json.dumps(result))
 
-    _guarded(run, as_json)
-
-
-def _guarded(run: Callable[[], None], as_json: bool = False) -> None:
-    """Run a command; turn its errors into a message and an exit code, never a traceback."""
-    signal.signal(signal.SIGTERM, _terminated)
-    logs.start()
-    try:
-        run()
-    except ClftaskError as error:
-        _explain(error, as_json)
-        if os.environ.get("CLFTASK_DEBUG"):
-            raise
-        raise typer.Exit(error.exit_code) from None
-    except typer.Exit:
-        raise
-    except KeyboardInterrupt as stop:
-        code = 143 if isinstance(stop, _Terminated) else 130
-        remedy = " ".join(getattr(stop, "__notes__", ["Run the job again."]))
-        problem = Problem("clftask", None, "was interrupted", remedy)
-        _explain(JobError(problem), as_json, code)
-        raise typer.Exit(code) from None
-    except BrokenPipeError:
-        sys.stderr.close()
-        raise typer.Exit(0) from None
-    except Exception as error:  # a defect of ours: still no traceback, still JSON
-        if os.environ.get("CLFTASK_DEBUG"):
-            raise
-        remedy = "Please report it; CLFTASK_DEBUG=1 shows where it comes from."
-        reason = f"{type(error).__name__}: {error}"
-        _explain(JobError(Problem("clftask", None, f"failed inside: {reason}", remedy)), as_json)
-        raise typer.Exit(1) from None
-
-
-def _explain(error: ClftaskError, as_json: bool, code: int | None = None) -> None:
-    for problem in error.problems:
-        _say(f"error: {problem}")
-    if as_json:
-        content = error.as_json()
-        content["error"]["exit"] = code or error.exit_code
-        typer.echo(json.dumps(content, default=str))
-
-
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM, as schedulers and containers send it."""
-
-
-def _terminated(*_: object) -> None:
-    raise _Terminated
+    guarded(run, as_json)
 
 
 def main(arguments: list[str] | None = None) -> Any:

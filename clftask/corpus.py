@@ -20,6 +20,7 @@ from clftask.texts import TextRecipe
 
 _Item = TypeVar("_Item")
 _Found = TypeVar("_Found")
+SKIP_ROWS = 8192
 NUM_THREADS = 8  # a survey of a CSV file takes some 130 MB
 
 
@@ -206,7 +207,7 @@ class ShardRows:
 def read_shards(
     plan: ScorePlan, shards: Sequence[Shard], recipe: TextRecipe
 ) -> Iterator[ShardRows]:
-    """Read shards one after another; consecutive ones of a file in one pass over it.
+    """Read shards one after another; those of a text file, in order, in one pass over it.
 
     Raises:
         DataError: A file was changed since the job was planned, or cannot be read.
@@ -215,8 +216,9 @@ def read_shards(
     for shard in shards:
         parts = []
         for piece in shard.pieces:
-            if stream is None or not stream.stands_at(piece):
+            if stream is None or not stream.leads_to(piece):
                 stream = _Stream(plan.files[piece.file], piece, schema, recipe)
+            stream.skip_to(piece.start)
             parts.append(stream.take(piece.num_rows))
         yield _judged(shard, pa.concat_tables(parts), recipe)
 
@@ -232,8 +234,16 @@ class _Stream:
         )
         self.rest: list[pa.RecordBatch] = []
 
-    def stands_at(self, piece: Piece) -> bool:
-        return (self.number, self.position) == (piece.file, piece.start)
+    def leads_to(self, piece: Piece) -> bool:
+        """Tell whether a piece comes next, or later where a new stream would read as much."""
+        is_next = self.position == piece.start
+        is_later = self.position < piece.start and not self.source.seeks
+        return self.number == piece.file and (is_next or is_later)
+
+    def skip_to(self, start: int) -> None:
+        """Leave out the rows before `start`."""
+        while self.position < start and self._next_rows(min(SKIP_ROWS, start - self.position)):
+            pass
 
     def take(self, num_rows: int) -> pa.Table:
         """Return the next rows, and where each came from.
@@ -241,6 +251,14 @@ class _Stream:
         Raises:
             DataError: The file is not the one that was planned.
         """
+        first, taken = self.position, self._next_rows(num_rows)
+        is_whole = self.position - first == num_rows
+        if not is_whole or self.source.version(self.file.path) != self.file.version:
+            raise DataError(Problem(self.file.path, None, "was changed since the job was planned"))
+        return _with_origin(pa.Table.from_batches(taken), self.file.path, first)
+
+    def _next_rows(self, num_rows: int) -> list[pa.RecordBatch]:
+        """Return the next rows, fewer where the file ends."""
         taken: list[pa.RecordBatch] = []
         while (missing := num_rows - sum(b.num_rows for b in taken)) > 0:
             batch = self.rest.pop() if self.rest else next(self.batches, None)
@@ -249,11 +267,8 @@ class _Stream:
             taken.append(batch.slice(0, missing))
             if batch.num_rows > missing:
                 self.rest.append(batch.slice(missing))
-        if missing or self.source.version(self.file.path) != self.file.version:
-            raise DataError(Problem(self.file.path, None, "was changed since the job was planned"))
-        table = _with_origin(pa.Table.from_batches(taken), self.file.path, self.position)
-        self.position += num_rows
-        return table
+        self.position += sum(b.num_rows for b in taken)
+        return taken
 
 
 def _with_origin(table: pa.Table, file: str, start: int) -> pa.Table:

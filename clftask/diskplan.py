@@ -40,6 +40,13 @@ def peak_bytes(job: TuneJob, concurrency: int, num_weights: int) -> int:
     return max(search, final) + weights
 
 
+def needed_bytes(job: TuneJob, concurrency: int, num_labels: int) -> int:
+    """Return `peak_bytes` for the largest model that is searched."""
+    models = {trial.model.base: trial.model for trial in job.probed()}
+    largest = max(num_parameters(model, num_labels) for model in models.values())
+    return peak_bytes(job, concurrency, largest)
+
+
 def check_disk(job: TuneJob, concurrency: int, num_labels: int) -> None:
     """Refuse a search that its `storage_budget` cannot hold.
 
@@ -48,9 +55,7 @@ def check_disk(job: TuneJob, concurrency: int, num_labels: int) -> None:
     """
     if job.storage_budget is None:
         return
-    models = {trial.model.base: trial.model for trial in job.probed()}
-    largest = max(num_parameters(model, num_labels) for model in models.values())
-    need = peak_bytes(job, concurrency, largest)
+    need = needed_bytes(job, concurrency, num_labels)
     if need > job.storage_budget:
         most = ByteSize(need).human_readable(decimal=True)
         allowed = f"the search needs up to {most}: {_parts(job, concurrency)}"

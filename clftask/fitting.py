@@ -50,6 +50,9 @@ class Sink(Protocol):
     def report(self, metrics: dict[str, float]) -> None:
         """Report an evaluation; called by all workers equally often."""
 
+    def is_leaving(self) -> bool:
+        """Tell whether a machine is about to be taken away; called by all equally often."""
+
 
 @dataclass(frozen=True)
 class Work:
@@ -251,7 +254,7 @@ def _train(
     for callback in (
         StepSeed(job.seed),
         watch,
-        SaveEvery(trainer, CHECKPOINT_INTERVAL_S),
+        SaveEvery(trainer, CHECKPOINT_INTERVAL_S, sink.is_leaving),
         StopOnNan(),
         Reporter(log, sink, watch),
         Saver(checkpoints, log, patience),

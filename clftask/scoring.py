@@ -200,6 +200,11 @@ class Scorer:
             raise JobError(Problem(str(self.device), None, allowed, "Use a larger machine."))
         self.max_tokens = len(lengths) * int(lengths.max()) // 2
 
+    @property
+    def is_compiled(self) -> bool:
+        """Whether `compile` has worked."""
+        return self._forward is not self.model
+
     def compile(self, sample: pa.Table) -> bool:
         """Compile the model; return whether it works here. Takes about a minute.
 

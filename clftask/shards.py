@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -32,12 +32,14 @@ from clftask.manifest import Books, Counts, Receipt, ScorePlan, Shard
 from clftask.scoring import Scorer
 from clftask.sources import FILE, ROW
 from clftask.tables import COUNTS, SECONDS, ScoreColumns, checksum, read_footer, write_part
+from clftask.texts import TextRecipe
 
 COMPILE_PAYS_S = 600.0
 STORAGE_PAUSE_S = 10.0
 COMPILE_SAMPLE_ROWS = 64
 _Item = TypeVar("_Item")
 _log = logging.getLogger(__name__)
+Reader = Callable[[ScorePlan, Sequence[Shard], TextRecipe], Iterator[ShardRows]]
 
 
 @dataclass(frozen=True)
@@ -110,14 +112,22 @@ def origin_columns(job: ScoreJob) -> list[str]:
 
 
 class ShardScorer:
-    """Scores shards and commits them; reading, computing and writing overlap."""
+    """Scores shards and commits them; reading, computing and writing overlap.
 
-    def __init__(self, work: ScoreWork, scorer: Scorer) -> None:
-        self.work, self.scorer = work, scorer
+    Args:
+        work: The job.
+        scorer: The model.
+        read: Gives the rows of shards, as `read_shards` does.
+    """
+
+    def __init__(self, work: ScoreWork, scorer: Scorer, read: Reader = read_shards) -> None:
+        self.work, self.scorer, self.read = work, scorer, read
         self.books = Books(work.job.output.path)
         self.has_tried_compiling = False
 
-    def run(self, shards: Sequence[Shard], rows_ahead: int = 0) -> Iterator[Done | Failure]:
+    def run(
+        self, shards: Sequence[Shard], rows_ahead: int = 0
+    ) -> Generator[Done | Failure, None, None]:
         """Score shards in order; a failure ends the run, and the rest is left to others.
 
         Args:
@@ -161,7 +171,7 @@ class ShardScorer:
 
     def _read(self, shards: Sequence[Shard]) -> Iterator[Ready | Failure]:
         recipe = self.work.job.input.recipe(self.work.meta.text)
-        stream = read_shards(self.work.plan, shards, recipe)
+        stream = self.read(self.work.plan, shards, recipe)
         for shard in shards:
             found = _caught(shard.index, lambda: self._next(stream))
             yield found

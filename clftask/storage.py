@@ -108,6 +108,22 @@ def version(path: str) -> str:
     return f"{info.size}-{info.mtime_ns}"
 
 
+def size(path: str) -> int:
+    """Return the bytes of a file, or of all files below a folder.
+
+    Raises:
+        StorageError: Nothing is there.
+    """
+    fs, inner = filesystem(path)
+    with mendable(path):
+        info = fs.get_file_info(inner)
+    if info.size is not None:
+        return int(info.size)
+    if not (files := list_files(path)):
+        raise StorageError(Problem(path, None, "is not there", "Check the path."))
+    return sum(file.size for file in files)
+
+
 def list_files(path: str, recursive: bool = True) -> list[FileInfo]:
     """List the files under a folder, sorted; an absent folder holds none."""
     from pyarrow.fs import FileSelector, FileType

@@ -22,11 +22,11 @@ LAYERS = {
         tables manifest""",
     "jobs as data": "config",
     "one machine": """batches bundle callbacks checkpoints churn comparing corpora corpus data
-        datareport diagnosis diskplan evaluation fitting intervals judging mlp modeling planning
-        precision quiet registration report runs scoring scratch shards tokens training trials
-        trying""",
+        datareport diagnosis diskplan estimate evaluation fitting intervals judging mlp modeling
+        planning precision quiet registration report runs scoring scratch shards tokens training
+        trials trying""",
     "Ray": "cluster",
-    "faces": "cli demo inspection screen __init__ __main__",
+    "faces": "cli demo estimate_screen inspection screen terminal __init__ __main__",
 }
 ORDER = list(LAYERS)
 PLACE = {name: layer for layer, names in LAYERS.items() for name in names.split()}

@@ -14,9 +14,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from clftask import cli
 from clftask.cli import app
 from clftask.spec import parse_yaml
+from clftask.terminal import guarded
 
 
 @pytest.fixture
@@ -92,7 +92,8 @@ def test_all_wrong_columns_at_once(document, tmp_path):
         (["decision.threshold=1.5"], "decision.threshold", "less than 1"),
         (["decision.threshold={kind: floor}"], "decision.threshold", "precision or recall"),
         (["decision.threshold=0.4"], "decision.threshold", "multilabel"),
-        (["scaling.workers=[2, 8]"], "scaling.workers", "integer"),
+        (["scaling.workers=[8, 2]"], "scaling.workers", "[least, most]"),
+        (["scaling.workers=[2, 64]"], "training.batch_size", "at most that many"),
         (["epochs"], "epochs", "field.path=value"),
     ],
 )
@@ -258,6 +259,6 @@ def test_an_interruption_says_how_to_go_on(note, remedy, capsys):
         raise stop
 
     with pytest.raises(typer.Exit) as caught:
-        cli._guarded(stopped)
+        guarded(stopped)
     assert caught.value.exit_code == 130
     assert capsys.readouterr().err == f"error: clftask: was interrupted. {remedy}\n"

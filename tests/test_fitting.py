@@ -44,6 +44,9 @@ class Recorder:
     def report(self, metrics: dict[str, float]) -> None:
         self.reports.append(metrics)
 
+    def is_leaving(self) -> bool:
+        return False
+
     @property
     def done(self) -> dict[str, Any]:
         return self.records[-1]["done"]

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from clftask.cluster.capacity import Plan
 from clftask.cluster.progress import waiting_line
-from clftask.cluster.session import Plan
 
 
 def group(state: str, workers: int) -> dict[str, Any]:
@@ -25,7 +25,14 @@ def group(state: str, workers: int) -> dict[str, Any]:
 )
 def test_workers_without_a_place_are_waited_for(plan, line):
     groups = [group("CREATED", 7), group("PENDING", plan.workers)]
-    assert waiting_line(plan, groups) == f"{line}: the cluster's resources are in use"
+    assert waiting_line(plan, groups) == f"{line}: no node has room for them yet"
+
+
+def test_workers_that_come_and_go_have_a_group_once_they_have_a_place():
+    plan = Plan(8, False, 1, least=2)
+    line = "waiting for 2 workers with 1 CPU each: no node has room for them yet"
+    assert waiting_line(plan, [group("CREATED", 9)]) == line
+    assert waiting_line(plan, [group("CREATED", 3)]) is None
 
 
 @pytest.mark.parametrize(

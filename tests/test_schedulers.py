@@ -7,6 +7,7 @@ import warnings
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
@@ -335,3 +336,57 @@ def test_pb2_proposes_between_the_bounds_and_keeps_the_trial_number(direction: s
     assert 1e-5 <= config["training.learning_rate"] <= 1e-3
     assert 0 <= config["training.weight_decay"] <= 0.1
     assert config["training.learning_rate"] != 8e-4
+
+
+# ------------------------------------------------------------------ what they typically spend
+
+
+@every_member
+def test_nobody_spends_more_than_all_epochs_or_less_than_one_each(kind: str) -> None:
+    for trials in (1, 2, 7, 40):
+        for epochs in (1, 2, 9, 10):
+            found = MEMBERS[kind]().typical_epochs(trials, epochs)
+            assert trials <= found <= trials * epochs
+
+
+@pytest.mark.parametrize("kind", ["fifo", "pbt", "pb2"])
+def test_whoever_stops_none_spends_all_epochs(kind: str) -> None:
+    assert MEMBERS[kind]().typical_epochs(16, 9) == 144
+
+
+@pytest.mark.parametrize("fields", [{}, {"grace_epochs": 2, "reduction_factor": 2.5}])
+def test_asha_typically_spends_what_ray_tunes_own_does(fields: dict[str, Any]) -> None:
+    """Sixteen trials, four at a time, whose scores are drawn by lot and do not change."""
+    random = np.random.default_rng(3)
+    totals = []
+    for _ in range(150):
+        scheduler, scores = built("asha", **fields), random.random(16)
+        waiting, running, ages = [a_trial(i) for i in range(16)], [], dict.fromkeys(range(16), 0)
+        for trial in waiting:
+            scheduler.on_trial_add(Controller(), trial)
+        while waiting or running:
+            while waiting and len(running) < 4:
+                running.append(waiting.pop(0))
+            trial = running.pop(0)
+            number = trial.config[TRIAL]
+            ages[number] += 1
+            if told(scheduler, trial, ages[number], micro_f1=scores[number]) == "CONTINUE":
+                running.append(trial)
+        totals.append(sum(ages.values()))
+    found = MEMBERS["asha"](**fields).typical_epochs(16, EPOCHS)
+    assert found == pytest.approx(np.mean(totals), rel=0.06)
+
+
+def test_hyperband_spends_what_its_brackets_do() -> None:
+    # Of up to 9 epochs: 3 trials of 9; 5 of 3, of which 2 go on to 9; 9 of 1, of which 3 go on
+    # to 3, and 1 to 9.
+    hyperband, bohb = MEMBERS["hyperband"](), MEMBERS["bohb"]()
+    assert [hyperband.typical_epochs(n, 9) for n in (3, 8, 17, 20)] == [27, 54, 75, 102]
+    assert [bohb.typical_epochs(n, 9) for n in (9, 14, 17)] == [21, 48, 75]
+    assert bohb.typical_epochs(2, 9) == 12  # both to the second rung, one to the end
+
+
+def test_median_stops_half_of_those_it_can_judge() -> None:
+    median = MEMBERS["median"](grace_epochs=2, min_trials=4)
+    assert median.typical_epochs(4, 10) == 40
+    assert median.typical_epochs(14, 10) == 140 - 5 * 8

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from clftask.config import ScalingSpec, ScoreJob
+from clftask.config import ScoreJob
 from clftask.errors import ConfigError, Problem
 from clftask.spec import fingerprint
 from clftask.tables import TopK, Wide
@@ -174,12 +174,6 @@ def test_ranges_without_workers_are_refused(written):
 def test_what_is_no_range_is_refused(written):
     (problem,) = refused(f"scaling.workers={written}")
     assert problem.path == "scaling.workers"
-
-
-def test_scaling_of_a_number_of_workers():
-    scaling = loaded("scaling={workers: [1, 8], use_gpu: false, cpus_per_worker: 2}").scaling
-    expected = ScalingSpec(workers=5, use_gpu=False, cpus_per_worker=2)
-    assert scaling.of(5) == expected
 
 
 # ------------------------------------------------------------------ what a rerun must share

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import socket
 
 import pytest
 
-from clftask.cluster.session import Capacity, Plan, connected, plan
+from clftask.cluster.capacity import (
+    Capacity,
+    Plan,
+    autoscaling_config,
+    grown,
+    has_autoscaler,
+    node_types,
+    plan,
+)
+from clftask.cluster.session import connected
+from clftask.cluster.tokens import authenticate, ensure_token
 from clftask.config import ScalingSpec
 from clftask.errors import ConfigError
 
-LAPTOP = Capacity(8, 0, ((8, 0),))
-GPU_NODE = Capacity(16, 4, ((8, 0), (8, 4)))  # a head without GPU, as most clusters have
-GROWING = Capacity(40, 8, ((4, 0),), can_grow=True)
+LAPTOP = Capacity(((8, 0),))
+GPU_NODE = Capacity(((8, 0), (8, 4)))  # a head without GPU, as most clusters have
+GROWING = grown([(4, 0)], [((4, 1), 8), ((4, 0), 2)])
 
 
 @pytest.mark.parametrize(
@@ -49,6 +60,100 @@ def test_refusals_say_what_the_cluster_has(capacity, spec, field):
     with pytest.raises(ConfigError, match=rf"{capacity.cpus:g} CPUs and") as refused:
         plan(ScalingSpec(**spec), capacity)
     assert refused.value.problems[0].path == field
+
+
+@pytest.mark.parametrize(
+    ("capacity", "spec", "expected"),
+    [
+        (LAPTOP, {"workers": (2, 4)}, Plan(4, False, 2, least=2)),
+        (LAPTOP, {"workers": (2, 20)}, Plan(8, False, 1, least=2)),
+        (GPU_NODE, {"workers": (1, 8)}, Plan(4, True, 2, least=1)),
+        (LAPTOP, {"workers": (8, 20)}, Plan(8, False, 1)),
+        (GROWING, {"workers": (2, 100)}, Plan(8, True, 4, least=2)),
+    ],
+)
+def test_a_range_takes_what_fits(capacity, spec, expected):
+    assert plan(ScalingSpec(**spec), capacity) == expected
+
+
+def test_a_range_takes_no_more_than_there_is_work_for():
+    assert plan(ScalingSpec(workers=(1, 8)), LAPTOP, most_useful=3) == Plan(3, False, 2, least=1)
+    assert str(Plan(3, False, 2, least=1)) == "1 to 3 CPU workers, 2 CPUs each"
+
+
+def test_of_an_open_cluster_nothing_is_refused():
+    unknown = Capacity(((4, 0),), is_open=True)
+    assert plan(ScalingSpec(workers=50), unknown) == Plan(50, False, 1)
+    assert plan(ScalingSpec(workers=2, use_gpu=True), unknown) == Plan(2, True, 2)
+
+
+@pytest.mark.parametrize(
+    ("there", "types", "most", "expected"),
+    [
+        # From nothing but a head: what may come counts.
+        ([(0, 0)], [((8, 1), 2)], None, ((0, 0), (8, 1), (8, 1))),
+        # What is there already counts once.
+        ([(0, 0), (8, 1)], [((8, 1), 2)], None, ((0, 0), (8, 1), (8, 1))),
+        # Not all at once: the largest come first.
+        ([(0, 0)], [((8, 0), 5), ((4, 1), 1)], 2, ((0, 0), (4, 1), (8, 0))),
+        ([(0, 0), (8, 0)], [((8, 0), 5)], 1, ((0, 0), (8, 0))),
+    ],
+)
+def test_a_cluster_counts_as_grown(there, types, most, expected):
+    assert grown(there, types, most).nodes == expected
+
+
+def test_a_configuration_of_ray_up_is_read(tmp_path, monkeypatch):
+    file = tmp_path / "cluster.yaml"
+    file.write_text(
+        "max_workers: 3\nhead_node_type: head\navailable_node_types:\n"
+        "  head: {resources: {CPU: 4}, max_workers: 0}\n"
+        "  spot: {resources: {CPU: 8, GPU: 1}, max_workers: 2}\n"
+        "  any: {resources: {CPU: 16}}\n"
+    )
+    monkeypatch.setenv("CLFTASK_AUTOSCALING_CONFIG", str(file))
+    assert node_types(autoscaling_config()) == [((8.0, 1.0), 2), ((16.0, 0.0), 3)]
+    monkeypatch.setenv("CLFTASK_AUTOSCALING_CONFIG", str(tmp_path / "absent"))
+    assert autoscaling_config() is None
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "expected"),
+    [
+        ({"ray.io/node-id": "ab"}, ["node_ab"], False),  # Ray's monitor runs without one, too
+        ({"ray.io/node-id": "ab"}, ["ray.head.default"], True),
+        ({"ray.io/node-group": "gpu"}, [], True),
+        ({}, [], False),
+    ],
+)
+def test_an_autoscaler_is_told_from_a_monitor(labels, names, expected):
+    mapping = {str(i): name for i, name in enumerate(names)}
+    status = {"autoscaler_report": {"node_type_mapping": mapping}} if names else {}
+    assert has_autoscaler([{"Labels": labels}], status) is expected
+
+
+# ------------------------------------------------------------------ tokens
+
+
+def test_a_token_is_for_its_owner_alone(tmp_path):
+    file = tmp_path / ".ray" / "auth_token"
+    ensure_token(file)
+    token = file.read_text()
+    assert len(token) == 64
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert file.parent.stat().st_mode & 0o777 == 0o700
+    file.chmod(0o644)  # as Ray itself leaves it
+    ensure_token(file)
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert file.read_text() == token
+
+
+def test_a_mode_that_is_set_stays(monkeypatch, tmp_path):
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
+    authenticate()
+    assert os.environ["RAY_AUTH_MODE"] == "disabled"
+    assert not (tmp_path / "token").exists()
 
 
 def test_an_address_where_nobody_listens_is_refused_at_once(monkeypatch):

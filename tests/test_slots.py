@@ -6,18 +6,18 @@ from typing import Any
 
 import pytest
 
-from clftask.cluster.session import Capacity
+from clftask.cluster.capacity import Capacity, grown
 from clftask.cluster.slots import Slots, slots
 from clftask.config import ScalingSpec
 from clftask.errors import ConfigError, Problem
 
-LAPTOP = Capacity(8, 0, ((8, 0),))
-TWO = Capacity(8, 0, ((4, 0), (4, 0)))
-UNEVEN = Capacity(8, 0, ((5, 0), (3, 0)))
-ONE_GPU = Capacity(16, 1, ((16, 1),))
-TWO_GPUS = Capacity(16, 2, ((16, 2),))
-GPU_NODES = Capacity(24, 4, ((8, 0), (8, 2), (8, 2)))  # a head without GPU, as most clusters have
-GROWING = Capacity(40, 8, ((4, 0),), can_grow=True)
+LAPTOP = Capacity(((8, 0),))
+TWO = Capacity(((4, 0), (4, 0)))
+UNEVEN = Capacity(((5, 0), (3, 0)))
+ONE_GPU = Capacity(((16, 1),))
+TWO_GPUS = Capacity(((16, 2),))
+GPU_NODES = Capacity(((8, 0), (8, 2), (8, 2)))  # a head without GPU, as most clusters have
+GROWING = grown([(4, 0)], [((4, 1), 8), ((4, 0), 2)])
 
 
 def share(capacity: Capacity, num_trials: int, concurrency: Any = "auto", **scaling: Any) -> Slots:
@@ -87,7 +87,7 @@ def test_cpus_of_a_worker_may_be_said() -> None:
     assert share(LAPTOP, 16, cpus_per_worker=3) == Slots(2, 1, 3, 0.0)
     assert share(TWO, 16, cpus_per_worker=3) == Slots(2, 1, 3, 0.0)
     assert share(LAPTOP, 16, cpus_per_worker=0.5) == Slots(16, 1, 0.5, 0.0)
-    assert share(Capacity(1, 0, ((1, 0),)), 16, cpus_per_worker=0.1) == Slots(10, 1, 0.1, 0.0)
+    assert share(Capacity(((1, 0),)), 16, cpus_per_worker=0.1) == Slots(10, 1, 0.1, 0.0)
     assert share(LAPTOP, 16, 2, workers=2, cpus_per_worker=2) == Slots(2, 2, 2, 0.0)
 
 

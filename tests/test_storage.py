@@ -90,6 +90,14 @@ def test_list_files_is_recursive_sorted_and_has_sizes(place: str) -> None:
     assert storage.list_files(f"{place}/absent") == []
 
 
+def test_the_size_of_a_file_and_of_a_folder(place: str) -> None:
+    storage.put(f"{place}/a", b"hello")
+    storage.put(f"{place}/below/b", b"to you")
+    assert storage.size(f"{place}/a") == 5
+    assert storage.size(place) == 11
+    assert refused(storage.size, f"{place}/absent").allowed == "is not there"
+
+
 def test_list_files_of_a_folder_alone(place: str) -> None:
     fill(place, "b", "a/z", "a/deep/y", "_c", "ab")
     found = [f.path.removeprefix(place) for f in storage.list_files(place, recursive=False)]

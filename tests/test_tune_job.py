@@ -545,6 +545,12 @@ def test_a_job_allows(fields: dict[str, Any]) -> None:
     assert TuneJob.load(job_with(**fields)).num_trials >= 2
 
 
+def test_a_trial_keeps_its_workers() -> None:
+    document = searching("training.learning_rate", {"kind": "loguniform", "low": 1e-5, "high": 1})
+    with pytest.raises(ConfigError, match="a trial keeps its workers"):
+        TuneJob.load(document, ["train.scaling.workers=[1, 2]"])
+
+
 def test_tokens_are_made_for_every_combination_of_listed_values() -> None:
     space = {
         "model.max_length": {"kind": "choice", "values": [16, 32]},

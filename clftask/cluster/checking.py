@@ -7,7 +7,7 @@ import importlib.util
 from collections.abc import Iterator
 from typing import Any
 
-from clftask.cluster.session import capacity
+from clftask.cluster.capacity import capacity
 from clftask.cluster.slots import Slots, room_for
 from clftask.config import TuneJob
 from clftask.errors import ClftaskError, ConfigError, Problem

@@ -16,9 +16,9 @@ from typing import Any, Self
 import ray
 
 from clftask import bundle, logs
+from clftask.cluster.capacity import Plan
 from clftask.cluster.dispatch import Dispatcher
 from clftask.cluster.naming import named
-from clftask.cluster.session import Plan
 from clftask.errors import (
     AccessError,
     ClftaskError,
@@ -87,10 +87,10 @@ class ScoreActor:
 
 @dataclass
 class _Stretch:
-    """What an actor is doing; `shards`: those that it has not answered for."""
+    """What an actor is doing; `shards`: those that it has not answered for, by number."""
 
     actor: Any
-    shards: list[Shard]
+    shards: dict[int, Shard]
 
 
 class Pool:
@@ -150,7 +150,7 @@ class Pool:
             self.idle_since = time.monotonic()
         elif time.monotonic() - self.idle_since > WAIT_S:
             self.idle_since = math.inf  # once
-            self.say(f"waiting for a place for {self.chosen}: the cluster's resources are in use")
+            self.say(f"waiting for {self.chosen}: no node has room for them yet")
 
     def _welcome(self, reference: Any) -> None:
         actor = self.starting.pop(reference)
@@ -169,7 +169,7 @@ class Pool:
         while self.idle and (shards := dispatcher.next()):
             actor = self.idle.pop()
             generator = actor.run.options(num_returns="streaming").remote(shards, rows_ahead)
-            self.busy[generator] = _Stretch(actor, shards)
+            self.busy[generator] = _Stretch(actor, {shard.index: shard for shard in shards})
 
     def _listen(self, generator: Any, dispatcher: Dispatcher) -> Iterator[Done]:
         stretch = self.busy[generator]
@@ -178,18 +178,19 @@ class Pool:
         except StopIteration:
             self.busy.pop(generator)
             self.idle.append(stretch.actor)
-            dispatcher.take_back(stretch.shards, None)
+            dispatcher.take_back([*stretch.shards.values()], None)
         except Exception as error:  # the actor died, or its node
             self.busy.pop(generator)
             died = JobError(Problem("worker", None, f"died: {_reason(error)}"))
-            about = {"shards": [shard.index for shard in stretch.shards]}
+            about = {"shards": [*stretch.shards]}
             _log.warning("a worker leaves shards behind", extra=about)
-            dispatcher.take_back(stretch.shards, None if _is_nodes_fault(error) else died)
+            left = [*stretch.shards.values()]
+            dispatcher.take_back(left, None if _is_nodes_fault(error) else died)
             self._bury(stretch.actor, error)
         else:
             if isinstance(found, Done):
-                left = [shard for shard in stretch.shards if shard.index != found.shard]
-                stretch.shards, self.num_deaths = left, 0
+                stretch.shards.pop(found.shard, None)
+                self.num_deaths = 0
                 yield found
             else:
                 self._judge(found, generator, dispatcher)
@@ -200,10 +201,9 @@ class Pool:
             raise JobError(*failure.error.problems)
         stretch = self.busy[generator]
         _log.warning("shard failed: %s", failure.error, extra={"shard": failure.shard})
-        at_fault = [shard for shard in stretch.shards if shard.index == failure.shard]
-        others = [shard for shard in stretch.shards if shard.index != failure.shard]
-        dispatcher.take_back([*at_fault, *others], failure.error)
-        stretch.shards = []
+        left, stretch.shards = stretch.shards, {}
+        at_fault = [left.pop(failure.shard)] if failure.shard in left else []
+        dispatcher.take_back([*at_fault, *left.values()], failure.error)
         if isinstance(failure.error, JobError):  # the device may be out of order for good
             self.busy.pop(generator)
             self._bury(stretch.actor, failure.error)

@@ -10,8 +10,9 @@ from typing import Any
 
 import ray
 from ray.util import placement_group_table
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from clftask.cluster.session import Plan
+from clftask.cluster.capacity import Plan
 from clftask.wording import counted
 
 POLL_S = 0.5
@@ -57,6 +58,16 @@ class Board:
         return self.outcome, self.failure
 
 
+def new_board(**options: Any) -> Any:
+    """Start a board on the driver's node: it is lost only with the driver itself.
+
+    Args:
+        options: Of the actor.
+    """
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return Board.options(scheduling_strategy=here, **options).remote()  # type: ignore[attr-defined]
+
+
 def waiting_line(chosen: Plan, groups: Iterable[Mapping[str, Any]]) -> str | None:
     """Return what to say about workers that have not started; None if they have their place.
 
@@ -67,12 +78,17 @@ def waiting_line(chosen: Plan, groups: Iterable[Mapping[str, Any]]) -> str | Non
         chosen: How many workers there are, and what each gets.
         groups: Ray's placement groups, of all jobs.
     """
-    pending = [len(group["bundles"]) for group in groups if group["state"] == "PENDING"]
-    if chosen.workers not in pending:
+    sizes = [(group["state"], len(group["bundles"])) for group in groups]
+    if chosen.least:  # these ask for their place only once there is one
+        is_placed = any(("CREATED", n) in sizes for n in range(chosen.least, chosen.workers + 1))
+    else:
+        is_placed = ("PENDING", chosen.workers) not in sizes
+    if is_placed:
         return None
-    workers, cpus = counted(chosen.workers, "worker"), counted(chosen.cpus_per_worker, "CPU")
+    workers = counted(chosen.least or chosen.workers, "worker")
+    cpus = counted(chosen.cpus_per_worker, "CPU")
     size = f"{cpus} and a GPU" if chosen.use_gpu else cpus
-    return f"waiting for {workers} with {size} each: the cluster's resources are in use"
+    return f"waiting for {workers} with {size} each: no node has room for them yet"
 
 
 class Waiting:

@@ -11,11 +11,12 @@ from typing import Any
 
 from clftask import bundle, planning
 from clftask.bundle import BundleMeta
+from clftask.cluster.capacity import capacity, plan
 from clftask.cluster.dispatch import Dispatcher
 from clftask.cluster.metering import ScoreMeter
 from clftask.cluster.pool import Pool
-from clftask.cluster.session import Capacity, Plan, capacity, connected, plan
-from clftask.config import ScoreJob, ScoreScaling
+from clftask.cluster.session import connected
+from clftask.config import ScoreJob
 from clftask.datareport import describe_left_out
 from clftask.errors import (
     ClftaskError,
@@ -53,7 +54,7 @@ def score(job: ScoreJob, say: Callable[[str], None], show: Show) -> dict[str, An
         JobError: Shards failed, or too many rows are bad; the same job goes on from there.
     """
     started = time.perf_counter()
-    meta = _checked_bundle(job.bundle)
+    meta = checked_bundle(job.bundle)
     planned = planning.plan(job, meta)
     done = Books(job.output.path).manifest()
     if done is not None and not planned.missing:
@@ -73,11 +74,11 @@ def _score_missing(
     job: ScoreJob, meta: BundleMeta, planned: Planned, say: Callable[[str], None], show: Show
 ) -> ScoreRun:
     meter = ScoreMeter(job.output.path, show)
-    with interruption_hint("Run the job again to go on."), connected(), meter:
-        chosen = fit_to(job.scaling, capacity(), len(planned.missing))
+    with interruption_hint("Run the job again to go on."), connected(say), meter:
+        chosen = plan(job.scaling, capacity(), len(planned.missing))
         check_precision(job.precision, chosen.use_gpu, "precision")
         run = ScoreRun(job, meta, planning.claim(job, meta, planned), meter)
-        say(f"output {job.output.path}: up to {chosen}")
+        say(f"output {job.output.path}: {chosen}")
         with _mid_job(), Pool(ScoreWork(job, run.plan, meta), chosen, say) as pool:
             run.score(meter.watching(pool), chosen.workers)
     return run
@@ -101,27 +102,10 @@ def _mid_job() -> Iterator[None]:
         raise JobError(*error.problems) from None
 
 
-def _checked_bundle(path: str) -> BundleMeta:
+def checked_bundle(path: str) -> BundleMeta:
+    """Return what stands in a bundle's `clftask.json`, the bundle being whole."""
     with tempfile.TemporaryDirectory(prefix="clftask-bundle-") as scratch:
         return bundle.fetch(path, scratch)[1]
-
-
-def fit_to(scaling: ScoreScaling, has: Capacity, num_shards: int) -> Plan:
-    """Decide how many workers there are at most, and what each gets.
-
-    Raises:
-        ConfigError: The cluster can never hold the fewest.
-    """
-    least, most = scaling.bounds
-    fewest = plan(scaling.of(least), has)
-    for workers in range(min(most, num_shards), 0, -1):
-        try:
-            found = plan(scaling.of(workers), has)
-        except ConfigError:
-            continue
-        if found.use_gpu == fewest.use_gpu:  # one GPU is worth more than many CPUs
-            return found
-    return fewest
 
 
 def _result(

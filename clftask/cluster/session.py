@@ -1,4 +1,4 @@
-"""Connects to Ray, says what it has, and decides how a job fits on it."""
+"""Connects to Ray: to a cluster, or to one that is started on this machine."""
 
 from __future__ import annotations
 
@@ -9,101 +9,26 @@ import signal
 import socket
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from clftask import storage
-from clftask.config import ScalingSpec
+from clftask.cluster.tokens import authenticate, describe_open, is_open, wrong_token
 from clftask.errors import ConfigError, Problem
-from clftask.wording import counted
 
 CONNECT_TIMEOUT_S = 15.0
 
 
-@dataclass(frozen=True)
-class Capacity:
-    """What a cluster can hold, counting what its autoscaler may add.
-
-    Attributes:
-        cpus: CPU of all nodes together.
-        gpus: GPUs of all nodes together.
-        nodes: CPUs and GPUs of each node that is there now.
-        can_grow: Whether an autoscaler can add nodes.
-    """
-
-    cpus: float
-    gpus: float
-    nodes: tuple[tuple[float, float], ...]
-    can_grow: bool = False
-
-    def __str__(self) -> str:
-        return f"{counted(self.cpus, 'CPU')} and {counted(self.gpus, 'GPU')}"
-
-    def room(self, cpus: float, use_gpu: bool) -> int:
-        """Return how many workers of that size the nodes hold that are there now."""
-        return sum(int(min(c // cpus, g) if use_gpu else c // cpus) for c, g in self.nodes)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How many workers there are and what each gets."""
-
-    workers: int
-    use_gpu: bool
-    cpus_per_worker: float
-
-    def __str__(self) -> str:
-        workers = counted(self.workers, f"{'GPU' if self.use_gpu else 'CPU'} worker")
-        return f"{workers}, {counted(self.cpus_per_worker, 'CPU')} each"
-
-
-def plan(spec: ScalingSpec, capacity: Capacity) -> Plan:
-    """Decide on GPUs and CPUs of the workers.
-
-    `use_gpu: auto` takes one GPU a worker if there are enough for all; `cpus_per_worker: auto`
-    shares the CPUs out evenly.
-
-    Raises:
-        ConfigError: The cluster can never hold the workers; says what it has.
-    """
-    use_gpu = capacity.gpus >= spec.workers if spec.use_gpu == "auto" else spec.use_gpu
-    has = f"the cluster has at most {capacity}"
-    if use_gpu and capacity.gpus < spec.workers:
-        allowed = f"needs a GPU for each of {counted(spec.workers, 'worker')}; {has}"
-        raise ConfigError(Problem("scaling.use_gpu", spec.use_gpu, allowed, "Use fewer workers."))
-    cpus = spec.cpus_per_worker
-    if cpus == "auto":
-        cpus = float(_even_share(capacity, spec.workers, use_gpu))
-    room = capacity.room(cpus, use_gpu)
-    if spec.workers > (capacity.cpus // cpus if capacity.can_grow else room):
-        allowed = f"workers with {counted(cpus, 'CPU')} each must fit: {has}"
-        remedy = f"Use at most {counted(room, 'worker')}, or a larger cluster."
-        raise ConfigError(Problem("scaling.workers", spec.workers, allowed, remedy))
-    return Plan(spec.workers, use_gpu, cpus)
-
-
-def _even_share(capacity: Capacity, workers: int, use_gpu: bool) -> int:
-    """Return the most whole CPUs that each worker can have on the nodes, 1 at least.
-
-    Nodes that an autoscaler adds are taken to be no larger than those that are there.
-    """
-    largest = max((int(cpus) for cpus, _ in capacity.nodes), default=1)
-    share = max(1, min(int(capacity.cpus // workers), largest))
-    while share > 1 and not capacity.can_grow and capacity.room(share, use_gpu) < workers:
-        share -= 1
-    return share
-
-
 @contextmanager
-def connected() -> Iterator[None]:
+def connected(say: Callable[[str], None] = lambda line: None) -> Iterator[None]:
     """Connect to the cluster of RAY_ADDRESS or of `ray start`, or start Ray on this machine.
 
-    A Ray that was running before stays connected after.
+    A Ray that was running before stays connected after. What is started here asks for a token;
+    of a cluster that takes jobs from anyone, `say` hears.
 
     Raises:
-        ConfigError: RAY_ADDRESS names a cluster that does not answer.
+        ConfigError: RAY_ADDRESS names a cluster that does not answer, or takes another token.
     """
     import ray
 
@@ -111,8 +36,12 @@ def connected() -> Iterator[None]:
         yield
         return
     _refuse_silent(os.environ.get("RAY_ADDRESS", ""))
+    authenticate()
     before = signal.getsignal(signal.SIGTERM)
     _init()
+    dashboard = ray._private.worker.get_dashboard_url()
+    if dashboard and is_open(f"http://{dashboard}"):
+        say(f"warning: {describe_open('this Ray cluster')}")
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)  # Ray's own would end with a dump
     try:
@@ -148,28 +77,20 @@ def _init() -> None:
             # Not "auto": that would also join the private Ray of another job on this machine.
             ray.init(include_dashboard=False, **options)
         except (ConnectionError, TimeoutError, ValueError, RuntimeError) as error:
-            address = os.environ.get("RAY_ADDRESS")
-            if address:
-                reason = " ".join(str(error).split())[:200]
-                remedy = "Start the cluster, or unset RAY_ADDRESS."
-                raise ConfigError(Problem("RAY_ADDRESS", address, reason, remedy)) from None
+            _refuse_unanswered(error)
             ray.init(address="local", include_dashboard=False, **options)
 
 
-def capacity() -> Capacity:
-    """Ask the connected cluster, and its autoscaler, what there is."""
-    import ray
-    from ray._private.state import state
-
-    nodes = [n["Resources"] for n in ray.nodes() if n["Alive"]]
-    most = state.get_max_resources_from_cluster_config() or {}
-    cpus, gpus = (sum(n.get(kind, 0.0) for n in nodes) for kind in ("CPU", "GPU"))
-    return Capacity(
-        cpus=max(cpus, most.get("CPU", 0)),
-        gpus=max(gpus, most.get("GPU", 0)),
-        nodes=tuple((n.get("CPU", 0.0), n.get("GPU", 0.0)) for n in nodes),
-        can_grow=bool(most),
-    )
+def _refuse_unanswered(error: Exception) -> None:
+    """Refuse a cluster that was asked for and cannot be joined."""
+    reasons = " ".join(str(part) for part in (error, error.__cause__, error.__context__))
+    address = os.environ.get("RAY_ADDRESS")
+    if "InvalidAuthToken" in reasons:
+        raise ConfigError(wrong_token("RAY_ADDRESS", address)) from None
+    if address:
+        reason = " ".join(str(error).split())[:200]
+        remedy = "Start the cluster, or unset RAY_ADDRESS."
+        raise ConfigError(Problem("RAY_ADDRESS", address, reason, remedy)) from None
 
 
 def ray_storage(path: str) -> tuple[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from clftask.cluster.session import Capacity
+from clftask.cluster.capacity import Capacity
 from clftask.config import ScalingSpec
 from clftask.errors import ConfigError, Problem
 from clftask.wording import counted
@@ -54,39 +54,41 @@ def slots(spec: ScalingSpec, concurrency: int | str, num_trials: int, capacity: 
     Raises:
         ConfigError: The cluster can never hold them; says what it has.
     """
+    workers = spec.bounds[1]
     wanted = num_trials if concurrency == "auto" else min(int(concurrency), num_trials)
     gpus = _gpus(spec, concurrency, wanted, capacity)
     cpus = spec.cpus_per_worker
     if cpus == "auto":
-        cpus = _auto_cpus(spec.workers, concurrency, wanted, gpus, capacity)
-    room = _room(cpus, gpus, capacity) // spec.workers
+        cpus = _auto_cpus(workers, concurrency, wanted, gpus, capacity)
+    room = capacity.room(cpus, gpus) // workers
     if room == 0 or (concurrency != "auto" and room < wanted):
         has = f"the cluster has {capacity}"
         field = "concurrency" if room else "train.scaling.workers"
-        found = concurrency if room else spec.workers
-        workers = counted(spec.workers, "worker")
-        allowed = f"{workers} a trial with {counted(cpus, 'CPU')} each: {has}"
+        found = concurrency if room else workers
+        a_trial = counted(workers, "worker")
+        allowed = f"{a_trial} a trial with {counted(cpus, 'CPU')} each: {has}"
         remedy = f"There is room for {counted(room, 'trial')}."
         raise ConfigError(Problem(field, found, allowed, remedy))
-    return Slots(min(wanted, room), spec.workers, cpus, gpus)
+    return Slots(min(wanted, room), workers, cpus, gpus)
 
 
 def room_for(chosen: Slots, capacity: Capacity) -> int:
     """Return how many such trials the cluster holds side by side."""
-    return _room(chosen.cpus, chosen.gpus, capacity) // chosen.workers
+    return capacity.room(chosen.cpus, chosen.gpus) // chosen.workers
 
 
 def _gpus(spec: ScalingSpec, concurrency: int | str, wanted: int, capacity: Capacity) -> float:
     """Return the GPUs of a worker."""
-    has_gpus = capacity.gpus >= spec.workers
+    workers = spec.bounds[1]
+    has_gpus = capacity.gpus >= workers
     if spec.use_gpu is False or (spec.use_gpu == "auto" and not has_gpus):
         return 0.0
-    if not has_gpus:
-        allowed = f"needs {counted(spec.workers, 'GPU')}; the cluster has {capacity.gpus:g}"
+    if not has_gpus and not capacity.is_open:
+        allowed = f"needs {counted(workers, 'GPU')}; the cluster has {capacity.gpus:g}"
         raise ConfigError(Problem("train.scaling.use_gpu", spec.use_gpu, allowed))
-    if concurrency == "auto" or wanted * spec.workers <= capacity.gpus:
+    if concurrency == "auto" or not has_gpus or wanted * workers <= capacity.gpus:
         return 1.0
-    if spec.workers > 1:
+    if workers > 1:
         allowed = f"trials of several workers do not share GPUs; there are {capacity.gpus:g}"
         raise ConfigError(Problem("concurrency", concurrency, allowed, "Lower it, or use auto."))
     share = 1 / math.ceil(wanted / capacity.gpus)
@@ -96,25 +98,7 @@ def _gpus(spec: ScalingSpec, concurrency: int | str, wanted: int, capacity: Capa
 def _auto_cpus(
     workers: int, concurrency: int | str, wanted: int, gpus: float, capacity: Capacity
 ) -> float:
-    """Return the most whole CPUs that each worker can have on the nodes, 1 at least.
-
-    Nodes that an autoscaler adds are taken to be no larger than those that are there.
-    """
+    """Return the most whole CPUs that each worker can have on the nodes, 1 at least."""
     if concurrency == "auto":
-        wanted = max(1, min(wanted, _room(1, gpus, capacity) // workers))
-    largest = max((int(cpus) for cpus, _ in capacity.nodes), default=1)
-    share = max(1, min(int(capacity.cpus // (wanted * workers)), largest))
-    while share > 1 and _room(share, gpus, capacity) < wanted * workers:
-        share -= 1
-    return float(share)
-
-
-def _room(cpus: float, gpus: float, capacity: Capacity) -> int:
-    """Return how many workers there is room for."""
-
-    def fitting(has_cpus: float, has_gpus: float) -> int:
-        by_cpu = has_cpus / cpus
-        return int((min(by_cpu, has_gpus / gpus) if gpus else by_cpu) + 1e-9)
-
-    room = sum(fitting(*node) for node in capacity.nodes)
-    return max(room, fitting(capacity.cpus, capacity.gpus)) if capacity.can_grow else room
+        wanted = max(1, min(wanted, capacity.room(1, gpus) // workers))
+    return float(capacity.even_share(wanted * workers, gpus))

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from clftask import logs, runs, storage
+from clftask.cluster.capacity import Plan, capacity, plan
 from clftask.cluster.metering import TrainMeter
 from clftask.cluster.naming import named
-from clftask.cluster.progress import Board, Waiting, follow
-from clftask.cluster.session import Plan, capacity, connected, plan, ray_storage
+from clftask.cluster.progress import Waiting, follow, new_board
+from clftask.cluster.session import connected, ray_storage
 from clftask.config import TrainJob
 from clftask.data import Prepared, prepare, tokenise
 from clftask.errors import ClftaskError, JobError, Problem
@@ -22,6 +23,8 @@ from clftask.modeling import check_base
 from clftask.precision import check_precision
 from clftask.wording import counted
 
+# As workers that join cost all others the steps since the last checkpoint.
+RESIZE_S = 300.0
 _TRACKER_PREFIXES = ("MLFLOW_", "WANDB_")
 Say = Callable[[str], None]
 Show = Callable[[dict[str, Any]], None]
@@ -68,7 +71,7 @@ def _trained(job: TrainJob, run: runs.Run, say: Say, show: Show) -> dict[str, An
     prepared = prepare(job)
     if run.exists:
         runs.same_data(run, prepared.fingerprint)
-    with runs.resumable(run), connected(), TrainMeter(run.path, show) as show:
+    with runs.resumable(run), connected(say), TrainMeter(run.path, show) as show:
         chosen = plan(job.scaling, capacity())
         check_precision(job.training.precision, chosen.use_gpu)
         say(f"reading and tokenising {counted(prepared.rows.num_rows, 'row')}")
@@ -95,7 +98,7 @@ def _fit(
 ) -> dict[str, Any]:
     import ray
 
-    board = Board.options(**named("train", path, "board")).remote()  # type: ignore[attr-defined]
+    board = new_board(**named("train", path, "board"))
     loop_config = {
         "job": job.dump(),
         "run": path,
@@ -130,7 +133,8 @@ def _run_trainer(
         worker_loop,
         train_loop_config=loop_config,
         scaling_config=ScalingConfig(
-            num_workers=chosen.workers,
+            num_workers=(chosen.least, chosen.workers) if chosen.least else chosen.workers,
+            elastic_resize_monitor_interval_s=RESIZE_S,
             use_gpu=chosen.use_gpu,
             resources_per_worker={
                 "CPU": chosen.cpus_per_worker,
@@ -177,6 +181,11 @@ class _RaySink:
         import ray.train
 
         ray.train.report(metrics)
+
+    def is_leaving(self) -> bool:
+        import ray.train
+
+        return ray.train.get_preemption_info() is not None
 
 
 def worker_loop(config: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from clftask import runs, storage
+from clftask.cluster.capacity import capacity
 from clftask.cluster.checking import (
     check_concurrency,
     check_packages,
@@ -27,7 +28,7 @@ from clftask.cluster.checking import (
     named_as_in,
 )
 from clftask.cluster.metering import TuneMeter
-from clftask.cluster.session import capacity, connected
+from clftask.cluster.session import connected
 from clftask.cluster.slots import Slots, slots
 from clftask.config import TrainJob, TuneJob
 from clftask.data import Prepared, prepare, tokenise
@@ -75,24 +76,44 @@ def tune(job: TuneJob, say: Say, show: Show) -> dict[str, Any]:
 
 
 def _searched(job: TuneJob, run: runs.Run, say: Say, show: Show) -> dict[str, Any]:
+    tokenizers, prepared = read_all(job, run)
+    with runs.resumable(run), connected(say), TuneMeter(run.path, show, job) as show:
+        chosen = check_room(job, len(prepared.space.names))
+        named = _named(job, run)
+        runs.claim(run, named, prepared.rows, prepared.fingerprint)
+        say(f"search {run.path}: {counted(job.num_trials, 'trial')}, {chosen}")
+        shared = _shared(named, run, prepared, tokenizers, chosen)
+        return _Search(named, run.path, shared, chosen, say, show).run()
+
+
+def read_all(job: TuneJob, run: runs.Run) -> tuple[dict[str, Any], Prepared]:
+    """Return the tokenizer of each base, and the rows.
+
+    Raises:
+        ConfigError, DataError: What a search is refused for before it needs a cluster.
+    """
     check_packages(job)
     with named_as_in(job):
         tokenizers = check_trials(job)
         prepared = prepare(job.train)
         if run.exists:
             runs.same_data(run, prepared.fingerprint)
-    with runs.resumable(run), connected(), TuneMeter(run.path, show, job) as show:
-        with named_as_in(job):
-            chosen = slots(job.train.scaling, job.concurrency, job.num_trials, capacity())
-            for precision in {trial.training.precision for trial in job.probed()}:
-                check_precision(precision, chosen.gpus > 0)
-        check_concurrency(job, chosen)
-        check_disk(job, chosen.concurrency, len(prepared.space.names))
-        named = _named(job, run)
-        runs.claim(run, named, prepared.rows, prepared.fingerprint)
-        say(f"search {run.path}: {counted(job.num_trials, 'trial')}, {chosen}")
-        shared = _shared(named, run, prepared, tokenizers, chosen)
-        return _Search(named, run.path, shared, chosen, say, show).run()
+    return tokenizers, prepared
+
+
+def check_room(job: TuneJob, num_labels: int) -> Slots:
+    """Return the places that trials get on the connected cluster.
+
+    Raises:
+        ConfigError: It can never hold them, or storage cannot.
+    """
+    with named_as_in(job):
+        chosen = slots(job.train.scaling, job.concurrency, job.num_trials, capacity())
+        for precision in {trial.training.precision for trial in job.probed()}:
+            check_precision(precision, chosen.gpus > 0)
+    check_concurrency(job, chosen)
+    check_disk(job, chosen.concurrency, num_labels)
+    return chosen
 
 
 def _named(job: TuneJob, run: runs.Run) -> TuneJob:

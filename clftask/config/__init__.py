@@ -1,6 +1,6 @@
 """Jobs as data: what a job file of each kind holds."""
 
-from clftask.config.score import ScoreInput, ScoreJob, ScoreOutput, ScoreScaling
+from clftask.config.score import ScoreInput, ScoreJob, ScoreOutput
 from clftask.config.train import (
     DataSpec,
     EarlyStopping,
@@ -9,6 +9,7 @@ from clftask.config.train import (
     ScalingSpec,
     TrainingSpec,
     TrainJob,
+    WorkersSpec,
 )
 from clftask.config.tune import Finalists, TuneJob
 
@@ -22,8 +23,8 @@ __all__ = [
     "ScoreInput",
     "ScoreJob",
     "ScoreOutput",
-    "ScoreScaling",
     "TrainJob",
     "TrainingSpec",
     "TuneJob",
+    "WorkersSpec",
 ]

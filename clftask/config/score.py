@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from clftask.config.train import Cpus, DataPath, ScalingSpec, resolved
+from clftask.config.train import DataPath, WorkersSpec, resolved
 from clftask.spec import Spec
 from clftask.tables import Layout, Wide
 from clftask.texts import Columns, Names, TextRecipe
@@ -41,33 +41,6 @@ class ScoreOutput(Spec):
     layout: Layout = Wide()
 
 
-class ScoreScaling(Spec):
-    """How many workers there are, or between how many, and on what."""
-
-    workers: int | tuple[int, int] = 1
-    use_gpu: bool | Literal["auto"] = "auto"
-    cpus_per_worker: Cpus = "auto"
-
-    @field_validator("workers")
-    @classmethod
-    def _range(cls, value: Any) -> Any:
-        least, most = value if isinstance(value, tuple) else (value, value)
-        if not 1 <= least <= most:
-            raise ValueError("must be a number above 0, or [least, most]")
-        return value
-
-    @property
-    def bounds(self) -> tuple[int, int]:
-        """The least and the most workers."""
-        return self.workers if isinstance(self.workers, tuple) else (self.workers, self.workers)
-
-    def of(self, workers: int) -> ScalingSpec:
-        """Return the same for a fixed number of workers."""
-        return ScalingSpec(
-            workers=workers, use_gpu=self.use_gpu, cpus_per_worker=self.cpus_per_worker
-        )
-
-
 class ScoreJob(Spec):
     """A scoring job: a bundle, a corpus, and where the table goes."""
 
@@ -78,7 +51,16 @@ class ScoreJob(Spec):
     on_bad_row: Literal["quarantine", "fail"] = "quarantine"
     max_bad_rows: float = Field(0.01, ge=0, le=1)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    scaling: ScoreScaling = ScoreScaling()
+    scaling: WorkersSpec = WorkersSpec()
+
+    @property
+    def paths(self) -> dict[str, str]:
+        """The places that the job reads and writes, by field."""
+        return {
+            "bundle": self.bundle,
+            "input.path": self.input.path,
+            "output.path": self.output.path,
+        }
 
     def settings(self, bundle: str, trained: TextRecipe) -> dict[str, Any]:
         """Return all that the score table depends on but the files: what a rerun must share.

@@ -181,12 +181,30 @@ class TrainingSpec(Spec):
         return self.metric not in LOWER_IS_BETTER
 
 
-class ScalingSpec(Spec):
-    """How many workers there are, and on what."""
+class WorkersSpec(Spec):
+    """How many workers there are, or between how many, and on what."""
 
-    workers: int = Field(1, ge=1)
+    workers: int | tuple[int, int] = 1
     use_gpu: bool | Literal["auto"] = "auto"
     cpus_per_worker: Cpus = "auto"
+
+    @field_validator("workers")
+    @classmethod
+    def _range(cls, value: Any) -> Any:
+        least, most = value if isinstance(value, tuple) else (value, value)
+        if not 1 <= least <= most:
+            raise ValueError("must be a number above 0, or [least, most]")
+        return value
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """The least and the most workers."""
+        return self.workers if isinstance(self.workers, tuple) else (self.workers, self.workers)
+
+
+class ScalingSpec(WorkersSpec):
+    """The workers of a training: a range lets them come and go with the machines."""
+
     max_failures: int = Field(3, ge=0)
 
 
@@ -243,6 +261,19 @@ class TrainJob(Spec):
         """How the metric averages labels: what the decision serves."""
         return "macro" if self.training.metric.startswith("macro") else "micro"
 
+    @property
+    def paths(self) -> dict[str, str]:
+        """The places that the job reads and writes, by field."""
+        data = self.data
+        found = {
+            "data.train": data.train,
+            "data.validation": data.validation,
+            "data.test": data.test,
+            "model.base": self.model.base,
+            "run.storage": self.run.storage,
+        }
+        return {field: path for field, path in found.items() if path is not None}
+
     def identity(self) -> dict[str, Any]:
         """Return what a resumed run must share: all but scaling, tracking and run."""
         return {k: v for k, v in self.dump().items() if k not in ("scaling", "tracking", "run")}
@@ -266,9 +297,7 @@ def crossed(job: TrainJob) -> list[Problem]:
         found.append(Problem("training.metric", training.metric, allowed))
     found += _of_decision(job)
     found += _of_long_text(job)
-    if training.batch_size % job.scaling.workers:
-        allowed = f"is over all workers, so scaling.workers ({job.scaling.workers}) must divide it"
-        found.append(Problem("training.batch_size", training.batch_size, allowed))
+    found += _of_workers(job)
     if isinstance(data.split, ColumnSplit):
         if data.validation or data.test:
             remedy = "Leave out data.validation and data.test, or the split."
@@ -278,6 +307,17 @@ def crossed(job: TrainJob) -> list[Problem]:
         allowed = "must be above 0: the best checkpoint is chosen on validation"
         found.append(Problem("data.split.validation", 0, allowed, remedy))
     return found
+
+
+def _of_workers(job: TrainJob) -> list[Problem]:
+    batch_size, (least, most) = job.training.batch_size, job.scaling.bounds
+    if most > batch_size:
+        allowed = f"is over all workers, so there can be at most that many, not {most}"
+        return [Problem("training.batch_size", batch_size, allowed)]
+    if least == most and batch_size % most:
+        allowed = f"is over all workers, so scaling.workers ({most}) must divide it"
+        return [Problem("training.batch_size", batch_size, allowed)]
+    return []
 
 
 def _of_long_text(job: TrainJob) -> list[Problem]:

@@ -131,6 +131,18 @@ class TuneJob(Spec):
         return job
 
     @property
+    def paths(self) -> dict[str, str]:
+        """The places that the search reads and writes, by field."""
+        of_train = {f"train.{field}": path for field, path in self.train.paths.items()}
+        of_train["run.storage"] = self.run.storage
+        del of_train["train.run.storage"]
+        if "model.base" in self.space:
+            del of_train["train.model.base"]
+            bases = dict.fromkeys(trial.model.base for trial in self.probed())
+            of_train |= {f"space.model.base={base}": base for base in bases}
+        return of_train
+
+    @property
     def goal(self) -> Goal:
         """What is optimised."""
         metric = self.metric or self.train.training.metric
@@ -216,6 +228,10 @@ def _of_train(job: TuneJob) -> list[Problem]:
     if job.metric is not None and metric != "loss" and find(metric, task) is None:
         allowed = "must be one of loss, " + ", ".join(sorted(METRICS[task]))
         mistakes.append(Problem("metric", metric, allowed))
+    least, most = job.train.scaling.bounds
+    if least != most:
+        allowed = "must be a number in a search: a trial keeps its workers"
+        mistakes.append(Problem("train.scaling.workers", [least, most], allowed))
     return mistakes
 
 

@@ -6,6 +6,8 @@ To add one: subclass `SchedulerSpec`, build it with `time_attr=EPOCH`, and put t
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import math
 import random
 from abc import abstractmethod
@@ -21,6 +23,7 @@ from clftask.search.space import LogUniform, Space, Uniform
 from clftask.spec import BareKind, Spec
 
 EPOCH = "epoch"  # what a trial reports its age as
+_MAX_DRAWS = 5_000  # of trials, to learn how many epochs they take
 TRIAL = "trial"  # the name of its number in what Ray Tune hands it
 
 # What a population may change while a model trains: neither shapes nor batches depend on it.
@@ -61,6 +64,15 @@ class SchedulerSpec(Spec):
 
     def _own_problems(self, space: Space, epochs: int) -> list[Problem]:
         return []
+
+    def typical_epochs(self, num_trials: int, epochs: int) -> float:
+        """Return how many epochs all trials together train, where none is known to be better.
+
+        Args:
+            num_trials: How many trials there are.
+            epochs: The most that a trial trains.
+        """
+        return float(num_trials * epochs)
 
     @abstractmethod
     def build(self, space: Space, goal: Goal, epochs: int, seed: int) -> Any:
@@ -108,6 +120,32 @@ class Asha(_Graceful):
     kind: Literal["asha"] = "asha"
     reduction_factor: float = Field(3, gt=1)
 
+    def typical_epochs(self, num_trials: int, epochs: int) -> float:
+        """Return the mean of searches drawn by lot, whose trials score the same at every rung."""
+        count = max(4, _MAX_DRAWS // num_trials)
+        rng = np.random.default_rng(0)
+        return sum(self._epochs_of(rng.random(num_trials), epochs) for _ in range(count)) / count
+
+    def _epochs_of(self, scores: Any, epochs: int) -> int:
+        """Return the epochs of trials that come one after the other, each with its score."""
+        rungs = [float(self.grace_epochs)]
+        while rungs[-1] * self.reduction_factor < epochs:
+            rungs.append(rungs[-1] * self.reduction_factor)
+        total, known = 0, {rung: list[float]() for rung in rungs if rung < epochs}
+        for score in scores:
+            total += next((math.ceil(r) for r, k in known.items() if self._stops(score, k)), epochs)
+        return total
+
+    def _stops(self, score: float, known: list[float]) -> bool:
+        """Tell whether a score is below the quantile of those before it; add it to them, sorted."""
+        place = (len(known) - 1) * (1 - 1 / self.reduction_factor)
+        whole = int(place)
+        is_below = bool(known) and score < (
+            known[whole] + (place - whole) * (known[min(whole + 1, len(known) - 1)] - known[whole])
+        )
+        bisect.insort(known, score)
+        return is_below
+
     def build(self, space: Space, goal: Goal, epochs: int, seed: int) -> Any:
         """Return ASHAScheduler."""
         from ray.tune.schedulers import ASHAScheduler
@@ -132,6 +170,30 @@ class _Brackets(SchedulerSpec):
     resumes = True
     of_ray: ClassVar[str]
     reduction_factor: float = Field(3, gt=1)
+
+    def typical_epochs(self, num_trials: int, epochs: int) -> float:
+        """Return the epochs that Ray Tune's brackets train, if no trial fails."""
+        factor, total = self.reduction_factor, 0.0
+        most = round(math.log(epochs) / math.log(factor))
+        sizes = itertools.cycle(self._order(most))
+        while num_trials > 0:
+            halvings = next(sizes)
+            room, alive = math.ceil((most + 1) / (halvings + 1) * factor**halvings), num_trials
+            reached = int(epochs * factor**-halvings)
+            if reached == 0:
+                continue
+            alive = min(room, num_trials)
+            num_trials -= alive
+            total += alive * reached
+            for _ in range(halvings):
+                room, before = math.ceil(room / factor), reached
+                alive, reached = min(room, alive), int(min(reached * factor, epochs))
+                total += alive * (reached - before)
+        return total
+
+    def _order(self, most: int) -> list[int]:
+        """Return how often each bracket of a band is halved, in the order that they are filled."""
+        return list(range(most + 1))
 
     def build(self, space: Space, goal: Goal, epochs: int, seed: int) -> Any:
         """Return the scheduler of Ray Tune that `of_ray` names."""
@@ -158,6 +220,14 @@ class Median(_Graceful):
 
     kind: Literal["median"] = "median"
     min_trials: int = Field(3, ge=1)
+
+    def typical_epochs(self, num_trials: int, epochs: int) -> float:
+        """Return about what is trained if curves rise and do not cross.
+
+        Half of those that others can be held against then end at the end of their grace.
+        """
+        stopped = max(0, num_trials - self.min_trials) / 2
+        return num_trials * epochs - stopped * (epochs - self.grace_epochs)
 
     def build(self, space: Space, goal: Goal, epochs: int, seed: int) -> Any:
         """Return MedianStoppingRule."""
@@ -252,6 +322,9 @@ class BohbScheduler(_Brackets):
     kind: Literal["bohb"] = "bohb"
     of_ray = "HyperBandForBOHB"
     searchers = ("bohb",)
+
+    def _order(self, most: int) -> list[int]:
+        return list(range(most, -1, -1))
 
 
 Scheduler = Annotated[

@@ -43,6 +43,7 @@ class Source(ABC):
 
     suffixes: ClassVar[tuple[str, ...]] = ()
     has_types: ClassVar[bool] = True  # or are columns of several files strings where they differ
+    seeks: ClassVar[bool] = True  # or are the rows before `start` read, too
 
     def __init__(self, files: Sequence[str], left_out: Sequence[str] = ()) -> None:
         self.files, self.left_out = list(files), list(left_out)

@@ -26,6 +26,7 @@ class Csv(Source):
 
     suffixes: ClassVar[tuple[str, ...]] = (".csv", ".csv.gz")
     has_types = False
+    seeks = False
     delimiter = ","
     block_size = 1 << 20
 

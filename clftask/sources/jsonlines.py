@@ -18,6 +18,7 @@ class JsonLines(Source):
     """One JSON object a line; a blank line is no row."""
 
     suffixes: ClassVar[tuple[str, ...]] = (".jsonl", ".ndjson", ".json", ".jsonl.gz")
+    seeks = False
     block_size = 4 << 20
 
     def file_names(self, file: str) -> list[str]:

@@ -1,0 +1,119 @@
+"""What a shard costs the driver of a scoring job, its workers costing nothing.
+
+The workers give each shard a receipt and neither read nor score. From the driver's cost follows
+how many workers it can keep busy: as many as one shard's scoring takes longer than that.
+
+    python benchmarks/score_driver.py [--shards 2000 20000] [--workers 2]
+"""
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clftask import planning
+from clftask.bundle import BundleMeta
+from clftask.cluster import pool
+from clftask.cluster.capacity import Plan
+from clftask.cluster.score import ScoreRun
+from clftask.cluster.session import connected
+from clftask.config import ScoreJob
+from clftask.decisions import Decision
+from clftask.manifest import Books, Counts, Receipt
+from clftask.shards import Done, ScoreWork
+from clftask.texts import TextRecipe
+
+SHARD_ROWS = 10
+NAMES = tuple(f"label-{i}" for i in range(263))
+
+
+class IdleActor(pool.ScoreActor):
+    """Has no model, and says of each shard that it is done."""
+
+    def _open(self):
+        return self
+
+    def run(self, shards, rows_ahead):
+        work = self.work
+        books = Books(work.job.output.path)
+        for shard in shards:
+            counts = Counts(
+                rows_in=shard.num_rows, rows_scored=shard.num_rows, labels=dict.fromkeys(NAMES, 1)
+            )
+            rows = work.plan.input_of(shard)
+            receipt = Receipt(
+                shard=shard.index, input=rows, counts=counts, sha256="", num_bytes=0, seconds=0.0
+            )
+            books.write_receipt(receipt)
+            yield Done(receipt, True)
+
+
+class Clock:
+    """Wall time and the driver's own CPU time, in milliseconds a shard."""
+
+    def __init__(self, shards):
+        self.shards = shards
+        self.lap()
+
+    def lap(self):
+        now = np.array([time.perf_counter(), time.process_time()])
+        since = now - getattr(self, "last", now)
+        self.last = now
+        wall, cpu = 1000 * since / self.shards
+        return f"{wall:7.2f} ms ({cpu:5.2f} ms CPU)"
+
+
+def measure(folder: Path, shards: int, workers: int) -> None:
+    rows = shards * SHARD_ROWS
+    table = pa.table({"id": np.arange(rows), "text": ["a"] * rows})
+    pq.write_table(table, folder / "in.parquet", row_group_size=100_000)
+    job = ScoreJob.load(
+        {
+            "bundle": str(folder / "none"),
+            "input": {"path": str(folder / "in.parquet"), "id": "id"},
+            "output": {"path": str(folder / "out")},
+            "shard_rows": SHARD_ROWS,
+        }
+    )
+    meta = BundleMeta(
+        task="multilabel",
+        label_names=NAMES,
+        text=TextRecipe(text="text"),
+        max_length=8,
+        decision=Decision(),
+        job={},
+        data={},
+        versions={},
+        metrics={},
+        fingerprint="0" * 16,
+    )
+    clock = Clock(shards)
+    planned = planning.claim(job, meta, planning.plan(job, meta))
+    print(f"{shards:>7,} shards: plan {clock.lap()}", end="", flush=True)
+    run = ScoreRun(job, meta, planned, lambda record: None)
+    chosen = Plan(workers, False, 1)
+    with pool.Pool(ScoreWork(job, run.plan, meta), chosen, print) as actors:
+        run.score(actors.done, workers)
+    print(f", score {clock.lap()}", end="", flush=True)
+    run.close()
+    print(f", manifest {clock.lap()}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shards", type=int, nargs="*", default=[2_000, 20_000])
+    parser.add_argument("--workers", type=int, default=2)
+    args = parser.parse_args()
+    pool.ScoreActor = IdleActor
+    with connected():
+        for shards in args.shards:
+            with tempfile.TemporaryDirectory() as name:
+                measure(Path(name), shards, args.workers)
+
+
+if __name__ == "__main__":
+    main()

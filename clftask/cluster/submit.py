@@ -1,0 +1,312 @@
+"""Sends a job to a Ray cluster, shows its log and brings back its exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import importlib.util
+import logging
+import os
+import re
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from clftask.cluster.tokens import MODE, authenticate, describe_open, is_open, wrong_token
+from clftask.config import ScoreJob, TrainJob, TuneJob
+from clftask.errors import ConfigError, JobError, Problem, interruption_hint
+
+Job = TrainJob | TuneJob | ScoreJob
+KINDS: dict[str, type[Job]] = {"train": TrainJob, "tune": TuneJob, "score": ScoreJob}
+
+# Where things are, but nothing secret: what a job is sent with can be read on the dashboard.
+PASSED_ON = (
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_ENDPOINT_URL",
+    "AWS_REGION",
+    "AWS_DEFAULT_REGION",
+    "HF_HUB_OFFLINE",
+)
+# What a cluster has already, built for its own machines.
+CLUSTERS_OWN = {"ray", "torch"}
+POLL_S = 1.0
+PATIENCE_S = 300.0  # for a head that does not answer
+MAX_RESULT = 4_000_000  # characters of a job's JSON
+
+
+@dataclass(frozen=True)
+class Shipping:
+    """How a job finds what it needs on the cluster.
+
+    Attributes:
+        shared: Folders that all machines of the cluster see by the same name.
+        packages: Whether the cluster installs what clftask needs, in the versions used here.
+        image: A container image that has all of it, to run the job in.
+    """
+
+    shared: tuple[str, ...] = ()
+    packages: bool = False
+    image: str | None = None
+
+
+class Cluster:
+    """The job server of a cluster.
+
+    Args:
+        address: Of its dashboard: http://host:port.
+        say: Takes lines for the user.
+
+    Raises:
+        ConfigError: Nobody answers there, or asks for another token.
+    """
+
+    def __init__(self, address: str, say: Callable[[str], None]) -> None:
+        if not re.fullmatch(r"https?://[^/\s@]+/?", address):
+            allowed = "must be the address of the cluster's dashboard, as http://host:8265"
+            remedy = "See `ray dashboard cluster.yaml`, or forward port 8265 of the head node."
+            raise ConfigError(Problem("--address", address, allowed, remedy))
+        if importlib.util.find_spec("aiohttp_cors") is None:
+            allowed = "needs Ray's job client, which is not installed"
+            remedy = "pip install 'clftask[cluster]'"
+            raise ConfigError(Problem("submit", None, allowed, remedy))
+        self.address = address.rstrip("/")
+        authenticate(make=False)
+        with self._refused(), _without("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+            from ray.job_submission import JobSubmissionClient
+
+            logging.getLogger("ray").setLevel(logging.ERROR)  # it tells of each socket
+            self.client = JobSubmissionClient(self.address)
+        if is_open(self.address):
+            say(f"warning: {describe_open(f'the cluster at {self.address}')}")
+
+    @contextmanager
+    def _refused(self) -> Iterator[None]:
+        import requests
+        from ray.exceptions import AuthenticationError
+
+        try:
+            yield
+        except AuthenticationError:
+            raise ConfigError(wrong_token("--address", self.address)) from None
+        except (ConnectionError, requests.RequestException, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            remedy = "Is the cluster up, and port 8265 of its head node reachable from here?"
+            problem = Problem("--address", self.address, f"cannot be used: {reason}", remedy)
+            raise ConfigError(problem) from None
+
+    def submit(self, entrypoint: str, name: str, runtime_env: dict[str, Any]) -> Sent:
+        """Send a job.
+
+        Args:
+            entrypoint: The command that the cluster runs.
+            name: What the job's id begins with.
+            runtime_env: Ray's; its `working_dir` is a local folder.
+        """
+        wanted = f"{name}-{secrets.token_hex(4)}"
+        with self._refused():
+            job_id = self.client.submit_job(
+                entrypoint=entrypoint, submission_id=wanted, runtime_env=runtime_env
+            )
+        return Sent(self, job_id)
+
+
+@dataclass
+class Sent:
+    """A job on a cluster.
+
+    Attributes:
+        cluster: Where it is.
+        id: Its name there.
+        log: The end of what it has said so far.
+    """
+
+    cluster: Cluster
+    id: str
+    log: str = ""
+
+    def command(self, what: str) -> str:
+        """Return the command of Ray that tells of the job, or ends it."""
+        mode = "RAY_AUTH_MODE=token " if os.environ.get(MODE) == "token" else ""
+        return f"{mode}ray job {what} {self.id} --address {self.cluster.address}"
+
+    def hint(self) -> str:
+        """Return how to follow and to end the job from anywhere."""
+        follow, stop = self.command("logs --follow"), self.command("stop")
+        return f"The job goes on. Its log: {follow}; its end: {stop}"
+
+    def result(self) -> str | None:
+        """Return the last line of the log if it is JSON: what `--json` ends with."""
+        last = self.log.strip().rpartition("\n")[2]
+        return last if last.startswith("{") else None
+
+    def wait(self, show: Callable[[str], None]) -> int:
+        """Show the job's log until its end.
+
+        Returns:
+            Its exit code: what the command itself gave; 1 if it never ran.
+
+        Raises:
+            JobError: The head node does not answer any more; the job may still run.
+        """
+        with interruption_hint(self.hint()):
+            return self._followed(show)
+
+    def _followed(self, show: Callable[[str], None]) -> int:
+        shown, heard = 0, time.monotonic()
+        while True:
+            try:
+                shown += self._tail(shown, show)
+                info = self.cluster.client.get_job_info(self.id)
+                heard = time.monotonic()
+                if info.status.is_terminal():
+                    self._tail(shown, show)
+                    return _exit_code(info, show)
+            except Exception as error:  # of sockets, HTTP and Ray: all say that it is not there
+                if time.monotonic() - heard > PATIENCE_S:
+                    raise JobError(self._lost(error)) from None
+            time.sleep(POLL_S)
+
+    def _tail(self, shown: int, show: Callable[[str], None]) -> int:
+        """Show what the log has after its first `shown` characters; return how many these are."""
+
+        async def run() -> int:
+            seen = 0
+            async for lines in self.cluster.client.tail_job_logs(self.id):
+                new = lines[max(0, shown - seen) :]
+                seen += len(lines)
+                if new:
+                    show(new)
+                    self.log = (self.log + new)[-MAX_RESULT:]
+            return max(0, seen - shown)
+
+        return asyncio.run(run())
+
+    def _lost(self, error: Exception) -> Problem:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        allowed = f"has not answered for {PATIENCE_S:.0f} s ({reason}); job {self.id} may still run"
+        remedy = f"Ask it later: {self.command('status')}"
+        return Problem("--address", self.cluster.address, allowed, remedy)
+
+
+def _exit_code(info: Any, show: Callable[[str], None]) -> int:
+    code = info.driver_exit_code
+    if code is None:  # it never ran, or was stopped
+        show(f"{info.message or info.status}\n")
+        return 1
+    # A command that a signal ended is told to shells as 128 and the signal's number.
+    return 128 - code if code < 0 else int(code)
+
+
+@contextmanager
+def _without(*names: str) -> Iterator[None]:
+    """Hide variables that Ray would prefer to the address that is asked for."""
+    kept = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(kept)
+
+
+# ------------------------------------------------------------------ what is sent
+
+
+def load(kind: str, path: str, overrides: Iterable[str]) -> Job:
+    """Read a job file.
+
+    Raises:
+        ConfigError: All its mistakes; or there is no such kind of job.
+    """
+    if kind not in KINDS:
+        raise ConfigError(Problem("submit", kind, f"must be {', '.join(KINDS)}"))
+    return KINDS[kind].load(path, overrides)
+
+
+def check_paths(job: Job, shared: Iterable[str]) -> None:
+    """Refuse places on this machine's disk.
+
+    Args:
+        job: Its paths are absolute.
+        shared: Folders that all machines of the cluster see by the same name.
+
+    Raises:
+        ConfigError: Names all of them.
+    """
+    seen = [str(Path(folder).expanduser().absolute()) for folder in shared]
+    problems = [
+        Problem(
+            field,
+            path,
+            "is on this machine, where the cluster does not see it",
+            "Put it into object storage (s3://…), or say --shared FOLDER if every node of the "
+            "cluster has that folder.",
+        )
+        for field, path in job.paths.items()
+        if path.startswith("/") and not any(PurePosixPath(path).is_relative_to(s) for s in seen)
+    ]
+    if problems:
+        raise ConfigError(*problems)
+
+
+def write_code(job: Job, folder: Path) -> None:
+    """Write what the cluster runs: the resolved job, and this very version of clftask."""
+    (folder / "job.yaml").write_text(job.to_yaml())
+    package = Path(__file__).parents[1]
+    ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
+    shutil.copytree(package, folder / package.name, ignore=ignored)
+
+
+def environment(folder: str, shipping: Shipping) -> dict[str, Any]:
+    """Return Ray's `runtime_env` of a job whose code is in a local folder."""
+    variables = {name: os.environ[name] for name in PASSED_ON if os.environ.get(name)}
+    found: dict[str, Any] = {"working_dir": folder, "env_vars": variables}
+    if shipping.packages:
+        found["pip"] = {"packages": pinned(), "pip_check": False}
+    if shipping.image:
+        found["image_uri"] = shipping.image
+    return found
+
+
+def pinned() -> list[str]:
+    """Return what clftask needs but what a cluster has, in the versions used here."""
+    needed = importlib.metadata.requires("clftask") or []
+    names = [re.split(r"[\s\[<>=!~;]", line)[0] for line in needed if "extra ==" not in line]
+    return [
+        f"{name}=={importlib.metadata.version(name)}" for name in names if name not in CLUSTERS_OWN
+    ]
+
+
+def send(
+    kind: str,
+    job: Job,
+    address: str,
+    shipping: Shipping,
+    say: Callable[[str], None],
+    as_json: bool = False,
+) -> Sent:
+    """Send a job to a cluster.
+
+    Args:
+        kind: train, tune or score.
+        job: The resolved job.
+        address: Of the cluster's dashboard.
+        shipping: How it finds there what it needs.
+        say: Takes lines for the user.
+        as_json: Whether the job's log ends with its result.
+
+    Raises:
+        ConfigError: The cluster cannot be reached, or would not find what the job names.
+    """
+    check_paths(job, shipping.shared)
+    cluster = Cluster(address, say)
+    entrypoint = f"python -m clftask.cli {kind} job.yaml{' --json' if as_json else ''}"
+    with tempfile.TemporaryDirectory(prefix="clftask-submit-") as folder:
+        write_code(job, Path(folder))
+        sent = cluster.submit(entrypoint, f"clftask-{kind}", environment(folder, shipping))
+    say(f"job {sent.id} on {cluster.address}")
+    return sent

@@ -1,0 +1,178 @@
+"""Submitting to a real cluster: its log, its exit code, and what is refused before."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import environment, free_ports
+from nodes import RayNodes, ray_nodes
+from typer.testing import CliRunner
+
+from clftask import storage
+from clftask.cli import app
+from clftask.cluster.submit import Shipping, check_paths, pinned
+from clftask.cluster.submit import environment as runtime_env
+from clftask.config import ScoreJob, TrainJob, TuneJob
+from clftask.errors import ConfigError
+
+
+@pytest.fixture(scope="module")
+def cluster(s3) -> Iterator[RayNodes]:
+    with ray_nodes(2) as nodes:
+        yield nodes
+
+
+@pytest.fixture(scope="module")
+def place(s3, tiny_base: Path) -> str:
+    """A prefix with the tiny base; clusters see nothing else of this machine."""
+    storage.upload(str(tiny_base), f"{s3.bucket}/submit/base")
+    return f"{s3.bucket}/submit"
+
+
+@pytest.fixture
+def job(place: str, toy_table, tmp_path: Path) -> Path:
+    storage.put(f"{place}/train.parquet", toy_table(60).read_bytes())
+    document = {
+        "task": "multilabel",
+        "data": {
+            "train": f"{place}/train.parquet",
+            "text": "text",
+            "id": "id",
+            "labels": {"kind": "list", "column": "tags"},
+        },
+        "model": {"base": f"{place}/base", "max_length": 32},
+        "training": {"epochs": 1, "batch_size": 20, "precision": "fp32"},
+        "run": {"storage": f"{place}/runs", "name": tmp_path.name},
+    }
+    file = tmp_path / "job.yaml"
+    file.write_text(yaml.safe_dump(document))
+    return file
+
+
+def submit(*arguments: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "clftask.cli", "submit", *map(str, arguments)]
+    variables = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=variables)
+
+
+def test_a_job_runs_there_and_its_result_comes_back(cluster, job, place):
+    done = submit("train", job, "--address", cluster.dashboard, "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["run"].startswith(f"{place}/runs/")
+    assert storage.exists(f"{result['bundle']}/clftask.json")
+    assert "job clftask-train-" in done.stderr
+    assert "1 CPU worker" in done.stderr  # the job's own log
+
+
+def test_the_exit_code_is_the_jobs_own(cluster, job, place):
+    done = submit(
+        "train", job, f"data.train={place}/absent.parquet", "--address", cluster.dashboard
+    )
+    assert done.returncode == 2
+    assert "absent.parquet" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_without_waiting_ray_follows_and_stops_it(cluster, job):
+    sent = submit("train", job, "--address", cluster.dashboard, "--no-wait", "--json")
+    assert sent.returncode == 0, sent.stderr
+    found = json.loads(sent.stdout)
+    ray = shutil.which("ray", path=Path(sys.executable).parent)
+    options = [found["id"], "--address", found["address"]]
+    stopped = subprocess.run(
+        [ray, "job", "stop", *options], capture_output=True, text=True, timeout=120
+    )
+    assert stopped.returncode == 0, stopped.stderr
+    status = subprocess.run(
+        [ray, "job", "status", *options], capture_output=True, text=True, timeout=120
+    )
+    assert "was stopped" in status.stdout + status.stderr
+
+
+def test_a_wrong_token_is_refused_with_advice(cluster, job, tmp_path):
+    wrong = tmp_path / "token"
+    wrong.write_text("b" * 64)
+    wrong.chmod(0o600)
+    with environment({"RAY_AUTH_TOKEN_PATH": str(wrong)}):
+        done = submit("train", job, "--address", cluster.dashboard)
+    assert done.returncode == 2
+    assert "ray get-auth-token" in done.stderr
+    assert "b" * 64 not in done.stderr
+
+
+# ------------------------------------------------------------------ without a cluster
+
+
+def test_nobody_there(job):
+    done = submit("train", job, "--address", f"http://127.0.0.1:{free_ports(1)[0]}")
+    assert done.returncode == 2
+    assert "--address" in done.stderr
+    assert "port 8265" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "address", ["", "ray://host:10001", "host:8265", "http://user:secret@host:8265", "http://"]
+)
+def test_an_address_that_is_none(job, address):
+    found = CliRunner().invoke(app, ["submit", "train", str(job), "--address", address])
+    assert found.exit_code == 2
+    assert "http://host:8265" in found.stderr
+    assert "secret" not in found.stderr
+
+
+def test_a_kind_that_is_none(job):
+    found = CliRunner().invoke(app, ["submit", "teach", str(job), "--address", "http://h:1"])
+    assert found.exit_code == 2
+    assert "train, tune, score" in found.stderr
+
+
+def test_what_only_this_machine_has_is_refused_all_at_once(job, tmp_path):
+    table = tmp_path / "table.csv"
+    overrides = [f"data.train={table}", f"run.storage={tmp_path}/runs"]
+    with pytest.raises(ConfigError) as refused:
+        check_paths(TrainJob.load(job, overrides), [])
+    assert [p.path for p in refused.value.problems] == ["data.train", "run.storage"]
+    assert "--shared" in refused.value.problems[0].remedy
+    check_paths(TrainJob.load(job, overrides), [str(tmp_path)])
+
+
+def test_paths_of_a_search_and_of_a_scoring_job(job, tmp_path):
+    search = {
+        "train": yaml.safe_load(job.read_text()),
+        "space": {"model.base": {"kind": "choice", "values": [str(tmp_path / "a"), "org/b"]}},
+        "run": {"storage": "s3://bucket/runs"},
+    }
+    with pytest.raises(ConfigError) as refused:
+        check_paths(TuneJob.load(search), [])
+    assert [p.value for p in refused.value.problems] == [str(tmp_path / "a")]
+    score = {
+        "bundle": "/local/bundle",
+        "input": {"path": "s3://bucket/in"},
+        "output": {"path": "/local/out"},
+    }
+    with pytest.raises(ConfigError) as refused:
+        check_paths(ScoreJob.load(score), [])
+    assert [p.path for p in refused.value.problems] == ["bundle", "output.path"]
+
+
+def test_nothing_secret_is_sent(monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "never")
+    monkeypatch.setenv("WANDB_API_KEY", "never")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "https://s3.example.org")
+    sent = runtime_env("/folder", Shipping(packages=True, image="registry/image:1"))
+    assert sent["env_vars"]["AWS_ENDPOINT_URL_S3"] == "https://s3.example.org"
+    assert "never" not in str(sent)
+    assert sent["image_uri"] == "registry/image:1"
+    names = {line.partition("==")[0] for line in pinned()}
+    assert {"transformers", "boto3", "pyarrow"} <= names
+    assert not names & {"ray", "torch"}
