@@ -123,12 +123,10 @@ class _JsonLine(logging.Formatter):
 
 
 def _about(record: logging.LogRecord) -> dict[str, Any]:
-    """Return what a line is about: the process's job, and what came with the line.
-
-    Ray gives each record a field of its own, with a name that begins with _.
-    """
-    extras = {n: v for n, v in vars(record).items() if n not in _STANDARD and n[0] != "_"}
-    return {**_bound, **extras}
+    """Return what a line is about: the process's job, and what came with the line."""
+    found = {name: value for name, value in vars(record).items() if name not in _STANDARD}
+    own = {name: value for name, value in found.items() if not name.startswith("_")}  # Ray's do
+    return {**_bound, **own}
 
 
 def _without_secrets(text: str) -> str:

@@ -47,7 +47,8 @@ class _Screen:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.progress.stop()
+        if self.progress.live.is_started:  # else it would print an empty line
+            self.progress.stop()
 
     def say(self, line: str) -> None:
         """Print a line above the bar."""

@@ -169,8 +169,10 @@ def test_nothing_secret_is_sent(monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "never")
     monkeypatch.setenv("WANDB_API_KEY", "never")
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "https://s3.example.org")
+    monkeypatch.setenv("CLFTASK_LOG", "json")
     sent = runtime_env("/folder", Shipping(packages=True, image="registry/image:1"))
     assert sent["env_vars"]["AWS_ENDPOINT_URL_S3"] == "https://s3.example.org"
+    assert sent["env_vars"]["CLFTASK_LOG"] == "json"
     assert "never" not in str(sent)
     assert sent["image_uri"] == "registry/image:1"
     names = {line.partition("==")[0] for line in pinned()}

@@ -32,6 +32,7 @@ PASSED_ON = (
     "AWS_REGION",
     "AWS_DEFAULT_REGION",
     "HF_HUB_OFFLINE",
+    "CLFTASK_LOG",
 )
 # What a cluster has already, built for its own machines.
 CLUSTERS_OWN = {"ray", "torch"}
