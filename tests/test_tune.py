@@ -163,7 +163,7 @@ def _pid_of(title: str) -> int:
 
 
 def test_time_budget_ends_with_the_best_so_far(ray_cluster, document):
-    options = ["time_budget=30s", "finalists=null", "scheduler=fifo", "trials=400"]
+    options = ["time_budget=45s", "finalists=null", "scheduler=fifo", "trials=400"]
     result = run(document, *options, "train.training.epochs=3")
     counts = result["trials"]
     assert 1 <= counts["done"] + counts["stopped"] < 400
