@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import socket
 import subprocess
@@ -147,6 +148,8 @@ def ray_nodes(*cpus: float, head: tuple[str, ...] = (), **variables: str) -> Ite
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_ADDRESS": None,
+        # Jobs run the `python` of their node: nodes start as from an activated environment.
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
         # A node that is gone counts as gone after 5 s, not 30.
         "RAY_health_check_period_ms": "1000",
         "RAY_health_check_timeout_ms": "10000",

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from clftask import storage
 from clftask.cli import app
-from clftask.cluster.submit import Shipping, check_paths, pinned
+from clftask.cluster.submit import Cluster, Shipping, check_paths, pinned
 from clftask.cluster.submit import environment as runtime_env
 from clftask.config import ScoreJob, TrainJob, TuneJob
 from clftask.errors import ConfigError
@@ -97,6 +97,14 @@ def test_without_waiting_ray_follows_and_stops_it(cluster, job):
         [ray, "job", "status", *options], capture_output=True, text=True, timeout=120
     )
     assert "was stopped" in status.stdout + status.stderr
+
+
+def test_a_package_that_the_clusters_python_lacks_is_named_with_advice(cluster):
+    shown: list[str] = []
+    there = Cluster(cluster.dashboard, shown.append)
+    code = there.submit("python -c 'import absent_here.part'", "lacking", {}).wait(shown.append)
+    assert code == 1
+    assert "lacks absent_here. Say --pip" in shown[-1]
 
 
 def test_a_wrong_token_is_refused_with_advice(cluster, job, tmp_path):

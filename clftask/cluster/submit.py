@@ -39,6 +39,12 @@ CLUSTERS_OWN = {"ray", "torch"}
 POLL_S = 1.0
 PATIENCE_S = 300.0  # for a head that does not answer
 MAX_RESULT = 4_000_000  # characters of a job's JSON
+LAST_WORDS = 1000  # characters in which a job says why it ended
+LACKING = re.compile(r"ModuleNotFoundError: No module named '([\w.]+)'\s*$")
+FIND_PACKAGES = (
+    "Say --pip to install what clftask needs, or --image with an image that has it; where the "
+    "nodes have it in an environment, start them with that environment activated."
+)
 
 
 @dataclass(frozen=True)
@@ -157,7 +163,10 @@ class Sent:
             JobError: The head node does not answer any more; the job may still run.
         """
         with interruption_hint(self.hint()):
-            return self._followed(show)
+            code = self._followed(show)
+        if code and (lacking := LACKING.search(self.log[-LAST_WORDS:])):
+            show(f"The cluster's python lacks {lacking[1]}. {FIND_PACKAGES}\n")
+        return code
 
     def _followed(self, show: Callable[[str], None]) -> int:
         shown, heard = 0, time.monotonic()
