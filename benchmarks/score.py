@@ -63,11 +63,11 @@ def flop(scorer: Scorer, tokens: pa.Table) -> float:
 
 
 def rounds(args: argparse.Namespace, meta: bundle.BundleMeta, folder: str) -> Scorer:
-    model, tokenizer = bundle.open_model(folder)
+    model, tokenizer = bundle.open_model(folder, meta)
     precision = precision_for("auto", "cpu")
-    exact = Scorer(*bundle.open_model(folder), meta)
-    plain = Scorer(*bundle.open_model(folder), meta, precision=precision)
-    fast = Scorer(*bundle.open_model(folder), meta, precision=precision)
+    exact = Scorer(*bundle.open_model(folder, meta), meta)
+    plain = Scorer(*bundle.open_model(folder, meta), meta, precision=precision)
+    fast = Scorer(*bundle.open_model(folder, meta), meta, precision=precision)
     texts = read_texts(args.input, meta)
     order = pa.array(torch.randperm(len(texts), generator=torch.Generator().manual_seed(1)).numpy())
     texts = texts.take(order[: args.rows])

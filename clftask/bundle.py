@@ -8,21 +8,25 @@ import json
 import platform
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
+
+from pydantic import Field, model_validator
 
 from clftask import storage
 from clftask.decisions import Decision
 from clftask.errors import ConfigError, DataError, Problem
 from clftask.labels import LabelSpace, Task
-from clftask.longtexts import KeepHead, LongText
+from clftask.longtexts import KeepHead, LongText, Windows
 from clftask.metrics import with_plain
-from clftask.spec import Spec, fingerprint
+from clftask.modeling import open_classifier
+from clftask.spec import PlainData, Spec, fingerprint
 from clftask.texts import TextRecipe
+from clftask.wording import printable
 
 SCHEMA_VERSION = 1
 META = "clftask.json"
 NEXT = "_next"
-_AGAIN = "Copy the bundle again, or train anew."
+AGAIN = "Copy the bundle again, or train anew."
 _BESIDE = {"metrics.json", "README.md", "report.html", META}  # that the fingerprint leaves out
 _PACKAGES = ("clftask", "ray", "transformers", "torch", "datasets", "scikit-learn", "pyarrow")
 
@@ -44,17 +48,28 @@ class BundleMeta(Spec):
 
     schema_version: int = SCHEMA_VERSION
     task: Task
-    label_names: tuple[str, ...]
+    label_names: tuple[str, ...] = Field(min_length=2)
     text: TextRecipe
-    max_length: int
+    max_length: int = Field(ge=4)
     truncation: LongText = KeepHead()
     decision: Decision
-    job: dict[str, Any]
-    data: dict[str, Any]
+    job: PlainData
+    data: PlainData
     versions: dict[str, str]
     metrics: dict[str, dict[str, float]]
-    files: dict[str, str] = {}
+    files: dict[Annotated[str, Field(pattern=r"^[^/]+$")], str] = {}
     fingerprint: str = ""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        """Refuse what would fail, or mean nothing, only when texts are scored."""
+        if len(set(self.label_names)) < len(self.label_names):
+            raise ValueError("label_names must be distinct")
+        if not self.decision.fits(len(self.label_names)):
+            raise ValueError("decision must be of as many labels as there are")
+        if isinstance(self.truncation, Windows) and self.truncation.stride > self.max_length // 2:
+            raise ValueError("truncation.stride must be at most half of max_length")
+        return self
 
     @property
     def space(self) -> LabelSpace:
@@ -181,14 +196,17 @@ def read_meta(path: str) -> BundleMeta:
         if storage.exists(storage.join(below, META)):
             remedy = f"That is a run; give its bundle: {below}"
         raise DataError(Problem("bundle", path, "is no bundle", remedy))
-    content = storage.read_json(place, _AGAIN)
+    content = storage.read_json(place, AGAIN)
     version = content.get("schema_version")
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise DataError(Problem("bundle", version, "is of a newer clftask", "Upgrade clftask."))
     try:
         return BundleMeta.load(content)
-    except ConfigError:
-        raise DataError(Problem(place, None, "is damaged", _AGAIN)) from None
+    except ConfigError as error:
+        first = error.problems[0]
+        raise DataError(
+            Problem(place, f"{first.path}: {first.allowed}", "is damaged", AGAIN)
+        ) from None
 
 
 def fetch(path: str, scratch: str) -> tuple[str, BundleMeta]:
@@ -211,23 +229,21 @@ def fetch(path: str, scratch: str) -> tuple[str, BundleMeta]:
         folder = scratch
     if _fingerprint(meta) != meta.fingerprint:
         allowed = "was changed: what clftask.json says does not fit its fingerprint"
-        raise DataError(Problem("bundle", path, allowed, _AGAIN))
+        raise DataError(Problem("bundle", path, allowed, AGAIN))
     for name, digest in meta.files.items():
         if not Path(folder, name).is_file() or _hash(Path(folder, name)) != digest:
             allowed = f"was changed, or copied in part: {name} is not what was written"
-            raise DataError(Problem("bundle", path, allowed, _AGAIN))
+            raise DataError(Problem("bundle", path, allowed, AGAIN))
     return folder, meta
 
 
-def open_model(folder: str) -> tuple[Any, Any]:
-    """Open the model and the tokenizer of a local bundle, in fp32, without remote code."""
-    import torch
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+def open_model(folder: str, meta: BundleMeta) -> tuple[Any, Any]:
+    """Open the model and the tokenizer of a local bundle, in fp32, without remote code.
 
-    model = AutoModelForSequenceClassification.from_pretrained(
-        folder, dtype=torch.float32, trust_remote_code=False
-    )
-    return model, AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    Raises:
+        DataError: They cannot be opened, or are not what `clftask.json` describes.
+    """
+    return open_classifier(folder, len(meta.label_names), meta.max_length)
 
 
 # ------------------------------------------------------------------ model card
@@ -343,7 +359,7 @@ def _labels(metrics: dict[str, Any]) -> list[str]:
     titles = ["label", *columns, "rows"]
     lines = [f"## Labels ({split})", "", f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for row in rows:
-        label = str(row["label"]).replace("|", "\\|")
+        label = printable(str(row["label"])).replace("|", "\\|")
         figures = " | ".join(f"{row[k]:.3f}" for k in columns)
         lines.append(f"| {label} | {figures} | {row['support']} |")
     return [*lines, ""]

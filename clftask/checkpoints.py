@@ -17,6 +17,7 @@ from pathlib import Path
 from clftask import storage
 
 _MARKER = "complete.json"
+_AGAIN = "Delete the checkpoint: the one before is gone on from."
 
 
 class Checkpoints:
@@ -53,9 +54,9 @@ class Checkpoints:
         step = self.latest()
         if step is None:
             return None
-        marker = storage.read_bytes(storage.join(self._place(step), _MARKER))
-        precision: str | None = json.loads(marker).get("precision")  # version 0.1.0 wrote none
-        return precision
+        marker = storage.read_json(storage.join(self._place(step), _MARKER), _AGAIN)
+        precision = marker.get("precision")  # version 0.1.0 wrote none
+        return precision if isinstance(precision, str) else None
 
     def fetch(self, step: int, name: str | None = None) -> str:
         """Return a local folder with a whole checkpoint, or with its file `name` at least."""
@@ -130,5 +131,4 @@ class Checkpoints:
 
 def read_state(folder: str) -> dict[str, object]:
     """Return the trainer's state of a local checkpoint."""
-    state: dict[str, object] = json.loads(Path(folder, "trainer_state.json").read_text())
-    return state
+    return storage.read_json(str(Path(folder, "trainer_state.json")), _AGAIN)

@@ -17,6 +17,7 @@ from clftask.errors import DataError, Problem
 from clftask.gates import judged, read_gates
 from clftask.manifest import Books, Manifest
 from clftask.sources import FILE, ROW
+from clftask.sources.base import readable
 
 NUM_EXAMPLES = 10
 NO_LABEL = "(no label)"
@@ -107,7 +108,7 @@ def _manifest(name: str, path: str) -> Manifest:
 def _check(manifests: list[Manifest], places: tuple[str, str]) -> None:
     one, other = manifests
     for name, place, manifest in zip("AB", places, manifests, strict=True):
-        if not manifest.counts.rows_scored:
+        if not manifest.counts.rows_scored or not any(part.num_rows for part in manifest.parts):
             raise DataError(Problem(f"TABLE_{name}", place, "holds no row"))
     if one.task != other.task:
         allowed = f"is {other.task}, and TABLE_A is {one.task}"
@@ -118,15 +119,16 @@ def _read(path: str, manifest: Manifest, names: list[str]) -> Scored:
     """Read a table's keys, labels and confidences; labels stand where they are in `names`."""
     place = storage.absolute(path)
     plan = Books(place).plan()
-    own = plan.settings["input.id"] if plan is not None else None
+    own = plan.settings.get("input.id") if plan is not None else None
     keys = [own] if own else [FILE, ROW]
     label = "labels" if manifest.task == "multilabel" else "label"
     read = partial(_columns, [*keys, label, "confidence"])
     parts = in_threads(read, [storage.join(place, part.name) for part in manifest.parts])
-    table = pa.concat_tables(parts)
+    with readable(place):
+        table = pa.concat_tables(parts)
     return Scored(
         _keys(table, keys),
-        _given(table[label], names),
+        _given(place, table[label], names),
         table["confidence"].to_numpy(),
         manifest.task,
     )
@@ -135,7 +137,15 @@ def _read(path: str, manifest: Manifest, names: list[str]) -> Scored:
 def _columns(columns: list[str], place: str) -> pa.Table:
     from pyarrow import parquet
 
-    return parquet.read_table(pa.BufferReader(storage.read_bytes(place)), columns=columns)
+    with readable(place):
+        table = parquet.read_table(pa.BufferReader(storage.read_bytes(place)), columns=columns)
+        table = table.select(columns)
+        table.validate(full=True)
+        place_of = table.column_names.index("confidence")
+        confidence = table["confidence"].cast(pa.float32())
+        if confidence.null_count or not pc.all(pc.is_finite(confidence), min_count=0).as_py():
+            raise ValueError("a confidence is no number")
+        return table.set_column(place_of, "confidence", confidence)
 
 
 def _keys(table: pa.Table, columns: list[str]) -> pa.Array:
@@ -145,8 +155,12 @@ def _keys(table: pa.Table, columns: list[str]) -> pa.Array:
     return pa.concat_arrays(whole.chunks) if whole.num_chunks else pa.array([], pa.large_string())
 
 
-def _given(column: pa.ChunkedArray, names: list[str]) -> Any:
-    """Return the labels given as a CSR matrix; the last column: no label at all."""
+def _given(place: str, column: pa.ChunkedArray, names: list[str]) -> Any:
+    """Return the labels given as a CSR matrix; the last column: no label at all.
+
+    Raises:
+        DataError: A label is none of those of the table's manifest.
+    """
     from scipy.sparse import csr_matrix
 
     known = pa.array(names, pa.string())
@@ -156,6 +170,9 @@ def _given(column: pa.ChunkedArray, names: list[str]) -> Any:
     else:
         counts = column.is_valid().to_numpy().astype(np.int64)
         codes = pc.index_in(column.drop_null(), known).combine_chunks()
+    if codes.null_count:
+        remedy = "Score the corpus again."
+        raise DataError(Problem(place, None, "holds labels that its manifest lacks", remedy))
     flat = np.full(int(np.maximum(counts, 1).sum()), len(names))
     width = np.maximum(counts, 1)
     flat[np.repeat(counts > 0, width)] = codes.to_numpy()

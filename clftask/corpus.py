@@ -178,8 +178,16 @@ def encode_schema(schema: pa.Schema) -> str:
 
 
 def decode_schema(text: str) -> pa.Schema:
-    """Return the schema that `encode_schema` wrote."""
-    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))
+    """Return the schema that `encode_schema` wrote.
+
+    Raises:
+        DataError: It wrote something else.
+    """
+    try:
+        return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))
+    except (ValueError, OSError):
+        remedy = "Restore it, or use another output."
+        raise DataError(Problem("_plan.json", None, "is damaged: columns", remedy)) from None
 
 
 # ------------------------------------------------------------------ reading

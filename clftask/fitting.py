@@ -21,6 +21,7 @@ from clftask.callbacks import SaveEvery, StepSeed, StopOnNan, Stopwatch, evaluat
 from clftask.checkpoints import Checkpoints, read_state
 from clftask.config import TrainJob
 from clftask.decisions import Decision
+from clftask.errors import DataError, Problem
 from clftask.evaluation import Evaluated, decide, labelled
 from clftask.labels import LabelSpace
 from clftask.modeling import (
@@ -89,17 +90,15 @@ class RunLog:
 
     def resume(self, step: int) -> None:
         """Take over what an earlier worker wrote, up to the step where this one goes on."""
-        for name, take in (("metrics.jsonl", self._take_records), ("log.txt", self._take_text)):
-            place = storage.join(self.run, name)
-            if storage.exists(place):
-                take(storage.read_bytes(place).decode())
-        self.records = [r for r in self.records if r["step"] <= step]
-
-    def _take_records(self, text: str) -> None:
-        self.records = [json.loads(line) for line in text.splitlines()]
-
-    def _take_text(self, text: str) -> None:
-        self.text = text
+        log, place = (storage.join(self.run, name) for name in ("log.txt", "metrics.jsonl"))
+        if storage.exists(log):
+            self.text = storage.read_bytes(log).decode(errors="replace")
+        lines = storage.read_bytes(place).splitlines() if storage.exists(place) else []
+        try:
+            records = [json.loads(line) for line in lines]
+            self.records = [record for record in records if record["step"] <= step]
+        except (ValueError, LookupError, TypeError, RecursionError):
+            raise DataError(Problem(place, None, "is damaged", "Delete it.")) from None
 
     def say(self, line: str) -> None:
         """Add a line to the log, here and where workers log."""

@@ -12,7 +12,7 @@ from clftask.config import ScoreJob, TrainJob, TuneJob
 from clftask.corpus import in_threads
 from clftask.errors import ClftaskError, DataError, JobError, Problem
 from clftask.manifest import PLAN, Books, Counts, Manifest, Receipt, ScorePlan, Shard
-from clftask.spec import parse_yaml, read_yaml
+from clftask.spec import parse_job, read_yaml
 from clftask.tables import COUNTS, checksum, count_rows, read_footer
 from clftask.trials import Trials, ranked
 from clftask.wording import are, counted
@@ -76,7 +76,8 @@ def _table(place: str, verify: bool) -> dict[str, Any]:
     counts = sum((receipt.counts for receipt in books.receipts()), Counts())
     found |= {"rows planned": plan.num_rows, "parts": len(plan.shards)}
     found |= {k: v for k, v in counts.dump().items() if k.startswith("rows_")}
-    found |= {"bundle": plan.settings["bundle"], "layout": plan.settings["output.layout"]}
+    settings = plan.settings
+    found |= {"bundle": settings.get("bundle"), "layout": settings.get("output.layout")}
     if verify:
         found["verified"] = _verify(books, plan, manifest)
     return found
@@ -133,7 +134,7 @@ def _held_against_plan(books: Books, plan: ScorePlan, shard: Shard) -> list[Prob
     try:
         footer, num_rows = read_footer(data), count_rows(data)
         counts = Counts.load(footer.get(COUNTS, {}))
-    except (pa.ArrowException, OSError, ValueError, ClftaskError):
+    except (pa.ArrowException, OSError, ValueError, RecursionError, ClftaskError):
         return [_unsound(place, "is damaged")]
     if not plan.mark(shard).items() <= footer.items():
         return [_unsound(place, "is of another job, or of an input that was changed")]
@@ -171,16 +172,23 @@ def _bundle(place: str) -> dict[str, Any]:
 def _run(place: str) -> dict[str, Any]:
     run = runs.Run(place, exists=True)
     log = storage.join(place, "metrics.jsonl")
-    lines = storage.read_bytes(log).decode().splitlines() if storage.exists(log) else []
-    last = json.loads(lines[-1]) if lines else {}
+    lines = storage.read_bytes(log).splitlines() if storage.exists(log) else []
+    last = _record(log, lines[-1]) if lines else {}
     state = "finished" if run.is_finished() else "unfinished: resume it with run.resume=true"
     return {"kind": "run", "state": state, "bundle": run.bundle, "last record": last}
 
 
+def _record(log: str, line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        raise DataError(Problem(log, None, "is damaged", "Delete it.")) from None
+
+
 def _search(place: str) -> dict[str, Any]:
     """Return how a search stands: its trials by state, and the best so far."""
-    text = storage.read_bytes(storage.join(place, runs.SEARCH)).decode()
-    job = TuneJob.load(parse_yaml(text, runs.SEARCH))
+    text = storage.read_bytes(storage.join(place, runs.SEARCH))
+    job = TuneJob.load(parse_job(text, runs.SEARCH))
     trials = Trials(place).all()
     states = [trial.state for trial in trials if not trial.is_finalist]
     is_finished = storage.exists(storage.join(place, runs.RESULT))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -171,7 +170,7 @@ def _logits(folder: str, meta: BundleMeta, rows: Any, say: Say) -> Any:
 
 def _tokenised(folder: str, meta: BundleMeta, rows: Any, say: Say) -> tuple[Scorer, Any]:
     with quiet_loading():
-        model, tokenizer = bundle.open_model(folder)
+        model, tokenizer = bundle.open_model(folder, meta)
     # In fp32 everywhere: figures must not depend on which precision pays at the moment.
     scorer = Scorer(model, tokenizer, meta, default_device())
     say(f"scoring {counted(rows.num_rows, 'row')} on {scorer.device}")
@@ -187,7 +186,7 @@ def _rewrite(
 ) -> None:
     """Write the bundle with its new decision, `clftask.json` last."""
     with quiet_loading():
-        model, tokenizer = bundle.open_model(found.folder)
+        model, tokenizer = bundle.open_model(found.folder, found.meta)
     calibration = _recalibrated(output_layer(model), found.meta.decision, judged.decision)
     decision = judged.decision.model_copy(update={"calibration": calibration})
     decided_on = {"table": storage.absolute(table), "rows": len(found.rows.logits)}
@@ -204,8 +203,7 @@ def _rewrite(
 def _of_training(folder: str) -> dict[str, Any]:
     """Return what `metrics.json` says: how a bundle was trained stays true."""
     file = Path(folder, "metrics.json")
-    found: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
-    return found
+    return storage.read_json(str(file), bundle.AGAIN) if file.is_file() else {}
 
 
 def _recalibrated(layer: Any, before: Decision, after: Decision) -> Calibration:

@@ -6,11 +6,13 @@ import json
 import re
 from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Self, TypeVar
+
+from pydantic import Field, model_validator
 
 from clftask import storage
 from clftask.errors import ConfigError, DataError, Problem
-from clftask.spec import Spec, fingerprint
+from clftask.spec import PlainData, Spec, fingerprint
 
 SCHEMA_VERSION = 1
 PLAN, RECEIPTS, QUARANTINE, MANIFEST = "_plan.json", "_receipts", "_quarantine", "_manifest.json"
@@ -23,22 +25,22 @@ class InputFile(Spec):
 
     path: str
     version: str
-    num_rows: int
+    num_rows: int = Field(ge=0)
 
 
 class Piece(Spec):
     """Consecutive rows of a file; `file` is its number in the plan."""
 
-    file: int
-    start: int
-    num_rows: int
+    file: int = Field(ge=0)
+    start: int = Field(ge=0)
+    num_rows: int = Field(ge=1)
 
 
 class Shard(Spec):
     """The unit of work, commit and resume: rows of one large file, or some small files."""
 
-    index: int
-    pieces: tuple[Piece, ...]
+    index: int = Field(ge=0)
+    pieces: tuple[Piece, ...] = Field(min_length=1)
 
     @property
     def num_rows(self) -> int:
@@ -57,10 +59,18 @@ class ScorePlan(Spec):
 
     schema_version: int = SCHEMA_VERSION
     fingerprint: str
-    settings: dict[str, Any]
+    settings: PlainData
     files: tuple[InputFile, ...]
     shards: tuple[Shard, ...]
     columns: str
+
+    @model_validator(mode="after")
+    def _hold_together(self) -> Self:
+        if any(p.file >= len(self.files) for shard in self.shards for p in shard.pieces):
+            raise ValueError("a shard is of a file that is not listed")
+        if len({shard.index for shard in self.shards}) < len(self.shards):
+            raise ValueError("two shards have one number")
+        return self
 
     @property
     def num_rows(self) -> int:
@@ -116,7 +126,7 @@ class Receipt(Spec):
 class PartEntry(Spec):
     """A part in the manifest."""
 
-    name: str
+    name: str = Field(pattern=r"^part-[0-9]+\.parquet$")
     num_rows: int
     sha256: str
 
@@ -217,8 +227,8 @@ def _encode(spec: Spec) -> bytes:
 def _parse(path: str, kind: type[_Book]) -> _Book:
     remedy = _remedy(path)
     content = storage.read_json(path, remedy)
-    if content.get("schema_version", 0) > SCHEMA_VERSION:
-        version = content["schema_version"]
+    version = content.get("schema_version")
+    if isinstance(version, int) and version > SCHEMA_VERSION:
         raise DataError(Problem(path, version, "is of a newer clftask", "Upgrade clftask."))
     try:
         return kind.load(content)

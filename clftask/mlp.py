@@ -119,7 +119,11 @@ def build(base: str, head: MlpHead, labelled: Any) -> tuple[MlpClassifier, set[s
     """
     register()
     encoder, info = AutoModel.from_pretrained(
-        base, trust_remote_code=False, dtype=torch.float32, output_loading_info=True
+        base,
+        trust_remote_code=False,
+        use_safetensors=True,
+        dtype=torch.float32,
+        output_loading_info=True,
     )
     config = MlpClassifierConfig(
         encoder={**encoder.config.to_diff_dict(), "model_type": encoder.config.model_type},

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,10 @@ import numpy.typing as npt
 
 from clftask import storage
 from clftask.config import ModelSpec
-from clftask.errors import ConfigError, Problem
+from clftask.errors import ConfigError, DataError, Problem
 from clftask.heads import MlpHead
 from clftask.labels import LabelSpace, Task
+from clftask.modelfiles import check_files
 
 PROBLEM_TYPES: dict[Task, str] = {
     "multiclass": "single_label_classification",
@@ -46,15 +47,13 @@ def find_base(base: str, scratch: str) -> str:
 
 def _in_package(base: str) -> str:
     package, _, inner = base.removeprefix("pkg://").partition("/")
-    try:
-        spec = importlib.util.find_spec(package)
-    except (ImportError, ValueError):
-        spec = None
+    # Without dots: to find what lies within a package, Python imports it.
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
     places = list(spec.submodule_search_locations or []) if spec else []
     if not places:
         raise _refuse(base, f"the package {package} is not installed", f"pip install {package}")
     folder = Path(places[0], inner)
-    if ".." in Path(inner).parts or not folder.is_dir():
+    if inner.startswith("/") or ".." in Path(inner).parts or not folder.is_dir():
         raise _refuse(base, f"the package {package} holds no folder {inner!r}", "Check the name.")
     return str(folder)
 
@@ -77,7 +76,7 @@ def _check_base(spec: ModelSpec, base: str) -> Any:
     from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
     if Path(base).is_dir():
-        _check_files(spec.base, Path(base))
+        check_files(Path(base), functools.partial(_refuse, spec.base))
     try:
         config = AutoConfig.from_pretrained(base, trust_remote_code=False)
     except Exception as error:  # transformers raises OSError, ValueError, KeyError and more
@@ -93,7 +92,7 @@ def _check_base(spec: ModelSpec, base: str) -> Any:
             spec.base, f"{config.model_type} has no sequence classification in transformers"
         )
     tokenizer = _check_tokenizer(spec.base, base)
-    limit = _positions(config)
+    limit = num_positions(config)
     if limit is not None and limit < spec.max_length:
         allowed = f"must be at most {limit}, the positions of {spec.base}"
         raise ConfigError(Problem("model.max_length", spec.max_length, allowed))
@@ -116,67 +115,12 @@ def _check_tokenizer(name: str, base: str) -> Any:
 _OFFSET_POSITIONS = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer"}
 
 
-def _positions(config: Any) -> int | None:
+def num_positions(config: Any) -> int | None:
     """Return how many tokens the model has positions for, None if any number."""
     limit = getattr(config, "max_position_embeddings", None)
     if not isinstance(limit, int) or limit <= 0:
         return None
     return limit - (config.pad_token_id + 1 if config.model_type in _OFFSET_POSITIONS else 0)
-
-
-def _check_files(base: str, folder: Path) -> None:
-    config = folder / "config.json"
-    if not config.is_file():
-        raise _refuse(base, "holds no config.json", "Is it a model folder, fully downloaded?")
-    try:
-        content = json.loads(config.read_text())
-    except ValueError:
-        raise _refuse(base, "config.json is damaged", "Download the model again.") from None
-    if "auto_map" in content:
-        remedy = "Choose a model that transformers itself knows."
-        raise _refuse(base, "wants to run code of its own, which is never run", remedy)
-    index = folder / "model.safetensors.index.json"
-    names = {"model.safetensors"}
-    if index.is_file():
-        try:
-            names = set(json.loads(index.read_text())["weight_map"].values())
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise _refuse(base, f"{index.name} is damaged", "Download the model again.") from None
-    for name in sorted(names):
-        _check_weights(base, folder / name)
-    if not any(
-        (folder / n).is_file()
-        for n in (
-            "tokenizer.json",
-            "vocab.txt",
-            "vocab.json",
-            "spiece.model",
-            "tokenizer.model",
-            "sentencepiece.bpe.model",
-        )
-    ):
-        raise _refuse(base, "holds no tokenizer files", "Download the model again.")
-
-
-def _check_weights(base: str, file: Path) -> None:
-    """Hold a safetensors file's size against its header."""
-    if not file.is_file():
-        raise _refuse(
-            base, f"{file.name} is missing", "Weights must be safetensors, all parts of them."
-        )
-    with file.open("rb") as stream:
-        start = stream.read(8)
-        size = int.from_bytes(start, "little")
-        header = stream.read(size) if len(start) == 8 and size < 10**9 else b""
-    try:
-        tensors = json.loads(header)
-        ends = [t["data_offsets"][1] for n, t in tensors.items() if n != "__metadata__"]
-    except (ValueError, KeyError, TypeError, AttributeError):
-        ends = []
-    if not ends or file.stat().st_size != 8 + size + max(ends):
-        raise _refuse(
-            base, f"{file.name} is damaged or half downloaded", "Download the model again."
-        )
 
 
 def _refuse(base: str, allowed: str, remedy: str = "") -> ConfigError:
@@ -188,6 +132,51 @@ def load_tokenizer(base: str) -> Any:
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(base, trust_remote_code=False)
+
+
+def open_classifier(folder: str, num_labels: int, max_length: int) -> tuple[Any, Any]:
+    """Open a trained model and its tokenizer, in fp32, without remote code.
+
+    Args:
+        folder: A bundle's local folder.
+        num_labels: How many labels it has.
+        max_length: The tokens that it is given at once.
+
+    Raises:
+        DataError: They cannot be opened, or do not fit.
+    """
+    refuse = functools.partial(_refuse_bundle, folder)
+    check_files(Path(folder), refuse, allows_auto_map=True)
+    try:
+        model, tokenizer, lost = _opened(folder)
+    except Exception as error:  # transformers and its backends raise what they like
+        raise refuse(f"cannot be opened: {' '.join(str(error).split())[:300]}") from None
+    limit = num_positions(model.base_model.config)
+    if lost:
+        raise refuse(f"lacks {len(lost)} of its own weights: {min(lost)}")
+    if model.config.num_labels != num_labels or (limit is not None and limit < max_length):
+        raise refuse("has a model of other labels, or of fewer tokens, than clftask.json says")
+    return model, tokenizer
+
+
+def _opened(folder: str) -> tuple[Any, Any, list[str]]:
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    model, info = AutoModelForSequenceClassification.from_pretrained(
+        folder,
+        dtype=torch.float32,
+        trust_remote_code=False,
+        use_safetensors=True,
+        output_loading_info=True,
+    )
+    return model, load_tokenizer(folder), list(info["missing_keys"])
+
+
+def _refuse_bundle(
+    folder: str, allowed: str, remedy: str = "Copy the bundle again, or train anew."
+) -> DataError:
+    return DataError(Problem("bundle", folder, allowed, remedy))
 
 
 def build_model(
@@ -267,6 +256,7 @@ def _with_head(base: str, spec: ModelSpec, config: Any) -> tuple[Any, set[str], 
         base,
         config=config,
         trust_remote_code=False,
+        use_safetensors=True,
         dtype=torch.float32,
         ignore_mismatched_sizes=True,
         output_loading_info=True,

@@ -18,6 +18,9 @@ from clftask.shards import columns_of, origin_columns
 from clftask.sources import BAD, FILE, ROW, Source
 from clftask.spec import fingerprint
 from clftask.tables import why_unfit
+from clftask.wording import counted
+
+MAX_SHARDS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,7 @@ def _new(job: ScoreJob, meta: BundleMeta, sources: Sequence[Source]) -> ScorePla
     if not any(file.num_rows for file in corpus.files):
         raise DataError(Problem("input.path", job.input.path, "holds no row", "Check the path."))
     _refuse_columns(job, meta, corpus.schema)
+    _refuse_too_many(job, corpus.files)
     pieces = cut(list(enumerate(corpus.files)), job.shard_rows)
     settings = job.settings(meta.fingerprint, meta.text)
     return ScorePlan(
@@ -141,6 +145,14 @@ def _new(job: ScoreJob, meta: BundleMeta, sources: Sequence[Source]) -> ScorePla
         shards=tuple(Shard(index=i, pieces=p) for i, p in enumerate(pieces)),
         columns=encode_schema(corpus.schema),
     )
+
+
+def _refuse_too_many(job: ScoreJob, files: Sequence[InputFile]) -> None:
+    """Refuse more shards than can be listed: a file may say that it holds any number of rows."""
+    rows = sum(file.num_rows for file in files)
+    if rows > MAX_SHARDS * job.shard_rows:
+        allowed = f"makes more than {MAX_SHARDS:,} shards of {counted(rows, 'row')}"
+        raise ConfigError(Problem("shard_rows", job.shard_rows, allowed, "Set it higher."))
 
 
 def _refuse_columns(job: ScoreJob, meta: BundleMeta, schema: pa.Schema) -> None:
@@ -248,6 +260,7 @@ def _replanned(
     _refuse_other_types(corpus, found)
     now = {file.path: file for file in corpus.files}
     files = tuple(now.get(file.path, file) for file in found.files)
+    _refuse_too_many(job, files)
     pieces = cut([(n, files[n]) for n in numbers], job.shard_rows)
     old = {shard.index for shard in touched}
     free = chain(sorted(old), count(1 + max(s.index for s in found.shards)))
@@ -260,7 +273,10 @@ def _replanned(
 
 def _refuse_other_types(corpus: Corpus, found: ScorePlan) -> None:
     planned = decode_schema(found.columns)
-    unified = pa.unify_schemas([planned, corpus.schema], promote_options="permissive")
+    try:
+        unified = pa.unify_schemas([planned, corpus.schema], promote_options="permissive")
+    except pa.ArrowException:
+        unified = None
     if unified != planned:
         allowed = f"has columns of other types than planned: {corpus.schema} for {planned}"
         remedy = "Use another output."

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
-import json
 import os
 import secrets
 import time
@@ -19,7 +18,8 @@ from pyarrow import parquet
 from clftask import bundle, storage
 from clftask.config import RunSpec, TrainJob, TuneJob
 from clftask.errors import ConfigError, Problem, interruption_hint
-from clftask.spec import Spec, parse_yaml
+from clftask.sources.base import readable
+from clftask.spec import Spec, parse_job
 
 JOB, SEARCH, SPLIT = "job.yaml", "search.yaml", "split.parquet"
 RESULT = "result.json"  # of a search, written last
@@ -45,10 +45,7 @@ class Run:
 
     def result(self) -> dict[str, Any]:
         """Return what the finished run's workers found."""
-        content: dict[str, Any] = json.loads(
-            storage.read_bytes(storage.join(self.bundle, "metrics.json"))
-        )
-        return content
+        return storage.read_json(storage.join(self.bundle, "metrics.json"), bundle.AGAIN)
 
 
 @contextlib.contextmanager
@@ -96,7 +93,7 @@ def same_job(run: Run, job: TrainJob | TuneJob) -> None:
         ConfigError: Names every setting that differs.
     """
     place = storage.join(run.path, run.job_file)
-    document = parse_yaml(storage.read_bytes(place).decode(), run.job_file)
+    document = parse_job(storage.read_bytes(place), run.job_file)
     before, now = _flat(type(job).load(document).identity()), _flat(job.identity())
     differing = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
     remedy = "Restore it, or start a new run."
@@ -118,7 +115,8 @@ def same_data(run: Run, fingerprint: str) -> None:
     place = storage.join(run.path, SPLIT)
     if not storage.exists(place):
         return
-    schema = parquet.read_schema(io.BytesIO(storage.read_bytes(place)))
+    with readable(place):
+        schema = parquet.read_schema(io.BytesIO(storage.read_bytes(place)))
     before = (schema.metadata or {}).get(_DATA, b"").decode()
     if before != fingerprint:
         allowed = f"must be the run's data (fingerprint {before})"

@@ -225,7 +225,7 @@ def load(path: str, device: str | None = None, precision: str = "auto") -> Score
     device = device or default_device()
     with tempfile.TemporaryDirectory(prefix="clftask-bundle-") as scratch, quiet_loading():
         folder, meta = bundle.fetch(path, scratch)
-        model, tokenizer = bundle.open_model(folder)
+        model, tokenizer = bundle.open_model(folder, meta)
     chosen = precision_for(precision, device)
     return Scorer(model, tokenizer, meta, device, chosen)
 

@@ -15,7 +15,7 @@ from rich.table import Table
 from clftask import logs
 from clftask.metrics import with_plain
 from clftask.search.searchers import Goal
-from clftask.wording import counted
+from clftask.wording import counted, printable
 
 MAX_LABEL_ROWS = 20
 PLAIN_CAPTION = "plain: uncalibrated, at 0.5 or the most probable class"
@@ -28,7 +28,12 @@ def _console() -> Console:
 
 
 def _say(console: Console, line: str) -> None:
-    logs.say(line) if logs.is_json() else console.print(escape(line), soft_wrap=True)
+    logs.say(line) if logs.is_json() else console.print(_plain(line), soft_wrap=True)
+
+
+def _plain(text: str) -> str:
+    """Return a text of others so that it steers neither rich nor the terminal."""
+    return escape(printable(text))
 
 
 class _Screen:
@@ -195,11 +200,11 @@ def tune_summary(result: dict[str, Any], goal: Goal, file: IO[str]) -> None:
     counts = ", ".join(f"{n} {state}" for state, n in result["trials"].items())
     console.print(f"trials: {counts}")
     for number, reason in list(result["failures"].items())[:MAX_LABEL_ROWS]:
-        console.print(f"trial {number} failed: {escape(reason)}", soft_wrap=True)
+        console.print(f"trial {number} failed: {_plain(reason)}", soft_wrap=True)
     table = Table(title=f"the best: trial {result['best']['trial']}", show_header=False)
     for name, value in result["best"]["params"].items():
         table.add_row(
-            escape(name), escape(f"{value:.4g}" if isinstance(value, float) else str(value))
+            _plain(name), _plain(f"{value:.4g}" if isinstance(value, float) else str(value))
         )
     console.print(table)
     for finalist in result["finalists"]:
@@ -207,7 +212,7 @@ def tune_summary(result: dict[str, Any], goal: Goal, file: IO[str]) -> None:
         console.print(f"finalist {finalist['trial']}: {goal.metric} with new seeds {scores}")
     console.print(_metric_table(result["best"]["metrics"]))
     for name in ("job", "bundle"):
-        console.print(f"{name}: {escape(result[name])}", soft_wrap=True)
+        console.print(f"{name}: {_plain(result[name])}", soft_wrap=True)
 
 
 def score_summary(result: dict[str, Any], file: IO[str]) -> None:
@@ -223,7 +228,7 @@ def score_summary(result: dict[str, Any], file: IO[str]) -> None:
     table.add_row("rows/s", f"{result['rows_per_s']:,.1f}")
     console.print(table)
     console.print(_distribution(result["labels"], scored))
-    console.print(f"score table: {escape(result['output'])}", soft_wrap=True)
+    console.print(f"score table: {_plain(result['output'])}", soft_wrap=True)
 
 
 def _distribution(labels: dict[str, int], rows: int) -> Table:
@@ -234,7 +239,7 @@ def _distribution(labels: dict[str, int], rows: int) -> Table:
     for name in ("label", "rows", "share"):
         table.add_column(name, justify="left" if name == "label" else "right")
     for label, count in ordered[:MAX_LABEL_ROWS]:
-        table.add_row(escape(label), f"{count:,}", f"{count / rows:.1%}")
+        table.add_row(_plain(label), f"{count:,}", f"{count / rows:.1%}")
     return table
 
 
@@ -244,8 +249,8 @@ def train_summary(result: dict[str, Any], file: IO[str]) -> None:
     console.print(_metric_table(result["metrics"], result.get("intervals")))
     split = "test" if "test" in result["per_label"] else "validation"
     console.print(_label_table(result["per_label"][split], split))
-    console.print(f"bundle: {escape(result['bundle'])}", soft_wrap=True)
-    console.print(f"report: {escape(result['bundle'])}/report.html", soft_wrap=True)
+    console.print(f"bundle: {_plain(result['bundle'])}", soft_wrap=True)
+    console.print(f"report: {_plain(result['bundle'])}/report.html", soft_wrap=True)
 
 
 def judged_summary(result: dict[str, Any], file: IO[str]) -> None:
@@ -254,7 +259,7 @@ def judged_summary(result: dict[str, Any], file: IO[str]) -> None:
     title = counted(result["rows"], "row")
     console.print(_metric_table({title: result["metrics"]}, {title: result["intervals"]}))
     console.print(_label_table(result["per_label"], title))
-    console.print(f"bundle: {escape(result['bundle'])}", soft_wrap=True)
+    console.print(f"bundle: {_plain(result['bundle'])}", soft_wrap=True)
 
 
 def compare_summary(result: dict[str, Any], file: IO[str]) -> None:
@@ -274,12 +279,12 @@ def compare_summary(result: dict[str, Any], file: IO[str]) -> None:
     for row in changed[:MAX_LABEL_ROWS]:
         counts = str(row["rows"]), str(row["changed"])
         figures = f"{row['f1_a']:.3f}", f"{row['f1_b']:.3f}"
-        labels.add_row(escape(row["label"]), *figures, *_change(row), *counts)
+        labels.add_row(_plain(row["label"]), *figures, *_change(row), *counts)
     console.print(labels)
     console.print(f"{result['changed']:.1%} of the rows are decided otherwise")
     for name, examples in result["examples"].items():
         for example in examples[:3]:
-            console.print(f"{name}: {escape(_example_line(example))}", soft_wrap=True)
+            console.print(f"{name}: {_plain(_example_line(example))}", soft_wrap=True)
     _print_gates(result, console)
 
 
@@ -300,7 +305,7 @@ def churn_summary(result: dict[str, Any], file: IO[str]) -> None:
     for row in changed[:MAX_LABEL_ROWS]:
         shares = f"{row['share_a']:.2%}", f"{row['share_b']:.2%}"
         counts = f"{row['gained']:,}", f"{row['lost']:,}"
-        labels.add_row(escape(row["label"]), *shares, *_change(row), *counts)
+        labels.add_row(_plain(row["label"]), *shares, *_change(row), *counts)
     console.print(labels)
     console.print(f"{result['rows_a']:,} rows in A, {result['rows_b']:,} in B")
     if result["changed"] is not None:
@@ -310,7 +315,7 @@ def churn_summary(result: dict[str, Any], file: IO[str]) -> None:
     console.print(f"drift, from 0 to 1: {drift}")
     for example in result["examples"][:3]:
         sides = (f"{s} {', '.join(example[s]['labels']) or 'nothing'}" for s in ("a", "b"))
-        console.print(escape(f"{example['key']}: {'; '.join(sides)}"), soft_wrap=True)
+        console.print(_plain(f"{example['key']}: {'; '.join(sides)}"), soft_wrap=True)
     _print_gates(result, console)
 
 
@@ -343,7 +348,7 @@ def _metric_table(metrics: dict[str, dict[str, float]], intervals: Any = None) -
     table = Table(title="metrics", caption=None if is_plain else PLAIN_CAPTION)
     table.add_column("metric")
     for split in splits:
-        table.add_column(split, justify="right")
+        table.add_column(_plain(split), justify="right")
         if not is_plain:
             table.add_column("plain", justify="right", style="dim")
     for name in dict.fromkeys(name for found in splits.values() for name in found):
@@ -354,7 +359,7 @@ def _metric_table(metrics: dict[str, dict[str, float]], intervals: Any = None) -
             beside = f"  {spread[0]:.3f} … {spread[1]:.3f}" if spread else ""
             cells.append(_shown(value) + beside)
             cells += [] if is_plain else [_shown(plain)]
-        table.add_row(name, *cells)
+        table.add_row(_plain(name), *cells)
     return table
 
 
@@ -368,7 +373,7 @@ def _label_table(rows: list[dict[str, Any]], split: str) -> Table:
         table.add_column(name, justify="left" if name == "label" else "right")
     for row in ordered[:MAX_LABEL_ROWS]:
         figures = [f"{row[k]:.3f}" for k in columns]
-        table.add_row(escape(row["label"]), *figures, str(row["support"]))
+        table.add_row(_plain(row["label"]), *figures, str(row["support"]))
     return table
 
 
@@ -377,7 +382,7 @@ def inspect_summary(found: dict[str, Any], file: IO[str]) -> None:
     table = Table(show_header=False)
     for name, value in found.items():
         if name != "metrics":
-            table.add_row(name, escape(_in_words(value)))
+            table.add_row(name, _plain(_in_words(value)))
     console = Console(file=file, highlight=False)
     console.print(table)
     if "metrics" in found:

@@ -5,18 +5,25 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import math
+import os
 import re
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from pydantic_core import core_schema
 
-from clftask.errors import ConfigError, Problem
+from clftask.errors import ConfigError, Problem, masked
+
+MAX_BYTES = 4 << 20  # of a job file
+# Of what it holds: nine lines of aliases make a billion values.
+MAX_VALUES, MAX_DEPTH = 1_000_000, 50
 
 
 class Spec(BaseModel):
@@ -72,11 +79,49 @@ class BareKind:
         return {"anyOf": [found, {"type": "string", "enum": kinds}]}
 
 
+def _values(data: Any) -> Iterator[Any]:
+    """Yield data and all that it holds.
+
+    Raises:
+        ValueError: That is more, or nested deeper, than a file may hold.
+    """
+    waiting = [(data, 0)]
+    for _ in range(MAX_VALUES):
+        if not waiting:
+            return
+        value, depth = waiting.pop()
+        yield value
+        inner = chain(value, value.values()) if isinstance(value, dict) else value
+        if isinstance(value, dict | list | tuple):
+            waiting += [(one, depth + 1) for one in inner]
+        if depth > MAX_DEPTH:
+            break
+    if waiting:
+        most = f"{MAX_VALUES:,} values, aliases written out"
+        raise ValueError(f"it holds more than {most}, or is nested more than {MAX_DEPTH} deep")
+
+
+def _plain_data(data: dict[str, Any]) -> dict[str, Any]:
+    for value in _values(data):
+        is_finite = not isinstance(value, float) or math.isfinite(value)
+        is_text = not isinstance(value, str) or not re.search(r"[\ud800-\udfff]", value)
+        is_known = value is None or isinstance(value, str | int | float | dict | list | tuple)
+        if not (is_known and is_finite and is_text):
+            raise ValueError("must be what JSON holds: text, finite numbers, lists, mappings")
+    return data
+
+
+# For fields whose content is checked elsewhere, or is only kept.
+PlainData = Annotated[dict[str, Any], AfterValidator(_plain_data)]
+
+
 class _Loader(yaml.SafeLoader):
     """YAML 1.2 scalars: `3e-5` is a number, `yes` and `no` are strings; no key twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Build a mapping and refuse a key that stands twice."""
+        if not isinstance(node, yaml.MappingNode):
+            raise yaml.constructor.ConstructorError(None, None, "is no mapping", node.start_mark)
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
@@ -101,7 +146,20 @@ for _tag, _pattern, _first in (
     ("merge", r"^<<$", ["<"]),
 ):
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), _first)
-_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))
+# No others: dates, sets and bytes are no JSON, and building them may fail in many ways.
+_Loader.yaml_constructors = {
+    tag: build
+    for tag, build in yaml.SafeLoader.yaml_constructors.items()
+    if tag is None or tag.rpartition(":")[2] in ("null", "bool", "str", "seq", "map")
+}
+
+
+def _number(kind: type[int] | type[float]) -> Any:
+    return lambda loader, node: kind(loader.construct_scalar(node))
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _number(int))
+_Loader.add_constructor("tag:yaml.org,2002:float", _number(float))
 
 
 class _Dumper(yaml.SafeDumper):
@@ -111,17 +169,21 @@ class _Dumper(yaml.SafeDumper):
 _Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
 
 
-def parse_yaml(text: str, name: str) -> Any:
-    """Parse YAML text; `name` stands in the message when it is not YAML.
+def parse_yaml(text: str | bytes, name: str) -> Any:
+    """Parse YAML; `name` stands in the message when it is not YAML.
 
     Raises:
-        ConfigError: The text is not YAML, or holds a tag that would build an object.
+        ConfigError: The text is not YAML, holds a tag that would build an object, or more than
+            a job can.
     """
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        found = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
+        for _ in _values(found):
+            pass
+    except (yaml.YAMLError, ValueError, LookupError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(Problem(name, None, f"must be plain YAML: {reason}")) from None
+    return found
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -131,17 +193,37 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         ConfigError: The file is missing, is not YAML, or holds something else.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
+        text = _read_text(path)
     except (OSError, UnicodeDecodeError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigError(
             Problem(str(path), None, f"must be a readable job file: {reason}", "Check the path.")
         ) from None
-    document = parse_yaml(text, str(path))
+    return parse_job(text, str(path))
+
+
+def parse_job(text: str | bytes, name: str) -> dict[str, Any]:
+    """Parse YAML that holds a mapping.
+
+    Raises:
+        ConfigError: It is not YAML, or holds something else.
+    """
+    document = parse_yaml(text, name)
     if not isinstance(document, dict):
         found = type(document).__name__
-        raise ConfigError(Problem(str(path), found, "a job file is a mapping of field: value"))
+        raise ConfigError(Problem(name, found, "a job file is a mapping of field: value"))
     return document
+
+
+def _read_text(path: str | Path) -> str:
+    """Read a file; neither a pipe that nobody writes to nor a device without end holds it up."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    with open(handle, "rb") as file:  # noqa: PTH123 (a pipe that somebody writes to is waited for)
+        os.set_blocking(handle, True)
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"it has more than {MAX_BYTES >> 20} MB")
+    return data.decode("utf-8-sig")
 
 
 def _apply_overrides(cls: type[Spec], document: dict[str, Any], overrides: Iterable[str]) -> None:
@@ -172,8 +254,8 @@ def _default_kind(cls: Any, parents: list[str]) -> dict[str, Any]:
 def _apply_override(cls: type[Spec], document: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     if not equals or not is_path(path):
-        remedy = "Write it as training.epochs=3."
-        raise ConfigError(Problem(override, None, "an override is field.path=value", remedy))
+        allowed, remedy = "an override is field.path=value", "Write it as training.epochs=3."
+        raise ConfigError(Problem(override or "''", None, allowed, remedy))
     put(cls, document, path, parse_yaml(text, override))
 
 
@@ -212,7 +294,7 @@ def _problems(cls: type[Spec], document: Any, error: ValidationError) -> list[Pr
 
 
 def _problem(cls: type[Spec], document: Any, error: Any) -> Problem:
-    loc = _field_path(document, error["loc"])
+    loc = _field_path(document, error["loc"]) or "job"
     if error["type"] in ("union_tag_invalid", "union_tag_not_found"):
         kind = error["input"].get("kind") if isinstance(error["input"], dict) else error["input"]
         allowed = error.get("ctx", {}).get("expected_tags")
@@ -230,16 +312,21 @@ def _problem(cls: type[Spec], document: Any, error: Any) -> Problem:
     message, _, remedy = message.partition("; ")
     found = error["input"]
     is_section = isinstance(found, Mapping) and error["type"] == "value_error"
-    return Problem(loc or "job", None if is_section else _plain(found), message, remedy)
+    return Problem(loc, None if is_section else _plain(found), message, remedy)
 
 
 def _plain(value: Any) -> Any:
     """Return `value` if it is short plain data, else its shortened form."""
-    if isinstance(value, str | int | float | bool | None):
-        text = value if isinstance(value, str) else None
-        return value if text is None or len(text) <= 200 else text[:200] + "…"
-    text = repr(value.dump() if isinstance(value, Spec) else value)
-    return text if len(text) <= 200 else text[:200] + "…"
+    if isinstance(value, float | bool | None):
+        return value
+    try:
+        data = value.dump() if isinstance(value, Spec) else value
+        text = data if isinstance(data, str) else repr(data)
+    except (RecursionError, ValueError):  # an integer of more digits than Python writes
+        text = type(value).__name__
+    is_short = isinstance(value, int) and len(text) <= 200
+    text = masked(text)
+    return value if is_short else text if len(text) <= 200 else text[:200] + "…"
 
 
 def _field_path(document: Any, loc: tuple[str | int, ...]) -> str:

@@ -7,21 +7,20 @@ the standard AWS environment and profile, resolved by botocore for every client.
 
 from __future__ import annotations
 
-import glob
 import json
 import os
 import random
-import re
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from clftask.errors import DataError, Problem, StorageError
+from clftask.listing import FileInfo, expand, list_files, stands_for
 from clftask.stores import (
     MAX_ATTEMPTS,
     absolute,
@@ -32,17 +31,22 @@ from clftask.stores import (
     s3_client,
 )
 
-__all__ = ["absolute", "filesystem", "is_s3", "is_url", "mendable", "s3_client"]
+__all__ = [
+    "FileInfo",
+    "absolute",
+    "expand",
+    "filesystem",
+    "is_s3",
+    "is_url",
+    "list_files",
+    "mendable",
+    "s3_client",
+    "stands_for",
+]
 
+NUM_THREADS = 8
+_COPY_BYTES = 4 << 20
 _Result = TypeVar("_Result")
-
-
-@dataclass(frozen=True)
-class FileInfo:
-    """A file: its path as given to `list_files` plus its name, and its size in bytes."""
-
-    path: str
-    size: int
 
 
 def join(base: str, *parts: str) -> str:
@@ -74,6 +78,8 @@ def is_folder(path: str) -> bool:
 def read_bytes(path: str) -> bytes:
     """Read a whole file."""
     fs, inner = filesystem(path)
+    if not is_url(path) and Path(inner).exists() and not Path(inner).is_file():
+        raise StorageError(Problem(path, None, "must be a file"))  # no pipe, which nobody may feed
     with mendable(path), fs.open_input_file(inner) as file:
         return cast(bytes, file.read())
 
@@ -86,7 +92,7 @@ def read_json(path: str, remedy: str) -> dict[str, Any]:
     """
     try:
         return dict(json.loads(read_bytes(path)))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         raise DataError(Problem(path, None, "is damaged", remedy)) from None
 
 
@@ -122,57 +128,6 @@ def size(path: str) -> int:
     if not (files := list_files(path)):
         raise StorageError(Problem(path, None, "is not there", "Check the path."))
     return sum(file.size for file in files)
-
-
-def list_files(path: str, recursive: bool = True) -> list[FileInfo]:
-    """List the files under a folder, sorted; an absent folder holds none."""
-    from pyarrow.fs import FileSelector, FileType
-
-    fs, inner = filesystem(path)
-    prefix = path[: len(path.rstrip("/")) - len(inner.rstrip("/"))] if is_url(path) else ""
-    with mendable(path):
-        found = fs.get_file_info(FileSelector(inner, recursive=recursive, allow_not_found=True))
-    files = [f for f in found if f.type == FileType.File]
-    return sorted((FileInfo(prefix + f.path, f.size) for f in files), key=lambda f: f.path)
-
-
-def expand(pattern: str) -> list[str]:
-    """Return the files that a path, folder or glob stands for, sorted.
-
-    Names that begin with `_` or `.` below a folder are markers, not data, and are left out.
-    """
-    from fsspec.utils import glob_translate
-
-    if not is_url(pattern) and Path(pattern).is_file():
-        return [absolute(pattern)]
-    pattern = absolute(pattern)
-    is_literal = not is_url(pattern) and Path(pattern).is_dir()
-    magic = None if is_literal else re.search(r"[*?\[]", pattern)
-    base = pattern[: magic.start()].rpartition("/")[0] if magic else pattern
-    if magic and not is_url(pattern):
-        files = sorted(p for p in glob.glob(pattern, recursive=True) if Path(p).is_file())
-    elif magic:
-        matcher = re.compile(glob_translate(pattern))
-        files = [f.path for f in list_files(base) if matcher.fullmatch(f.path)]
-    elif is_folder(pattern):
-        files = [f.path for f in list_files(base)]
-    else:
-        return [pattern] if exists(pattern) else []
-    return [f for f in files if not re.search(r"/[._]", f[len(base) :])]
-
-
-def stands_for(pattern: str, path: str) -> bool:
-    """Tell whether a folder or glob would stand for a file if it were there."""
-    from fsspec.utils import glob_translate
-
-    pattern, path = _without_detours(absolute(pattern)), _without_detours(path)
-    if not Path(pattern).is_dir() and re.search(r"[*?\[]", pattern):
-        return re.fullmatch(glob_translate(pattern), path) is not None
-    return path.startswith(pattern + "/")
-
-
-def _without_detours(path: str) -> str:
-    return path if is_url(path) else os.path.realpath(path)
 
 
 # ------------------------------------------------------------------ writing
@@ -234,15 +189,29 @@ def upload(folder: str, path: str) -> None:
 
 
 def download(path: str, folder: str) -> None:
-    """Copy all files below `path` into a local folder."""
-    from pyarrow.fs import LocalFileSystem, copy_files
+    """Copy all files below `path` into a local folder.
 
-    source, inner = filesystem(path)
+    Raises:
+        StorageError: Nothing is there, or a name leads out of the folder.
+    """
+    files, top = list_files(path), path.rstrip("/") + "/"
+    names = [file.path.removeprefix(top) for file in files]
+    if not files:
+        raise StorageError(Problem(path, None, "is not there", "Check the path."))
+    if strange := [n for n in names if n.startswith("/") or ".." in n.split("/")]:
+        allowed = f"holds names that lead out of it: {strange[0]}"
+        raise StorageError(Problem(path, None, allowed, "Copy what belongs to it elsewhere."))
     Path(folder).mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        list(pool.map(lambda file, name: _fetch(file.path, Path(folder, name)), files, names))
+
+
+def _fetch(path: str, target: Path) -> None:
+    fs, inner = filesystem(path)
     with mendable(path):
-        copy_files(
-            inner, folder, source_filesystem=source, destination_filesystem=LocalFileSystem()
-        )
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with fs.open_input_stream(inner) as source, target.open("wb") as file:
+            shutil.copyfileobj(source, file, _COPY_BYTES)
 
 
 def delete(path: str) -> None:
@@ -333,9 +302,13 @@ def _temporary_beside(path: str, data: bytes) -> Iterator[str]:
 
 def _copy(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".tmp-{target.name}")
+    # Of a new name: one that can be foretold may lie there already, as a link to elsewhere.
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".tmp-{target.name}-")
+    temporary = Path(name)
     try:
-        shutil.copyfile(source, temporary)
+        with os.fdopen(handle, "wb") as file, source.open("rb") as content:
+            shutil.copyfileobj(content, file, _COPY_BYTES)
+        temporary.chmod(0o644)
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)

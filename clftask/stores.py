@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from clftask.errors import AccessError, Problem, StorageError
+from clftask.errors import AccessError, ConfigError, Problem, StorageError, holds_secret
 
 MAX_ATTEMPTS = 8
+_FROM_ENVIRONMENT = "Credentials come from the environment or a profile, never from a path."
 
 
 def is_url(path: str) -> bool:
@@ -25,12 +27,34 @@ def is_s3(path: str) -> bool:
 
 
 def absolute(path: str) -> str:
-    """Return a local path as an absolute one, `file://` as a path, a URL as it is."""
+    """Return a local path as an absolute one, `file://` as a path, a URL as it is.
+
+    Raises:
+        StorageError: Nothing can be at such a path, or it holds credentials.
+    """
     if path.startswith("file://"):
         path = path.removeprefix("file://")
+    _refuse_unusable(path)
     if is_url(path):
         return path.rstrip("/")
-    return str(Path(path).expanduser().absolute())
+    try:
+        return str(Path(path).expanduser().absolute())
+    except RuntimeError as error:  # ~somebody who is not there
+        raise StorageError(Problem(path, None, f"is no path: {error}", "Check it.")) from None
+
+
+def _refuse_unusable(path: str) -> None:
+    why = ""
+    if re.search(r"[\0\ud800-\udfff]", path):
+        why, remedy = "holds characters that no path can", "Check the path."
+    elif is_s3(path) and not re.match(r"s3://[\w.-]+(/|$)", path):
+        why, remedy = "must be s3://bucket/key", _FROM_ENVIRONMENT
+    elif is_url(path) and not is_s3(path) and holds_secret(path):
+        why, remedy = "holds a password or a token", _FROM_ENVIRONMENT
+    elif is_url(path) and "::" in path:
+        why, remedy = "is a URL within another", "Unpack it, and give what is inside."
+    if why:
+        raise StorageError(Problem(path, None, why, remedy))
 
 
 @functools.cache
@@ -53,7 +77,26 @@ def s3_client() -> Any:
         s3={"addressing_style": "path" if _custom_endpoint() else "auto"},
     )
     region = _session().region_name or "us-east-1"
-    return _session().client("s3", config=config, region_name=region)
+    client = _session().client("s3", config=config, region_name=region)
+    encryption = _encryption(os.environ.get("CLFTASK_S3_SSE", ""))
+    for operation in ("PutObject", "CreateMultipartUpload"):
+        event = f"provide-client-params.s3.{operation}"
+        client.meta.events.register(event, lambda params, **_: params | encryption)
+    return client
+
+
+def _encryption(wanted: str) -> dict[str, str]:
+    """Return the parameters of a write that ask S3 to encrypt what is stored.
+
+    Raises:
+        ConfigError: CLFTASK_S3_SSE asks for something else.
+    """
+    kind, _, key = wanted.partition(":kms:") if wanted.startswith("aws:kms:") else (wanted, "", "")
+    if not re.fullmatch(r"|AES256|aws:kms|aws:kms:\S+", wanted):
+        allowed = "must be AES256, aws:kms or aws:kms:KEY, KEY being a key's id or ARN"
+        raise ConfigError(Problem("CLFTASK_S3_SSE", wanted, allowed))
+    found = {"ServerSideEncryption": "aws:kms" if key else kind, "SSEKMSKeyId": key}
+    return {name: value for name, value in found.items() if value}
 
 
 @functools.cache
@@ -65,17 +108,20 @@ def _custom_endpoint() -> str | None:
     return None if host.endswith((".amazonaws.com", ".amazonaws.com.cn")) else url
 
 
-def _s3_filesystem() -> Any:
+def _s3_filesystem(path: str) -> Any:
     """Return pyarrow's S3 with the credentials that botocore has now: it renews those that end."""
     found = _session().get_credentials()
-    if found is None:
-        return _s3_filesystem_of(None, None, None)
+    if found is None:  # pyarrow would look for them once more, for minutes
+        raise _no_credentials(path)
     keys = found.get_frozen_credentials()
     return _s3_filesystem_of(keys.access_key, keys.secret_key, keys.token)
 
 
+_PLAIN_AWS = r"s3(\.[\w-]+)?\.amazonaws\.com(\.cn)?"  # neither FIPS nor dual stack
+
+
 @functools.lru_cache(maxsize=4)
-def _s3_filesystem_of(access_key: str | None, secret_key: str | None, token: str | None) -> Any:
+def _s3_filesystem_of(access_key: str, secret_key: str, token: str | None) -> Any:
     from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
 
     options: dict[str, Any] = {
@@ -88,11 +134,15 @@ def _s3_filesystem_of(access_key: str | None, secret_key: str | None, token: str
     }
     if _session().region_name:
         options["region"] = _session().region_name
-    endpoint = _custom_endpoint()
-    if endpoint:
-        scheme, _, host = endpoint.partition("://")
+    # Where botocore knows no endpoint of a region, it names the partition's.
+    url = s3_client().meta.endpoint_url.replace("aws-global", "us-east-1")
+    scheme, _, host = url.partition("://")
+    if not re.fullmatch(_PLAIN_AWS, host):
         options |= {"endpoint_override": host, "scheme": scheme}
         options.setdefault("region", "us-east-1")
+    authorities = _session()._session.get_config_variable("ca_bundle")
+    if authorities:
+        options["tls_ca_file_path"] = authorities
     return S3FileSystem(**options)
 
 
@@ -100,20 +150,22 @@ def filesystem(path: str) -> tuple[Any, str]:
     """Return the pyarrow filesystem of a path, and the path inside it.
 
     Raises:
-        StorageError: The URL's scheme is one that neither pyarrow nor fsspec knows.
+        StorageError: The URL is one that neither pyarrow nor fsspec opens.
     """
     from pyarrow import fs
 
+    _refuse_unusable(path)
     if is_s3(path):
-        return _s3_filesystem(), path.removeprefix("s3://").rstrip("/")
+        return _s3_filesystem(path), path.removeprefix("s3://").rstrip("/")
     if not is_url(path):
         return fs.LocalFileSystem(), absolute(path)
     import fsspec
 
     try:
         other, inner = fsspec.core.url_to_fs(path)
-    except (ValueError, ImportError) as error:
-        raise StorageError(Problem(path, None, f"cannot be opened: {error}")) from None
+    except Exception as error:  # each of its backends raises what it likes
+        reason = " ".join(str(error).split())[:300]
+        raise StorageError(Problem(path, None, f"cannot be opened: {reason}")) from None
     return fs.PyFileSystem(fs.FSSpecHandler(other)), inner
 
 
@@ -128,7 +180,7 @@ def mendable(path: str) -> Iterator[None]:
     except ClientError as error:
         raise _of_s3(path, str(error.response.get("Error", {}).get("Code", "")), error) from None
     except NoCredentialsError:
-        raise AccessError(Problem(path, None, "no credentials are found", _REFUSED[1])) from None
+        raise _no_credentials(path) from None
     except BotoCoreError as error:
         remedy = "Check AWS_ENDPOINT_URL_S3, AWS_PROFILE and the credentials."
         raise StorageError(Problem(path, None, f"S3 did not answer: {error}", remedy)) from None
@@ -141,6 +193,12 @@ def mendable(path: str) -> Iterator[None]:
             raise AccessError(Problem(path, said[1], *_REFUSED)) from None
         reason = error.strerror or str(error)
         raise StorageError(Problem(path, None, f"cannot be used: {reason}")) from None
+    except ValueError as error:  # a name or a pattern that the filesystem cannot make sense of
+        raise StorageError(Problem(path, None, f"cannot be used: {error}")) from None
+
+
+def _no_credentials(path: str) -> AccessError:
+    return AccessError(Problem(path, None, "no credentials are found", _REFUSED[1]))
 
 
 def _of_s3(path: str, code: str, error: Exception) -> StorageError:

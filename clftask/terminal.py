@@ -14,11 +14,12 @@ import typer
 
 from clftask import logs
 from clftask.errors import ClftaskError, JobError, Problem
+from clftask.wording import printable
 
 
 def say(line: str) -> None:
     """Tell the user on stderr."""
-    logs.say(line) if logs.is_json() else typer.echo(line, err=True)
+    logs.say(line) if logs.is_json() else typer.echo(printable(line), err=True)
 
 
 def tables(as_json: bool) -> IO[str]:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from clftask import storage
 from clftask.errors import ConfigError, DataError, Problem
 from clftask.search.searchers import Goal
-from clftask.spec import Spec
+from clftask.spec import PlainData, Spec
 
 _RECORD = "trial.json"
 _AGAIN = "Delete its folder: the trial is then run again."
@@ -52,8 +52,8 @@ class Trial(Spec):
     """
 
     number: int
-    picks: dict[str, Any]
-    params: dict[str, Any]
+    picks: PlainData
+    params: PlainData
     seed: int
     is_finalist: bool = False
     state: State = "running"

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
+# Control characters, and those that change the direction of what follows (but not the marks
+# of right-to-left scripts); half characters, which cannot be written.
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
 
 def counted(number: float, noun: str) -> str:
     """Return `1 row`, `1,000 rows` or `0.5 CPUs`."""
@@ -12,3 +18,8 @@ def counted(number: float, noun: str) -> str:
 def are(number: float) -> str:
     """Return `is` or `are`."""
     return "is" if number == 1 else "are"
+
+
+def printable(text: str) -> str:
+    """Return a text that a terminal shows as it is: what would steer it is escaped."""
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

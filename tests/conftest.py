@@ -156,6 +156,7 @@ def _start_weed(folder: Path, ports: list[int]) -> subprocess.Popen[bytes]:
       -s3 -s3.port={s3} -s3.config={folder}/s3.json -s3.localSocket={folder}/s3.sock
       -s3.port.iceberg=0 -s3.port.lance=0 -s3.autoCreateBucket=false"""
     extra = {"WEED_MASTER_VOLUME_GROWTH_COPY_1": "1", "GOMEMLIMIT": "512MiB"}
+    extra |= {"WEED_S3_SSE_KEY": "for tests"}  # what it encrypts with where it is asked to
     with (folder / "log.txt").open("wb") as log:
         return subprocess.Popen(
             command.split(),

@@ -252,7 +252,7 @@ def test_rows_without_a_label_are_left_out_and_told(trained, tmp_path):
 
 def test_logits_that_are_no_numbers_are_refused(trained, tmp_path):
     folder = shutil.copytree(trained[0], tmp_path / "bundle")
-    model, tokenizer = bundle.open_model(str(folder))
+    model, tokenizer = bundle.open_model(str(folder), bundle.read_meta(str(folder)))
     model.classifier.bias.data[0] = float("nan")
     bundle.write(
         folder, model, tokenizer, bundle.read_meta(str(folder)), {"per_label": {"validation": []}}

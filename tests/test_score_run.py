@@ -40,7 +40,7 @@ class World:
             "precision": "fp32",
         }
         local, self.meta = bundle.fetch(tiny_bundle, "")
-        self.scorer = Scorer(*bundle.open_model(local), self.meta)
+        self.scorer = Scorer(*bundle.open_model(local, self.meta), self.meta)
         self.num_scored = 0
         self.records: list[dict[str, Any]] = []
 

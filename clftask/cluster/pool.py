@@ -75,7 +75,7 @@ class ScoreActor:
             folder, meta = bundle.fetch(job.bundle, scratch)
             if meta.fingerprint != self.work.meta.fingerprint:
                 raise ConfigError(Problem("bundle", job.bundle, "was changed while the job ran"))
-            model, tokenizer = bundle.open_model(folder)
+            model, tokenizer = bundle.open_model(folder, meta)
         precision = precision_for(job.precision, device)
         _log.info("the worker has its model, on %s in %s", device, precision)
         return ShardScorer(self.work, Scorer(model, tokenizer, meta, device, precision))

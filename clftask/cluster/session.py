@@ -98,5 +98,6 @@ def ray_storage(path: str) -> tuple[str, Any]:
     place = storage.join(path, ".ray")
     if not storage.is_s3(path):
         return place, None
-    fs, inner = storage.filesystem(place)
-    return inner, fs
+    from clftask.cluster.s3state import s3_state
+
+    return place.removeprefix("s3://"), s3_state()

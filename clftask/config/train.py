@@ -12,13 +12,13 @@ from pydantic import AfterValidator, BeforeValidator, Field, field_validator, mo
 from clftask import storage
 from clftask.decisions import Average, DecisionSpec
 from clftask.decisions.thresholds import AutoThreshold
-from clftask.errors import ConfigError, Problem
+from clftask.errors import ConfigError, Problem, StorageError
 from clftask.heads import Adapt, Full, Head, LinearHead
 from clftask.labels import Labels, Task
 from clftask.longtexts import KeepHead, LongText, LongTextSpec, Windows
 from clftask.losses import AutoLoss, LogitAdjusted, Loss
 from clftask.metrics import LOWER_IS_BETTER, METRICS, find
-from clftask.spec import Spec
+from clftask.spec import PlainData, Spec
 from clftask.splits import ColumnSplit, RandomSplit, Split
 from clftask.texts import Columns, TextRecipe, one_or_more
 
@@ -73,9 +73,13 @@ OWNED_ARGUMENTS = {
 
 def resolved(value: Any) -> Any:
     """Make a local path absolute; leave URLs, `hub:` and `pkg://` as they are."""
-    if isinstance(value, str) and value and not value.startswith(("hub:", "pkg://")):
+    if not isinstance(value, str) or not value or value.startswith(("hub:", "pkg://")):
+        return value
+    try:
         return storage.absolute(value)
-    return value
+    except StorageError as error:
+        problem = error.problems[0]
+        raise ValueError(f"{problem.allowed}; {problem.remedy}") from None
 
 
 def _positive(value: Any) -> Any:
@@ -126,9 +130,8 @@ class ModelSpec(Spec):
     def _absolute_folder(cls, value: str) -> str:
         is_folder = value.startswith((".", "/", "~")) or storage.is_url(value)
         is_hub = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", value) is not None
-        if is_folder and not value.startswith("pkg://"):
-            return storage.absolute(value)
-        return storage.absolute(value) if is_hub and storage.is_folder(value) else value
+        is_local = is_hub and storage.is_folder(value)
+        return str(resolved(value)) if is_folder or is_local else value
 
 
 class EarlyStopping(Spec):
@@ -155,7 +158,7 @@ class TrainingSpec(Spec):
     metric: str = "micro_f1"
     keep_checkpoints: int = Field(2, ge=1)
     deterministic: bool = False
-    hf: dict[str, Any] = {}
+    hf: PlainData = {}
 
     @field_validator("hf")
     @classmethod
@@ -218,7 +221,7 @@ class RunSpec(Spec):
     @field_validator("storage", mode="after")
     @classmethod
     def _absolute(cls, value: str) -> str:
-        return storage.absolute(value)
+        return str(resolved(value))
 
     @model_validator(mode="after")
     def _resume_needs_name(self) -> Self:

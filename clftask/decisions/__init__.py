@@ -58,6 +58,12 @@ class Decision(Spec):
     abstain_below: Share | None = None
     sets: SetRule | None = None
 
+    def fits(self, num_labels: int) -> bool:
+        """Tell whether what stands here for each label stands for so many."""
+        calibration = self.calibration
+        each = (self.threshold, calibration.scale, calibration.shift, calibration.maps)
+        return all(len(x) == num_labels for x in each if isinstance(x, tuple))
+
     def apply(self, logits: Floats, task: Task) -> Outcome:
         """Return what the bundle's logits come to."""
         probabilities = self.probabilities(logits, task)

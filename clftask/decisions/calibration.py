@@ -7,17 +7,21 @@ To add one: subclass `CalibrationSpec`, return a fitted `Calibration`, and put t
 from __future__ import annotations
 
 from abc import abstractmethod
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, field_validator
 
 from clftask.labels import Task
 from clftask.spec import BareKind, Spec, bare_kind
 
 Floats = npt.NDArray[np.floating[Any]]
-Knots = tuple[tuple[float, float], ...]
+Scale = Annotated[float, Field(gt=0, le=1e6)]
+Shift = Annotated[float, Field(ge=-1e6, le=1e6)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Knots = tuple[tuple[Probability, Probability], ...]
 
 # Standard deviations of the priors: of all labels together about doing nothing, and of each
 # label about all of them. The narrow ones keep labels with few rows from following their noise.
@@ -51,10 +55,18 @@ class Calibration(Spec):
     """
 
     kind: Literal["none", "temperature", "platt", "isotonic"] = "none"
-    scale: float | tuple[float, ...] = 1.0
-    shift: float | tuple[float, ...] = 0.0
+    scale: Scale | tuple[Scale, ...] = 1.0
+    shift: Shift | tuple[Shift, ...] = 0.0
     maps: tuple[Knots, ...] | None = None
     is_folded: bool = False
+
+    @field_validator("maps")
+    @classmethod
+    def _rise(cls, maps: tuple[Knots, ...] | None) -> tuple[Knots, ...] | None:
+        steps = [step for knots in maps or () for step in pairwise(knots)]
+        if any(x > next_x or y > next_y for (x, y), (next_x, next_y) in steps):
+            raise ValueError("must rise")
+        return maps
 
     def probabilities(self, logits: Floats, task: Task) -> npt.NDArray[np.float32]:
         """Return (rows, labels) float32 calibrated probabilities of the model's logits."""

@@ -27,7 +27,7 @@ class SetRule(Spec):
         threshold: The probability.
     """
 
-    coverage: float
+    coverage: float = Field(gt=0, lt=1)
     threshold: float = Field(ge=0, le=1)
 
     def of(self, probabilities: Floats) -> npt.NDArray[np.bool_]:

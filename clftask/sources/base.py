@@ -83,6 +83,7 @@ class Source(ABC):
 
     def _read_one(self, file: str, columns: list[str], strings: set[str]) -> pa.Table:
         table = self.read_file(file, columns, strings).select(columns)
+        table.validate(full=True)  # what lies in wait in a damaged file can end the process
         table = pa.table({name: plain_column(table.column(name)) for name in columns})
         origin = pa.DictionaryArray.from_arrays(
             pa.nulls(table.num_rows, pa.int32()).fill_null(0), [file]
@@ -104,7 +105,10 @@ class Source(ABC):
         """
         wanted = list(dict.fromkeys(columns))
         with readable(file):
-            return self.survey_file(file, wanted, set(strings))
+            found = self.survey_file(file, wanted, set(strings))
+            if found.num_rows < 0:
+                raise ValueError("it says that it holds less than no row")
+            return found
 
     def batches(
         self,

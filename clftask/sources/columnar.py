@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from clftask import storage
 from clftask.sources.base import Source, Survey, from_row
-from clftask.sources.cells import find_once, pick
+from clftask.sources.cells import find_once, pick, sound
 
 
 class Parquet(Source):
@@ -113,12 +113,12 @@ class Arrow(Source):
         with _mapped(file) as handle:
             reader = _reader(handle)
             if not _is_file_format(reader):
-                yield from from_row(reader, start)
+                yield from from_row(map(sound, (b.select(schema.names) for b in reader)), start)
                 return
             chosen = _with_columns(handle, [reader.schema.get_field_index(n) for n in schema.names])
             for index, size in enumerate(_sizes(handle, reader)):
                 if start < size:
-                    yield chosen.get_batch(index).slice(start)
+                    yield sound(chosen.get_batch(index)).slice(start)
                 start = max(0, start - size)
 
 

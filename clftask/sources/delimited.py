@@ -13,9 +13,7 @@ from clftask.sources.base import Source, Survey, empty, from_row
 from clftask.sources.cells import STRINGS, find_once
 from clftask.sources.narrowing import FALSE, TRUE, Narrowing
 from clftask.sources.quoting import Quotes
-from clftask.sources.textfiles import BOM, TextFile, detect_encoding, read_text
-
-MAX_ROW_BYTES = 64 << 20  # Arrow reads 32 blocks ahead, and a block holds a row at least
+from clftask.sources.textfiles import BOM, MAX_ROW_BYTES, TextFile, detect_encoding, read_text
 
 
 class Csv(Source):
@@ -149,6 +147,9 @@ class Csv(Source):
             yield from reader
 
 
+_MORE = 4096  # bytes, where a block would end badly
+
+
 class _CheckedBlocks:
     """Blocks of a stream that end neither between \\r and \\n nor between two quotes.
 
@@ -162,14 +163,17 @@ class _CheckedBlocks:
         self._stream, self._quotes = stream, quotes
 
     def read(self, size: int) -> bytes:
-        block = bytes(self._stream.read(size))
-        while block.endswith((b"\r", b'"')) and (more := bytes(self._stream.read(1))):
+        block = bytearray(self._stream.read(size))
+        while block.endswith((b"\r", b'"')) and len(block) < MAX_ROW_BYTES:
+            more = self._stream.read(_MORE)
+            if not more:
+                break
             block += more
         if block:
-            self._quotes.follow(block)
+            self._quotes.follow(bytes(block))
         else:
             self._quotes.end()
-        return block
+        return bytes(block)
 
     def close(self) -> None:
         self.closed = True

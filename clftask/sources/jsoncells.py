@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -10,13 +11,29 @@ import pyarrow as pa
 
 from clftask.sources.cells import BAD, STRINGS, UNDECODABLE
 
+MAX_DEPTH = 100
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?')
 _KINDS = {type(None): pa.null(), bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
 _KINDS[str] = pa.string()
 _WORDS = {bool: "a boolean", int: "a number", float: "a number", list: "a list", dict: "an object"}
 
 
+def is_deep(line: bytes) -> bool:
+    """Tell whether a line is nested so deeply that Arrow may run out of its stack."""
+    if line.count(b"[") + line.count(b"{") <= MAX_DEPTH:
+        return False
+    depth = 0
+    for bracket in re.findall(rb"[\[\]{}]", _STRING.sub(b"", line)):
+        depth += 1 if bracket in b"[{" else -1
+        if depth > MAX_DEPTH:
+            return True
+    return False
+
+
 def parse_object(line: bytes) -> dict[str, Any] | None:
     """Return a line's object, None if it holds none; bad bytes become lone surrogates."""
+    if is_deep(line):
+        return None
     try:
         value = json.loads(line.decode("utf-8", "surrogateescape"))
     except (ValueError, RecursionError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
@@ -10,8 +11,11 @@ import pyarrow as pa
 
 from clftask.errors import DataError, Problem
 from clftask.sources.base import Source, Survey, empty
-from clftask.sources.jsoncells import parse_each, parse_object, type_of
-from clftask.sources.textfiles import TextFile, detect_encoding, read_text
+from clftask.sources.jsoncells import MAX_DEPTH, is_deep, parse_each, parse_object, type_of
+from clftask.sources.textfiles import MAX_ROW_BYTES, TextFile, detect_encoding, read_text
+
+MAX_COLUMNS = 5_000
+_NUM_LINES = 1_000
 
 
 class JsonLines(Source):
@@ -25,7 +29,10 @@ class JsonLines(Source):
         """Parse the file: any line may bring a new name."""
         names: dict[str, None] = {}
         for lines in self._blocks(file):
-            names |= dict.fromkeys(_names(lines))
+            for some in _some(lines):
+                names |= dict.fromkeys(_names(some))
+            if len(names) > MAX_COLUMNS:
+                raise ValueError(f"it has more than {MAX_COLUMNS:,} columns")
         return list(names)
 
     def read_file(self, file: str, columns: list[str], strings: set[str]) -> pa.Table:
@@ -41,6 +48,8 @@ class JsonLines(Source):
         _refuse_array(file, data)
         if data.lstrip().startswith(b"null"):  # crashes Arrow: apache/arrow#47409
             raise ValueError("row 0 is not a JSON object")
+        if any(map(is_deep, io.BytesIO(data))):
+            raise ValueError(f"a line is nested more than {MAX_DEPTH} deep")
         size = min(max(1 << 20, len(data)), (1 << 31) - 1)
         table = json.read_json(pa.BufferReader(data), json.ReadOptions(block_size=size))
         table = table.select(columns)
@@ -56,7 +65,8 @@ class JsonLines(Source):
         for lines in self._blocks(file):
             num_rows += len(lines)
             if has_typed or len(kinds) < len(columns):
-                _learn(kinds, file, _typed(lines, columns), strings)
+                for some in _some(lines):
+                    _learn(kinds, file, _typed(some, columns), strings)
         missing = [name for name in columns if name not in kinds]
         if missing and num_rows:
             raise KeyError(missing[0])
@@ -85,10 +95,13 @@ class JsonLines(Source):
         with text.open() as stream:
             rest = b""
             while block := bytes(stream.read(self.block_size)):
-                whole, newline, tail = (rest + block).rpartition(b"\n")
-                rest = tail
+                whole, newline, tail = block.rpartition(b"\n")
                 if newline:
-                    yield _lines(whole)
+                    yield _lines(rest + whole)
+                rest = tail if newline else rest + tail
+                if len(rest) > MAX_ROW_BYTES:
+                    allowed = f"has a row longer than {MAX_ROW_BYTES >> 20} MB"
+                    raise DataError(Problem(file, None, allowed, "Shorten it, or write Parquet."))
             yield _lines(rest)
 
 
@@ -116,6 +129,8 @@ def _parse(lines: Sequence[bytes], schema: pa.Schema | None = None) -> pa.Table 
 
     if not lines or not all(line[:1] == b"{" and line[-1:] == b"}" for line in lines):
         return None
+    if any(map(is_deep, lines)):
+        return None
     data = b"\n".join(lines)
     others = "infer" if schema is None else "ignore"
     parsing = json.ParseOptions(explicit_schema=schema, unexpected_field_behavior=others)
@@ -126,6 +141,12 @@ def _parse(lines: Sequence[bytes], schema: pa.Schema | None = None) -> pa.Table 
     except pa.ArrowInvalid:
         return None
     return table if table.num_rows == len(lines) else None
+
+
+def _some(lines: list[bytes]) -> Iterator[list[bytes]]:
+    """Yield some lines at a time: Arrow makes a cell of each name for each of them."""
+    for start in range(0, len(lines), _NUM_LINES):
+        yield lines[start : start + _NUM_LINES]
 
 
 def _names(lines: Sequence[bytes]) -> list[str]:

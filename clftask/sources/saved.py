@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -57,6 +58,7 @@ class Saved(Source):
 
     def _rows(self, selected: Any, start: int, stop: int) -> pa.Table:
         table = selected[start:stop]
+        table.validate(full=True)
         names = table.column_names
         return pa.table({n: _named(self.dataset.features[n], table.column(n)) for n in names})
 
@@ -130,8 +132,13 @@ def _load(path: str, folder: str) -> Any:
     import datasets
 
     try:
-        return datasets.load_from_disk(folder)
-    except (OSError, ValueError, KeyError) as error:
+        found = datasets.load_from_disk(folder)
+        for part in found.values() if isinstance(found, dict) else [found]:
+            if part._indices is not None:  # rows that are looked up before they are looked at
+                part.data.table.validate(full=True)
+                part._indices.table.validate(full=True)
+        return found
+    except Exception as error:  # of whatever its JSON files lead it to
         reason = " ".join(str(error).split())[:300]
         raise DataError(Problem(path, None, f"cannot be read: {reason}")) from None
 
@@ -140,6 +147,8 @@ def _load_hub(path: str, field: str) -> Any:
     import datasets
 
     name, _, config = path.removeprefix(HUB).partition("@")
+    if not re.fullmatch(r"[\w.-]*\w[\w.-]*(/[\w.-]*\w[\w.-]*)?", name):
+        raise DataError(Problem(field, path, "must be hub:owner/name or hub:owner/name@config"))
     try:
         return datasets.load_dataset(name, config or None)
     except Exception as error:  # the hub's client raises a zoo of classes

@@ -11,6 +11,7 @@ from clftask import storage
 
 SAMPLE_BYTES = 1 << 20
 _REQUEST_BYTES = 4 << 20  # small ones are slow from an object store
+MAX_ROW_BYTES = 64 << 20  # Arrow reads 32 blocks of CSV ahead, and a block holds a row at least
 BOM = b"\xef\xbb\xbf"
 
 

@@ -1,0 +1,93 @@
+"""A model's files, looked at before transformers opens them: whole, safetensors, no code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from clftask.errors import ClftaskError
+
+Refuse = Callable[[str, str], ClftaskError]
+_AGAIN = "Download the model again."
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "spiece.model",
+    "tokenizer.model",
+    "sentencepiece.bpe.model",
+)
+# Some models share the weights of their layers.
+MAX_LAYERS_A_TENSOR = 10
+
+
+def check_files(folder: Path, refuse: Refuse, allows_auto_map: bool = False) -> None:
+    """Look at a local model's files.
+
+    Args:
+        folder: The folder.
+        refuse: Makes the error: of what is wrong, and of the remedy.
+        allows_auto_map: Whether code may be named, which transformers then does not run.
+    """
+    if not (folder / "config.json").is_file():
+        raise refuse("holds no config.json", "Is it a model folder, fully downloaded?")
+    config = _read(folder / "config.json", refuse)
+    kernels = [v for k, v in config.items() if "_implementation" in k and "/" in str(v)]
+    if kernels or ("auto_map" in config and not allows_auto_map):
+        remedy = "Choose a model that transformers itself knows."
+        raise refuse("wants to run code of its own, which is never run", remedy)
+    if (folder / "adapter_config.json").exists():
+        raise refuse("holds an adapter", "Merge it into the model first.")
+    num_tensors = sum(_check_weights(folder / name, refuse) for name in _weights(folder, refuse))
+    if _most_layers(config) > MAX_LAYERS_A_TENSOR * num_tensors:
+        raise refuse("config.json names more layers than there are weights", _AGAIN)
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        raise refuse("holds no tokenizer files", _AGAIN)
+
+
+def _read(file: Path, refuse: Refuse) -> dict[str, Any]:
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, RecursionError):
+        raise refuse(f"{file.name} is damaged", _AGAIN) from None
+
+
+def _most_layers(config: dict[str, Any]) -> int:
+    """Return the highest number of layers in a configuration or in one within it."""
+    own = [v for k, v in config.items() if "layer" in k and isinstance(v, int)]
+    return max([0, *own, *(_most_layers(v) for v in config.values() if isinstance(v, dict))])
+
+
+def _weights(folder: Path, refuse: Refuse) -> list[str]:
+    """Return the names of the weights' files."""
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return ["model.safetensors"]
+    try:
+        names = set(_read(index, refuse)["weight_map"].values())
+        if all(isinstance(name, str) and "/" not in name for name in names):
+            return sorted(names)
+    except (KeyError, TypeError, AttributeError):
+        pass
+    raise refuse(f"{index.name} is damaged", _AGAIN)
+
+
+def _check_weights(file: Path, refuse: Refuse) -> int:
+    """Hold a safetensors file's size against its header, and return how many tensors it has."""
+    if not file.is_file():
+        raise refuse(f"{file.name} is missing", "Weights must be safetensors, all parts of them.")
+    with file.open("rb") as stream:
+        start = stream.read(8)
+        size = int.from_bytes(start, "little")
+        header = stream.read(size) if len(start) == 8 and size < 10**9 else b""
+    try:
+        tensors = json.loads(header)
+        ends = [t["data_offsets"][1] for n, t in tensors.items() if n != "__metadata__"]
+        is_whole = bool(ends) and file.stat().st_size == 8 + size + max(ends)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        is_whole, ends = False, []
+    if not is_whole:
+        raise refuse(f"{file.name} is damaged or half downloaded", _AGAIN)
+    return len(ends)
