@@ -189,8 +189,8 @@ def wrong_rows(output: str) -> tuple[int, int]:
 def is_sound(run: str) -> bool:
     """Tell whether a training's bundle opens and the run keeps no more than it may."""
     with tempfile.TemporaryDirectory() as scratch:
-        folder, _ = bundle.fetch(f"{run}/bundle", scratch)
-        bundle.open_model(folder)
+        folder, meta = bundle.fetch(f"{run}/bundle", scratch)
+        bundle.open_model(folder, meta)
     return inspect(run)["state"] == "finished"
 
 

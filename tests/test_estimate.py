@@ -25,6 +25,7 @@ from clftask.estimate.machine import Asked, as_worker, check_device
 from clftask.estimate.pace import Pace, pace_of
 from clftask.estimate.sampling import draw, places
 from clftask.estimate.score import Load, estimate
+from clftask.estimate.timing import _padding_of_shards
 from clftask.manifest import Piece, Shard
 from clftask.planning import Planned
 from clftask.scoring import Scorer
@@ -49,7 +50,7 @@ class World:
             "precision": "fp32",
         }
         local, self.meta = bundle.fetch(tiny_bundle, "")
-        self.scorer = Scorer(*bundle.open_model(local), self.meta)
+        self.scorer = Scorer(*bundle.open_model(local, self.meta), self.meta)
 
     def write(self, name: str, texts: list[str | None]) -> Path:
         """Write a table of texts."""
@@ -178,6 +179,8 @@ def test_a_steady_pace_is_certain() -> None:
     found = pace_of([10, 20, 10], [1.0, 2.0, 1.0])
     assert found == Pace(10.0, 10.0, 10.0)
     assert found.is_steady
+    assert found.faster(1.5) == Pace(15.0, 15.0, 15.0)
+    assert Pace(10.0).faster(2) == Pace(20.0)
 
 
 def test_an_unsteady_pace_has_an_interval() -> None:
@@ -246,6 +249,18 @@ def test_bytes_to_be_written_are_about_those_that_are(world: World, layout: str)
     written = world.score(world.job(**settings))
     assert found["bytes_written"] == pytest.approx(written, rel=0.1)
     assert found["bytes_per_row"] == pytest.approx(found["bytes_written"] / 2_000, abs=0.05)
+
+
+def test_small_chunks_are_padded_more_than_shards(world: World) -> None:
+    """Of 3 and 5 tokens; 10 go through the model at once."""
+    world.write("a.parquet", ["fast", "fast audio tool"] * 2)
+    job = world.job(shard_rows=2)
+    plan = world.planned(job).plan
+    chunks = list(read_shards(plan, plan.shards, job.input.recipe(world.meta.text)))
+    world.scorer.max_tokens = 10
+    # Each chunk is padded to 2 x 5; both together make a batch of 2 x 5 and one of 2 x 3.
+    assert _padding_of_shards(world.scorer, chunks, shard_rows=4) == pytest.approx(16 / 20)
+    assert _padding_of_shards(world.scorer, chunks[:1], shard_rows=4) == 1.0
 
 
 def test_truncated_rows_are_estimated_from_all_places(world: World) -> None:

@@ -108,17 +108,24 @@ class Once:
     def __init__(self, is_time: Callable[[dict[str, Any]], bool], what: Callable[[], Any]) -> None:
         self.is_time, self.what = is_time, what
         self.thread: threading.Thread | None = None
-        self.records: list[dict[str, Any]] = []
+        self.failure: BaseException | None = None
 
     def __call__(self, record: dict[str, Any]) -> None:
-        self.records.append(record)
         if self.thread is None and self.is_time(record):
-            self.thread = threading.Thread(target=self.what)
+            self.thread = threading.Thread(target=self._run)
             self.thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.what()
+        except BaseException as error:  # the test's own thread tells of it
+            self.failure = error
 
     def end(self) -> None:
         assert self.thread is not None, "it never came to it"
         self.thread.join()
+        if self.failure is not None:
+            raise self.failure
 
 
 def fit(document: dict[str, Any], show: Any, *overrides: str) -> dict[str, Any]:
@@ -189,22 +196,21 @@ def test_scoring_outlives_a_node_and_uses_one_that_joins(cluster, place, tiny_bu
         "precision": "fp32",
         "scaling": {"workers": [1, 2], "use_gpu": False, "cpus_per_worker": 1},
     }
-    busy: list[bool] = []
+    rows = [0]
 
-    def replace_a_node() -> None:
-        from ray.util.state import list_actors
-
+    def replace_both_nodes() -> None:
         cluster.nodes[1].kill()
-        new = cluster.add(1)
-        give_up = time.monotonic() + 60
-        while not busy and time.monotonic() < give_up:
-            actors = list_actors(filters=[("state", "=", "ALIVE")], address=cluster.address)
-            busy.extend([True] * any(actor.node_id == new.id for actor in actors))
+        cluster.add(1)
+        assert rows[-1] < num_rows, "it was done before the new node was there"
+        cluster.nodes[2].kill()
 
-    beside = Once(lambda record: record["rows"] > 0, replace_a_node)
-    result = score(ScoreJob.load(job), lambda line: None, beside)
+    def show(record: dict[str, Any]) -> None:
+        rows.append(record["rows"])
+        beside(record)
+
+    beside = Once(lambda record: record["rows"] > 0, replace_both_nodes)
+    result = score(ScoreJob.load(job), lambda line: None, show)
     beside.end()
-    assert busy
     assert result["rows_scored"] == num_rows
     assert inspect(job["output"]["path"], verify=True)["state"] == "complete"
     files = [f.path for f in storage.list_files(f"{place}/out") if f.path.endswith(".parquet")]

@@ -24,6 +24,11 @@ class Pace:
     low: float | None = None
     high: float | None = None
 
+    def faster(self, factor: float) -> Pace:
+        """Return the pace times a factor."""
+        ends = (None if end is None else end * factor for end in (self.low, self.high))
+        return Pace(self.rows_per_s * factor, *ends)
+
     @property
     def is_steady(self) -> bool:
         """Whether the seconds that a row takes are known to 5 %."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,10 +11,12 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from clftask import storage
+from clftask.batches import token_batches
 from clftask.bundle import BundleMeta
 from clftask.config import ScoreJob
 from clftask.corpus import ShardRows
@@ -26,8 +29,9 @@ from clftask.scoring import Scorer, load
 from clftask.scratch import scratch_folder
 from clftask.shards import Failure, ScoreWork, ShardScorer
 from clftask.tables import read_footer, write_part
+from clftask.tokens import sequences
 
-WARM_UP_ROWS, WARM_UP_S = 16, 1.0
+WARM_UP_ROWS, WARM_UP_S = 8, 1.0
 CHUNK_S, MIN_CHUNK_ROWS = 3.0, 4
 MIN_CHUNKS = 8
 
@@ -76,19 +80,26 @@ def measure(
         chunks = [beginning(sample.chunks[i], chunk_rows) for i in order]
         worker = ShardScorer(work, scorer, partial(_given, chunks))
         receipts, times = _timed(worker, chunks, rows_ahead)
-        pace, before_s = _pace(chunks, times), 0.0
-        if scorer.is_compiled:
-            rows = sum(chunk.table.num_rows for chunk in chunks[:2])
-            before_s = max(0.0, times[1] - times[0] - rows / pace.rows_per_s)
+        pace, done = _pace(chunks, times), chunks[: len(receipts)]
         return Measured(
-            pace=pace,
+            pace=pace.faster(1 / _padding_of_shards(scorer, done, job.shard_rows)),
             counts=sum((receipt.counts for receipt in receipts), Counts()),
-            startup_s=loading_s + first_s + before_s,
+            startup_s=loading_s + first_s + _compiling_s(scorer, chunks, times, pace),
             precision=scorer.precision,
             is_compiled=scorer.is_compiled,
             cpus=cpus,
             part_bytes=_part_bytes([worker.books.part(r.shard) for r in receipts]),
         )
+
+
+def _compiling_s(
+    scorer: Scorer, chunks: Sequence[ShardRows], times: Sequence[float], pace: Pace
+) -> float:
+    """Return how much longer the first two chunks took than two others."""
+    if not scorer.is_compiled:
+        return 0.0
+    rows = sum(chunk.table.num_rows for chunk in chunks[:2])
+    return max(0.0, times[1] - times[0] - float(rows) / pace.rows_per_s)
 
 
 def _num_good(rows: ShardRows) -> int:
@@ -98,8 +109,9 @@ def _num_good(rows: ShardRows) -> int:
 def _warm_up(scorer: Scorer, rows: ShardRows) -> tuple[float, int]:
     """Return the seconds of a first batch, and how many rows to time at once from then on."""
     first_s, size = _seconds(scorer, beginning(rows, WARM_UP_ROWS)), WARM_UP_ROWS
-    while (seconds := _seconds(scorer, beginning(rows, size))) < WARM_UP_S:
-        if size >= rows.table.num_rows:
+    while True:
+        seconds = min(_seconds(scorer, beginning(rows, size)) for _ in range(2))
+        if seconds >= WARM_UP_S or size >= rows.table.num_rows:
             break
         size *= 8
     speed = min(size, rows.table.num_rows) / seconds
@@ -108,10 +120,35 @@ def _warm_up(scorer: Scorer, rows: ShardRows) -> tuple[float, int]:
 
 def _seconds(scorer: Scorer, rows: ShardRows) -> float:
     began = time.perf_counter()
+    scorer.probabilities(_tokens(scorer, rows))
+    return time.perf_counter() - began
+
+
+def _tokens(scorer: Scorer, rows: ShardRows) -> pa.Table:
     good = pc.indices_nonzero(rows.reasons.is_null())
     pair = None if rows.text_pair is None else rows.text_pair.take(good)
-    scorer.probabilities(scorer.tokenise(rows.text.take(good), pair))
-    return time.perf_counter() - began
+    return scorer.tokenise(rows.text.take(good), pair)
+
+
+def _padding_of_shards(scorer: Scorer, chunks: Sequence[ShardRows], shard_rows: int) -> float:
+    """Return how many tokens a shard goes through the model with, as a share of those of chunks.
+
+    Rows are batched by their lengths: the fewer there are, the more is padded.
+    """
+    lengths = [sequences(_tokens(scorer, rows))[0]["length"].to_numpy() for rows in chunks]
+    pooled = np.random.default_rng(SEED).permutation(np.concatenate(lengths))
+    if not len(pooled):
+        return 1.0
+    shards = np.array_split(pooled, math.ceil(len(pooled) / shard_rows))
+    of_shards, of_chunks = (
+        sum(_num_padded(part, scorer.max_tokens) for part in parts) for parts in (shards, lengths)
+    )
+    return float(of_shards / of_chunks)
+
+
+def _num_padded(lengths: npt.NDArray[np.int64], max_tokens: int) -> int:
+    batches = token_batches(lengths.astype(np.int64), max_tokens)
+    return sum(len(batch) * int(lengths[batch].max()) for batch in batches)
 
 
 def _given(
