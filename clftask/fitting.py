@@ -16,12 +16,11 @@ import pyarrow as pa
 import torch
 from transformers import TrainerCallback
 
-from clftask import bundle, storage
+from clftask import bundle, runs, storage
 from clftask.callbacks import SaveEvery, StepSeed, StopOnNan, Stopwatch, evaluations_without_gain
 from clftask.checkpoints import Checkpoints, read_state
 from clftask.config import TrainJob
 from clftask.decisions import Decision
-from clftask.errors import DataError, Problem
 from clftask.evaluation import Evaluated, decide, labelled
 from clftask.labels import LabelSpace
 from clftask.modeling import (
@@ -90,15 +89,10 @@ class RunLog:
 
     def resume(self, step: int) -> None:
         """Take over what an earlier worker wrote, up to the step where this one goes on."""
-        log, place = (storage.join(self.run, name) for name in ("log.txt", "metrics.jsonl"))
+        log = storage.join(self.run, "log.txt")
         if storage.exists(log):
             self.text = storage.read_bytes(log).decode(errors="replace")
-        lines = storage.read_bytes(place).splitlines() if storage.exists(place) else []
-        try:
-            records = [json.loads(line) for line in lines]
-            self.records = [record for record in records if record["step"] <= step]
-        except (ValueError, LookupError, TypeError, RecursionError):
-            raise DataError(Problem(place, None, "is damaged", "Delete it.")) from None
+        self.records = [record for record in runs.records(self.run) if record["step"] <= step]
 
     def say(self, line: str) -> None:
         """Add a line to the log, here and where workers log."""

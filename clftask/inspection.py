@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pyarrow as pa
@@ -171,18 +170,9 @@ def _bundle(place: str) -> dict[str, Any]:
 
 def _run(place: str) -> dict[str, Any]:
     run = runs.Run(place, exists=True)
-    log = storage.join(place, "metrics.jsonl")
-    lines = storage.read_bytes(log).splitlines() if storage.exists(log) else []
-    last = _record(log, lines[-1]) if lines else {}
+    last: dict[str, Any] = next(reversed(runs.records(place)), {})
     state = "finished" if run.is_finished() else "unfinished: resume it with run.resume=true"
     return {"kind": "run", "state": state, "bundle": run.bundle, "last record": last}
-
-
-def _record(log: str, line: bytes) -> Any:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError):
-        raise DataError(Problem(log, None, "is damaged", "Delete it.")) from None
 
 
 def _search(place: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clftask import bundle, storage
+from clftask import bundle, runs, storage
 from clftask.bundle import BundleMeta
 from clftask.config import TrainJob
 from clftask.data import beginnings, read_labelled
@@ -97,7 +97,7 @@ def decide_bundle(
             rows = counted(len(found.rows.logits), "row")
             say(f"warning: {rows} are few to fit a decision on: it follows their noise")
         judged = decide(job, found.meta.space, {"validation": found.rows})
-        _rewrite(found, job, judged, table, place, say)
+        _rewrite(found, job, judged, table, place, _records(path), say)
     figures = {name: by_split["validation"] for name, by_split in judged.figures.items()}
     return {"bundle": place, **_of_table(table, found), **figures}
 
@@ -182,7 +182,13 @@ def _texts(rows: Any) -> tuple[Any, Any]:
 
 
 def _rewrite(
-    found: Judged, job: TrainJob, judged: Evaluated, table: str, place: str, say: Say
+    found: Judged,
+    job: TrainJob,
+    judged: Evaluated,
+    table: str,
+    place: str,
+    records: list[dict[str, Any]],
+    say: Say,
 ) -> None:
     """Write the bundle with its new decision, `clftask.json` last."""
     with quiet_loading():
@@ -195,9 +201,15 @@ def _rewrite(
     meta = found.meta.model_copy(update=changed | {"metrics": judged.figures["metrics"]})
     outcome = _of_training(found.folder) | judged.figures
     with tempfile.TemporaryDirectory(prefix="clftask-bundle-") as folder:
-        report = page_of(meta, judged, outcome, [], say)
+        report = page_of(meta, judged, outcome, records, say)
         bundle.write(Path(folder), model, tokenizer, meta, outcome, report)
         bundle.publish(Path(folder), place)
+
+
+def _records(path: str) -> list[dict[str, Any]]:
+    """Return what was recorded while a bundle was trained, if it still is in its run."""
+    run = storage.absolute(path).rpartition("/")[0]
+    return runs.records(run) if storage.exists(storage.join(run, runs.JOB)) else []
 
 
 def _of_training(folder: str) -> dict[str, Any]:

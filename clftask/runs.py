@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+import json
 import os
 import secrets
 import time
@@ -17,7 +18,7 @@ from pyarrow import parquet
 
 from clftask import bundle, storage
 from clftask.config import RunSpec, TrainJob, TuneJob
-from clftask.errors import ConfigError, Problem, interruption_hint
+from clftask.errors import ConfigError, DataError, Problem, interruption_hint
 from clftask.sources.base import readable
 from clftask.spec import Spec, parse_job
 
@@ -46,6 +47,21 @@ class Run:
     def result(self) -> dict[str, Any]:
         """Return what the finished run's workers found."""
         return storage.read_json(storage.join(self.bundle, "metrics.json"), bundle.AGAIN)
+
+
+def records(path: str) -> list[dict[str, Any]]:
+    """Return what `metrics.jsonl` of a run holds: losses and evaluations, by step.
+
+    Raises:
+        DataError: It is damaged.
+    """
+    place = storage.join(path, "metrics.jsonl")
+    lines = storage.read_bytes(place).splitlines() if storage.exists(place) else []
+    try:
+        found = [json.loads(line) for line in lines]
+        return sorted(found, key=lambda record: int(record["step"]))
+    except (ValueError, LookupError, TypeError, RecursionError):
+        raise DataError(Problem(place, None, "is damaged", "Delete it.")) from None
 
 
 @contextlib.contextmanager

@@ -58,6 +58,16 @@ def test_a_bundle_has_the_figures_that_training_found(trained):
             assert low <= expected[name] <= high
 
 
+def test_a_bundle_that_is_still_in_its_run_keeps_its_learning_curves(trained, copy, tmp_path):
+    validation = trained[1].with_name("validation.parquet")
+    decide_bundle(str(copy), str(validation), [], None, silent)
+    assert "<h2>Learning curves</h2>" not in (copy / "report.html").read_text()
+    shutil.copy(trained[0].parent / "metrics.jsonl", tmp_path)
+    (tmp_path / "job.yaml").write_text("task: multilabel\n")
+    decide_bundle(str(copy), str(validation), [], str(tmp_path / "other"), silent)
+    assert "<h2>Learning curves</h2>" in (tmp_path / "other" / "report.html").read_text()
+
+
 def test_a_decision_fitted_again_on_the_same_rows_is_the_same(trained, copy):
     validation = trained[1].with_name("validation.parquet")
     before = bundle.read_meta(str(copy)).decision
