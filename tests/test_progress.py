@@ -29,10 +29,11 @@ def test_workers_without_a_place_are_waited_for(plan, line):
 
 
 def test_workers_that_come_and_go_have_a_group_once_they_have_a_place():
-    plan = Plan(8, False, 1, least=2)
+    plan = Plan(5, False, 1, least=2, more=3)
     line = "waiting for 2 workers with 1 CPU each: no node has room for them yet"
     assert waiting_line(plan, [group("CREATED", 9)]) == line
     assert waiting_line(plan, [group("CREATED", 3)]) is None
+    assert waiting_line(plan, [group("CREATED", 8)]) is None
 
 
 @pytest.mark.parametrize(

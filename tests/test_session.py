@@ -66,9 +66,9 @@ def test_refusals_say_what_the_cluster_has(capacity, spec, field):
     ("capacity", "spec", "expected"),
     [
         (LAPTOP, {"workers": (2, 4)}, Plan(4, False, 2, least=2)),
-        (LAPTOP, {"workers": (2, 20)}, Plan(8, False, 1, least=2)),
-        (GPU_NODE, {"workers": (1, 8)}, Plan(4, True, 2, least=1)),
-        (LAPTOP, {"workers": (8, 20)}, Plan(8, False, 1)),
+        (LAPTOP, {"workers": (2, 20)}, Plan(8, False, 1, least=2, more=12)),
+        (GPU_NODE, {"workers": (1, 8)}, Plan(4, True, 2, least=1, more=4)),
+        (LAPTOP, {"workers": (8, 20)}, Plan(8, False, 1, least=8, more=12)),
         (GROWING, {"workers": (2, 100)}, Plan(8, True, 4, least=2)),
     ],
 )
@@ -79,6 +79,15 @@ def test_a_range_takes_what_fits(capacity, spec, expected):
 def test_a_range_takes_no_more_than_there_is_work_for():
     assert plan(ScalingSpec(workers=(1, 8)), LAPTOP, most_useful=3) == Plan(3, False, 2, least=1)
     assert str(Plan(3, False, 2, least=1)) == "1 to 3 CPU workers, 2 CPUs each"
+
+
+def test_machines_that_join_make_room_for_more():
+    chosen = plan(ScalingSpec(workers=(1, 4)), Capacity(((1, 0),)))
+    assert chosen == Plan(1, False, 1, least=1, more=3)
+    assert str(chosen) == "1 CPU worker, 1 CPU each, 3 more where machines join"
+    assert chosen.widened(Capacity(((1, 0), (2, 0)))) == Plan(3, False, 1, least=1, more=1)
+    assert chosen.widened(Capacity(((1, 0), (9, 0)))) == Plan(4, False, 1, least=1)
+    assert chosen.widened(Capacity(((0, 0),))) == chosen
 
 
 def test_of_an_open_cluster_nothing_is_refused():

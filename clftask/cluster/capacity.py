@@ -31,10 +31,12 @@ class Capacity:
     Attributes:
         nodes: CPUs and GPUs of each node that is there, or that its autoscaler may add.
         is_open: Whether an autoscaler may add more, which nobody here knows.
+        is_final: Whether an autoscaler may add no more than that.
     """
 
     nodes: tuple[Node, ...]
     is_open: bool = False
+    is_final: bool = False
 
     @property
     def cpus(self) -> float:
@@ -74,21 +76,31 @@ class Plan:
     """How many workers there are and what each gets.
 
     Attributes:
-        workers: The most.
+        workers: The most that there is room for.
         use_gpu: Whether each has a GPU.
         cpus_per_worker: What each has of CPUs.
         least: How many there are at least, if they may come and go; else 0.
+        more: How many more there may be once machines join.
     """
 
     workers: int
     use_gpu: bool
     cpus_per_worker: float
     least: int = 0
+    more: int = 0
 
     def __str__(self) -> str:
-        range_of = f"{self.least} to " if self.least else ""
+        range_of = f"{self.least} to " if 0 < self.least < self.workers else ""
         workers = counted(self.workers, f"{'GPU' if self.use_gpu else 'CPU'} worker")
-        return f"{range_of}{workers}, {counted(self.cpus_per_worker, 'CPU')} each"
+        size = f"{counted(self.cpus_per_worker, 'CPU')} each"
+        later = f", {self.more} more where machines join" if self.more else ""
+        return f"{range_of}{workers}, {size}{later}"
+
+    def widened(self, capacity: Capacity) -> Plan:
+        """Return the plan with those of `more` for whom there is room by now."""
+        room = capacity.room(self.cpus_per_worker, int(self.use_gpu))
+        gain = min(self.more, max(0, room - self.workers))
+        return replace(self, workers=self.workers + gain, more=self.more - gain)
 
 
 def plan(spec: WorkersSpec, capacity: Capacity, most_useful: int | None = None) -> Plan:
@@ -114,8 +126,13 @@ def plan(spec: WorkersSpec, capacity: Capacity, most_useful: int | None = None) 
         except ConfigError:
             continue
         if found.use_gpu == fewest.use_gpu:  # one GPU is worth more than many CPUs
-            return replace(found, least=least)
-    return fewest
+            break
+    else:
+        found = fewest
+    if useful <= least:
+        return found
+    more = 0 if capacity.is_final else useful - found.workers
+    return replace(found, least=least, more=more)
 
 
 def _plan_of(spec: WorkersSpec, workers: int, capacity: Capacity) -> Plan:
@@ -190,7 +207,7 @@ def grown(there: Iterable[Node], types: Iterable[tuple[Node, int]], most: Any = 
     room = len(to_add) if most is None else max(0, most - len(nodes) + 1)  # the head is beside it
     # Where not all can be had at once, the largest are asked for.
     to_add.sort(key=lambda size: (size[1], size[0]), reverse=True)
-    return Capacity((*nodes, *to_add[:room]))
+    return Capacity((*nodes, *to_add[:room]), is_final=True)
 
 
 def autoscaling_config() -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ from typing import Any, Self
 import ray
 
 from clftask import bundle, logs
-from clftask.cluster.capacity import Plan
+from clftask.cluster.capacity import Plan, capacity
 from clftask.cluster.dispatch import Dispatcher
 from clftask.cluster.naming import named
 from clftask.errors import (
@@ -32,6 +32,7 @@ from clftask.shards import Done, Failure, ScoreWork
 
 MAX_DEATHS = 3  # for each worker
 WAIT_S = 60.0
+LOOK_S = 10.0  # between looks at the machines that are there
 POLL_S = 1.0
 _log = logging.getLogger(__name__)
 
@@ -110,6 +111,7 @@ class Pool:
         self.idle: list[Any] = []
         self.num_deaths = 0
         self.say, self.idle_since = say, time.monotonic()
+        self.looked = time.monotonic()
 
     def done(self, dispatcher: Dispatcher) -> Iterator[Done]:
         """Yield the shards that are done until nothing waits and nobody works.
@@ -137,7 +139,14 @@ class Pool:
         for actor in [*self.starting.values(), *self.idle, *actors]:
             ray.kill(actor)
 
+    def _look(self) -> None:
+        """Count the machines that have joined."""
+        if self.chosen.more and time.monotonic() - self.looked > LOOK_S:
+            self.looked = time.monotonic()
+            self.chosen = self.chosen.widened(capacity())
+
     def _grow(self, num_waiting: int) -> None:
+        self._look()
         num_there = len(self.starting) + len(self.idle) + len(self.busy)
         num_wanted = min(self.chosen.workers, num_waiting + len(self.busy))
         for _ in range(num_wanted - num_there):

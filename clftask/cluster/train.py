@@ -129,11 +129,12 @@ def _run_trainer(
     from ray.train.torch import TorchTrainer
 
     place, fs = ray_storage(path)
+    most = chosen.workers + chosen.more
     trainer = TorchTrainer(
         worker_loop,
         train_loop_config=loop_config,
         scaling_config=ScalingConfig(
-            num_workers=(chosen.least, chosen.workers) if chosen.least else chosen.workers,
+            num_workers=(chosen.least, most) if chosen.least else chosen.workers,
             elastic_resize_monitor_interval_s=RESIZE_S,
             use_gpu=chosen.use_gpu,
             resources_per_worker={
