@@ -7,8 +7,9 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,10 +20,11 @@ from typer.testing import CliRunner
 
 from clftask import storage
 from clftask.cli import app
-from clftask.cluster.submit import Cluster, Shipping, check_paths, pinned
+from clftask.cluster import submit as submitting
+from clftask.cluster.submit import Cluster, Sent, Shipping, check_paths, pinned
 from clftask.cluster.submit import environment as runtime_env
 from clftask.config import ScoreJob, TrainJob, TuneJob
-from clftask.errors import ConfigError
+from clftask.errors import ConfigError, JobError
 
 
 @pytest.fixture(scope="module")
@@ -186,3 +188,72 @@ def test_nothing_secret_is_sent(monkeypatch):
     names = {line.partition("==")[0] for line in pinned()}
     assert {"transformers", "boto3", "pyarrow"} <= names
     assert not names & {"ray", "torch"}
+
+
+class _Client:
+    """The job server's, of a log in lines; `falters` says when a look at the log breaks off."""
+
+    def __init__(self, falters: Any, answers: list[Any], clock: list[float]) -> None:
+        self.falters, self.answers, self.clock, self.looks = falters, answers, clock, 0
+
+    async def tail_job_logs(self, job_id: str) -> AsyncIterator[str]:
+        self.looks += 1
+        for line in ("one\n", "two\n", "three\n"):
+            if self.falters(self.looks, line):
+                self.clock[0] += 0 if line == "one\n" else 3600  # for which it was followed
+                raise RuntimeError("WebSocket connection closed unexpectedly")
+            yield line
+
+    def get_job_info(self, job_id: str) -> Any:
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        status = SimpleNamespace(is_terminal=lambda: answer is not None)
+        return SimpleNamespace(status=status, driver_exit_code=answer, message="")
+
+
+def followed(monkeypatch: Any, falters: Any, answers: list[Any]) -> tuple[Sent, list[float]]:
+    clock = [0.0]
+    ticking = SimpleNamespace(
+        monotonic=lambda: clock[0], sleep=lambda s: clock.__setitem__(0, clock[0] + s)
+    )
+    monkeypatch.setattr(submitting, "time", ticking)
+    cluster: Any = SimpleNamespace(client=_Client(falters, answers, clock), address="http://h:1")
+    return Sent(cluster, "job"), clock
+
+
+def test_a_log_that_breaks_off_goes_on_where_it_was(monkeypatch):
+    sent, _ = followed(monkeypatch, lambda look, line: (look, line) == (1, "three\n"), [None, 3])
+    shown: list[str] = []
+    assert sent.wait(shown.append) == 3
+    assert "".join(shown) == sent.log == "one\ntwo\nthree\n"
+
+
+def test_a_head_that_is_away_for_a_while_is_waited_for(monkeypatch):
+    away = [ConnectionError("refused")] * 100
+    sent, _ = followed(monkeypatch, lambda look, line: 1 <= look <= 100, [*away, 0])
+    shown: list[str] = []
+    assert sent.wait(shown.append) == 0
+    assert "".join(shown) == "one\ntwo\nthree\n"
+
+
+def test_a_head_that_stays_away_is_told(monkeypatch):
+    sent, clock = followed(monkeypatch, lambda look, line: False, [ConnectionError("refused")])
+    with pytest.raises(JobError, match=r"has not answered for 300 s.*job status job"):
+        sent.wait(lambda text: None)
+    assert 300 < clock[0] < 310
+
+
+def test_the_exit_code_counts_where_the_log_is_lost(monkeypatch):
+    sent, _ = followed(monkeypatch, lambda look, line: True, [None, 2])
+    assert sent.wait(lambda text: None) == 2
+
+
+def test_a_reader_who_leaves_ends_the_showing(monkeypatch):
+    def leave(text: str) -> None:
+        raise BrokenPipeError
+
+    sent, clock = followed(monkeypatch, lambda look, line: False, [None, 0])
+    with pytest.raises(BrokenPipeError):
+        sent.wait(leave)
+    assert clock[0] == 0

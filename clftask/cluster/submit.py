@@ -39,6 +39,7 @@ PASSED_ON = (
 CLUSTERS_OWN = {"ray", "torch"}
 POLL_S = 1.0
 PATIENCE_S = 300.0  # for a head that does not answer
+TAIL_ATTEMPTS = 5  # to read the end of the log
 MAX_RESULT = 4_000_000  # characters of a job's JSON
 LAST_WORDS = 1000  # characters in which a job says why it ended
 LACKING = re.compile(r"ModuleNotFoundError: No module named '([\w.]+)'\s*$")
@@ -133,11 +134,13 @@ class Sent:
         cluster: Where it is.
         id: Its name there.
         log: The end of what it has said so far.
+        num_shown: The characters of the log that were shown.
     """
 
     cluster: Cluster
     id: str
     log: str = ""
+    num_shown: int = 0
 
     def command(self, what: str) -> str:
         """Return the command of Ray that tells of the job, or ends it."""
@@ -170,32 +173,47 @@ class Sent:
         return code
 
     def _followed(self, show: Callable[[str], None]) -> int:
-        shown, heard = 0, time.monotonic()
+        silent_since = None
         while True:
+            self._tail(show)
             try:
-                shown += self._tail(shown, show)
                 info = self.cluster.client.get_job_info(self.id)
-                heard = time.monotonic()
-                if info.status.is_terminal():
-                    self._tail(shown, show)
-                    return _exit_code(info, show)
             except Exception as error:  # of sockets, HTTP and Ray: all say that it is not there
-                if time.monotonic() - heard > PATIENCE_S:
+                silent_since = silent_since or time.monotonic()
+                if time.monotonic() - silent_since > PATIENCE_S:
                     raise JobError(self._lost(error)) from None
+            else:
+                silent_since = None
+                if info.status.is_terminal():
+                    self._show_rest(show)
+                    return _exit_code(info, show)
             time.sleep(POLL_S)
 
-    def _tail(self, shown: int, show: Callable[[str], None]) -> int:
-        """Show what the log has after its first `shown` characters; return how many these are."""
+    def _show_rest(self, show: Callable[[str], None]) -> None:
+        """Show what the log of a job that has ended still has; its exit code counts more."""
+        for _ in range(TAIL_ATTEMPTS):
+            if self._tail(show):
+                return
+            time.sleep(POLL_S)
 
-        async def run() -> int:
-            seen = 0
-            async for lines in self.cluster.client.tail_job_logs(self.id):
-                new = lines[max(0, shown - seen) :]
+    def _tail(self, show: Callable[[str], None]) -> bool:
+        """Show what the log has beyond what was shown; tell whether it came to its end."""
+
+        async def run() -> bool:
+            seen, log = 0, self.cluster.client.tail_job_logs(self.id)
+            while True:
+                try:
+                    lines = await anext(log)
+                except StopAsyncIteration:
+                    return True
+                except Exception:  # it broke off; those of `show` are not meant
+                    return False
+                new = lines[max(0, self.num_shown - seen) :]
                 seen += len(lines)
+                self.num_shown = max(self.num_shown, seen)
                 if new:
-                    show(new)
                     self.log = (self.log + new)[-MAX_RESULT:]
-            return max(0, seen - shown)
+                    show(new)
 
         return asyncio.run(run())
 
