@@ -21,30 +21,41 @@ class FileInfo:
     size: int
 
 
-def list_files(path: str, recursive: bool = True) -> list[FileInfo]:
-    """List the files under a folder, sorted; an absent folder holds none."""
+def list_files(path: str, recursive: bool = True, markers: bool = True) -> list[FileInfo]:
+    """List the files under a folder, sorted; an absent folder holds none.
+
+    Args:
+        path: The folder.
+        recursive: Whether to look into the folders in it.
+        markers: Whether also into those whose names begin with `_` or `.`; on disk alone.
+    """
     from pyarrow.fs import FileSelector, FileType
 
     fs, inner = filesystem(path)
     if not is_url(path):
         with mendable(path):
-            return sorted(_local_files(inner, recursive), key=lambda f: f.path)
-    prefix = path[: len(path.rstrip("/")) - len(inner.rstrip("/"))]
+            return sorted(_local_files(inner, recursive, markers), key=lambda f: f.path)
     with mendable(path):
         found = fs.get_file_info(FileSelector(inner, recursive=recursive, allow_not_found=True))
     files = [f for f in found if f.type == FileType.File]
-    return sorted((FileInfo(prefix + f.path, f.size) for f in files), key=lambda f: f.path)
+    # Not the names as they are: of abfs://container@account/folder they begin with container/.
+    names = [f.path.strip("/").removeprefix(inner.strip("/")).lstrip("/") for f in files]
+    found = [FileInfo(f"{path.rstrip('/')}/{n}", f.size) for n, f in zip(names, files, strict=True)]
+    return sorted(found, key=lambda f: f.path)
 
 
-def _local_files(folder: str, recursive: bool) -> Iterator[FileInfo]:
-    for place in _folders([folder]) if recursive else [folder]:
+def _local_files(folder: str, recursive: bool, markers: bool) -> Iterator[FileInfo]:
+    for place in _folders([folder], markers) if recursive else [folder]:
         for entry in _entries(place):
             if entry.is_file():
                 yield FileInfo(entry.path, entry.stat().st_size)
 
 
-def _folders(starts: Iterable[str]) -> Iterator[str]:
-    """Yield folders and all below them, each once: links may lead in circles."""
+def _folders(starts: Iterable[str], markers: bool) -> Iterator[str]:
+    """Yield folders and all below them, each once: links may lead in circles.
+
+    Without `markers`, not by names that begin with `_` or `.`: a link may lead there, too.
+    """
     seen: set[str] = set()
     waiting = sorted(starts, reverse=True)
     while waiting:
@@ -54,6 +65,7 @@ def _folders(starts: Iterable[str]) -> Iterator[str]:
             seen.add(real)
             yield folder
             inner = [entry for entry in _entries(folder) if entry.is_dir()]
+            inner = [entry for entry in inner if markers or entry.name[0] not in "._"]
             inner.sort(key=lambda entry: (entry.is_symlink(), entry.name), reverse=True)
             waiting += [entry.path for entry in inner]
 
@@ -72,18 +84,26 @@ def expand(pattern: str) -> list[str]:
     pattern = absolute(pattern)
     if not is_url(pattern) and Path(pattern).is_file():
         return [pattern]
-    is_literal = not is_url(pattern) and Path(pattern).is_dir()
-    magic = None if is_literal else re.search(r"[*?\[]", pattern)
+    magic = _magic(pattern)
     base = pattern[: magic.start()].rpartition("/")[0] if magic else pattern
     if magic and not is_url(pattern):
         files = _globbed(pattern)
     elif magic:
         files = _matching(pattern, [f.path for f in list_files(base)])
     elif (kind := _kind(pattern)) == "Directory":
-        files = [f.path for f in list_files(base)]
+        files = [f.path for f in list_files(base, markers=False)]
     else:
         return [pattern] if kind == "File" else []
     return [f for f in files if not re.search(r"/[._]", f[len(base) :])]
+
+
+def _magic(pattern: str) -> re.Match[str] | None:
+    """Return where a glob begins to be one; None of what is a name, brackets and all."""
+    found = re.search(r"[*?\[]", pattern)
+    if found is None or (is_url(pattern) and "*" in pattern):
+        return found
+    is_name = _kind(pattern) != "NotFound" if is_url(pattern) else Path(pattern).is_dir()
+    return None if is_name else found
 
 
 def _kind(path: str) -> str:
@@ -101,7 +121,7 @@ def _globbed(pattern: str) -> list[str]:
         for part in [*parts, "*"] if parts[-1:] == ["**"] else parts:
             folders = [place for place in places if Path(place).is_dir()]
             if part == "**":
-                places = set(_folders(folders))
+                places = set(_folders(folders, markers=False))
             elif re.search(r"[*?\[]", part):
                 fits = re.compile(fnmatch.translate(part)).match
                 places = {e.path for place in folders for e in _entries(place) if fits(e.name)}
@@ -125,7 +145,7 @@ def _matching(pattern: str, paths: list[str]) -> list[str]:
 def stands_for(pattern: str, path: str) -> bool:
     """Tell whether a folder or glob would stand for a file if it were there."""
     pattern, path = _without_detours(absolute(pattern)), _without_detours(path)
-    if not Path(pattern).is_dir() and re.search(r"[*?\[]", pattern):
+    if _magic(pattern):
         return _matching(pattern, [path]) == [path]
     return path.startswith(pattern + "/")
 

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gzip
+import http.server
+import threading
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -342,3 +345,21 @@ def test_columns_of_one_name_are_refused_where_they_are_read(tmp_path, name):
     assert source.read(["n"])["n"].to_pylist() == [1]
     schema = source.survey(str(path), ["n"]).schema
     assert [batch["n"].to_pylist() for batch in source.batches(str(path), schema)] == [[1]]
+
+
+class _Files(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+def test_a_web_address_with_a_query_is_a_file(tmp_path):
+    written(tmp_path, "x.csv", "text\na\n")
+    handler = functools.partial(_Files, directory=tmp_path)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/x.csv"
+        assert read(url, ("text",)).num_rows == 1
+        problem = refused(open_source, f"{url}?raw=true", "data.train")
+        server.shutdown()
+    assert problem.path == "data.train"
+    assert problem.value == [".csv?raw=true"]

@@ -7,10 +7,12 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import fsspec
 import pytest
 from conftest import environment
+from fsspec.implementations.memory import MemoryFileSystem
 
 from clftask import storage
 from clftask.errors import Problem, StorageError
@@ -165,6 +167,46 @@ def test_expand(place: str, pattern: str, names: list[str]) -> None:
     fill(place, *TREE)
     found = storage.expand(f"{place}/{pattern}" if pattern else place)
     assert [path.removeprefix(place) for path in found] == names
+
+
+@pytest.mark.parametrize("name", ["a[1]", "what?", "a::b", "date=2026-01-01", "two words", "日本"])
+def test_names_that_look_like_more_are_names(place: str, name: str) -> None:
+    file = f"{place}/{name}/x.csv"
+    storage.put(file, b"text\na\n")
+    for path in (place, f"{place}/{name}", file):
+        assert storage.expand(path) == [file]
+    assert storage.stands_for(f"{place}/{name}", f"{file}.more")
+
+
+class _Azure(MemoryFileSystem):
+    """Knows the two ways to write a container, as adlfs does."""
+
+    protocol = "likeabfs"
+    store: ClassVar[dict[str, Any]] = {}
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        container, _, below = path.removeprefix("likeabfs://").partition("/")
+        return f"{container.partition('@')[0]}/{below}".rstrip("/")
+
+
+@pytest.mark.parametrize("container", ["data", "data@account.dfs.core.windows.net"])
+def test_a_container_of_an_account(container: str, tmp_path: Path) -> None:
+    fsspec.register_implementation("likeabfs", _Azure, clobber=True)
+    _Azure().pipe("data/in/x.csv", b"text\na\n")
+    folder = f"likeabfs://{container}/in"
+    for path in (folder, f"{folder}/x.csv", f"{folder}/*.csv"):
+        assert storage.expand(path) == [f"{folder}/x.csv"]
+    storage.download(folder, str(tmp_path / "copy"))
+    assert (tmp_path / "copy" / "x.csv").read_bytes() == b"text\na\n"
+
+
+@pytest.mark.parametrize("pattern", ["", "/**", "/**/*.csv", "/*/*.csv"])
+def test_a_link_to_a_folder_of_a_marked_name_is_data(tmp_path: Path, pattern: str) -> None:
+    storage.put(f"{tmp_path}/.versions/3/x.csv", b"text\na\n")
+    storage.put(f"{tmp_path}/_old/y.csv", b"text\na\n")
+    (tmp_path / "current").symlink_to(".versions/3")
+    assert storage.expand(f"{tmp_path}{pattern}") == [f"{tmp_path}/current/x.csv"]
 
 
 def test_a_tree_that_is_uploaded_and_downloaded_is_the_same(place: str, tmp_path: Path) -> None:

@@ -91,6 +91,8 @@ def _take_names(names: list[str], codes: pa.Array) -> pa.Array:
 
 def is_saved(path: str) -> bool:
     """Tell whether a path is a folder that `datasets` saved."""
+    if storage.is_url(path) and "?" in path:  # below a query a web server may show the same file
+        return False
     markers = ("dataset_dict.json", "state.json")
     return any(storage.exists(storage.join(path, marker)) for marker in markers)
 
