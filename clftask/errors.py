@@ -12,10 +12,12 @@ from clftask.wording import printable
 
 # What follows a name such as aws_secret_access_key in a path, a query or printed data.
 _NAMED = re.compile(
-    r"(?i)((?:secret|passw(?:or)?d|credential|signature|api_?key|access_?key|\btoken|[_-]token)"
+    r"(?i)((?:secret|passw(?:or)?d|credential|signature|api_?key|access_?key|\btoken|[_-]token"
+    r"|(?<=[?&])sig)"
     r"(?:[_-]\w+)?['\"]?\s*[=:]\s*)(?:'[^']*'|\"[^\"]*\"|[^\s'\"&,;}\])]+)"
 )
-_IN_URL = re.compile(r"(://)[^\s@:'\"]{0,300}:[^\s@'\"]{0,300}@|(https?://)[^\s/@'\"]{0,300}@")
+_IN_URL = re.compile(r"(://)[^\s@:/'\"]{0,300}:[^\s@'\"]{0,300}@|(https?://)[^\s/@'\"]{0,300}@")
+_PORT = re.compile(r"://[^\s@:/'\"]+:\d{1,5}/")
 MASK, MAX_CHARS = "***", 10_000
 
 
@@ -31,8 +33,9 @@ def masked(text: str) -> str:
 
 def holds_secret(url: str) -> bool:
     """Tell whether a URL holds a password, or a token in its query."""
-    query = url.partition("?")[2]
-    return bool(_IN_URL.search(url) or _NAMED.search(query))
+    _, mark, query = url.partition("?")
+    has_user = _IN_URL.search(url) and not _PORT.search(url)
+    return bool(has_user or _NAMED.search(mark + query))
 
 
 def _masked_value(value: Any, name: str = "") -> Any:

@@ -51,7 +51,7 @@ def _refuse_unusable(path: str) -> None:
         why, remedy = "must be s3://bucket/key", _FROM_ENVIRONMENT
     elif is_url(path) and not is_s3(path) and holds_secret(path):
         why, remedy = "holds a password or a token", _FROM_ENVIRONMENT
-    elif is_url(path) and "::" in path:
+    elif is_url(path) and not is_s3(path) and "::" in path:
         why, remedy = "is a URL within another", "Unpack it, and give what is inside."
     if why:
         raise StorageError(Problem(path, None, why, remedy))

@@ -206,6 +206,7 @@ URLS = [
     "https://hunter2@example.invalid/table.csv",
     "https://example.invalid/table.csv?X-Amz-Credential=a&X-Amz-Signature=hunter2",
     "https://example.invalid/table.csv?sig=x&token=hunter2",
+    "https://account.example.invalid/c/table.csv?sig=hunter2&se=2026-12-31",
     f"ftp://user:{SECRET}@example.invalid/table.csv",
 ]
 FIELDS = ["data.train", "data.validation", "model.base", "run.storage"]
@@ -229,6 +230,7 @@ def test_a_url_with_a_secret_is_refused_without_repeating_it(document, tiny_bund
 
 PLAIN = ["abfs://container@account.dfs.core.windows.net/x.csv", "s3://bucket/a@b/token=5/x.csv"]
 PLAIN += ["ssh://user@host/x.csv", "http://host:8080/x.csv", "s3://bucket/x.csv"]
+PLAIN += ["hdfs://host:8020/user/a@b/x.csv", "gs://bucket/at:7/a@b.csv", "s3://bucket/a::b.csv"]
 
 
 @pytest.mark.parametrize("url", PLAIN)
@@ -261,6 +263,7 @@ TEXTS = {
     "{'hub_token': 'hf_abc', 'a': 1}": "{'hub_token': ***, 'a': 1}",
     "AWS_SECRET_ACCESS_KEY=abc": "AWS_SECRET_ACCESS_KEY=***",
     "password: abc": "password: ***",
+    "https://h/x?se=1&sig=ab%2Fc": "https://h/x?se=1&sig=***",
     **{
         same: same
         for same in (
@@ -268,6 +271,7 @@ TEXTS = {
             "the first 128 tokens: x",
             "max_tokens: 128",
             "abfs://container@account/x",
+            "s3://bucket/at:7/a@b.csv",
             "author=x",
         )
     },
