@@ -18,24 +18,25 @@ _TOKENIZER_FILES = (
     "spiece.model",
     "tokenizer.model",
     "sentencepiece.bpe.model",
+    "sentencepiece.model",
+    "spm.model",
 )
+_OF_CHARACTERS = {"canine", "perceiver"}  # their tokenizers have no vocabulary
 # Some models share the weights of their layers.
 MAX_LAYERS_A_TENSOR = 10
 
 
-def check_files(folder: Path, refuse: Refuse, allows_auto_map: bool = False) -> None:
+def check_files(folder: Path, refuse: Refuse) -> None:
     """Look at a local model's files.
 
     Args:
         folder: The folder.
         refuse: Makes the error: of what is wrong, and of the remedy.
-        allows_auto_map: Whether code may be named, which transformers then does not run.
     """
     if not (folder / "config.json").is_file():
         raise refuse("holds no config.json", "Is it a model folder, fully downloaded?")
     config = _read(folder / "config.json", refuse)
-    kernels = [v for k, v in config.items() if "_implementation" in k and "/" in str(v)]
-    if kernels or ("auto_map" in config and not allows_auto_map):
+    if _needs_code(config):
         remedy = "Choose a model that transformers itself knows."
         raise refuse("wants to run code of its own, which is never run", remedy)
     if (folder / "adapter_config.json").exists():
@@ -43,8 +44,21 @@ def check_files(folder: Path, refuse: Refuse, allows_auto_map: bool = False) -> 
     num_tensors = sum(_check_weights(folder / name, refuse) for name in _weights(folder, refuse))
     if _most_layers(config) > MAX_LAYERS_A_TENSOR * num_tensors:
         raise refuse("config.json names more layers than there are weights", _AGAIN)
-    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+    has_tokens = any((folder / name).is_file() for name in _TOKENIZER_FILES)
+    if not has_tokens and str(config.get("model_type")) not in _OF_CHARACTERS:
         raise refuse("holds no tokenizer files", _AGAIN)
+
+
+def _needs_code(config: dict[str, Any]) -> bool:
+    """Tell whether a model is nothing without code of its own.
+
+    Many name code from the time before transformers knew them: there it is left alone.
+    """
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    is_known = str(config.get("model_type")) in CONFIG_MAPPING
+    kernels = [v for k, v in config.items() if "_implementation" in k and "/" in str(v)]
+    return bool(kernels) or ("auto_map" in config and not is_known)
 
 
 def _read(file: Path, refuse: Refuse) -> dict[str, Any]:

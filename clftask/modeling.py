@@ -146,7 +146,7 @@ def open_classifier(folder: str, num_labels: int, max_length: int) -> tuple[Any,
         DataError: They cannot be opened, or do not fit.
     """
     refuse = functools.partial(_refuse_bundle, folder)
-    check_files(Path(folder), refuse, allows_auto_map=True)
+    check_files(Path(folder), refuse)
     try:
         model, tokenizer, lost = _opened(folder)
     except Exception as error:  # transformers and its backends raise what they like

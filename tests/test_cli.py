@@ -158,7 +158,7 @@ def test_model_that_wants_remote_code(document, tmp_path, tiny_base):
 
     folder = shutil.copytree(tiny_base, tmp_path / "remote")
     config = json.loads((folder / "config.json").read_text())
-    config["auto_map"] = {"AutoModel": "modeling.Model"}
+    config |= {"auto_map": {"AutoModel": "modeling.Model"}, "model_type": "new"}
     (folder / "config.json").write_text(json.dumps(config))
     found = refused(document, tmp_path, f"model.base={folder}")
     assert "never run" in found[0]["allowed"]

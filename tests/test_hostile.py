@@ -787,7 +787,7 @@ PLATT = {"kind": "platt", "shift": 0.0, "maps": None, "is_folded": False}
 SPOILT: dict[str, tuple[Callable[[Path], Any], str]] = {
     "pickled weights": (pickled, "must be safetensors|is missing"),
     "plain weights in a pickle": (plainly_pickled, "model.safetensors is missing"),
-    "code": (edit(CONFIG, auto_map=CODE, model_type="evil"), "cannot be opened"),
+    "code": (edit(CONFIG, auto_map=CODE, model_type="evil"), "run code of its own"),
     "a kernel": (edit(CONFIG, attn_implementation="evil/kernel"), "run code of its own"),
     "another kernel": (edit(CONFIG, _attn_implementation="evil/kernel"), "run code of its own"),
     "an adapter": (lambda f: (f / "adapter_config.json").write_text("{}"), "holds an adapter"),

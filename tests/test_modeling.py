@@ -14,6 +14,9 @@ from safetensors.torch import load_file
 from transformers import (
     AutoModel,
     AutoModelForSequenceClassification,
+    CanineConfig,
+    CanineModel,
+    CanineTokenizer,
     GPT2Config,
     RobertaConfig,
     RobertaModel,
@@ -21,8 +24,9 @@ from transformers import (
 
 from clftask import storage
 from clftask.config import ModelSpec
-from clftask.errors import ClftaskError, ConfigError
+from clftask.errors import ClftaskError, ConfigError, Problem
 from clftask.labels import LabelSpace
+from clftask.modelfiles import check_files
 from clftask.modeling import (
     build_model,
     check_base,
@@ -251,7 +255,10 @@ DAMAGES = {
     "empty": (lambda f: (f / "model.safetensors").write_bytes(b""), "safetensors is damaged"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "model.safetensors is missing"),
     "shard": (lose_a_shard, "model-00002-of-"),
-    "remote code": (lambda f: rewrite(f / "config.json", auto_map={"A": "x.Y"}), "code of its own"),
+    "remote code": (
+        lambda f: rewrite(f / "config.json", auto_map={"A": "x.Y"}, model_type="new"),
+        "code of its own",
+    ),
     "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "holds no tokenizer files"),
     "unknown": (lambda f: rewrite(f / "config.json", model_type="none"), "cannot be opened"),
     "images": (lambda f: rewrite(f / "config.json", model_type="vit"), "no sequence classifica"),
@@ -271,6 +278,38 @@ def test_a_damaged_base_is_refused(tiny_base, tmp_path, damage, message):
     path, allowed = refusal(folder)
     assert path == "model.base"
     assert message in allowed
+
+
+def test_code_beside_a_model_that_transformers_knows_is_left_alone(tiny_base, tmp_path):
+    folder = tmp_path / "base"
+    shutil.copytree(tiny_base, folder)
+    mark = tmp_path / "mark"
+    (folder / "own.py").write_text(f"import pathlib\npathlib.Path({str(mark)!r}).touch()\n")
+    names = ("AutoConfig", "AutoModel", "AutoModelForSequenceClassification")
+    rewrite(folder / "config.json", auto_map=dict.fromkeys(names, "own.X"))
+    tokenizer = {"auto_map": {"AutoTokenizer": ["own.X", None]}}
+    rewrite(folder / "tokenizer_config.json", **tokenizer)
+    spec = ModelSpec(base=str(folder), max_length=64)
+    assert check_base(spec).pad_token == "[PAD]"
+    build(folder)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("name", ["spm.model", "sentencepiece.model", "spiece.model"])
+def test_pieces_of_sentences_are_a_tokenizer(tiny_base, tmp_path, name):
+    folder = tmp_path / "base"
+    shutil.copytree(tiny_base, folder)
+    (folder / "tokenizer.json").rename(folder / name)
+    check_files(folder, lambda allowed, remedy: ConfigError(Problem("base", None, allowed)))
+
+
+def test_a_model_that_reads_characters_has_no_vocabulary(tmp_path):
+    sizes = {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 8}
+    config = CanineConfig(**sizes, num_hidden_layers=1, num_hash_buckets=8)
+    CanineModel(config).save_pretrained(tmp_path)
+    CanineTokenizer().save_pretrained(tmp_path)
+    tokenizer = check_base(ModelSpec(base=str(tmp_path), max_length=64))
+    assert tokenizer("ab")["input_ids"][1:3] == [97, 98]
 
 
 @pytest.mark.parametrize(
