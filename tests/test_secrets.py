@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from clftask import storage
 from clftask.cli import app
 from clftask.cluster.session import connected
-from clftask.cluster.train import train
+from clftask.cluster.train import Environment, train
 from clftask.cluster.tune import tune
 from clftask.config import TrainJob, TuneJob
 from clftask.data import prepare, tokenise
@@ -197,6 +197,14 @@ def test_a_refusal_says_no_secret(armed, s3, document, place, tmp_path, who):
     assert {code for code, _ in said} == {2}
     assert found_in(json.dumps(said).encode(), s3) == []
     assert storage.list_files(f"{place}/runs") == []
+
+
+def test_rays_record_of_a_training_holds_no_key(armed):
+    from ray.train.v2._internal.state.schema import _to_json_serializable_value
+
+    given = {"environment": Environment.of_trackers()}
+    assert given["environment"].variables["WANDB_API_KEY"] == TOKENS["WANDB_API_KEY"]
+    assert "hunter2" not in json.dumps(_to_json_serializable_value(given))
 
 
 SECRET = "hunter2/hunter2+hunter2"

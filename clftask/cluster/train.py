@@ -7,7 +7,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from clftask import logs, runs, storage
@@ -107,7 +107,7 @@ def _fit(
         "preamble": "".join(f"{line}\n" for line in prepared.report.lines()),
         "tables": {split: ray.put(table) for split, table in tables.items()},
         "cpus": chosen.cpus_per_worker,
-        "environment": {k: v for k, v in os.environ.items() if k.startswith(_TRACKER_PREFIXES)},
+        "environment": Environment.of_trackers(),
         "board": board,
     }
     with follow(board, show, Waiting(chosen, say)):
@@ -170,6 +170,18 @@ def _job_error(path: str, error: Exception) -> JobError:
 
 
 @dataclass(frozen=True)
+class Environment:
+    """Variables for workers; their values are not shown: Ray may show what workers are given."""
+
+    variables: dict[str, str] = field(repr=False)
+
+    @classmethod
+    def of_trackers(cls) -> Environment:
+        """Return those of this process that are a tracker's, keys among them."""
+        return cls({k: v for k, v in os.environ.items() if k.startswith(_TRACKER_PREFIXES)})
+
+
+@dataclass(frozen=True)
 class _RaySink:
     """Sends a worker's records to the driver and its evaluations to Ray."""
 
@@ -205,7 +217,7 @@ def worker_loop(config: dict[str, Any]) -> None:
     board = config["board"]
     if ray.get(board.start.remote()) is not None:
         return  # a restart could only fail again
-    os.environ.update(config["environment"])
+    os.environ.update(config["environment"].variables)
     quiet_libraries()
     context = ray.train.get_context()
     logs.work_on("train", config["run"], rank=context.get_world_rank())
