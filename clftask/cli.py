@@ -186,7 +186,7 @@ def submit(
         bool, typer.Option("--pip", help="Let the cluster install the packages used here.")
     ] = False,
     image: Annotated[
-        str | None, typer.Option(help="A container image for the job to run in.")
+        str | None, typer.Option(help="A container image with clftask for the job to run in.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:

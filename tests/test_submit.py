@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,12 +18,13 @@ import pytest
 import yaml
 from conftest import environment, free_ports
 from nodes import RayNodes, ray_nodes
+from ray.runtime_env import RuntimeEnv
 from typer.testing import CliRunner
 
 from clftask import storage
 from clftask.cli import app
 from clftask.cluster import submit as submitting
-from clftask.cluster.submit import Cluster, Sent, Shipping, check_paths, pinned
+from clftask.cluster.submit import Cluster, Sent, Shipping, check_paths, command, pinned
 from clftask.cluster.submit import environment as runtime_env
 from clftask.config import ScoreJob, TrainJob, TuneJob
 from clftask.errors import ConfigError, JobError
@@ -180,14 +183,47 @@ def test_nothing_secret_is_sent(monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "never")
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "https://s3.example.org")
     monkeypatch.setenv("CLFTASK_LOG", "json")
-    sent = runtime_env("/folder", Shipping(packages=True, image="registry/image:1"))
+    sent = runtime_env("/folder", Shipping(packages=True))
     assert sent["env_vars"]["AWS_ENDPOINT_URL_S3"] == "https://s3.example.org"
     assert sent["env_vars"]["CLFTASK_LOG"] == "json"
     assert "never" not in str(sent)
-    assert sent["image_uri"] == "registry/image:1"
     names = {line.partition("==")[0] for line in pinned()}
     assert {"transformers", "boto3", "pyarrow"} <= names
     assert not names & {"ray", "torch"}
+
+
+@pytest.mark.parametrize(
+    "shipping", [Shipping(), Shipping(packages=True), Shipping(image="registry/image:1")]
+)
+def test_ray_takes_what_is_sent(shipping, tmp_path):
+    sent = runtime_env(str(tmp_path), shipping)
+    assert RuntimeEnv(**sent).get("image_uri") == shipping.image
+
+
+def test_an_image_gets_its_job_with_the_command(job, place):
+    shipping = Shipping(image="registry/image:1")
+    loaded = TrainJob.load(job, ["data.labels.names=['größer', \"it's\", '$(x)']"])
+    ran = command("train", loaded, shipping, as_json=True)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["sh", "-c", f"{ran} --dry-run"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PATH": path},
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == loaded.dump()
+    assert f"{place}/train.parquet" not in ran
+
+
+def test_an_image_goes_with_no_packages_and_no_huge_job(job):
+    image = Shipping(image="registry/image:1")
+    with pytest.raises(ConfigError, match="--pip: cannot go with --image"):
+        command("train", TrainJob.load(job), replace(image, packages=True), as_json=False)
+    names = [secrets.token_hex(20) for _ in range(5_000)]
+    huge = TrainJob.load(job, [f"data.labels.names={json.dumps(names)}"])
+    with pytest.raises(ConfigError, match="--image: takes no job file as large"):
+        command("train", huge, image, as_json=False)
 
 
 class _Client:

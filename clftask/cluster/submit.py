@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import gzip
 import importlib.metadata
 import importlib.util
 import logging
@@ -41,6 +43,7 @@ POLL_S = 1.0
 PATIENCE_S = 300.0  # for a head that does not answer
 TAIL_ATTEMPTS = 5  # to read the end of the log
 MAX_RESULT = 4_000_000  # characters of a job's JSON
+MAX_COMMAND = 100_000  # characters that a shell surely takes
 LAST_WORDS = 1000  # characters in which a job says why it ended
 LACKING = re.compile(r"ModuleNotFoundError: No module named '([\w.]+)'\s*$")
 FIND_PACKAGES = (
@@ -56,7 +59,7 @@ class Shipping:
     Attributes:
         shared: Folders that all machines of the cluster see by the same name.
         packages: Whether the cluster installs what clftask needs, in the versions used here.
-        image: A container image that has all of it, to run the job in.
+        image: A container image that has all of it, clftask too, to run the job in.
     """
 
     shared: tuple[str, ...] = ()
@@ -285,21 +288,40 @@ def check_paths(job: Job, shared: Iterable[str]) -> None:
 
 def write_code(job: Job, folder: Path) -> None:
     """Write what the cluster runs: the resolved job, and this very version of clftask."""
-    (folder / "job.yaml").write_text(job.to_yaml())
+    (folder / "job.yaml").write_text(job.to_yaml(), encoding="utf-8")
     package = Path(__file__).parents[1]
     ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
     shutil.copytree(package, folder / package.name, ignore=ignored)
 
 
 def environment(folder: str, shipping: Shipping) -> dict[str, Any]:
-    """Return Ray's `runtime_env` of a job whose code is in a local folder."""
+    """Return Ray's `runtime_env` of a job whose code is in a local folder, or in an image."""
     variables = {name: os.environ[name] for name in PASSED_ON if os.environ.get(name)}
+    if shipping.image:  # with which Ray takes nothing else
+        return {"image_uri": shipping.image, "env_vars": variables}
     found: dict[str, Any] = {"working_dir": folder, "env_vars": variables}
     if shipping.packages:
         found["pip"] = {"packages": pinned(), "pip_check": False}
-    if shipping.image:
-        found["image_uri"] = shipping.image
     return found
+
+
+def command(kind: str, job: Job, shipping: Shipping, as_json: bool) -> str:
+    """Return what the cluster runs: a shell's command, with the job in it if an image is all.
+
+    Raises:
+        ConfigError: The job is too large for that; or packages are asked for beside an image.
+    """
+    clftask, options = f"python -m clftask.cli {kind}", " --json" if as_json else ""
+    if not shipping.image:
+        return f"{clftask} job.yaml{options}"
+    if shipping.packages:
+        allowed = "cannot go with --image, which has its own packages"
+        raise ConfigError(Problem("--pip", None, allowed, "Leave one of them out."))
+    packed = base64.b64encode(gzip.compress(job.to_yaml().encode())).decode()
+    if len(packed) > MAX_COMMAND:
+        allowed = "takes no job file as large as this one"
+        raise ConfigError(Problem("--image", shipping.image, allowed, "Use --pip."))
+    return f"echo {packed} | base64 -d | gunzip | {clftask} /dev/stdin{options}"
 
 
 def pinned() -> list[str]:
@@ -333,8 +355,8 @@ def send(
         ConfigError: The cluster cannot be reached, or would not find what the job names.
     """
     check_paths(job, shipping.shared)
+    entrypoint = command(kind, job, shipping, as_json)
     cluster = Cluster(address, say)
-    entrypoint = f"python -m clftask.cli {kind} job.yaml{' --json' if as_json else ''}"
     with tempfile.TemporaryDirectory(prefix="clftask-submit-") as folder:
         write_code(job, Path(folder))
         sent = cluster.submit(entrypoint, f"clftask-{kind}", environment(folder, shipping))
