@@ -12,6 +12,7 @@ from clftask.cluster.capacity import (
     Plan,
     autoscaling_config,
     grown,
+    grown_by,
     has_autoscaler,
     node_types,
     plan,
@@ -124,6 +125,20 @@ def test_a_configuration_of_ray_up_is_read(tmp_path, monkeypatch):
     assert node_types(autoscaling_config()) == [((8.0, 1.0), 2), ((16.0, 0.0), 3)]
     monkeypatch.setenv("CLFTASK_AUTOSCALING_CONFIG", str(tmp_path / "absent"))
     assert autoscaling_config() is None
+
+
+def test_a_head_like_its_workers_is_none_of_them():
+    document = {
+        "max_workers": 2,
+        "head_node_type": "head",
+        "available_node_types": {
+            "head": {"resources": {"CPU": 8}},
+            "worker": {"resources": {"CPU": 8}, "max_workers": 2},
+        },
+    }
+    head = {"Resources": {"CPU": 8.0, "node:__internal_head__": 1.0}}
+    assert grown_by(document, [head]).nodes == ((8, 0),) * 3
+    assert grown_by(document, [{"Resources": {"CPU": 8.0}}, head]).nodes == ((8, 0),) * 3
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from clftask.wording import counted
 # Where `ray up` leaves its configuration on the head node.
 BOOTSTRAP_CONFIG = "~/ray_bootstrap_config.yaml"
 CONFIG_VARIABLE = "CLFTASK_AUTOSCALING_CONFIG"
+HEAD = "node:__internal_head__"  # a resource that Ray gives to the head alone
 MAX_NODES = 1_000  # of one type, where the autoscaler knows no bound
 
 Node = tuple[float, float]
@@ -170,7 +171,7 @@ def capacity() -> Capacity:
         return grown(there, groups)
     document = autoscaling_config()
     if document is not None:
-        return grown(there, node_types(document), document.get("max_workers"))
+        return grown_by(document, alive)
     status = json.loads(_internal_kv_get(b"__autoscaling_status") or b"{}")
     return Capacity(tuple(there), is_open=has_autoscaler(alive, status))
 
@@ -189,25 +190,31 @@ def has_autoscaler(nodes: Iterable[Mapping[str, Any]], status: Mapping[str, Any]
     return any(not name.startswith("node_") for name in names)
 
 
-def grown(there: Iterable[Node], types: Iterable[tuple[Node, int]], most: Any = None) -> Capacity:
+def grown(
+    there: Iterable[Node],
+    types: Iterable[tuple[Node, int]],
+    most: Any = None,
+    heads: Iterable[Node] = (),
+) -> Capacity:
     """Return what a cluster holds when each type of node is there as often as it may be.
 
     Args:
         there: The nodes now.
         types: CPUs and GPUs of a type of node, and how many of it there may be: -1 for any.
-        most: How many nodes may be added in all; None for any.
+        most: How many nodes there may be beside the head; None for any.
+        heads: The head, if it is known and not among the others: it is of none of the types.
     """
-    nodes = list(there)
+    nodes, heads = list(there), list(heads)
     left, to_add = Counter(nodes), []
     for size, count in types:
         count = MAX_NODES if count < 0 else count
         taken = min(left[size], count)
         left[size] -= taken
         to_add += [size] * (count - taken)
-    room = len(to_add) if most is None else max(0, most - len(nodes) + 1)  # the head is beside it
+    room = len(to_add) if most is None else max(0, most - len(nodes) + (not heads))
     # Where not all can be had at once, the largest are asked for.
     to_add.sort(key=lambda size: (size[1], size[0]), reverse=True)
-    return Capacity((*nodes, *to_add[:room]), is_final=True)
+    return Capacity((*heads, *nodes, *to_add[:room]), is_final=True)
 
 
 def autoscaling_config() -> dict[str, Any] | None:
@@ -218,6 +225,15 @@ def autoscaling_config() -> dict[str, Any] | None:
     found = yaml.safe_load(file.read_text()) if file.is_file() else None
     has_types = isinstance(found, dict) and found.get("available_node_types")
     return found if has_types else autoscaling_of_pod()
+
+
+def grown_by(document: Mapping[str, Any], nodes: Iterable[Mapping[str, Any]]) -> Capacity:
+    """Return what nodes, as Ray lists them, come to by an autoscaler's configuration."""
+    heads: list[Node] = []
+    others: list[Node] = []
+    for node in nodes:
+        (heads if HEAD in node["Resources"] else others).append(_size(node["Resources"]))
+    return grown(others, node_types(document), document.get("max_workers"), heads)
 
 
 def node_types(document: Mapping[str, Any]) -> list[tuple[Node, int]]:
