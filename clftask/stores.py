@@ -150,13 +150,15 @@ def filesystem(path: str) -> tuple[Any, str]:
     """Return the pyarrow filesystem of a path, and the path inside it.
 
     Raises:
-        StorageError: The URL is one that neither pyarrow nor fsspec opens.
+        StorageError: The URL is one that neither pyarrow nor fsspec opens, or what the
+            environment says of S3 is wrong.
     """
     from pyarrow import fs
 
     _refuse_unusable(path)
     if is_s3(path):
-        return _s3_filesystem(path), path.removeprefix("s3://").rstrip("/")
+        with mendable(path):  # a profile, an endpoint or a login that is none
+            return _s3_filesystem(path), path.removeprefix("s3://").rstrip("/")
     if not is_url(path):
         return fs.LocalFileSystem(), absolute(path)
     import fsspec

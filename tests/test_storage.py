@@ -324,6 +324,30 @@ def test_who_has_a_wrong_secret_is_told_what_to_check_when_reading(s3: Any, s3_u
 # ------------------------------------------------------------------ disk
 
 
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"AWS_PROFILE": "absent"}, "profile (absent) could not be found"),
+        ({"AWS_PROFILE": "failing"}, "retrieving credentials"),
+        ({"AWS_PROFILE": "login"}, "SSO"),
+        ({"AWS_ENDPOINT_URL_S3": "localhost:9000"}, "Invalid endpoint: localhost:9000"),
+    ],
+)
+def test_an_environment_that_is_wrong_is_refused(
+    tmp_path: Path, variables: dict[str, str | None], said: str
+) -> None:
+    config = tmp_path / "config"
+    config.write_text(
+        "[profile failing]\ncredential_process = false\n[profile login]\nsso_region = us-east-1\n"
+        "sso_start_url = https://example.invalid\nsso_account_id = 1\nsso_role_name = r\n"
+    )
+    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+    keys = dict.fromkeys(keys) if "AWS_PROFILE" in variables else keys
+    with environment({"AWS_CONFIG_FILE": str(config), **keys, **variables}):
+        for call in (storage.exists, storage.read_bytes, storage.list_files, storage.version):
+            assert said in refused(call, "s3://bucket/x").allowed
+
+
 @pytest.mark.parametrize("below", ["file", "file/run", "file/deep/run"])
 def test_a_file_in_the_way_is_refused(tmp_path: Path, below: str) -> None:
     (tmp_path / "file").write_bytes(b"")
