@@ -10,7 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from clftask.errors import AccessError, ConfigError, Problem, StorageError, holds_secret
+from clftask.errors import (
+    AccessError,
+    ClftaskError,
+    ConfigError,
+    Problem,
+    StorageError,
+    holds_secret,
+)
 
 MAX_ATTEMPTS = 8
 _FROM_ENVIRONMENT = "Credentials come from the environment or a profile, never from a path."
@@ -197,6 +204,11 @@ def mendable(path: str) -> Iterator[None]:
         raise StorageError(Problem(path, None, f"cannot be used: {reason}")) from None
     except ValueError as error:  # a name or a pattern that the filesystem cannot make sense of
         raise StorageError(Problem(path, None, f"cannot be used: {error}")) from None
+    except Exception as error:  # each of fsspec's backends raises what it likes
+        if is_s3(path) or not is_url(path) or isinstance(error, ClftaskError):
+            raise
+        reason = " ".join(str(error).split())[:300]
+        raise StorageError(Problem(path, None, f"cannot be used: {reason}")) from None
 
 
 def _no_credentials(path: str) -> AccessError:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import fsspec
 import pytest
 from conftest import environment
-from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 
 from clftask import storage
 from clftask.errors import Problem, StorageError
@@ -346,6 +346,29 @@ def test_an_environment_that_is_wrong_is_refused(
     with environment({"AWS_CONFIG_FILE": str(config), **keys, **variables}):
         for call in (storage.exists, storage.read_bytes, storage.list_files, storage.version):
             assert said in refused(call, "s3://bucket/x").allowed
+
+
+class _Refusing(MemoryFileSystem):
+    """Raises a class of its own, as backends on top of HTTP do."""
+
+    protocol = "refusing"
+    store: ClassVar[dict[str, Any]] = {}
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return f"/{path.removeprefix('refusing://').strip('/')}"
+
+    def _open(self, *_: Any, **__: Any) -> Any:
+        raise type("HttpError", (Exception,), {})("403, Forbidden")
+
+
+def test_what_a_backend_raises_is_a_refusal(tmp_path: Path) -> None:
+    fsspec.register_implementation("refusing", _Refusing, clobber=True)
+    _Refusing.store["/in/x"] = MemoryFile(_Refusing(), "/in/x", b"x")
+    for call, path in ((storage.read_bytes, "in/x"), (storage.download, "in")):
+        more = [str(tmp_path)] if call is storage.download else []
+        problem = refused(call, f"refusing://{path}", *more)
+        assert problem.allowed == "cannot be used: 403, Forbidden"
 
 
 @pytest.mark.parametrize("below", ["file", "file/run", "file/deep/run"])
