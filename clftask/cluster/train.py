@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from clftask import logs, runs, storage
+from clftask.cluster import spot
 from clftask.cluster.capacity import Plan, capacity, plan
 from clftask.cluster.metering import TrainMeter
 from clftask.cluster.naming import named
@@ -233,7 +234,8 @@ def worker_loop(config: dict[str, Any]) -> None:
     )
     sink = _RaySink(board)
     try:
-        fit(work, sink, context.get_world_rank(), context.get_world_size(), device)
+        with spot.watched():
+            fit(work, sink, context.get_world_rank(), context.get_world_size(), device)
     except ClftaskError as error:
         ray.get(board.fail.remote(error))
         raise  # so that Ray ends the other workers, too

@@ -1,0 +1,85 @@
+"""Tells Ray that EC2 will take this spot machine away: EC2 says so two minutes before.
+
+Ray then marks the machine as leaving: trainings make a checkpoint, and its loss is nobody's
+fault. https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/spot-instance-termination-notices.html
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+
+METADATA = "http://169.254.169.254"
+POLL_S, TIMEOUT_S = 5.0, 1.0
+TOKEN_S = 6 * 3600
+_log = logging.getLogger(__name__)
+
+
+@contextmanager
+def watched(tell: Callable[[datetime], None] | None = None) -> Iterator[None]:
+    """Watch for EC2's notice while something runs; on other machines do nothing.
+
+    Args:
+        tell: Takes the time when the machine goes; by default tells Ray.
+    """
+    over = threading.Event()
+    thread = threading.Thread(target=_watch, args=(over, tell or drain), daemon=True)
+    if os.environ.get("AWS_EC2_METADATA_DISABLED", "").lower() != "true":
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+def drain(until: datetime) -> None:
+    """Tell Ray that this node leaves."""
+    import ray
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
+    from ray.core.generated.autoscaler_pb2 import DrainNodeReason
+
+    context = ray.get_runtime_context()
+    reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    client = GcsClient(address=context.gcs_address)
+    client.drain_node(context.get_node_id(), reason, "spot", int(until.timestamp() * 1000))
+
+
+def _watch(over: threading.Event, tell: Callable[[datetime], None]) -> None:
+    if _token() is None:  # no EC2
+        return
+    while not over.wait(POLL_S):
+        until = _notice()
+        if until is not None:
+            _log.warning("EC2 takes this machine away at %s", until)
+            tell(until)
+            return
+
+
+def _token() -> str | None:
+    """Return what EC2 wants to be asked with; None where it does not answer."""
+    header = {"X-aws-ec2-metadata-token-ttl-seconds": str(TOKEN_S)}
+    return _ask("PUT", "/latest/api/token", header)
+
+
+def _notice() -> datetime | None:
+    """Return when the machine goes; None as long as nobody knows."""
+    header = {"X-aws-ec2-metadata-token": _token() or ""}
+    found = _ask("GET", "/latest/meta-data/spot/instance-action", header)
+    return None if found is None else datetime.fromisoformat(json.loads(found)["time"])
+
+
+def _ask(method: str, path: str, headers: dict[str, str]) -> str | None:
+    place = os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT") or METADATA
+    request = urllib.request.Request(place.rstrip("/") + path, method=method, headers=headers)  # noqa: S310
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:  # noqa: S310
+            return str(answer.read().decode())
+    except OSError:  # 404 as long as there is no notice
+        return None
