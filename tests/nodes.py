@@ -134,7 +134,12 @@ def version_of(dashboard: str, token: str) -> str | None:
 
 
 @contextlib.contextmanager
-def ray_nodes(*cpus: float, head: tuple[str, ...] = (), **variables: str) -> Iterator[RayNodes]:
+def ray_nodes(
+    *cpus: float,
+    head: tuple[str, ...] = (),
+    ports: list[int] | None = None,
+    **variables: str,
+) -> Iterator[RayNodes]:
     """Start a cluster with token authentication; a node for each number of CPUs.
 
     Drivers of this process, and its children, join it for as long as the context lasts.
@@ -143,7 +148,7 @@ def ray_nodes(*cpus: float, head: tuple[str, ...] = (), **variables: str) -> Ite
     token = folder / "token"
     token.write_text("a" * 64)
     token.chmod(0o600)
-    cluster = RayNodes(folder, free_ports(3))
+    cluster = RayNodes(folder, ports or free_ports(3))
     values: dict[str, Any] = {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
