@@ -7,16 +7,20 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+import ray
 from conftest import free_ports
 from nodes import RayNodes, ray_nodes
 from pyarrow import parquet
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from clftask import storage
+from clftask.cluster import spot
 from clftask.cluster import train as training
 from clftask.cluster.capacity import capacity
 from clftask.cluster.score import score
@@ -247,17 +251,16 @@ def test_a_node_that_joins_is_used_by_a_training(s3, document, monkeypatch):
 
 def test_a_machine_that_says_that_it_leaves_costs_few_steps(s3, document, place, toy_table):
     """An epoch that takes longer than all of this has no other checkpoints."""
-    from ray._raylet import GcsClient
-
     storage.put(f"{place}/train.parquet", toy_table(12_000).read_bytes())
 
     with ray_nodes(1, 1, 1) as nodes, connected():
 
         def reclaim() -> None:
             first = node_of_first_worker()
-            deadline = int((time.time() + 15) * 1000)
-            client = GcsClient(address=nodes.address)
-            client.drain_node(first, 2, "spot machine", deadline)  # 2: preemption
+            there = NodeAffinitySchedulingStrategy(first, soft=False)
+            until = datetime.now(UTC) + timedelta(seconds=15)
+            drain = ray.remote(num_cpus=0)(spot.drain)
+            ray.get(drain.options(scheduling_strategy=there).remote(until))
             time.sleep(15)
             next(node for node in nodes.nodes if node.id == first).kill()
 
