@@ -401,7 +401,7 @@ def test_too_few_rows_to_promise_anything_give_all_labels():
 @each_task
 @pytest.mark.parametrize("coverage", [0.8, 0.95])
 def test_sets_keep_their_promise_on_new_rows(task, coverage):
-    """On average over fits: a single fit of 100 rows may lie a few percent beside."""
+    """On average over fits, and closely in each: all rows of validation count."""
     spec = DecisionSpec(sets={"kind": "conformal", "coverage": coverage})
     logits, targets = rows_of(task, 4000, times=2.0, seed=99)
     held, sizes = [], []
@@ -410,20 +410,22 @@ def test_sets_keep_their_promise_on_new_rows(task, coverage):
         sets = decision.apply(logits, task).sets
         held.append(covered(sets, targets).mean())
         sizes.append(sets.sum(1).mean())
-    assert np.mean(held) == pytest.approx(coverage, abs=0.015)
+    assert np.mean(held) == pytest.approx(coverage, abs=0.01)
+    assert np.std(held) < 0.025  # a fold of 100 rows: 0.03 to 0.04
     assert np.mean(sizes) < 4
 
 
-def test_sets_are_fitted_on_rows_that_calibration_has_not_seen():
-    logits, targets = rows_of("multiclass", 400, times=3)
-    spec = DecisionSpec(sets="conformal")
-    own = folds(400) == 0
-    changed = np.where(own[:, None], np.roll(targets, 1, axis=1), targets)
-    one, other = (spec.fit(logits, t, "multiclass", "micro") for t in (targets, changed))
-    assert one.calibration == other.calibration
-    assert one.sets != other.sets
-    assert Decision.load(one.dump()) == one
-    assert DecisionSpec().fit(logits, targets, "multiclass", "micro").sets is None
+@each_task
+def test_sets_are_fitted_on_what_unseen_rows_get(task):
+    logits, targets = rows_of(task, 400, times=3)
+    plain, with_sets = DecisionSpec(), DecisionSpec(sets="conformal")
+    found = with_sets.fit(logits, targets, task, "micro")
+    without = plain.fit(logits, targets, task, "micro")
+    unseen = cross_fitted(plain, logits, targets, task, "micro").probabilities
+    assert without.sets is None
+    assert found.model_copy(update={"sets": None}) == without
+    assert found.sets == Conformal().fit(unseen, targets, task)
+    assert Decision.load(found.dump()) == found
 
 
 # ------------------------------------------------------------------ labels

@@ -133,7 +133,9 @@ class DecisionSpec(Spec):
     ) -> Decision:
         """Return the decision that held-out rows call for.
 
-        Sets get a fold of their own: rows that calibration has fitted are not like new ones.
+        Sets are fitted on what all rows get from decisions that have not seen them
+        (cross-conformal, Vovk 2015): a fold of their own would leave the coverage to the luck
+        of a few rows.
 
         Args:
             logits: (rows, labels) of the model as it was trained.
@@ -142,14 +144,12 @@ class DecisionSpec(Spec):
             average: How the job's metric averages labels.
             groups: (rows,) the group of each row, if the split is grouped.
         """
+        decision = self._fit(logits, targets, task, average)
         if self.sets is None:
-            return self._fit(logits, targets, task, average)
-        own = folds(len(logits), groups) == 0
-        rest = ~own if (~own).any() else own
-        decision = self._fit(logits[rest], targets[rest], task, average)
-        probabilities = decision.probabilities(logits[own], task)
-        own_groups = None if groups is None else groups[own]
-        sets = self.sets.fit(probabilities, targets[own], task, own_groups)
+            return decision
+        bare = self.model_copy(update={"sets": None})
+        unseen = cross_fitted(bare, logits, targets, task, average, groups).probabilities
+        sets = self.sets.fit(unseen, targets, task, groups)
         return decision.model_copy(update={"sets": sets})
 
     def _fit(self, logits: Floats, targets: Floats, task: Task, average: Average) -> Decision:

@@ -59,8 +59,8 @@ class SetSpec(Spec):
 
 
 class Conformal(SetSpec):
-    """Split conformal sets for multiclass (Sadinle et al. 2019: least ambiguous sets), conformal
-    risk control of the missed labels for multilabel (Angelopoulos et al. 2024).
+    """Conformal sets for multiclass (Sadinle et al. 2019: least ambiguous sets), conformal risk
+    control of the missed labels for multilabel (Angelopoulos et al. 2024).
 
     Both promise the coverage on average over new rows like those of validation, whatever the
     model: with n rows, (missed + 1) / (n + 1) stays below 1 − coverage. Where rows are grouped,
