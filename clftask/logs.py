@@ -10,17 +10,16 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import socket
 import sys
 import time
 from datetime import UTC, datetime
 from typing import Any
 
+from clftask.errors import masked
+
 # What every record has: anything else came with `extra`.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-_USER = re.compile(r"(\w://)[^/\s@]+@")
-_TOKEN = re.compile(r"([?&][\w.-]*(?:sig|signature|token|credential)=)[^&\s'\"]+", re.IGNORECASE)
 _package = logging.getLogger("clftask")
 _package.addHandler(logging.NullHandler())
 _log = logging.getLogger(__name__)
@@ -99,7 +98,7 @@ class _Line(logging.Formatter):
         when = datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="seconds")
         lines = [f"{when} {record.levelname.lower()} {record.getMessage()} ({shown})"]
         lines += [self.formatException(record.exc_info)] if record.exc_info else []
-        return _without_secrets("\n".join(lines))
+        return masked("\n".join(lines))
 
 
 class _JsonLine(logging.Formatter):
@@ -118,7 +117,7 @@ class _JsonLine(logging.Formatter):
         }
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
-        safe = {k: _without_secrets(v) if isinstance(v, str) else v for k, v in fields.items()}
+        safe = {k: masked(v) if isinstance(v, str) else v for k, v in fields.items()}
         return json.dumps(safe, default=str, ensure_ascii=False)
 
 
@@ -127,8 +126,3 @@ def _about(record: logging.LogRecord) -> dict[str, Any]:
     found = {name: value for name, value in vars(record).items() if name not in _STANDARD}
     own = {name: value for name, value in found.items() if not name.startswith("_")}  # Ray's do
     return {**_bound, **own}
-
-
-def _without_secrets(text: str) -> str:
-    """Return a text without what is secret in its URLs: passwords, signatures, tokens."""
-    return _TOKEN.sub(r"\1***", _USER.sub(r"\1***@", text))

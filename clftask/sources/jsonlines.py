@@ -32,7 +32,9 @@ class JsonLines(Source):
             for some in _some(lines):
                 names |= dict.fromkeys(_names(some))
             if len(names) > MAX_COLUMNS:
-                raise ValueError(f"it has more than {MAX_COLUMNS:,} columns")
+                allowed = f"has more than {MAX_COLUMNS:,} names"
+                remedy = "Put what varies into one column, or write Parquet."
+                raise DataError(Problem(file, None, allowed, remedy))
         return list(names)
 
     def read_file(self, file: str, columns: list[str], strings: set[str]) -> pa.Table:
