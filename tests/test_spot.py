@@ -88,6 +88,16 @@ def test_nobody_watches_once_it_is_over_or_where_metadata_are_off(metadata):
     assert told == []
 
 
+def test_neither_a_proxy_nor_a_strange_answer_is_in_the_way(metadata):
+    told: list[datetime] = []
+    metadata.notice = b"<html>"
+    proxy = f"http://127.0.0.1:{free_ports(1)[0]}"
+    with environment({"http_proxy": proxy, "no_proxy": None}), spot.watched(told.append):
+        assert not told_within(told, 0.5)
+        metadata.notice = NOTICE
+        assert told_within(told, 20)
+
+
 def test_elsewhere_nobody_answers_and_nobody_watches(monkeypatch):
     place = f"http://127.0.0.1:{free_ports(1)[0]}"
     variables = {"AWS_EC2_METADATA_SERVICE_ENDPOINT": place, "AWS_EC2_METADATA_DISABLED": None}

@@ -10,10 +10,9 @@ import json
 import logging
 import os
 import threading
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 
 METADATA = "http://169.254.169.254"
@@ -58,7 +57,8 @@ def _watch(over: threading.Event, tell: Callable[[datetime], None]) -> None:
         until = _notice()
         if until is not None:
             _log.warning("EC2 takes this machine away at %s", until)
-            tell(until)
+            with suppress(Exception):  # each worker on it tells
+                tell(until)
             return
 
 
@@ -72,14 +72,18 @@ def _notice() -> datetime | None:
     """Return when the machine goes; None as long as nobody knows."""
     header = {"X-aws-ec2-metadata-token": _token() or ""}
     found = _ask("GET", "/latest/meta-data/spot/instance-action", header)
-    return None if found is None else datetime.fromisoformat(json.loads(found)["time"])
+    try:
+        return datetime.fromisoformat(json.loads(found or "{}")["time"])
+    except (ValueError, LookupError, TypeError):
+        return None
 
 
 def _ask(method: str, path: str, headers: dict[str, str]) -> str | None:
     place = os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT") or METADATA
     request = urllib.request.Request(place.rstrip("/") + path, method=method, headers=headers)  # noqa: S310
+    directly = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:  # noqa: S310
+        with directly.open(request, timeout=TIMEOUT_S) as answer:
             return str(answer.read().decode())
     except OSError:  # 404 as long as there is no notice
         return None
