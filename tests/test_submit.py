@@ -24,6 +24,7 @@ from typer.testing import CliRunner
 from clftask import storage
 from clftask.cli import app
 from clftask.cluster import submit as submitting
+from clftask.cluster.session import connected
 from clftask.cluster.submit import Cluster, Sent, Shipping, check_paths, command, pinned
 from clftask.cluster.submit import environment as runtime_env
 from clftask.config import ScoreJob, TrainJob, TuneJob
@@ -102,6 +103,15 @@ def test_without_waiting_ray_follows_and_stops_it(cluster, job):
         [ray, "job", "status", *options], capture_output=True, text=True, timeout=120
     )
     assert "was stopped" in status.stdout + status.stderr
+
+
+def test_workers_of_a_joined_cluster_write_and_log_as_their_driver_does(cluster):
+    variables = {"CLFTASK_S3_SSE": "AES256", "CLFTASK_LOG": "json", "CLFTASK_DEBUG": None}
+    with environment(variables), connected():
+        import ray
+
+        look = ray.remote(lambda: (os.environ["CLFTASK_S3_SSE"], os.environ["CLFTASK_LOG"]))
+        assert ray.get(look.remote()) == ("AES256", "json")
 
 
 def test_a_package_that_the_clusters_python_lacks_is_named_with_advice(cluster):

@@ -18,6 +18,7 @@ from clftask.cluster.tokens import authenticate, describe_open, is_open, wrong_t
 from clftask.errors import ConfigError, Problem
 
 CONNECT_TIMEOUT_S = 15.0
+FOR_WORKERS = ("CLFTASK_S3_SSE", "CLFTASK_LOG")
 
 
 @contextmanager
@@ -70,7 +71,7 @@ def _init() -> None:
     level = logging.INFO if is_verbose else logging.ERROR
     logging.getLogger("ray").setLevel(level)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    options = {"log_to_driver": is_verbose, "logging_level": level}
+    options = {"log_to_driver": is_verbose, "logging_level": level, **_for_workers()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -79,6 +80,16 @@ def _init() -> None:
         except (ConnectionError, TimeoutError, ValueError, RuntimeError) as error:
             _refuse_unanswered(error)
             ray.init(address="local", include_dashboard=False, **options)
+
+
+def _for_workers() -> dict[str, Any]:
+    """Return what makes workers on other machines write and log as this process does.
+
+    A submitted job has its own `runtime_env`, which workers share already.
+    """
+    found = {name: os.environ[name] for name in FOR_WORKERS if os.environ.get(name)}
+    is_submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    return {} if is_submitted or not found else {"runtime_env": {"env_vars": found}}
 
 
 def _refuse_unanswered(error: Exception) -> None:
