@@ -174,6 +174,8 @@ class Pool:
         self.idle.append(actor)
 
     def _feed(self, dispatcher: Dispatcher) -> None:
+        if not self.idle:  # nearly always; what follows goes through all that waits
+            return
         rows_ahead = sum(shard.num_rows for shard in dispatcher.waiting) // self.chosen.workers
         while self.idle and (shards := dispatcher.next()):
             actor = self.idle.pop()
