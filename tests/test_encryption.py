@@ -212,6 +212,16 @@ def test_what_ray_stores_holds_no_key(s3):
     assert fs.get_file_info(f"{inner}/none").type == pafs.FileType.NotFound
 
 
+def test_what_s3_cannot_do_is_refused_in_words(s3):
+    inner, fs = ray_storage(f"{s3.bucket}/run")
+    with pytest.raises(OSError, match="nothing on S3 is moved"):
+        fs.move(f"{inner}/a", f"{inner}/b")
+    with pytest.raises(OSError, match="nothing is copied within S3"):
+        fs.copy_file(f"{inner}/a", f"{inner}/b")
+    with pytest.raises(OSError, match="S3 does not append"):
+        fs.open_append_stream(f"{inner}/a")
+
+
 def test_what_ray_removes_is_gone(s3, tmp_path):
     inner, fs = ray_storage(f"{s3.bucket}/{tmp_path.name}")
     for name in ("a/x", "a/y", "b"):

@@ -211,8 +211,8 @@ def test_a_worker_has_the_cpus_of_a_worker_and_gives_them_back() -> None:
     assert (torch.get_num_threads(), os.sched_getaffinity(0)) == before
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_workers_with_gpus_are_not_measured_without_one() -> None:
+def test_workers_with_gpus_are_not_measured_without_one(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match=r"scaling\.use_gpu: .*this machine has none") as caught:
         check_device(Asked(1, 1, 1.0), "auto", "scaling.use_gpu")
     assert caught.value.exit_code == 2

@@ -8,6 +8,7 @@ are gone soon after; counters stay. `ray.shutdown` sends what is left.
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -108,7 +109,7 @@ class RayMetrics:
         return made.set_default_tags(self.tags)
 
 
-class Meter:
+class Meter(ABC):
     """Takes a job's records, measures them and passes them on; that never fails the job.
 
     Args:
@@ -133,9 +134,9 @@ class Meter:
             self.take(record)
         self.shown(record)
 
+    @abstractmethod
     def take(self, record: dict[str, Any]) -> None:
         """Measure a record."""
-        raise NotImplementedError
 
     def set(self, name: str, value: float, **tags: str) -> None:
         """Give a gauge its value, until it gets another one."""

@@ -73,20 +73,20 @@ class _S3State(FileSystemHandler):  # type: ignore[misc]
         storage.delete(f"s3://{path}")
 
     def delete_root_dir_contents(self) -> NoReturn:
-        """Refuse."""
-        raise NotImplementedError
+        """Refuse to remove whole buckets."""
+        raise io.UnsupportedOperation("the buckets themselves are not removed")
 
     def move(self, src: str, dest: str) -> NoReturn:
-        """Refuse: Ray moves nothing."""
-        raise NotImplementedError
+        """Refuse: S3 moves nothing, and Ray asks for no move."""
+        raise io.UnsupportedOperation(f"nothing on S3 is moved: {src}")
 
     def copy_file(self, src: str, dest: str) -> NoReturn:
         """Refuse: Ray copies between machines and S3 alone."""
-        raise NotImplementedError
+        raise io.UnsupportedOperation(f"nothing is copied within S3: {src}")
 
     def open_append_stream(self, path: str, metadata: Any) -> NoReturn:
         """Refuse: S3 cannot append."""
-        raise NotImplementedError
+        raise io.UnsupportedOperation(f"S3 does not append: {path}")
 
 
 def _reader() -> Any:
