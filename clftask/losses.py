@@ -188,9 +188,11 @@ class ClassBalanced(_Task):
     beta: float = Field(0.999, ge=0, lt=1)
 
     def weights(self, labels: TrainLabels) -> Floats | None:
-        """Return (1−β)/(1−βⁿ), scaled to the mean 1 and capped."""
-        found = (1 - self.beta) / (1 - self.beta ** np.maximum(labels.counts, 1))
-        return np.asarray(np.minimum(found / found.mean(), self.max_class_weight))
+        """Return (1−β)/(1−βⁿ), scaled to the mean 1 over positives and capped."""
+        counts = np.maximum(labels.counts, 1)
+        found = (1 - self.beta) / (1 - self.beta**counts)
+        scale = np.average(found, weights=counts)
+        return np.asarray(np.minimum(found / scale, self.max_class_weight))
 
 
 class LogitAdjusted(_Task):

@@ -1,6 +1,6 @@
 """Jobs on three nodes while machines, workers, drivers and the S3 server die at random.
 
-    python tests/soak.py [--minutes 60] [--seed 0]
+    python tests/soak.py [--minutes 60] [--seed 0] [--every 20]
 
 At the end each score table holds each row once, each training has a bundle that opens, and
 nothing is left behind. Exits with 1 if that is not so.
@@ -67,7 +67,8 @@ class World:
     def kill_worker(self, rng: random.Random) -> None:
         found = [p for p in _ray_processes() if p.info["name"].startswith(WORKERS)]
         if found:
-            rng.choice(found).kill()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                rng.choice(found).kill()
 
     def kill_driver(self, rng: random.Random) -> None:
         if self.driver is not None:
@@ -99,12 +100,12 @@ class World:
 
 
 @contextlib.contextmanager
-def harm(world: World, rng: random.Random) -> Iterator[None]:
-    """Do harm every few seconds."""
+def harm(world: World, rng: random.Random, every: float) -> Iterator[None]:
+    """Do harm every so many seconds in the mean."""
     over = threading.Event()
 
     def run() -> None:
-        while not over.wait(rng.uniform(4, 16)):
+        while not over.wait(rng.uniform(0.4, 1.6) * every):
             world.do_harm(rng)
 
     thread = threading.Thread(target=run)
@@ -233,6 +234,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--every", type=float, default=20, help="seconds from fault to fault")
     args = parser.parse_args()
     rng = random.Random(args.seed)
     folder = Path(tempfile.mkdtemp(prefix="soak-"))
@@ -246,18 +248,18 @@ def main() -> None:
     }
     with environment(variables), server, ray_nodes(1, 1, 1) as cluster:
         server.make_bucket("soak")
-        failed = soak(World(cluster, server, "s3://soak"), args.minutes, rng, folder)
+        failed = soak(World(cluster, server, "s3://soak"), args, rng, folder)
     raise SystemExit(failed)
 
 
-def soak(world: World, minutes: float, rng: random.Random, folder: Path) -> bool:
+def soak(world: World, args: argparse.Namespace, rng: random.Random, folder: Path) -> bool:
     before = {p.name for p in Path(tempfile.gettempdir()).glob("clftask-*")}
     write_tables(world.bucket)
     storage.upload(str(tiny_base(folder)), f"{world.bucket}/base")
     run_job(world, "train", train_job(world.bucket, "first"), folder)
-    end, done, starts = time.monotonic() + minutes * 60, Counter[str](), 0
+    end, done, starts = time.monotonic() + args.minutes * 60, Counter[str](), 0
     lost = doubled = unsound = 0
-    with harm(world, rng):
+    with harm(world, rng, args.every):
         while time.monotonic() < end:
             kind = rng.choice(["train", "score", "score"])
             name = f"{kind}-{done[kind]}"
