@@ -60,6 +60,7 @@ def cut(
     document["data"] = {"text": "text", "labels": labels, "split": split, **paths}
     document["run"] = {"storage": str(folder / "runs")}
     document["scaling"] = {"workers": 2}
+    document["loss"] = "bce"  # the Trainer's own for labels
     return document, len(names)
 
 

@@ -215,10 +215,16 @@ class LogitAdjusted(_Task):
         return lambda logits, targets: rows(logits + shift.to(logits.device), targets)
 
 
-class AutoLoss(_Task):
-    """Cross-entropy for multiclass, binary cross-entropy for multilabel."""
+class AutoLoss(PairLoss):
+    """Cross-entropy for multiclass, focal for multilabel, where rare labels gain by it."""
 
+    tasks = ("multiclass", "multilabel")
     kind: Literal["auto"] = "auto"
+
+    def pairs(self, logits: torch.Tensor, targets: torch.Tensor, task: Task) -> torch.Tensor:
+        """Return the pairs of the loss that is chosen."""
+        own = Focal() if task == "multilabel" else CrossEntropy()
+        return own.pairs(logits, targets, task)
 
 
 Loss = Annotated[

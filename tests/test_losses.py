@@ -148,9 +148,9 @@ def test_a_label_that_train_lacks_has_a_finite_weight():
         assert rows(torch.zeros(1, 2), torch.ones(1, 2)).isfinite().all()
 
 
-def test_auto_is_the_cross_entropy_of_the_task():
+def test_auto_is_focal_for_labels_and_cross_entropy_for_classes():
     logits, targets = torch.randn(5, 4), targets_of("multilabel", 5)
-    for task, own in (("multilabel", BinaryCrossEntropy()), ("multiclass", CrossEntropy())):
+    for task, own in (("multilabel", Focal()), ("multiclass", CrossEntropy())):
         both = (loss.rows_for(task, LABELS)(logits, targets) for loss in (AutoLoss(), own))
         torch.testing.assert_close(*both)
 
