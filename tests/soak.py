@@ -20,6 +20,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -103,18 +104,18 @@ class World:
 def harm(world: World, rng: random.Random, every: float) -> Iterator[None]:
     """Do harm every so many seconds in the mean."""
     over = threading.Event()
+    with ThreadPoolExecutor(1) as beside:
 
-    def run() -> None:
-        while not over.wait(rng.uniform(0.4, 1.6) * every):
-            world.do_harm(rng)
+        def run() -> None:
+            while not over.wait(rng.uniform(0.4, 1.6) * every):
+                world.do_harm(rng)
 
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
+        harmed = beside.submit(run)
+        try:
+            yield
+        finally:
+            over.set()
+        harmed.result()
 
 
 def run_job(world: World, kind: str, job: dict[str, Any], folder: Path) -> int:
