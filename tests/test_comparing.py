@@ -60,7 +60,7 @@ def test_a_bundle_is_no_better_than_itself(trained):
 def test_what_low_thresholds_change(trained, generous):
     found = compare_bundles(str(trained[0]), str(generous), str(trained[1]), [], silent)
     recall, precision = (found["metrics"][f"micro_{name}"] for name in ("recall", "precision"))
-    assert recall["difference"] > 0 > precision["difference"]
+    assert recall["difference"] >= 0 > precision["difference"]  # none is lost, some are wrong
     f1 = found["metrics"]["micro_f1"]
     assert f1["low"] <= f1["difference"] <= f1["high"]
     assert f1["low"] < f1["high"]
