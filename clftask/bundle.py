@@ -6,7 +6,6 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-import tempfile
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -19,6 +18,7 @@ from clftask.labels import LabelSpace, Task
 from clftask.longtexts import KeepHead, LongText, Windows
 from clftask.metrics import with_plain
 from clftask.modeling import open_classifier
+from clftask.scratch import scratch_folder
 from clftask.spec import PlainData, Spec, fingerprint
 from clftask.texts import TextRecipe
 from clftask.wording import printable
@@ -155,7 +155,7 @@ def publish(folder: Path, path: str) -> None:
 
 def _settle(beside: str, path: str) -> None:
     """Finish a copying that was cut short: until then the only whole bundle is the one beside."""
-    with tempfile.TemporaryDirectory(prefix="clftask-bundle-") as scratch:
+    with scratch_folder() as scratch:
         storage.download(beside, scratch)
         meta = Path(scratch, META).read_bytes()
         Path(scratch, META).unlink()

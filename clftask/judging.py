@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from clftask.labels import multi_hot
 from clftask.modeling import output_layer, quiet_loading
 from clftask.report.classifier import page_of
 from clftask.scoring import Scorer, default_device
+from clftask.scratch import scratch_folder
 from clftask.tokens import full_lengths
 from clftask.wording import counted
 
@@ -59,7 +59,7 @@ def evaluate_bundle(path: str, table: str, say: Say) -> dict[str, Any]:
     Raises:
         DataError: There is no bundle, or the table does not fit it.
     """
-    with tempfile.TemporaryDirectory(prefix="clftask-bundle-") as scratch:
+    with scratch_folder() as scratch:
         found = _judged(path, table, scratch, say)
     decision, rows = found.meta.decision, found.rows
     again = {"calibration": decision.calibration.model_copy(update={"is_folded": False})}
@@ -91,7 +91,7 @@ def decide_bundle(
     meta = bundle.read_meta(path)
     job = _with_decision(meta, overrides)
     place = _place(path, output)
-    with tempfile.TemporaryDirectory(prefix="clftask-bundle-") as scratch:
+    with scratch_folder() as scratch:
         found = _judged(path, table, scratch, say)
         if len(found.rows.logits) < FEW_ROWS:
             rows = counted(len(found.rows.logits), "row")
@@ -142,7 +142,7 @@ def score_rows(path: str, rows: Any, say: Say) -> tuple[BundleMeta, Any]:
         rows: text, and text_pair for pair tasks.
         say: Takes lines for the user.
     """
-    with tempfile.TemporaryDirectory(prefix="clftask-bundle-") as scratch:
+    with scratch_folder() as scratch:
         folder, meta = bundle.fetch(path, scratch)
         logits = _logits(folder, meta, rows, say)
     return meta, meta.decision.probabilities(logits, meta.task)
@@ -200,7 +200,7 @@ def _rewrite(
     changed = {"decision": decision, "job": job.dump(), "data": data}
     meta = found.meta.model_copy(update=changed | {"metrics": judged.figures["metrics"]})
     outcome = _of_training(found.folder) | judged.figures
-    with tempfile.TemporaryDirectory(prefix="clftask-bundle-") as folder:
+    with scratch_folder() as folder:
         report = page_of(meta, judged, outcome, records, say)
         bundle.write(Path(folder), model, tokenizer, meta, outcome, report)
         bundle.publish(Path(folder), place)

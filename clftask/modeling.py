@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from clftask.errors import ConfigError, DataError, Problem
 from clftask.heads import MlpHead
 from clftask.labels import LabelSpace, Task
 from clftask.modelfiles import check_files
+from clftask.scratch import scratch_folder
 
 PROBLEM_TYPES: dict[Task, str] = {
     "multiclass": "single_label_classification",
@@ -68,7 +68,7 @@ def check_base(spec: ModelSpec) -> Any:
         ConfigError: The model is missing or half downloaded, wants remote code, has no
             sequence classification, or is shorter than `max_length`.
     """
-    with tempfile.TemporaryDirectory(prefix="clftask-base-") as scratch:
+    with scratch_folder() as scratch:
         return _check_base(spec, find_base(spec.base, scratch))
 
 
@@ -326,7 +326,7 @@ def num_parameters(spec: ModelSpec, num_labels: int) -> int:
     import torch
     from transformers import AutoConfig, AutoModel
 
-    with tempfile.TemporaryDirectory(prefix="clftask-base-") as scratch:
+    with scratch_folder() as scratch:
         base = find_base(spec.base, scratch)
         config = AutoConfig.from_pretrained(base, trust_remote_code=False)
     with torch.device("meta"):

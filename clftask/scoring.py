@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import deque
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +18,7 @@ from clftask.errors import DataError, JobError, Problem
 from clftask.labels import Task
 from clftask.modeling import output_layer, quiet_loading
 from clftask.precision import bf16_pays, resolve_precision
+from clftask.scratch import scratch_folder
 from clftask.texts import TextRecipe
 from clftask.tokens import one_array, sequences, tokenise
 from clftask.wording import counted
@@ -223,7 +223,7 @@ class Scorer:
 def load(path: str, device: str | None = None, precision: str = "auto") -> Scorer:
     """Open a bundle; see `clftask.load`."""
     device = device or default_device()
-    with tempfile.TemporaryDirectory(prefix="clftask-bundle-") as scratch, quiet_loading():
+    with scratch_folder() as scratch, quiet_loading():
         folder, meta = bundle.fetch(path, scratch)
         model, tokenizer = bundle.open_model(folder, meta)
     chosen = precision_for(precision, device)

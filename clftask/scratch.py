@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import fcntl
 import shutil
@@ -10,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _PREFIX, _LOCK = "clftask-work-", ".lock"
+_until_exit = contextlib.ExitStack()
+atexit.register(_until_exit.close)
 
 
 @contextlib.contextmanager
@@ -24,10 +27,16 @@ def scratch_folder() -> Iterator[str]:
     with (folder / ".new").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         (folder / ".new").rename(folder / _LOCK)  # nobody sees it before it is locked
+        (folder / "files").mkdir()
         try:
-            yield str(folder)
+            yield str(folder / "files")
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def lasting_folder() -> str:
+    """Return a scratch folder that lasts as long as the process."""
+    return _until_exit.enter_context(scratch_folder())
 
 
 def sweep() -> None:

@@ -26,7 +26,7 @@ from clftask.errors import ClftaskError, StorageError
 from clftask.fitting import Work, build_trainer, evaluate, publish
 from clftask.modeling import find_base
 from clftask.scoring import is_out_of_memory
-from clftask.scratch import scratch_folder
+from clftask.scratch import lasting_folder, scratch_folder
 from clftask.search.searchers import Goal
 from clftask.training import ClassifierTrainer
 from clftask.trials import Evaluation, Trial, Trials, finite
@@ -146,12 +146,7 @@ def _local_base(base: str) -> str:
     """Return a base on this machine; it is fetched once a process."""
     if not storage.is_url(base):
         return base
-    folder = tempfile.TemporaryDirectory(prefix="clftask-base-")
-    _KEPT.append(folder)
-    return find_base(base, folder.name)
-
-
-_KEPT: list[tempfile.TemporaryDirectory[str]] = []
+    return find_base(base, lasting_folder())
 
 
 def reason_of(error: Exception) -> str:

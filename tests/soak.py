@@ -34,6 +34,7 @@ from pyarrow import parquet
 
 from clftask import bundle, storage
 from clftask.inspection import inspect
+from clftask.scratch import sweep
 
 ROWS = 30_000
 MAX_STARTS = 30
@@ -131,7 +132,9 @@ def run_job(world: World, kind: str, job: dict[str, Any], folder: Path) -> int:
         if code == 0:
             return start
         print(f"    start {start} ended with {code}", flush=True)
-    raise SystemExit(f"a job was not done after {MAX_STARTS} starts: {folder}")
+        if code == 2:  # refused: trying again changes nothing
+            break
+    raise SystemExit(f"a job was not done after {start} starts: {folder}")
 
 
 # ------------------------------------------------------------------ the jobs
@@ -168,7 +171,7 @@ def train_job(bucket: str, name: str) -> dict[str, Any]:
 def score_job(bucket: str, name: str) -> dict[str, Any]:
     return {
         "bundle": f"{bucket}/runs/first/bundle",
-        "input": {"path": f"{bucket}/corpus.parquet", "id": "id", "keep": ["label"]},
+        "input": {"path": f"{bucket}/corpus.parquet", "id": "id"},
         "output": {"path": f"{bucket}/scores/{name}"},
         "shard_rows": 250,
         "precision": "fp32",
@@ -217,6 +220,7 @@ def leaks(before: set[str], bucket: str) -> dict[str, list[str]]:
     name = bucket.removeprefix("s3://")
     uploads = boto3.client("s3").list_multipart_uploads(Bucket=name).get("Uploads", [])
     states = [f.path for f in storage.list_files(bucket) if "/.ray/" in f.path]
+    sweep()  # as each job does first
     folders = {p.name for p in Path(tempfile.gettempdir()).glob("clftask-*")} - before
     return {
         "placement groups": [str(g["name"]) for g in groups],

@@ -17,14 +17,14 @@ ROOT = Path(__file__).parents[1] / "clftask"
 LAYERS = {
     "errors": "errors logs wording",
     "spec": "spec",
-    "storage": "storage stores listing",
+    "storage": "storage stores listing scratch",
     "parts": """gates labels sources splits texts longtexts losses heads metrics decisions search
         tables manifest""",
     "jobs as data": "config",
     "one machine": """batches bundle callbacks checkpoints churn comparing corpora corpus data
         datareport diagnosis diskplan estimate evaluation fitting intervals judging
         mlp modelfiles modeling planning precision quiet registration report runs
-        scoring scratch shards tokens training trials trying""",
+        scoring shards tokens training trials trying""",
     "Ray": "cluster",
     "faces": "cli demo estimate_screen inspection screen terminal __init__ __main__",
 }

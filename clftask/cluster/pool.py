@@ -7,7 +7,6 @@ import itertools
 import logging
 import math
 import re
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from clftask.errors import (
     Problem,
 )
 from clftask.manifest import Books, Shard
+from clftask.scratch import scratch_folder
 from clftask.shards import Done, Failure, ScoreWork
 
 MAX_DEATHS = 3  # for each worker
@@ -72,7 +72,7 @@ class ScoreActor:
         device = "cuda" if ray.get_gpu_ids() else "cpu"
         job = self.work.job
         logs.work_on("score", job.output.path)
-        with tempfile.TemporaryDirectory(prefix="clftask-bundle-") as scratch:
+        with scratch_folder() as scratch:
             folder, meta = bundle.fetch(job.bundle, scratch)
             if meta.fingerprint != self.work.meta.fingerprint:
                 raise ConfigError(Problem("bundle", job.bundle, "was changed while the job ran"))

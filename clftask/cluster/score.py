@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ from clftask.errors import (
 from clftask.manifest import Books, Counts, Manifest, PartEntry, Shard
 from clftask.planning import Planned
 from clftask.precision import check_precision
+from clftask.scratch import scratch_folder
 from clftask.shards import Done, ScoreWork
 from clftask.wording import are, counted
 
@@ -104,7 +104,7 @@ def _mid_job() -> Iterator[None]:
 
 def checked_bundle(path: str) -> BundleMeta:
     """Return what stands in a bundle's `clftask.json`, the bundle being whole."""
-    with tempfile.TemporaryDirectory(prefix="clftask-bundle-") as scratch:
+    with scratch_folder() as scratch:
         return bundle.fetch(path, scratch)[1]
 
 

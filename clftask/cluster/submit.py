@@ -12,7 +12,6 @@ import os
 import re
 import secrets
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from typing import Any
 from clftask.cluster.tokens import MODE, authenticate, describe_open, is_open, wrong_token
 from clftask.config import ScoreJob, TrainJob, TuneJob
 from clftask.errors import ConfigError, JobError, Problem, interruption_hint
+from clftask.scratch import scratch_folder
 
 Job = TrainJob | TuneJob | ScoreJob
 KINDS: dict[str, type[Job]] = {"train": TrainJob, "tune": TuneJob, "score": ScoreJob}
@@ -357,7 +357,7 @@ def send(
     check_paths(job, shipping.shared)
     entrypoint = command(kind, job, shipping, as_json)
     cluster = Cluster(address, say)
-    with tempfile.TemporaryDirectory(prefix="clftask-submit-") as folder:
+    with scratch_folder() as folder:
         write_code(job, Path(folder))
         sent = cluster.submit(entrypoint, f"clftask-{kind}", environment(folder, shipping))
     say(f"job {sent.id} on {cluster.address}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import re
-import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +12,7 @@ import pyarrow.compute as pc
 
 from clftask import storage
 from clftask.errors import DataError, Problem
+from clftask.scratch import lasting_folder
 from clftask.sources.base import Source, Survey
 from clftask.sources.cells import find_once, pick
 
@@ -127,7 +127,7 @@ def load_split(path: str) -> Source:
     if not storage.is_url(path):
         return Saved(path, _load(path, path))
     version = storage.version(storage.join(path, "state.json"))
-    return Saved(path, _load(path, _downloaded_once(path, version).name))
+    return Saved(path, _load(path, _downloaded_once(path, version)))
 
 
 def _load(path: str, folder: str) -> Any:
@@ -160,17 +160,15 @@ def _load_hub(path: str, field: str) -> Any:
 
 
 def _downloaded(path: str) -> str:
-    folder = tempfile.mkdtemp(prefix="clftask-dataset-")
+    folder = lasting_folder()
     storage.download(path, folder)
     return folder
 
 
 @functools.lru_cache(maxsize=4)
-def _downloaded_once(path: str, version: str) -> tempfile.TemporaryDirectory[str]:
-    """Return a copy that lasts as long as the process: it is opened for each range of rows."""
-    folder = tempfile.TemporaryDirectory(prefix="clftask-dataset-")
-    storage.download(path, folder.name)
-    return folder
+def _downloaded_once(path: str, version: str) -> str:
+    """Return a copy that is made once a process: it is opened for each range of rows."""
+    return _downloaded(path)
 
 
 _ALIASES = {"validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
