@@ -42,6 +42,8 @@ def lasting_folder() -> str:
 def sweep() -> None:
     """Remove the folders of processes that are gone."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        if not (folder / _LOCK).is_file():  # a pipe of somebody else's would keep us for ever
+            continue
         with contextlib.suppress(OSError), (folder / _LOCK).open() as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(folder, ignore_errors=True)

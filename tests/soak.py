@@ -1,6 +1,6 @@
 """Jobs on three nodes while machines, workers, drivers and the S3 server die at random.
 
-    python tests/soak.py [--minutes 60] [--seed 0] [--every 20]
+    python tests/soak.py [--minutes 60] [--seed 0] [--every 10]
 
 At the end each score table holds each row once, each training has a bundle that opens, and
 nothing is left behind. Exits with 1 if that is not so.
@@ -34,7 +34,6 @@ from pyarrow import parquet
 
 from clftask import bundle, storage
 from clftask.inspection import inspect
-from clftask.scratch import sweep
 
 ROWS = 30_000
 MAX_STARTS = 30
@@ -220,7 +219,6 @@ def leaks(before: set[str], bucket: str) -> dict[str, list[str]]:
     name = bucket.removeprefix("s3://")
     uploads = boto3.client("s3").list_multipart_uploads(Bucket=name).get("Uploads", [])
     states = [f.path for f in storage.list_files(bucket) if "/.ray/" in f.path]
-    sweep()  # as each job does first
     folders = {p.name for p in Path(tempfile.gettempdir()).glob("clftask-*")} - before
     return {
         "placement groups": [str(g["name"]) for g in groups],
@@ -239,7 +237,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--every", type=float, default=20, help="seconds from fault to fault")
+    parser.add_argument("--every", type=float, default=10, help="seconds from fault to fault")
     args = parser.parse_args()
     rng = random.Random(args.seed)
     folder = Path(tempfile.mkdtemp(prefix="soak-"))

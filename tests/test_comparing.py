@@ -18,7 +18,8 @@ from clftask.judging import decide_bundle
 
 @pytest.fixture(scope="module")
 def trained(train_bundle, tmp_path_factory) -> tuple[Path, Path, dict[str, Any]]:
-    return train_bundle(tmp_path_factory.mktemp("a"), "multilabel")
+    """A bundle that finds not all: with bce the toy labels are not learned to the end."""
+    return train_bundle(tmp_path_factory.mktemp("a"), "multilabel", "loss=bce")
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,7 @@ def test_a_bundle_is_no_better_than_itself(trained):
 def test_what_low_thresholds_change(trained, generous):
     found = compare_bundles(str(trained[0]), str(generous), str(trained[1]), [], silent)
     recall, precision = (found["metrics"][f"micro_{name}"] for name in ("recall", "precision"))
-    assert recall["difference"] >= 0 > precision["difference"]  # none is lost, some are wrong
+    assert recall["difference"] > 0 > precision["difference"]
     f1 = found["metrics"]["micro_f1"]
     assert f1["low"] <= f1["difference"] <= f1["high"]
     assert f1["low"] < f1["high"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -61,9 +62,17 @@ def test_what_a_killed_process_left_is_removed_and_what_is_in_use_stays(own_temp
         second.wait()
 
 
+def test_a_lasting_folder_goes_with_its_process(own_temp: Path) -> None:
+    code = "from clftask.scratch import lasting_folder as f; open(f() + '/x', 'w'); print(f())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert Path(done.stdout.strip()).parent.parent == own_temp
+    assert list(own_temp.iterdir()) == []
+
+
 def test_what_others_put_there_is_left_alone(own_temp: Path) -> None:
     foreign = own_temp / "clftask-work-of-somebody"
     foreign.mkdir()
+    os.mkfifo(foreign / ".lock")  # whoever opens it waits for a writer
     (own_temp / "clftask-work-file").write_text("x")
     sweep()
     assert foreign.exists()

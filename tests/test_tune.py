@@ -217,7 +217,6 @@ def test_killed_driver_is_resumed_and_no_trial_runs_twice(document, tmp_path):
         assert [e.epoch for e in trial.evaluations] == list(range(1, 9))
 
 
-@pytest.mark.chaos
 def test_killed_population_goes_on_where_it_was(document, tmp_path):
     rates = {"kind": "loguniform", "low": 1e-4, "high": 3e-2}
     document |= {"trials": 3, "scheduler": "pbt", "space": {"training.learning_rate": rates}}
