@@ -31,7 +31,13 @@ def tables(as_json: bool) -> IO[str]:
 
 def guarded(run: Callable[[], None], as_json: bool = False) -> None:
     """Run a command; turn its errors into a message and an exit code, never a traceback."""
-    signal.signal(signal.SIGTERM, _terminated)
+    terminated: list[int] = []  # told apart by this: Ray makes all interruptions one
+
+    def terminate(number: int, frame: object) -> None:
+        terminated.append(number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, terminate)
     logs.start()
     try:
         run()
@@ -43,7 +49,7 @@ def guarded(run: Callable[[], None], as_json: bool = False) -> None:
     except typer.Exit:
         raise
     except KeyboardInterrupt as stop:
-        code = 143 if isinstance(stop, Terminated) else 130
+        code = 143 if terminated else 130
         remedy = " ".join(getattr(stop, "__notes__", ["Run the job again."]))
         problem = Problem("clftask", None, "was interrupted", remedy)
         explain(JobError(problem), as_json, code)
@@ -68,11 +74,3 @@ def explain(error: ClftaskError, as_json: bool, code: int | None = None) -> None
         content = error.as_json()
         content["error"]["exit"] = code or error.exit_code
         typer.echo(json.dumps(content, default=str))
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, as schedulers and containers send it."""
-
-
-def _terminated(*_: object) -> None:
-    raise Terminated

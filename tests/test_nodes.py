@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,8 +22,7 @@ from pyarrow import parquet
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from clftask import storage
-from clftask.cluster import spot
-from clftask.cluster import train as training
+from clftask.cluster import spot, trainer
 from clftask.cluster.capacity import capacity
 from clftask.cluster.score import score
 from clftask.cluster.session import connected
@@ -239,8 +240,28 @@ def test_a_search_outlives_a_node(cluster, document, place):
     assert all(len(trial.evaluations) == 4 for trial in Trials(result["run"]).all())
 
 
+def test_a_killed_driver_does_not_keep_the_machines_of_a_range(s3, document, tmp_path):
+    """Ray itself would keep them for three minutes, and let the resumed run wait."""
+    file = tmp_path / "job.yaml"
+    document["training"]["epochs"] = 40
+    document["run"]["resume"] = True
+    file.write_text(json.dumps(document | {"scaling": {"workers": [1, 2]}}))
+    command = [sys.executable, "-m", "clftask.cli", "train", str(file), "--json"]
+    with ray_nodes(1, 1):
+        first = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        checkpoints = f"{document['run']['storage']}/run/checkpoints"
+        while not any(f.path.endswith("complete.json") for f in storage.list_files(checkpoints)):
+            assert first.poll() is None
+            time.sleep(0.2)
+        first.kill()
+        first.wait()
+        done = subprocess.run(command, capture_output=True, text=True, timeout=150)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["workers"] == 2
+
+
 def test_a_node_that_joins_is_used_by_a_training(s3, document, monkeypatch):
-    monkeypatch.setattr(training, "RESIZE_S", 3.0)
+    monkeypatch.setattr(trainer, "RESIZE_S", 3.0)
     with ray_nodes(1) as nodes, connected():
         beside = Once(lambda record: "eval_loss" in record, nodes.add)
         result = fit(document, beside, "scaling.workers=[1,2]", "training.epochs=150")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -169,29 +170,74 @@ def _is_worker(command: list[str] | None) -> bool:
     return bool(command) and command[0].startswith("ray::RayTrainWorker")
 
 
-def test_killed_driver_is_resumed(document, tmp_path):
-    """Kill -9 of the command in mid-training; the same command with resume ends the run."""
+def test_interrupted_and_killed_drivers_are_resumed(document, tmp_path):
+    """Ctrl-C, SIGTERM and kill -9 in mid-training; the same command with resume ends the run."""
     document["training"] |= {"epochs": 12, "batch_size": 4}
+    document["run"]["resume"] = True
     file = tmp_path / "job.yaml"
     file.write_text(json.dumps(document))
-    command = [sys.executable, "-m", "clftask.cli", "train", str(file)]
+    command = [sys.executable, "-m", "clftask.cli", "train", str(file), "--json"]
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
-    first = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     checkpoints = Path(document["run"]["storage"], "run", "checkpoints")
-    give_up = time.monotonic() + 120
-    while len(list(checkpoints.glob("*/complete.json"))) < 2 and time.monotonic() < give_up:
-        time.sleep(0.05)
-    first.kill()
-    first.wait()
+
+    def stop_with(number: int) -> tuple[int, str]:
+        before = set(checkpoints.glob("*/complete.json"))
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+        with subprocess.Popen(command, env=environment, **pipes) as process:
+            give_up = time.monotonic() + 120
+            while not set(checkpoints.glob("*/complete.json")) - before:
+                assert process.poll() is None
+                assert time.monotonic() < give_up
+                time.sleep(0.05)
+            process.send_signal(number)
+            out, _ = process.communicate()
+        return process.returncode, out
+
+    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        returned, out = stop_with(number)
+        assert returned == code
+        error = json.loads(out.splitlines()[-1])["error"]
+        assert error["exit"] == code
+        assert error["problems"][0]["remedy"] == "Go on with run.name=run run.resume=true."
+        assert not Path(document["run"]["storage"], "run", ".ray").exists()
+    assert stop_with(signal.SIGKILL) == (-signal.SIGKILL, "")
     assert not Path(document["run"]["storage"], "run", "bundle", "clftask.json").exists()
-    done = subprocess.run(
-        [*command, "run.resume=true", "--json"], env=environment, capture_output=True, text=True
-    )
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["epochs"] == 12
     steps = [r["step"] for r in records(result["run"]) if "eval_loss" in r]
     assert steps == [24 * epoch for epoch in range(1, 13)]
+
+
+def test_a_run_gives_back_what_it_asked_for_before_it_was_killed(ray_cluster, tmp_path):
+    """Ray's own account of who has which machines, asked as its trainer asks."""
+    import ray
+    from ray.data._internal.cluster_autoscaler import default_autoscaling_coordinator as rays
+
+    from clftask.cluster.trainer import _reservation
+
+    coordinator = rays.get_or_create_autoscaling_coordinator()
+
+    def asks(name: str) -> None:
+        wanted = {"requester_id": name, "resources": [{"CPU": 1}], "expire_after_s": 180}
+        ray.get(coordinator.request_resources.remote(**wanted))
+
+    def has(name: str) -> bool:
+        return bool(ray.get(coordinator.get_reserved_resources.remote(name)))
+
+    killed = _reservation(str(tmp_path), "first")
+    killed.__enter__()
+    asks("train-first")
+    asks("train-other")
+    assert has("train-first")
+    with contextlib.suppress(KeyboardInterrupt), _reservation(str(tmp_path), "second"):
+        assert not has("train-first")
+        asks("train-second")
+        assert has("train-second")
+        raise KeyboardInterrupt
+    assert not has("train-second")
+    assert has("train-other")
 
 
 def test_error_that_trying_again_cannot_mend_is_not_tried_again(ray_cluster, document):

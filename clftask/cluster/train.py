@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from clftask import logs, runs, storage
+from clftask import logs, runs
 from clftask.cluster import spot
 from clftask.cluster.capacity import Plan, capacity, plan
 from clftask.cluster.metering import TrainMeter
 from clftask.cluster.naming import named
 from clftask.cluster.progress import Waiting, follow, new_board
-from clftask.cluster.session import connected, ray_storage
+from clftask.cluster.session import connected
 from clftask.config import TrainJob
 from clftask.data import Prepared, prepare, tokenise
 from clftask.errors import ClftaskError, JobError, Problem
@@ -24,8 +22,6 @@ from clftask.modeling import check_base
 from clftask.precision import check_precision
 from clftask.wording import counted
 
-# As workers that join cost all others the steps since the last checkpoint.
-RESIZE_S = 300.0
 _TRACKER_PREFIXES = ("MLFLOW_", "WANDB_")
 Say = Callable[[str], None]
 Show = Callable[[dict[str, Any]], None]
@@ -99,6 +95,8 @@ def _fit(
 ) -> dict[str, Any]:
     import ray
 
+    from clftask.cluster.trainer import run_workers
+
     board = new_board(**named("train", path, "board"))
     loop_config = {
         "job": job.dump(),
@@ -112,7 +110,7 @@ def _fit(
         "board": board,
     }
     with follow(board, show, Waiting(chosen, say)):
-        error = _run_trainer(loop_config, chosen, job.scaling.max_failures, path)
+        error = run_workers(worker_loop, loop_config, chosen, job.scaling.max_failures, path)
     outcome, failure = ray.get(board.result.remote())
     if outcome is not None:
         found: dict[str, Any] = outcome
@@ -120,54 +118,6 @@ def _fit(
     if failure is not None:
         raise JobError(*failure.problems)
     raise error or JobError(Problem(path, None, "the workers ended without a result"))
-
-
-def _run_trainer(
-    loop_config: dict[str, Any], chosen: Plan, max_failures: int, path: str
-) -> JobError | None:
-    """Run Ray Train; its own state lives under a name that is never used twice."""
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
-
-    place, fs = ray_storage(path)
-    most = chosen.workers + chosen.more
-    trainer = TorchTrainer(
-        worker_loop,
-        train_loop_config=loop_config,
-        scaling_config=ScalingConfig(
-            num_workers=(chosen.least, most) if chosen.least else chosen.workers,
-            elastic_resize_monitor_interval_s=RESIZE_S,
-            use_gpu=chosen.use_gpu,
-            resources_per_worker={
-                "CPU": chosen.cpus_per_worker,
-                **({"GPU": 1} if chosen.use_gpu else {}),
-            },
-        ),
-        run_config=RunConfig(
-            name=f"{path.rpartition('/')[2]}-{secrets.token_hex(6)}",
-            storage_path=place,
-            storage_filesystem=fs,
-            failure_config=FailureConfig(max_failures=max_failures),
-        ),
-    )
-    try:
-        trainer.fit()
-    except Exception as error:  # Ray wraps whatever a worker raises in classes of its own
-        return _job_error(path, error)
-    finally:
-        with contextlib.suppress(ClftaskError):
-            storage.delete(storage.join(path, ".ray"))
-    return None
-
-
-def _job_error(path: str, error: Exception) -> JobError:
-    reasons = getattr(error, "worker_failures", None) or {}
-    reason = str(next(iter(reasons.values()), error)).strip()
-    last = reason.splitlines()[-1].rstrip(".") if reason else type(error).__name__
-    remedy = (
-        f"See {storage.join(path, 'log.txt')}; run.resume: true goes on from the last checkpoint."
-    )
-    return JobError(Problem(path, None, f"training failed: {last}", remedy))
 
 
 @dataclass(frozen=True)

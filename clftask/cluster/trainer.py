@@ -1,0 +1,137 @@
+"""Ray Train, told what to run and how: the one place where it is started."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import ray
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.execution.callback import ControllerCallback
+
+from clftask import storage
+from clftask.cluster.capacity import Plan
+from clftask.cluster.session import ray_storage
+from clftask.errors import ClftaskError, JobError, Problem
+
+# As workers that join cost all others the steps since the last checkpoint.
+RESIZE_S = 300.0
+_COORDINATOR = "AutoscalingCoordinator"
+_TIMEOUT_S = 10.0
+
+
+def run_workers(
+    loop: Callable[[dict[str, Any]], None],
+    loop_config: dict[str, Any],
+    chosen: Plan,
+    max_failures: int,
+    path: str,
+) -> JobError | None:
+    """Run a loop in each worker, again from its checkpoint when one dies.
+
+    Args:
+        loop: What each worker runs.
+        loop_config: Its argument.
+        chosen: How many workers, and of what.
+        max_failures: How often workers may die.
+        path: The run. Ray's own state lies in it until this ends, under a name that is never
+            used twice.
+
+    Returns:
+        Why it failed; None when all workers came to their end.
+    """
+    trainer = _Trainer(
+        loop,
+        train_loop_config=loop_config,
+        scaling_config=_scaling(chosen),
+        run_config=_run_config(path, max_failures),
+    )
+    try:
+        with _reservation(path, trainer.train_run_context.run_id):
+            trainer.fit()
+    except Exception as error:  # Ray wraps whatever a worker raises in classes of its own
+        return _job_error(path, error)
+    finally:
+        with contextlib.suppress(ClftaskError):
+            storage.delete(storage.join(path, ".ray"))
+    return None
+
+
+def _scaling(chosen: Plan) -> ScalingConfig:
+    most = chosen.workers + chosen.more
+    return ScalingConfig(
+        num_workers=(chosen.least, most) if chosen.least else chosen.workers,
+        elastic_resize_monitor_interval_s=RESIZE_S,
+        use_gpu=chosen.use_gpu,
+        resources_per_worker={
+            "CPU": chosen.cpus_per_worker,
+            **({"GPU": 1} if chosen.use_gpu else {}),
+        },
+    )
+
+
+def _run_config(path: str, max_failures: int) -> RunConfig:
+    place, fs = ray_storage(path)
+    return RunConfig(
+        name=f"{path.rpartition('/')[2]}-{secrets.token_hex(6)}",
+        storage_path=place,
+        storage_filesystem=fs,
+        failure_config=FailureConfig(max_failures=max_failures),
+        callbacks=[_Calm()],
+    )
+
+
+def _job_error(path: str, error: Exception) -> JobError:
+    reasons = getattr(error, "worker_failures", None) or {}
+    reason = str(next(iter(reasons.values()), error)).strip()
+    last = reason.splitlines()[-1].rstrip(".") if reason else type(error).__name__
+    remedy = (
+        f"See {storage.join(path, 'log.txt')}; run.resume: true goes on from the last checkpoint."
+    )
+    return JobError(Problem(path, None, f"training failed: {last}", remedy))
+
+
+class _Trainer(TorchTrainer):  # type: ignore[misc]
+    def _register_sigint_handler(self, controller: Any) -> None:
+        """Leave Ctrl-C to the command line: Ray's own handler ends it without a word."""
+
+
+class _Calm(ControllerCallback):  # type: ignore[misc]
+    """Lets Ray's controller rest while it waits for machines: it would ask without a pause."""
+
+    def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:
+        """Called whenever Ray has looked what is to be done."""
+        if current_state is previous_state:
+            time.sleep(0.5)
+
+
+# ------------------------------------------------------------------ machines asked for
+
+
+@contextlib.contextmanager
+def _reservation(path: str, run_id: str) -> Iterator[None]:
+    """Give back the machines that a run has asked for when it ends, however that is.
+
+    Ray counts on them for 180 s after their run was last heard of, if nobody tells it, and starts
+    no training of a range of workers on them. A run that was killed finds its name on storage.
+    """
+    place = storage.join(path, ".ray", "reservation")
+    with contextlib.suppress(ClftaskError):
+        if storage.exists(place):
+            _give_back(storage.read_bytes(place).decode())
+        storage.put(place, run_id.encode())
+    try:
+        yield
+    finally:
+        _give_back(run_id)
+
+
+def _give_back(run_id: str) -> None:
+    # Without the actor nobody has asked for machines; without Ray nobody has any.
+    with contextlib.suppress(ValueError, ray.exceptions.RayError):
+        coordinator = ray.get_actor(_COORDINATOR, namespace=_COORDINATOR)
+        ray.get(coordinator.cancel_request.remote(f"train-{run_id}"), timeout=_TIMEOUT_S)
