@@ -221,7 +221,7 @@ def _of_training(folder: str) -> dict[str, Any]:
 def _recalibrated(layer: Any, before: Decision, after: Decision) -> Calibration:
     """Put a calibration into the last layer in place of another; nothing changes if none does."""
     old, new = before.calibration, after.calibration
-    if new.model_copy(update={"is_folded": old.is_folded}) == old:
+    if new.is_close(old):
         return old
     if old.is_folded:
         old.unfolded(layer)

@@ -237,6 +237,21 @@ def test_a_layer_without_bias_takes_a_temperature_but_no_shift():
     torch.testing.assert_close(layer.weight.detach(), 2 * weight)
 
 
+def test_calibrations_that_differ_by_rounding_are_close():
+    """One is folded, the other is fitted again to what comes out of the folded layer."""
+    first = Calibration(kind="platt", scale=(1.5, 3.499634), shift=(0.0, -2.0), is_folded=True)
+
+    def is_close(**changed: Any) -> bool:
+        return first.is_close(first.model_copy(update=changed))
+
+    assert is_close(scale=(1.5, 3.499635), shift=(1e-6, -2.000001), is_folded=False)
+    assert not is_close(scale=(1.5, 3.4999))
+    assert not is_close(shift=(1e-4, -2.0))
+    assert not is_close(scale=1.5)
+    assert not is_close(kind="isotonic")
+    assert not is_close(maps=((), ((0.1, 0.2),)))
+
+
 # ------------------------------------------------------------------ every threshold
 
 

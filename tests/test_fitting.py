@@ -341,7 +341,7 @@ def test_plain_transformers_gives_the_calibrated_probabilities(make_work, head):
     assert len(meta.decision.threshold) == len(work.label_names)
     texts = ["shader pixel fast tool", "audio volume", "socket"]
     scores = pipeline("text-classification", folder, top_k=None)(texts)
-    ours = clftask.load(folder).predict(texts)
+    ours = clftask.load(folder, precision="fp32").predict(texts)  # as the pipeline's
     for found, probabilities, labels in zip(scores, ours.probabilities, ours.labels, strict=True):
         by_name = {s["label"]: s["score"] for s in found}
         assert [by_name[n] for n in work.label_names] == pytest.approx(probabilities, abs=1e-5)

@@ -29,6 +29,7 @@ _ALL_SD = (0.5, 1.0)
 _LABEL_SD = (0.1, 0.25)
 # Platt scales stay above 0: a higher logit is never a lower probability.
 _MIN_SCALE = 0.01
+_CLOSE = 1e-5
 _MAX_PAIRS = 5_000_000
 _BLOCK = 10_000_000
 
@@ -80,6 +81,19 @@ class Calibration(Spec):
         if not self.is_folded:
             return logits
         return np.asarray((logits - np.asarray(self.shift)) / np.asarray(self.scale))
+
+    def is_close(self, other: Calibration) -> bool:
+        """Tell whether another differs by no more than rounding, folded or not.
+
+        What is folded and taken out again is not the same to the last bit.
+        """
+        if (self.kind, self.maps) != (other.kind, other.maps):
+            return False
+        pairs = ((self.scale, other.scale), (self.shift, other.shift))
+        return all(
+            np.shape(a) == np.shape(b) and np.allclose(a, b, rtol=_CLOSE, atol=_CLOSE)
+            for a, b in pairs
+        )
 
     def folded(self, layer: Any) -> Calibration:
         """Put scale and shift into the last layer, a torch Linear; maps stay apart.
@@ -245,7 +259,7 @@ def _inverse_temperature(logits: Floats, targets: Floats, task: Task) -> float:
         loss = _log_loss(np.exp(log_scale) * logits, targets, task)
         return float(loss + prior * log_scale**2 / 2)
 
-    best = minimize_scalar(cost, bounds=(-3, 3), method="bounded", options={"xatol": 1e-5})
+    best = minimize_scalar(cost, bounds=(-3, 3), method="bounded", options={"xatol": 1e-7})
     return round(float(np.exp(best.x)), 6)
 
 
