@@ -170,6 +170,95 @@ def _is_worker(command: list[str] | None) -> bool:
     return bool(command) and command[0].startswith("ray::RayTrainWorker")
 
 
+@pytest.fixture
+def write_rank() -> Any:
+    """A loop that leaves a file named by its rank; workers cannot import this module."""
+
+    def loop(config: dict[str, Any]) -> None:
+        import ray.train
+
+        context = ray.train.get_context()
+        text = str(context.get_world_size())
+        Path(config["out"], str(context.get_world_rank())).write_text(text)
+
+    return loop
+
+
+@pytest.fixture
+def deadly(tmp_path) -> Any:
+    """The first worker that unpickles it dies; to others it is a string."""
+    marker = str(tmp_path / "marker")
+
+    def die_once() -> str:
+        if b"RayTrainWorker" not in Path("/proc/self/cmdline").read_bytes():
+            return marker
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(marker, os.O_CREAT | os.O_EXCL))
+            os._exit(1)
+        return marker
+
+    class DiesWhenOpened:
+        def __reduce__(self) -> Any:
+            return die_once, ()
+
+    return DiesWhenOpened()
+
+
+@pytest.mark.parametrize("max_failures", [1, 0])
+def test_worker_that_dies_while_its_group_starts_is_replaced(
+    ray_cluster, tmp_path, write_rank, deadly, max_failures
+):
+    """All machines are the group's: whatever it kept, the next one would wait for."""
+    import ray
+
+    from clftask.cluster.capacity import Plan
+    from clftask.cluster.trainer import run_workers
+
+    cpus = ray.cluster_resources()["CPU"] / 2
+    config = {"out": str(tmp_path), "deadly": deadly}
+    error = run_workers(write_rank, config, Plan(2, False, cpus), max_failures, str(tmp_path))
+    assert (tmp_path / "marker").exists(), str(error)
+    written = {p.name: p.read_text() for p in tmp_path.glob("[01]")}
+    if max_failures:
+        assert error is None, str(error)
+        assert written == {"0": "2", "1": "2"}
+    else:
+        assert "training failed" in str(error)
+        assert len(written) < 2
+    assert not (tmp_path / ".ray").exists()
+
+
+def test_worker_that_dies_before_its_group_is_whole_is_replaced(
+    ray_cluster, tmp_path, write_rank, monkeypatch
+):
+    import ray
+    from ray.train.v2._internal.execution.callback import WorkerGroupCallback
+
+    from clftask.cluster import trainer
+    from clftask.cluster.capacity import Plan
+
+    class Kills(WorkerGroupCallback):
+        """Takes a worker's process away where Ray would now set up its process group."""
+
+        def after_worker_group_start(self, worker_group: Any) -> None:
+            worker = worker_group.get_workers()[1]
+            with contextlib.suppress(FileExistsError):
+                os.close(os.open(tmp_path / "marker", os.O_CREAT | os.O_EXCL))
+                os.kill(worker.metadata.pid, signal.SIGKILL)
+                worker_group.execute(os.getpid)
+
+    create = trainer._Trainer._create_default_callbacks
+    monkeypatch.setattr(
+        trainer._Trainer, "_create_default_callbacks", lambda self: [*create(self), Kills()]
+    )
+    cpus = ray.cluster_resources()["CPU"] / 2
+    plan = Plan(2, False, cpus)
+    error = trainer.run_workers(write_rank, {"out": str(tmp_path)}, plan, 1, str(tmp_path))
+    assert error is None, str(error)
+    assert (tmp_path / "marker").exists()
+    assert {p.name for p in tmp_path.glob("[01]")} == {"0", "1"}
+
+
 def test_interrupted_and_killed_drivers_are_resumed(document, tmp_path):
     """Ctrl-C, SIGTERM and kill -9 in mid-training; the same command with resume ends the run."""
     document["training"] |= {"epochs": 12, "batch_size": 4}

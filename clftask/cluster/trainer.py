@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import ray
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchTrainer
-from ray.train.v2._internal.execution.callback import ControllerCallback
+from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError
+from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
+from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy
 
 from clftask import storage
 from clftask.cluster.capacity import Plan
@@ -81,7 +83,6 @@ def _run_config(path: str, max_failures: int) -> RunConfig:
         storage_path=place,
         storage_filesystem=fs,
         failure_config=FailureConfig(max_failures=max_failures),
-        callbacks=[_Calm()],
     )
 
 
@@ -95,9 +96,55 @@ def _job_error(path: str, error: Exception) -> JobError:
     return JobError(Problem(path, None, f"training failed: {last}", remedy))
 
 
+# ------------------------------------------------------------------ what Ray Train leaves undone
+
+
 class _Trainer(TorchTrainer):  # type: ignore[misc]
+    def _create_default_callbacks(self) -> list[Any]:
+        """Return ours before Ray's: one of Ray's may fail."""
+        return [_Machines(), _Calm(), *super()._create_default_callbacks()]
+
+    def _initialize_and_run_controller(self, **options: Any) -> Any:
+        """Run Ray's controller with our policy."""
+        policy = _FailurePolicy(self.run_config.failure_config)
+        return super()._initialize_and_run_controller(**options | {"failure_policy": policy})
+
     def _register_sigint_handler(self, controller: Any) -> None:
         """Leave Ctrl-C to the command line: Ray's own handler ends it without a word."""
+
+
+class _FailurePolicy(DefaultFailurePolicy):  # type: ignore[misc]
+    """Counts workers that die while their group starts as any that die.
+
+    After such a death Ray Train gives up at once, or never, by the moment at which it comes.
+    """
+
+    def make_decision(self, training_failed_error: Any) -> Any:
+        """Return whether Ray tries again."""
+        cause = getattr(training_failed_error, "controller_failure", None)
+        if isinstance(cause, (ray.exceptions.RayActorError, WorkerGroupStartupFailedError)):
+            training_failed_error = WorkerGroupError(str(cause), {0: cause})
+        return super().make_decision(training_failed_error)
+
+
+class _Machines(ControllerCallback, WorkerGroupCallback):  # type: ignore[misc]
+    """Gives back what a group held that has failed to start: the next one would wait for it."""
+
+    held: Any = None
+
+    def after_worker_group_start(self, worker_group: Any) -> None:
+        """Called when there are workers that do not yet work."""
+        self.held = worker_group.get_worker_group_state()
+
+    def after_worker_group_training_start(self, worker_group: Any) -> None:
+        """Called when all work: from now on Ray sees to them."""
+        self.held = None
+
+    def before_controller_execute_failure_decision(self, failure_decision: Any) -> None:
+        """Called after any failure."""
+        if self.held is not None:
+            self.held.shutdown()
+            self.held = None
 
 
 class _Calm(ControllerCallback):  # type: ignore[misc]
