@@ -80,8 +80,25 @@ def read_bytes(path: str) -> bytes:
     fs, inner = filesystem(path)
     if not is_url(path) and Path(inner).exists() and not Path(inner).is_file():
         raise StorageError(Problem(path, None, "must be a file"))  # no pipe, which nobody may feed
-    with mendable(path), fs.open_input_file(inner) as file:
-        return cast(bytes, file.read())
+
+    def read() -> bytes:
+        with fs.open_input_file(inner) as file:
+            return cast(bytes, file.read())
+
+    with mendable(path):
+        return _insisting(read)
+
+
+def _insisting(read: Callable[[], _Result]) -> _Result:
+    """Read again what S3's client gives up: an error longer than the file it takes for its own."""
+    for attempt in range(MAX_ATTEMPTS):
+        try:
+            return read()
+        except OSError as error:
+            if attempt == MAX_ATTEMPTS - 1 or "AWS Error INTERNAL_FAILURE" not in str(error):
+                raise
+            time.sleep(random.random() * 2**attempt / 10)
+    raise AssertionError
 
 
 def read_json(path: str, remedy: str) -> dict[str, Any]:
@@ -208,10 +225,14 @@ def download(path: str, folder: str) -> None:
 
 def _fetch(path: str, target: Path) -> None:
     fs, inner = filesystem(path)
-    with mendable(path):
-        target.parent.mkdir(parents=True, exist_ok=True)
+
+    def copy() -> None:
         with fs.open_input_stream(inner) as source, target.open("wb") as file:
             shutil.copyfileobj(source, file, _COPY_BYTES)
+
+    with mendable(path):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _insisting(copy)
 
 
 def delete(path: str) -> None:

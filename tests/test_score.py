@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +17,7 @@ import psutil
 import pyarrow as pa
 import pytest
 from conftest import S3Process, environment, free_ports
+from proxy import Unwilling, between
 from pyarrow import parquet
 
 from clftask import storage
@@ -235,54 +232,9 @@ def test_two_drivers_race(tiny_bundle, tmp_path):
 # ------------------------------------------------------------------ an S3 server in trouble
 
 
-class Unwilling(BaseHTTPRequestHandler):
-    """Passes requests on to an S3 server, and answers a share of them with 503 SlowDown."""
-
-    protocol_version = "HTTP/1.1"
-    upstream = ""
-    share = 0.05
-    dice = random.Random(1)
-    refused = 0
-
-    def _pass_on(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        if self.dice.random() < self.share:
-            type(self).refused += 1
-            self._answer(503, {}, b"<Error><Code>SlowDown</Code></Error>")
-            return
-        connection = http.client.HTTPConnection(self.upstream)
-        headers = {k: v for k, v in self.headers.items() if k.lower() != "expect"}
-        connection.request(self.command, self.path, body, headers)
-        answer = connection.getresponse()
-        self._answer(answer.status, dict(answer.getheaders()), answer.read())
-        connection.close()
-
-    def _answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
-        self.send_response_only(status)
-        for name, value in headers.items():
-            if name.lower() not in ("transfer-encoding", "connection", "content-length"):
-                self.send_header(name, value)
-        length = headers.get("Content-Length", str(len(body)))
-        self.send_header("Content-Length", length if self.command == "HEAD" else str(len(body)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = _pass_on  # noqa: N815
-
-    def log_message(self, *_: Any) -> None:
-        """Say nothing."""
-
-
 def test_five_in_a_hundred_calls_answered_with_503(s3, job, tmp_path):
-    Unwilling.upstream = s3.endpoint.removeprefix("http://")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Unwilling)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        with environment({"AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{server.server_port}"}):
-            result = finish(job, tmp_path)
-    finally:
-        server.shutdown()
+    with between(s3, Unwilling):
+        result = finish(job, tmp_path)
     assert Unwilling.refused > 5
     assert result["rows_scored"] == 500
     assert_complete(job)

@@ -13,6 +13,7 @@ import fsspec
 import pytest
 from conftest import environment
 from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
+from proxy import Wordy, between
 
 from clftask import storage
 from clftask.errors import Problem, StorageError
@@ -443,3 +444,22 @@ def test_expiring_credentials_are_renewed_for_reading(s3, tmp_path, monkeypatch)
         before = len(calls.read_text().splitlines())
         assert storage.read_bytes(path) == b"data"
         assert len(calls.read_text().splitlines()) > before
+
+
+def test_an_error_longer_than_the_file_is_tried_again(s3, tmp_path):
+    path = f"{s3.bucket}/{tmp_path.name}/file"
+    storage.put(path, b"short")
+    with between(s3, Wordy):
+        assert storage.read_bytes(path) == b"short"
+        Wordy.said.clear()
+        storage.download(f"{s3.bucket}/{tmp_path.name}", str(tmp_path / "down"))
+    assert (tmp_path / "down" / "file").read_bytes() == b"short"
+    assert sum(Wordy.said.values()) == Wordy.times
+
+
+def test_an_error_that_stays_is_one(s3, tmp_path, monkeypatch):
+    monkeypatch.setattr(Wordy, "times", 1_000)
+    path = f"{s3.bucket}/{tmp_path.name}/file"
+    storage.put(path, b"short")
+    with between(s3, Wordy), pytest.raises(StorageError, match="cannot be used"):
+        storage.read_bytes(path)
