@@ -38,6 +38,8 @@ from clftask.inspection import inspect
 ROWS = 30_000
 MAX_STARTS = 30
 WORKERS = ("ray::ScoreActor", "ray::RayTrainWorker")
+# One ends by itself some seconds after its run; of the other a cluster has one, for good.
+RAYS_OWN = ("PlacementGroupCleaner", "_AutoscalingCoordinatorActor")
 WORDS = {"network": "the router", "graphics": "a pixel shader", "sound": "fast audio melody"}
 
 
@@ -222,7 +224,7 @@ def leaks(before: set[str], bucket: str) -> dict[str, list[str]]:
     folders = {p.name for p in Path(tempfile.gettempdir()).glob("clftask-*")} - before
     return {
         "placement groups": [str(g["name"]) for g in groups],
-        "actors": [a.class_name for a in actors if a.class_name != "PlacementGroupCleaner"],
+        "actors": [a.class_name for a in actors if a.class_name not in RAYS_OWN],
         "workers": [p.info["name"] for p in _ray_processes() if p.info["name"].startswith(WORKERS)],
         "multipart uploads": [u["Key"] for u in uploads],
         "state of Ray in storage": states,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import tempfile
 
 import pytest
 
@@ -187,3 +188,12 @@ def test_an_address_where_nobody_listens_is_refused_at_once(monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", address)
     with pytest.raises(ConfigError, match=f"RAY_ADDRESS: does not answer.*{address}"), connected():
         pass
+
+
+def test_what_killed_workers_left_is_removed_when_a_job_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with connected():
+        left = tmp_path / "clftask-work-dead"
+        left.mkdir()
+        (left / ".lock").touch()
+    assert not left.exists()

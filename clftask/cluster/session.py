@@ -16,6 +16,7 @@ from typing import Any
 from clftask import storage
 from clftask.cluster.tokens import authenticate, describe_open, is_open, wrong_token
 from clftask.errors import ConfigError, Problem
+from clftask.scratch import sweep
 
 CONNECT_TIMEOUT_S = 15.0
 FOR_WORKERS = ("CLFTASK_S3_SSE", "CLFTASK_LOG")
@@ -49,6 +50,7 @@ def connected(say: Callable[[str], None] = lambda line: None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+        sweep()  # what workers left here that were killed
 
 
 def _refuse_silent(address: str) -> None:
