@@ -72,7 +72,7 @@ class Checkpoints:
         return str(folder)
 
     def save(
-        self, folder: str, step: int, best: int | None, precision: str, after: Callable[[], None]
+        self, folder: str, step: int, best: int | None, precision: str, before: Callable[[], None]
     ) -> None:
         """Upload a local checkpoint in the background and remove it here.
 
@@ -81,11 +81,12 @@ class Checkpoints:
             step: Its step.
             best: The step of the best checkpoint, which is always kept.
             precision: What it was trained in; whoever goes on from it does so in the same.
-            after: Called when the checkpoint is complete, in the same thread.
+            before: Called in the same thread when all is uploaded and the checkpoint does not
+                count yet: writes what whoever goes on from it must find.
         """
         self.wait()
         marker = json.dumps({"step": step, "precision": precision}).encode()
-        self._upload = self._pool.submit(self._save, folder, step, best, marker, after)
+        self._upload = self._pool.submit(self._save, folder, step, best, marker, before)
 
     def wait(self) -> None:
         """Wait for the upload under way.
@@ -103,15 +104,15 @@ class Checkpoints:
         self._prune({best, self.latest()})
 
     def _save(
-        self, folder: str, step: int, best: int | None, marker: bytes, after: Callable[[], None]
+        self, folder: str, step: int, best: int | None, marker: bytes, before: Callable[[], None]
     ) -> None:
         self._prune({self._best if best == step else best})  # the best that is there already
         storage.upload(folder, self._place(step))
+        before()
         storage.put(storage.join(self._place(step), _MARKER), marker)
         shutil.rmtree(folder)
         self._prune({best, step})
         self._best = best
-        after()
 
     def _prune(self, always: set[int | None]) -> None:
         """Keep what is `always` kept, and the newest others, `keep` in all and one at least."""

@@ -37,12 +37,12 @@ from pyarrow import parquet
 
 from clftask import bundle, storage
 from clftask.inspection import inspect
+from clftask.runs import records
 
-ROWS = 30_000
+ROWS, EPOCHS = 30_000, 20
 MAX_STARTS = 30
 WORKERS = ("ray::ScoreActor", "ray::RayTrainWorker")
-# One ends by itself some seconds after its run; of the other a cluster has one, for good.
-RAYS_OWN = ("PlacementGroupCleaner", "_AutoscalingCoordinatorActor")
+COORDINATOR = "_AutoscalingCoordinatorActor"  # Ray's: a cluster has one, for good
 WORDS = {"network": "the router", "graphics": "a pixel shader", "sound": "fast audio melody"}
 
 
@@ -166,7 +166,12 @@ def train_job(bucket: str, name: str) -> dict[str, Any]:
             "labels": {"kind": "class", "column": "label"},
         },
         "model": {"base": f"{bucket}/base", "max_length": 32},
-        "training": {"epochs": 20, "batch_size": 24, "precision": "fp32", "early_stopping": None},
+        "training": {
+            "epochs": EPOCHS,
+            "batch_size": 24,
+            "precision": "fp32",
+            "early_stopping": None,
+        },
         "scaling": {"workers": [1, 3], "cpus_per_worker": 1, "max_failures": 20},
         "run": {"storage": f"{bucket}/runs", "name": name, "resume": True},
     }
@@ -196,11 +201,12 @@ def wrong_rows(output: str) -> tuple[int, int]:
 
 
 def is_sound(run: str) -> bool:
-    """Tell whether a training's bundle opens and the run keeps no more than it may."""
+    """Tell whether a training's bundle opens and no epoch's figures are lost or doubled."""
     with tempfile.TemporaryDirectory() as scratch:
         folder, meta = bundle.fetch(f"{run}/bundle", scratch)
         bundle.open_model(folder, meta)
-    return inspect(run)["state"] == "finished"
+    epochs = [record["epoch"] for record in records(run) if "eval_loss" in record]
+    return inspect(run)["state"] == "finished" and epochs == list(range(1, EPOCHS + 1))
 
 
 # ------------------------------------------------------------------ what is left
@@ -219,15 +225,18 @@ def leaks(before: set[str], bucket: str) -> dict[str, list[str]]:
 
     ray.init(address=os.environ["RAY_ADDRESS"], log_to_driver=False, logging_level="ERROR")
     groups = [g for g in placement_group_table().values() if g["state"] != "REMOVED"]
-    actors = list_actors(filters=[("state", "=", "ALIVE")], limit=1000)
+    found = list_actors(filters=[("state", "=", "ALIVE")], limit=1000)
+    actors = sorted(actor.class_name for actor in found)
     ray.shutdown()
+    if COORDINATOR in actors:
+        actors.remove(COORDINATOR)
     name = bucket.removeprefix("s3://")
     uploads = boto3.client("s3").list_multipart_uploads(Bucket=name).get("Uploads", [])
     states = [f.path for f in storage.list_files(bucket) if "/.ray/" in f.path]
     folders = {p.name for p in Path(tempfile.gettempdir()).glob("clftask-*")} - before
     return {
         "placement groups": [str(g["name"]) for g in groups],
-        "actors": [a.class_name for a in actors if a.class_name not in RAYS_OWN],
+        "actors": actors,
         "workers": [p.info["name"] for p in _ray_processes() if p.info["name"].startswith(WORKERS)],
         "multipart uploads": [u["Key"] for u in uploads],
         "state of Ray in storage": states,
@@ -281,7 +290,7 @@ def soak(world: World, args: argparse.Namespace, rng: random.Random, folder: Pat
         lost, doubled = lost + rows[0], doubled + rows[1]
         unsound += inspect(output, verify=True)["state"] != "complete"
     unsound += sum(not is_sound(f"{world.bucket}/runs/train-{i}") for i in range(done["train"]))
-    time.sleep(10)
+    time.sleep(60)  # Ray's PlacementGroupCleaner ends by itself some seconds after its run
     left = leaks(before, world.bucket)
     report = {"jobs": dict(done), "starts": starts, "faults": dict(world.faults)}
     report |= {"rows lost": lost, "rows doubled": doubled, "unsound": unsound, "left": left}

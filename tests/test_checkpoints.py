@@ -172,14 +172,24 @@ def test_an_interrupted_upload_leaves_no_more_than_keep_and_one(make, tmp_path, 
 
 def test_an_error_in_the_upload_is_raised_at_wait(make, tmp_path):
     checkpoints = make()
-    after = []
+    called = []
     folder = local(tmp_path, 10, extra=TOO_LONG)
-    checkpoints.save(folder, 10, None, "fp32", lambda: after.append(10))
+    checkpoints.save(folder, 10, None, "fp32", lambda: called.append(10))
     with pytest.raises(StorageError, match="File name too long"):
         checkpoints.wait()
-    assert after == []
+    assert called == []
     assert make().latest() is None
     assert Path(folder, "model.safetensors").exists()  # the local one is still there
+
+
+def test_what_belongs_to_a_checkpoint_is_there_before_it_counts(make, tmp_path):
+    """Else a run killed in between goes on from it without the figures of its epoch."""
+    checkpoints, found = make(), []
+    save(checkpoints, tmp_path, 10, best=None)
+    checkpoints.save(local(tmp_path, 20), 20, None, "fp32", lambda: found.append(make().steps()))
+    checkpoints.wait()
+    assert found == [{10: True, 20: False}]
+    assert make().steps() == {10: True, 20: True}
 
 
 def test_an_error_in_the_upload_is_raised_at_the_next_save(make, tmp_path):
