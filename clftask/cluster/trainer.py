@@ -13,7 +13,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError
 from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
-from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy
+from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
 
 from clftask import storage
 from clftask.cluster.capacity import Plan
@@ -114,13 +114,17 @@ class _Trainer(TorchTrainer):  # type: ignore[misc]
 
 
 class _FailurePolicy(DefaultFailurePolicy):  # type: ignore[misc]
-    """Counts workers that die while their group starts as any that die.
+    """Tries again what may end otherwise: deaths, but no error that is raised on purpose.
 
-    After such a death Ray Train gives up at once, or never, by the moment at which it comes.
+    Workers that die while their group starts count as any that die: Ray Train itself gives up
+    at once, or never, by the moment at which such a death comes.
     """
 
     def make_decision(self, training_failed_error: Any) -> Any:
         """Return whether Ray tries again."""
+        failures = getattr(training_failed_error, "worker_failures", {}).values()
+        if any(isinstance(failure, ClftaskError) for failure in failures):
+            return FailureDecision.RAISE
         cause = getattr(training_failed_error, "controller_failure", None)
         if isinstance(cause, (ray.exceptions.RayActorError, WorkerGroupStartupFailedError)):
             training_failed_error = WorkerGroupError(str(cause), {0: cause})
