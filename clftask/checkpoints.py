@@ -15,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from clftask import storage
+from clftask.errors import Problem, StorageError
 
 _MARKER = "complete.json"
 _AGAIN = "Delete the checkpoint: the one before is gone on from."
@@ -86,7 +87,8 @@ class Checkpoints:
         """
         self.wait()
         marker = json.dumps({"step": step, "precision": precision}).encode()
-        self._upload = self._pool.submit(self._save, folder, step, best, marker, before)
+        files = _sizes(folder)
+        self._upload = self._pool.submit(self._save, folder, files, step, best, marker, before)
 
     def wait(self) -> None:
         """Wait for the upload under way.
@@ -104,15 +106,34 @@ class Checkpoints:
         self._prune({best, self.latest()})
 
     def _save(
-        self, folder: str, step: int, best: int | None, marker: bytes, before: Callable[[], None]
+        self,
+        folder: str,
+        files: dict[str, int],
+        step: int,
+        best: int | None,
+        marker: bytes,
+        before: Callable[[], None],
     ) -> None:
         self._prune({self._best if best == step else best})  # the best that is there already
         storage.upload(folder, self._place(step))
+        self._check_whole(step, files)
         before()
         storage.put(storage.join(self._place(step), _MARKER), marker)
         shutil.rmtree(folder)
         self._prune({best, step})
         self._best = best
+
+    def _check_whole(self, step: int, files: dict[str, int]) -> None:
+        """Refuse to count what has lost files: the local ones, or to another who trains this run.
+
+        Raises:
+            StorageError: It lacks some of `files`, names and sizes.
+        """
+        place = self._place(step)
+        found = {f.path[len(place) + 1 :]: f.size for f in storage.list_files(place)}
+        if not files.items() <= found.items():
+            remedy = "Let one job at a time train a run."
+            raise StorageError(Problem(place, None, "was not uploaded whole", remedy))
 
     def _prune(self, always: set[int | None]) -> None:
         """Keep what is `always` kept, and the newest others, `keep` in all and one at least."""
@@ -128,6 +149,11 @@ class Checkpoints:
 
     def _place(self, step: int) -> str:
         return storage.join(self.path, f"step-{step:07d}")
+
+
+def _sizes(folder: str) -> dict[str, int]:
+    files = [path for path in Path(folder).rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
 
 
 def read_state(folder: str) -> dict[str, object]:

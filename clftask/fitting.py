@@ -7,7 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +21,7 @@ from clftask.callbacks import SaveEvery, StepSeed, StopOnNan, Stopwatch, evaluat
 from clftask.checkpoints import Checkpoints, read_state
 from clftask.config import TrainJob
 from clftask.decisions import Decision
+from clftask.errors import ClftaskError
 from clftask.evaluation import Evaluated, decide, labelled
 from clftask.labels import LabelSpace
 from clftask.modeling import (
@@ -87,12 +88,16 @@ class RunLog:
         self.run, self.text = run, preamble
         self.records: list[dict[str, Any]] = []
 
-    def resume(self, step: int) -> None:
-        """Take over what an earlier worker wrote, up to the step where this one goes on."""
+    def take_over(self) -> None:
+        """Read what an earlier worker wrote: whatever happens, it is written again."""
         log = storage.join(self.run, "log.txt")
         if storage.exists(log):
             self.text = storage.read_bytes(log).decode(errors="replace")
-        self.records = [record for record in runs.records(self.run) if record["step"] <= step]
+        self.records = runs.records(self.run)
+
+    def forget_after(self, step: int) -> None:
+        """Forget the records of the steps that are taken again."""
+        self.records = [record for record in self.records if record["step"] <= step]
 
     def say(self, line: str) -> None:
         """Add a line to the log, here and where workers log."""
@@ -171,10 +176,14 @@ def _fit(work: Work, sink: Sink, rank: int, world: int, device: str, scratch: st
         precision = agreed(_precision(work.job, checkpoints, device) if rank == 0 else None)
         trainer = build_trainer(work, world, device, precision, scratch)
         log, watch = RunLog(work.run, work.preamble), Stopwatch(trainer)
+        if rank == 0:
+            log.take_over()
         try:
             _train(trainer, checkpoints, log, sink, watch)
         except Exception as error:
             _log.exception("training failed")
+            with suppress(ClftaskError):
+                checkpoints.wait()  # it reads what the scratch folder holds
             if rank == 0:
                 log.say(f"failed: {error}")
                 log.write()
@@ -257,8 +266,8 @@ def _train(
     folder = checkpoints.fetch(step) if step is not None else None
     if is_first:
         checkpoints.clean(_best_step(folder))
+        log.forget_after(step or 0)
         if step is not None:
-            log.resume(step)
             log.say(f"going on from the checkpoint of step {step}")
         log.say(_opening(trainer))
     if folder is None or not _is_finished(trainer, folder, patience):

@@ -18,7 +18,7 @@ from pyarrow import parquet
 
 from clftask import bundle, storage
 from clftask.config import RunSpec, TrainJob, TuneJob
-from clftask.errors import ConfigError, DataError, Problem, interruption_hint
+from clftask.errors import ConfigError, DataError, Problem, StorageError, interruption_hint
 from clftask.sources.base import readable
 from clftask.spec import Spec, parse_job
 
@@ -66,10 +66,14 @@ def records(path: str) -> list[dict[str, Any]]:
 
 @contextlib.contextmanager
 def resumable(run: Run) -> Iterator[None]:
-    """Let an interruption say how the run goes on."""
+    """Let an interruption say how the run goes on; remove what killed workers left half-written."""
     name = run.path.rpartition("/")[2]
-    with interruption_hint(f"Go on with run.name={name} run.resume=true."):
-        yield
+    try:
+        with interruption_hint(f"Go on with run.name={name} run.resume=true."):
+            yield
+    finally:
+        with contextlib.suppress(StorageError):
+            storage.clear_partial(run.path)
 
 
 def find(spec: RunSpec, prefix: str, job_file: str = JOB) -> Run:

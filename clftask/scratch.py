@@ -31,7 +31,7 @@ def scratch_folder() -> Iterator[str]:
         try:
             yield str(folder / "files")
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
 
 
 def lasting_folder() -> str:
@@ -46,4 +46,10 @@ def sweep() -> None:
             continue
         with contextlib.suppress(OSError), (folder / _LOCK).open() as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Remove the lock last: without it nobody would go on with what was cut short."""
+    shutil.rmtree(folder / "files", ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)

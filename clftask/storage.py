@@ -46,6 +46,7 @@ __all__ = [
 
 NUM_THREADS = 8
 _COPY_BYTES = 4 << 20
+_TEMPORARY = ".tmp-"
 _Result = TypeVar("_Result")
 
 
@@ -258,6 +259,25 @@ def delete(path: str) -> None:
                 raise ClientError({"Error": failed}, "DeleteObjects")
 
 
+def clear_partial(path: str) -> None:
+    """Remove what killed writers left half-written below a folder that nobody else writes to.
+
+    Raises:
+        StorageError: Storage does not answer, or refuses to tell or to remove it.
+    """
+    with mendable(path):
+        if not is_s3(path):
+            for file in Path(path).rglob(f"{_TEMPORARY}*"):
+                file.unlink(missing_ok=True)
+            return
+        bucket, key = _bucket_and_key(path)
+        pages = s3_client().get_paginator("list_multipart_uploads")
+        for page in pages.paginate(Bucket=bucket, Prefix=f"{key}/"):
+            for found in page.get("Uploads", []):
+                which = {"Key": found["Key"], "UploadId": found["UploadId"]}
+                s3_client().abort_multipart_upload(Bucket=bucket, **which)
+
+
 def check_writable(path: str, field: str) -> None:
     """Refuse a place that cannot be written, without leaving anything there.
 
@@ -309,7 +329,7 @@ def _bucket_and_key(path: str) -> tuple[str, str]:
 def _temporary_beside(path: str, data: bytes) -> Iterator[str]:
     folder = Path(path).parent
     folder.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=folder, prefix=".tmp-")
+    handle, name = tempfile.mkstemp(dir=folder, prefix=_TEMPORARY)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
@@ -324,7 +344,7 @@ def _temporary_beside(path: str, data: bytes) -> Iterator[str]:
 def _copy(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     # Of a new name: one that can be foretold may lie there already, as a link to elsewhere.
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".tmp-{target.name}-")
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f"{_TEMPORARY}{target.name}-")
     temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as file, source.open("rb") as content:

@@ -63,6 +63,9 @@ class S3Process:
 
     def __exit__(self, *_: object) -> None:
         self.kill()
+        for port in self.ports:  # its sockets lie there whatever it is told
+            for left in Path("/tmp").glob(f"seaweedfs-*-grpc-{port}.sock"):
+                left.unlink(missing_ok=True)
 
 
 LONGEST = ("test_tune", "test_train", "test_score", "test_secrets", "test_submit")

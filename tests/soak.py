@@ -272,7 +272,7 @@ def main() -> None:
 def soak(world: World, args: argparse.Namespace, rng: random.Random, folder: Path) -> bool:
     before = {p.name for p in Path(tempfile.gettempdir()).glob("clftask-*")}
     write_tables(world.bucket)
-    storage.upload(str(tiny_base(folder)), f"{world.bucket}/base")
+    storage.upload(str(small_base(folder)), f"{world.bucket}/base")
     run_job(world, "train", train_job(world.bucket, "first"), folder)
     end, done, starts = time.monotonic() + args.minutes * 60, Counter[str](), 0
     lost = doubled = unsound = 0
@@ -298,8 +298,8 @@ def soak(world: World, args: argparse.Namespace, rng: random.Random, folder: Pat
     return bool(lost or doubled or unsound or any(left.values()))
 
 
-def tiny_base(folder: Path) -> Path:
-    """Write a tiny random BERT of letters."""
+def small_base(folder: Path) -> Path:
+    """Write a small random BERT of letters, of 9 MB: large files go to S3 in several parts."""
     import torch
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
@@ -311,7 +311,7 @@ def tiny_base(folder: Path) -> Path:
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = BertConfig(
-        vocab_size=len(pieces), intermediate_size=32, max_position_embeddings=64, **sizes
+        vocab_size=len(pieces), intermediate_size=32, max_position_embeddings=140_000, **sizes
     )
     BertModel(config).save_pretrained(place)
     return place

@@ -1,6 +1,7 @@
 """Checkpoints: complete or ignored, never more than are asked for."""
 
 import json
+import shutil
 import tempfile
 import threading
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from clftask import storage
 from clftask.checkpoints import Checkpoints, read_state
 from clftask.errors import StorageError
 
@@ -190,6 +192,29 @@ def test_what_belongs_to_a_checkpoint_is_there_before_it_counts(make, tmp_path):
     checkpoints.wait()
     assert found == [{10: True, 20: False}]
     assert make().steps() == {10: True, 20: True}
+
+
+@pytest.mark.parametrize("gone", ["the local files", "what is uploaded"])
+def test_one_that_has_lost_files_never_counts(make, tmp_path, monkeypatch, gone):
+    """A worker that fails removes its scratch folder; another job's cleans what is not whole."""
+    checkpoints, folder = make(), local(tmp_path, 20)
+    save(checkpoints, tmp_path, 10, best=None)
+    upload = storage.upload
+
+    def upload_and_lose(source, place):
+        if gone == "the local files":
+            shutil.rmtree(source)
+        upload(source, place)
+        if gone == "what is uploaded":
+            Path(place, "model.safetensors").unlink()
+
+    monkeypatch.setattr(storage, "upload", upload_and_lose)
+    called = []
+    checkpoints.save(folder, 20, None, "fp32", lambda: called.append(20))
+    with pytest.raises(StorageError):
+        checkpoints.wait()
+    assert called == []
+    assert make().latest() == 10
 
 
 def test_an_error_in_the_upload_is_raised_at_the_next_save(make, tmp_path):

@@ -21,7 +21,7 @@ from clftask.checkpoints import Checkpoints
 from clftask.config import TrainJob
 from clftask.data import prepare, tokenise
 from clftask.decisions import cross_fitted
-from clftask.errors import DataError, JobError
+from clftask.errors import DataError, JobError, Problem, StorageError
 from clftask.fitting import Work, build_trainer, fit
 from clftask.labels import multi_hot
 from clftask.metrics import compute
@@ -216,6 +216,30 @@ def test_killed_between_last_checkpoint_and_bundle(make_work):
     again = run(work)
     assert not again.losses(), "it trained although all steps were taken"
     assert again.done["metrics"]["test"] == pytest.approx(expected["metrics"]["test"])
+
+
+def test_a_run_that_cannot_go_on_keeps_what_it_has_written(make_work, monkeypatch):
+    """What is in the way may be mended: then its figures and its log are still whole."""
+    work = make_work(epochs=4)
+    with pytest.raises(KeyboardInterrupt):
+        run(work, Recorder(fail_at=12))
+    before = logged_steps(work.run)
+    assert before
+
+    def full(*_: Any) -> None:
+        raise StorageError(Problem("/tmp", None, "the disk is full"))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Checkpoints, "fetch", full)
+        with pytest.raises(StorageError, match="the disk is full"):
+            run(work)
+    assert logged_steps(work.run) == before
+    log = Path(work.run, "log.txt").read_text()
+    assert log.startswith("hello\n")
+    assert "checkpoint" in log
+    assert "failed: " in log
+    run(work)
+    assert [s for s in logged_steps(work.run) if s in before] == before
 
 
 def test_early_stopping_counts_over_a_resume(make_work):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -54,6 +55,26 @@ def test_a_finished_run_returns_without_its_base(finished):
     result, said = again(finished, "scaling.workers=2")
     assert {name: result[name] for name in OUTCOME} == OUTCOME
     assert said == [f"the run is finished: {result['run']}"]
+
+
+def test_what_a_driver_left_that_was_killed_at_the_very_end_is_removed(finished):
+    """Its workers had written the bundle; Ray's state goes only after that."""
+    path = Path(finished.run.storage, "run", ".ray")
+    path.mkdir()
+    (path / "reservation").write_text("some-run")
+    again(finished)
+    assert not path.exists()
+
+
+def test_what_killed_workers_left_half_written_is_removed_however_a_run_ends(finished):
+    run = runs.find(finished.run, finished.task)
+    half = Path(run.path, "checkpoints", "step-0000001", ".tmp-optimizer.pt-x1")
+    half.parent.mkdir(parents=True)
+    with contextlib.suppress(KeyboardInterrupt), runs.resumable(run):
+        half.write_text("half")
+        raise KeyboardInterrupt
+    assert not half.exists()
+    assert Path(run.path, "job.yaml").exists()
 
 
 def test_a_finished_run_of_another_job_or_other_data_is_refused(finished, toy_table):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -44,6 +46,27 @@ def test_a_folder_is_gone_after_its_block(own_temp: Path) -> None:
         raise ValueError("as it happens")
     assert not Path(folder).exists()
     assert not Path(other).exists()
+
+
+def test_a_removal_that_is_cut_short_is_finished_by_the_next(own_temp, monkeypatch) -> None:
+    remove = shutil.rmtree
+
+    def cut_short(folder: Path, **options: object) -> None:
+        Path(folder, "weights").unlink()
+        raise KeyboardInterrupt
+
+    with (
+        monkeypatch.context() as patched,
+        contextlib.suppress(KeyboardInterrupt),
+        scratch_folder() as folder,
+    ):
+        for name in ("weights", "more"):
+            Path(folder, name).write_text("x")
+        patched.setattr(shutil, "rmtree", cut_short)
+    assert shutil.rmtree is remove
+    assert Path(folder, "more").exists()
+    sweep()
+    assert list(own_temp.iterdir()) == []
 
 
 def test_what_a_killed_process_left_is_removed_and_what_is_in_use_stays(own_temp: Path) -> None:

@@ -247,6 +247,40 @@ def test_reading_what_is_absent_is_refused(place: str, tmp_path: Path) -> None:
     assert refused(storage.download, absent, str(tmp_path / "here")).path == absent
 
 
+def test_what_killed_writers_left_is_removed_and_no_more(place: str) -> None:
+    """A file to be written to disk begins as `.tmp-…`; to S3, if large, as a multipart upload."""
+    fill(place, "run/a", "run/inner/b", "other")
+    for name in ("run/inner/c", "elsewhere/d"):
+        leave_partial(f"{place}/{name}")
+    storage.clear_partial(f"{place}/run")
+    assert names_below(f"{place}/run") == ["/a", "/inner/b"]
+    assert storage.exists(f"{place}/other")
+    assert partial_below(place) == ["elsewhere/d"]
+    storage.clear_partial(f"{place}/absent")
+
+
+def leave_partial(path: str) -> None:
+    if not storage.is_s3(path):
+        folder, _, name = path.rpartition("/")
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        Path(folder, f".tmp-{name}-x1").write_text("half")
+        return
+    bucket, _, key = path.removeprefix("s3://").partition("/")
+    client = storage.s3_client()
+    found = client.create_multipart_upload(Bucket=bucket, Key=key)
+    part = {"Bucket": bucket, "Key": key, "UploadId": found["UploadId"], "PartNumber": 1}
+    client.upload_part(**part, Body=b"half")
+
+
+def partial_below(place: str) -> list[str]:
+    if not storage.is_s3(place):
+        found = [p.relative_to(place) for p in Path(place).rglob(".tmp-*")]
+        return [str(p.parent / p.name.split("-")[1]) for p in found]
+    bucket, _, key = place.removeprefix("s3://").partition("/")
+    uploads = storage.s3_client().list_multipart_uploads(Bucket=bucket, Prefix=f"{key}/")
+    return [upload["Key"][len(key) + 1 :] for upload in uploads.get("Uploads", [])]
+
+
 def test_check_writable_leaves_nothing(place: str) -> None:
     storage.check_writable(f"{place}/run", "run.storage")
     assert not storage.exists(f"{place}/run")
