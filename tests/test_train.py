@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from clftask.cluster.session import connected
 from clftask.cluster.train import train
 from clftask.config import TrainJob
 from clftask.errors import ConfigError, JobError
+
+RAY_TRAINS = ("TrainController", "RayTrainWorker")
 
 
 @pytest.fixture(scope="module")
@@ -228,8 +231,38 @@ def test_worker_that_dies_while_its_group_starts_is_replaced(
     assert not (tmp_path / ".ray").exists()
 
 
-def test_worker_that_dies_before_its_group_is_whole_is_replaced(
-    ray_cluster, tmp_path, write_rank, monkeypatch
+@pytest.fixture
+def dies_after_the_group() -> Any:
+    """Takes a worker away when the process group stands, and waits until Ray knows."""
+
+    def kill(worker_group: Any) -> None:
+        os.kill(worker_group.get_workers()[1].metadata.pid, signal.SIGKILL)
+        worker_group.execute(os.getpid)
+
+    return kill
+
+
+@pytest.fixture
+def dies_within_the_group() -> Any:
+    """Lets the first worker die when the others have met it: they hear of it before Ray does."""
+
+    def prepare() -> None:
+        import torch.distributed as dist
+
+        def meet_and_die(*_: Any, **__: Any) -> None:
+            host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+            dist.TCPStore(host, port, None, True, wait_for_workers=False)
+            time.sleep(3)
+            os._exit(1)
+
+        dist.init_process_group = meet_and_die
+
+    return lambda worker_group: worker_group.execute_single(0, prepare)
+
+
+@pytest.mark.parametrize("moment", ["after_the_group", "within_the_group"])
+def test_worker_that_dies_before_it_works_is_replaced(
+    ray_cluster, tmp_path, write_rank, monkeypatch, request, moment
 ):
     import ray
     from ray.train.v2._internal.execution.callback import WorkerGroupCallback
@@ -237,26 +270,93 @@ def test_worker_that_dies_before_its_group_is_whole_is_replaced(
     from clftask.cluster import trainer
     from clftask.cluster.capacity import Plan
 
-    class Kills(WorkerGroupCallback):
-        """Takes a worker's process away where Ray would now set up its process group."""
+    kill = request.getfixturevalue(f"dies_{moment}")
 
+    class Kills(WorkerGroupCallback):
         def after_worker_group_start(self, worker_group: Any) -> None:
-            worker = worker_group.get_workers()[1]
             with contextlib.suppress(FileExistsError):
                 os.close(os.open(tmp_path / "marker", os.O_CREAT | os.O_EXCL))
-                os.kill(worker.metadata.pid, signal.SIGKILL)
-                worker_group.execute(os.getpid)
+                kill(worker_group)
 
     create = trainer._Trainer._create_default_callbacks
-    monkeypatch.setattr(
-        trainer._Trainer, "_create_default_callbacks", lambda self: [*create(self), Kills()]
-    )
+
+    def with_kills(self: Any) -> list[Any]:
+        before, after = ([], [Kills()]) if moment == "after_the_group" else ([Kills()], [])
+        return [*before, *create(self), *after]
+
+    monkeypatch.setattr(trainer._Trainer, "_create_default_callbacks", with_kills)
     cpus = ray.cluster_resources()["CPU"] / 2
     plan = Plan(2, False, cpus)
     error = trainer.run_workers(write_rank, {"out": str(tmp_path)}, plan, 1, str(tmp_path))
     assert error is None, str(error)
     assert (tmp_path / "marker").exists()
     assert {p.name for p in tmp_path.glob("[01]")} == {"0", "1"}
+
+
+def test_an_interrupted_training_asks_for_no_machines_any_more(ray_cluster, tmp_path):
+    """Where Ray goes on after it, as on a cluster, its controller would."""
+    from ray._private.state import actors
+
+    from clftask.cluster.capacity import Plan
+    from clftask.cluster.trainer import run_workers
+
+    def loop(config: dict[str, Any]) -> None:
+        Path(config["out"], "works").touch()
+        time.sleep(600)
+
+    def living() -> list[str]:
+        found = (a for a in actors().values() if a["State"] == "ALIVE")
+        return [a["ActorClassName"] for a in found if a["ActorClassName"].startswith(RAY_TRAINS)]
+
+    def interrupt() -> None:
+        while not (tmp_path / "works").exists():
+            time.sleep(0.05)
+        assert {"TrainController", "RayTrainWorker"} <= set(living())
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with ThreadPoolExecutor(1) as beside:
+        interrupting = beside.submit(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run_workers(loop, {"out": str(tmp_path)}, Plan(1, False, 1), 3, str(tmp_path))
+        interrupting.result()
+    give_up = time.monotonic() + 60
+    while living() and time.monotonic() < give_up:
+        time.sleep(0.1)
+    assert living() == []
+    assert not (tmp_path / ".ray").exists()
+
+
+def test_waiting_is_said_at_the_start_and_whenever_workers_are_lost(ray_cluster, monkeypatch):
+    import ray
+    from ray.util import placement_group, remove_placement_group
+
+    from clftask.cluster import progress
+    from clftask.cluster.capacity import Plan
+
+    monkeypatch.setattr(progress, "WAIT_S", 0)
+    board, said = progress.new_board(), []
+    waiting = progress.Waiting(Plan(3, False, 64), said.append)
+    waiting.look(board)
+    assert said == []  # nothing was asked for yet
+    group = placement_group([{"CPU": 64}] * 3)
+    line = "waiting for 3 workers with 64 CPUs each: no node has room for them yet"
+    for events, count in (((), 1), (("start",), 1), (("lose",), 2)):
+        for event in events:
+            ray.get(getattr(board, event).remote())
+        waiting.look(board)
+        waiting.look(board)
+        assert said == [line] * count
+    remove_placement_group(group)
+
+
+def test_what_is_overridden_in_ray_train_is_there():
+    from clftask.cluster import trainer
+
+    for kind in (trainer._Trainer, trainer._FailurePolicy, trainer._Machines, trainer._Calm):
+        ours = [name for name in vars(kind) if callable(getattr(kind, name)) and name[:2] != "__"]
+        for name in ours:
+            assert any(hasattr(base, name) for base in kind.__bases__), (kind, name)
+        assert ours
 
 
 def test_interrupted_and_killed_drivers_are_resumed(document, tmp_path):

@@ -27,16 +27,20 @@ class Board:
         self.records: list[dict[str, Any]] = []
         self.outcome: dict[str, Any] | None = None
         self.failure: Exception | None = None
-        self.is_started = False
+        self.is_working = False
 
     def start(self) -> Exception | None:
         """Take note that a worker runs; return what an earlier one failed of for good."""
-        self.is_started = True
+        self.is_working = True
         return self.failure
 
-    def has_started(self) -> bool:
-        """Tell whether any worker has run."""
-        return self.is_started
+    def lose(self) -> None:
+        """Take note that the workers have failed; others may come."""
+        self.is_working = False
+
+    def has_workers(self) -> bool:
+        """Tell whether workers run."""
+        return self.is_working
 
     def post(self, record: dict[str, Any]) -> None:
         """Take a record, or the result."""
@@ -93,21 +97,26 @@ def waiting_line(chosen: Plan, groups: Iterable[Mapping[str, Any]]) -> str | Non
 
 
 class Waiting:
-    """Says once that the workers find no place, when they have waited for it `WAIT_S` seconds."""
+    """Says that the workers find no place, when they have waited for it `WAIT_S` seconds.
+
+    Once at the start, and once whenever workers were lost.
+    """
 
     def __init__(self, chosen: Plan, say: Callable[[str], None]) -> None:
         self.chosen, self.say = chosen, say
-        self.since, self.is_over = time.monotonic(), False
+        self.since, self.is_said = time.monotonic(), False
 
     def look(self, board: Any) -> None:
-        """Look at the cluster, unless all is said or a worker has started."""
-        if self.is_over or time.monotonic() - self.since < WAIT_S:
+        """Look at the cluster, unless it is said or workers run."""
+        if time.monotonic() - self.since < WAIT_S:
             return
-        self.is_over = ray.get(board.has_started.remote())
-        line = None if self.is_over else waiting_line(self.chosen, placement_group_table().values())
-        if line is not None:
-            self.is_over = True
-            self.say(line)
+        if ray.get(board.has_workers.remote()):
+            self.since, self.is_said = time.monotonic(), False
+        elif not self.is_said:
+            line = waiting_line(self.chosen, placement_group_table().values())
+            if line is not None:
+                self.is_said = True
+                self.say(line)
 
 
 @contextmanager

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from clftask import logs, runs
+from clftask import logs, runs, storage
 from clftask.cluster import spot
 from clftask.cluster.capacity import Plan, capacity, plan
 from clftask.cluster.metering import TrainMeter
@@ -56,6 +57,8 @@ def train(job: TrainJob, say: Say, show: Show) -> dict[str, Any]:
 def _finished(job: TrainJob, run: runs.Run, say: Say) -> dict[str, Any]:
     """Return what a finished run found; that needs its data, but neither its base nor Ray."""
     runs.same_data(run, prepare(job).fingerprint)
+    with contextlib.suppress(ClftaskError):
+        storage.delete(storage.join(run.path, ".ray"))  # of a driver killed after its workers' end
     say(f"the run is finished: {run.path}")
     return run.result()
 
@@ -110,7 +113,10 @@ def _fit(
         "board": board,
     }
     with follow(board, show, Waiting(chosen, say)):
-        error = run_workers(worker_loop, loop_config, chosen, job.scaling.max_failures, path)
+        failures = job.scaling.max_failures
+        error = run_workers(
+            worker_loop, loop_config, chosen, failures, path, lambda: board.lose.remote()
+        )
     outcome, failure = ray.get(board.result.remote())
     if outcome is not None:
         found: dict[str, Any] = outcome
@@ -139,7 +145,11 @@ class _RaySink:
     board: Any
 
     def post(self, record: dict[str, Any]) -> None:
-        self.board.post.remote(record)
+        import ray
+
+        sent = self.board.post.remote(record)
+        if "done" in record:
+            ray.get(sent)  # what is under way ends with its worker
 
     def report(self, metrics: dict[str, float]) -> None:
         import ray.train

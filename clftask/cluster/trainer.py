@@ -32,6 +32,7 @@ def run_workers(
     chosen: Plan,
     max_failures: int,
     path: str,
+    lost: Callable[[], None] | None = None,
 ) -> JobError | None:
     """Run a loop in each worker, again from its checkpoint when one dies.
 
@@ -42,11 +43,13 @@ def run_workers(
         max_failures: How often workers may die.
         path: The run. Ray's own state lies in it until this ends, under a name that is never
             used twice.
+        lost: Called by Ray's controller, elsewhere, whenever the workers have failed.
 
     Returns:
         Why it failed; None when all workers came to their end.
     """
     trainer = _Trainer(
+        lost or (lambda: None),
         loop,
         train_loop_config=loop_config,
         scaling_config=_scaling(chosen),
@@ -100,9 +103,23 @@ def _job_error(path: str, error: Exception) -> JobError:
 
 
 class _Trainer(TorchTrainer):  # type: ignore[misc]
+    def __init__(self, lost: Callable[[], None], loop: Any, **options: Any) -> None:
+        super().__init__(loop, **options)
+        self.lost = lost
+        self.controller: Any = None
+
+    def fit(self) -> Any:
+        """Train; an interrupted training's controller would ask for its machines again."""
+        try:
+            return super().fit()
+        except BaseException:
+            if self.controller is not None:
+                ray.kill(self.controller)
+            raise
+
     def _create_default_callbacks(self) -> list[Any]:
         """Return ours before Ray's: one of Ray's may fail."""
-        return [_Machines(), _Calm(), *super()._create_default_callbacks()]
+        return [_Machines(self.lost), _Calm(), *super()._create_default_callbacks()]
 
     def _initialize_and_run_controller(self, **options: Any) -> Any:
         """Run Ray's controller with our policy."""
@@ -111,13 +128,14 @@ class _Trainer(TorchTrainer):  # type: ignore[misc]
 
     def _register_sigint_handler(self, controller: Any) -> None:
         """Leave Ctrl-C to the command line: Ray's own handler ends it without a word."""
+        self.controller = controller
 
 
 class _FailurePolicy(DefaultFailurePolicy):  # type: ignore[misc]
     """Tries again what may end otherwise: deaths, but no error that is raised on purpose.
 
-    Workers that die while their group starts count as any that die: Ray Train itself gives up
-    at once, or never, by the moment at which such a death comes.
+    Workers that die while their group starts, of which the others may hear first, count as any
+    that die: Ray Train itself gives up at once, or never, by the moment at which it happens.
     """
 
     def make_decision(self, training_failed_error: Any) -> Any:
@@ -126,7 +144,7 @@ class _FailurePolicy(DefaultFailurePolicy):  # type: ignore[misc]
         if any(isinstance(failure, ClftaskError) for failure in failures):
             return FailureDecision.RAISE
         cause = getattr(training_failed_error, "controller_failure", None)
-        if isinstance(cause, (ray.exceptions.RayActorError, WorkerGroupStartupFailedError)):
+        if isinstance(cause, (ray.exceptions.RayError, WorkerGroupStartupFailedError)):
             training_failed_error = WorkerGroupError(str(cause), {0: cause})
         return super().make_decision(training_failed_error)
 
@@ -134,7 +152,9 @@ class _FailurePolicy(DefaultFailurePolicy):  # type: ignore[misc]
 class _Machines(ControllerCallback, WorkerGroupCallback):  # type: ignore[misc]
     """Gives back what a group held that has failed to start: the next one would wait for it."""
 
-    held: Any = None
+    def __init__(self, lost: Callable[[], None]) -> None:
+        self.lost = lost
+        self.held: Any = None
 
     def after_worker_group_start(self, worker_group: Any) -> None:
         """Called when there are workers that do not yet work."""
@@ -146,6 +166,7 @@ class _Machines(ControllerCallback, WorkerGroupCallback):  # type: ignore[misc]
 
     def before_controller_execute_failure_decision(self, failure_decision: Any) -> None:
         """Called after any failure."""
+        self.lost()
         if self.held is not None:
             self.held.shutdown()
             self.held = None
