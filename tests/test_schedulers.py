@@ -13,8 +13,9 @@ from pydantic import TypeAdapter
 
 from clftask.errors import Problem
 from clftask.search import AnyDistribution, Scheduler, Space
-from clftask.search.schedulers import EPOCH, TRIAL
+from clftask.search.schedulers import EPOCH
 from clftask.search.searchers import Goal
+from clftask.search.waking import TRIAL
 
 DISTRIBUTION: TypeAdapter[Any] = TypeAdapter(AnyDistribution)
 SCHEDULER: TypeAdapter[Any] = TypeAdapter(Scheduler)
@@ -292,6 +293,68 @@ def test_a_population_goes_on_when_those_it_waits_for_have_ended(kind: str) -> N
     assert scheduler.choose_trial_to_run(controller) is None  # the third still runs
     trials[2].set_status("TERMINATED")
     assert scheduler.choose_trial_to_run(controller) in trials[:2]
+
+
+class Brackets:
+    """What a scheduler sees of Ray Tune."""
+
+    def __init__(self, scheduler: Any, trials: list[Any]) -> None:
+        self.scheduler, self.trials = scheduler, trials
+        for one in trials:
+            scheduler.on_trial_add(self, one)
+            one.set_status("RUNNING")
+
+    def get_trials(self) -> list[Any]:
+        return self.trials
+
+    def stop_trial(self, trial: Any) -> None:
+        trial.set_status("TERMINATED")
+        self.scheduler.on_trial_complete(self, trial, {})
+
+    def report(self, trial: Any, epoch: int, score: float) -> None:
+        """Let a trial report, and do with it what the scheduler says."""
+        if trial.status == "RUNNING":
+            found = {"micro_f1": score, "epoch": epoch}
+            said = self.scheduler.on_trial_result(self, trial, found)
+            if said != "CONTINUE":
+                self.stop_trial(trial) if said == "STOP" else trial.set_status("PAUSED")
+
+    def lose(self, trial: Any) -> None:
+        """Let a trial end by itself or fail: its worker is gone, or its patience is spent."""
+        trial.set_status("ERROR")
+        self.scheduler.on_trial_error(self, trial)
+
+
+def test_hyperband_ends_when_the_last_that_others_wait_for_ends_by_itself() -> None:
+    scheduler = built("hyperband")
+    controller = Brackets(scheduler, [a_trial(i) for i in range(3)])  # its first bracket
+    for one in controller.trials[:2]:
+        controller.report(one, EPOCHS, 0.5)
+    assert [one.status for one in controller.trials] == ["PAUSED", "PAUSED", "RUNNING"]
+    assert scheduler.choose_trial_to_run(controller) is None
+    controller.lose(controller.trials[2])
+    assert scheduler.choose_trial_to_run(controller) is None
+    assert [one.status for one in controller.trials] == ["TERMINATED", "TERMINATED", "ERROR"]
+
+
+def test_hyperband_halves_without_the_last_that_others_wait_for() -> None:
+    scheduler = built("hyperband")
+    controller = Brackets(scheduler, [a_trial(i) for i in range(8)])
+    second = controller.trials[3:]  # bracket: five trials, judged after 3 and 9 epochs
+    for one in controller.trials[:3]:
+        controller.report(one, EPOCHS, 0.5)
+    for number, one in enumerate(second[:4]):
+        controller.report(one, 3, 0.1 * number)
+    controller.lose(second[4])
+    best = scheduler.choose_trial_to_run(controller)
+    assert best in second[2:4]
+    for one in second[2:4]:
+        one.set_status("RUNNING")
+    controller.report(second[3], EPOCHS, 0.5)
+    assert second[3].status == "PAUSED"
+    controller.lose(second[2])
+    assert scheduler.choose_trial_to_run(controller) is None
+    assert second[3].status == "TERMINATED"
 
 
 def test_the_seed_decides_what_pbt_explores() -> None:

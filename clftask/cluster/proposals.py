@@ -8,8 +8,8 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
-from clftask.search.schedulers import TRIAL
 from clftask.search.searchers import Goal
+from clftask.search.waking import TRIAL
 
 
 @dataclass(frozen=True)

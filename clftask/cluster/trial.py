@@ -20,8 +20,9 @@ from clftask.config import TrainJob, TuneJob
 from clftask.errors import ConfigError, Problem, StorageError
 from clftask.fitting import Work
 from clftask.longtexts import LongTextSpec
-from clftask.search.schedulers import EPOCH, TRIAL
+from clftask.search.schedulers import EPOCH
 from clftask.search.searchers import Goal
+from clftask.search.waking import TRIAL
 from clftask.trials import Evaluation, Trial, Trials
 from clftask.trying import Attempt, attempt, tell_again
 

@@ -36,8 +36,8 @@ from clftask.diskplan import check_disk
 from clftask.errors import ClftaskError, JobError, Problem
 from clftask.precision import bf16_pays, check_precision, resolve_precision
 from clftask.report.tuning import tuning_page
-from clftask.search.schedulers import TRIAL
 from clftask.search.searchers import Goal
+from clftask.search.waking import TRIAL
 from clftask.trials import Trial, Trials, finalists, mean_scores, ranked, table, winner
 from clftask.wording import counted
 

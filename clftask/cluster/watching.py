@@ -10,8 +10,9 @@ from ray.tune import Callback
 from ray.tune.result import DONE
 
 from clftask.cluster.trial import FAILED, KNOWN
-from clftask.search.schedulers import EPOCH, TRIAL
+from clftask.search.schedulers import EPOCH
 from clftask.search.searchers import Goal
+from clftask.search.waking import TRIAL
 
 
 class Watch(Callback):  # type: ignore[misc]

@@ -11,7 +11,6 @@ import itertools
 import math
 import random
 from abc import abstractmethod
-from types import SimpleNamespace
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -20,11 +19,11 @@ from pydantic import Field
 from clftask.errors import Problem
 from clftask.search.searchers import Goal
 from clftask.search.space import LogUniform, Space, Uniform
+from clftask.search.waking import keeping_number, never_stuck
 from clftask.spec import BareKind, Spec
 
 EPOCH = "epoch"  # what a trial reports its age as
 _MAX_DRAWS = 5_000  # of trials, to learn how many epochs they take
-TRIAL = "trial"  # the name of its number in what Ray Tune hands it
 
 # What a population may change while a model trains: neither shapes nor batches depend on it.
 _IN_PLACE = {
@@ -199,7 +198,7 @@ class _Brackets(SchedulerSpec):
         """Return the scheduler of Ray Tune that `of_ray` names."""
         from ray.tune import schedulers
 
-        return getattr(schedulers, self.of_ray)(
+        return never_stuck(getattr(schedulers, self.of_ray))(
             time_attr=EPOCH,
             metric=goal.metric,
             mode=goal.mode,
@@ -272,7 +271,7 @@ class Pbt(_Population):
         from ray.tune.schedulers import PopulationBasedTraining
 
         _seed(seed)
-        return _keeping_number(PopulationBasedTraining)(
+        return keeping_number(PopulationBasedTraining)(
             time_attr=EPOCH,
             metric=goal.metric,
             mode=goal.mode,
@@ -304,7 +303,7 @@ class Pb2(_Population):
         from ray.tune.schedulers.pb2 import PB2
 
         _seed(seed)
-        return _keeping_number(PB2)(
+        return keeping_number(PB2)(
             time_attr=EPOCH,
             metric=goal.metric,
             mode=goal.mode,
@@ -344,34 +343,3 @@ def _mutation(distribution: Any) -> Any:
     """Return what PBT may turn a value into: a domain, or neighbours in a list."""
     is_range = not hasattr(distribution, "values")
     return distribution.domain() if is_range else distribution.probes()
-
-
-def _keeping_number(scheduler: Any) -> Any:
-    """Return a population scheduler whose trials copy another's settings, but not its number."""
-
-    class Keeping(scheduler):  # type: ignore[misc]
-        def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-            """Take a trial; it is not told of the searcher, which merely reads from a list."""
-            super().on_trial_add(SimpleNamespace(search_alg=None), trial)
-
-        def choose_trial_to_run(self, tune_controller: Any) -> Any:
-            """Let waiting trials go on when all that they waited for have ended."""
-            found = super().choose_trial_to_run(tune_controller)
-            statuses = {trial.status for trial in tune_controller.get_trials()}
-            if found is not None or "PAUSED" not in statuses or statuses & {"RUNNING", "PENDING"}:
-                return found
-            paused = [t for t in tune_controller.get_trials() if t.status == "PAUSED"]
-            first = min(self._trial_state[trial].last_train_time for trial in paused)
-            self._next_perturbation_sync = first + self._perturbation_interval
-            return super().choose_trial_to_run(tune_controller)
-
-        def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-            """Wait no longer for a trial whose worker is gone; one that is tried again is new."""
-            super().on_trial_error(tune_controller, trial)
-            tune_controller.get_live_trials().discard(trial)
-
-        def _get_new_config(self, trial: Any, trial_to_clone: Any) -> Any:
-            config, operations = super()._get_new_config(trial, trial_to_clone)
-            return {**config, TRIAL: trial.config[TRIAL]}, operations
-
-    return Keeping
