@@ -221,11 +221,12 @@ def read_shards(
         DataError: A file was changed since the job was planned, or cannot be read.
     """
     schema, stream = decode_schema(plan.columns), None
+    most = min(SKIP_ROWS, max((shard.num_rows for shard in shards), default=1))  # texts may be long
     for shard in shards:
         parts = []
         for piece in shard.pieces:
             if stream is None or not stream.leads_to(piece):
-                stream = _Stream(plan.files[piece.file], piece, schema, recipe)
+                stream = _Stream(plan.files[piece.file], piece, schema, recipe, most)
             stream.skip_to(piece.start)
             parts.append(stream.take(piece.num_rows))
         yield _judged(shard, pa.concat_tables(parts), recipe)
@@ -234,12 +235,12 @@ def read_shards(
 class _Stream:
     """The rows of one file from some row on."""
 
-    def __init__(self, file: InputFile, piece: Piece, schema: pa.Schema, recipe: TextRecipe):
+    def __init__(
+        self, file: InputFile, piece: Piece, schema: pa.Schema, recipe: TextRecipe, num_rows: int
+    ) -> None:
         self.file, self.number, self.position = file, piece.file, piece.start
         self.source = open_file(file.path)
-        self.batches = self.source.batches(
-            file.path, schema, start=piece.start, texts=recipe.columns
-        )
+        self.batches = self.source.batches(file.path, schema, piece.start, num_rows, recipe.columns)
         self.rest: list[pa.RecordBatch] = []
 
     def leads_to(self, piece: Piece) -> bool:

@@ -204,6 +204,10 @@ class Books:
         """Return the numbers of the parts that are there."""
         return _numbers(storage.list_files(self.output, recursive=False), "parquet")
 
+    def stored_quarantines(self) -> set[int]:
+        """Return the numbers of the parts whose bad rows are listed."""
+        return _numbers(storage.list_files(storage.join(self.output, QUARANTINE)), "jsonl")
+
     def stored_receipts(self) -> set[int]:
         """Return the numbers of the parts whose receipts are there."""
         return _numbers(storage.list_files(storage.join(self.output, RECEIPTS)), "json")

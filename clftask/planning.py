@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, count
 
 import pyarrow as pa
@@ -34,6 +34,7 @@ class Planned:
         is_new: Whether no plan was there.
         touched: Numbers that stood for other rows in the plan that is there.
         orphans: Numbers of receipts whose part was taken away.
+        is_replanned: Whether the plan that is there is another one.
         left_out: Files among the input that are of no known format.
     """
 
@@ -43,6 +44,7 @@ class Planned:
     is_new: bool = False
     touched: frozenset[int] = frozenset()
     orphans: frozenset[int] = frozenset()
+    is_replanned: bool = False
     left_out: tuple[str, ...] = ()
 
     @property
@@ -70,7 +72,7 @@ def plan(job: ScoreJob, meta: BundleMeta) -> Planned:
         return Planned(_new(job, meta, sources), is_new=True, left_out=left_out)
     _refuse_other_settings(job, meta, found)
     current, touched = _up_to_date(job, meta, sources, books, found)
-    return _with_progress(books, current, touched)
+    return replace(_with_progress(books, current, touched), is_replanned=current != found)
 
 
 def claim(job: ScoreJob, meta: BundleMeta, planned: Planned) -> Planned:
@@ -84,7 +86,7 @@ def claim(job: ScoreJob, meta: BundleMeta, planned: Planned) -> Planned:
         return planned if books.write_plan(planned.plan) else plan(job, meta)
     if planned.touched or planned.orphans:
         books.forget(planned.orphans, planned.touched | planned.orphans)
-    if planned.touched:
+    if planned.is_replanned:
         books.replace_plan(planned.plan)
     return planned
 

@@ -28,12 +28,14 @@ class Evaluation(Spec):
         step: Optimiser steps taken.
         seconds: Since the trial began, pauses left out.
         metrics: By name; null where one is no finite number.
+        picks: What the trial was trained with then, where that changes; else null.
     """
 
     epoch: float
     step: int
     seconds: float
     metrics: dict[str, float | None]
+    picks: PlainData | None = None
 
 
 class Trial(Spec):
@@ -46,6 +48,9 @@ class Trial(Spec):
         seed: Of the training job.
         is_finalist: Whether it is one of the best, trained again with another seed.
         reason: Why it failed.
+        is_lost: Whether it failed for its workers died: it is tried again when the search goes on.
+        donor: The number of the trial and the step that it goes on from, until its own
+            checkpoints are newer.
         first_step_at: When it took its first optimiser step, in seconds since 1970; 0: not yet.
         ended_at: When it ended.
         precision: What it is trained in, as all of its search.
@@ -58,6 +63,8 @@ class Trial(Spec):
     is_finalist: bool = False
     state: State = "running"
     reason: str = ""
+    is_lost: bool = False
+    donor: tuple[int, int] | None = None
     evaluations: tuple[Evaluation, ...] = ()
     first_step_at: float = 0.0
     ended_at: float = 0.0

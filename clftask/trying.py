@@ -52,7 +52,8 @@ class Attempt:
             evaluation (because the scheduler may let others go on from it).
         keeps_weights: Whether the weights of its best evaluation are kept: it may win.
         num_told: How many of its evaluations the scheduler has heard of already.
-        donor: The trial from whose checkpoint it goes on instead of its own, and the step.
+        is_of_population: Whether its settings change, and others may go on from its checkpoints
+            even when it has ended.
     """
 
     work: Work
@@ -61,7 +62,7 @@ class Attempt:
     saves: Literal["sometimes", "always"]
     keeps_weights: bool
     num_told: int = 0
-    donor: tuple[Trial, int] | None = None
+    is_of_population: bool = False
 
 
 def tell_again(spec: Attempt, report: Report) -> None:
@@ -97,7 +98,8 @@ def attempt(spec: Attempt, report: Report, rank: int, world: int, device: str) -
         device: cpu or cuda.
 
     Returns:
-        The trial, finished or failed, as the first worker keeps it in storage.
+        The trial: finished, as the first worker keeps it in storage; or failed, which nobody
+        knows until `fail`, since it may have been another worker's death.
 
     Raises:
         Stopped: `report` has ended it.
@@ -117,10 +119,16 @@ def attempt(spec: Attempt, report: Report, rank: int, world: int, device: str) -
         except Exception as error:  # whatever it is, the search goes on
             if rank != 0 or isinstance(error, StorageError):
                 raise
-            keeper.end("failed", reason_of(error))
-        else:
-            keeper.end("finished")
+            return keeper.failed(reason_of(error))
+        keeper.end("finished")
         return keeper.trial
+
+
+def fail(run: str, trial: Trial) -> None:
+    """Write down that a trial of a search has failed for good."""
+    books = Trials(run)
+    books.write(trial)
+    books.forget_state(trial)
 
 
 def _train(keeper: _Keeper, rank: int, world: int, device: str, scratch: str) -> None:
@@ -187,17 +195,16 @@ class _Keeper(TrainerCallback):  # type: ignore[misc]
 
     def start(self) -> tuple[int | None, str]:
         """Return the step to go on from and where its checkpoint is; None to begin."""
-        step, source = None, self.checkpoints
-        if self.spec.donor is not None:
-            donor, wanted = self.spec.donor
-            source = Checkpoints(self.books.checkpoints(donor), 1, self.scratch)
-            is_there = source.steps().get(wanted, False)
-            step = wanted if is_there else source.latest()  # it has gone on since
-        if step is None:  # also where the donor has ended: its own state is what there is
-            self.checkpoints.clean()
-            source, step = self.checkpoints, self.checkpoints.latest()
-        else:
-            self.seen = step
+        self.checkpoints.clean()
+        source, step = self.checkpoints, self.checkpoints.latest()
+        if self.trial.donor is not None:
+            number, wanted = self.trial.donor
+            donor = self.trial.model_copy(update={"number": number})
+            theirs = Checkpoints(self.books.checkpoints(donor), 1, self.scratch)
+            is_there = theirs.steps().get(wanted, False)
+            found = wanted if is_there else theirs.latest()  # it has gone on since
+            if found is not None and (step is None or step <= wanted):
+                source, step, self.seen = theirs, found, max(self.seen, found)
         self.saved_step = step
         return step, source.path
 
@@ -221,6 +228,7 @@ class _Keeper(TrainerCallback):  # type: ignore[misc]
                 step=state.global_step,
                 seconds=round(seconds, 3),
                 metrics=found,
+                picks=self.trial.picks if self.spec.is_of_population else None,
             )
             self._keep_weights()
         control.should_save = bool(self.trainer._from_first(self._is_due(state)))
@@ -237,16 +245,18 @@ class _Keeper(TrainerCallback):  # type: ignore[misc]
     def _keep_weights(self) -> None:
         """Keep the weights of the best evaluation so far, if the trial may win."""
         assert self.waiting is not None
-        now = self.trial.model_copy(update={"evaluations": (*self.trial.evaluations, self.waiting)})
-        if self.spec.keeps_weights and now.best(self.spec.goal) is self.waiting:
+        best = self._with(self.waiting).best(self.spec.goal)
+        if self.spec.keeps_weights and best is self.waiting:
             with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
                 self.trainer._save(folder)
                 storage.upload(folder, self.books.weights(self.trial))
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Send the checkpoint to storage."""
+        """Send the checkpoint to storage, after the evaluation: whoever goes on needs both."""
         self.saved_at = time.monotonic()
         if self.is_first:
+            if self.waiting is not None:
+                self.books.write(self._with(self.waiting))
             step, folder = state.global_step, f"{args.output_dir}/checkpoint-{state.global_step}"
             precision = self.trainer.job.training.precision
             self.checkpoints.save(folder, step, None, precision, lambda: None)
@@ -275,29 +285,39 @@ class _Keeper(TrainerCallback):  # type: ignore[misc]
         self.waiting = None
         if self.spec.saves == "always":
             self.checkpoints.wait()
-        evaluations = (*self.trial.evaluations, evaluation)
-        known: dict[str, Any] = {"evaluations": evaluations}
-        if self.is_complete:  # whatever comes now, it needs no more training
-            known |= {"state": "finished", "ended_at": round(time.time(), 3)}
-        self.trial = self.trial.model_copy(update=known)
+        self.trial = self._with(evaluation)
         self.books.write(self.trial)
         _log.info("epoch %g", evaluation.epoch, extra={"metrics": evaluation.metrics})
-        self.report(evaluation, self.saved_step, len(evaluations))
+        self.report(evaluation, self.saved_step, len(self.trial.evaluations))
+
+    def _with(self, evaluation: Evaluation) -> Trial:
+        """Return the trial with one more evaluation."""
+        known: dict[str, Any] = {"evaluations": (*self.trial.evaluations, evaluation)}
+        if self.is_complete:  # whatever comes now, it needs no more training
+            known |= {"state": "finished", "ended_at": round(time.time(), 3)}
+        return self.trial.model_copy(update=known)
 
     # ------------------------------------------------------------------ the end
 
-    def end(self, state: Any, reason: str = "") -> None:
+    def end(self, state: Any) -> None:
         """Keep how it ended; what nobody will go on from is removed at once."""
         if not self.is_first:
             return
+        self.trial = self._ended(state)
+        self.books.write(self.trial)
+        _log.info("trial ends: %s", state, extra={"state": state})
+        if not self.spec.is_of_population:
+            self.books.forget_state(self.trial)
+
+    def failed(self, reason: str) -> Trial:
+        """Return the trial as failed; whether it is so for good, others decide."""
+        _log.warning("trial ends: failed", extra={"state": "failed", "reason": reason})
+        return self._ended("failed").model_copy(update={"reason": reason})
+
+    def _ended(self, state: Any) -> Trial:
         with contextlib.suppress(ClftaskError):  # an upload that failed is no longer needed
             self.checkpoints.wait()
-        ended = {"state": state, "reason": reason, "ended_at": round(time.time(), 3)}
-        self.trial = self.trial.model_copy(update=ended)
-        self.books.write(self.trial)
-        level = logging.WARNING if state == "failed" else logging.INFO
-        _log.log(level, "trial ends: %s", state, extra={"state": state, "reason": reason})
-        self.books.forget_state(self.trial)
+        return self.trial.model_copy(update={"state": state, "ended_at": round(time.time(), 3)})
 
 
 def publish_winner(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,11 +57,11 @@ class World:
         parquet.write_table(pa.table(table | columns), path)
         return path
 
-    def run(self, stop_after: int | None = None, **settings: Any) -> Manifest:
+    def run(self, stop_after: int | None = None, show: Any = None, **settings: Any) -> Manifest:
         """Run the job; `stop_after`: receipts after which the driver dies."""
         job = ScoreJob.load(self.document | settings)
         planned = planning.claim(job, self.meta, planning.plan(job, self.meta))
-        self.last = run = ScoreRun(job, self.meta, planned, self.records.append)
+        self.last = run = ScoreRun(job, self.meta, planned, show or self.records.append)
         worker = ShardScorer(ScoreWork(job, planned.plan, self.meta), self.scorer)
 
         def work(dispatcher: Dispatcher) -> Iterator[Done]:
@@ -408,6 +409,50 @@ def test_empty_file_that_grew_makes_the_table_incomplete(world):
         world.run(stop_after=15)
     assert not (world.output / "_manifest.json").exists()
     assert world.run().counts.rows_scored == 15
+
+
+def test_empty_file_that_is_written_again_keeps_no_job_from_its_end(world):
+    world.write("a.parquet", 30)
+    world.write("b.parquet", 0)
+    with pytest.raises(KeyboardInterrupt):
+        world.run(stop_after=10)
+    world.write("b.parquet", 0, first=7, source=pa.array([], pa.int16()))
+    os.utime(world.input / "b.parquet", (1, 1))
+    assert world.run().counts.rows_scored == 30
+    assert world.ids() == all_ids(30)
+
+
+def test_what_is_taken_away_while_it_runs_is_missed_at_the_end(world):
+    world.write("a.parquet", 30, text=["fast tool", None] * 15)
+    job = {"max_bad_rows": 0.5}
+    part, bad = "part-00001.parquet", "_quarantine/part-00001.jsonl"
+    for name, message in ((part, "1 part taken away meanwhile"), (bad, r"00001.*the list is gone")):
+        shutil.rmtree(world.output, ignore_errors=True)
+        seen = len(world.records)
+
+        def take_away(record: dict[str, Any], name: str = name, seen: int = seen) -> None:
+            world.records.append(record)
+            if len(world.records) == seen + 3:
+                (world.output / name).unlink()
+
+        with pytest.raises(JobError, match=message):
+            world.run(show=take_away, **job)
+        assert not (world.output / "_manifest.json").exists()
+        (world.output / part).unlink(missing_ok=True)
+        assert world.run(**job).counts.rows_quarantined == 15
+        assert len(world.ids()) == 15
+
+
+def test_a_part_that_nobody_asked_for_is_named(world):
+    world.write("a.parquet", 20)
+
+    def add(record: dict[str, Any]) -> None:
+        shutil.copy(world.output / "part-00000.parquet", world.output / "part-00007.parquet")
+
+    with pytest.raises(JobError, match=r"part-00007\.parquet: is of another plan\. Delete it"):
+        world.run(show=add)
+    (world.output / "part-00007.parquet").unlink()
+    assert world.run().counts.rows_scored == 20
 
 
 @pytest.mark.parametrize("name", ["_file", "_bad"])

@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from clftask import trying
+from clftask.checkpoints import Checkpoints
 from clftask.config import TuneJob
 from clftask.data import prepare, tokenise
 from clftask.errors import Problem, StorageError
 from clftask.fitting import Work, build_trainer
 from clftask.modeling import load_tokenizer
 from clftask.trials import Trial, Trials
-from clftask.trying import Attempt, Stopped, attempt, publish_winner, tell_again
+from clftask.trying import Attempt, Stopped, attempt, fail, publish_winner, tell_again
 
 
 class Listener:
@@ -59,11 +60,14 @@ def make(search, tmp_path):
     tables = tokenise(prepared, load_tokenizer(search.train.model.base), search.train.model)
     data = {"fingerprint": prepared.fingerprint, "report": prepared.report.as_json()}
 
-    def attempt_of(number=0, rate=2e-2, saves="always", keeps_weights=False, **options: Any):
+    def attempt_of(
+        number=0, rate=2e-2, saves="always", keeps_weights=False, donor=None, **options: Any
+    ):
         picks = {"training.learning_rate": rate}
         trial = Trial(number=number, picks=picks, params=picks, seed=42)
         trial = Trials(str(tmp_path / "run")).read(trial)
-        trial = trial.model_copy(update={"picks": picks, "params": picks})
+        donor = donor or trial.donor
+        trial = trial.model_copy(update={"picks": picks, "params": picks, "donor": donor})
         job = search.trial(picks)
         work = Work(job, str(tmp_path / "run"), tables, prepared.space.names, data, "")
         return Attempt(work, trial, search.goal, saves, keeps_weights, **options)
@@ -74,7 +78,10 @@ def make(search, tmp_path):
 def run(spec: Attempt, listener: Listener | None = None) -> Trial:
     listener = listener or Listener()
     tell_again(spec, listener)
-    return attempt(spec, listener, rank=0, world=1, device="cpu")
+    done = attempt(spec, listener, rank=0, world=1, device="cpu")
+    if done.state == "failed" and spec.trial.state == "running":
+        fail(spec.work.run, done)
+    return done
 
 
 def files(path: Path) -> set[str]:
@@ -198,6 +205,86 @@ def test_failure_is_recorded_with_its_reason(make, tmp_path, monkeypatch):
     assert files(tmp_path / "run") == {"trials/0000/trial.json", "trials/0001/trial.json"}
 
 
+def test_failure_is_not_final_before_it_is_known_whose_it_was(make, tmp_path, monkeypatch):
+    """A worker that is gone shows as an error of the first one."""
+
+    class LostConnectionError(Exception):
+        pass
+
+    def lose(*_: Any) -> None:
+        raise LostConnectionError
+
+    with pytest.raises(Stopped):
+        run(make(), Listener(stop_after=2))
+    before = files(tmp_path / "run")
+    assert any("/checkpoints/" in name for name in before)
+    with monkeypatch.context() as patched:
+        patched.setattr(trying.ClassifierTrainer, "training_step", lose)
+        done = attempt(make(num_told=2), Listener(), rank=0, world=1, device="cpu")
+    assert (done.state, "LostConnectionError" in done.reason) == ("failed", True)
+    assert files(tmp_path / "run") == before
+    assert Trials(str(tmp_path / "run")).all()[0].state == "running"
+
+
+def test_killed_when_a_checkpoint_is_complete_it_has_the_evaluation(make, monkeypatch):
+    wait = Checkpoints.wait
+    count = []
+
+    def wait_and_die(self: Any) -> None:
+        is_saved = self._upload is not None
+        wait(self)
+        count.extend([1] if is_saved else [])
+        if len(count) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Checkpoints, "wait", wait_and_die)
+        with pytest.raises(KeyboardInterrupt):
+            run(make())
+    listener = Listener()
+    done = run(make(), listener)
+    assert listener.epochs == [1, 2, 3, 4]
+    assert [e.epoch for e in done.evaluations] == [1, 2, 3, 4]
+
+
+def test_one_of_a_population_goes_on_from_its_donor_until_it_has_newer_state(make, monkeypatch):
+    """What the scheduler knew of the donor is lost with the driver; the trial's record is not."""
+    for number, rate in ((0, 2e-2), (1, 1e-4)):
+        with pytest.raises(Stopped):
+            run(make(number=number, rate=rate, is_of_population=True), Listener(stop_after=2))
+    trained: list[int] = []
+    monkeypatch.setattr(
+        trying._Keeper, "on_evaluate", _counting(trying._Keeper.on_evaluate, trained)
+    )
+    step = make().trial.evaluations[-1].step
+    options = {"number": 1, "rate": 1e-2, "is_of_population": True}
+    spec = make(**options, num_told=2, donor=(0, step))
+    Trials(spec.work.run).write(spec.trial)
+    again = make(**options, num_told=2)
+    assert again.trial.donor == (0, step)
+    loaded: list[str] = []
+    fetch = Checkpoints.fetch
+
+    def remember(self: Any, step: int, *names: str) -> str:
+        loaded.append(f"{Path(self.path).parent.name} {step}")
+        return fetch(self, step, *names)
+
+    monkeypatch.setattr(Checkpoints, "fetch", remember)
+    with pytest.raises(Stopped):
+        run(again, Listener(stop_after=3))
+    done = run(make(**options, num_told=3), Listener())
+    assert loaded == [f"0000 {step}", f"0001 {step * 3 // 2}"]
+    assert trained == [step * 3 // 2, step * 2]
+    assert [e.epoch for e in done.evaluations] == [1, 2, 3, 4]
+    rates = [e.picks["training.learning_rate"] for e in done.evaluations]
+    assert rates == [1e-4, 1e-4, 1e-2, 1e-2]
+
+
+def test_one_of_a_population_leaves_its_state_to_others_when_it_ends(make, tmp_path):
+    assert run(make(is_of_population=True)).state == "finished"
+    assert any("/checkpoints/" in name for name in files(tmp_path / "run"))
+
+
 def test_stop_while_it_tells_again_is_kept(make, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(make(saves="sometimes"), Listener(stop_after=2, error=KeyboardInterrupt))
@@ -228,11 +315,11 @@ def test_storage_that_does_not_answer_is_not_the_fault_of_the_trial(make, tmp_pa
 
 
 def test_copy_of_a_donor_that_has_ended_goes_on_from_its_own_state(make, tmp_path):
-    donor = run(make(number=0))
+    run(make(number=0))
     with pytest.raises(Stopped):
         run(make(number=1), Listener(stop_after=2))
     listener = Listener()
-    done = run(make(number=1, num_told=2, donor=(donor, 999)), listener)
+    done = run(make(number=1, num_told=2, donor=(0, 999)), listener)
     assert listener.epochs == [3, 4]
     assert [e.epoch for e in done.evaluations] == [1, 2, 3, 4]
 
@@ -279,7 +366,7 @@ def test_goes_on_from_a_donor_with_its_own_settings(make, tmp_path, monkeypatch)
 
     monkeypatch.setattr(trying, "build_trainer", remember)
     listener = Looking()
-    spec = make(number=1, rate=3e-3, num_told=2, donor=(donor, step))
+    spec = make(number=1, rate=3e-3, num_told=2, donor=(0, step))
     done = run(spec, listener)
     assert listener.epochs == [3, 4]
     body, head = 3e-3, spec.work.job.training.head_rate
@@ -295,6 +382,6 @@ def test_copy_of_a_donor_with_its_settings_is_the_donor_going_on(make, tmp_path)
             run(make(number=number, rate=rate), Listener(stop_after=2))
     donor = Trials(str(tmp_path / "run")).all()[0]
     step = donor.evaluations[-1].step
-    done = run(make(number=1, rate=2e-2, num_told=2, donor=(donor, step)))
+    done = run(make(number=1, rate=2e-2, num_told=2, donor=(0, step)))
     for (_, found), (_, wanted) in zip(values(done)[2:], values(whole)[2:], strict=True):
         assert found == pytest.approx(wanted, abs=1e-5)

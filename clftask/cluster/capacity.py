@@ -97,6 +97,11 @@ class Plan:
         later = f", {self.more} more where machines join" if self.more else ""
         return f"{range_of}{workers}, {size}{later}"
 
+    @property
+    def most(self) -> int:
+        """How many there may be at any time."""
+        return self.workers + self.more
+
     def widened(self, capacity: Capacity) -> Plan:
         """Return the plan with those of `more` for whom there is room by now."""
         room = capacity.room(self.cpus_per_worker, int(self.use_gpu))

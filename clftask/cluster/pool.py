@@ -8,6 +8,7 @@ import logging
 import math
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Self
@@ -30,7 +31,9 @@ from clftask.manifest import Books, Shard
 from clftask.scratch import scratch_folder
 from clftask.shards import Done, Failure, ScoreWork
 
-MAX_DEATHS = 3  # for each worker
+MAX_DEATHS = 3  # for each worker, while none works
+MAX_FAILURES = 10  # for each worker, of shards in a row at their first try
+MAX_NODES = 5  # that go while they begin with the same shard: then it is to blame
 WAIT_S = 60.0
 LOOK_S = 10.0  # between looks at the machines that are there
 POLL_S = 1.0
@@ -109,7 +112,9 @@ class Pool:
         self.starting: dict[Any, Any] = {}
         self.busy: dict[Any, _Stretch] = {}
         self.idle: list[Any] = []
-        self.num_deaths = 0
+        self.num_deaths, self.num_failures = 0, 0
+        self.has_done = False
+        self.lost_with: Counter[int] = Counter()
         self.say, self.idle_since = say, time.monotonic()
         self.looked = time.monotonic()
 
@@ -168,10 +173,13 @@ class Pool:
         except Exception as error:  # Ray wraps whatever an actor raises
             self._bury(actor, error)
             return
-        if refusal is not None:
+        if refusal is None:
+            self.idle.append(actor)
+        elif self.has_done:  # its machine's trouble: others have opened the same
+            self._bury(actor, JobError(*refusal.problems))
+        else:
             ray.kill(actor)
             raise JobError(*refusal.problems)
-        self.idle.append(actor)
 
     def _feed(self, dispatcher: Dispatcher) -> None:
         if not self.idle:  # nearly always; what follows goes through all that waits
@@ -196,12 +204,12 @@ class Pool:
             about = {"shards": [*stretch.shards]}
             _log.warning("a worker leaves shards behind", extra=about)
             left = [*stretch.shards.values()]
-            dispatcher.take_back(left, None if _is_nodes_fault(error) else died)
+            dispatcher.take_back(left, None if self._is_nodes_fault(error, left) else died)
             self._bury(stretch.actor, error)
         else:
             if isinstance(found, Done):
                 stretch.shards.pop(found.shard, None)
-                self.num_deaths = 0
+                self.num_deaths, self.num_failures, self.has_done = 0, 0, True
                 yield found
             else:
                 self._judge(found, generator, dispatcher)
@@ -210,14 +218,25 @@ class Pool:
         """Take a failed stretch back, the failed shard first; its actor has ended it."""
         if failure.ends_job:
             raise JobError(*failure.error.problems)
+        self.num_failures += not dispatcher.attempts[failure.shard]
         stretch = self.busy[generator]
         _log.warning("shard failed: %s", failure.error, extra={"shard": failure.shard})
         left, stretch.shards = stretch.shards, {}
         at_fault = [left.pop(failure.shard)] if failure.shard in left else []
         dispatcher.take_back([*at_fault, *left.values()], failure.error)
+        if self.num_failures > MAX_FAILURES * self.chosen.workers:
+            raise JobError(*failure.error.problems)
         if isinstance(failure.error, JobError):  # the device may be out of order for good
             self.busy.pop(generator)
             self._bury(stretch.actor, failure.error)
+
+    def _is_nodes_fault(self, error: Exception, left: list[Shard]) -> bool:
+        """Tell whether a machine's loss has nothing to do with what was done on it."""
+        if getattr(error, "preempted", False) or not left:
+            return _is_nodes_fault(error)
+        first = left[0].index
+        self.lost_with[first] += _is_nodes_fault(error)
+        return _is_nodes_fault(error) and self.lost_with[first] < MAX_NODES
 
     def _bury(self, actor: Any, error: Exception) -> None:
         """End an actor for certain, and the job if they keep dying and none works."""
@@ -225,7 +244,8 @@ class Pool:
             ray.kill(actor)
         self.num_deaths += not _is_nodes_fault(error)
         _log.warning("a worker is gone: %s", _reason(error))
-        if self.num_deaths > MAX_DEATHS * self.chosen.workers and not self.busy:
+        most = MAX_FAILURES if self.busy else MAX_DEATHS
+        if self.num_deaths > most * self.chosen.workers:
             raise JobError(Problem("worker", None, f"workers keep dying: {_reason(error)}"))
 
 

@@ -84,7 +84,7 @@ def waiting_line(chosen: Plan, groups: Iterable[Mapping[str, Any]]) -> str | Non
     """
     sizes = [(group["state"], len(group["bundles"])) for group in groups]
     if chosen.least:  # these ask for their place only once there is one
-        possible = range(chosen.least, chosen.workers + chosen.more + 1)
+        possible = range(chosen.least, chosen.most + 1)
         is_placed = any(("CREATED", n) in sizes for n in possible)
     else:
         is_placed = ("PENDING", chosen.workers) not in sizes

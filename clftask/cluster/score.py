@@ -80,7 +80,7 @@ def _score_missing(
         run = ScoreRun(job, meta, planning.claim(job, meta, planned), meter)
         say(f"output {job.output.path}: {chosen}")
         with _mid_job(), Pool(ScoreWork(job, run.plan, meta), chosen, say) as pool:
-            run.score(meter.watching(pool), chosen.workers)
+            run.score(meter.watching(pool), chosen.most)
     return run
 
 
@@ -193,12 +193,32 @@ class ScoreRun:
         if self.failed:
             shown = sorted(self.failed.items())[:MAX_SHOWN]
             raise JobError(*(self._failure(index, error) for index, error in shown))
-        manifest = self._manifest()
+        manifest, bad_in = self._manifest()
         self._refuse_bad(manifest.counts.rows_quarantined)
         if self.books.plan() != self.plan:
             raise self._unsound("another run planned changed files anew")
+        self._refuse_strange_files(bad_in)
         self.books.write_manifest(manifest)
         return manifest
+
+    def _refuse_strange_files(self, bad_in: set[int]) -> None:
+        """Refuse parts that are no longer there, or that were never asked for.
+
+        Raises:
+            JobError: Says which; `bad_in`: the shards that have bad rows, whose list must be there.
+        """
+        wanted, there = {shard.index for shard in self.plan.shards}, self.books.stored_parts()
+        if wanted - there:
+            raise self._unsound(f"{counted(len(wanted - there), 'part')} taken away meanwhile")
+        listed = self.books.stored_quarantines()
+        problems = [(i, "is of another plan") for i in sorted(there - wanted)]
+        problems += [
+            (i, "has bad rows, of which the list is gone") for i in sorted(bad_in - listed)
+        ]
+        if problems:
+            remedy = "Delete it, and run the same job again."
+            found = [Problem(self.books.part(i), None, why, remedy) for i, why in problems]
+            raise JobError(*found[:MAX_SHOWN])
 
     def _failure(self, index: int, error: ClftaskError) -> Problem:
         shard = next(s for s in self.plan.shards if s.index == index)
@@ -208,9 +228,10 @@ class ScoreRun:
         remedy = "Mend it and run the same job again: only what is missing is scored."
         return Problem(f"part-{index:05d} ({where})", None, f"failed: {problem}", remedy)
 
-    def _manifest(self) -> Manifest:
+    def _manifest(self) -> tuple[Manifest, set[int]]:
+        """Return what the receipts add up to, and the shards that have bad rows."""
         wanted = {shard.index: shard for shard in self.plan.shards}
-        counts, parts, seconds = Counts(), [], 0.0
+        counts, parts, seconds, bad_in = Counts(), [], 0.0, set()
         for receipt in self.books.receipts():
             shard = wanted.pop(receipt.shard, None)
             mine = (shard.num_rows, self.plan.input_of(shard)) if shard else None
@@ -218,13 +239,14 @@ class ScoreRun:
                 raise self._unsound(f"the receipt of part {receipt.shard} does not fit the plan")
             counts += receipt.counts
             seconds += receipt.seconds
+            bad_in |= {receipt.shard} if receipt.counts.rows_quarantined else set()
             name = self.books.part(receipt.shard).rpartition("/")[2]
             num_rows = receipt.counts.rows_scored
             parts.append(PartEntry(name=name, num_rows=num_rows, sha256=receipt.sha256))
         if wanted or counts.rows_in != counts.rows_scored + counts.rows_quarantined:
             bare = counted(len(wanted), "part")
             raise self._unsound(f"{bare} without a receipt, or rows are missing")
-        return Manifest(
+        manifest = Manifest(
             fingerprint=self.plan.fingerprint,
             bundle=self.meta.fingerprint,
             task=self.meta.task,
@@ -233,6 +255,7 @@ class ScoreRun:
             parts=tuple(parts),
             seconds=round(seconds, 3),
         )
+        return manifest, bad_in
 
     def _unsound(self, reason: str) -> JobError:
         return JobError(Problem(self.job.output.path, None, reason, "Run the same job again."))

@@ -67,7 +67,7 @@ def run_workers(
 
 
 def _scaling(chosen: Plan) -> ScalingConfig:
-    most = chosen.workers + chosen.more
+    most = chosen.most
     return ScalingConfig(
         num_workers=(chosen.least, most) if chosen.least else chosen.workers,
         elastic_resize_monitor_interval_s=RESIZE_S,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import logging
 import os
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +16,7 @@ from typing import Any, Final
 import ray
 from ray import tune
 
-from clftask import logs
+from clftask import logs, runs, storage
 from clftask.cluster.group import Group
 from clftask.config import TrainJob, TuneJob
 from clftask.errors import ConfigError, Problem, StorageError
@@ -24,11 +26,12 @@ from clftask.search.schedulers import EPOCH
 from clftask.search.searchers import Goal
 from clftask.search.waking import TRIAL
 from clftask.trials import Evaluation, Trial, Trials
-from clftask.trying import Attempt, attempt, tell_again
+from clftask.trying import Attempt, attempt, fail, tell_again
 
 SEED: Final = "seed"
 FAILED: Final = "failed"
 KNOWN: Final = "known"  # from before the search was interrupted
+STORAGE_S, POLL_S = 1_800.0, 5.0
 _POINTER = "clftask.json"
 _log = logging.getLogger(__name__)
 
@@ -96,7 +99,11 @@ def run_trial(config: dict[str, Any], shared: Shared) -> None:
     report = functools.partial(_report, search.goal, trial)
     is_new_failure = trial.state != FAILED
     _log.info("trial begins", extra={"params": trial.params})
-    done = _run(search, shared, trial, told, report)
+    try:
+        done = _run(search, shared, trial, told, report)
+    except StorageError:
+        _wait_for(shared.run)
+        raise
     _release(shared.device)
     if done.state == FAILED:
         if is_new_failure and shared.device == "cuda":
@@ -110,7 +117,7 @@ def _run(search: TuneJob, shared: Shared, trial: Trial, told: _Pointer, report: 
         work = shared.work(search.trial(trial.picks, trial.seed))
     except ConfigError as error:  # a combination that only the searcher's draw has shown
         failed = trial.model_copy(update={"state": FAILED, "reason": str(error.problems[0])})
-        Trials(shared.run).write(failed)
+        fail(shared.run, failed)
         _log.warning("trial cannot be: %s", failed.reason)
         return failed
     is_resumable = search.scheduler.resumes and not trial.is_finalist
@@ -121,24 +128,43 @@ def _run(search: TuneJob, shared: Shared, trial: Trial, told: _Pointer, report: 
         saves="always" if is_resumable else "sometimes",
         keeps_weights=shared.keeps_weights,
         num_told=len(trial.evaluations) if search.scheduler.mutates else told.num_told(trial),
-        donor=told.donor(trial),
+        is_of_population=search.scheduler.mutates,
     )
     tell_again(spec, functools.partial(report, is_known=True))
     if trial.state != "running":
         return trial
     group = _group(shared.run, shared.workers, json.dumps(shared.resources), shared.device)
     done: Trial = group.run(functools.partial(attempt, spec, report))
-    if done.state == FAILED and group.members:
-        _group.cache_clear()
-        reason = group.close()
-        if reason is None:  # a member is gone: not the trial's fault
-            _log.warning("a worker of the trial is gone")
-            Trials(shared.run).write(done.model_copy(update={"state": "running", "reason": ""}))
-            raise RuntimeError("a worker of the trial is gone")
-        if reason and done.reason.startswith("RuntimeError"):  # which tells of a lost connection
-            done = done.model_copy(update={"reason": reason})
-            Trials(shared.run).write(done)
+    if done.state == FAILED:
+        done = _blamed(group, done) if group.members else done
+        fail(shared.run, done)
     return done
+
+
+def _blamed(group: Group, failed: Trial) -> Trial:
+    """Return a failed trial with its reason; end the group.
+
+    Raises:
+        RuntimeError: A worker is gone, which is not the trial's fault: it may be tried again.
+    """
+    _group.cache_clear()
+    reason = group.close()
+    if reason is None:
+        _log.warning("a worker of the trial is gone")
+        raise RuntimeError("a worker of the trial is gone")
+    if reason and failed.reason.startswith("RuntimeError"):  # which tells of a lost connection
+        return failed.model_copy(update={"reason": reason})
+    return failed
+
+
+def _wait_for(run: str) -> None:
+    """Wait until storage answers again: Ray Tune would try at once, and soon no more."""
+    give_up = time.monotonic() + STORAGE_S
+    while time.monotonic() < give_up:
+        with contextlib.suppress(StorageError):
+            storage.exists(storage.join(run, runs.SEARCH))
+            return
+        time.sleep(POLL_S)
 
 
 def _epochs(search: TuneJob) -> int:
@@ -205,11 +231,11 @@ class _Pointer:
         """Return how many of a trial's evaluations this Tune has heard of."""
         return self.num_evaluations if self.is_of(trial) else 0
 
-    def donor(self, trial: Trial) -> tuple[Trial, int] | None:
-        """Return the other trial to go on from, and its step."""
+    def donor(self, trial: Trial) -> tuple[int, int] | None:
+        """Return the number of the other trial to go on from, and its step."""
         if self.trial is None or self.is_of(trial) or self.step is None:
             return None
-        return Trial.load(self.trial), self.step
+        return Trial.load(self.trial).number, self.step
 
     def is_of(self, trial: Trial) -> bool:
         """Tell whether the trial itself has reported it."""
@@ -254,11 +280,12 @@ def _worst(goal: Goal) -> dict[str, float]:
 
 
 def _mutated(search: TuneJob, trial: Trial, config: dict[str, Any], told: _Pointer) -> Trial:
-    """Return a trial with the settings that its scheduler has given it.
+    """Return a trial with the settings, and the donor, that its scheduler has given it.
 
     A search that goes on after its driver died proposes what the trial had last, not first.
     """
     if told.trial is None or trial.state != "running":
         return trial
     now = new_trial(search, config, trial.precision)
-    return trial.model_copy(update={"picks": now.picks, "params": now.params})
+    donor = told.donor(trial) or trial.donor
+    return trial.model_copy(update={"picks": now.picks, "params": now.params, "donor": donor})

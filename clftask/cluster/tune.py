@@ -33,7 +33,7 @@ from clftask.cluster.slots import Slots, slots
 from clftask.config import TrainJob, TuneJob
 from clftask.data import Prepared, prepare, tokenise
 from clftask.diskplan import check_disk
-from clftask.errors import ClftaskError, JobError, Problem
+from clftask.errors import ClftaskError, ConfigError, DataError, JobError, Problem, StorageError
 from clftask.precision import bf16_pays, check_precision, resolve_precision
 from clftask.report.tuning import tuning_page
 from clftask.search.searchers import Goal
@@ -66,13 +66,21 @@ def tune(job: TuneJob, say: Say, show: Show) -> dict[str, Any]:
     run = runs.find(job.run, "tune", runs.SEARCH)
     if run.exists:
         runs.same_job(run, job)
-    place = storage.join(run.path, runs.RESULT)
-    if storage.exists(place):
-        say(f"the search is finished: {run.path}")
-        found = storage.read_json(place, "Delete the run, and search anew.")
-    else:
-        found = _searched(job, run, say, show)
+    is_finished = storage.exists(storage.join(run.path, runs.RESULT))
+    found = _finished(run, say) if is_finished else _searched(job, run, say, show)
     return {**found, "seconds": round(time.perf_counter() - started, 1)}
+
+
+def _finished(run: runs.Run, say: Say) -> dict[str, Any]:
+    """Return what a finished search found; what its driver had no time to remove is removed."""
+    say(f"the search is finished: {run.path}")
+    books = Trials(run.path)
+    with contextlib.suppress(ClftaskError):
+        storage.delete(storage.join(run.path, ".ray"))
+        for trial in books.all():
+            books.forget_state(trial)
+            books.forget_weights(trial)
+    return storage.read_json(storage.join(run.path, runs.RESULT), "Delete the run, search anew.")
 
 
 def _searched(job: TuneJob, run: runs.Run, say: Say, show: Show) -> dict[str, Any]:
@@ -82,8 +90,11 @@ def _searched(job: TuneJob, run: runs.Run, say: Say, show: Show) -> dict[str, An
         named = _named(job, run)
         runs.claim(run, named, prepared.rows, prepared.fingerprint)
         say(f"search {run.path}: {counted(job.num_trials, 'trial')}, {chosen}")
-        shared = _shared(named, run, prepared, tokenizers, chosen)
-        return _Search(named, run.path, shared, chosen, say, show).run()
+        try:
+            shared = _shared(named, run, prepared, tokenizers, chosen)
+            return _Search(named, run.path, shared, chosen, say, show).run()
+        except (ConfigError, DataError, StorageError) as error:  # no refusal: it had begun
+            raise JobError(*error.problems) from None
 
 
 def read_all(job: TuneJob, run: runs.Run) -> tuple[dict[str, Any], Prepared]:
@@ -195,12 +206,14 @@ class _Search:
         """Search, run the finalists, ship the winner."""
         marker = storage.join(self.path, SEARCHED)
         if not storage.exists(marker):
+            self._reopen_lost(is_final=False)
             self._phase(self._configs(), self.job.num_trials, is_final=False)
             if not ranked(self.books.all(), self.goal):
                 self._reopen()
                 raise _all_failed(self.path, self.books.all())
             storage.put(marker, b"{}")
         if self.job.finalists is not None:
+            self._reopen_lost(is_final=True)
             self._run_finalists(self.job.finalists.top, self.job.finalists.seeds)
         trials = self.books.all()
         best = winner(trials, self.goal)
@@ -242,7 +255,7 @@ class _Search:
         watch = Watch(self.show, None if is_final else self._ended, self.goal, is_final)
         phase = Phase(self.job, self.path, self.chosen, shared, configs, count, is_final)
         for config, reason in run_trials(phase, watch):
-            self._end(self._record(config), "failed", reason)
+            self._end(self._record(config), "failed", reason, is_lost=True)
         for trial in self.books.all():
             if trial.is_finalist == is_final:
                 self._end(trial, "stopped")
@@ -253,11 +266,20 @@ class _Search:
 
         return self.books.read(new_trial(self.job, config, self.shared.precision))
 
-    def _end(self, trial: Trial, state: str, reason: str = "") -> None:
+    def _end(self, trial: Trial, state: str, reason: str = "", is_lost: bool = False) -> None:
         """Write down how a trial ended that could not say it itself."""
         if trial.state == "running":
-            self.books.write(trial.model_copy(update={"state": state, "reason": reason}))
-            self.books.forget_state(trial)
+            ended = {"state": state, "reason": reason, "is_lost": is_lost}
+            self.books.write(trial.model_copy(update=ended))
+            if not (is_lost or self.job.scheduler.mutates):  # else it, or another, may go on
+                self.books.forget_state(trial)
+
+    def _reopen_lost(self, is_final: bool) -> None:
+        """Let trials run again whose workers had died too often when the search was left."""
+        for trial in self.books.all():
+            if trial.is_lost and trial.is_finalist == is_final:
+                again = {"state": "running", "reason": "", "is_lost": False}
+                self.books.write(trial.model_copy(update=again))
 
     def _reopen(self) -> None:
         """Let trials that were stopped before they were measured run when the search goes on."""
@@ -290,6 +312,7 @@ class _Search:
 
     def _ship(self, best: Trial, trials: list[Trial]) -> dict[str, Any]:
         """Measure the winner once, and write what the user gets; the result last."""
+        best = self._as_at_its_best(best)
         job = self.job.trial(best.picks, best.seed)
         named = job.run.model_copy(update={"name": None, "resume": False})
         job = job.model_copy(update={"run": named})
@@ -304,6 +327,14 @@ class _Search:
         storage.put(put(runs.RESULT), json.dumps(found).encode())
         self._tidy(trials, set())
         return found
+
+    def _as_at_its_best(self, trial: Trial) -> Trial:
+        """Return a trial with the settings that it had at its best evaluation, which ships."""
+        evaluation = trial.best(self.goal)
+        if evaluation is None or evaluation.picks is None:
+            return trial
+        picks = evaluation.picks
+        return trial.model_copy(update={"picks": picks, "params": self.job.searched.params(picks)})
 
     def _result(self, best: Trial, trials: list[Trial], metrics: Any) -> dict[str, Any]:
         states = [t.state for t in trials if not t.is_finalist]
@@ -362,6 +393,8 @@ def _all_failed(path: str, trials: list[Trial]) -> JobError:
         remedy = "Raise it, and go on with run.resume: true."
         return JobError(Problem(path, None, "time_budget ended before any evaluation", remedy))
     remedy = "Narrow the space, or lower the rates; then search under a new name."
+    if any(trial.is_lost for trial in trials):
+        remedy = "run.resume: true tries those again whose workers died."
     return JobError(
         Problem(path, None, f"no trial could be used: {'; '.join(reasons[:3])}", remedy)
     )
