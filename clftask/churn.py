@@ -120,6 +120,9 @@ def _read(path: str, manifest: Manifest, names: list[str]) -> Scored:
     place = storage.absolute(path)
     plan = Books(place).plan()
     own = plan.settings.get("input.id") if plan is not None else None
+    if not isinstance(own, str | None):
+        remedy = "Restore its _plan.json."
+        raise DataError(Problem(place, None, "has a plan whose input.id is no name", remedy))
     keys = [own] if own else [FILE, ROW]
     label = "labels" if manifest.task == "multilabel" else "label"
     read = partial(_columns, [*keys, label, "confidence"])

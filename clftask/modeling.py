@@ -152,6 +152,8 @@ def open_classifier(folder: str, num_labels: int, max_length: int) -> tuple[Any,
     except Exception as error:  # transformers and its backends raise what they like
         raise refuse(f"cannot be opened: {' '.join(str(error).split())[:300]}") from None
     limit = num_positions(model.base_model.config)
+    if tokenizer.pad_token is None:
+        raise refuse("has a tokenizer without a padding token")
     if lost:
         raise refuse(f"lacks {len(lost)} of its own weights: {min(lost)}")
     if model.config.num_labels != num_labels or (limit is not None and limit < max_length):

@@ -166,7 +166,14 @@ class _Dumper(yaml.SafeDumper):
     """Quotes every string that `_Loader` would read as something else."""
 
 
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    """Quote what YAML takes for ends of lines, and would fold."""
+    style = '"' if re.search("[\x85\u2028\u2029]", text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
 _Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+_Dumper.add_representer(str, _represent_text)
 
 
 def parse_yaml(text: str | bytes, name: str) -> Any:

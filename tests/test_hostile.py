@@ -693,6 +693,15 @@ def use(folder: Path) -> None:
     scorer.predict(["fast audio tool " * 40, "a"])
 
 
+def test_a_bundle_without_a_padding_token_is_refused(tiny_bundle: str, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+    file = folder / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"pad_token": None}))
+    sealed(folder)
+    with pytest.raises(DataError, match="without a padding token"):
+        use(folder)
+
+
 @fuzzed(60)
 @given(st.data())
 def test_a_mutated_bundle_is_used_or_refused(tiny_bundle: str, data: Any) -> None:
@@ -951,6 +960,15 @@ def test_damaged_books_are_read_or_refused(table: Path, name: str) -> None:
 
         check()
         assert [p.name for p in Path(place).iterdir()] == ["table"]
+
+
+def test_a_plan_whose_id_is_no_name_is_refused(table: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(table / "out", tmp_path / "out"))
+    plan = json.loads((folder / "_plan.json").read_text())
+    plan["settings"]["input.id"] = {"a": 1}
+    (folder / "_plan.json").write_text(json.dumps(plan))
+    with pytest.raises(DataError, match=r"input\.id is no name"):
+        compare_tables(str(folder), str(folder), [])
 
 
 def test_a_manifest_names_only_its_own_parts(table: Path, tmp_path: Path) -> None:

@@ -47,6 +47,14 @@ def test_plans(capacity, spec, expected):
     assert plan(ScalingSpec(**spec), capacity) == expected
 
 
+def test_whoever_asks_for_more_cpus_than_stand_beside_a_gpu_hears_of_both_ways_out():
+    capacity = Capacity((*[(8, 0)] * 8, *[(4, 1)] * 4))
+    message = r"8 CPUs and a GPU each must fit.* Lower cpus_per_worker, scaling\.use_gpu: false"
+    with pytest.raises(ConfigError, match=message):
+        plan(ScalingSpec(workers=1, cpus_per_worker=8), capacity)
+    assert plan(ScalingSpec(workers=8, cpus_per_worker=8, use_gpu=False), capacity).workers == 8
+
+
 @pytest.mark.parametrize(
     ("capacity", "spec", "field"),
     [

@@ -183,6 +183,13 @@ def test_label_names_that_look_like_numbers_stay_strings_in_yaml(tmp_path: Path)
     assert TrainJob.load(file).data.labels.names == names
 
 
+@pytest.mark.parametrize("end", ["\x85", "\u2028", "\u2029", "\n", "\r\n", "\ufeff"])
+def test_text_with_ends_of_lines_is_read_back_from_yaml(end: str) -> None:
+    for name in (end, f"a{end}", f"{end}b", f"a {end} b: c"):
+        job = TrainJob.load(job_with(data__labels__names=[name, "other"]))
+        assert TrainJob.load(parse_yaml(job.to_yaml(), "job.yaml")) == job
+
+
 def test_a_spec_cannot_be_changed() -> None:
     with pytest.raises(ValidationError):
         TrainJob.load(JOB).seed = 1  # type: ignore[misc]

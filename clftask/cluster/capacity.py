@@ -153,8 +153,11 @@ def _plan_of(spec: WorkersSpec, workers: int, capacity: Capacity) -> Plan:
         cpus = float(capacity.even_share(workers, use_gpu))
     room = capacity.room(cpus, use_gpu)
     if workers > room:
-        allowed = f"workers with {counted(cpus, 'CPU')} each must fit: {has}"
-        remedy = f"Use at most {counted(room, 'worker')}, or a larger cluster."
+        size = f"{counted(cpus, 'CPU')}{' and a GPU' if use_gpu else ''}"
+        allowed = f"workers with {size} each must fit: {has}"
+        fewer = f"Use at most {counted(room, 'worker')}" if room else "Lower cpus_per_worker"
+        on_cpus = ", scaling.use_gpu: false" if spec.use_gpu == "auto" and use_gpu else ""
+        remedy = f"{fewer}{on_cpus}, or a larger cluster."
         raise ConfigError(Problem("scaling.workers", workers, allowed, remedy))
     return Plan(workers, use_gpu, cpus)
 
