@@ -30,6 +30,7 @@ bench: demo
 	$(BIN)/python benchmarks/score.py --input demo/data/aws_unlabelled.parquet --rows 3000 \
 	    --bundle "$$(ls -td demo/runs/multilabel-*/bundle | head -1)"
 	$(BIN)/python benchmarks/scaling.py
+	$(BIN)/python benchmarks/estimate.py
 
 chaos: install
 	$(BIN)/pytest -m chaos
