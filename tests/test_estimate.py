@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
@@ -25,7 +26,7 @@ from clftask.estimate.machine import Asked, as_worker, check_device
 from clftask.estimate.pace import Pace, pace_of
 from clftask.estimate.sampling import draw, places
 from clftask.estimate.score import Load, estimate
-from clftask.estimate.timing import _padding_of_shards
+from clftask.estimate.timing import _padding_of_shards, spread
 from clftask.manifest import Piece, Shard
 from clftask.planning import Planned
 from clftask.scoring import Scorer
@@ -270,6 +271,15 @@ def test_truncated_rows_are_estimated_from_all_places(world: World) -> None:
     found = world.estimate()
     assert found["sample"]["truncated"] == pytest.approx(0.25, abs=0.12)
     assert 0 < found["sample"]["truncated"] < 1
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 24, 100])
+def test_whenever_measuring_stops_all_of_the_corpus_has_been_looked_at(count: int) -> None:
+    order = spread(count)
+    assert sorted(order) == list(range(count))
+    for most in range(9, count):
+        shares = np.histogram(order[:most], bins=4, range=(0, count))[0] / most
+        assert shares == pytest.approx(0.25, abs=0.12)
 
 
 def test_of_a_job_under_way_the_rest_is_estimated(world: World) -> None:

@@ -76,8 +76,7 @@ def measure(
         output = job.output.model_copy(update={"path": f"{scratch}/table"})
         update = {"output": output, "on_bad_row": "quarantine"}
         work = ScoreWork(job.model_copy(update=update), planned.plan, meta)
-        order = np.random.default_rng(SEED).permutation(len(sample.chunks))
-        chunks = [beginning(sample.chunks[i], chunk_rows) for i in order]
+        chunks = [beginning(sample.chunks[i], chunk_rows) for i in spread(len(sample.chunks))]
         worker = ShardScorer(work, scorer, partial(_given, chunks))
         receipts, times = _timed(worker, chunks, rows_ahead)
         pace, done = _pace(chunks, times), chunks[: len(receipts)]
@@ -90,6 +89,15 @@ def measure(
             cpus=cpus,
             part_bytes=_part_bytes([worker.books.part(r.shard) for r in receipts]),
         )
+
+
+def spread(count: int) -> list[int]:
+    """Return the first `count` numbers in an order whose beginnings are spread over all of them.
+
+    That of their reversed bits (van der Corput, 1935): measuring may stop after any of them.
+    """
+    bits = max(1, (count - 1).bit_length())
+    return sorted(range(count), key=lambda number: f"{number:0{bits}b}"[::-1])
 
 
 def _compiling_s(
