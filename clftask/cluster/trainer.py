@@ -114,7 +114,7 @@ class _Trainer(TorchTrainer):  # type: ignore[misc]
             return super().fit()
         except BaseException:
             if self.controller is not None:
-                ray.kill(self.controller)
+                _end(self.controller)
             raise
 
     def _create_default_callbacks(self) -> list[Any]:
@@ -129,6 +129,13 @@ class _Trainer(TorchTrainer):  # type: ignore[misc]
     def _register_sigint_handler(self, controller: Any) -> None:
         """Leave Ctrl-C to the command line: Ray's own handler ends it without a word."""
         self.controller = controller
+
+
+def _end(controller: Any) -> None:
+    """Let a controller end its workers and give back their machines; end it for certain."""
+    with contextlib.suppress(ray.exceptions.RayError):
+        ray.get(controller.abort.remote(), timeout=_TIMEOUT_S)
+    ray.kill(controller)
 
 
 class _FailurePolicy(DefaultFailurePolicy):  # type: ignore[misc]
