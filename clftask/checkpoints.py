@@ -131,7 +131,7 @@ class Checkpoints:
         """
         place = self._place(step)
         found = {f.path[len(place) + 1 :]: f.size for f in storage.list_files(place)}
-        if not files.items() <= found.items():
+        if not files or not files.items() <= found.items():
             remedy = "Let one job at a time train a run."
             raise StorageError(Problem(place, None, "was not uploaded whole", remedy))
 

@@ -9,7 +9,7 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,15 +65,25 @@ def records(path: str) -> list[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def resumable(run: Run) -> Iterator[None]:
-    """Let an interruption say how the run goes on; remove what killed workers left half-written."""
-    name = run.path.rpartition("/")[2]
+def resumable(run: Run) -> Iterator[Callable[[Spec, pa.Table, str], None]]:
+    """Let an interruption say how the run goes on; give what claims it.
+
+    Once it is claimed, what killed workers left half-written is removed at the end. Before, it
+    may be another's: who loses a race for a name must leave the winner's files alone.
+    """
+    name, claimed = run.path.rpartition("/")[2], []
+
+    def claim_it(job: Spec, rows: pa.Table, fingerprint: str) -> None:
+        claim(run, job, rows, fingerprint)
+        claimed.append(run)
+
     try:
         with interruption_hint(f"Go on with run.name={name} run.resume=true."):
-            yield
+            yield claim_it
     finally:
-        with contextlib.suppress(StorageError):
-            storage.clear_partial(run.path)
+        if claimed:
+            with contextlib.suppress(StorageError):
+                storage.clear_partial(run.path)
 
 
 def find(spec: RunSpec, prefix: str, job_file: str = JOB) -> Run:

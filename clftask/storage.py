@@ -268,7 +268,8 @@ def clear_partial(path: str) -> None:
     with mendable(path):
         if not is_s3(path):
             for file in Path(path).rglob(f"{_TEMPORARY}*"):
-                file.unlink(missing_ok=True)
+                if not file.is_dir():  # no writer of ours makes folders
+                    file.unlink(missing_ok=True)
             return
         bucket, key = _bucket_and_key(path)
         pages = s3_client().get_paginator("list_multipart_uploads")

@@ -42,7 +42,8 @@ from clftask.runs import records
 ROWS, EPOCHS = 30_000, 20
 MAX_STARTS = 30
 WORKERS = ("ray::ScoreActor", "ray::RayTrainWorker")
-COORDINATOR = "_AutoscalingCoordinatorActor"  # Ray's: a cluster has one, for good
+# Ray's: of the first a cluster has one, for good; the other ends some seconds after its run.
+COORDINATOR, CLEANER = "_AutoscalingCoordinatorActor", "PlacementGroupCleaner"
 WORDS = {"network": "the router", "graphics": "a pixel shader", "sound": "fast audio melody"}
 
 
@@ -290,8 +291,11 @@ def soak(world: World, args: argparse.Namespace, rng: random.Random, folder: Pat
         lost, doubled = lost + rows[0], doubled + rows[1]
         unsound += inspect(output, verify=True)["state"] != "complete"
     unsound += sum(not is_sound(f"{world.bucket}/runs/train-{i}") for i in range(done["train"]))
-    time.sleep(60)  # Ray's PlacementGroupCleaner ends by itself some seconds after its run
+    time.sleep(10)
     left = leaks(before, world.bucket)
+    if set(left["actors"]) == {CLEANER}:
+        time.sleep(50)
+        left["actors"] = leaks(before, world.bucket)["actors"]
     report = {"jobs": dict(done), "starts": starts, "faults": dict(world.faults)}
     report |= {"rows lost": lost, "rows doubled": doubled, "unsound": unsound, "left": left}
     print(json.dumps(report, indent=2))

@@ -217,6 +217,14 @@ def test_one_that_has_lost_files_never_counts(make, tmp_path, monkeypatch, gone)
     assert make().latest() == 10
 
 
+def test_one_of_no_files_never_counts(make, tmp_path):
+    checkpoints = make()
+    checkpoints.save(str(tmp_path / "gone"), 20, None, "fp32", lambda: None)
+    with pytest.raises(StorageError, match="was not uploaded whole"):
+        checkpoints.wait()
+    assert make().latest() is None
+
+
 def test_an_error_in_the_upload_is_raised_at_the_next_save(make, tmp_path):
     checkpoints = make()
     checkpoints.save(local(tmp_path, 10, extra=TOO_LONG), 10, None, "fp32", lambda: None)

@@ -546,9 +546,8 @@ def test_a_cluster_without_gpus_scores_on_cpus(path: str, value: Any) -> None:
 
 def test_a_job_that_no_node_holds_is_refused() -> None:
     job = TrainJob.load(JOBS / "configs/imdb.yaml", ["scaling.cpus_per_worker=9"])
-    with pytest.raises(
-        ConfigError, match=r"9 CPUs and a GPU each must fit: .* at most 80 CPUs and 4 "
-    ):
+    message = r"9 CPUs and a GPU each must fit: .* at most 80 CPUs and 4 GPUs"
+    with pytest.raises(ConfigError, match=message):
         plan(job.scaling, GROWN["cluster"])
     only_a_head = full(changed(prepared(CLUSTER), "max_workers", 0))
     with pytest.raises(ConfigError, match="at most 0 CPUs and 0 GPUs"):

@@ -70,11 +70,26 @@ def test_what_killed_workers_left_half_written_is_removed_however_a_run_ends(fin
     run = runs.find(finished.run, finished.task)
     half = Path(run.path, "checkpoints", "step-0000001", ".tmp-optimizer.pt-x1")
     half.parent.mkdir(parents=True)
-    with contextlib.suppress(KeyboardInterrupt), runs.resumable(run):
+    prepared = prepare(finished)
+    with contextlib.suppress(KeyboardInterrupt), runs.resumable(run) as claim:
+        claim(finished, prepared.rows, prepared.fingerprint)
         half.write_text("half")
         raise KeyboardInterrupt
     assert not half.exists()
     assert Path(run.path, "job.yaml").exists()
+
+
+def test_who_is_refused_leaves_what_another_writes(finished):
+    """The loser of a race for a name, and whoever fails before the run is theirs."""
+    prepared, path = prepare(finished), Path(finished.run.storage, "run")
+    written = path / "bundle" / ".tmp-model.safetensors-x1"
+    written.write_text("the winner is writing it")
+    loser = runs.Run(str(path), False)
+    with pytest.raises(ConfigError, match="is taken"), runs.resumable(loser) as claim:
+        claim(finished, prepared.rows, prepared.fingerprint)
+    with contextlib.suppress(KeyboardInterrupt), runs.resumable(runs.Run(str(path), True)):
+        raise KeyboardInterrupt
+    assert written.exists()
 
 
 def test_a_finished_run_of_another_job_or_other_data_is_refused(finished, toy_table):

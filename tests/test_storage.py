@@ -259,6 +259,19 @@ def test_what_killed_writers_left_is_removed_and_no_more(place: str) -> None:
     storage.clear_partial(f"{place}/absent")
 
 
+def test_a_folder_or_a_link_that_is_named_so_hinders_nothing(tmp_path: Path) -> None:
+    run, mine = tmp_path / "run", tmp_path / ".tmp-mine"
+    (run / "a" / ".tmp-folder").mkdir(parents=True)
+    (run / "z").mkdir()
+    (run / "z" / ".tmp-half").write_text("half")
+    mine.write_text("mine")
+    (run / ".tmp-link").symlink_to(mine)
+    (run / "up").symlink_to(tmp_path)
+    storage.clear_partial(str(run))
+    assert not (run / "z" / ".tmp-half").exists()
+    assert mine.read_text() == "mine"
+
+
 def leave_partial(path: str) -> None:
     if not storage.is_s3(path):
         folder, _, name = path.rpartition("/")

@@ -71,7 +71,7 @@ def _trained(job: TrainJob, run: runs.Run, say: Say, show: Show) -> dict[str, An
     prepared = prepare(job)
     if run.exists:
         runs.same_data(run, prepared.fingerprint)
-    with runs.resumable(run), connected(say), TrainMeter(run.path, show) as show:
+    with runs.resumable(run) as claim, connected(say), TrainMeter(run.path, show) as show:
         chosen = plan(job.scaling, capacity())
         check_precision(job.training.precision, chosen.use_gpu)
         say(f"reading and tokenising {counted(prepared.rows.num_rows, 'row')}")
@@ -79,7 +79,7 @@ def _trained(job: TrainJob, run: runs.Run, say: Say, show: Show) -> dict[str, An
         for line in prepared.report.lines():
             say(line)
         named = _named(job, run)
-        runs.claim(run, named, prepared.rows, prepared.fingerprint)
+        claim(named, prepared.rows, prepared.fingerprint)
         say(f"run {run.path}: {chosen}")
         return _fit(named, run.path, prepared, tables, chosen, say, show)
 

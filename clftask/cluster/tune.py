@@ -85,10 +85,10 @@ def _finished(run: runs.Run, say: Say) -> dict[str, Any]:
 
 def _searched(job: TuneJob, run: runs.Run, say: Say, show: Show) -> dict[str, Any]:
     tokenizers, prepared = read_all(job, run)
-    with runs.resumable(run), connected(say), TuneMeter(run.path, show, job) as show:
+    with runs.resumable(run) as claim, connected(say), TuneMeter(run.path, show, job) as show:
         chosen = check_room(job, len(prepared.space.names))
         named = _named(job, run)
-        runs.claim(run, named, prepared.rows, prepared.fingerprint)
+        claim(named, prepared.rows, prepared.fingerprint)
         say(f"search {run.path}: {counted(job.num_trials, 'trial')}, {chosen}")
         try:
             shared = _shared(named, run, prepared, tokenizers, chosen)
