@@ -66,7 +66,6 @@ class RayNodes:
             f"--dashboard-port={dashboard}",
             f"--ray-client-server-port={client}",
             "--num-cpus=0",
-            f"--temp-dir={self.folder}/ray",
             *options,
         )
 
@@ -101,6 +100,9 @@ class RayNodes:
             "--max-worker-port=0",
             "--object-store-memory=100000000",
             "--disable-usage-stats",
+            # As on machines of their own: in a common folder, one node's agent removes the code
+            # that a driver of the other imports, to unpack it again.
+            f"--temp-dir={self.folder}/{len(self.nodes)}",
             *options,
         ]
         with log.open("wb") as out:
