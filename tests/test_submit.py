@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
 import secrets
 import shutil
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -120,6 +124,68 @@ def test_a_package_that_the_clusters_python_lacks_is_named_with_advice(cluster):
     code = there.submit("python -c 'import absent_here.part'", "lacking", {}).wait(shown.append)
     assert code == 1
     assert "lacks absent_here. Say --pip" in shown[-1]
+
+
+class Tunnel:
+    """Forwards connections to the dashboard, as `ssh -L` does.
+
+    Attributes:
+        silent: When set, it takes all and hands on nothing.
+        cut: What a request begins with that is handed on, but whose answer is not.
+    """
+
+    def __init__(self, port: int, cut: bytes = b"nothing") -> None:
+        self.port, self.cut, self.silent = port, cut, threading.Event()
+        self.listening = socket.create_server(("127.0.0.1", 0))
+        self.address = f"http://127.0.0.1:{self.listening.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                here, _ = self.listening.accept()
+                there = socket.create_connection(("127.0.0.1", self.port))
+                lost = threading.Event()
+                for ends in ((here, there, lost), (there, here, lost)):
+                    threading.Thread(target=self._forward, args=ends, daemon=True).start()
+
+    def _forward(self, source: socket.socket, target: socket.socket, lost: threading.Event) -> None:
+        is_answer = source.getpeername()[1] == self.port
+        with contextlib.suppress(OSError):
+            while (data := source.recv(65536)) and not (is_answer and lost.is_set()):
+                if not is_answer and data.startswith(self.cut):
+                    lost.set()
+                if not self.silent.is_set():
+                    target.sendall(data)
+        for end in (source, target):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+
+def test_a_job_whose_sending_was_not_answered_is_followed_and_not_lost(cluster):
+    tunnel = Tunnel(cluster.ports[1], cut=b"POST /api/jobs/")
+    there = Cluster(tunnel.address, lambda line: None)
+    assert there.submit("echo done; exit 3", "unanswered", {}).wait(lambda text: None) == 3
+    jobs = [job.submission_id for job in there.client.list_jobs()]
+    assert len([name for name in jobs if name.startswith("unanswered")]) == 1
+
+
+def test_a_tunnel_that_is_silently_dead_is_told(cluster, monkeypatch):
+    for name, seconds in {"ANSWER_S": 2.0, "QUIET_S": 10.0, "PATIENCE_S": 5.0}.items():
+        monkeypatch.setattr(submitting, name, seconds)
+    tunnel = Tunnel(cluster.ports[1])
+    there = Cluster(tunnel.address, lambda line: None)
+    sent = there.submit("echo begun; sleep 120", "silent", {})
+    shown: list[str] = []
+
+    def show(text: str) -> None:
+        shown.append(text)
+        if "begun" in text.splitlines():
+            tunnel.silent.set()
+
+    with pytest.raises(JobError, match=f"has not answered for 5 s.*{sent.id} may still run"):
+        sent.wait(show)
+    assert "begun" in "".join(shown)
 
 
 def test_a_wrong_token_is_refused_with_advice(cluster, job, tmp_path):
@@ -288,6 +354,23 @@ def test_a_head_that_stays_away_is_told(monkeypatch):
     with pytest.raises(JobError, match=r"has not answered for 300 s.*job status job"):
         sent.wait(lambda text: None)
     assert 300 < clock[0] < 310
+
+
+def test_a_log_that_falls_silent_is_asked_for_again(monkeypatch):
+    monkeypatch.setattr(submitting, "QUIET_S", 0.2)
+    sent, _ = followed(monkeypatch, lambda look, line: False, [None, 0])
+    tail = sent.cluster.client.tail_job_logs
+
+    async def hanging_once(job_id: str) -> AsyncIterator[str]:
+        async for line in tail(job_id):
+            yield line
+            if sent.cluster.client.looks == 1:
+                await asyncio.sleep(3600)
+
+    monkeypatch.setattr(sent.cluster.client, "tail_job_logs", hanging_once)
+    shown: list[str] = []
+    assert sent.wait(shown.append) == 0
+    assert "".join(shown) == "one\ntwo\nthree\n"
 
 
 def test_the_exit_code_counts_where_the_log_is_lost(monkeypatch):

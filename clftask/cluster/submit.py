@@ -41,6 +41,8 @@ PASSED_ON = (
 CLUSTERS_OWN = {"ray", "torch"}
 POLL_S = 1.0
 PATIENCE_S = 300.0  # for a head that does not answer
+ANSWER_S = 120.0  # for one answer of it
+QUIET_S = 120.0  # of a log, after which its connection may be a dead one
 TAIL_ATTEMPTS = 5  # to read the end of the log
 MAX_RESULT = 4_000_000  # characters of a job's JSON
 MAX_COMMAND = 100_000  # characters that a shell surely takes
@@ -91,10 +93,8 @@ class Cluster:
         self.address = address.rstrip("/")
         authenticate(make=False)
         with self._refused(), _without("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
-            from ray.job_submission import JobSubmissionClient
-
             logging.getLogger("ray").setLevel(logging.ERROR)  # it tells of each socket
-            self.client = JobSubmissionClient(self.address)
+            self.client = _client(self.address)
         if is_open(self.address):
             say(f"warning: {describe_open(f'the cluster at {self.address}')}")
 
@@ -120,13 +120,34 @@ class Cluster:
             entrypoint: The command that the cluster runs.
             name: What the job's id begins with.
             runtime_env: Ray's; its `working_dir` is a local folder.
+
+        Raises:
+            ConfigError: The cluster refuses it, or cannot be reached.
+            JobError: The connection broke off; the job may be there.
         """
-        wanted = f"{name}-{secrets.token_hex(4)}"
+        import requests
+
+        sent = Sent(self, f"{name}-{secrets.token_hex(4)}")
         with self._refused():
-            job_id = self.client.submit_job(
-                entrypoint=entrypoint, submission_id=wanted, runtime_env=runtime_env
-            )
-        return Sent(self, job_id)
+            try:
+                self.client.submit_job(
+                    entrypoint=entrypoint, submission_id=sent.id, runtime_env=runtime_env
+                )
+            except requests.RequestException as error:
+                if not sent.is_there(error):
+                    raise
+        return sent
+
+
+def _client(address: str) -> Any:
+    """Return Ray's client, which by itself would wait for an answer for ever."""
+    from ray.job_submission import JobSubmissionClient
+
+    class Client(JobSubmissionClient):  # type: ignore[misc]
+        def _do_request(self, *arguments: Any, **options: Any) -> Any:
+            return super()._do_request(*arguments, timeout=ANSWER_S, **options)
+
+    return Client(address)
 
 
 @dataclass
@@ -160,6 +181,22 @@ class Sent:
         last = self.log.strip().rpartition("\n")[2]
         return last if last.startswith("{") else None
 
+    def is_there(self, error: Exception) -> bool:
+        """Tell whether the cluster has the job, though sending it ended with an error.
+
+        Raises:
+            JobError: It does not answer.
+        """
+        import requests
+
+        try:
+            self.cluster.client.get_job_info(self.id)
+        except requests.RequestException:
+            raise JobError(self._lost(error, "broke off")) from None
+        except RuntimeError:  # 404
+            return False
+        return True
+
     def wait(self, show: Callable[[str], None]) -> int:
         """Show the job's log until its end.
 
@@ -184,7 +221,8 @@ class Sent:
             except Exception as error:  # of sockets, HTTP and Ray: all say that it is not there
                 silent_since = silent_since or time.monotonic()
                 if time.monotonic() - silent_since > PATIENCE_S:
-                    raise JobError(self._lost(error)) from None
+                    gone = f"has not answered for {PATIENCE_S:.0f} s"
+                    raise JobError(self._lost(error, gone)) from None
             else:
                 silent_since = None
                 if info.status.is_terminal():
@@ -206,10 +244,10 @@ class Sent:
             seen, log = 0, self.cluster.client.tail_job_logs(self.id)
             while True:
                 try:
-                    lines = await anext(log)
+                    lines = await asyncio.wait_for(anext(log), QUIET_S)
                 except StopAsyncIteration:
                     return True
-                except Exception:  # it broke off; those of `show` are not meant
+                except Exception:  # broken off, or quiet; those of `show` are not meant
                     return False
                 new = lines[max(0, self.num_shown - seen) :]
                 seen += len(lines)
@@ -220,9 +258,9 @@ class Sent:
 
         return asyncio.run(run())
 
-    def _lost(self, error: Exception) -> Problem:
+    def _lost(self, error: Exception, what: str) -> Problem:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        allowed = f"has not answered for {PATIENCE_S:.0f} s ({reason}); job {self.id} may still run"
+        allowed = f"{what} ({reason}); job {self.id} may still run"
         remedy = f"Ask it later: {self.command('status')}"
         return Problem("--address", self.cluster.address, allowed, remedy)
 
