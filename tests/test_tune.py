@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -147,7 +148,7 @@ def test_killed_worker_is_replaced_and_its_trial_goes_on(ray_cluster, document):
 
     def kill_once(record: dict[str, Any]) -> None:
         if record.get("epoch") == 3 and not killed:
-            killed.append(_pid_of("ImplicitFunc"))
+            killed.append(_pids_of("ImplicitFunc")[0])
             os.kill(killed[0], signal.SIGKILL)
 
     options = ["scheduler=fifo", "finalists=null", "trials=2"]
@@ -163,7 +164,7 @@ def test_worker_that_dies_beside_the_first_is_not_the_trials_fault(ray_cluster, 
 
     def kill_once(record: dict[str, Any]) -> None:
         if record.get("epoch") == 3 and not killed:
-            killed.append(_pid_of("ray::Member"))
+            killed.append(_pids_of("ray::Member")[0])
             os.kill(killed[0], signal.SIGKILL)
 
     options = ["scheduler=fifo", "finalists=null", "trials=1"]
@@ -176,11 +177,29 @@ def test_worker_that_dies_beside_the_first_is_not_the_trials_fault(ray_cluster, 
     assert lives() == 0
 
 
-def _pid_of(title: str) -> int:
-    found = [
-        p for p in psutil.process_iter(["cmdline"]) if title in "".join(p.info["cmdline"] or ())
+def test_worker_that_dies_before_it_meets_the_first_is_not_waited_for(ray_cluster, document):
+    killed: list[int] = []
+
+    def kill_first() -> None:
+        while not (found := _pids_of("ray::Member")):
+            time.sleep(0.02)
+        os.kill(found[0], signal.SIGKILL)
+        killed.append(found[0])
+
+    options = ["scheduler=fifo", "finalists=null", "trials=1"]
+    options += ["train.scaling.workers=2", "train.scaling.cpus_per_worker=1"]
+    killer = threading.Thread(target=kill_first, daemon=True)
+    killer.start()
+    result = run(document, *options)
+    assert killed
+    assert result["trials"] == {"done": 1, "stopped": 0, "failed": 0}
+    assert lives() == 0
+
+
+def _pids_of(title: str) -> list[int]:
+    return [
+        p.pid for p in psutil.process_iter(["cmdline"]) if title in "".join(p.info["cmdline"] or ())
     ]
-    return found[0].pid
 
 
 def test_time_budget_ends_with_the_best_so_far(ray_cluster, document):

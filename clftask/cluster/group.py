@@ -6,6 +6,7 @@ leaves behind; these actors live on the trial's, and end with the process that s
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import threading
@@ -21,6 +22,7 @@ from clftask.cluster.naming import named
 from clftask.trying import reason_of
 
 LAST_WORDS_S = 5.0
+_log = logging.getLogger(__name__)
 Task = Callable[[int, int, str], Any]
 
 
@@ -68,6 +70,7 @@ class Group:
         self.path, self.workers, self.device = path, workers, device
         self.members: list[Any] = []
         self.running: list[Any] = []
+        self.is_closed = False
         if workers > 1:
             self._gather(resources)
 
@@ -84,8 +87,24 @@ class Group:
             member.join.remote(address, rank, self.workers, self.device, resources["CPU"])
             for rank, member in enumerate(self.members, 1)
         ]
+        self._watch(joining)
         _join(address, 0, self.workers, self.device, resources["CPU"])
         ray.get(joining)
+
+    def _watch(self, tasks: list[Any]) -> None:
+        """End this process if another worker dies: torch may wait for it for half an hour."""
+
+        def run(tasks: list[Any]) -> None:
+            while tasks:
+                (done,), tasks = ray.wait(tasks)
+                try:
+                    ray.get(done)
+                except Exception as error:
+                    if not self.is_closed:
+                        _log.warning("a worker of the trial is gone: %s", reason_of(error))
+                        os._exit(1)
+
+        threading.Thread(target=run, args=[tasks], daemon=True).start()
 
     def run(self, task: Task) -> Any:
         """Run a task on all workers; return what it gives on the first, raise what it raises."""
@@ -93,17 +112,18 @@ class Group:
             member.run.remote(task, rank, self.workers, self.device)
             for rank, member in enumerate(self.members, 1)
         ]
+        self._watch(self.running)
         try:
             return task(0, self.workers, self.device)
         except SystemExit:  # which all of them have heard of
             ray.wait(self.running, num_returns=len(self.running)) if self.running else None
             raise
 
-    def close(self) -> str | None:
+    def close(self) -> str:
         """End the other workers after a failure: one may wait for what never comes.
 
         Returns:
-            Why one of them failed, blank if none did; None if one is gone without a word.
+            Why one of them failed, blank if none did.
         """
         import torch
 
@@ -111,9 +131,8 @@ class Group:
         said = ray.wait(self.running, num_returns=count, timeout=LAST_WORDS_S)[0]
         try:
             reasons = [ray.get(ref) for ref in said]
-        except ray.exceptions.RayError:
-            return None
         finally:
+            self.is_closed = True
             for member in self.members:
                 ray.kill(member)
             torch.distributed.destroy_process_group()

@@ -145,13 +145,10 @@ def _blamed(group: Group, failed: Trial) -> Trial:
     """Return a failed trial with its reason; end the group.
 
     Raises:
-        RuntimeError: A worker is gone, which is not the trial's fault: it may be tried again.
+        RayError: A worker is gone, which is not the trial's fault: it may be tried again.
     """
     _group.cache_clear()
     reason = group.close()
-    if reason is None:
-        _log.warning("a worker of the trial is gone")
-        raise RuntimeError("a worker of the trial is gone")
     if reason and failed.reason.startswith("RuntimeError"):  # which tells of a lost connection
         return failed.model_copy(update={"reason": reason})
     return failed
