@@ -9,8 +9,8 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clftask.errors import ConfigError, Problem
-from clftask.terminal import guarded, say, tables
+from clftask.errors import ConfigError, JobError, Problem
+from clftask.terminal import explain, guarded, say, tables
 
 if TYPE_CHECKING:
     from clftask.spec import Spec
@@ -193,7 +193,8 @@ def submit(
     """Run a job on a Ray cluster; show its log, end with its exit code."""
 
     def run() -> None:
-        from clftask.cluster.submit import Shipping, load, send
+        from clftask.cluster.shipping import Shipping, load
+        from clftask.cluster.submit import send
 
         shipping = Shipping(tuple(shared or []), packages, image)
         sent = send(kind, load(kind, job, overrides or []), address, shipping, say, as_json)
@@ -210,8 +211,12 @@ def _leave(sent: Any, as_json: bool) -> None:
 
 def _wait_for(sent: Any, as_json: bool) -> None:
     code = sent.wait(lambda text: typer.echo(text, nl=False, err=as_json))
-    if as_json and sent.result():
-        typer.echo(sent.result())
+    result = sent.result(code) if as_json else None
+    if result is not None:
+        typer.echo(result)
+    elif as_json and code:
+        problem = Problem("submit", sent.id, f"ended with {code} and no result", sent.where())
+        explain(JobError(problem), as_json, code)
     if code:
         raise typer.Exit(code)
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import socket
 import tempfile
+from typing import Any
 
 import pytest
+from conftest import environment
 
+from clftask.cluster import session
 from clftask.cluster.capacity import (
     Capacity,
     Plan,
@@ -187,6 +190,31 @@ def test_a_mode_that_is_set_stays(monkeypatch, tmp_path):
     authenticate()
     assert os.environ["RAY_AUTH_MODE"] == "disabled"
     assert not (tmp_path / "token").exists()
+
+
+def test_a_token_that_has_no_place_is_the_users_to_mend(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "file" / "token"))
+    with pytest.raises(ConfigError, match=r"RAY_AUTH_TOKEN_PATH.*cannot be used.*can write"):
+        authenticate()
+
+
+@pytest.mark.parametrize("address", [None, "192.0.2.1:6379"])
+def test_a_cluster_of_another_python_is_refused_and_not_left_aside(monkeypatch, address):
+    import ray
+
+    def init(address: str | None = None, **options: Any) -> None:
+        if address == "local":
+            pytest.fail("runs alone")
+        raise RuntimeError("Version mismatch: The cluster was started with: Python: 3.12.3")
+
+    monkeypatch.setattr(ray, "init", init)
+    with environment({"RAY_ADDRESS": address}), pytest.raises(ConfigError) as refused:
+        session._init()
+    assert "3.12.3" in str(refused.value)
+    assert "to the patch" in str(refused.value)
 
 
 def test_an_address_where_nobody_listens_is_refused_at_once(monkeypatch):

@@ -19,6 +19,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import requests
 import yaml
 from conftest import environment, free_ports
 from nodes import RayNodes, ray_nodes
@@ -29,8 +30,9 @@ from clftask import storage
 from clftask.cli import app
 from clftask.cluster import submit as submitting
 from clftask.cluster.session import connected
-from clftask.cluster.submit import Cluster, Sent, Shipping, check_paths, command, pinned
-from clftask.cluster.submit import environment as runtime_env
+from clftask.cluster.shipping import Shipping, check_paths, command, pinned
+from clftask.cluster.shipping import environment as runtime_env
+from clftask.cluster.submit import Cluster, Sent
 from clftask.config import ScoreJob, TrainJob, TuneJob
 from clftask.errors import ConfigError, JobError
 
@@ -171,7 +173,7 @@ def test_a_job_whose_sending_was_not_answered_is_followed_and_not_lost(cluster):
 
 
 def test_a_tunnel_that_is_silently_dead_is_told(cluster, monkeypatch):
-    for name, seconds in {"ANSWER_S": 2.0, "QUIET_S": 10.0, "PATIENCE_S": 5.0}.items():
+    for name, seconds in {"ANSWER_S": 2.0, "QUIET_S": 2.0, "PATIENCE_S": 5.0}.items():
         monkeypatch.setattr(submitting, name, seconds)
     tunnel = Tunnel(cluster.ports[1])
     there = Cluster(tunnel.address, lambda line: None)
@@ -356,21 +358,104 @@ def test_a_head_that_stays_away_is_told(monkeypatch):
     assert 300 < clock[0] < 310
 
 
-def test_a_log_that_falls_silent_is_asked_for_again(monkeypatch):
-    monkeypatch.setattr(submitting, "QUIET_S", 0.2)
-    sent, _ = followed(monkeypatch, lambda look, line: False, [None, 0])
-    tail = sent.cluster.client.tail_job_logs
+def quiet(monkeypatch: Any, sent: Sent, until: Any) -> _Client:
+    """Let a log say nothing more after its first line until an event, in its first look."""
+    monkeypatch.setattr(submitting, "QUIET_S", 0.05)
+    client: Any = sent.cluster.client
+    tail = client.tail_job_logs
 
-    async def hanging_once(job_id: str) -> AsyncIterator[str]:
+    async def hanging(job_id: str) -> AsyncIterator[str]:
         async for line in tail(job_id):
             yield line
-            if sent.cluster.client.looks == 1:
-                await asyncio.sleep(3600)
+            while client.looks == 1 and line == "one\n" and not until():
+                await asyncio.sleep(0.01)
 
-    monkeypatch.setattr(sent.cluster.client, "tail_job_logs", hanging_once)
+    monkeypatch.setattr(client, "tail_job_logs", hanging)
+    return client
+
+
+def test_a_quiet_log_of_a_job_that_runs_is_not_asked_for_again(monkeypatch):
+    sent, _ = followed(monkeypatch, lambda look, line: False, [None, None, None, 0])
+    client = quiet(monkeypatch, sent, lambda: len(client.answers) == 1)
     shown: list[str] = []
     assert sent.wait(shown.append) == 0
     assert "".join(shown) == "one\ntwo\nthree\n"
+    assert client.looks == 2  # the second after the job's end
+
+
+def test_a_log_that_stays_silent_beyond_the_jobs_end_is_asked_for_again(monkeypatch):
+    sent, _ = followed(monkeypatch, lambda look, line: False, [None, 0])
+    client = quiet(monkeypatch, sent, lambda: False)
+    shown: list[str] = []
+    assert sent.wait(shown.append) == 0
+    assert "".join(shown) == "one\ntwo\nthree\n"
+    assert client.looks == 2
+
+
+STATUS = "Request failed with status code {}: of the server."
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        ([RuntimeError(STATUS.format(404))], ConfigError),  # refused, and not there
+        ([RuntimeError(STATUS.format(404)), None], None),  # written down a little later
+        ([RuntimeError(STATUS.format(503))], JobError),  # who knows
+        ([requests.ConnectionError("gone")], JobError),
+    ],
+)
+@pytest.mark.parametrize("error", [requests.ReadTimeout("slow"), RuntimeError(STATUS.format(504))])
+def test_a_job_whose_sending_failed_is_not_given_up_unasked(monkeypatch, error, answers, expected):
+    sent, _ = followed(monkeypatch, lambda look, line: False, answers)
+
+    def submit_job(**options: Any) -> None:
+        raise error
+
+    there = object.__new__(Cluster)
+    there.address, there.client = "http://h:1", sent.cluster.client
+    monkeypatch.setattr(there.client, "submit_job", submit_job, raising=False)
+    with pytest.raises(expected) if expected else contextlib.nullcontext():
+        assert there.submit("true", "job", {}).id.startswith("job-")
+
+
+def test_who_interrupts_the_sending_hears_of_the_job(monkeypatch):
+    def submit_job(**options: Any) -> None:
+        raise KeyboardInterrupt
+
+    there = object.__new__(Cluster)
+    there.address, there.client = "http://h:1", SimpleNamespace(submit_job=submit_job)
+    with pytest.raises(KeyboardInterrupt) as stop:
+        there.submit("true", "job", {})
+    assert "ray job stop job-" in stop.value.__notes__[0]
+
+
+@pytest.mark.parametrize(
+    ("last", "code", "is_result"),
+    [
+        ('{"run": "s3://b/r"}', 0, True),
+        ('{"error": {"exit": 2}}', 2, True),
+        ('{"level": "info", "message": "step"}', 137, False),
+        ('{"level": "info", "message": "step"}', 0, False),
+        ("{'no': json", 0, False),
+        ("[1]", 0, False),
+        ("", 137, False),
+    ],
+)
+def test_the_result_is_told_from_the_log(last, code, is_result):
+    sent = Sent(SimpleNamespace(address="http://h:1"), "job", f"a line\n{last}\n")
+    assert sent.result(code) == (last if is_result else None)
+
+
+def test_json_ends_with_an_object_for_a_job_that_was_killed_too(monkeypatch, job):
+    sent, _ = followed(monkeypatch, lambda look, line: False, [None, -9])
+    monkeypatch.setattr(submitting, "send", lambda *arguments: sent)
+    found = CliRunner().invoke(
+        app, ["submit", "train", str(job), "--address", "http://h:1", "--json"]
+    )
+    assert found.exit_code == 137
+    error = json.loads(found.stdout)["error"]
+    assert error["exit"] == 137
+    assert "ray job logs job" in error["problems"][0]["remedy"]
 
 
 def test_the_exit_code_counts_where_the_log_is_lost(monkeypatch):

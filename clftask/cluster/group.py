@@ -19,6 +19,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from clftask import logs
 from clftask.cluster.naming import named
+from clftask.errors import StorageError
 from clftask.trying import reason_of
 
 LAST_WORDS_S = 5.0
@@ -45,11 +46,16 @@ class Member:
         """Run what the first worker runs; return why it failed here, None if it did not.
 
         A worker that fails ends its process: the first one then no longer waits for it.
+
+        Raises:
+            StorageError: Storage does not answer, which is not the trial's fault.
         """
         try:
             task(rank, world, device)
         except SystemExit:
             pass
+        except StorageError:
+            raise
         except Exception as error:
             threading.Timer(LAST_WORDS_S, os._exit, [1]).start()
             return reason_of(error)

@@ -100,9 +100,11 @@ def _refuse_unanswered(error: Exception) -> None:
     address = os.environ.get("RAY_ADDRESS")
     if "InvalidAuthToken" in reasons:
         raise ConfigError(wrong_token("RAY_ADDRESS", address)) from None
-    if address:
+    is_other = "Version mismatch" in reasons
+    if address or is_other:
         reason = " ".join(str(error).split())[:200]
-        remedy = "Start the cluster, or unset RAY_ADDRESS."
+        ours = "Use the cluster's Python and Ray here, to the patch."
+        remedy = ours if is_other else "Start the cluster, or unset RAY_ADDRESS."
         raise ConfigError(Problem("RAY_ADDRESS", address, reason, remedy)) from None
 
 

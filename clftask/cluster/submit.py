@@ -3,70 +3,38 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import gzip
-import importlib.metadata
 import importlib.util
+import json
 import logging
 import os
 import re
 import secrets
-import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
+from clftask.cluster.shipping import Job, Shipping, check_paths, command, environment, write_code
 from clftask.cluster.tokens import MODE, authenticate, describe_open, is_open, wrong_token
-from clftask.config import ScoreJob, TrainJob, TuneJob
 from clftask.errors import ConfigError, JobError, Problem, interruption_hint
 from clftask.scratch import scratch_folder
 
-Job = TrainJob | TuneJob | ScoreJob
-KINDS: dict[str, type[Job]] = {"train": TrainJob, "tune": TuneJob, "score": ScoreJob}
-
-# Where things are, but nothing secret: what a job is sent with can be read on the dashboard.
-PASSED_ON = (
-    "AWS_ENDPOINT_URL_S3",
-    "AWS_ENDPOINT_URL",
-    "AWS_REGION",
-    "AWS_DEFAULT_REGION",
-    "CLFTASK_S3_SSE",
-    "HF_HUB_OFFLINE",
-    "CLFTASK_LOG",
-)
-# What a cluster has already, built for its own machines.
-CLUSTERS_OWN = {"ray", "torch"}
 POLL_S = 1.0
 PATIENCE_S = 300.0  # for a head that does not answer
 ANSWER_S = 120.0  # for one answer of it
 QUIET_S = 120.0  # of a log, after which its connection may be a dead one
 TAIL_ATTEMPTS = 5  # to read the end of the log
+LOOKS = 5  # for a job whose sending was not answered
 MAX_RESULT = 4_000_000  # characters of a job's JSON
-MAX_COMMAND = 100_000  # characters that a shell surely takes
 LAST_WORDS = 1000  # characters in which a job says why it ended
+NOT_THERE = "status code 404"
 LACKING = re.compile(r"ModuleNotFoundError: No module named '([\w.]+)'\s*$")
 FIND_PACKAGES = (
     "Say --pip to install what clftask needs, or --image with an image that has it; where the "
     "nodes have it in an environment, start them with that environment activated."
 )
-
-
-@dataclass(frozen=True)
-class Shipping:
-    """How a job finds what it needs on the cluster.
-
-    Attributes:
-        shared: Folders that all machines of the cluster see by the same name.
-        packages: Whether the cluster installs what clftask needs, in the versions used here.
-        image: A container image that has all of it, clftask too, to run the job in.
-    """
-
-    shared: tuple[str, ...] = ()
-    packages: bool = False
-    image: str | None = None
 
 
 class Cluster:
@@ -128,12 +96,12 @@ class Cluster:
         import requests
 
         sent = Sent(self, f"{name}-{secrets.token_hex(4)}")
-        with self._refused():
+        with self._refused(), interruption_hint(sent.hint("may have begun")):
             try:
                 self.client.submit_job(
                     entrypoint=entrypoint, submission_id=sent.id, runtime_env=runtime_env
                 )
-            except requests.RequestException as error:
+            except (requests.RequestException, RuntimeError) as error:
                 if not sent.is_there(error):
                     raise
         return sent
@@ -171,15 +139,31 @@ class Sent:
         mode = "RAY_AUTH_MODE=token " if os.environ.get(MODE) == "token" else ""
         return f"{mode}ray job {what} {self.id} --address {self.cluster.address}"
 
-    def hint(self) -> str:
+    def hint(self, state: str = "goes on") -> str:
         """Return how to follow and to end the job from anywhere."""
         follow, stop = self.command("logs --follow"), self.command("stop")
-        return f"The job goes on. Its log: {follow}; its end: {stop}"
+        return f"The job {state}. Its log: {follow}; its end: {stop}"
 
-    def result(self) -> str | None:
-        """Return the last line of the log if it is JSON: what `--json` ends with."""
+    def where(self) -> str:
+        """Return where the log of a job that has ended is."""
+        return f"Its log: {self.command('logs')}"
+
+    def result(self, code: int) -> str | None:
+        """Return the last line of the log if it is what `--json` ends with.
+
+        Args:
+            code: What the job ended with. One that was killed has said no more than its log,
+                which may be JSON itself.
+        """
         last = self.log.strip().rpartition("\n")[2]
-        return last if last.startswith("{") else None
+        try:
+            found = json.loads(last)
+        except ValueError:
+            return None
+        if not isinstance(found, dict):
+            return None
+        is_result = "error" in found if code else "level" not in found
+        return last if is_result else None
 
     def is_there(self, error: Exception) -> bool:
         """Tell whether the cluster has the job, though sending it ended with an error.
@@ -189,13 +173,16 @@ class Sent:
         """
         import requests
 
-        try:
-            self.cluster.client.get_job_info(self.id)
-        except requests.RequestException:
-            raise JobError(self._lost(error, "broke off")) from None
-        except RuntimeError:  # 404
-            return False
-        return True
+        for _ in range(LOOKS):  # what answered late may write it down still later
+            try:
+                self.cluster.client.get_job_info(self.id)
+            except (requests.RequestException, RuntimeError) as answer:
+                if NOT_THERE not in str(answer):
+                    raise JobError(self._lost(error, "broke off")) from None
+            else:
+                return True
+            time.sleep(POLL_S)
+        return False
 
     def wait(self, show: Callable[[str], None]) -> int:
         """Show the job's log until its end.
@@ -244,7 +231,7 @@ class Sent:
             seen, log = 0, self.cluster.client.tail_job_logs(self.id)
             while True:
                 try:
-                    lines = await asyncio.wait_for(anext(log), QUIET_S)
+                    lines = await self._next(log)
                 except StopAsyncIteration:
                     return True
                 except Exception:  # broken off, or quiet; those of `show` are not meant
@@ -257,6 +244,20 @@ class Sent:
                     show(new)
 
         return asyncio.run(run())
+
+    async def _next(self, log: AsyncIterator[str]) -> str:
+        """Return the next lines; while there are none, make sure that the job's head is there.
+
+        A log is not asked for again as long as it is: heads keep a connection that its reader
+        has left until the job's next line, and take no more than a hundred.
+        """
+        coming = asyncio.ensure_future(anext(log))
+        while not coming.done():
+            await asyncio.wait([coming], timeout=QUIET_S)
+            is_quiet = not coming.done()
+            if is_quiet and self.cluster.client.get_job_info(self.id).status.is_terminal():
+                raise TimeoutError
+        return await coming
 
     def _lost(self, error: Exception, what: str) -> Problem:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
@@ -282,93 +283,6 @@ def _without(*names: str) -> Iterator[None]:
         yield
     finally:
         os.environ.update(kept)
-
-
-# ------------------------------------------------------------------ what is sent
-
-
-def load(kind: str, path: str, overrides: Iterable[str]) -> Job:
-    """Read a job file.
-
-    Raises:
-        ConfigError: All its mistakes; or there is no such kind of job.
-    """
-    if kind not in KINDS:
-        raise ConfigError(Problem("submit", kind, f"must be {', '.join(KINDS)}"))
-    return KINDS[kind].load(path, overrides)
-
-
-def check_paths(job: Job, shared: Iterable[str]) -> None:
-    """Refuse places on this machine's disk.
-
-    Args:
-        job: Its paths are absolute.
-        shared: Folders that all machines of the cluster see by the same name.
-
-    Raises:
-        ConfigError: Names all of them.
-    """
-    seen = [str(Path(folder).expanduser().absolute()) for folder in shared]
-    problems = [
-        Problem(
-            field,
-            path,
-            "is on this machine, where the cluster does not see it",
-            "Put it into object storage (s3://…), or say --shared FOLDER if every node of the "
-            "cluster has that folder.",
-        )
-        for field, path in job.paths.items()
-        if path.startswith("/") and not any(PurePosixPath(path).is_relative_to(s) for s in seen)
-    ]
-    if problems:
-        raise ConfigError(*problems)
-
-
-def write_code(job: Job, folder: Path) -> None:
-    """Write what the cluster runs: the resolved job, and this very version of clftask."""
-    (folder / "job.yaml").write_text(job.to_yaml(), encoding="utf-8")
-    package = Path(__file__).parents[1]
-    ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
-    shutil.copytree(package, folder / package.name, ignore=ignored)
-
-
-def environment(folder: str, shipping: Shipping) -> dict[str, Any]:
-    """Return Ray's `runtime_env` of a job whose code is in a local folder, or in an image."""
-    variables = {name: os.environ[name] for name in PASSED_ON if os.environ.get(name)}
-    if shipping.image:  # with which Ray takes nothing else
-        return {"image_uri": shipping.image, "env_vars": variables}
-    found: dict[str, Any] = {"working_dir": folder, "env_vars": variables}
-    if shipping.packages:
-        found["pip"] = {"packages": pinned(), "pip_check": False}
-    return found
-
-
-def command(kind: str, job: Job, shipping: Shipping, as_json: bool) -> str:
-    """Return what the cluster runs: a shell's command, with the job in it if an image is all.
-
-    Raises:
-        ConfigError: The job is too large for that; or packages are asked for beside an image.
-    """
-    clftask, options = f"python -m clftask.cli {kind}", " --json" if as_json else ""
-    if not shipping.image:
-        return f"{clftask} job.yaml{options}"
-    if shipping.packages:
-        allowed = "cannot go with --image, which has its own packages"
-        raise ConfigError(Problem("--pip", None, allowed, "Leave one of them out."))
-    packed = base64.b64encode(gzip.compress(job.to_yaml().encode())).decode()
-    if len(packed) > MAX_COMMAND:
-        allowed = "takes no job file as large as this one"
-        raise ConfigError(Problem("--image", shipping.image, allowed, "Use --pip."))
-    return f"echo {packed} | base64 -d | gunzip | {clftask} /dev/stdin{options}"
-
-
-def pinned() -> list[str]:
-    """Return what clftask needs but what a cluster has, in the versions used here."""
-    needed = importlib.metadata.requires("clftask") or []
-    names = [re.split(r"[\s\[<>=!~;]", line)[0] for line in needed if "extra ==" not in line]
-    return [
-        f"{name}=={importlib.metadata.version(name)}" for name in names if name not in CLUSTERS_OWN
-    ]
 
 
 def send(

@@ -8,7 +8,7 @@ import secrets
 import urllib.request
 from pathlib import Path
 
-from clftask.errors import Problem
+from clftask.errors import ConfigError, Problem
 
 MODE, TOKEN, TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 TIMEOUT_S = 3.0
@@ -22,7 +22,21 @@ def authenticate(make: bool = True) -> None:
 
     Args:
         make: Whether a token is made if there is none: one is needed to start Ray.
+
+    Raises:
+        ConfigError: There is no place for the token's file.
     """
+    try:
+        _authenticate(make)
+    except (OSError, RuntimeError) as error:  # the latter where nobody knows a home folder
+        remedy = f"Name a file that this user can write in {TOKEN_PATH}."
+        problem = Problem(
+            TOKEN_PATH, os.environ.get(TOKEN_PATH), f"cannot be used: {error}", remedy
+        )
+        raise ConfigError(problem) from None
+
+
+def _authenticate(make: bool) -> None:
     from ray._raylet import Config  # type: ignore[attr-defined]
 
     file = Path(os.environ.get(TOKEN_PATH) or "~/.ray/auth_token").expanduser()

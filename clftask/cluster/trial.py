@@ -87,6 +87,14 @@ def run_trial(config: dict[str, Any], shared: Shared) -> None:
     # How long the next trial waits for this one's last upload: if it may not, it is lost.
     os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "3600"
     quiet_libraries()
+    try:
+        _run_trial(config, shared)
+    except StorageError:
+        _wait_for(shared.run)
+        raise
+
+
+def _run_trial(config: dict[str, Any], shared: Shared) -> None:
     search = _search(json.dumps(shared.job))
     told = _pointer()
     books = Trials(shared.run)
@@ -99,11 +107,7 @@ def run_trial(config: dict[str, Any], shared: Shared) -> None:
     report = functools.partial(_report, search.goal, trial)
     is_new_failure = trial.state != FAILED
     _log.info("trial begins", extra={"params": trial.params})
-    try:
-        done = _run(search, shared, trial, told, report)
-    except StorageError:
-        _wait_for(shared.run)
-        raise
+    done = _run(search, shared, trial, told, report)
     _release(shared.device)
     if done.state == FAILED:
         if is_new_failure and shared.device == "cuda":
@@ -243,8 +247,12 @@ def _pointer() -> _Pointer:
     checkpoint = tune.get_checkpoint()
     if checkpoint is None:
         return _Pointer()
-    with checkpoint.as_directory() as folder:
-        return _Pointer(**json.loads(Path(folder, _POINTER).read_text()))
+    try:
+        with checkpoint.as_directory() as folder:
+            return _Pointer(**json.loads(Path(folder, _POINTER).read_text()))
+    except OSError as error:
+        problem = Problem("run.storage", None, f"does not give what Tune left there: {error}")
+        raise StorageError(problem) from None
 
 
 def _report(
