@@ -86,6 +86,13 @@ def resumable(run: Run) -> Iterator[Callable[[Spec, pa.Table, str], None]]:
                 storage.clear_partial(run.path)
 
 
+def tidy(run: Run) -> None:
+    """Remove what the driver of a finished run had no time to remove, if storage lets us."""
+    with contextlib.suppress(StorageError):
+        storage.delete(storage.join(run.path, ".ray"))
+        storage.clear_partial(run.path)
+
+
 def find(spec: RunSpec, prefix: str, job_file: str = JOB) -> Run:
     """Find a run's place, and refuse a taken name before anything else is done.
 

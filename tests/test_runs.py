@@ -66,6 +66,14 @@ def test_what_a_driver_left_that_was_killed_at_the_very_end_is_removed(finished)
     assert not path.exists()
 
 
+def test_what_workers_left_half_written_whose_driver_was_killed_at_the_end_is_removed(finished):
+    half = Path(finished.run.storage, "run", "checkpoints", "step-0000001", ".tmp-model-x1")
+    half.parent.mkdir(parents=True)
+    half.write_text("half")
+    again(finished)
+    assert not half.exists()
+
+
 def test_what_killed_workers_left_half_written_is_removed_however_a_run_ends(finished):
     run = runs.find(finished.run, finished.task)
     half = Path(run.path, "checkpoints", "step-0000001", ".tmp-optimizer.pt-x1")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from clftask import logs, runs, storage
+from clftask import logs, runs
 from clftask.cluster import spot
 from clftask.cluster.capacity import Plan, capacity, plan
 from clftask.cluster.metering import TrainMeter
@@ -57,8 +56,7 @@ def train(job: TrainJob, say: Say, show: Show) -> dict[str, Any]:
 def _finished(job: TrainJob, run: runs.Run, say: Say) -> dict[str, Any]:
     """Return what a finished run found; that needs its data, but neither its base nor Ray."""
     runs.same_data(run, prepare(job).fingerprint)
-    with contextlib.suppress(ClftaskError):
-        storage.delete(storage.join(run.path, ".ray"))  # of a driver killed after its workers' end
+    runs.tidy(run)
     say(f"the run is finished: {run.path}")
     return run.result()
 

@@ -75,8 +75,8 @@ def _finished(run: runs.Run, say: Say) -> dict[str, Any]:
     """Return what a finished search found; what its driver had no time to remove is removed."""
     say(f"the search is finished: {run.path}")
     books = Trials(run.path)
+    runs.tidy(run)
     with contextlib.suppress(ClftaskError):
-        storage.delete(storage.join(run.path, ".ray"))
         for trial in books.all():
             books.forget_state(trial)
             books.forget_weights(trial)
