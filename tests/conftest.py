@@ -384,3 +384,11 @@ def _write_toy_table(path: Path, rows: int) -> Path:
         columns["split"].append({8: "validation", 9: "test"}.get(i // 3 % 10, "train"))
     parquet.write_table(pa.table(columns), path)
     return path
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Hear SIGINT, which a shell lets those ignore that it starts in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

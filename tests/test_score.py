@@ -203,6 +203,7 @@ def test_killed_driver_is_started_again(tiny_bundle, tmp_path, moment):
     assert_complete(job)
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_interrupted_driver_says_how_to_go_on(tiny_bundle, tmp_path, number, code):
     write_corpus(str(tmp_path / "in"))

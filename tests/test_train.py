@@ -293,7 +293,8 @@ def test_worker_that_dies_before_it_works_is_replaced(
     assert {p.name for p in tmp_path.glob("[01]")} == {"0", "1"}
 
 
-def test_an_interrupted_training_asks_for_no_machines_any_more(ray_cluster, tmp_path):
+@pytest.mark.usefixtures("ctrl_c", "ray_cluster")
+def test_an_interrupted_training_asks_for_no_machines_any_more(tmp_path):
     """Where Ray goes on after it, as on a cluster, its controller would."""
     from ray._private.state import actors
     from ray.util import placement_group_table
