@@ -314,11 +314,14 @@ def test_an_interrupted_training_asks_for_no_machines_any_more(tmp_path):
         return [g["name"] for g in placement_group_table().values() if g["state"] != "REMOVED"]
 
     def interrupt() -> list[str]:
+        give_up = time.monotonic() + 120
         while not (tmp_path / "works").exists():
+            assert time.monotonic() < give_up
             time.sleep(0.05)
-        interrupted = living()
-        os.kill(os.getpid(), signal.SIGINT)
-        return interrupted
+        try:
+            return living()
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)
 
     with ThreadPoolExecutor(1) as beside:
         interrupting = beside.submit(interrupt)
@@ -365,8 +368,9 @@ def test_what_is_overridden_in_ray_train_is_there():
         assert ours
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_interrupted_and_killed_drivers_are_resumed(document, tmp_path):
-    """SIGTERM and kill -9 in mid-training; the same command with resume ends the run."""
+    """Ctrl-C, SIGTERM and kill -9 in mid-training; the same command with resume ends the run."""
     document["training"] |= {"epochs": 12, "batch_size": 4}
     document["run"]["resume"] = True
     file = tmp_path / "job.yaml"
@@ -388,12 +392,13 @@ def test_interrupted_and_killed_drivers_are_resumed(document, tmp_path):
             out, _ = process.communicate()
         return process.returncode, out
 
-    returned, out = stop_with(signal.SIGTERM)
-    assert returned == 143
-    error = json.loads(out.splitlines()[-1])["error"]
-    assert error["exit"] == 143
-    assert error["problems"][0]["remedy"] == "Go on with run.name=run run.resume=true."
-    assert not Path(document["run"]["storage"], "run", ".ray").exists()
+    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        returned, out = stop_with(number)
+        assert returned == code
+        error = json.loads(out.splitlines()[-1])["error"]
+        assert error["exit"] == code
+        assert error["problems"][0]["remedy"] == "Go on with run.name=run run.resume=true."
+        assert not Path(document["run"]["storage"], "run", ".ray").exists()
     assert stop_with(signal.SIGKILL) == (-signal.SIGKILL, "")
     assert not Path(document["run"]["storage"], "run", "bundle", "clftask.json").exists()
     done = subprocess.run(command, env=environment, capture_output=True, text=True)

@@ -163,18 +163,18 @@ def test_worker_beside_the_first_that_dies_is_not_the_trials_fault(ray_cluster, 
     """Killed before the two have met, when nobody must wait for it, and in mid-training."""
     killed: list[int] = []
 
-    def kill() -> None:
-        killed.append(_pids_of("ray::Member")[0])
-        os.kill(killed[-1], signal.SIGKILL)
+    def kill(pid: int) -> None:
+        os.kill(pid, signal.SIGKILL)
+        killed.append(pid)
 
     def kill_first() -> None:
-        while not _pids_of("ray::Member"):
+        while not (found := _pids_of("ray::Member")):
             time.sleep(0.02)
-        kill()
+        kill(found[0])
 
     def kill_later(record: dict[str, Any]) -> None:
         if record.get("epoch") == 3 and len(killed) == 1:
-            kill()
+            kill(_pids_of("ray::Member")[0])
 
     options = ["scheduler=fifo", "finalists=null", "trials=1", "train.scaling.max_failures=2"]
     options += ["train.scaling.workers=2", "train.scaling.cpus_per_worker=1"]
