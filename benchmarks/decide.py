@@ -15,14 +15,15 @@ from pathlib import Path
 
 import numpy as np
 
-from clftask import fitting
-from clftask.config import TrainJob
-from clftask.data import prepare, tokenise
-from clftask.decisions import DecisionSpec, cross_fitted
-from clftask.evaluation import Labelled
-from clftask.intervals import covered, headline
-from clftask.metrics import compute
-from clftask.modeling import check_base
+from clftask.components.decision.decision import DecisionSpec, cross_fitted
+from clftask.components.metrics import compute
+from clftask.config.train import TrainJob
+from clftask.data.prepare import prepare, tokenise
+from clftask.evaluation import evaluate
+from clftask.evaluation.bootstrap import covered, headline
+from clftask.evaluation.evaluate import Labelled
+from clftask.models.loading import check_base
+from clftask.training import worker
 
 SHOWN = ("micro_f1", "macro_f1", "ece", "classwise_ece", "log_loss")
 DECISIONS = {
@@ -78,17 +79,17 @@ def train(job: TrainJob, rows: int, held_out: int, seed: int, file: Path) -> Non
     tables = tokenise(prepared, check_base(job.model), job.model)
     data = {"fingerprint": prepared.fingerprint, "report": prepared.report.as_json()}
     kept: dict[str, Labelled] = {}
-    decide = fitting.decide
+    decide = evaluate.decide
 
     def keeping(job, space, splits):
         kept.update(splits)
         return decide(job, space, splits)
 
-    fitting.decide = keeping
+    evaluate.decide = keeping
     with tempfile.TemporaryDirectory() as folder:
-        work = fitting.Work(job, folder, tables, prepared.space.names, data, "")
-        fitting.fit(work, Silent(), 0, 1, "cpu")
-    fitting.decide = decide
+        work = worker.Work(job, folder, tables, prepared.space.names, data, "")
+        worker.fit(work, Silent(), 0, 1, "cpu")
+    evaluate.decide = decide
     arrays = {
         f"{split}_{name}": getattr(labelled, name)
         for split, labelled in kept.items()

@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 from train import clftask as trained
 from train import cut, default_job
 
-from clftask import corpora
-from clftask.config import TrainJob
+from clftask.cli import demo_corpus
+from clftask.config.train import TrainJob
 
 NUM_TRIALS, EPOCHS = 4, 2
 Ratios = dict[str, list[float]]
@@ -30,7 +30,7 @@ def run(kind: str, job: dict, folder: Path, *options: str) -> dict:
     """Run a command; return its result."""
     file = folder / f"{kind}.yaml"
     file.write_text(json.dumps(job))
-    command = [sys.executable, "-m", "clftask.cli", kind, str(file), *options, "--json"]
+    command = [sys.executable, "-m", "clftask", kind, str(file), *options, "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -96,7 +96,7 @@ def main() -> None:
         document, _ = cut(TrainJob.load(default_job(folder)), args.train_rows, folder, 320)
         bundle = trained(document, folder)["bundle"]
         corpus = folder / "corpus.parquet"
-        texts = corpora.aws_operations().select(["text"]).drop_null()
+        texts = demo_corpus.aws_operations().select(["text"]).drop_null()
         pq.write_table(texts.slice(0, args.rows), corpus)
         ratios: Ratios = {}
         for _ in range(args.rounds):

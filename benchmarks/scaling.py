@@ -16,11 +16,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from train import cut, default_job
 
-from clftask import corpora
-from clftask.cluster.score import score
-from clftask.cluster.session import connected
-from clftask.cluster.train import train
-from clftask.config import ScoreJob, TrainJob
+from clftask.cli import demo_corpus
+from clftask.config.score import ScoreJob
+from clftask.config.train import TrainJob
+from clftask.distributed.score.driver import score
+from clftask.distributed.session import connected
+from clftask.distributed.train.driver import train
 
 SHARD_ROWS = 200
 PRECISION = "fp32"
@@ -81,7 +82,7 @@ def main() -> None:
         job = TrainJob.load(default_job(folder))
         document, _ = cut(job, args.train_rows, folder)
         corpus = folder / "corpus.parquet"
-        texts = corpora.aws_operations().select(["text"]).drop_null()
+        texts = demo_corpus.aws_operations().select(["text"]).drop_null()
         pq.write_table(texts.slice(0, args.score_rows), corpus)
         for number in range(args.rounds):
             for workers in (1, 2):

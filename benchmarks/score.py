@@ -24,14 +24,14 @@ import pyarrow.parquet as pq
 import torch
 from transformers import pipeline
 
-from clftask import bundle
-from clftask.scoring import DTYPES, Scorer, precision_for
-from clftask.sources import open_source
+from clftask.data.readers.registry import open_source
+from clftask.models import bundle, bundle_meta
+from clftask.models.predictor import DTYPES, Scorer, precision_for
 
 BATCH_SIZES = (1, 8, 32)
 
 
-def read_texts(path: str, meta: bundle.BundleMeta) -> pa.Array:
+def read_texts(path: str, meta: bundle_meta.BundleMeta) -> pa.Array:
     """Return the texts that the bundle would see, rows without text left out."""
     source = open_source(path, "input")["train"]
     text, _ = meta.text.apply(source.read(meta.text.columns, meta.text.columns))
@@ -62,7 +62,7 @@ def flop(scorer: Scorer, tokens: pa.Table) -> float:
     return 2 * linear * lengths.sum() + attention
 
 
-def rounds(args: argparse.Namespace, meta: bundle.BundleMeta, folder: str) -> Scorer:
+def rounds(args: argparse.Namespace, meta: bundle_meta.BundleMeta, folder: str) -> Scorer:
     model, tokenizer = bundle.open_model(folder, meta)
     precision = precision_for("auto", "cpu")
     exact = Scorer(*bundle.open_model(folder, meta), meta)
@@ -112,7 +112,7 @@ def rounds(args: argparse.Namespace, meta: bundle.BundleMeta, folder: str) -> Sc
     return fast
 
 
-def whole_job(args: argparse.Namespace, meta: bundle.BundleMeta, scorer: Scorer) -> None:
+def whole_job(args: argparse.Namespace, meta: bundle_meta.BundleMeta, scorer: Scorer) -> None:
     """Score a corpus of `--job-rows` rows by the command, then with the bare scorer."""
     texts = read_texts(args.input, meta)
     repeats = -(-args.job_rows // len(texts))
@@ -128,7 +128,14 @@ def whole_job(args: argparse.Namespace, meta: bundle.BundleMeta, scorer: Scorer)
             "shard_rows": 5_000,
         }
         (folder / "job.yaml").write_text(json.dumps(job))
-        command = [sys.executable, "-m", "clftask.cli", "score", str(folder / "job.yaml"), "--json"]
+        command = [
+            sys.executable,
+            "-m",
+            "clftask.cli.main",
+            "score",
+            str(folder / "job.yaml"),
+            "--json",
+        ]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     result = json.loads(done.stdout.splitlines()[-1])
 

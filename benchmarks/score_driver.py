@@ -15,23 +15,23 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clftask import planning
-from clftask.bundle import BundleMeta
-from clftask.cluster import pool
-from clftask.cluster.capacity import Plan
-from clftask.cluster.score import ScoreRun
-from clftask.cluster.session import connected
-from clftask.config import ScoreJob
-from clftask.decisions import Decision
-from clftask.manifest import Books, Counts, Receipt
-from clftask.shards import Done, ScoreWork
-from clftask.texts import TextRecipe
+from clftask.components.decision.decision import Decision
+from clftask.components.text import TextRecipe
+from clftask.config.score import ScoreJob
+from clftask.distributed.capacity import Plan
+from clftask.distributed.score import actor_pool
+from clftask.distributed.score.driver import ScoreRun
+from clftask.distributed.session import connected
+from clftask.models.bundle_meta import BundleMeta
+from clftask.scoring import plan as planning
+from clftask.scoring.manifest import Books, Counts, Receipt
+from clftask.scoring.worker import Done, ScoreWork
 
 SHARD_ROWS = 10
 NAMES = tuple(f"label-{i}" for i in range(263))
 
 
-class IdleActor(pool.ScoreActor):
+class IdleActor(actor_pool.ScoreActor):
     """Has no model, and says of each shard that it is done."""
 
     def _open(self):
@@ -96,7 +96,7 @@ def measure(folder: Path, shards: int, workers: int) -> None:
     print(f"{shards:>7,} shards: plan {clock.lap()}", end="", flush=True)
     run = ScoreRun(job, meta, planned, lambda record: None)
     chosen = Plan(workers, False, 1)
-    with pool.Pool(ScoreWork(job, run.plan, meta), chosen, print) as actors:
+    with actor_pool.Pool(ScoreWork(job, run.plan, meta), chosen, print) as actors:
         run.score(actors.done, workers)
     print(f", score {clock.lap()}", end="", flush=True)
     run.close()
@@ -108,7 +108,7 @@ def main() -> None:
     parser.add_argument("--shards", type=int, nargs="*", default=[2_000, 20_000])
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
-    pool.ScoreActor = IdleActor
+    actor_pool.ScoreActor = IdleActor
     with connected():
         for shards in args.shards:
             with tempfile.TemporaryDirectory() as name:

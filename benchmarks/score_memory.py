@@ -18,8 +18,8 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clftask import bundle
-from clftask.sources import open_source
+from clftask.data.readers.registry import open_source
+from clftask.models import bundle
 
 
 def write_corpus(args: argparse.Namespace, num_rows: int, path: Path) -> list[str]:
@@ -71,7 +71,7 @@ def main() -> None:
             (folder / "job.yaml").write_text(json.dumps(job))
             started = time.perf_counter()
             driver, worker = peaks(
-                [sys.executable, "-m", "clftask.cli", "score", str(folder / "job.yaml")]
+                [sys.executable, "-m", "clftask", "score", str(folder / "job.yaml")]
             )
             size = (folder / "in.parquet").stat().st_size / 1e6
             print(f"{num_rows:,} rows ({size:.1f} MB), {time.perf_counter() - started:.0f} s: "

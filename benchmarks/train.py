@@ -19,10 +19,10 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from clftask import corpora
-from clftask.config import TrainJob
-from clftask.data import prepare
-from clftask.modeling import find_base
+from clftask.cli import demo_corpus
+from clftask.config.train import TrainJob
+from clftask.data.prepare import prepare
+from clftask.models.loading import find_base
 
 HERE = Path(__file__).parent
 VALIDATION_ROWS = 640
@@ -30,7 +30,7 @@ VALIDATION_ROWS = 640
 
 def default_job(folder: Path) -> dict:
     data = folder / "aws_errors.parquet"
-    pq.write_table(corpora.with_frequent_errors(corpora.aws_operations()), data)
+    pq.write_table(demo_corpus.with_frequent_errors(demo_corpus.aws_operations()), data)
     return {
         "task": "multilabel",
         "data": {
@@ -68,7 +68,7 @@ def clftask(document: dict, folder: Path, *overrides: str) -> dict:
     """Run the command; add the seconds until the first step, by phase."""
     file = folder / "job.yaml"
     file.write_text(json.dumps(document))
-    command = [sys.executable, "-m", "clftask.cli", "train", str(file), *overrides, "--json"]
+    command = [sys.executable, "-m", "clftask", "train", str(file), *overrides, "--json"]
     started, marks = time.time(), {}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     for line in process.stderr:

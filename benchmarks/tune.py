@@ -25,8 +25,9 @@ import numpy as np
 import pyarrow.parquet as pq
 from train import cut, default_job
 
-from clftask.config import TrainJob, TuneJob
-from clftask.modeling import find_base
+from clftask.config.train import TrainJob
+from clftask.config.tune import TuneJob
+from clftask.models.loading import find_base
 
 HERE = Path(__file__).parent
 LOW, HIGH, BATCH_SIZES = 3e-5, 1e-3, [16, 32]
@@ -54,7 +55,7 @@ def run(job: dict, folder: Path) -> dict:
     """Run the command; add the seconds at which its best score rose, and its peak on disk."""
     file = folder / "search.yaml"
     file.write_text(json.dumps(job))
-    command = [sys.executable, "-m", "clftask.cli", "tune", str(file), "--json"]
+    command = [sys.executable, "-m", "clftask", "tune", str(file), "--json"]
     started, ended, peak = time.perf_counter(), threading.Event(), [0]
 
     def watch() -> None:

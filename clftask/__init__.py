@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from clftask.registration import register_when_needed
+from clftask.models.registration import register_when_needed
 
 if TYPE_CHECKING:
-    from clftask.scoring import Scorer
+    from clftask.models.predictor import Scorer
 
 __all__ = ["load"]
 
@@ -26,6 +26,6 @@ def load(bundle: str, device: str | None = None, precision: str = "auto") -> Sco
         DataError: There is no bundle, or it is not whole.
         ConfigError: The device does not have the precision.
     """
-    from clftask.scoring import load as open_bundle
+    from clftask.models.predictor import load as open_bundle
 
     return open_bundle(bundle, device, precision)

@@ -13,10 +13,11 @@ import os
 import socket
 import sys
 import time
+import warnings
 from datetime import UTC, datetime
 from typing import Any
 
-from clftask.errors import masked
+from clftask.redaction import masked
 
 # What every record has: anything else came with `extra`.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -126,3 +127,17 @@ def _about(record: logging.LogRecord) -> dict[str, Any]:
     found = {name: value for name, value in vars(record).items() if name not in _STANDARD}
     own = {name: value for name, value in found.items() if not name.startswith("_")}  # Ray's do
     return {**_bound, **own}
+
+
+def quiet_libraries() -> None:
+    """Silence what users can do nothing about: loading bars, notices, deprecations."""
+    if os.environ.get("CLFTASK_DEBUG"):
+        return
+    warnings.filterwarnings("ignore")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    for name in ("transformers", "accelerate", "datasets", "ray", "torch.distributed"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()

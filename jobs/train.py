@@ -2,7 +2,7 @@
 
 import sys
 
-from clftask.cli import main
+from clftask.cli.main import main
 
 if __name__ == "__main__":
     main(["train", *sys.argv[1:]])

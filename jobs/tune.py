@@ -2,7 +2,7 @@
 
 import sys
 
-from clftask.cli import main
+from clftask.cli.main import main
 
 if __name__ == "__main__":
     main(["tune", *sys.argv[1:]])

@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from clftask.models import bundle_meta
+
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Ray puts its workers behind all else that runs: beside other tests they would hardly move.
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
@@ -119,14 +121,19 @@ def _set(values: dict[str, str | None]) -> None:
     """Change the environment, and forget the clients that were made for the one before."""
     import boto3
 
-    from clftask import stores
+    from clftask.io import filesystems
 
     for name, value in values.items():
         if value is None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
-    made = (stores.s3_client, stores._custom_endpoint, stores._session, stores._s3_filesystem_of)
+    made = (
+        filesystems.s3_client,
+        filesystems._custom_endpoint,
+        filesystems._session,
+        filesystems._s3_filesystem_of,
+    )
     for cached in made:
         cached.cache_clear()
     boto3.DEFAULT_SESSION = None  # holds the credentials of its first use
@@ -260,9 +267,9 @@ def tiny_bundle(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> st
     """A multilabel bundle of the tiny model, its labels network, graphics and sound."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from clftask import bundle
-    from clftask.config import TrainJob
-    from clftask.decisions import Decision
+    from clftask.components.decision.decision import Decision
+    from clftask.config.train import TrainJob
+    from clftask.models import bundle
 
     names = tuple(sorted(_WORDS))
     model = AutoModelForSequenceClassification.from_pretrained(
@@ -279,7 +286,7 @@ def tiny_bundle(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> st
             "model": {"base": str(tiny_base), "max_length": 32},
         }
     )
-    meta = bundle.BundleMeta(
+    meta = bundle_meta.BundleMeta(
         task="multilabel",
         label_names=names,
         text=job.data.recipe,
@@ -311,10 +318,10 @@ def _train_bundle(
 ) -> tuple[Path, Path, dict[str, Any]]:
     import pandas as pd
 
-    from clftask.config import TrainJob
-    from clftask.data import prepare, tokenise
-    from clftask.fitting import Work, fit
-    from clftask.modeling import load_tokenizer
+    from clftask.config.train import TrainJob
+    from clftask.data.prepare import prepare, tokenise
+    from clftask.models.loading import load_tokenizer
+    from clftask.training.worker import Work, fit
 
     table = _write_toy_table(folder / "toy.parquet", 240)
     kind, column = {"multilabel": ("list", "tags"), "multiclass": ("class", "label")}[task]

@@ -35,9 +35,10 @@ from conftest import ADMIN, S3Process, environment, free_ports
 from nodes import Node, RayNodes, ray_nodes
 from pyarrow import parquet
 
-from clftask import bundle, storage
-from clftask.inspection import inspect
-from clftask.runs import records
+from clftask.commands.inspect import inspect
+from clftask.io import listing, storage
+from clftask.models import bundle
+from clftask.training.run_dir import records
 
 ROWS, EPOCHS = 30_000, 20
 MAX_STARTS = 30
@@ -130,7 +131,7 @@ def run_job(world: World, kind: str, job: dict[str, Any], folder: Path) -> int:
     file.write_text(yaml.safe_dump(job))
     for start in range(1, MAX_STARTS + 1):
         with (folder / "driver.log").open("ab") as log:
-            command = [sys.executable, "-m", "clftask.cli", kind, str(file)]
+            command = [sys.executable, "-m", "clftask", kind, str(file)]
             world.driver = subprocess.Popen(command, stdout=log, stderr=log)
             code = world.driver.wait()
         world.driver = None
@@ -191,7 +192,7 @@ def score_job(bucket: str, name: str) -> dict[str, Any]:
 
 def wrong_rows(output: str) -> tuple[int, int]:
     """Return how many rows a table lacks and how many it has too often."""
-    files = [f.path for f in storage.list_files(output) if f.path.endswith(".parquet")]
+    files = [f.path for f in listing.list_files(output) if f.path.endswith(".parquet")]
     found = Counter[str]()
     for file in files:
         found.update(
@@ -233,7 +234,7 @@ def leaks(before: set[str], bucket: str) -> dict[str, list[str]]:
         actors.remove(COORDINATOR)
     name = bucket.removeprefix("s3://")
     uploads = boto3.client("s3").list_multipart_uploads(Bucket=name).get("Uploads", [])
-    states = [f.path for f in storage.list_files(bucket) if "/.ray/" in f.path]
+    states = [f.path for f in listing.list_files(bucket) if "/.ray/" in f.path]
     folders = {p.name for p in Path(tempfile.gettempdir()).glob("clftask-*")} - before
     return {
         "placement groups": [str(g["name"]) for g in groups],

@@ -32,21 +32,27 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import csv as arrow_csv
 from pyarrow import feather, ipc, parquet
-from test_score_run import World
+from score_world import World
 from typer.testing import CliRunner
 
 import clftask
-from clftask import bundle, corpus, planning, storage
-from clftask.churn import compare_tables
-from clftask.cli import app
-from clftask.config import ScoreJob, TrainJob, TuneJob
-from clftask.data import prepare
+from clftask.cli.main import app
+from clftask.commands.compare_tables import compare_tables
+from clftask.commands.evaluate import decide_bundle, evaluate_bundle
+from clftask.commands.inspect import inspect
+from clftask.config.score import ScoreJob
+from clftask.config.train import TrainJob
+from clftask.config.tune import TuneJob
+from clftask.data.prepare import prepare
 from clftask.errors import ClftaskError, ConfigError, DataError, JobError, StorageError
-from clftask.inspection import inspect
-from clftask.judging import decide_bundle, evaluate_bundle
-from clftask.modeling import check_base
-from clftask.spec import Spec, parse_yaml
-from clftask.wording import printable
+from clftask.io import filesystems, listing, storage
+from clftask.messages import printable
+from clftask.models import bundle, bundle_meta
+from clftask.models.loading import check_base
+from clftask.scoring import input
+from clftask.scoring import plan as planning
+from clftask.spec import Spec
+from clftask.yaml_io import parse_yaml
 
 FUZZ = int(os.environ.get("CLFTASK_FUZZ", "0"))
 SECONDS = 120  # of one input; most take milliseconds
@@ -383,7 +389,7 @@ def test_a_path_of_nothing_is_refused(tiny_bundle: str, s3: Any, path: str) -> N
         lambda: evaluate_bundle(tiny_bundle, path, print),
         lambda: evaluate_bundle(path, "x.csv", print),
         lambda: inspect(path),
-        lambda: storage.check_writable(storage.absolute(path or "\0"), "run.storage"),
+        lambda: storage.check_writable(filesystems.absolute(path or "\0"), "run.storage"),
         lambda: prepare(train_job(path or "none.csv")),
     ):
         error = sound(call)
@@ -409,7 +415,7 @@ def test_links_in_circles_and_many_stars_find_each_file_once(tmp_path: Path, pat
     for name in "abc":
         (folder / "n" / name).symlink_to("..")
     with bounded():
-        found = storage.expand(f"{folder}{pattern}")
+        found = listing.expand(f"{folder}{pattern}")
     assert [os.path.realpath(path) for path in found] == [f"{folder}/n/d/t.csv"]
 
 
@@ -420,15 +426,15 @@ def test_a_linked_folder_is_data(tmp_path: Path) -> None:
     (tmp_path / "data" / "link").symlink_to(tmp_path / "real")
     found = [f"{tmp_path}/data/link/x.csv"]
     assert (
-        storage.expand(f"{tmp_path}/data") == storage.expand(f"{tmp_path}/data/**/*.csv") == found
+        listing.expand(f"{tmp_path}/data") == listing.expand(f"{tmp_path}/data/**/*.csv") == found
     )
 
 
 def test_stars_cost_little_on_s3(s3: Any) -> None:
     storage.put(f"{s3.bucket}/stars/{'a' * 200}.csv", b"x")
     with bounded():
-        assert storage.expand(f"{s3.bucket}/stars/{'*a' * 30}b.csv") == []
-        assert len(storage.expand(f"{s3.bucket}/stars/{'*a' * 30}.csv")) == 1
+        assert listing.expand(f"{s3.bucket}/stars/{'*a' * 30}b.csv") == []
+        assert len(listing.expand(f"{s3.bucket}/stars/{'*a' * 30}.csv")) == 1
 
 
 class _Leading(MemoryFileSystem):
@@ -478,7 +484,7 @@ def test_a_package_is_found_without_being_imported(
     (tmp_path / "stranger").mkdir()
     (tmp_path / "stranger" / "__init__.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     monkeypatch.syspath_prepend(tmp_path)
-    from clftask.config import ModelSpec
+    from clftask.config.train import ModelSpec
 
     with pytest.raises(ConfigError, match=r"model\.base"):
         check_base(ModelSpec(base=base))
@@ -515,7 +521,7 @@ def scored(path: Path, meta: Any) -> None:
     }
     job = ScoreJob.load({"bundle": "/none", **settings, "shard_rows": 7})
     plan = planning.plan(job, meta).plan
-    for shard in corpus.read_shards(plan, plan.shards, job.input.recipe(meta.text)):
+    for shard in input.read_shards(plan, plan.shards, job.input.recipe(meta.text)):
         shard.table.validate(full=True)
 
 
@@ -684,7 +690,7 @@ def sealed(folder: Path) -> None:
     files = [f for f in sorted(folder.iterdir()) if f.is_file() and f.name not in bundle._BESIDE]
     content["files"] = {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
     with contextlib.suppress(ClftaskError):
-        content["fingerprint"] = bundle._fingerprint(bundle.BundleMeta.load(content))
+        content["fingerprint"] = bundle._fingerprint(bundle_meta.BundleMeta.load(content))
     (folder / bundle.META).write_text(json.dumps(content))
 
 
@@ -888,7 +894,7 @@ def test_a_link_beside_a_bundle_is_not_written_through(
 
 
 def test_pickled_weights_of_a_base_are_refused(tiny_base: Path, tmp_path: Path) -> None:
-    from clftask.config import ModelSpec
+    from clftask.config.train import ModelSpec
 
     folder = Path(shutil.copytree(tiny_base, tmp_path / "base"))
     pickled(folder)

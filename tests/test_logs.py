@@ -44,7 +44,7 @@ def lines(stderr: Callable[[], str]) -> list[dict[str, Any]]:
 def test_a_json_line_names_run_and_shard(stderr):
     logs.work_on("score", OUTPUT)
     extra = {"shard": 7, "_ray_own": 1}  # Ray puts its own into records, named so
-    logging.getLogger("clftask.shards").warning("it %s", "failed", extra=extra)
+    logging.getLogger("clftask.scoring.worker").warning("it %s", "failed", extra=extra)
     (line,) = lines(stderr)
     assert datetime.fromisoformat(line.pop("time")).tzinfo is not None
     assert line.pop("pid") == os.getpid()
@@ -52,7 +52,7 @@ def test_a_json_line_names_run_and_shard(stderr):
     assert line == {
         "level": "warning",
         "message": "it failed",
-        "logger": "clftask.shards",
+        "logger": "clftask.scoring.worker",
         "kind": "score",
         "run": OUTPUT,
         "shard": 7,
@@ -62,7 +62,7 @@ def test_a_json_line_names_run_and_shard(stderr):
 def test_a_run_is_called_by_its_name_and_a_process_has_one_job_at_a_time(stderr):
     logs.work_on("tune", "/data/runs/search", trial=1)
     logs.work_on("tune", "/data/runs/search", trial=2)
-    logging.getLogger("clftask.trying").info("epoch 1")
+    logging.getLogger("clftask.tuning.trial_worker").info("epoch 1")
     (line,) = lines(stderr)
     assert (line["run"], line["trial"]) == ("search", 2)
 
@@ -111,8 +111,8 @@ def test_secrets_of_urls_are_left_out(text, safe, stderr):
 def test_details_are_for_debugging(debug, shown, stderr, monkeypatch):
     monkeypatch.setenv("CLFTASK_DEBUG", debug)
     logs.work_on("score", OUTPUT)
-    logging.getLogger("clftask.shards").debug("begins")
-    logging.getLogger("clftask.shards").info("ends")
+    logging.getLogger("clftask.scoring.worker").debug("begins")
+    logging.getLogger("clftask.scoring.worker").info("ends")
     assert [line["message"] for line in lines(stderr)] == shown
 
 
@@ -134,9 +134,9 @@ def test_without_json_workers_log_lines_and_drivers_nothing(stderr, monkeypatch)
     monkeypatch.setenv("CLFTASK_LOG", "text")
     logs.start()
     logs.begin("score", OUTPUT)
-    logging.getLogger("clftask.shards").warning("unseen")
+    logging.getLogger("clftask.scoring.worker").warning("unseen")
     logs.work_on("score", OUTPUT)
-    logging.getLogger("clftask.shards").warning("bad rows", extra={"shard": 3})
+    logging.getLogger("clftask.scoring.worker").warning("bad rows", extra={"shard": 3})
     (line,) = stderr().splitlines()
     assert line.endswith(f" warning bad rows (kind=score run={OUTPUT} shard=3)")
 
@@ -144,7 +144,7 @@ def test_without_json_workers_log_lines_and_drivers_nothing(stderr, monkeypatch)
 def test_a_command_that_is_refused_complains_in_json(tmp_path):
     job = tmp_path / "job.yaml"
     job.write_text("task: neither\n")
-    command = [sys.executable, "-m", "clftask.cli", "train", str(job)]
+    command = [sys.executable, "-m", "clftask", "train", str(job)]
     environment = os.environ | {"CLFTASK_LOG": "json"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     found = [json.loads(line) for line in done.stderr.splitlines()]

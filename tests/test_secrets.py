@@ -11,19 +11,21 @@ from typing import Any
 
 import pytest
 from conftest import environment
-from test_score_run import World
+from score_world import World
 from typer.testing import CliRunner
 
-from clftask import storage
-from clftask.cli import app
-from clftask.cluster.session import connected
-from clftask.cluster.train import Environment, train
-from clftask.cluster.tune import tune
-from clftask.config import TrainJob, TuneJob
-from clftask.data import prepare, tokenise
-from clftask.errors import ClftaskError, Problem, masked
-from clftask.fitting import Work, fit
-from clftask.modeling import load_tokenizer
+from clftask.cli.main import app
+from clftask.config.train import TrainJob
+from clftask.config.tune import TuneJob
+from clftask.data.prepare import prepare, tokenise
+from clftask.distributed.session import connected
+from clftask.distributed.train.driver import Environment, train
+from clftask.distributed.tune.driver import tune
+from clftask.errors import ClftaskError, Problem
+from clftask.io import filesystems, listing, storage
+from clftask.models.loading import load_tokenizer
+from clftask.redaction import masked
+from clftask.training.worker import Work, fit
 
 WRONG = "wrong/secret+of+forty+characters/0123456"
 TOKENS = {
@@ -49,7 +51,7 @@ def found_in(data: bytes, s3: Any) -> list[str]:
 
 def spilt(place: str, s3: Any) -> list[tuple[str, str]]:
     """Return the files below a place that hold a secret, and which."""
-    files = [file.path for file in storage.list_files(place)]
+    files = [file.path for file in listing.list_files(place)]
     assert files
     return [(path, secret) for path in files for secret in found_in(storage.read_bytes(path), s3)]
 
@@ -121,7 +123,7 @@ def test_no_secret_is_in_a_run_or_said_on_the_way(armed, s3, document, place, tm
     assert [code for code, _ in said] == [0] * 5
     assert found_in(json.dumps([said, sink.said], default=str).encode(), s3) == []
     assert spilt(place, s3) == []
-    names = {file.path.rpartition("/")[2] for file in storage.list_files(place)}
+    names = {file.path.rpartition("/")[2] for file in listing.list_files(place)}
     assert {"clftask.json", "README.md", "report.html", "log.txt", "metrics.jsonl"} <= names
 
 
@@ -151,7 +153,7 @@ def test_no_secret_is_in_what_ray_stores(ray_session, s3, document, place, capfd
     said: list[str] = []
 
     def look(record: dict[str, Any]) -> None:
-        states = [f.path for f in storage.list_files(place) if "/.ray/" in f.path]
+        states = [f.path for f in listing.list_files(place) if "/.ray/" in f.path]
         for path in states:
             seen.add(path.rpartition("/")[2].split("-")[0])
             with_secret = found_in(storage.read_bytes(path), s3) if storage.exists(path) else []
@@ -196,7 +198,7 @@ def test_a_refusal_says_no_secret(armed, s3, document, place, tmp_path, who):
         ]
     assert {code for code, _ in said} == {2}
     assert found_in(json.dumps(said).encode(), s3) == []
-    assert storage.list_files(f"{place}/runs") == []
+    assert listing.list_files(f"{place}/runs") == []
 
 
 def test_rays_record_of_a_training_holds_no_key(armed):
@@ -243,7 +245,7 @@ PLAIN += ["hdfs://host:8020/user/a@b/x.csv", "gs://bucket/at:7/a@b.csv", "s3://b
 
 @pytest.mark.parametrize("url", PLAIN)
 def test_other_urls_are_none_with_a_secret(url):
-    assert storage.absolute(url) == url
+    assert filesystems.absolute(url) == url
 
 
 OVERRIDES = [

@@ -9,9 +9,10 @@ import pytest
 from pydantic import ValidationError
 
 from clftask import errors
-from clftask.config import TrainJob
+from clftask.config.train import TrainJob
 from clftask.errors import ConfigError, Problem
-from clftask.spec import fingerprint, parse_yaml
+from clftask.spec import fingerprint
+from clftask.yaml_io import parse_yaml
 
 LABELS = {"kind": "class", "column": "label"}
 JOB: dict[str, Any] = {

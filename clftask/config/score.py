@@ -6,10 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
+from clftask.components.score_table import Layout, Wide
+from clftask.components.text import Columns, Names, TextRecipe
 from clftask.config.train import DataPath, WorkersSpec, resolved
 from clftask.spec import Spec
-from clftask.tables import Layout, Wide
-from clftask.texts import Columns, Names, TextRecipe
 
 
 class ScoreInput(Spec):

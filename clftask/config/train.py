@@ -9,18 +9,18 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from clftask import storage
-from clftask.decisions import Average, DecisionSpec
-from clftask.decisions.thresholds import AutoThreshold
+from clftask.components.decision.decision import DecisionSpec
+from clftask.components.decision.thresholds import AutoThreshold, Average
+from clftask.components.heads import Adapt, Full, Head, LinearHead
+from clftask.components.labels import Labels, Task
+from clftask.components.losses import AutoLoss, LogitAdjusted, Loss
+from clftask.components.metrics import LOWER_IS_BETTER, METRICS, find
+from clftask.components.splits import ColumnSplit, RandomSplit, Split
+from clftask.components.text import Columns, TextRecipe, one_or_more
+from clftask.components.truncation import KeepHead, LongText, LongTextSpec, Windows
 from clftask.errors import ConfigError, Problem, StorageError
-from clftask.heads import Adapt, Full, Head, LinearHead
-from clftask.labels import Labels, Task
-from clftask.longtexts import KeepHead, LongText, LongTextSpec, Windows
-from clftask.losses import AutoLoss, LogitAdjusted, Loss
-from clftask.metrics import LOWER_IS_BETTER, METRICS, find
+from clftask.io import filesystems, storage
 from clftask.spec import PlainData, Spec
-from clftask.splits import ColumnSplit, RandomSplit, Split
-from clftask.texts import Columns, TextRecipe, one_or_more
 
 # Arguments of transformers' Trainer that the job file, or how clftask trains, already decides.
 OWNED_ARGUMENTS = {
@@ -76,7 +76,7 @@ def resolved(value: Any) -> Any:
     if not isinstance(value, str) or not value or value.startswith(("hub:", "pkg://")):
         return value
     try:
-        return storage.absolute(value)
+        return filesystems.absolute(value)
     except StorageError as error:
         problem = error.problems[0]
         raise ValueError(f"{problem.allowed}; {problem.remedy}") from None
@@ -128,7 +128,7 @@ class ModelSpec(Spec):
     @field_validator("base")
     @classmethod
     def _absolute_folder(cls, value: str) -> str:
-        is_folder = value.startswith((".", "/", "~")) or storage.is_url(value)
+        is_folder = value.startswith((".", "/", "~")) or filesystems.is_url(value)
         is_hub = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", value) is not None
         is_local = is_hub and storage.is_folder(value)
         return str(resolved(value)) if is_folder or is_local else value

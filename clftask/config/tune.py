@@ -13,12 +13,15 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, ByteSize, Field, PlainSerializer, field_validator
 
+from clftask.components.metrics import METRICS, find
+from clftask.components.search.goal import Goal
+from clftask.components.search.schedulers import Asha, Scheduler
+from clftask.components.search.searchers import MAX_TRIALS, Random, Searcher
+from clftask.components.search.space import AnyDistribution, Picks, Space
 from clftask.config.train import ModelSpec, RunSpec, TrainJob, crossed
 from clftask.errors import ConfigError, Problem
-from clftask.metrics import METRICS, find
-from clftask.search import AnyDistribution, Asha, Picks, Random, Scheduler, Searcher, Space
-from clftask.search.searchers import MAX_TRIALS, Goal
-from clftask.spec import Spec, is_path, parse_yaml, put, read_yaml
+from clftask.spec import Spec, is_path, put
+from clftask.yaml_io import parse_yaml, read_yaml
 
 _MAX_SHOWN = 5  # bad values of one field
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}

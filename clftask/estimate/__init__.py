@@ -1,1 +1,1 @@
-"""What a job will cost: a sample of it is measured on this machine, and nothing is written."""
+"""What a job will cost."""

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from clftask.config import TrainJob, TuneJob
+from clftask.components.search.space import Picks
+from clftask.config.train import TrainJob
+from clftask.config.tune import TuneJob
 from clftask.errors import ConfigError
 from clftask.estimate.steps import SEED
-from clftask.search.space import Picks
-from clftask.trials import Trial
+from clftask.tuning.trial_store import Trial
 
 MAX_MEASURED = 8
 _SHOWN = ("model.base", "model.max_length", "training.batch_size")  # of a single kind

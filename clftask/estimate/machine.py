@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from clftask.errors import ConfigError, Problem
-from clftask.wording import counted
+from clftask.messages import counted
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from clftask.intervals import LEVEL
+from clftask.evaluation.bootstrap import LEVEL
 
 
 @dataclass(frozen=True)

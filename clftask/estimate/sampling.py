@@ -10,14 +10,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
 
-from clftask.bundle import BundleMeta
-from clftask.config import ScoreJob
-from clftask.corpus import ShardRows, read_shards
+from clftask.config.score import ScoreJob
+from clftask.data.readers.base import FILE, ROW
 from clftask.errors import DataError, Problem
-from clftask.manifest import Piece, Shard
-from clftask.planning import Planned
-from clftask.sources import FILE, ROW
-from clftask.wording import counted
+from clftask.messages import counted
+from clftask.models.bundle_meta import BundleMeta
+from clftask.scoring.input import ShardRows, read_shards
+from clftask.scoring.manifest import Piece, Shard
+from clftask.scoring.plan import Planned
 
 NUM_PLACES = 24
 ROWS_OF_PLACE = {"cpu": 1_000, "cuda": 5_000}  # at most: a GPU takes a thousand rows at once

@@ -7,15 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from clftask import storage
-from clftask.bundle import BundleMeta
-from clftask.config import ScoreJob
-from clftask.corpus import in_threads
+from clftask.config.score import ScoreJob
 from clftask.estimate.machine import Asked, not_as_large
 from clftask.estimate.sampling import Sample, draw
 from clftask.estimate.timing import Measured, measure
-from clftask.planning import Planned
-from clftask.wording import counted
+from clftask.io import storage
+from clftask.io.parallel import in_threads
+from clftask.messages import counted
+from clftask.models.bundle_meta import BundleMeta
+from clftask.scoring.plan import Planned
 
 COLUMNS_OF_WORKERS = (1, 2, 4, 8, 16)
 HOUR_S = 3600.0

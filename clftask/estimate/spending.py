@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from clftask.config import TrainJob, TuneJob
-from clftask.data import Prepared
+from clftask.config.train import TrainJob
+from clftask.config.tune import TuneJob
+from clftask.data.prepare import Prepared
 from clftask.estimate.machine import Asked
 from clftask.estimate.steps import Cost
-from clftask.trials import Trial
+from clftask.tuning.trial_store import Trial
 
 COLUMNS_OF_TRIALS = (1, 2, 4, 8, 16)
 

@@ -11,12 +11,12 @@ import numpy as np
 import pyarrow as pa
 from transformers import TrainerCallback
 
-from clftask.batches import GlobalBatches
-from clftask.config import TrainJob
-from clftask.data import Prepared
-from clftask.fitting import Work, build_trainer
-from clftask.scratch import scratch_folder
-from clftask.trying import reason_of
+from clftask.config.train import TrainJob
+from clftask.data.batching import GlobalBatches
+from clftask.data.prepare import Prepared
+from clftask.io.tempdirs import scratch_folder
+from clftask.training.worker import Work, build_trainer
+from clftask.tuning.trial_worker import reason_of
 
 NUM_STEPS = 6  # of a pass; the first pass warms up
 MIN_STEPS, LIMIT_S = 3, 30.0  # of a pass that is not finished

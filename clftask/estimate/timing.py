@@ -15,21 +15,21 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clftask import storage
-from clftask.batches import token_batches
-from clftask.bundle import BundleMeta
-from clftask.config import ScoreJob
-from clftask.corpus import ShardRows
+from clftask.components.score_table import read_footer, write_part
+from clftask.config.score import ScoreJob
+from clftask.data.batching import token_batches
+from clftask.data.tokenization import sequences
 from clftask.estimate.machine import Asked, as_worker
 from clftask.estimate.pace import Pace, pace_of
 from clftask.estimate.sampling import SEED, Sample, beginning
-from clftask.manifest import Counts, Receipt, ScorePlan, Shard
-from clftask.planning import Planned
-from clftask.scoring import Scorer, load
-from clftask.scratch import scratch_folder
-from clftask.shards import Failure, ScoreWork, ShardScorer
-from clftask.tables import read_footer, write_part
-from clftask.tokens import sequences
+from clftask.io import storage
+from clftask.io.tempdirs import scratch_folder
+from clftask.models.bundle_meta import BundleMeta
+from clftask.models.predictor import Scorer, load
+from clftask.scoring.input import ShardRows
+from clftask.scoring.manifest import Counts, Receipt, ScorePlan, Shard
+from clftask.scoring.plan import Planned
+from clftask.scoring.worker import Failure, ScoreWork, ShardScorer
 
 WARM_UP_ROWS, WARM_UP_S = 8, 1.0
 CHUNK_S, MIN_CHUNK_ROWS = 3.0, 4

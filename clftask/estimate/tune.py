@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from clftask.data import Prepared, tokenise
+from clftask.components.truncation import LongTextSpec
+from clftask.data.prepare import Prepared, tokenise
 from clftask.errors import JobError, Problem
 from clftask.estimate.kinds import Kind, kinds_of, spread, trials_of
 from clftask.estimate.machine import Asked, as_worker, not_as_large
 from clftask.estimate.spending import Plan, Search
 from clftask.estimate.steps import Cost, measure, sampled
-from clftask.longtexts import LongTextSpec
-from clftask.precision import bf16_pays, resolve_precision
-from clftask.wording import counted
+from clftask.messages import counted
+from clftask.models.precision import bf16_pays, resolve_precision
 
 NOT_MEASURED = (
     "the start of workers, and of trials on them",

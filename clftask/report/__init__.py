@@ -1,1 +1,1 @@
-"""HTML pages that need no server and no network."""
+"""HTML reports of bundles."""

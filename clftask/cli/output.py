@@ -1,0 +1,76 @@
+"""What the command line says, and how it ends: lines, tables, messages, exit codes."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import IO
+
+import typer
+
+from clftask import logs
+from clftask.errors import ClftaskError, JobError, Problem
+from clftask.messages import printable
+
+
+def say(line: str) -> None:
+    """Tell the user on stderr."""
+    logs.say(line) if logs.is_json() else typer.echo(printable(line), err=True)
+
+
+def tables(as_json: bool) -> IO[str]:
+    """Return where tables for people go: with --json not to stdout, and never among JSON lines."""
+    if not as_json:
+        return sys.stdout
+    return io.StringIO() if logs.is_json() else sys.stderr
+
+
+def guarded(run: Callable[[], None], as_json: bool = False) -> None:
+    """Run a command; turn its errors into a message and an exit code, never a traceback."""
+    terminated: list[int] = []  # told apart by this: Ray makes all interruptions one
+
+    def terminate(number: int, frame: object) -> None:
+        terminated.append(number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, terminate)
+    logs.start()
+    try:
+        run()
+    except ClftaskError as error:
+        explain(error, as_json)
+        if os.environ.get("CLFTASK_DEBUG"):
+            raise
+        raise typer.Exit(error.exit_code) from None
+    except typer.Exit:
+        raise
+    except KeyboardInterrupt as stop:
+        code = 143 if terminated else 130
+        remedy = " ".join(getattr(stop, "__notes__", ["Run the job again."]))
+        problem = Problem("clftask", None, "was interrupted", remedy)
+        explain(JobError(problem), as_json, code)
+        raise typer.Exit(code) from None
+    except BrokenPipeError:
+        sys.stderr.close()
+        raise typer.Exit(0) from None
+    except Exception as error:  # a defect of ours: still no traceback, still JSON
+        if os.environ.get("CLFTASK_DEBUG"):
+            raise
+        remedy = "Please report it; CLFTASK_DEBUG=1 shows where it comes from."
+        reason = f"{type(error).__name__}: {error}"
+        explain(JobError(Problem("clftask", None, f"failed inside: {reason}", remedy)), as_json)
+        raise typer.Exit(1) from None
+
+
+def explain(error: ClftaskError, as_json: bool, code: int | None = None) -> None:
+    """Print an error's problems, and with `as_json` the object that stdout ends with."""
+    for problem in error.problems:
+        say(f"error: {problem}")
+    if as_json:
+        content = error.as_json()
+        content["error"]["exit"] = code or error.exit_code
+        typer.echo(json.dumps(content, default=str))

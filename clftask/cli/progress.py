@@ -1,0 +1,182 @@
+"""What the terminal shows: one progress bar while a job runs, tables at the end."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from typing import Any, Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from clftask import logs
+from clftask.cli.summaries import MAX_LABEL_ROWS, escaped, shown
+from clftask.components.search.goal import Goal
+from clftask.messages import counted
+
+LINE_EVERY_S = 10.0
+
+
+def _console() -> Console:
+    """Return stderr, which is no terminal if JSON lines go there."""
+    return Console(stderr=True, highlight=False, force_terminal=False if logs.is_json() else None)
+
+
+def _say(console: Console, line: str) -> None:
+    logs.say(line) if logs.is_json() else console.print(escaped(line), soft_wrap=True)
+
+
+class _Screen:
+    """One bar on stderr with figures beside it; plain lines where there is no terminal."""
+
+    name = ""
+
+    def __init__(self) -> None:
+        self.console = _console()
+        columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
+        columns += [TimeRemainingColumn(), TextColumn("{task.fields[figures]}")]
+        self.progress = Progress(*columns, console=self.console)
+        self.task: Any = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.progress.live.is_started:  # else it would print an empty line
+            self.progress.stop()
+
+    def say(self, line: str) -> None:
+        """Print a line above the bar."""
+        _say(self.console, line)
+
+    def move(self, completed: int, total: int, figures: str) -> None:
+        """Move the bar."""
+        if self.task is None:
+            self.task = self.progress.add_task(self.name, total=total, figures="")
+            if self.console.is_terminal:
+                self.progress.start()
+        self.progress.update(self.task, completed=completed, figures=figures)
+
+
+class TrainScreen(_Screen):
+    """Steps, with loss, metric and speed."""
+
+    name = "training"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.figures: dict[str, float] = {}
+
+    def show(self, record: dict[str, Any]) -> None:
+        """Move the bar; an evaluation also gets a line of its own."""
+        self.figures |= {k: v for k, v in record.items() if k in ("loss", "samples_per_s")}
+        if "eval_loss" in record:
+            found = {k[5:]: v for k, v in record.items() if k.startswith("eval_")}
+            self.figures |= {k: v for k, v in found.items() if k != "loss"}
+            line = "  ".join(f"{k} {v:.4f}" for k, v in found.items())
+            self.say(f"epoch {record['epoch']:g}: validation {line}")
+        elif not self.console.is_terminal and record["step"] % 50 == 0:
+            self.say(f"step {record['step']}/{record['max_steps']}: {self._figures()}")
+        self.move(record["step"], record["max_steps"], self._figures())
+
+    def _figures(self) -> str:
+        return "  ".join(f"{name} {value:.4g}" for name, value in self.figures.items())
+
+
+class ScoreScreen(_Screen):
+    """Rows, with speed, bad rows and those that were there before."""
+
+    name = "scoring"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first: tuple[float, int] | None = None  # when, and rows by then
+        self.said = 0.0
+
+    def show(self, record: dict[str, Any]) -> None:
+        """Move the bar; without a terminal a line every ten seconds."""
+        now = time.monotonic()
+        self.first = self.first or (now, record["scored_now"])
+        since, before = self.first
+        speed = (record["scored_now"] - before) / (now - since) if now > since else 0.0
+        figures = self._figures(record, speed)
+        if not self.console.is_terminal and now - self.said > LINE_EVERY_S:
+            self.said = now
+            self.say(f"{record['rows']:,} of {counted(record['total'], 'row')}: {figures}")
+        self.move(record["rows"], record["total"], figures)
+
+    def _figures(self, record: dict[str, Any], speed: float) -> str:
+        left = record["total"] - record["rows"]
+        parts = [f"{speed:,.0f} rows/s"] if speed else []
+        parts += [f"{timedelta(seconds=round(left / speed))} left"] if speed else []
+        parts += [f"{record['quarantined']:,} quarantined"] if record["quarantined"] else []
+        parts += [f"{record['skipped']:,} skipped"] if record["skipped"] else []
+        return ", ".join(parts)
+
+
+class TuneScreen:
+    """A table of trials that changes in place; plain lines where there is no terminal."""
+
+    def __init__(self, goal: Goal, num_trials: int) -> None:
+        self.goal, self.num_trials = goal, num_trials
+        self.console = _console()
+        self.rows: dict[str, dict[str, Any]] = {}
+        self.live = Live(console=self.console, refresh_per_second=2, get_renderable=self._table)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.live.stop()
+
+    def say(self, line: str) -> None:
+        """Print a line above the table."""
+        _say(self.console, line)
+
+    def show(self, record: dict[str, Any]) -> None:
+        """Take a record of a trial; without a terminal, print it."""
+        row = self.rows.setdefault(record["id"], {})
+        row |= record
+        value = record.get("value")
+        if value is not None:
+            row["best"] = self._better(row.get("best"), value)
+        if self.console.is_terminal:
+            self.live.start()
+            return
+        reason = record.get("reason")
+        if (value is not None and not record.get("is_known")) or reason:
+            figure = reason if value is None else f"{self.goal.metric} {value:.4f}"
+            epoch = f"epoch {record['epoch']}: " if record.get("epoch") else ""
+            self.say(f"{_trial_name(row)}: {epoch}{figure}; best {shown(self._best())}")
+
+    def _better(self, a: float | None, b: float | None) -> float | None:
+        known = [value for value in (a, b) if value is not None]
+        choose = max if self.goal.greater_is_better else min
+        return choose(known, default=None)
+
+    def _best(self) -> float | None:
+        found = None
+        for row in list(self.rows.values()):
+            found = self._better(found, row.get("best"))
+        return found
+
+    def _table(self) -> Table:
+        rows = list(self.rows.values())  # the search adds to them meanwhile
+        searched = [row for row in rows if not row["is_final"]]
+        ended = sum(row["state"] != "running" for row in searched)
+        trials = counted(self.num_trials, "trial")
+        title = f"{ended} of {trials}, best {self.goal.metric} {shown(self._best())}"
+        table = Table(title=title)
+        for name in ("trial", "state", "epoch", self.goal.metric, "best"):
+            table.add_column(name, justify="left" if name in ("trial", "state") else "right")
+        active = sorted(rows, key=lambda row: row["state"] != "running")
+        for row in active[:MAX_LABEL_ROWS]:
+            figures = [shown(row.get("value")), shown(row.get("best"))]
+            table.add_row(_trial_name(row), row["state"], str(row.get("epoch") or ""), *figures)
+        return table
+
+
+def _trial_name(row: dict[str, Any]) -> str:
+    return f"trial {row['trial']}" + (f", seed {row['seed']}" if "seed" in row else "")

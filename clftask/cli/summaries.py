@@ -1,0 +1,229 @@
+"""The tables that commands end with."""
+
+from __future__ import annotations
+
+from typing import IO, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from clftask.components.metrics import with_plain
+from clftask.components.search.goal import Goal
+from clftask.messages import counted, printable
+
+MAX_LABEL_ROWS = 20
+PLAIN_CAPTION = "plain: uncalibrated, at 0.5 or the most probable class"
+
+
+def tune_summary(result: dict[str, Any], goal: Goal, file: IO[str]) -> None:
+    """Print the winner's settings, its metrics, and where everything is."""
+    console = Console(file=file, highlight=False)
+    counts = ", ".join(f"{n} {state}" for state, n in result["trials"].items())
+    console.print(f"trials: {counts}")
+    for number, reason in list(result["failures"].items())[:MAX_LABEL_ROWS]:
+        console.print(f"trial {number} failed: {escaped(reason)}", soft_wrap=True)
+    table = Table(title=f"the best: trial {result['best']['trial']}", show_header=False)
+    for name, value in result["best"]["params"].items():
+        table.add_row(
+            escaped(name), escaped(f"{value:.4g}" if isinstance(value, float) else str(value))
+        )
+    console.print(table)
+    for finalist in result["finalists"]:
+        scores = ", ".join(f"{score:.4f}" for score in finalist[goal.metric])
+        console.print(f"finalist {finalist['trial']}: {goal.metric} with new seeds {scores}")
+    console.print(_metric_table(result["best"]["metrics"]))
+    for name in ("job", "bundle"):
+        console.print(f"{name}: {escaped(result[name])}", soft_wrap=True)
+
+
+def score_summary(result: dict[str, Any], file: IO[str]) -> None:
+    """Print what the whole table holds: rows, labels, confidence."""
+    console = Console(file=file, highlight=False)
+    scored = max(result["rows_scored"], 1)
+    table = Table(show_header=False)
+    table.add_row("rows", f"{result['rows_in']:,}")
+    table.add_row("scored", f"{result['rows_scored']:,}")
+    table.add_row("quarantined", f"{result['rows_quarantined']:,}")
+    table.add_row("truncated", f"{result['rows_truncated'] / scored:.1%}")
+    table.add_row("mean confidence", f"{result['mean_confidence']:.3f}")
+    table.add_row("rows/s", f"{result['rows_per_s']:,.1f}")
+    console.print(table)
+    console.print(_distribution(result["labels"], scored))
+    console.print(f"score table: {escaped(result['output'])}", soft_wrap=True)
+
+
+def _distribution(labels: dict[str, int], rows: int) -> Table:
+    ordered = sorted(labels.items(), key=lambda pair: -pair[1])
+    left_out = max(0, len(ordered) - MAX_LABEL_ROWS)
+    caption = f"and {counted(left_out, 'more label')}" if left_out else None
+    table = Table(title="labels given", caption=caption)
+    for name in ("label", "rows", "share"):
+        table.add_column(name, justify="left" if name == "label" else "right")
+    for label, count in ordered[:MAX_LABEL_ROWS]:
+        table.add_row(escaped(label), f"{count:,}", f"{count / rows:.1%}")
+    return table
+
+
+def train_summary(result: dict[str, Any], file: IO[str]) -> None:
+    """Print metrics by split, the labels, and where the bundle is."""
+    console = Console(file=file, highlight=False)
+    console.print(_metric_table(result["metrics"], result.get("intervals")))
+    split = "test" if "test" in result["per_label"] else "validation"
+    console.print(_label_table(result["per_label"][split], split))
+    console.print(f"bundle: {escaped(result['bundle'])}", soft_wrap=True)
+    console.print(f"report: {escaped(result['bundle'])}/report.html", soft_wrap=True)
+
+
+def judged_summary(result: dict[str, Any], file: IO[str]) -> None:
+    """Print the figures of a bundle on one table of rows."""
+    console = Console(file=file, highlight=False)
+    title = counted(result["rows"], "row")
+    console.print(_metric_table({title: result["metrics"]}, {title: result["intervals"]}))
+    console.print(_label_table(result["per_label"], title))
+    console.print(f"bundle: {escaped(result['bundle'])}", soft_wrap=True)
+
+
+def compare_summary(result: dict[str, Any], file: IO[str]) -> None:
+    """Print what changed: metrics, labels, examples, gates."""
+    console = Console(file=file, highlight=False)
+    title = f"B − A on {counted(result['rows'], 'row')}"
+    table = Table(title=title, caption="95 %: paired bootstrap")
+    _columns(table, "metric", "A", "B", "B − A", "95 %")
+    for name, row in result["metrics"].items():
+        table.add_row(name, f"{row['a']:.4f}", f"{row['b']:.4f}", *_change(row))
+    console.print(table)
+    changed = [row for row in result["per_label"] if row["difference"] or row["changed"]]
+    labels = Table(
+        title="labels, F1", caption=f"{len(changed)} of {len(result['per_label'])} changed"
+    )
+    _columns(labels, "label", "A", "B", "B − A", "95 %", "rows", "decided otherwise")
+    for row in changed[:MAX_LABEL_ROWS]:
+        counts = str(row["rows"]), str(row["changed"])
+        figures = f"{row['f1_a']:.3f}", f"{row['f1_b']:.3f}"
+        labels.add_row(escaped(row["label"]), *figures, *_change(row), *counts)
+    console.print(labels)
+    console.print(f"{result['changed']:.1%} of the rows are decided otherwise")
+    for name, examples in result["examples"].items():
+        for example in examples[:3]:
+            console.print(f"{name}: {escaped(_example_line(example))}", soft_wrap=True)
+    _print_gates(result, console)
+
+
+def _print_gates(result: dict[str, Any], console: Console) -> None:
+    for gate in result["gates"]:
+        state = "kept" if gate["passed"] else "FAILED"
+        wanted = f"{gate['metric']}{gate['sign']}{gate['bound']:g}"
+        console.print(f"gate {wanted}: {gate['difference']:+.4f}, {state}")
+
+
+def churn_summary(result: dict[str, Any], file: IO[str]) -> None:
+    """Print what changed between two score tables: labels, drift, examples, gates."""
+    console = Console(file=file, highlight=False)
+    changed = [row for row in result["per_label"] if row["difference"] or row["gained"]]
+    count = f"{len(changed)} of {len(result['per_label'])} labels changed"
+    labels = Table(title="share of the rows that get a label", caption=count)
+    _columns(labels, "label", "A", "B", "B − A", "95 %", "gained", "lost")
+    for row in changed[:MAX_LABEL_ROWS]:
+        shares = f"{row['share_a']:.2%}", f"{row['share_b']:.2%}"
+        counts = f"{row['gained']:,}", f"{row['lost']:,}"
+        labels.add_row(escaped(row["label"]), *shares, *_change(row), *counts)
+    console.print(labels)
+    console.print(f"{result['rows_a']:,} rows in A, {result['rows_b']:,} in B")
+    if result["changed"] is not None:
+        share = f"{result['changed']:.2%} got other labels"
+        console.print(f"{counted(result['rows'], 'row')} in both: {share}")
+    drift = f"labels {result['label_drift']:.4f}, confidence {result['confidence_drift']:.4f}"
+    console.print(f"drift, from 0 to 1: {drift}")
+    for example in result["examples"][:3]:
+        sides = (f"{s} {', '.join(example[s]['labels']) or 'nothing'}" for s in ("a", "b"))
+        console.print(escaped(f"{example['key']}: {'; '.join(sides)}"), soft_wrap=True)
+    _print_gates(result, console)
+
+
+def _columns(table: Table, first: str, *others: str) -> None:
+    table.add_column(first)
+    for name in others:
+        table.add_column(name, justify="right")
+
+
+def _change(row: dict[str, Any]) -> tuple[str, str]:
+    spread = f"{row['low']:+.4f} … {row['high']:+.4f}" if "low" in row else ""
+    return f"{row['difference']:+.4f}", spread
+
+
+def _example_line(example: dict[str, Any]) -> str:
+    text = " ".join(example["text"].split())[:100]
+    said = (f"{name} {', '.join(example[name]) or 'nothing'}" for name in ("true", "a", "b"))
+    return f"{text} … ({'; '.join(said)})"
+
+
+def _metric_table(metrics: dict[str, dict[str, float]], intervals: Any = None) -> Table:
+    """Return metrics by split, each with the decision and, if that differs, without.
+
+    Args:
+        metrics: By split and name.
+        intervals: The same, of those that have one.
+    """
+    splits = {split: with_plain(figures) for split, figures in metrics.items()}
+    is_plain = all(plain is None for found in splits.values() for _, plain in found.values())
+    table = Table(title="metrics", caption=None if is_plain else PLAIN_CAPTION)
+    table.add_column("metric")
+    for split in splits:
+        table.add_column(escaped(split), justify="right")
+        if not is_plain:
+            table.add_column("plain", justify="right", style="dim")
+    for name in dict.fromkeys(name for found in splits.values() for name in found):
+        cells: list[str] = []
+        for split, found in splits.items():
+            value, plain = found.get(name, (None, None))
+            spread = (intervals or {}).get(split, {}).get(name)
+            beside = f"  {spread[0]:.3f} … {spread[1]:.3f}" if spread else ""
+            cells.append(shown(value) + beside)
+            cells += [] if is_plain else [shown(plain)]
+        table.add_row(escaped(name), *cells)
+    return table
+
+
+def _label_table(rows: list[dict[str, Any]], split: str) -> Table:
+    ordered = sorted(rows, key=lambda row: -row["support"])
+    left_out = max(0, len(ordered) - MAX_LABEL_ROWS)
+    caption = f"and {counted(left_out, 'more label')} in metrics.json" if left_out else None
+    table = Table(title=f"labels ({split})", caption=caption)
+    columns = [n for n in ("precision", "recall", "f1", "threshold") if not rows or n in rows[0]]
+    for name in ("label", *columns, "rows"):
+        table.add_column(name, justify="left" if name == "label" else "right")
+    for row in ordered[:MAX_LABEL_ROWS]:
+        figures = [f"{row[k]:.3f}" for k in columns]
+        table.add_row(escaped(row["label"]), *figures, str(row["support"]))
+    return table
+
+
+def inspect_summary(found: dict[str, Any], file: IO[str]) -> None:
+    """Print what was found as a table of names and values."""
+    table = Table(show_header=False)
+    for name, value in found.items():
+        if name != "metrics":
+            table.add_row(name, escaped(_in_words(value)))
+    console = Console(file=file, highlight=False)
+    console.print(table)
+    if "metrics" in found:
+        console.print(_metric_table(found["metrics"]))
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_in_words(inner)}" for name, inner in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_in_words, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def escaped(text: str) -> str:
+    """Return a text of others so that it steers neither rich nor the terminal."""
+    return escape(printable(text))
+
+
+def shown(value: float | None) -> str:
+    """Return a figure with four decimals, or nothing where there is none."""
+    return "" if value is None else f"{value:.4f}"

@@ -1,1 +1,0 @@
-"""What runs on Ray; nothing outside this package imports it."""

@@ -1,0 +1,195 @@
+"""Two bundles held against each other on the same rows: what changed, and is it better. No Ray."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from clftask.commands.evaluate import Say, score_rows
+from clftask.commands.gates import judged, read_gates
+from clftask.components.labels import LabelSpace, multi_hot
+from clftask.components.metrics import LOWER_IS_BETTER, METRICS, compute, per_label
+from clftask.config.train import TrainJob
+from clftask.data.prepare import read_labelled
+from clftask.data.readers.base import FILE, ROW
+from clftask.data.summary import DataReport
+from clftask.errors import DataError, Problem
+from clftask.evaluation.bootstrap import bootstrap, figures_of, interval, label_f1
+from clftask.evaluation.evaluate import groups_of
+from clftask.models.bundle import read_meta
+
+NUM_EXAMPLES = 10
+_LABELS = "of labels"
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Decided:
+    """What a bundle says of the rows.
+
+    Attributes:
+        probabilities: (rows, labels) float32, in the order of the labels that both share.
+        decided: (rows, labels) bool.
+    """
+
+    probabilities: Array
+    decided: Array
+
+
+def compare_bundles(a: str, b: str, table: str, gates: list[str], say: Say) -> dict[str, Any]:
+    """Compare two bundles on a labelled table.
+
+    Args:
+        a: The bundle before.
+        b: The bundle after.
+        table: Rows with the columns of text and labels that both were trained on.
+        gates: What B − A must keep to: `macro_f1>=-0.005`.
+        say: Takes lines for the user.
+
+    Returns:
+        a, b, table, rows, metrics (a, b, difference and its paired bootstrap interval where
+        there is one), per_label, changed (share of rows decided otherwise), examples (better,
+        worse: rows that only one of them decides rightly), gates, passed.
+
+    Raises:
+        ConfigError: A gate is none, or names no metric.
+        DataError: A bundle is none, their tasks differ, or the table does not fit them.
+    """
+    jobs = [TrainJob.load(read_meta(path).job) for path in (a, b)]
+    space = _space(a, b)
+    wanted = read_gates(gates, METRICS[space.task], LOWER_IS_BETTER)
+    rows, second = _shared_rows(jobs, space, table, say)
+    targets = multi_hot(rows["labels"].combine_chunks(), len(space.names))
+    sides = [_decided(path, part, space, say) for path, part in ((a, rows), (b, second))]
+    differences = _differences(sides, targets, groups_of(rows))
+    metrics = _metrics(sides, targets, differences, space)
+    return {
+        **{"a": a, "b": b, "table": table, "rows": len(targets)},
+        "metrics": metrics,
+        "per_label": _per_label(sides, targets, differences, space),
+        "changed": float((sides[0].decided != sides[1].decided).any(1).mean()),
+        "examples": _examples(sides, targets, rows, space),
+        **judged(wanted, {name: row["difference"] for name, row in metrics.items()}),
+    }
+
+
+def _space(a: str, b: str) -> LabelSpace:
+    """Return the labels of either: a bundle never gives one that it does not know."""
+    one, other = read_meta(a), read_meta(b)
+    if one.task != other.task:
+        allowed = f"is {other.task}, and {a} is {one.task}"
+        raise DataError(Problem("BUNDLE_B", b, allowed, "Compare bundles of one task."))
+    return LabelSpace(one.task, tuple(dict.fromkeys((*one.label_names, *other.label_names))))
+
+
+def _shared_rows(
+    jobs: list[TrainJob], space: LabelSpace, table: str, say: Say
+) -> tuple[pa.Table, pa.Table]:
+    """Return the rows that both bundles can read, as each of them reads them."""
+    report = DataReport()
+    first = read_labelled(jobs[0], space, table, report)
+    for line in report.warnings():
+        say(line)
+    if jobs[0].data.recipe == jobs[1].data.recipe:
+        return first, first
+    second = read_labelled(jobs[1], space, table, DataReport())
+    both = _places(first).keys() & _places(second).keys()
+    parts = [
+        part.take([i for place, i in _places(part).items() if place in both])
+        for part in (first, second)
+    ]
+    return parts[0], parts[1]
+
+
+def _places(table: pa.Table) -> dict[tuple[str, int], int]:
+    pairs = zip(table[FILE].to_pylist(), table[ROW].to_pylist(), strict=True)
+    return {place: i for i, place in enumerate(pairs)}
+
+
+def _decided(path: str, rows: pa.Table, space: LabelSpace, say: Say) -> Decided:
+    """Return what a bundle says, its labels put where they stand in the shared space."""
+    meta, own = score_rows(path, rows, say)
+    places = [space.names.index(name) for name in meta.label_names]
+    probabilities = np.zeros((len(own), len(space.names)), np.float32)
+    decided = np.zeros(probabilities.shape, np.bool_)
+    probabilities[:, places] = own
+    decided[:, places] = meta.decision.decide(own, meta.task)
+    return Decided(probabilities, decided)
+
+
+def _differences(sides: list[Decided], targets: Array, groups: Array | None) -> dict[str, Array]:
+    """Return B − A of the headline metrics, and of each label's F1, on resampled rows."""
+    one, other = (figures_of(side.decided, targets) for side in sides)
+    true = (targets > 0).astype(np.float32)
+    given = [side.decided.astype(np.float32) for side in sides]
+    paired: dict[str, Any] = {
+        name: lambda weights, n=name: other[n](weights) - one[n](weights) for name in one
+    }
+    paired[_LABELS] = lambda weights: (
+        label_f1(weights, given[1], true) - label_f1(weights, given[0], true)
+    )
+    return bootstrap(paired, targets.shape, groups)
+
+
+def _metrics(
+    sides: list[Decided], targets: Array, differences: dict[str, Array], space: LabelSpace
+) -> dict[str, dict[str, float]]:
+    one, other = (compute(s.probabilities, s.decided, targets, space.task) for s in sides)
+    found = {
+        name: {"a": one[name], "b": other[name], "difference": other[name] - one[name]}
+        for name in one
+    }
+    for name in differences.keys() & found.keys():
+        low, high = interval(differences[name])
+        found[name] |= {"low": low, "high": high}
+    return found
+
+
+def _per_label(
+    sides: list[Decided], targets: Array, differences: dict[str, Array], space: LabelSpace
+) -> list[dict[str, Any]]:
+    """Return the labels, those whose F1 changed most first."""
+    one, other = (per_label(side.decided, targets, space.names) for side in sides)
+    changed = (sides[0].decided != sides[1].decided).sum(0)
+    found = []
+    for i, (x, y) in enumerate(zip(one, other, strict=True)):
+        low, high = interval(differences[_LABELS][:, i])
+        found.append(
+            {"label": x["label"], "rows": x["support"], "f1_a": x["f1"], "f1_b": y["f1"],
+             "difference": y["f1"] - x["f1"], "low": low, "high": high,
+             "changed": int(changed[i])}
+        )  # fmt: skip
+    return sorted(found, key=lambda row: (-abs(row["difference"]), row["label"]))
+
+
+def _examples(
+    sides: list[Decided], targets: Array, rows: pa.Table, space: LabelSpace
+) -> dict[str, list[dict[str, Any]]]:
+    """Return rows that one of them decides rightly and the other does not, the surest first."""
+    right = [(side.decided == (targets > 0)).all(1) for side in sides]
+    moved = np.abs(sides[1].probabilities - sides[0].probabilities).max(1)
+    found = {}
+    for name, chosen in (("better", right[1] & ~right[0]), ("worse", right[0] & ~right[1])):
+        order = [i for i in np.argsort(-moved, kind="stable") if chosen[i]][:NUM_EXAMPLES]
+        found[name] = [_example(i, sides, targets, rows, space) for i in map(int, order)]
+    return found
+
+
+def _example(
+    i: int, sides: list[Decided], targets: Array, rows: pa.Table, space: LabelSpace
+) -> dict[str, Any]:
+    def names(flags: Array) -> list[str]:
+        return [space.names[k] for k in np.flatnonzero(flags)]
+
+    return {
+        "file": rows[FILE][i].as_py(),
+        "row": rows[ROW][i].as_py(),
+        "text": rows["text"][i].as_py()[:300],
+        "true": names(targets[i]),
+        "a": names(sides[0].decided[i]),
+        "b": names(sides[1].decided[i]),
+    }

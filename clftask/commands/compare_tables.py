@@ -1,0 +1,258 @@
+"""Two score tables held against each other, without labels: what changed, what drifted. No Ray."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from clftask.commands.gates import judged, read_gates
+from clftask.data.readers.base import FILE, ROW, readable
+from clftask.errors import DataError, Problem
+from clftask.io import filesystems, storage
+from clftask.io.parallel import in_threads
+from clftask.scoring.manifest import Books, Manifest
+
+NUM_EXAMPLES = 10
+NO_LABEL = "(no label)"
+GATED = ("changed", "label_drift", "confidence_drift")
+_Z = 1.96  # of a 95 % interval
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A score table.
+
+    Attributes:
+        keys: (rows,) strings: the id, or file and row.
+        given: (rows, labels) scipy CSR of 0 and 1: the labels given, the last for none.
+        confidence: (rows,) float32.
+        task: multiclass or multilabel.
+    """
+
+    keys: pa.Array
+    given: Any
+    confidence: Array
+    task: str
+
+    def take(self, rows: Array) -> Scored:
+        """Return some of the rows."""
+        keys = self.keys.take(pa.array(rows))
+        return Scored(keys, self.given[rows], self.confidence[rows], self.task)
+
+
+def compare_tables(a: str, b: str, gates: list[str]) -> dict[str, Any]:
+    """Compare two score tables: of one corpus by two bundles, or of two corpora.
+
+    Args:
+        a: The table before.
+        b: The table after.
+        gates: What must hold: `changed<=0.05`, `label_drift<=0.1`, `confidence_drift<=0.1`.
+
+    Returns:
+        a, b; rows_a, rows_b, rows: those in both, but for keys that
+        repeat in one of them; changed: the share of those whose labels
+        differ (churn: Milani Fard et al. 2016), null where none is in both; label_drift: the
+        Jensen-Shannon distance (0 to 1) of the distributions of labels given (Lin 1991);
+        confidence_drift: the Kolmogorov-Smirnov distance (0 to 1) of confidences;
+        per_label: shares of rows, their difference with a 95 % interval, and rows that gained
+        or lost the label; examples: rows that changed, the surest first; gates, passed.
+
+    Raises:
+        ConfigError: A gate is none, or names no figure.
+        DataError: A table is none, is not complete, or their tasks differ.
+    """
+    wanted = read_gates(gates, GATED, GATED)
+    manifests = [_manifest(name, path) for name, path in (("A", a), ("B", b))]
+    _check(manifests, (a, b))
+    names = list(dict.fromkeys(n for m in manifests for n in m.label_names))
+    one, other = (_read(path, m, names) for path, m in zip((a, b), manifests, strict=True))
+    rows = _shared(one, other)
+    same = one.take(rows[0]), other.take(rows[1])
+    figures = _figures(one, other, same)
+    if "changed" not in figures and any(gate.metric == "changed" for gate in wanted):
+        remedy = "Gate label_drift or confidence_drift."
+        raise DataError(Problem("TABLE_B", b, "shares no row with TABLE_A", remedy))
+    return {
+        **{"a": a, "b": b, "task": one.task},
+        **{"rows_a": len(one.keys), "rows_b": len(other.keys), "rows": len(rows[0])},
+        **{name: figures.get(name) for name in GATED},
+        "per_label": _per_label(one, other, same, [*names, NO_LABEL]),
+        "examples": _examples(*same, [*names, NO_LABEL]),
+        **judged(wanted, figures),
+    }
+
+
+# ------------------------------------------------------------------ reading
+
+
+def _manifest(name: str, path: str) -> Manifest:
+    books = Books(filesystems.absolute(path))
+    manifest = books.manifest()
+    if manifest is not None:
+        return manifest
+    if books.plan() is not None:
+        remedy = "Run its scoring job to the end."
+        raise DataError(Problem(f"TABLE_{name}", path, "is not complete", remedy))
+    remedy = "Two bundles are compared on a labelled table: clftask compare A B TABLE."
+    raise DataError(Problem(f"TABLE_{name}", path, "must be a score table", remedy))
+
+
+def _check(manifests: list[Manifest], places: tuple[str, str]) -> None:
+    one, other = manifests
+    for name, place, manifest in zip("AB", places, manifests, strict=True):
+        if not manifest.counts.rows_scored or not any(part.num_rows for part in manifest.parts):
+            raise DataError(Problem(f"TABLE_{name}", place, "holds no row"))
+    if one.task != other.task:
+        allowed = f"is {other.task}, and TABLE_A is {one.task}"
+        raise DataError(Problem("TABLE_B", places[1], allowed, "Compare tables of one task."))
+
+
+def _read(path: str, manifest: Manifest, names: list[str]) -> Scored:
+    """Read a table's keys, labels and confidences; labels stand where they are in `names`."""
+    place = filesystems.absolute(path)
+    plan = Books(place).plan()
+    own = plan.settings.get("input.id") if plan is not None else None
+    if not isinstance(own, str | None):
+        remedy = "Restore its _plan.json."
+        raise DataError(Problem(place, None, "has a plan whose input.id is no name", remedy))
+    keys = [own] if own else [FILE, ROW]
+    label = "labels" if manifest.task == "multilabel" else "label"
+    read = partial(_columns, [*keys, label, "confidence"])
+    parts = in_threads(read, [storage.join(place, part.name) for part in manifest.parts])
+    with readable(place):
+        table = pa.concat_tables(parts)
+    return Scored(
+        _keys(table, keys),
+        _given(place, table[label], names),
+        table["confidence"].to_numpy(),
+        manifest.task,
+    )
+
+
+def _columns(columns: list[str], place: str) -> pa.Table:
+    from pyarrow import parquet
+
+    with readable(place):
+        table = parquet.read_table(pa.BufferReader(storage.read_bytes(place)), columns=columns)
+        table = table.select(columns)
+        table.validate(full=True)
+        place_of = table.column_names.index("confidence")
+        confidence = table["confidence"].cast(pa.float32())
+        if confidence.null_count or not pc.all(pc.is_finite(confidence), min_count=0).as_py():
+            raise ValueError("a confidence is no number")
+        return table.set_column(place_of, "confidence", confidence)
+
+
+def _keys(table: pa.Table, columns: list[str]) -> pa.Array:
+    parts = [table[name].cast(pa.large_string()) for name in columns]
+    mark = pa.scalar("#", pa.large_string())
+    whole = pc.binary_join_element_wise(*parts, mark)
+    return pa.concat_arrays(whole.chunks) if whole.num_chunks else pa.array([], pa.large_string())
+
+
+def _given(place: str, column: pa.ChunkedArray, names: list[str]) -> Any:
+    """Return the labels given as a CSR matrix; the last column: no label at all.
+
+    Raises:
+        DataError: A label is none of those of the table's manifest.
+    """
+    from scipy.sparse import csr_matrix
+
+    known = pa.array(names, pa.string())
+    if pa.types.is_list(column.type):
+        lists = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+        counts, codes = pc.list_value_length(lists).to_numpy(), pc.index_in(lists.flatten(), known)
+    else:
+        counts = column.is_valid().to_numpy().astype(np.int64)
+        codes = pc.index_in(column.drop_null(), known).combine_chunks()
+    if codes.null_count:
+        remedy = "Score the corpus again."
+        raise DataError(Problem(place, None, "holds labels that its manifest lacks", remedy))
+    flat = np.full(int(np.maximum(counts, 1).sum()), len(names))
+    width = np.maximum(counts, 1)
+    flat[np.repeat(counts > 0, width)] = codes.to_numpy()
+    ends = np.concatenate([[0], np.cumsum(width)])
+    return csr_matrix((np.ones(len(flat), np.int8), flat, ends), (len(counts), len(names) + 1))
+
+
+# ------------------------------------------------------------------ figures
+
+
+def _shared(one: Scored, other: Scored) -> tuple[Array, Array]:
+    """Return the places of the rows that both have, in either; keys that repeat tell no row."""
+    single = [np.flatnonzero(_is_single(side.keys)) for side in (one, other)]
+    keys = [side.keys.take(pa.array(p)) for side, p in zip((one, other), single, strict=True)]
+    found = pc.index_in(keys[1], keys[0])
+    there = np.flatnonzero(found.is_valid().to_numpy(zero_copy_only=False))
+    return single[0][found.drop_null().to_numpy()], single[1][there]
+
+
+def _is_single(keys: pa.Array) -> Array:
+    """Return (rows,) bool: whether a key is there, and there once."""
+    codes = keys.dictionary_encode().indices
+    places = codes.fill_null(0).to_numpy()
+    return np.asarray((np.bincount(places)[places] == 1) & codes.is_valid().to_numpy(False))
+
+
+def _changed(one: Scored, other: Scored) -> Array:
+    """Return (rows,) bool: whether the labels of a row differ."""
+    return np.asarray((one.given != other.given).sum(1)).ravel() > 0
+
+
+def _figures(one: Scored, other: Scored, same: tuple[Scored, Scored]) -> dict[str, float]:
+    from scipy.spatial.distance import jensenshannon
+    from scipy.stats import ks_2samp
+
+    counts = [np.asarray(side.given.sum(0), np.float64).ravel() for side in (one, other)]
+    distance = ks_2samp(one.confidence, other.confidence, method="asymp").statistic
+    drift = {
+        "label_drift": float(jensenshannon(*counts, base=2)),
+        "confidence_drift": float(distance),
+    }
+    return drift | ({"changed": float(_changed(*same).mean())} if len(same[0].keys) else {})
+
+
+def _per_label(
+    one: Scored, other: Scored, same: tuple[Scored, Scored], names: list[str]
+) -> list[dict[str, Any]]:
+    """Return the labels, those whose share changed most first."""
+    shares = [np.asarray(side.given.mean(0)).ravel() for side in (one, other)]
+    gained, lost = (np.asarray((x.given > y.given).sum(0)).ravel() for x, y in (same[::-1], same))
+    is_paired = len(same[0].keys) == len(one.keys) == len(other.keys)
+    if is_paired:  # of the same rows: only those that changed say anything (McNemar 1947)
+        moved = (gained + lost) / len(one.keys)
+        variance = (moved - (shares[1] - shares[0]) ** 2) / len(one.keys)
+    else:
+        parts = zip(shares, (len(one.keys), len(other.keys)), strict=True)
+        variance = sum(share * (1 - share) / n for share, n in parts)
+    margin = _Z * np.sqrt(np.maximum(variance, 0))
+    found = [
+        {"label": name, "share_a": float(x), "share_b": float(y), "difference": float(y - x),
+         "low": float(y - x - m), "high": float(y - x + m), "gained": int(g), "lost": int(n)}
+        for name, x, y, m, g, n in zip(names, *shares, margin, gained, lost, strict=True)
+        if x or y
+    ]  # fmt: skip
+    return sorted(found, key=lambda row: (-abs(row["difference"]), row["label"]))
+
+
+def _examples(one: Scored, other: Scored, names: list[str]) -> list[dict[str, Any]]:
+    """Return rows whose labels changed, those first of which both tables were sure."""
+    changed = np.flatnonzero(_changed(one, other))
+    surest = np.minimum(one.confidence, other.confidence)[changed]
+    rows = changed[np.argsort(-surest, kind="stable")][:NUM_EXAMPLES]
+
+    def side(table: Scored, row: int) -> dict[str, Any]:
+        labels = [names[i] for i in table.given[row].indices if i < len(names) - 1]
+        return {"labels": labels, "confidence": float(table.confidence[row])}
+
+    return [
+        {"key": one.keys[int(row)].as_py(), "a": side(one, row), "b": side(other, row)}
+        for row in rows
+    ]

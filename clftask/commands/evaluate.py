@@ -1,0 +1,231 @@
+"""Bundles held against labelled tables: measured, or given a decision anew. No Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clftask.components.decision.calibration import Calibration
+from clftask.components.decision.decision import Decision
+from clftask.components.labels import multi_hot
+from clftask.config.train import TrainJob
+from clftask.data.prepare import beginnings, read_labelled
+from clftask.data.summary import DataReport
+from clftask.data.tokenization import full_lengths
+from clftask.errors import ConfigError, Problem
+from clftask.evaluation.evaluate import Evaluated, Labelled, decide, labelled, measured
+from clftask.io import filesystems, listing, storage
+from clftask.io.tempdirs import scratch_folder
+from clftask.messages import counted
+from clftask.models import bundle
+from clftask.models.bundle_meta import BundleMeta
+from clftask.models.loading import output_layer, quiet_loading
+from clftask.models.predictor import Scorer, default_device
+from clftask.report.bundle_page import page_of
+from clftask.training import run_dir
+
+FEW_ROWS = 100
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A bundle and what it says of a labelled table.
+
+    Attributes:
+        meta: The bundle's description.
+        folder: Its local folder.
+        rows: Uncalibrated logits, and targets.
+        warnings: Of rows that were left out.
+    """
+
+    meta: BundleMeta
+    folder: str
+    rows: Labelled
+    warnings: list[str]
+
+
+def evaluate_bundle(path: str, table: str, say: Say) -> dict[str, Any]:
+    """Measure a bundle on a labelled table with its own decision.
+
+    Args:
+        path: The bundle.
+        table: Rows with the columns of text and labels that it was trained on.
+        say: Takes lines for the user.
+
+    Returns:
+        bundle, table, rows, warnings, metrics, intervals, per_label, by_length, and
+        confusion_matrix for multiclass.
+
+    Raises:
+        DataError: There is no bundle, or the table does not fit it.
+    """
+    with scratch_folder() as scratch:
+        found = _judged(path, table, scratch, say)
+    decision, rows = found.meta.decision, found.rows
+    again = {"calibration": decision.calibration.model_copy(update={"is_folded": False})}
+    outcome = decision.model_copy(update=again).apply(rows.logits, found.meta.task)
+    num_whole = found.meta.truncation.num_whole(found.meta.max_length)
+    figures = measured(rows, outcome, decision, found.meta.space, num_whole)
+    return {"bundle": path, **_of_table(table, found), **figures}
+
+
+def decide_bundle(
+    path: str, table: str, overrides: list[str], output: str | None, say: Say
+) -> dict[str, Any]:
+    """Fit a bundle's decision on a labelled table, without training.
+
+    Args:
+        path: The bundle.
+        table: Rows with the columns of text and labels that it was trained on.
+        overrides: Fields of the training job's decision: `decision.threshold=per_label`.
+        output: Where the bundle goes; None: where it was.
+        say: Takes lines for the user.
+
+    Returns:
+        What `evaluate_bundle` returns, the figures out of fold.
+
+    Raises:
+        ConfigError: The overrides are no decision.
+        DataError: There is no bundle, or the table does not fit it.
+    """
+    meta = bundle.read_meta(path)
+    job = _with_decision(meta, overrides)
+    place = _place(path, output)
+    with scratch_folder() as scratch:
+        found = _judged(path, table, scratch, say)
+        if len(found.rows.logits) < FEW_ROWS:
+            rows = counted(len(found.rows.logits), "row")
+            say(f"warning: {rows} are few to fit a decision on: it follows their noise")
+        judged = decide(job, found.meta.space, {"validation": found.rows})
+        _rewrite(found, job, judged, table, place, _records(path), say)
+    figures = {name: by_split["validation"] for name, by_split in judged.figures.items()}
+    return {"bundle": place, **_of_table(table, found), **figures}
+
+
+def _of_table(table: str, found: Judged) -> dict[str, Any]:
+    return {"table": table, "rows": len(found.rows.logits), "warnings": found.warnings}
+
+
+def _place(path: str, output: str | None) -> str:
+    """Return where the new bundle goes.
+
+    Raises:
+        ConfigError: Something else is there.
+        StorageError: It cannot be written.
+    """
+    if output is None:
+        place = filesystems.absolute(path)
+    else:
+        place = filesystems.absolute(output) if output else ""
+        is_other = place and not bundle.is_there(place) and listing.list_files(place)
+        if not place or is_other:
+            allowed = "must be a new or an empty folder, or a bundle that is replaced"
+            raise ConfigError(Problem("--output", output, allowed))
+    storage.check_writable(place, "output")
+    return place
+
+
+def _with_decision(meta: BundleMeta, overrides: list[str]) -> TrainJob:
+    """Return the bundle's training job with another decision."""
+    foreign = [o for o in overrides if not o.startswith("decision.")]
+    if foreign:
+        allowed = "must be a field of decision: nothing else can change without training"
+        raise ConfigError(*(Problem(o, None, allowed) for o in foreign))
+    return TrainJob.load(meta.job, overrides)
+
+
+def score_rows(path: str, rows: Any, say: Say) -> tuple[BundleMeta, Any]:
+    """Return a bundle's description, and its (rows, labels) float32 probabilities of rows.
+
+    Args:
+        path: The bundle.
+        rows: text, and text_pair for pair tasks.
+        say: Takes lines for the user.
+    """
+    with scratch_folder() as scratch:
+        folder, meta = bundle.fetch(path, scratch)
+        logits = _logits(folder, meta, rows, say)
+    return meta, meta.decision.probabilities(logits, meta.task)
+
+
+def _judged(path: str, table: str, scratch: str, say: Say) -> Judged:
+    folder, meta = bundle.fetch(path, scratch)
+    report = DataReport()
+    rows = read_labelled(TrainJob.load(meta.job), meta.space, table, report)
+    for line in report.warnings():
+        say(line)
+    scorer, tokens = _tokenised(folder, meta, rows, say)
+    raw = meta.decision.calibration.raw(scorer.logits(tokens))
+    targets = multi_hot(rows["labels"].combine_chunks(), len(meta.label_names))
+    num_tokens = full_lengths(*_texts(rows), tokens, scorer.tokenizer)
+    held = rows.set_column(rows.column_names.index("text"), "text", beginnings(rows))
+    found = labelled(held.append_column("num_tokens", num_tokens), raw, targets)
+    return Judged(meta, folder, found, report.warnings())
+
+
+def _logits(folder: str, meta: BundleMeta, rows: Any, say: Say) -> Any:
+    scorer, tokens = _tokenised(folder, meta, rows, say)
+    return scorer.logits(tokens)
+
+
+def _tokenised(folder: str, meta: BundleMeta, rows: Any, say: Say) -> tuple[Scorer, Any]:
+    with quiet_loading():
+        model, tokenizer = bundle.open_model(folder, meta)
+    # In fp32 everywhere: figures must not depend on which precision pays at the moment.
+    scorer = Scorer(model, tokenizer, meta, default_device())
+    say(f"scoring {counted(rows.num_rows, 'row')} on {scorer.device}")
+    return scorer, scorer.tokenise(*_texts(rows))
+
+
+def _texts(rows: Any) -> tuple[Any, Any]:
+    return rows["text"], rows["text_pair"] if "text_pair" in rows.column_names else None
+
+
+def _rewrite(
+    found: Judged,
+    job: TrainJob,
+    judged: Evaluated,
+    table: str,
+    place: str,
+    records: list[dict[str, Any]],
+    say: Say,
+) -> None:
+    """Write the bundle with its new decision, `clftask.json` last."""
+    with quiet_loading():
+        model, tokenizer = bundle.open_model(found.folder, found.meta)
+    calibration = _recalibrated(output_layer(model), found.meta.decision, judged.decision)
+    decision = judged.decision.model_copy(update={"calibration": calibration})
+    decided_on = {"table": filesystems.absolute(table), "rows": len(found.rows.logits)}
+    data = found.meta.data | {"decided_on": decided_on}
+    changed = {"decision": decision, "job": job.dump(), "data": data}
+    meta = found.meta.model_copy(update=changed | {"metrics": judged.figures["metrics"]})
+    outcome = _of_training(found.folder) | judged.figures
+    with scratch_folder() as folder:
+        report = page_of(meta, judged, outcome, records, say)
+        bundle.write(Path(folder), model, tokenizer, meta, outcome, report)
+        bundle.publish(Path(folder), place)
+
+
+def _records(path: str) -> list[dict[str, Any]]:
+    """Return what was recorded while a bundle was trained, if it still is in its run."""
+    run = filesystems.absolute(path).rpartition("/")[0]
+    return run_dir.records(run) if storage.exists(storage.join(run, run_dir.JOB)) else []
+
+
+def _of_training(folder: str) -> dict[str, Any]:
+    """Return what `metrics.json` says: how a bundle was trained stays true."""
+    file = Path(folder, "metrics.json")
+    return storage.read_json(str(file), bundle.AGAIN) if file.is_file() else {}
+
+
+def _recalibrated(layer: Any, before: Decision, after: Decision) -> Calibration:
+    """Put a calibration into the last layer in place of another; nothing changes if none does."""
+    old, new = before.calibration, after.calibration
+    if new.is_close(old):
+        return old
+    if old.is_folded:
+        old.unfolded(layer)
+    return new.folded(layer)

@@ -1,0 +1,198 @@
+"""Says what lies at a path: a run, a bundle, a score table or a job file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+
+from clftask.components.score_table import COUNTS, checksum, count_rows, read_footer
+from clftask.config.score import ScoreJob
+from clftask.config.train import TrainJob
+from clftask.config.tune import TuneJob
+from clftask.errors import ClftaskError, DataError, JobError, Problem
+from clftask.io import filesystems, storage
+from clftask.io.parallel import in_threads
+from clftask.messages import are, counted
+from clftask.models import bundle
+from clftask.scoring.manifest import PLAN, Books, Counts, Manifest, Receipt, ScorePlan, Shard
+from clftask.training import run_dir
+from clftask.tuning.trial_store import Trials, ranked
+from clftask.yaml_io import parse_job, read_yaml
+
+
+def inspect(path: str, verify: bool = False) -> dict[str, Any]:
+    """Return what a path is and its main figures.
+
+    Args:
+        path: A run, a bundle, a score table or a job file.
+        verify: Whether to read every part of a score table and check what it holds.
+
+    Raises:
+        DataError: It is nothing that clftask writes or reads.
+        JobError: Parts of a score table are not what was written.
+    """
+    place = filesystems.absolute(path)
+    if storage.exists(storage.join(place, bundle.META)):
+        return _bundle(place)
+    if storage.exists(storage.join(place, run_dir.SEARCH)):
+        return _search(place)
+    if storage.exists(storage.join(place, run_dir.JOB)):
+        return _run(place)
+    if storage.exists(storage.join(place, PLAN)):
+        return _table(place, verify)
+    if place.endswith((".yaml", ".yml")):
+        return _job(place)
+    allowed = "must be a run, a search, a bundle, a score table or a job file"
+    remedy = "Give the folder that holds clftask.json, job.yaml, search.yaml or _plan.json."
+    raise DataError(Problem("path", path, allowed, remedy))
+
+
+def _job(place: str) -> dict[str, Any]:
+    document = read_yaml(place)
+    if "space" in document:
+        search = TuneJob.load(place)
+        return {"kind": "search job", "trials": search.num_trials, "space": list(search.space)}
+    if "bundle" in document:
+        score = ScoreJob.load(place)
+        return {
+            "kind": "score job",
+            "bundle": score.bundle,
+            "input": score.input.path,
+            "output": score.output.path,
+        }
+    job = TrainJob.load(place)
+    return {"kind": "train job", "task": job.task, "base": job.model.base, "data": job.data.train}
+
+
+def _table(place: str, verify: bool) -> dict[str, Any]:
+    books = Books(place)
+    plan, manifest = books.plan(), books.manifest()
+    assert plan is not None
+    done = books.stored_receipts() & books.stored_parts()
+    missing = [shard.index for shard in plan.shards if shard.index not in done]
+    is_complete = manifest is not None and not missing
+    found: dict[str, Any] = {"kind": "score table", "state": _state(manifest, missing)}
+    found["complete"] = is_complete
+    if missing:
+        found["missing parts"] = missing[:20]
+    counts = sum((receipt.counts for receipt in books.receipts()), Counts())
+    found |= {"rows planned": plan.num_rows, "parts": len(plan.shards)}
+    found |= {k: v for k, v in counts.dump().items() if k.startswith("rows_")}
+    settings = plan.settings
+    found |= {"bundle": settings.get("bundle"), "layout": settings.get("output.layout")}
+    if verify:
+        found["verified"] = _verify(books, plan, manifest)
+    return found
+
+
+def _state(manifest: Manifest | None, missing: list[int]) -> str:
+    if manifest is not None and not missing:
+        return "complete"
+    parts = f"{counted(len(missing), 'part')} {are(len(missing))}"
+    what = f"{parts if missing else 'only the manifest is'} missing"
+    return f"incomplete, {what}: run the same job again"
+
+
+def _verify(books: Books, plan: ScorePlan, manifest: Manifest | None) -> str:
+    """Hold every part against its receipt and the manifest, or else against the plan.
+
+    Returns:
+        How many parts there are, and what they were held against.
+
+    Raises:
+        JobError: Names what is gone, changed or foreign.
+    """
+    entries = {entry.name: entry.sha256 for entry in manifest.parts} if manifest else {}
+    receipts, stored = list(books.receipts()), books.stored_parts()
+    bare = stored - {receipt.shard for receipt in receipts}
+    shards = [shard for shard in plan.shards if shard.index in bare]
+    looked = in_threads(lambda receipt: _held_against(books, receipt, entries), receipts)
+    looked += in_threads(lambda shard: _held_against_plan(books, plan, shard), shards)
+    problems = [problem for found in looked for problem in found]
+    foreign = sorted(stored - {shard.index for shard in plan.shards})
+    problems += [_unsound(books.part(index), "is not of this table") for index in foreign]
+    if problems:
+        raise JobError(*problems)
+    said = [f"{counted(len(receipts), 'part')} as written"] if receipts else []
+    if shards:
+        said.append(f"{counted(len(shards), 'part')} without a receipt, whole and of the plan")
+    return "; ".join(said) or "no part is there yet"
+
+
+def _held_against(books: Books, receipt: Receipt, entries: dict[str, str]) -> list[Problem]:
+    """Say what is wrong with a part that has a receipt; `entries`: checksums of the manifest."""
+    place = books.part(receipt.shard)
+    wanted = {receipt.sha256, entries.get(place.rpartition("/")[2], receipt.sha256)}
+    found = []
+    if not storage.exists(place) or {checksum(storage.read_bytes(place))} != wanted:
+        found.append(_unsound(place, "is gone, or does not hold what was written"))
+    return [*found, *_quarantine_gone(books, receipt.shard, receipt.counts)]
+
+
+def _held_against_plan(books: Books, plan: ScorePlan, shard: Shard) -> list[Problem]:
+    """Say what is wrong with a part that has no receipt: a kill came before it was written."""
+    place = books.part(shard.index)
+    data = storage.read_bytes(place)
+    try:
+        footer, num_rows = read_footer(data), count_rows(data)
+        counts = Counts.load(footer.get(COUNTS, {}))
+    except (pa.ArrowException, OSError, ValueError, RecursionError, ClftaskError):
+        return [_unsound(place, "is damaged")]
+    if not plan.mark(shard).items() <= footer.items():
+        return [_unsound(place, "is of another job, or of an input that was changed")]
+    if (counts.rows_in, counts.rows_scored) != (shard.num_rows, num_rows):
+        return [_unsound(place, "does not hold the rows that its footer names")]
+    return _quarantine_gone(books, shard.index, counts)
+
+
+def _quarantine_gone(books: Books, index: int, counts: Counts) -> list[Problem]:
+    place = books.quarantine(index)
+    is_gone = counts.rows_quarantined and not storage.exists(place)
+    return [_unsound(place, "is gone", books.part(index))] if is_gone else []
+
+
+def _unsound(place: str, problem: str, part: str | None = None) -> Problem:
+    return Problem(place, None, problem, f"Delete {part or place}, and run the job again.")
+
+
+def _bundle(place: str) -> dict[str, Any]:
+    meta = bundle.read_meta(place)
+    return {
+        "kind": "bundle",
+        "task": meta.task,
+        "labels": len(meta.label_names),
+        "text": list(meta.text.columns),
+        "read": meta.truncation.words(meta.max_length),
+        "calibration": meta.decision.calibration.kind,
+        "labels given": meta.decision.rule(meta.task),
+        "fingerprint": meta.fingerprint,
+        "metrics": meta.metrics,
+        "versions": meta.versions,
+    }
+
+
+def _run(place: str) -> dict[str, Any]:
+    run = run_dir.Run(place, exists=True)
+    last: dict[str, Any] = next(reversed(run_dir.records(place)), {})
+    state = "finished" if run.is_finished() else "unfinished: resume it with run.resume=true"
+    return {"kind": "run", "state": state, "bundle": run.bundle, "last record": last}
+
+
+def _search(place: str) -> dict[str, Any]:
+    """Return how a search stands: its trials by state, and the best so far."""
+    text = storage.read_bytes(storage.join(place, run_dir.SEARCH))
+    job = TuneJob.load(parse_job(text, run_dir.SEARCH))
+    trials = Trials(place).all()
+    states = [trial.state for trial in trials if not trial.is_finalist]
+    is_finished = storage.exists(storage.join(place, run_dir.RESULT))
+    found: dict[str, Any] = {
+        "kind": "search",
+        "state": "finished" if is_finished else "unfinished: resume it with run.resume=true",
+        "trials": {state: states.count(state) for state in sorted(set(states))},
+        "planned": job.num_trials,
+        "finalists": len(trials) - len(states),
+    }
+    for best in ranked(trials, job.goal)[:1]:
+        found |= {"best": best.score(job.goal), "metric": job.goal.metric, "params": best.params}
+    return found | ({"bundle": storage.join(place, "bundle")} if is_finished else {})

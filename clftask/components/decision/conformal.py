@@ -1,0 +1,102 @@
+"""Prediction sets: labels enough to hold the true ones as often as promised.
+
+To add one: subclass `SetSpec`, return a fitted `SetRule`, and put the class into `AnySets`.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from clftask.components.labels import Task
+from clftask.spec import BareKind, Spec
+
+Floats = npt.NDArray[np.floating[Any]]
+
+
+class SetRule(Spec):
+    """Which labels belong to a row's set: those of at least this probability.
+
+    Attributes:
+        coverage: What was promised: multiclass: the share of rows whose class is in the set;
+            multilabel: the mean share of a row's labels that are.
+        threshold: The probability.
+    """
+
+    coverage: float = Field(gt=0, lt=1)
+    threshold: float = Field(ge=0, le=1)
+
+    def of(self, probabilities: Floats) -> npt.NDArray[np.bool_]:
+        """Return (rows, labels) bool: the sets."""
+        return np.asarray(probabilities >= np.float32(self.threshold))
+
+
+class SetSpec(Spec):
+    """Base of the sets that a job may name.
+
+    Attributes:
+        coverage: What is promised; see `SetRule`.
+    """
+
+    coverage: float = Field(0.9, gt=0, lt=1)
+
+    @abstractmethod
+    def fit(
+        self, probabilities: Floats, targets: Floats, task: Task, groups: Any = None
+    ) -> SetRule:
+        """Return the rule that keeps the promise for rows like these.
+
+        Args:
+            probabilities: (rows, labels), calibrated, of rows that calibration has not seen.
+            targets: (rows, labels) of 0 and 1.
+            task: multiclass or multilabel.
+            groups: (rows,) the group of each row, if new rows are of new groups.
+        """
+
+
+class Conformal(SetSpec):
+    """Conformal sets for multiclass (Sadinle et al. 2019: least ambiguous sets), conformal risk
+    control of the missed labels for multilabel (Angelopoulos et al. 2024).
+
+    Both promise the coverage on average over new rows like those of validation, whatever the
+    model: with n rows, (missed + 1) / (n + 1) stays below 1 − coverage. Where rows are grouped,
+    n is the number of groups, and a group's rows share its weight (Lee et al. 2023): rows of one
+    group are alike, and a new group is not.
+    """
+
+    kind: Literal["conformal"] = "conformal"
+
+    def fit(
+        self, probabilities: Floats, targets: Floats, task: Task, groups: Any = None
+    ) -> SetRule:
+        """Return the highest threshold that misses few enough."""
+        rows, columns = np.nonzero(targets)
+        true = probabilities[rows, columns].astype(np.float64)
+        weight, count = _weights(len(targets), groups)
+        share = (weight / np.maximum(targets.sum(1), 1))[rows]
+        order = np.argsort(true, kind="stable")
+        missed = np.concatenate([[0.0], share[order].cumsum()[:-1]])  # by those below each one
+        allowed = (1 - self.coverage) * (count + 1)
+        fitting = np.flatnonzero(missed + 1 <= allowed + 1e-9)
+        threshold = float(true[order][fitting[-1]]) if len(fitting) else 0.0
+        return SetRule(coverage=self.coverage, threshold=_below(threshold))
+
+
+AnySets = Annotated[Conformal, BareKind()]
+
+
+def _weights(rows: int, groups: Any) -> tuple[Floats, int]:
+    """Return (rows,) weights that sum to the number of groups, and that number."""
+    if groups is None:
+        return np.ones(rows), rows
+    _, codes, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    return 1 / sizes[codes], len(sizes)
+
+
+def _below(value: float) -> float:
+    """Return a short number that is not above: what is equal must stay in the set."""
+    return max(0.0, float(np.floor(value * 1e6) / 1e6))

@@ -1,0 +1,206 @@
+"""From logits to probabilities to labels: fitted on held-out rows, applied everywhere alike."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from clftask.components.decision.calibration import (
+    AnyCalibration,
+    AnyFitted,
+    AutoCalibration,
+    Calibration,
+    Floats,
+    probabilities_of,
+)
+from clftask.components.decision.conformal import AnySets, SetRule
+from clftask.components.decision.thresholds import (
+    AnyThreshold,
+    AutoThreshold,
+    Average,
+    best_global_threshold,
+)
+from clftask.components.labels import Task
+from clftask.spec import Spec
+
+__all__ = [
+    "Average",
+    "Calibration",
+    "Decision",
+    "DecisionSpec",
+    "Outcome",
+    "best_global_threshold",
+    "cross_fitted",
+    "probabilities_of",
+]
+
+NUM_FOLDS = 5
+Bools = npt.NDArray[np.bool_]
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Decision(Spec):
+    """How logits become probabilities, and these become labels: what a bundle carries.
+
+    Attributes:
+        calibration: Of the probabilities.
+        threshold: Multilabel: a label is given when its probability is above: one threshold
+            for all labels, or one for each.
+        abstain_below: Multiclass: a row whose most probable class is below gets no label.
+        sets: Which labels belong to a row's prediction set, if there are such.
+    """
+
+    calibration: AnyFitted = Calibration()
+    threshold: Share | tuple[Share, ...] = 0.5
+    abstain_below: Share | None = None
+    sets: SetRule | None = None
+
+    def fits(self, num_labels: int) -> bool:
+        """Tell whether what stands here for each label stands for so many."""
+        calibration = self.calibration
+        each = (self.threshold, calibration.scale, calibration.shift, calibration.maps)
+        return all(len(x) == num_labels for x in each if isinstance(x, tuple))
+
+    def apply(self, logits: Floats, task: Task) -> Outcome:
+        """Return what the bundle's logits come to."""
+        probabilities = self.probabilities(logits, task)
+        sets = None if self.sets is None else self.sets.of(probabilities)
+        return Outcome(probabilities, self.decide(probabilities, task), sets)
+
+    def probabilities(self, logits: Floats, task: Task) -> npt.NDArray[np.float32]:
+        """Return (rows, labels) float32 calibrated probabilities of the bundle's logits."""
+        return self.calibration.probabilities(logits, task)
+
+    def decide(self, probabilities: Floats, task: Task) -> Bools:
+        """Return (rows, labels) bool: the labels given to each row."""
+        if task == "multilabel":
+            return np.asarray(probabilities > np.asarray(self.threshold, np.float32))
+        best = probabilities.argmax(1)
+        found = np.arange(probabilities.shape[1])[None, :] == best[:, None]
+        if self.abstain_below is not None:
+            found &= probabilities.max(1, keepdims=True) >= np.float32(self.abstain_below)
+        return np.asarray(found)
+
+    def thresholds(self, num_labels: int) -> list[float]:
+        """Return the threshold of each label."""
+        return [float(t) for t in np.broadcast_to(np.asarray(self.threshold), num_labels)]
+
+    def rule(self, task: Task) -> str:
+        """Return in words which labels are given."""
+        if task == "multiclass":
+            floor = self.abstain_below
+            return "the most probable" + (f", none below {floor:g}" if floor is not None else "")
+        if isinstance(self.threshold, float):
+            return f"above {self.threshold:g}"
+        low, high = min(self.threshold), max(self.threshold)
+        return f"above a threshold of their own, {low:.2f} to {high:.2f}"
+
+
+class Outcome(NamedTuple):
+    """What a decision makes of rows.
+
+    Attributes:
+        probabilities: (rows, labels) float32, calibrated.
+        decided: (rows, labels) bool: the labels given.
+        sets: (rows, labels) bool: the prediction sets, if there are such.
+    """
+
+    probabilities: npt.NDArray[np.float32]
+    decided: Bools
+    sets: Bools | None
+
+
+class DecisionSpec(Spec):
+    """How a job wants its decision fitted on validation.
+
+    Attributes:
+        calibration: auto | none | temperature | platt | isotonic.
+        threshold: A number | auto | global | per_label | floor.
+        abstain_below: As in `Decision`.
+        sets: conformal {coverage}, or null.
+    """
+
+    calibration: AnyCalibration = AutoCalibration()
+    threshold: Share | AnyThreshold = AutoThreshold()
+    abstain_below: Share | None = None
+    sets: AnySets | None = None
+
+    def fit(
+        self, logits: Floats, targets: Floats, task: Task, average: Average, groups: Any = None
+    ) -> Decision:
+        """Return the decision that held-out rows call for.
+
+        Sets are fitted on what all rows get from decisions that have not seen them
+        (cross-conformal, Vovk 2015): a fold of their own would leave the coverage to the luck
+        of a few rows.
+
+        Args:
+            logits: (rows, labels) of the model as it was trained.
+            targets: (rows, labels) of 0 and 1.
+            task: multiclass or multilabel.
+            average: How the job's metric averages labels.
+            groups: (rows,) the group of each row, if the split is grouped.
+        """
+        decision = self._fit(logits, targets, task, average)
+        if self.sets is None:
+            return decision
+        bare = self.model_copy(update={"sets": None})
+        unseen = cross_fitted(bare, logits, targets, task, average, groups).probabilities
+        sets = self.sets.fit(unseen, targets, task, groups)
+        return decision.model_copy(update={"sets": sets})
+
+    def _fit(self, logits: Floats, targets: Floats, task: Task, average: Average) -> Decision:
+        calibration = self.calibration.fit(logits, targets, task)
+        if task == "multiclass":
+            return Decision(calibration=calibration, abstain_below=self.abstain_below)
+        threshold: Any = self.threshold
+        if not isinstance(threshold, float):
+            probabilities = calibration.probabilities(logits, task)
+            threshold = threshold.fit(probabilities, targets, average)
+        return Decision(calibration=calibration, threshold=threshold)
+
+
+def cross_fitted(
+    spec: DecisionSpec,
+    logits: Floats,
+    targets: Floats,
+    task: Task,
+    average: Average,
+    groups: npt.NDArray[Any] | None = None,
+) -> Outcome:
+    """Return what each row gets from a decision that was fitted without it.
+
+    Figures of rows that the decision was fitted on would flatter it. Each of five folds is
+    decided by what the other four call for; a fold holds whole groups.
+
+    Args:
+        spec: How decisions are fitted.
+        logits: (rows, labels).
+        targets: (rows, labels) of 0 and 1.
+        task: multiclass or multilabel.
+        average: How the job's metric averages labels.
+        groups: (rows,) the group of each row, if the split is grouped.
+    """
+    shape = logits.shape
+    sets = None if spec.sets is None else np.zeros(shape, np.bool_)
+    found = Outcome(np.zeros(shape, np.float32), np.zeros(shape, np.bool_), sets)
+    fold = folds(len(logits), groups)
+    for i in np.unique(fold):
+        own = fold == i
+        rest = ~own if (~own).any() else own  # a single group: there is nothing else to fit on
+        others = None if groups is None else groups[rest]
+        decision = spec.fit(logits[rest], targets[rest], task, average, others)
+        for whole, part in zip(found, decision.apply(logits[own], task), strict=True):
+            if whole is not None:
+                whole[own] = part
+    return found
+
+
+def folds(rows: int, groups: npt.NDArray[Any] | None = None) -> npt.NDArray[np.int64]:
+    """Return the fold of each row: the same for the same rows, groups kept together."""
+    names = np.arange(rows) if groups is None else np.unique(groups, return_inverse=True)[1]
+    size = int(names.max()) + 1 if rows else 0
+    return np.asarray(np.random.default_rng(0).permutation(size)[names] % NUM_FOLDS, np.int64)

@@ -1,0 +1,254 @@
+"""The score table: its columns, its layouts, and how a part is written.
+
+To add a layout: subclass `_Layout`, say which columns it has and how they are made, and put
+the class into `Layout`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from pydantic import Field
+
+from clftask.components.labels import Task
+from clftask.errors import ConfigError, Problem
+from clftask.spec import BareKind, Spec
+
+SCHEMA_VERSION = 1
+ROW_GROUP_ROWS = 50_000
+MAX_DECIMAL_DIGITS = 38
+COUNTS, SECONDS = "clftask.counts", "clftask.seconds"
+Floats = npt.NDArray[np.float32]
+Bools = npt.NDArray[np.bool_]
+
+
+class _Layout(Spec):
+    @abstractmethod
+    def fields(self, names: Sequence[str]) -> list[pa.Field]:
+        """Return the columns that hold probabilities."""
+
+    @abstractmethod
+    def columns(self, probabilities: Floats, names: Sequence[str]) -> list[pa.Array]:
+        """Return the values of those columns; probabilities: (rows, labels)."""
+
+
+class Wide(_Layout):
+    """One column a label: `p_<label>`."""
+
+    kind: Literal["wide"] = "wide"
+
+    def fields(self, names: Sequence[str]) -> list[pa.Field]:
+        """Return a float32 column for each label, in bundle order."""
+        return [pa.field(f"p_{name}", pa.float32()) for name in names]
+
+    def columns(self, probabilities: Floats, names: Sequence[str]) -> list[pa.Array]:
+        """Return each label's probabilities."""
+        return [pa.array(column) for column in np.ascontiguousarray(probabilities.T)]
+
+
+class Lists(_Layout):
+    """One column `p`: all probabilities of a row, in bundle order."""
+
+    kind: Literal["list"] = "list"
+
+    def fields(self, names: Sequence[str]) -> list[pa.Field]:
+        """Return the one column."""
+        return [pa.field("p", pa.list_(pa.float32()))]
+
+    def columns(self, probabilities: Floats, names: Sequence[str]) -> list[pa.Array]:
+        """Return one list a row."""
+        return [
+            _lists(pa.array(probabilities.ravel()), [probabilities.shape[1]] * len(probabilities))
+        ]
+
+
+class TopK(_Layout):
+    """The `k` most probable labels of a row and their probabilities, best first."""
+
+    kind: Literal["top_k"] = "top_k"
+    k: int = Field(5, ge=1)
+
+    def fields(self, names: Sequence[str]) -> list[pa.Field]:
+        """Return two columns of lists."""
+        return [
+            pa.field("top_labels", pa.list_(pa.string())),
+            pa.field("top_p", pa.list_(pa.float32())),
+        ]
+
+    def columns(self, probabilities: Floats, names: Sequence[str]) -> list[pa.Array]:
+        """Return the labels and their probabilities; of equal ones the first label leads."""
+        k = min(self.k, len(names))
+        best = np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
+        labels = pa.array(names, pa.string()).take(pa.array(best.ravel()))
+        values = np.take_along_axis(probabilities, best, 1)
+        counts = [k] * len(probabilities)
+        return [_lists(labels, counts), _lists(pa.array(values.ravel()), counts)]
+
+
+Layout = Annotated[Wide | Lists | TopK, BareKind(), Field(discriminator="kind")]
+
+
+@dataclass(frozen=True)
+class ScoreColumns:
+    """The columns of a score table.
+
+    Attributes:
+        task: multiclass (`label`) or multilabel (`labels`).
+        label_names: The labels, in bundle order.
+        layout: How probabilities are laid out.
+        has_sets: Whether there is a column of prediction sets.
+    """
+
+    task: Task
+    label_names: tuple[str, ...]
+    layout: Layout
+    has_sets: bool = False
+
+    def schema(self, origin: Sequence[pa.Field]) -> pa.Schema:
+        """Return all columns; `origin`: those that say which row it is, and the kept ones.
+
+        Raises:
+            ConfigError: Two columns would have one name, or names that differ only by case.
+        """
+        label = ("labels", pa.list_(pa.string())) if self._is_multilabel else ("label", pa.string())
+        scores = self.layout.fields(self.label_names)
+        own = [pa.field(*label), pa.field("confidence", pa.float32())]
+        own += [pa.field("label_set", pa.list_(pa.string()))] if self.has_sets else []
+        own += scores
+        _refuse_twins(scores, "output.layout", "Use list or top_k.")
+        _refuse_twins([*origin, *own], "input.keep", "Rename it.")
+        return pa.schema([*origin, *own])
+
+    @property
+    def _is_multilabel(self) -> bool:
+        return self.task == "multilabel"
+
+    def table(
+        self, origin: pa.Table, probabilities: Floats, decided: Bools, sets: Bools | None = None
+    ) -> pa.Table:
+        """Return the score table of some rows.
+
+        Args:
+            origin: (rows,) id and kept columns.
+            probabilities: (rows, labels).
+            decided: (rows, labels): the labels given.
+            sets: (rows, labels): the prediction sets, where there is a column of them.
+        """
+        names = pa.array(self.label_names, pa.string())
+        if self._is_multilabel:
+            labels = _names_of(decided, names)
+        else:
+            best = pa.array(decided.argmax(1), mask=~decided.any(1))  # null: the bundle abstains
+            labels = names.take(best)
+        width = probabilities.shape[1]
+        confidence = probabilities.max(1) if width else np.zeros(len(probabilities), np.float32)
+        scores = self.layout.columns(probabilities, self.label_names)
+        own = [labels, pa.array(confidence, pa.float32())]
+        own += [_names_of(sets, names)] if sets is not None else []
+        columns = [*origin.columns, *own, *scores]
+        return pa.Table.from_arrays(columns, schema=self.schema(list(origin.schema)))
+
+
+def _names_of(flags: Bools, names: pa.Array) -> pa.ListArray:
+    rows, codes = np.nonzero(flags)
+    return _lists(names.take(pa.array(codes)), np.bincount(rows, minlength=len(flags)))
+
+
+def _lists(values: pa.Array, counts: Any) -> pa.ListArray:
+    """Return lists of the given lengths."""
+    offsets = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), values)
+
+
+def _refuse_twins(columns: Sequence[pa.Field], field: str, remedy: str) -> None:
+    """Refuse names that are equal, or differ only by case: SQL engines cannot tell them apart."""
+    counts = Counter(column.name.lower() for column in columns)
+    twins = [column.name for column in columns if counts[column.name.lower()] > 1]
+    if twins:
+        allowed = "the score table would have columns of one name, or that differ only by case"
+        raise ConfigError(Problem(field, twins[:10], allowed, remedy))
+
+
+def write_part(table: pa.Table, metadata: dict[str, Any]) -> bytes:
+    """Return a table as Parquet: zstd, statistics, and the metadata (JSON) in the footer."""
+    from pyarrow import parquet
+
+    encoded = {name: json.dumps(value, ensure_ascii=False) for name, value in metadata.items()}
+    encoded["clftask.schema_version"] = str(SCHEMA_VERSION)
+    sink = pa.BufferOutputStream()
+    parquet.write_table(
+        table.replace_schema_metadata(encoded),
+        sink,
+        compression="zstd",
+        row_group_size=ROW_GROUP_ROWS,
+        use_dictionary=[_leaf(f) for f in table.schema if not re.match("p$|p_", f.name)],
+    )
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
+
+
+def why_unfit(field: pa.Field) -> str | None:
+    """Return why a column cannot stand in a score table, None if it can.
+
+    Parquet must hold it, and Polars and DuckDB must read the same values back.
+    """
+    for kind in _kinds_within(field.type):
+        if pa.types.is_decimal(kind) and kind.precision > MAX_DECIMAL_DIGITS:
+            return f"decimals of more than {MAX_DECIMAL_DIGITS} digits, which DuckDB rounds"
+        if pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):
+            return "list views, which Polars does not read"
+        if pa.types.is_fixed_size_list(kind) and kind.list_size == 0:
+            return "lists of the fixed size 0, which nobody reads back"
+    try:
+        write_part(pa.schema([field]).empty_table(), {})
+    except (pa.ArrowException, OSError) as error:
+        return f"what Parquet cannot: {error}"
+    return None
+
+
+def _kinds_within(kind: pa.DataType) -> Iterator[pa.DataType]:
+    """Return a type and all that it is made of."""
+    yield kind
+    for i in range(kind.num_fields):
+        yield from _kinds_within(kind.field(i).type)
+
+
+def _leaf(field: pa.Field) -> str:
+    """Return the name that Parquet has for a column's values."""
+    return f"{field.name}.list.element" if pa.types.is_list(field.type) else str(field.name)
+
+
+def read_footer(data: bytes) -> dict[str, Any]:
+    """Return the metadata that `write_part` put into a part."""
+    from pyarrow import parquet
+
+    found = parquet.read_metadata(pa.BufferReader(data)).metadata or {}
+    wanted = {k.decode(): v for k, v in found.items() if k.startswith(b"clftask.")}
+    return {name: json.loads(value) for name, value in wanted.items()}
+
+
+def count_rows(data: bytes) -> int:
+    """Return how many rows a part holds, reading all of them.
+
+    Raises:
+        pa.ArrowException, OSError: It is damaged.
+    """
+    from pyarrow import parquet
+
+    with parquet.ParquetFile(pa.BufferReader(data)) as opened:
+        return sum(batch.num_rows for batch in opened.iter_batches())
+
+
+def checksum(data: bytes) -> str:
+    """Return the SHA-256 of a part's bytes."""
+    return hashlib.sha256(data).hexdigest()

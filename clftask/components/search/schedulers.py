@@ -1,0 +1,345 @@
+"""Trial schedulers: who stops a trial early, or makes it go on from another one.
+
+To add one: subclass `SchedulerSpec`, build it with `time_attr=EPOCH`, and put the class into
+`Scheduler`.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import math
+import random
+from abc import abstractmethod
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from clftask.components.search.goal import Goal
+from clftask.components.search.ray_schedulers import keeping_number, never_stuck
+from clftask.components.search.space import LogUniform, Space, Uniform
+from clftask.errors import Problem
+from clftask.spec import BareKind, Spec
+
+EPOCH = "epoch"  # what a trial reports its age as
+_MAX_DRAWS = 5_000  # of trials, to learn how many epochs they take
+
+# What a population may change while a model trains: neither shapes nor batches depend on it.
+_IN_PLACE = {
+    f"training.{name}"
+    for name in ("learning_rate", "head_learning_rate", "weight_decay", "max_grad_norm", "warmup")
+}
+
+
+class SchedulerSpec(Spec):
+    """Base of all schedulers.
+
+    Attributes:
+        resumes: Whether a stopped trial may go on, or another one from its checkpoint.
+        mutates: Whether settings change while a trial runs.
+        searchers: The searchers it works with; None: all.
+    """
+
+    kind: str
+    resumes: ClassVar[bool] = False
+    mutates: ClassVar[bool] = False
+    searchers: ClassVar[tuple[str, ...] | None] = None
+
+    def problems(self, space: Space, searcher: str, epochs: int) -> list[Problem]:
+        """Return why this scheduler cannot work with a space and a searcher."""
+        found = []
+        if self.searchers is not None and searcher not in self.searchers:
+            allowed = f"{self.kind} works with searcher {' or '.join(self.searchers)} alone"
+            found.append(Problem("searcher.kind", searcher, allowed))
+        elif searcher == "bohb" and self.kind != "bohb":
+            allowed = "the bohb searcher needs the bohb scheduler"
+            found.append(Problem("scheduler.kind", self.kind, allowed))
+        if "training.epochs" in space.paths and self.kind != "fifo":
+            allowed = f"{self.kind} compares trials by their epochs"
+            remedy = "Set train.training.epochs to the most, or use scheduler: fifo."
+            found.append(Problem("space.training.epochs", None, allowed, remedy))
+        return found + self._own_problems(space, epochs)
+
+    def _own_problems(self, space: Space, epochs: int) -> list[Problem]:
+        return []
+
+    def typical_epochs(self, num_trials: int, epochs: int) -> float:
+        """Return how many epochs all trials together train, where none is known to be better.
+
+        Args:
+            num_trials: How many trials there are.
+            epochs: The most that a trial trains.
+        """
+        return float(num_trials * epochs)
+
+    @abstractmethod
+    def build(self, space: Space, goal: Goal, epochs: int, seed: int) -> Any:
+        """Return a scheduler of Ray Tune.
+
+        Args:
+            space: What is searched.
+            goal: What is optimised.
+            epochs: The most that a trial trains.
+            seed: Of its random draws.
+        """
+
+
+class _Graceful(SchedulerSpec):
+    """Base of those that let every trial train for some epochs."""
+
+    grace_epochs: int = Field(1, ge=1)
+
+    def _own_problems(self, space: Space, epochs: int) -> list[Problem]:
+        if self.grace_epochs <= epochs:
+            return []
+        allowed = f"must be at most train.training.epochs ({epochs})"
+        return [Problem("scheduler.grace_epochs", self.grace_epochs, allowed)]
+
+
+class Fifo(SchedulerSpec):
+    """Every trial trains to its end."""
+
+    kind: Literal["fifo"] = "fifo"
+
+    def build(self, space: Space, goal: Goal, epochs: int, seed: int) -> Any:
+        """Return FIFOScheduler."""
+        from ray.tune.schedulers import FIFOScheduler
+
+        return FIFOScheduler()
+
+
+class Asha(_Graceful):
+    """Asynchronous successive halving (Li et al., 2020).
+
+    After grace_epochs · reduction_factor^k epochs a trial goes on only if it is among the best
+    1/reduction_factor of those that got there.
+    """
+
+    kind: Literal["asha"] = "asha"
+    reduction_factor: float = Field(3, gt=1)
+
+    def typical_epochs(self, num_trials: int, epochs: int) -> float:
+        """Return the mean of searches drawn by lot, whose trials score the same at every rung."""
+        count = max(4, _MAX_DRAWS // num_trials)
+        rng = np.random.default_rng(0)
+        return sum(self._epochs_of(rng.random(num_trials), epochs) for _ in range(count)) / count
+
+    def _epochs_of(self, scores: Any, epochs: int) -> int:
+        """Return the epochs of trials that come one after the other, each with its score."""
+        rungs = [float(self.grace_epochs)]
+        while rungs[-1] * self.reduction_factor < epochs:
+            rungs.append(rungs[-1] * self.reduction_factor)
+        total, known = 0, {rung: list[float]() for rung in rungs if rung < epochs}
+        for score in scores:
+            total += next((math.ceil(r) for r, k in known.items() if self._stops(score, k)), epochs)
+        return total
+
+    def _stops(self, score: float, known: list[float]) -> bool:
+        """Tell whether a score is below the quantile of those before it; add it to them, sorted."""
+        place = (len(known) - 1) * (1 - 1 / self.reduction_factor)
+        whole = int(place)
+        is_below = bool(known) and score < (
+            known[whole] + (place - whole) * (known[min(whole + 1, len(known) - 1)] - known[whole])
+        )
+        bisect.insort(known, score)
+        return is_below
+
+    def build(self, space: Space, goal: Goal, epochs: int, seed: int) -> Any:
+        """Return ASHAScheduler."""
+        from ray.tune.schedulers import ASHAScheduler
+
+        return ASHAScheduler(
+            time_attr=EPOCH,
+            metric=goal.metric,
+            mode=goal.mode,
+            max_t=epochs,
+            grace_period=self.grace_epochs,
+            reduction_factor=self.reduction_factor,
+        )
+
+
+class _Brackets(SchedulerSpec):
+    """Base of those that halve whole brackets, in which trials wait paused for each other.
+
+    Attributes:
+        of_ray: What Ray Tune names it.
+    """
+
+    resumes = True
+    of_ray: ClassVar[str]
+    reduction_factor: float = Field(3, gt=1)
+
+    def typical_epochs(self, num_trials: int, epochs: int) -> float:
+        """Return the epochs that Ray Tune's brackets train, if no trial fails."""
+        factor, total = self.reduction_factor, 0.0
+        most = round(math.log(epochs) / math.log(factor))
+        sizes = itertools.cycle(self._order(most))
+        while num_trials > 0:
+            halvings = next(sizes)
+            room, alive = math.ceil((most + 1) / (halvings + 1) * factor**halvings), num_trials
+            reached = int(epochs * factor**-halvings)
+            if reached == 0:
+                continue
+            alive = min(room, num_trials)
+            num_trials -= alive
+            total += alive * reached
+            for _ in range(halvings):
+                room, before = math.ceil(room / factor), reached
+                alive, reached = min(room, alive), int(min(reached * factor, epochs))
+                total += alive * (reached - before)
+        return total
+
+    def _order(self, most: int) -> list[int]:
+        """Return how often each bracket of a band is halved, in the order that they are filled."""
+        return list(range(most + 1))
+
+    def build(self, space: Space, goal: Goal, epochs: int, seed: int) -> Any:
+        """Return the scheduler of Ray Tune that `of_ray` names."""
+        from ray.tune import schedulers
+
+        return never_stuck(getattr(schedulers, self.of_ray))(
+            time_attr=EPOCH,
+            metric=goal.metric,
+            mode=goal.mode,
+            max_t=epochs,
+            reduction_factor=self.reduction_factor,
+        )
+
+
+class HyperBand(_Brackets):
+    """HyperBand (Li et al., 2018)."""
+
+    kind: Literal["hyperband"] = "hyperband"
+    of_ray = "HyperBandScheduler"
+
+
+class Median(_Graceful):
+    """Stops a trial below the median of the others' running means (Golovin et al., 2017)."""
+
+    kind: Literal["median"] = "median"
+    min_trials: int = Field(3, ge=1)
+
+    def typical_epochs(self, num_trials: int, epochs: int) -> float:
+        """Return about what is trained if curves rise and do not cross.
+
+        Half of those that others can be held against then end at the end of their grace.
+        """
+        stopped = max(0, num_trials - self.min_trials) / 2
+        return num_trials * epochs - stopped * (epochs - self.grace_epochs)
+
+    def build(self, space: Space, goal: Goal, epochs: int, seed: int) -> Any:
+        """Return MedianStoppingRule."""
+        from ray.tune.schedulers import MedianStoppingRule
+
+        return MedianStoppingRule(
+            time_attr=EPOCH,
+            metric=goal.metric,
+            mode=goal.mode,
+            grace_period=self.grace_epochs,
+            min_samples_required=self.min_trials,
+            min_time_slice=math.inf,  # never pauses: what it stops does not go on
+        )
+
+
+class _Population(SchedulerSpec):
+    """Base of those that copy good trials over bad ones, with other settings."""
+
+    resumes = True
+    mutates = True
+    searchers = ("random", "grid")
+    perturbation_epochs: int = Field(1, ge=1)
+    quantile: float = Field(0.25, gt=0, le=0.5)
+
+    def _own_problems(self, space: Space, epochs: int) -> list[Problem]:
+        allowed = f"{self.kind} changes only what a model in training can: rates, decay, the loss"
+        return [
+            Problem(f"space.{name}", None, allowed, "Fix it in train, or use another scheduler.")
+            for name in space.names()
+            if name not in _IN_PLACE and (name.split(".")[0] != "loss" or "[" in name)
+        ]
+
+
+class Pbt(_Population):
+    """Population based training (Jaderberg et al., 2017)."""
+
+    kind: Literal["pbt"] = "pbt"
+    resample_probability: float = Field(0.25, ge=0, le=1)
+
+    def build(self, space: Space, goal: Goal, epochs: int, seed: int) -> Any:
+        """Return PopulationBasedTraining whose explored values stay within the space."""
+        from ray.tune.schedulers import PopulationBasedTraining
+
+        _seed(seed)
+        return keeping_number(PopulationBasedTraining)(
+            time_attr=EPOCH,
+            metric=goal.metric,
+            mode=goal.mode,
+            perturbation_interval=self.perturbation_epochs,
+            quantile_fraction=self.quantile,
+            resample_probability=self.resample_probability,
+            hyperparam_mutations={name: _mutation(d) for name, d in space.names().items()},
+            custom_explore_fn=space.clip,
+            log_config=False,
+            synch=True,  # else a trial may copy a waiting one for ever, which never gets its turn
+        )
+
+
+class Pb2(_Population):
+    """Population based bandits (Parker-Holder et al., 2020): a Gaussian process explores."""
+
+    kind: Literal["pb2"] = "pb2"
+
+    def _own_problems(self, space: Space, epochs: int) -> list[Problem]:
+        allowed = "pb2 searches numbers between bounds: uniform or loguniform"
+        return super()._own_problems(space, epochs) + [
+            Problem(f"space.{name}", d.kind, allowed, "Use scheduler: pbt.")
+            for name, d in space.names().items()
+            if not isinstance(d, Uniform | LogUniform)
+        ]
+
+    def build(self, space: Space, goal: Goal, epochs: int, seed: int) -> Any:
+        """Return PB2."""
+        from ray.tune.schedulers.pb2 import PB2
+
+        _seed(seed)
+        return keeping_number(PB2)(
+            time_attr=EPOCH,
+            metric=goal.metric,
+            mode=goal.mode,
+            perturbation_interval=self.perturbation_epochs,
+            quantile_fraction=self.quantile,
+            hyperparam_bounds={name: [d.low, d.high] for name, d in space.names().items()},
+            log_config=False,
+            synch=True,  # else a trial may copy a waiting one for ever, which never gets its turn
+        )
+
+
+class BohbScheduler(_Brackets):
+    """The HyperBand of BOHB (Falkner et al., 2018), which fills its largest bracket first."""
+
+    kind: Literal["bohb"] = "bohb"
+    of_ray = "HyperBandForBOHB"
+    searchers = ("bohb",)
+
+    def _order(self, most: int) -> list[int]:
+        return list(range(most, -1, -1))
+
+
+Scheduler = Annotated[
+    Fifo | Asha | HyperBand | Median | Pbt | Pb2 | BohbScheduler,
+    Field(discriminator="kind"),
+    BareKind(),
+]
+
+
+def _seed(seed: int) -> None:
+    """Seed what a population explores with: Ray Tune draws from the global generators."""
+    random.seed(seed)
+    np.random.seed(seed)
+
+
+def _mutation(distribution: Any) -> Any:
+    """Return what PBT may turn a value into: a domain, or neighbours in a list."""
+    is_range = not hasattr(distribution, "values")
+    return distribution.domain() if is_range else distribution.probes()

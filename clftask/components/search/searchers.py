@@ -1,0 +1,239 @@
+"""Searchers: who proposes the next trial. All draw from the same space, by seed.
+
+To add one: subclass `SearcherSpec`, say what it proposes, and put the class into `Searcher`.
+"""
+
+from __future__ import annotations
+
+import collections
+import warnings
+from abc import abstractmethod
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from clftask.components.search.goal import Goal
+from clftask.components.search.space import Grid as GridDistribution
+from clftask.components.search.space import Picks, Space, _Listed
+from clftask.errors import Problem
+from clftask.spec import BareKind, Spec
+
+DEFAULT_TRIALS = 16
+MAX_TRIALS = 10_000
+_DRAWS_PER_TRIAL = 100
+
+
+class SearcherSpec(Spec):
+    """Base of all searchers.
+
+    Attributes:
+        packages: What must be installed, by the extra that installs it.
+    """
+
+    kind: str
+    packages: ClassVar[dict[str, tuple[str, ...]]] = {}
+
+    def problems(self, space: Space, trials: int | None) -> list[Problem]:
+        """Return why this searcher cannot search this space."""
+        grids = [name for name, d in space.names().items() if isinstance(d, GridDistribution)]
+        allowed = f"a grid is for searchers grid and random, not {self.kind}"
+        return [Problem(f"space.{name}", "grid", allowed, "Use choice.") for name in grids]
+
+    def points(self, space: Space, trials: int | None, seed: int) -> list[Picks] | None:
+        """Return all trials, known before the first has run; None if results decide."""
+        return None
+
+    def num_trials(self, space: Space, trials: int | None, seed: int) -> int:
+        """Return how many trials there will be."""
+        points = self.points(space, trials, seed)
+        return len(points) if points is not None else trials or DEFAULT_TRIALS
+
+    @abstractmethod
+    def build(self, space: Space, goal: Goal, seed: int, known: list[Picks]) -> Any:
+        """Return a searcher of Ray Tune, None if `points` says it all.
+
+        Args:
+            space: The space.
+            goal: What is optimised.
+            seed: Of its random draws.
+            known: Trials that were begun before: they are proposed first, again.
+        """
+
+
+class Random(SearcherSpec):
+    """Independent draws, none twice; the values of a grid are taken in turn."""
+
+    kind: Literal["random"] = "random"
+
+    def problems(self, space: Space, trials: int | None) -> list[Problem]:
+        """Refuse fewer trials than the grid has values."""
+        if _grids(space).size() > MAX_TRIALS:
+            return [_too_many(_grids(space))]
+        size, wanted = len(_grid(space)), trials or DEFAULT_TRIALS
+        if size <= wanted:
+            return []
+        remedy = f"Set trials: {size}, or searcher: grid."
+        return [Problem("trials", wanted, f"the grid alone has {size} combinations", remedy)]
+
+    def points(self, space: Space, trials: int | None, seed: int) -> list[Picks]:
+        """Return the draws; fewer than asked for where the space has no more."""
+        wanted, random = trials or DEFAULT_TRIALS, np.random.default_rng(seed)
+        turn = collections.deque(_grid(space))
+        num_draws = wanted * _DRAWS_PER_TRIAL // len(turn)
+        found: dict[Any, Picks] = {}
+        while turn and len(found) < wanted:
+            fixed = turn.popleft()
+            draws = (_drawn(space, fixed, random) for _ in range(num_draws))
+            picks = next((picks for picks in draws if _key(picks) not in found), None)
+            if picks is not None:
+                found[_key(picks)] = picks
+                turn.append(fixed)
+        return list(found.values())
+
+    def build(self, space: Space, goal: Goal, seed: int, known: list[Picks]) -> None:
+        """Return None: the draws do not depend on results."""
+
+
+class Grid(SearcherSpec):
+    """Every combination of the listed values."""
+
+    kind: Literal["grid"] = "grid"
+
+    def problems(self, space: Space, trials: int | None) -> list[Problem]:
+        """Refuse what has no list of values, and a number of trials that is not theirs."""
+        allowed = "the grid searcher needs kind grid or choice"
+        found = [
+            Problem(f"space.{name}", d.kind, allowed, "List its values, or use searcher: random.")
+            for name, d in space.names().items()
+            if not isinstance(d, _Listed)
+        ]
+        if found:
+            return found
+        size = space.size()
+        if size > MAX_TRIALS:
+            return [_too_many(space)]
+        if trials not in (None, size):
+            remedy = "Leave trials out, or use searcher: random."
+            found = [Problem("trials", trials, f"the grid has {size} combinations", remedy)]
+        return found
+
+    def points(self, space: Space, trials: int | None, seed: int) -> list[Picks]:
+        """Return the combinations."""
+        return space.all()
+
+    def build(self, space: Space, goal: Goal, seed: int, known: list[Picks]) -> None:
+        """Return None: the combinations do not depend on results."""
+
+
+class Optuna(SearcherSpec):
+    """Tree-structured Parzen estimator (Bergstra et al., 2011), by Optuna."""
+
+    kind: Literal["optuna"] = "optuna"
+    packages = {"optuna": ("optuna",)}
+
+    def build(self, space: Space, goal: Goal, seed: int, known: list[Picks]) -> Any:
+        """Return OptunaSearch that asks for conditional names only where they exist."""
+        import optuna
+        from ray.tune.search.optuna import OptunaSearch
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True)
+
+        def define(trial: Any) -> None:
+            space.ask(lambda name, distribution: distribution.suggest(trial, name))
+
+        return _within(space, OptunaSearch)(
+            space=define,
+            metric=goal.metric,
+            mode=goal.mode,
+            sampler=sampler,
+            points_to_evaluate=known or None,
+        )
+
+
+class HyperOpt(SearcherSpec):
+    """Tree-structured Parzen estimator by HyperOpt; conditional names are always drawn."""
+
+    kind: Literal["hyperopt"] = "hyperopt"
+    packages = {"hyperopt": ("hyperopt",)}
+
+    def build(self, space: Space, goal: Goal, seed: int, known: list[Picks]) -> Any:
+        """Return HyperOptSearch."""
+        from ray.tune.search.hyperopt import HyperOptSearch
+
+        return _within(space, HyperOptSearch)(
+            space={name: d.domain() for name, d in space.names().items()},
+            metric=goal.metric,
+            mode=goal.mode,
+            random_state_seed=seed,
+            points_to_evaluate=known or None,
+        )
+
+
+class Bohb(SearcherSpec):
+    """Kernel density model of BOHB (Falkner et al., 2018); conditional names are always drawn."""
+
+    kind: Literal["bohb"] = "bohb"
+    packages = {"bohb": ("hpbandster", "ConfigSpace")}
+
+    def build(self, space: Space, goal: Goal, seed: int, known: list[Picks]) -> Any:
+        """Return TuneBOHB."""
+        from ray.tune.search.bohb import TuneBOHB
+
+        return _within(space, TuneBOHB)(
+            space={name: d.domain() for name, d in space.names().items()},
+            metric=goal.metric,
+            mode=goal.mode,
+            seed=seed,
+            points_to_evaluate=list(known) or None,  # it takes them off the list
+        )
+
+
+Searcher = Annotated[
+    Random | Grid | Optuna | HyperOpt | Bohb, Field(discriminator="kind"), BareKind()
+]
+
+
+def _grids(space: Space) -> Space:
+    """Return the part of a space that stands in grids."""
+    return Space({n: d for n, d in space.paths.items() if isinstance(d, GridDistribution)})
+
+
+def _too_many(space: Space) -> Problem:
+    """Return why a grid is not searched: making all of it might take all memory."""
+    allowed = f"its grid has {space.size():,} combinations; at most {MAX_TRIALS:,} can be tried"
+    return Problem("space", None, allowed, "List fewer values, or use choice and searcher: random.")
+
+
+def _grid(space: Space) -> list[Picks]:
+    """Return every combination of the values of grids; what lies within them is left to draws."""
+    grids = _grids(space)
+    listed = {n for n, d in grids.names().items() if isinstance(d, GridDistribution)}
+    found = [{n: pick for n, pick in picks.items() if n in listed} for picks in grids.all()]
+    return list({_key(picks): picks for picks in found}.values())
+
+
+def _key(picks: Picks) -> Any:
+    """Return what two picks share if they are the same."""
+    return frozenset(picks.items())
+
+
+def _drawn(space: Space, fixed: Picks, random: np.random.Generator) -> Picks:
+    return space.ask(lambda name, d: fixed[name] if name in fixed else d.draw(random))
+
+
+def _within(space: Space, searcher: Any) -> Any:
+    """Return a searcher of Ray Tune whose picks are plain numbers of the space.
+
+    BOHB proposes NumPy integers and drops rounding; others leave it inexact.
+    """
+
+    class Within(searcher):  # type: ignore[misc]
+        def suggest(self, trial_id: str) -> Any:
+            found = super().suggest(trial_id)
+            return space.clip(found) if isinstance(found, dict) else found
+
+    return Within

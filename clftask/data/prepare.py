@@ -1,0 +1,343 @@
+"""From tables to tokens: read, encode, split, tokenise once. One machine, no Ray."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from clftask.components.labels import LabelSpace, multi_hot
+from clftask.components.splits import SPLITS, GroupedSplit, RandomSplit, Rows
+from clftask.config.train import DataSpec, ModelSpec, TrainJob
+from clftask.data import tokenization
+from clftask.data.readers.base import FILE, ROW, Source
+from clftask.data.readers.registry import open_source
+from clftask.data.summary import DataReport, describe_tokens
+from clftask.errors import DataError, Problem
+from clftask.io import filesystems
+
+NUM_SHOWN = 300  # characters of a held-out text, for people to read
+PAIR_MARK = " ⏎ "
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Rows that are ready to be tokenised, and what was found on the way.
+
+    Attributes:
+        tables: For each split: text, text_pair (where there is one), labels (list of string).
+        space: The labels, from train alone.
+        report: Counts and warnings for the user.
+        rows: file, row, id and split of every row that is used.
+        fingerprint: Covers texts, labels and split of all rows.
+    """
+
+    tables: dict[str, pa.Table]
+    space: LabelSpace
+    report: DataReport
+    rows: pa.Table
+    fingerprint: str
+
+
+def prepare(job: TrainJob) -> Prepared:
+    """Read a job's tables, build its label space and cut its splits.
+
+    Raises:
+        DataError: The tables do not fit the job; all mistakes of a table at once.
+    """
+    report = DataReport()
+    tables = _read_all(job, report)
+    tables = {split: _usable(job.data, table, report) for split, table in tables.items()}
+    table, given = _stack(tables)
+    split = _assign(job, table, given, set(tables))
+    by_split = {n: table.filter(pa.array(split == i)) for i, n in enumerate(SPLITS)}
+    by_split = {name: _grouped(job, part) for name, part in by_split.items() if part.num_rows}
+    _require(by_split, job)
+    space = LabelSpace.from_lists(job.data.labels, by_split["train"]["labels"].combine_chunks())
+    by_split = {n: _keep_known(job, space, n, part, report) for n, part in by_split.items()}
+    _require(by_split, job)
+    report.describe(by_split, space)
+    rows = _who_is_who(by_split)
+    return Prepared(by_split, space, report, rows, _fingerprint(by_split, space))
+
+
+# ------------------------------------------------------------------ reading
+
+
+def _read_all(job: TrainJob, report: DataReport) -> dict[str, pa.Table]:
+    data = job.data
+    there = open_source(data.train, "data.train")
+    sources = {split: there[split] for split in SPLITS if split in there}
+    if "train" not in sources:
+        raise DataError(Problem("data.train", sorted(there), "has no split named train"))
+    for split in ("validation", "test"):
+        path = getattr(data, split)
+        if path is not None:
+            own = open_source(path, f"data.{split}")
+            sources[split] = own.get(split) or own.get("train") or next(iter(own.values()))
+    report.files_left_out = [file for source in sources.values() for file in source.left_out]
+    return {split: _read(data, source, split) for split, source in sources.items()}
+
+
+def _read(data: DataSpec, source: Source, split: str) -> pa.Table:
+    """Read the columns that the job names.
+
+    Raises:
+        DataError: Columns that the table lacks, all at once.
+    """
+    available = source.names()
+    named: list[tuple[str, str | None]] = [("data.text", column) for column in data.text]
+    named += [("data.text_pair", data.text_pair), ("data.id", data.id)]
+    named += [("data.labels", c) for c in data.labels.columns(available)]
+    reads_split = split == "train" and None in (data.validation, data.test)
+    wanted = (data.split.reads, data.split.groups) if reads_split else ()
+    named += [("data.split", column) for column in dict.fromkeys(wanted)]
+    missing = [(field, c) for field, c in named if c is not None and c not in available]
+    if missing:
+        allowed = f"must be a column of {source.files[0]}: {', '.join(available[:40])}"
+        raise DataError(*(Problem(f, c, allowed) for f, c in missing))
+    strings = [*data.recipe.columns, *([data.id] if data.id else [])]
+    return source.read([c for _, c in named if c is not None], strings)
+
+
+def _usable(data: DataSpec, table: pa.Table, report: DataReport) -> pa.Table:
+    """Make texts and label lists; leave out rows without text, and those without a label."""
+    text, pair = data.recipe.apply(table)
+    labels = data.labels.lists(table)
+    columns = {"text": text, **({"text_pair": pair} if pair is not None else {})}
+    columns |= {"labels": labels, FILE: table[FILE], ROW: table[ROW]}
+    columns["id"] = _ids(table, data.id)
+    for name, column in (("split_by", data.split.reads), ("group_by", data.split.groups)):
+        if column is not None and column in table.column_names:
+            columns[name] = table[column]
+    has_text = text.is_valid() if pair is None else pc.and_(text.is_valid(), pair.is_valid())
+    has_label = labels.is_valid()
+    _refuse_missing(data, table, has_text, has_label)
+    report.num_without_text += pc.sum(pc.invert(has_text)).as_py() or 0
+    report.num_without_label += pc.sum(pc.invert(has_label)).as_py() or 0
+    usable = pa.table(columns).filter(pc.and_(has_text, has_label))
+    return usable if data.labels.keep_empty else _without_empty(usable, report)
+
+
+def _ids(table: pa.Table, column: str | None) -> Any:
+    if column is None:
+        return pa.nulls(table.num_rows, pa.string())
+    try:
+        return table[column].cast(pa.string())
+    except pa.ArrowException:
+        found = f"{column}: {table[column].type}"
+        raise DataError(Problem("data.id", found, "must be strings or numbers")) from None
+
+
+def _without_empty(table: pa.Table, report: DataReport) -> pa.Table:
+    has_any = pc.greater(pc.list_value_length(table["labels"]), 0)
+    report.num_empty += table.num_rows - (pc.sum(has_any).as_py() or 0)
+    return table.filter(has_any)
+
+
+def _refuse_missing(data: DataSpec, table: pa.Table, has_text: Any, has_label: Any) -> None:
+    if not pc.any(has_text).as_py():
+        columns = ", ".join(data.recipe.columns)
+        raise DataError(Problem("data.text", columns, "every row's text is null or blank"))
+    if data.labels.missing == "fail" and not pc.all(has_label).as_py():
+        row = pc.index(has_label, False).as_py()
+        where = f"{table[FILE][row].as_py()}, row {table[ROW][row].as_py()}"
+        remedy = "Set data.labels.missing: drop to leave such rows out."
+        raise DataError(Problem(where, None, "the label is missing", remedy))
+
+
+def _stack(tables: dict[str, pa.Table]) -> tuple[pa.Table, np.ndarray[Any, Any]]:
+    """Return all rows, train first, and (rows,) the place of the table each came from."""
+    ordered = [name for name in SPLITS if name in tables]
+    table = pa.concat_tables([tables[n] for n in ordered], promote_options="permissive")
+    given = np.repeat([SPLITS.index(n) for n in ordered], [tables[n].num_rows for n in ordered])
+    return table.combine_chunks(), given.astype(np.int8)
+
+
+# ------------------------------------------------------------------ splitting
+
+
+def _assign(job: TrainJob, table: pa.Table, given: Any, own: set[str]) -> Any:
+    """Cut what has no table of its own out of train."""
+    spec = job.data.split.without("validation" in own, "test" in own)
+    found = given.copy()
+    if {"validation", "test"} <= own or not table.num_rows:
+        return found
+    train = table.filter(pa.array(given == 0))
+    found[given == 0] = spec.assign(_rows(job, train))
+    return found
+
+
+def _rows(job: TrainJob, train: pa.Table) -> Rows:
+    lists = train["labels"].combine_chunks()
+    names = sorted(pc.unique(lists.flatten()).to_pylist())
+    reads = getattr(job.data.split, "stratify", job.data.split.kind == "stratified")
+    space = LabelSpace(job.task, tuple(names))
+    labels = multi_hot(space.encode(lists), len(names)) if reads else np.zeros((len(lists), 1))
+    column = train["split_by"].to_numpy() if "split_by" in train.column_names else None
+    return Rows(labels.astype(np.float32), names, column, job.task == "multilabel")
+
+
+def _grouped(job: TrainJob, table: pa.Table) -> pa.Table:
+    """Name the group of each row, if the split has groups and all rows are in one."""
+    used = [name for name in ("split_by", "group_by") if name in table.column_names]
+    column = table["group_by"].combine_chunks() if "group_by" in used else None
+    table = table.drop_columns(used)
+    if column is None or column.null_count:
+        return table
+    return table.append_column("group", column.dictionary_encode().indices.cast(pa.int64()))
+
+
+def _require(tables: dict[str, pa.Table], job: TrainJob) -> None:
+    for split in ("train", "validation"):
+        if split not in tables or not tables[split].num_rows:
+            remedy = "Give more rows, a larger share, or a table of its own."
+            raise DataError(Problem(f"data.{split}", 0, "no usable row is left", remedy))
+
+
+def _keep_known(
+    job: TrainJob, space: LabelSpace, split: str, table: pa.Table, report: DataReport
+) -> pa.Table:
+    """Count labels that train lacks, and leave out rows that have no label of the space."""
+    lists = table["labels"].combine_chunks()
+    report.unknown_labels[split] = space.unknown(lists)
+    codes = space.encode(lists)
+    coded = table.drop_columns(["labels"]).append_column("labels", codes)
+    least = 0 if job.data.labels.keep_empty else 1
+    known = coded.filter(pc.greater_equal(pc.list_value_length(codes), least))
+    report.num_without_known_label[split] = coded.num_rows - known.num_rows
+    return known
+
+
+def _who_is_who(tables: dict[str, pa.Table]) -> pa.Table:
+    parts = []
+    for split, table in tables.items():
+        part = pa.table(
+            {"file": table[FILE].cast(pa.string()), "row": table[ROW], "id": table["id"]}
+        )
+        parts.append(part.append_column("split", pa.array([split] * table.num_rows, pa.string())))
+    return pa.concat_tables(parts)
+
+
+def _fingerprint(tables: dict[str, pa.Table], space: LabelSpace) -> str:
+    """Hash texts, labels and their order, split by split."""
+    import hashlib
+
+    digest = hashlib.sha256(repr((space.task, space.names)).encode())
+    for split, table in tables.items():
+        digest.update(split.encode())
+        for name in sorted(set(table.column_names) & {"text", "text_pair", "labels"}):
+            column = table[name].combine_chunks()
+            column = (
+                pa.concat_arrays(column.chunks) if isinstance(column, pa.ChunkedArray) else column
+            )
+            flat = column.flatten() if name == "labels" else column.cast(pa.large_string())
+            lengths = pc.list_value_length(column) if name == "labels" else pc.binary_length(flat)
+            for array in (lengths, flat):
+                digest.update(_bytes_of(array))
+    return digest.hexdigest()[:16]
+
+
+def _bytes_of(array: pa.Array) -> bytes:
+    """Return the data of an array whose offset and padding must not count."""
+    if pa.types.is_large_string(array.type):
+        return "".join(array.to_pylist()).encode()
+    found: bytes = array.to_numpy(zero_copy_only=False).tobytes()
+    return found
+
+
+def read_labelled(job: TrainJob, space: LabelSpace, path: str, report: DataReport) -> pa.Table:
+    """Read a labelled table that no split is cut from, for labels that are known.
+
+    Args:
+        job: What is text and what is label.
+        space: The labels.
+        path: The table; of a dataset of several splits, test or else the first.
+        report: Gets the counts of what is left out.
+
+    Returns:
+        text, text_pair (where there is one), labels (list<int32> codes), and group (where the
+        job's split has groups and the table has its column), of the usable rows.
+
+    Raises:
+        DataError: The table does not fit the job, or no row is usable.
+    """
+    path = filesystems.absolute(path)
+    there = open_source(path, "table")
+    source = there.get("test") or next(iter(there.values()))
+    group = job.data.split.groups
+    split = GroupedSplit(group=group) if group in source.names() else RandomSplit()
+    labels = job.data.labels.model_copy(update={"missing": "drop"})  # counted, and told
+    known = {"split": split, "validation": None, "test": None, "id": None, "labels": labels}
+    data = job.data.model_copy(update=known)
+    try:
+        table = _grouped(job, _usable(data, _read(data, source, "train"), report))
+    except DataError as error:
+        raise DataError(*(replace(p, path=_here(p.path)) for p in error.problems)) from None
+    if table.num_rows:
+        table = _keep_known(job, space, "table", table, report)
+    if not table.num_rows:
+        raise DataError(Problem("table", path, "holds no usable row", _why_none(space, report)))
+    return table
+
+
+def _why_none(space: LabelSpace, report: DataReport) -> str:
+    unknown = list(report.unknown_labels.get("table", {}))
+    if not unknown:
+        return "Give rows with text and label."
+    known = ", ".join(space.names[:5])
+    return f"Its labels are others ({', '.join(unknown[:5])}): the bundle knows {known} …"
+
+
+def _here(path: str) -> str:
+    """Name the columns of a table that is given beside a bundle."""
+    return f"table ({path.removeprefix('data.')})" if path.startswith("data.") else path
+
+
+# ------------------------------------------------------------------ tokenising
+
+
+def tokenise(
+    prepared: Prepared, tokenizer: Any, model: ModelSpec, chunk: int = 10_000
+) -> dict[str, pa.Table]:
+    """Tokenise every split once, in parallel by the tokenizer's own threads.
+
+    Returns:
+        For each split: what `LongTextSpec.encoded` returns, num_tokens of the whole texts,
+        labels (list<int32>), group (int64) where the split is grouped, and,
+        but for train, text: its beginning.
+        The report gets the token lengths and the truncated share.
+    """
+    tables = {}
+    for split, table in prepared.tables.items():
+        parts, full = [], []
+        for start in range(0, table.num_rows, chunk):
+            part = table.slice(start, chunk)
+            texts = part["text"], part["text_pair"] if "text_pair" in part.column_names else None
+            parts.append(
+                tokenization.tokenise(*texts, tokenizer, model.max_length, model.long_text)
+            )
+            full.append(tokenization.full_lengths(*texts, parts[-1], tokenizer).to_numpy())
+        whole = pa.concat_tables(parts).append_column("labels", table["labels"]).combine_chunks()
+        num_tokens = np.concatenate(full)
+        place = whole.column_names.index("num_tokens")
+        whole = whole.set_column(place, "num_tokens", pa.array(num_tokens, pa.int32()))
+        if "group" in table.column_names:
+            whole = whole.append_column("group", table["group"])
+        if split != "train":
+            whole = whole.append_column("text", beginnings(table))
+        describe_tokens(prepared.report, split, num_tokens, whole["is_truncated"])
+        tables[split] = whole.drop_columns(["is_truncated"])
+    return tables
+
+
+def beginnings(table: pa.Table) -> Any:
+    """Return the (rows,) beginnings of texts, both of a pair, for people to read."""
+    names = [name for name in ("text", "text_pair") if name in table.column_names]
+    texts = [table[name].cast(pa.large_string()) for name in names]
+    parts = [pc.utf8_slice_codeunits(text, 0, NUM_SHOWN) for text in texts]
+    mark = pa.scalar(PAIR_MARK, pa.large_string())
+    return pc.binary_join_element_wise(*parts, mark)

@@ -1,0 +1,1 @@
+"""Table readers, one class a format."""

@@ -1,0 +1,164 @@
+"""Parquet, and Arrow's own formats."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import pyarrow as pa
+
+from clftask.data.readers.base import Source, Survey, from_row
+from clftask.data.readers.cells import find_once, pick, sound
+from clftask.io import filesystems, storage
+
+
+class Parquet(Source):
+    """Parquet: only the columns that are asked for are read."""
+
+    suffixes: ClassVar[tuple[str, ...]] = (".parquet", ".pq")
+    buffer_size = 1 << 20
+
+    def file_names(self, file: str) -> list[str]:
+        """Read the footer alone."""
+        from pyarrow import parquet
+
+        fs, inner = filesystems.filesystem(file)
+        return list(parquet.read_schema(inner, filesystem=fs).names)
+
+    def read_file(self, file: str, columns: list[str], strings: set[str]) -> pa.Table:
+        """Read columns in parallel."""
+        from pyarrow import parquet
+
+        fs, inner = filesystems.filesystem(file)
+        opened = parquet.ParquetFile(fs.open_input_file(inner))
+        find_once(file, opened.schema_arrow.names, columns)
+        return opened.read(columns)
+
+    def survey_file(self, file: str, columns: list[str], strings: set[str]) -> Survey:
+        """Read the footer alone."""
+        with self._opened(file) as opened:
+            schema = pick(file, opened.schema_arrow, columns, strings)
+            return Survey(opened.metadata.num_rows, schema)
+
+    def stream_file(
+        self, file: str, schema: pa.Schema, start: int, num_rows: int, texts: frozenset[str]
+    ) -> Iterator[pa.RecordBatch]:
+        """Read page by page, from the row group that holds the first row."""
+        with self._opened(file) as opened:
+            groups = range(opened.num_row_groups)
+            first = 0
+            while first in groups and start >= opened.metadata.row_group(first).num_rows:
+                start -= opened.metadata.row_group(first).num_rows
+                first += 1
+            rows = opened.iter_batches(
+                num_rows, row_groups=list(groups[first:]), columns=schema.names, use_threads=False
+            )
+            yield from from_row(rows, start)
+
+    @contextmanager
+    def _opened(self, file: str) -> Iterator[Any]:
+        """Open a file so that a row group is not loaded whole."""
+        from pyarrow import parquet
+
+        fs, inner = filesystems.filesystem(file)
+        with (
+            fs.open_input_file(inner) as handle,
+            parquet.ParquetFile(handle, pre_buffer=False, buffer_size=self.buffer_size) as opened,
+        ):
+            yield opened
+
+
+class Arrow(Source):
+    """Feather, and Arrow's file and stream formats."""
+
+    suffixes = (".feather", ".arrow", ".ipc")
+
+    def _table(self, file: str) -> pa.Table:
+        from pyarrow import feather, ipc
+
+        data = pa.py_buffer(storage.read_bytes(file))
+        if data.size >= 4 and data[:4].to_pybytes() == b"FEA1":
+            return feather.read_table(pa.BufferReader(data))
+        try:
+            return ipc.open_file(data).read_all()
+        except pa.ArrowInvalid:
+            return ipc.open_stream(data).read_all()
+
+    def file_names(self, file: str) -> list[str]:
+        """Read the schema alone."""
+        with _mapped(file) as handle:
+            return list(_reader(handle).schema.names)
+
+    def read_file(self, file: str, columns: list[str], strings: set[str]) -> pa.Table:
+        """Select columns of the file."""
+        table = self._table(file)
+        find_once(file, table.column_names, columns)
+        return table.select(columns)
+
+    def survey_file(self, file: str, columns: list[str], strings: set[str]) -> Survey:
+        """Count the rows of the record batches: in the file format without reading them."""
+        with _mapped(file) as handle:
+            reader = _reader(handle)
+            schema = pick(file, reader.schema, columns, strings)
+            if _is_file_format(reader):
+                return Survey(sum(_sizes(handle, reader)), schema)
+            return Survey(sum(batch.num_rows for batch in reader), schema)
+
+    def stream_file(
+        self, file: str, schema: pa.Schema, start: int, num_rows: int, texts: frozenset[str]
+    ) -> Iterator[pa.RecordBatch]:
+        """Read record batch by record batch; in the file format from the one that is wanted."""
+        with _mapped(file) as handle:
+            reader = _reader(handle)
+            if not _is_file_format(reader):
+                yield from from_row(map(sound, (b.select(schema.names) for b in reader)), start)
+                return
+            chosen = _with_columns(handle, [reader.schema.get_field_index(n) for n in schema.names])
+            for index, size in enumerate(_sizes(handle, reader)):
+                if start < size:
+                    yield sound(chosen.get_batch(index)).slice(start)
+                start = max(0, start - size)
+
+
+def _mapped(file: str) -> pa.NativeFile:
+    """Open a file; a local one is mapped, so that what is not looked at is not read."""
+    fs, inner = filesystems.filesystem(file)
+    return fs.open_input_file(inner) if filesystems.is_url(file) else pa.memory_map(inner)
+
+
+def _reader(handle: pa.NativeFile) -> Any:
+    """Open what the first bytes say that it is."""
+    from pyarrow import feather, ipc
+
+    magic = bytes(handle.read_at(6, 0))
+    if magic == b"ARROW1":
+        return ipc.open_file(handle)
+    if magic.startswith(b"FEA1"):
+        return feather.read_table(handle).to_reader()
+    return ipc.open_stream(handle)
+
+
+def _is_file_format(reader: Any) -> bool:
+    from pyarrow import ipc
+
+    return isinstance(reader, ipc.RecordBatchFileReader)
+
+
+def _sizes(handle: pa.NativeFile, reader: Any) -> Iterator[int]:
+    """Return the rows of each record batch, reading its narrowest column."""
+    kinds = [field.type for field in reader.schema]  # not by name: two may share one
+    narrow = _with_columns(handle, [min(range(len(kinds)), key=lambda i: _width(kinds[i]))])
+    return (narrow.get_batch(index).num_rows for index in range(reader.num_record_batches))
+
+
+def _width(kind: pa.DataType) -> float:
+    return kind.bit_width if pa.types.is_primitive(kind) else math.inf
+
+
+def _with_columns(handle: pa.NativeFile, fields: list[int]) -> Any:
+    from pyarrow import ipc
+
+    options = ipc.IpcReadOptions(included_fields=fields, use_threads=False)
+    return ipc.open_file(handle, options=options)

@@ -1,0 +1,189 @@
+"""Datasets of the `datasets` library: saved folders, and those of the hub."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from clftask.data.readers.base import Source, Survey
+from clftask.data.readers.cells import find_once, pick
+from clftask.errors import DataError, Problem
+from clftask.io import filesystems, storage
+from clftask.io.tempdirs import lasting_folder
+
+HUB = "hub:"
+
+
+class Saved(Source):
+    """A `datasets` folder, a split of a `DatasetDict`, or one of the hub; already loaded."""
+
+    def __init__(self, path: str, dataset: Any) -> None:
+        super().__init__([path])
+        self.dataset = dataset
+
+    def file_names(self, file: str) -> list[str]:
+        """Return the features' names."""
+        return list(self.dataset.column_names)
+
+    def read_file(self, file: str, columns: list[str], strings: set[str]) -> pa.Table:
+        """Select columns; class labels come out as their names."""
+        return self._rows(self._selected(columns), 0, len(self.dataset))
+
+    def survey_file(self, file: str, columns: list[str], strings: set[str]) -> Survey:
+        """Ask the dataset, which knows."""
+        find_once(file, self.dataset.column_names, columns)
+        none = self._rows(self._selected(columns), 0, 0)
+        return Survey(len(self.dataset), pick(file, none.schema, columns, strings))
+
+    def stream_file(
+        self, file: str, schema: pa.Schema, start: int, num_rows: int, texts: frozenset[str]
+    ) -> Iterator[pa.RecordBatch]:
+        """Slice the dataset, which lies on disk."""
+        selected = self._selected(schema.names)
+        for first in range(start, len(self.dataset), num_rows):
+            rows = self._rows(selected, first, first + num_rows)
+            yield from rows.combine_chunks().to_batches()
+
+    def version(self, file: str) -> str:
+        """Return the fingerprint that `datasets` keeps."""
+        return str(self.dataset._fingerprint)
+
+    def _selected(self, columns: list[str]) -> Any:
+        return self.dataset.select_columns(columns).with_format("arrow")
+
+    def _rows(self, selected: Any, start: int, stop: int) -> pa.Table:
+        table = selected[start:stop]
+        table.validate(full=True)
+        names = table.column_names
+        return pa.table({n: _named(self.dataset.features[n], table.column(n)) for n in names})
+
+
+def _named(feature: Any, column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Turn the ints of a ClassLabel, or of a list of them, into names."""
+    inner = getattr(feature, "feature", None)
+    names = getattr(inner if inner is not None else feature, "names", None)
+    if names is None:
+        return column
+    values = column.combine_chunks()
+    if inner is None:
+        return pa.chunked_array([_take_names(names, values)])
+    flat = _take_names(names, values.flatten())
+    lengths = pc.fill_null(pc.list_value_length(values), 0)
+    offsets = pa.concat_arrays(
+        [pa.array([0], pa.int64()), pc.cumulative_sum(lengths).cast(pa.int64())]
+    )
+    mask = values.is_null() if values.null_count else None
+    return pa.chunked_array([pa.LargeListArray.from_arrays(offsets, flat, mask=mask)])
+
+
+def _take_names(names: list[str], codes: pa.Array) -> pa.Array:
+    codes = pc.if_else(pc.less(codes, 0), None, codes)  # -1 is "unlabelled" in datasets
+    return pa.array(names, pa.string()).take(codes)
+
+
+# ------------------------------------------------------------------ loading
+
+
+def is_saved(path: str) -> bool:
+    """Tell whether a path is a folder that `datasets` saved."""
+    if (
+        filesystems.is_url(path) and "?" in path
+    ):  # below a query a web server may show the same file
+        return False
+    markers = ("dataset_dict.json", "state.json")
+    return any(storage.exists(storage.join(path, marker)) for marker in markers)
+
+
+def load_saved(path: str) -> dict[str, Source]:
+    """Load a saved folder.
+
+    Raises:
+        DataError: It is damaged.
+    """
+    return _splits(path, _load(path, _downloaded(path) if filesystems.is_url(path) else path))
+
+
+def load_hub(path: str, field: str) -> dict[str, Source]:
+    """Load `hub:owner/name[@config]`.
+
+    Raises:
+        DataError: The hub does not give it.
+    """
+    return _splits(path, _load_hub(path, field))
+
+
+def load_split(path: str) -> Source:
+    """Load what a `Saved` has as its file: a folder without splits, or a split of the hub.
+
+    Raises:
+        DataError: It is damaged, or the hub does not give it.
+    """
+    if path.startswith(HUB):
+        whole, _, split = path.rpartition("/")
+        return Saved(path, _load_hub(whole, path)[split])
+    if not filesystems.is_url(path):
+        return Saved(path, _load(path, path))
+    version = storage.version(storage.join(path, "state.json"))
+    return Saved(path, _load(path, _downloaded_once(path, version)))
+
+
+def _load(path: str, folder: str) -> Any:
+    import datasets
+
+    try:
+        found = datasets.load_from_disk(folder)
+        for part in found.values() if isinstance(found, dict) else [found]:
+            if part._indices is not None:  # rows that are looked up before they are looked at
+                part.data.table.validate(full=True)
+                part._indices.table.validate(full=True)
+        return found
+    except Exception as error:  # of whatever its JSON files lead it to
+        reason = " ".join(str(error).split())[:300]
+        raise DataError(Problem(path, None, f"cannot be read: {reason}")) from None
+
+
+def _load_hub(path: str, field: str) -> Any:
+    import datasets
+
+    name, _, config = path.removeprefix(HUB).partition("@")
+    if not re.fullmatch(r"[\w.-]*\w[\w.-]*(/[\w.-]*\w[\w.-]*)?", name):
+        raise DataError(Problem(field, path, "must be hub:owner/name or hub:owner/name@config"))
+    try:
+        return datasets.load_dataset(name, config or None)
+    except Exception as error:  # the hub's client raises a zoo of classes
+        reason = " ".join(str(error).split())[:300]
+        remedy = "Check the name, the network and HF_TOKEN."
+        raise DataError(Problem(field, path, f"cannot be loaded: {reason}", remedy)) from None
+
+
+def _downloaded(path: str) -> str:
+    folder = lasting_folder()
+    storage.download(path, folder)
+    return folder
+
+
+@functools.lru_cache(maxsize=4)
+def _downloaded_once(path: str, version: str) -> str:
+    """Return a copy that is made once a process: it is opened for each range of rows."""
+    return _downloaded(path)
+
+
+_ALIASES = {"validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
+
+
+def _splits(path: str, loaded: Any) -> dict[str, Source]:
+    if not isinstance(loaded, dict):
+        return {"train": Saved(path, loaded)}
+    found: dict[str, Source] = {}
+    for split, names in {"train": ("train",), **_ALIASES}.items():
+        name = next((n for n in names if n in loaded), None)
+        if name is not None:
+            found[split] = Saved(storage.join(path, name), loaded[name])
+    known = {name for source in found.values() for name in [source.files[0].rpartition("/")[2]]}
+    others = [name for name in loaded if name not in known]
+    return found | {name: Saved(storage.join(path, name), loaded[name]) for name in others}

@@ -1,0 +1,101 @@
+"""JSON lines one by one, where Arrow refuses a block: a bad line costs no other."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from clftask.data.readers.cells import BAD, STRINGS, UNDECODABLE
+
+MAX_DEPTH = 100
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?')
+_KINDS = {type(None): pa.null(), bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
+_KINDS[str] = pa.string()
+_WORDS = {bool: "a boolean", int: "a number", float: "a number", list: "a list", dict: "an object"}
+
+
+def is_deep(line: bytes) -> bool:
+    """Tell whether a line is nested so deeply that Arrow may run out of its stack."""
+    if line.count(b"[") + line.count(b"{") <= MAX_DEPTH:
+        return False
+    depth = 0
+    for bracket in re.findall(rb"[\[\]{}]", _STRING.sub(b"", line)):
+        depth += 1 if bracket in b"[{" else -1
+        if depth > MAX_DEPTH:
+            return True
+    return False
+
+
+def parse_object(line: bytes) -> dict[str, Any] | None:
+    """Return a line's object, None if it holds none; bad bytes become lone surrogates."""
+    if is_deep(line):
+        return None
+    try:
+        value = json.loads(line.decode("utf-8", "surrogateescape"))
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def type_of(name: str, value: Any) -> pa.DataType:
+    """Return the type of a column's value as Arrow's JSON reader would find it.
+
+    Raises:
+        ValueError: A list of several types; names the column.
+    """
+    if isinstance(value, int) and abs(value) >> 63:
+        return pa.float64()
+    if type(value) in _KINDS:
+        return _KINDS[type(value)]
+    try:
+        return pa.array([value]).type
+    except UnicodeEncodeError:
+        return pa.null()  # a bad row: it has no say
+    except pa.ArrowException as error:
+        raise ValueError(f"column {name}: {error}") from None
+
+
+def parse_each(lines: Sequence[bytes], schema: pa.Schema, texts: Collection[str]) -> pa.RecordBatch:
+    """Parse lines one by one.
+
+    Returns:
+        The columns of `schema`, and `_bad` with what is wrong with a line.
+    """
+    objects = [parse_object(line) for line in lines]
+    reasons = [None if found is not None else "is not a JSON object" for found in objects]
+    columns = []
+    for field in schema:
+        values = []
+        for row, found in enumerate(objects):
+            value = None if found is None else found.get(field.name)
+            value, reason = _cell(value, field.type, field.name in texts)
+            values.append(value)
+            if reason:
+                reasons[row] = reasons[row] or f"column {field.name}: {reason}"
+        columns.append(pa.array(values, field.type))
+    return pa.RecordBatch.from_arrays(
+        [*columns, pa.array(reasons, pa.string())], [*schema.names, BAD]
+    )
+
+
+def _cell(value: Any, kind: pa.DataType, is_text: bool) -> tuple[Any, str | None]:
+    """Return a value that Arrow takes for this type, and what is wrong with it."""
+    if value is None:
+        return None, None
+    if kind in STRINGS and not isinstance(value, str):
+        if is_text or isinstance(value, list | dict):
+            return None, f"{_WORDS[type(value)]}, not a string"
+        return json.dumps(value), None
+    try:
+        if pa.types.is_floating(kind) and type(value) is int:
+            value = float(value)  # Arrow refuses those that a double would round
+        pa.array([value], kind)
+    except UnicodeEncodeError:
+        return None, UNDECODABLE
+    except (pa.ArrowException, TypeError, ValueError, OverflowError):
+        return None, f"{_WORDS.get(type(value), 'a string')}, not {kind}"
+    return value, None

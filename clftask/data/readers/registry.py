@@ -1,0 +1,63 @@
+"""All formats, and which of them a path stands for."""
+
+from __future__ import annotations
+
+import re
+
+from clftask.data.readers.arrow import Arrow, Parquet
+from clftask.data.readers.base import Source
+from clftask.data.readers.csv import Csv, Tsv
+from clftask.data.readers.hf_datasets import HUB, is_saved, load_hub, load_saved, load_split
+from clftask.data.readers.jsonl import JsonLines
+from clftask.errors import DataError, Problem
+from clftask.io import listing
+
+SOURCES: tuple[type[Source], ...] = (Csv, Tsv, JsonLines, Parquet, Arrow)
+
+
+def open_source(path: str, field: str) -> dict[str, Source]:
+    """Open what a path stands for.
+
+    Args:
+        path: File, folder, glob, saved datasets folder or `hub:owner/name[@config]`.
+        field: The job file's field, for messages.
+
+    Returns:
+        `{"train": source}`, or one source for each split that the data itself knows.
+
+    Raises:
+        DataError: Nothing is there, or nothing that is read here.
+    """
+    if path.startswith(HUB):
+        return load_hub(path, field)
+    if is_saved(path):
+        return load_saved(path)
+    files = listing.expand(path)
+    if not files:
+        raise DataError(Problem(field, path, "no file is there", "Check the path."))
+    known = {file: _format_of(file) for file in files}
+    readable = [f for f in files if known[f]]
+    formats = {known[f] for f in readable}
+    if len(formats) != 1 or (len(readable) < len(files) and len(files) == 1):
+        suffixes = ", ".join(s for source in SOURCES for s in source.suffixes)
+        found = sorted({re.sub(r".*/[^.]*", "", f) for f in files})[:5]
+        raise DataError(Problem(field, found, f"must be files of one of {suffixes}"))
+    source = formats.pop()
+    assert source is not None
+    return {"train": source(readable, [f for f in files if not known[f]])}
+
+
+def open_file(file: str) -> Source:
+    """Open one of the files that a source has, by its path alone.
+
+    Raises:
+        DataError: It is none that is read here.
+    """
+    kind = _format_of(file)
+    if kind is not None and not file.startswith(HUB):
+        return kind([file])
+    return load_split(file)
+
+
+def _format_of(file: str) -> type[Source] | None:
+    return next((s for s in SOURCES if file.lower().endswith(s.suffixes)), None)

@@ -1,0 +1,288 @@
+"""A job's metrics for Prometheus, from the records that the driver gets: no worker knows of them.
+
+Ray sends them to the metrics agent of the driver's node, which shows them as `ray_clftask_…`.
+It forgets a gauge that is not set again, so gauges are set anew as long as the job runs, and
+are gone soon after; counters stay. `ray.shutdown` sends what is left.
+"""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final, Literal, Protocol, Self
+
+from clftask import logs
+from clftask.config.tune import TuneJob
+from clftask.distributed.score.dispatcher import Dispatcher
+from clftask.scoring.worker import Done
+
+BEAT_S = 1.0  # below the shortest interval at which Ray sends
+SHARD_SECONDS = (0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800)
+RUN, KIND = "run", "kind"
+Show = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric; all have the tags `run` and `kind` (of job) beside `tags`."""
+
+    name: str
+    type: Literal["counter", "gauge", "histogram"]
+    text: str
+    tags: tuple[str, ...] = ()
+
+
+METRICS: Final = {
+    metric.name: metric
+    for metric in (
+        Metric("clftask_score_rows_total", "counter", "Rows scored."),
+        Metric("clftask_score_rows_quarantined_total", "counter", "Bad rows, set aside."),
+        Metric("clftask_score_rows_truncated_total", "counter", "Texts not read to their end."),
+        Metric("clftask_score_shards_total", "counter", "Shards done."),
+        Metric("clftask_score_shard_retries_total", "counter", "Shards given out again."),
+        Metric("clftask_score_shard_duration_seconds", "histogram", "From rows to a part."),
+        Metric("clftask_score_workers", "gauge", "Workers, starting or ready.", ("state",)),
+        Metric("clftask_score_progress_ratio", "gauge", "Share of the table's rows done."),
+        Metric("clftask_train_loss", "gauge", "Training loss."),
+        Metric("clftask_train_learning_rate", "gauge", "Learning rate, that of the encoder."),
+        Metric("clftask_train_epoch", "gauge", "Epochs trained."),
+        Metric("clftask_train_step", "gauge", "Optimiser steps taken."),
+        Metric("clftask_train_progress_ratio", "gauge", "Share of the steps taken."),
+        Metric("clftask_train_rows_per_second", "gauge", "Rows trained on, by all workers."),
+        Metric("clftask_train_evaluation", "gauge", "Figures of validation.", ("metric",)),
+        Metric("clftask_tune_trials", "gauge", "Trials by state.", ("state", "phase")),
+        Metric("clftask_tune_best_value", "gauge", "Of the best trial so far.", ("metric",)),
+    )
+}
+
+
+class Sink(Protocol):
+    """Takes values of metrics, by name."""
+
+    def add(self, name: str, value: float) -> None:
+        """Add to a counter; the value is above 0."""
+
+    def put(self, name: str, value: float, tags: dict[str, str]) -> None:
+        """Set a gauge."""
+
+    def observe(self, name: str, value: float) -> None:
+        """Count a value in a histogram."""
+
+
+class RayMetrics:
+    """Ray's metrics of one job; each is made at its first value."""
+
+    def __init__(self, run: str, kind: str) -> None:
+        self.tags = {RUN: run, KIND: kind}
+        self.made: dict[str, Any] = {}
+
+    def add(self, name: str, value: float) -> None:
+        """Add to a counter."""
+        self._metric(name).inc(value)
+
+    def put(self, name: str, value: float, tags: dict[str, str]) -> None:
+        """Set a gauge."""
+        self._metric(name).set(value, tags)
+
+    def observe(self, name: str, value: float) -> None:
+        """Count a value in a histogram."""
+        self._metric(name).observe(value)
+
+    def _metric(self, name: str) -> Any:
+        if name not in self.made:
+            self.made[name] = self._make(METRICS[name])
+        return self.made[name]
+
+    def _make(self, metric: Metric) -> Any:
+        from ray.util import metrics
+
+        keys = (RUN, KIND, *metric.tags)
+        if metric.type == "histogram":
+            made = metrics.Histogram(metric.name, metric.text, list(SHARD_SECONDS), keys)
+        else:
+            cls = {"counter": metrics.Counter, "gauge": metrics.Gauge}[metric.type]
+            made = cls(metric.name, metric.text, keys)
+        return made.set_default_tags(self.tags)
+
+
+class Meter(ABC):
+    """Takes a job's records, measures them and passes them on; that never fails the job.
+
+    Args:
+        path: The run's folder, or the score table's place.
+        show: Takes the records after it.
+        sink: Takes the values.
+    """
+
+    kind = ""
+    progress = ""
+
+    def __init__(self, path: str, show: Show, sink: Sink | None = None) -> None:
+        self.path, self.shown = path, show
+        name = logs.run_name(self.kind, path)
+        self.sink = RayMetrics(name, self.kind) if sink is None else sink
+        self.gauges: dict[tuple[str, frozenset[tuple[str, str]]], float] = {}
+        self.is_over = threading.Event()
+
+    def __call__(self, record: dict[str, Any]) -> None:
+        """Measure a record, and pass it on."""
+        with suppress(Exception):
+            self.take(record)
+        self.shown(record)
+
+    @abstractmethod
+    def take(self, record: dict[str, Any]) -> None:
+        """Measure a record."""
+
+    def set(self, name: str, value: float, **tags: str) -> None:
+        """Give a gauge its value, until it gets another one."""
+        self.gauges[name, frozenset(tags.items())] = float(value)
+
+    def tell(self) -> None:
+        """Send all gauges."""
+        for (name, tags), value in list(self.gauges.items()):
+            self.sink.put(name, value, dict(tags))
+
+    def __enter__(self) -> Self:
+        logs.begin(self.kind, self.path)
+        if self.progress:
+            self.set(self.progress, 0)  # tells that the job is there
+        self.thread = threading.Thread(target=self._beat, daemon=True)
+        self.thread.start()
+        return self
+
+    def __exit__(self, _: Any, error: BaseException | None, __: Any) -> None:
+        self.is_over.set()
+        self.thread.join()
+        logs.end(error)
+
+    def _beat(self) -> None:
+        is_last = False
+        while not is_last:
+            is_last = self.is_over.wait(BEAT_S)
+            with suppress(Exception):
+                self.tell()
+
+
+class TrainMeter(Meter):
+    """Measures a training run."""
+
+    kind = "train"
+    progress = "clftask_train_progress_ratio"
+
+    def take(self, record: dict[str, Any]) -> None:
+        """Measure what the first worker logs."""
+        step = record["step"]
+        self.set("clftask_train_step", step)
+        self.set("clftask_train_epoch", record["epoch"])
+        self.set(self.progress, step / max(record["max_steps"], 1))
+        names = {"loss": "loss", "learning_rate": "learning_rate"}
+        names |= {"samples_per_s": "rows_per_second"}
+        for key in names.keys() & record.keys():
+            self.set(f"clftask_train_{names[key]}", record[key])
+        for key, value in record.items():
+            if key.startswith("eval_"):
+                self.set("clftask_train_evaluation", value, metric=key.removeprefix("eval_"))
+
+
+class ScoreMeter(Meter):
+    """Measures a scoring job."""
+
+    kind = "score"
+    progress = "clftask_score_progress_ratio"
+
+    def __init__(self, path: str, show: Show, sink: Sink | None = None) -> None:
+        super().__init__(path, show, sink)
+        self.pool: Any = None
+        self.dispatcher: Dispatcher | None = None
+        self.seen: set[int] = set()
+        self.num_retries = 0
+
+    def take(self, record: dict[str, Any]) -> None:
+        """Measure how far the table is."""
+        self.set(self.progress, record["rows"] / max(record["total"], 1))
+
+    def watching(self, pool: Any) -> Callable[[Dispatcher], Iterator[Done]]:
+        """Return what `pool.done` is, with an eye on what it yields and who works."""
+
+        def done(dispatcher: Dispatcher) -> Iterator[Done]:
+            self.pool, self.dispatcher = pool, dispatcher
+            for found in pool.done(dispatcher):
+                with suppress(Exception):
+                    self.count(found)
+                yield found
+
+        return done
+
+    def count(self, done: Done) -> None:
+        """Count a shard that this run has scored."""
+        if not done.is_new or done.shard in self.seen:
+            return
+        self.seen.add(done.shard)
+        counts = done.receipt.counts
+        self._add("shards", 1)
+        self._add("rows", counts.rows_scored)
+        self._add("rows_quarantined", counts.rows_quarantined)
+        self._add("rows_truncated", counts.rows_truncated)
+        self.sink.observe("clftask_score_shard_duration_seconds", done.receipt.seconds)
+
+    def tell(self) -> None:
+        """Send the gauges, the retries, and who works now."""
+        if self.pool is not None and self.dispatcher is not None:
+            ready = len(self.pool.busy) + len(self.pool.idle)
+            self.set("clftask_score_workers", ready, state="ready")
+            self.set("clftask_score_workers", len(self.pool.starting), state="starting")
+            attempts, failed = self.dispatcher.attempts, self.dispatcher.failed
+            retries = sum(list(attempts.values())) - len(failed)
+            self._add("shard_retries", retries - self.num_retries)
+            self.num_retries = max(retries, self.num_retries)
+        super().tell()
+
+    def _add(self, what: str, value: int) -> None:
+        if value > 0:
+            self.sink.add(f"clftask_score_{what}_total", value)
+
+
+class TuneMeter(Meter):
+    """Measures a search.
+
+    Args:
+        path: The search's folder.
+        show: Takes the records after it.
+        job: The search.
+        sink: Takes the values.
+    """
+
+    kind = "tune"
+
+    def __init__(self, path: str, show: Show, job: TuneJob, sink: Sink | None = None) -> None:
+        super().__init__(path, show, sink)
+        self.goal, self.epochs = job.goal, job.train.training.epochs
+        self.trials: dict[str, dict[str, Any]] = {}
+        self.best: float | None = None
+
+    def take(self, record: dict[str, Any]) -> None:
+        """Measure what is known of a trial."""
+        self.trials[record["id"]] = {**self.trials.get(record["id"], {}), **record}
+        found = Counter(_phase_and_state(trial, self.epochs) for trial in self.trials.values())
+        for phase in {phase for phase, _ in found}:
+            for state in ("running", "done", "stopped", "failed"):
+                self.set("clftask_tune_trials", found[phase, state], phase=phase, state=state)
+        value = record.get("value")
+        if value is not None:
+            choose = max if self.goal.greater_is_better else min
+            self.best = value if self.best is None else choose(self.best, value)
+            self.set("clftask_tune_best_value", self.best, metric=self.goal.metric)
+
+
+def _phase_and_state(trial: dict[str, Any], epochs: int) -> tuple[str, str]:
+    """Return the phase of a trial, and its state as the search's result names them."""
+    state = trial["state"]
+    if state == "ended":
+        is_cut = trial.get("is_cut") and (trial.get("epoch") or 0) < epochs
+        state = "stopped" if is_cut else "done"
+    return "finalists" if trial["is_final"] else "search", state

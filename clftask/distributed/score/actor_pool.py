@@ -1,0 +1,258 @@
+"""An elastic pool of scoring actors: they come and go, and what one leaves another does."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import math
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Self
+
+import ray
+
+from clftask import logs
+from clftask.distributed.actor_names import named
+from clftask.distributed.capacity import Plan, capacity
+from clftask.distributed.score.dispatcher import Dispatcher
+from clftask.errors import AccessError, ClftaskError, ConfigError, DataError, JobError, Problem
+from clftask.io.tempdirs import scratch_folder
+from clftask.models import bundle
+from clftask.scoring.manifest import Books, Shard
+from clftask.scoring.worker import Done, Failure, ScoreWork
+
+MAX_DEATHS = 3  # for each worker, while none works
+MAX_FAILURES = 10  # for each worker, of shards in a row at their first try
+MAX_NODES = 5  # that go while they begin with the same shard: then it is to blame
+WAIT_S = 60.0
+LOOK_S = 10.0  # between looks at the machines that are there
+POLL_S = 1.0
+_log = logging.getLogger(__name__)
+
+
+class ScoreActor:
+    """Holds a bundle's model on one device; an actor of Ray."""
+
+    def __init__(self, work: ScoreWork, cpus: float) -> None:
+        self.work, self.cpus = work, cpus
+
+    def load(self) -> ClftaskError | None:
+        """Open the bundle; return what the user can mend, if that is in the way."""
+        try:
+            self._refuse_other_disk()
+            self.scorer = self._open()
+        except (ConfigError, DataError, AccessError) as error:
+            return error
+        return None
+
+    def _refuse_other_disk(self) -> None:
+        """Refuse a local output that is not the one that the driver sees."""
+        plan = Books(self.work.job.output.path).plan()
+        if plan is None or plan.fingerprint != self.work.plan.fingerprint:
+            allowed = "is not there on a worker's machine"
+            remedy = "Use S3, or a disk that all nodes share."
+            raise ConfigError(Problem("output.path", self.work.job.output.path, allowed, remedy))
+
+    def _open(self) -> Any:
+        import torch
+
+        from clftask.logs import quiet_libraries
+        from clftask.models.predictor import Scorer, precision_for
+        from clftask.scoring.worker import ShardScorer
+
+        quiet_libraries()
+        torch.set_num_threads(max(1, int(self.cpus)))
+        device = "cuda" if ray.get_gpu_ids() else "cpu"
+        job = self.work.job
+        logs.work_on("score", job.output.path)
+        with scratch_folder() as scratch:
+            folder, meta = bundle.fetch(job.bundle, scratch)
+            if meta.fingerprint != self.work.meta.fingerprint:
+                raise ConfigError(Problem("bundle", job.bundle, "was changed while the job ran"))
+            model, tokenizer = bundle.open_model(folder, meta)
+        precision = precision_for(job.precision, device)
+        _log.info("the worker has its model, on %s in %s", device, precision)
+        return ShardScorer(self.work, Scorer(model, tokenizer, meta, device, precision))
+
+    def run(self, shards: list[Shard], rows_ahead: int) -> Iterator[Done | Failure]:
+        """Score a stretch; see `ShardScorer.run`."""
+        yield from self.scorer.run(shards, rows_ahead)
+
+
+@dataclass
+class _Stretch:
+    """What an actor is doing; `shards`: those that it has not answered for, by number."""
+
+    actor: Any
+    shards: dict[int, Shard]
+
+
+class Pool:
+    """Starts actors while there is work for them, and feeds them.
+
+    All that may run are asked for at once: Ray starts as many as fit, and those that wait
+    tell an autoscaler what to add.
+    """
+
+    def __init__(self, work: ScoreWork, chosen: Plan, say: Callable[[str], None]) -> None:
+        resources = {"num_cpus": chosen.cpus_per_worker, "num_gpus": int(chosen.use_gpu)}
+        self.actor_class = ray.remote(**resources)(ScoreActor)
+        self.chosen, self.work = chosen, ray.put(work)
+        self.output, self.numbers = work.job.output.path, itertools.count()
+        self.starting: dict[Any, Any] = {}
+        self.busy: dict[Any, _Stretch] = {}
+        self.idle: list[Any] = []
+        self.num_deaths, self.num_failures = 0, 0
+        self.has_done = False
+        self.lost_with: Counter[int] = Counter()
+        self.say, self.idle_since = say, time.monotonic()
+        self.looked = time.monotonic()
+
+    def done(self, dispatcher: Dispatcher) -> Iterator[Done]:
+        """Yield the shards that are done until nothing waits and nobody works.
+
+        Raises:
+            JobError: Workers keep dying, or what one found ends the job.
+        """
+        while dispatcher.waiting or self.busy:
+            self._grow(len(dispatcher.waiting))
+            self._feed(dispatcher)
+            self._say_if_waiting()
+            heard, _ = ray.wait([*self.starting, *self.busy], timeout=POLL_S)
+            for reference in heard:
+                if reference in self.starting:
+                    self._welcome(reference)
+                else:
+                    yield from self._listen(reference, dispatcher)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End all actors, also those that still wait for a place."""
+        actors = [stretch.actor for stretch in self.busy.values()]
+        for actor in [*self.starting.values(), *self.idle, *actors]:
+            ray.kill(actor)
+
+    def _look(self) -> None:
+        """Count the machines that have joined."""
+        if self.chosen.more and time.monotonic() - self.looked > LOOK_S:
+            self.looked = time.monotonic()
+            self.chosen = self.chosen.widened(capacity())
+
+    def _grow(self, num_waiting: int) -> None:
+        self._look()
+        num_there = len(self.starting) + len(self.idle) + len(self.busy)
+        num_wanted = min(self.chosen.workers, num_waiting + len(self.busy))
+        for _ in range(num_wanted - num_there):
+            name = named("score", self.output, next(self.numbers))
+            actor = self.actor_class.options(**name).remote(self.work, self.chosen.cpus_per_worker)
+            self.starting[actor.load.remote()] = actor
+
+    def _say_if_waiting(self) -> None:
+        if self.busy:
+            self.idle_since = time.monotonic()
+        elif time.monotonic() - self.idle_since > WAIT_S:
+            self.idle_since = math.inf  # once
+            self.say(f"waiting for {self.chosen}: no node has room for them yet")
+
+    def _welcome(self, reference: Any) -> None:
+        actor = self.starting.pop(reference)
+        try:
+            refusal = ray.get(reference)
+        except Exception as error:  # Ray wraps whatever an actor raises
+            self._bury(actor, error)
+            return
+        if refusal is None:
+            self.idle.append(actor)
+        elif self.has_done:  # its machine's trouble: others have opened the same
+            self._bury(actor, JobError(*refusal.problems))
+        else:
+            ray.kill(actor)
+            raise JobError(*refusal.problems)
+
+    def _feed(self, dispatcher: Dispatcher) -> None:
+        if not self.idle:  # nearly always; what follows goes through all that waits
+            return
+        rows_ahead = sum(shard.num_rows for shard in dispatcher.waiting) // self.chosen.workers
+        while self.idle and (shards := dispatcher.next()):
+            actor = self.idle.pop()
+            generator = actor.run.options(num_returns="streaming").remote(shards, rows_ahead)
+            self.busy[generator] = _Stretch(actor, {shard.index: shard for shard in shards})
+
+    def _listen(self, generator: Any, dispatcher: Dispatcher) -> Iterator[Done]:
+        stretch = self.busy[generator]
+        try:
+            found = ray.get(next(generator))
+        except StopIteration:
+            self.busy.pop(generator)
+            self.idle.append(stretch.actor)
+            dispatcher.take_back([*stretch.shards.values()], None)
+        except Exception as error:  # the actor died, or its node
+            self.busy.pop(generator)
+            died = JobError(Problem("worker", None, f"died: {_reason(error)}"))
+            about = {"shards": [*stretch.shards]}
+            _log.warning("a worker leaves shards behind", extra=about)
+            left = [*stretch.shards.values()]
+            dispatcher.take_back(left, None if self._is_nodes_fault(error, left) else died)
+            self._bury(stretch.actor, error)
+        else:
+            if isinstance(found, Done):
+                stretch.shards.pop(found.shard, None)
+                self.num_deaths, self.num_failures, self.has_done = 0, 0, True
+                yield found
+            else:
+                self._judge(found, generator, dispatcher)
+
+    def _judge(self, failure: Failure, generator: Any, dispatcher: Dispatcher) -> None:
+        """Take a failed stretch back, the failed shard first; its actor has ended it."""
+        if failure.ends_job:
+            raise JobError(*failure.error.problems)
+        self.num_failures += not dispatcher.attempts[failure.shard]
+        stretch = self.busy[generator]
+        _log.warning("shard failed: %s", failure.error, extra={"shard": failure.shard})
+        left, stretch.shards = stretch.shards, {}
+        at_fault = [left.pop(failure.shard)] if failure.shard in left else []
+        dispatcher.take_back([*at_fault, *left.values()], failure.error)
+        if self.num_failures > MAX_FAILURES * self.chosen.workers:
+            raise JobError(*failure.error.problems)
+        if isinstance(failure.error, JobError):  # the device may be out of order for good
+            self.busy.pop(generator)
+            self._bury(stretch.actor, failure.error)
+
+    def _is_nodes_fault(self, error: Exception, left: list[Shard]) -> bool:
+        """Tell whether a machine's loss has nothing to do with what was done on it."""
+        if getattr(error, "preempted", False) or not left:
+            return _is_nodes_fault(error)
+        first = left[0].index
+        self.lost_with[first] += _is_nodes_fault(error)
+        return _is_nodes_fault(error) and self.lost_with[first] < MAX_NODES
+
+    def _bury(self, actor: Any, error: Exception) -> None:
+        """End an actor for certain, and the job if they keep dying and none works."""
+        with contextlib.suppress(Exception):
+            ray.kill(actor)
+        self.num_deaths += not _is_nodes_fault(error)
+        _log.warning("a worker is gone: %s", _reason(error))
+        most = MAX_FAILURES if self.busy else MAX_DEATHS
+        if self.num_deaths > most * self.chosen.workers:
+            raise JobError(Problem("worker", None, f"workers keep dying: {_reason(error)}"))
+
+
+def _is_nodes_fault(error: Exception) -> bool:
+    """Tell whether a machine was taken away: nobody is to blame, and others go on."""
+    is_preempted = getattr(error, "preempted", False)
+    return bool(is_preempted) or re.search(r"\bnode\b.*\b(died|dead)\b", str(error)) is not None
+
+
+def _reason(error: Exception) -> str:
+    """Return the last line of what Ray says, or our own error inside it."""
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, ClftaskError):
+        return str(cause)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:300] if lines else type(error).__name__

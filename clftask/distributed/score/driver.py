@@ -1,0 +1,268 @@
+"""A scoring job on Ray: an elastic pool of workers, each with the model, fed shard by shard."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from clftask.config.score import ScoreJob
+from clftask.data.summary import describe_left_out
+from clftask.distributed.capacity import capacity, plan
+from clftask.distributed.metrics import ScoreMeter
+from clftask.distributed.score.actor_pool import Pool
+from clftask.distributed.score.dispatcher import Dispatcher
+from clftask.distributed.session import connected
+from clftask.errors import (
+    ClftaskError,
+    ConfigError,
+    DataError,
+    JobError,
+    Problem,
+    StorageError,
+    interruption_hint,
+)
+from clftask.io.tempdirs import scratch_folder
+from clftask.messages import are, counted
+from clftask.models import bundle
+from clftask.models.bundle_meta import BundleMeta
+from clftask.models.precision import check_precision
+from clftask.scoring import plan as planning
+from clftask.scoring.manifest import Books, Counts, Manifest, PartEntry, Shard
+from clftask.scoring.plan import Planned
+from clftask.scoring.worker import Done, ScoreWork
+
+MAX_SHOWN = 20
+Show = Callable[[dict[str, Any]], None]
+
+
+def score(job: ScoreJob, say: Callable[[str], None], show: Show) -> dict[str, Any]:
+    """Run a scoring job to its end.
+
+    Args:
+        job: The job; all that a user can mend is refused before a worker starts.
+        say: Takes lines for the user.
+        show: Takes progress records: rows, total, scored_now, quarantined, skipped.
+
+    Returns:
+        output, rows_in, rows_scored, rows_quarantined, shards, shards_skipped, seconds,
+        rows_per_s, rows_truncated, mean_confidence, labels.
+
+    Raises:
+        ConfigError, DataError, StorageError: What a user can mend; no part was written.
+        JobError: Shards failed, or too many rows are bad; the same job goes on from there.
+    """
+    started = time.perf_counter()
+    meta = checked_bundle(job.bundle)
+    planned = planning.plan(job, meta)
+    done = Books(job.output.path).manifest()
+    if done is not None and not planned.missing:
+        say(f"the table is complete: {job.output.path}")
+        return _result(job, done, len(planned.done), 0, started)
+    _announce(planned, say)
+    if planned.missing:
+        run = _score_missing(job, meta, planned, say, show)
+    else:
+        run = ScoreRun(job, meta, planning.claim(job, meta, planned), show)
+    with _mid_job():
+        manifest = run.close()
+    return _result(job, manifest, run.num_skipped, run.counts.rows_in, started)
+
+
+def _score_missing(
+    job: ScoreJob, meta: BundleMeta, planned: Planned, say: Callable[[str], None], show: Show
+) -> ScoreRun:
+    meter = ScoreMeter(job.output.path, show)
+    with interruption_hint("Run the job again to go on."), connected(say), meter:
+        chosen = plan(job.scaling, capacity(), len(planned.missing))
+        check_precision(job.precision, chosen.use_gpu, "precision")
+        run = ScoreRun(job, meta, planning.claim(job, meta, planned), meter)
+        say(f"output {job.output.path}: {chosen}")
+        with _mid_job(), Pool(ScoreWork(job, run.plan, meta), chosen, say) as pool:
+            run.score(meter.watching(pool), chosen.most)
+    return run
+
+
+def _announce(planned: Planned, say: Callable[[str], None]) -> None:
+    found, num_done = planned.plan, len(planned.done)
+    already = f"; {num_done:,} {are(num_done)} there already" if num_done else ""
+    if planned.left_out:
+        say(f"warning: {describe_left_out(list(planned.left_out))}")
+    rows, files = counted(found.num_rows, "row"), counted(len(found.files), "file")
+    say(f"{rows} in {files}, {counted(len(found.shards), 'shard')}{already}")
+
+
+@contextmanager
+def _mid_job() -> Iterator[None]:
+    """Let nothing that happens after the first part count as refused before the start."""
+    try:
+        yield
+    except (ConfigError, DataError, StorageError) as error:
+        raise JobError(*error.problems) from None
+
+
+def checked_bundle(path: str) -> BundleMeta:
+    """Return what stands in a bundle's `clftask.json`, the bundle being whole."""
+    with scratch_folder() as scratch:
+        return bundle.fetch(path, scratch)[1]
+
+
+def _result(
+    job: ScoreJob, manifest: Manifest, num_skipped: int, rows_done: int, started: float
+) -> dict[str, Any]:
+    seconds = time.perf_counter() - started
+    counts = manifest.counts
+    return {
+        "output": job.output.path,
+        "rows_in": counts.rows_in,
+        "rows_scored": counts.rows_scored,
+        "rows_quarantined": counts.rows_quarantined,
+        "shards": len(manifest.parts),
+        "shards_skipped": num_skipped,
+        "seconds": round(seconds, 1),
+        "rows_per_s": round(rows_done / seconds, 1),
+        "rows_truncated": counts.rows_truncated,
+        "mean_confidence": counts.confidence_sum / max(counts.rows_scored, 1),
+        "labels": {name: counts.labels.get(name, 0) for name in manifest.label_names},
+    }
+
+
+class ScoreRun:
+    """One invocation: the pool, what it has done, and what it means for the whole."""
+
+    def __init__(self, job: ScoreJob, meta: BundleMeta, planned: Planned, show: Show) -> None:
+        self.job, self.meta, self.planned, self.show = job, meta, planned, show
+        self.plan, self.books = planned.plan, Books(job.output.path)
+        self.num_rows = planned.plan.num_rows
+        self.before, self.counts = planned.counts, Counts()
+        self.num_skipped = len(planned.done)
+        self.seen: set[int] = set()
+        self.failed: dict[int, ClftaskError] = {}
+
+    def score(self, work: Callable[[Dispatcher], Iterable[Done]], num_workers: int) -> None:
+        """Score what is missing.
+
+        Args:
+            work: Works a dispatcher off: a pool of actors.
+            num_workers: The most that will work at once.
+
+        Raises:
+            JobError: Too many rows are bad, or nothing can go on.
+        """
+        self._refuse_too_many_bad()
+        missing = self.planned.missing
+        # A second run begins elsewhere, so that two at once do not do the same.
+        ordered = missing if self.planned.is_new else _rotated(missing)
+        dispatcher = Dispatcher(ordered, num_workers)
+        for done in work(dispatcher):
+            self._take(done)
+        self.failed = dispatcher.failed
+
+    def _take(self, done: Done) -> None:
+        if done.shard in self.seen:
+            return
+        self.seen.add(done.shard)
+        if done.is_new:
+            self.counts += done.receipt.counts
+        else:
+            self.before += done.receipt.counts
+            self.num_skipped += 1
+        record = {"scored_now": self.counts.rows_in, "skipped": self.before.rows_in}
+        record |= {"total": self.num_rows, "rows": sum(record.values())}
+        bad = self.before.rows_quarantined + self.counts.rows_quarantined
+        self.show(record | {"quarantined": bad})
+        self._refuse_too_many_bad()
+
+    def _refuse_too_many_bad(self) -> None:
+        self._refuse_bad(self.before.rows_quarantined + self.counts.rows_quarantined)
+
+    def _refuse_bad(self, bad: int) -> None:
+        if bad > self.job.max_bad_rows * self.num_rows:
+            share = f"{bad:,} of {counted(self.num_rows, 'row')} {are(bad)} bad"
+            remedy = f"See {self.job.output.path}/_quarantine; a larger share lets the job go on."
+            problem = f"{share}, more than max_bad_rows"
+            raise JobError(Problem("max_bad_rows", self.job.max_bad_rows, problem, remedy))
+
+    def close(self) -> Manifest:
+        """Write the manifest if every row is accounted for.
+
+        Raises:
+            JobError: Shards failed; or the receipts do not add up.
+        """
+        if self.failed:
+            shown = sorted(self.failed.items())[:MAX_SHOWN]
+            raise JobError(*(self._failure(index, error) for index, error in shown))
+        manifest, bad_in = self._manifest()
+        self._refuse_bad(manifest.counts.rows_quarantined)
+        if self.books.plan() != self.plan:
+            raise self._unsound("another run planned changed files anew")
+        self._refuse_strange_files(bad_in)
+        self.books.write_manifest(manifest)
+        return manifest
+
+    def _refuse_strange_files(self, bad_in: set[int]) -> None:
+        """Refuse parts that are no longer there, or that were never asked for.
+
+        Raises:
+            JobError: Says which; `bad_in`: the shards that have bad rows, whose list must be there.
+        """
+        wanted, there = {shard.index for shard in self.plan.shards}, self.books.stored_parts()
+        if wanted - there:
+            raise self._unsound(f"{counted(len(wanted - there), 'part')} taken away meanwhile")
+        listed = self.books.stored_quarantines()
+        problems = [(i, "is of another plan") for i in sorted(there - wanted)]
+        problems += [
+            (i, "has bad rows, of which the list is gone") for i in sorted(bad_in - listed)
+        ]
+        if problems:
+            remedy = "Delete it, and run the same job again."
+            found = [Problem(self.books.part(i), None, why, remedy) for i, why in problems]
+            raise JobError(*found[:MAX_SHOWN])
+
+    def _failure(self, index: int, error: ClftaskError) -> Problem:
+        shard = next(s for s in self.plan.shards if s.index == index)
+        piece = shard.pieces[0]
+        where = f"{self.plan.files[piece.file].path}, rows from {piece.start}"
+        problem = error.problems[0]
+        remedy = "Mend it and run the same job again: only what is missing is scored."
+        return Problem(f"part-{index:05d} ({where})", None, f"failed: {problem}", remedy)
+
+    def _manifest(self) -> tuple[Manifest, set[int]]:
+        """Return what the receipts add up to, and the shards that have bad rows."""
+        wanted = {shard.index: shard for shard in self.plan.shards}
+        counts, parts, seconds, bad_in = Counts(), [], 0.0, set()
+        for receipt in self.books.receipts():
+            shard = wanted.pop(receipt.shard, None)
+            mine = (shard.num_rows, self.plan.input_of(shard)) if shard else None
+            if mine != (receipt.counts.rows_in, receipt.input):
+                raise self._unsound(f"the receipt of part {receipt.shard} does not fit the plan")
+            counts += receipt.counts
+            seconds += receipt.seconds
+            bad_in |= {receipt.shard} if receipt.counts.rows_quarantined else set()
+            name = self.books.part(receipt.shard).rpartition("/")[2]
+            num_rows = receipt.counts.rows_scored
+            parts.append(PartEntry(name=name, num_rows=num_rows, sha256=receipt.sha256))
+        if wanted or counts.rows_in != counts.rows_scored + counts.rows_quarantined:
+            bare = counted(len(wanted), "part")
+            raise self._unsound(f"{bare} without a receipt, or rows are missing")
+        manifest = Manifest(
+            fingerprint=self.plan.fingerprint,
+            bundle=self.meta.fingerprint,
+            task=self.meta.task,
+            label_names=self.meta.label_names,
+            counts=counts,
+            parts=tuple(parts),
+            seconds=round(seconds, 3),
+        )
+        return manifest, bad_in
+
+    def _unsound(self, reason: str) -> JobError:
+        return JobError(Problem(self.job.output.path, None, reason, "Run the same job again."))
+
+
+def _rotated(shards: Sequence[Shard]) -> list[Shard]:
+    """Return the shards from a random one on, then those before it."""
+    start = random.randrange(max(len(shards), 1))
+    return [*shards[start:], *shards[:start]]

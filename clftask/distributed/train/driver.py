@@ -1,0 +1,200 @@
+"""A training run on Ray Train: what the driver does, and how its workers are started."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from clftask import logs
+from clftask.config.train import TrainJob
+from clftask.data.prepare import Prepared, prepare, tokenise
+from clftask.distributed import spot_notice
+from clftask.distributed.actor_names import named
+from clftask.distributed.capacity import Plan, capacity, plan
+from clftask.distributed.metrics import TrainMeter
+from clftask.distributed.session import connected
+from clftask.distributed.train.progress import Waiting, follow, new_board
+from clftask.errors import ClftaskError, JobError, Problem
+from clftask.messages import counted
+from clftask.models.loading import check_base
+from clftask.models.precision import check_precision
+from clftask.training import run_dir
+
+_TRACKER_PREFIXES = ("MLFLOW_", "WANDB_")
+Say = Callable[[str], None]
+Show = Callable[[dict[str, Any]], None]
+
+
+def train(job: TrainJob, say: Say, show: Show) -> dict[str, Any]:
+    """Run a training job to its end.
+
+    Args:
+        job: The job; all that a user can mend is refused before a worker starts.
+        say: Takes lines for the user.
+        show: Takes the first worker's progress records.
+
+    Returns:
+        run, bundle, metrics by split, epochs, seconds, samples_per_s, workers, per_label.
+
+    Raises:
+        ConfigError, DataError, StorageError: What a user can mend; nothing was written.
+        JobError: The workers failed more often than `scaling.max_failures`.
+    """
+    started = time.perf_counter()
+    run_dir.check_tracking(job.tracking, job.run.storage)
+    run = run_dir.find(job.run, job.task)
+    if run.exists:
+        run_dir.same_job(run, job)
+    is_finished = run.exists and run.is_finished()
+    outcome = _finished(job, run, say) if is_finished else _trained(job, run, say, show)
+    seconds = round(time.perf_counter() - started, 1)
+    return {"run": run.path, "bundle": run.bundle, **outcome, "seconds": seconds}
+
+
+def _finished(job: TrainJob, run: run_dir.Run, say: Say) -> dict[str, Any]:
+    """Return what a finished run found; that needs its data, but neither its base nor Ray."""
+    run_dir.same_data(run, prepare(job).fingerprint)
+    run_dir.tidy(run)
+    say(f"the run is finished: {run.path}")
+    return run.result()
+
+
+def _trained(job: TrainJob, run: run_dir.Run, say: Say, show: Show) -> dict[str, Any]:
+    from clftask.training.arguments import check_arguments  # imports transformers
+
+    tokenizer = check_base(job.model)
+    check_arguments(job)
+    prepared = prepare(job)
+    if run.exists:
+        run_dir.same_data(run, prepared.fingerprint)
+    with run_dir.resumable(run) as claim, connected(say), TrainMeter(run.path, show) as show:
+        chosen = plan(job.scaling, capacity())
+        check_precision(job.training.precision, chosen.use_gpu)
+        say(f"reading and tokenising {counted(prepared.rows.num_rows, 'row')}")
+        tables = tokenise(prepared, tokenizer, job.model)
+        for line in prepared.report.lines():
+            say(line)
+        named = _named(job, run)
+        claim(named, prepared.rows, prepared.fingerprint)
+        say(f"run {run.path}: {chosen}")
+        return _fit(named, run.path, prepared, tables, chosen, say, show)
+
+
+def _named(job: TrainJob, run: run_dir.Run) -> TrainJob:
+    """Return the job with the name that its run got."""
+    name = run.path.rpartition("/")[2]
+    return job.model_copy(update={"run": job.run.model_copy(update={"name": name})})
+
+
+# ------------------------------------------------------------------ the workers
+
+
+def _fit(
+    job: TrainJob, path: str, prepared: Prepared, tables: Any, chosen: Plan, say: Say, show: Show
+) -> dict[str, Any]:
+    import ray
+
+    from clftask.distributed.train.ray_trainer import run_workers
+
+    board = new_board(**named("train", path, "board"))
+    loop_config = {
+        "job": job.dump(),
+        "run": path,
+        "label_names": prepared.space.names,
+        "data": {"fingerprint": prepared.fingerprint, "report": prepared.report.as_json()},
+        "preamble": "".join(f"{line}\n" for line in prepared.report.lines()),
+        "tables": {split: ray.put(table) for split, table in tables.items()},
+        "cpus": chosen.cpus_per_worker,
+        "environment": Environment.of_trackers(),
+        "board": board,
+    }
+    with follow(board, show, Waiting(chosen, say)):
+        failures = job.scaling.max_failures
+        error = run_workers(
+            worker_loop, loop_config, chosen, failures, path, lambda: board.lose.remote()
+        )
+    outcome, failure = ray.get(board.result.remote())
+    if outcome is not None:
+        found: dict[str, Any] = outcome
+        return found
+    if failure is not None:
+        raise JobError(*failure.problems)
+    raise error or JobError(Problem(path, None, "the workers ended without a result"))
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Variables for workers; their values are not shown: Ray may show what workers are given."""
+
+    variables: dict[str, str] = field(repr=False)
+
+    @classmethod
+    def of_trackers(cls) -> Environment:
+        """Return those of this process that are a tracker's, keys among them."""
+        return cls({k: v for k, v in os.environ.items() if k.startswith(_TRACKER_PREFIXES)})
+
+
+@dataclass(frozen=True)
+class _RaySink:
+    """Sends a worker's records to the driver and its evaluations to Ray."""
+
+    board: Any
+
+    def post(self, record: dict[str, Any]) -> None:
+        import ray
+
+        sent = self.board.post.remote(record)
+        if "done" in record:
+            ray.get(sent)  # what is under way ends with its worker
+
+    def report(self, metrics: dict[str, float]) -> None:
+        import ray.train
+
+        ray.train.report(metrics)
+
+    def is_leaving(self) -> bool:
+        import ray.train
+
+        return ray.train.get_preemption_info() is not None
+
+
+def worker_loop(config: dict[str, Any]) -> None:
+    """Run by every Ray Train worker.
+
+    Raises:
+        ClftaskError: Also posted to the board, so that restarts end at once.
+    """
+    import ray
+    import ray.train
+    import torch
+
+    from clftask.logs import quiet_libraries
+    from clftask.training.worker import Work, fit
+
+    board = config["board"]
+    if ray.get(board.start.remote()) is not None:
+        return  # a restart could only fail again
+    os.environ.update(config["environment"].variables)
+    quiet_libraries()
+    context = ray.train.get_context()
+    logs.work_on("train", config["run"], rank=context.get_world_rank())
+    device = ray.train.torch.get_device().type
+    torch.set_num_threads(max(1, int(config["cpus"])))
+    work = Work(
+        job=TrainJob.load(config["job"]),
+        run=config["run"],
+        tables={split: ray.get(ref) for split, ref in config["tables"].items()},
+        label_names=tuple(config["label_names"]),
+        data=config["data"],
+        preamble=config["preamble"],
+    )
+    sink = _RaySink(board)
+    try:
+        with spot_notice.watched():
+            fit(work, sink, context.get_world_rank(), context.get_world_size(), device)
+    except ClftaskError as error:
+        ray.get(board.fail.remote(error))
+        raise  # so that Ray ends the other workers, too

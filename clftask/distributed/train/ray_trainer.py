@@ -1,0 +1,216 @@
+"""Ray Train, told what to run and how: the one place where it is started."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import ray
+from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
+from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError
+from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
+from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
+
+from clftask.distributed.capacity import Plan
+from clftask.distributed.session import ray_storage
+from clftask.errors import ClftaskError, JobError, Problem
+from clftask.io import storage
+
+# As workers that join cost all others the steps since the last checkpoint.
+RESIZE_S = 300.0
+_COORDINATOR = "AutoscalingCoordinator"
+_TIMEOUT_S = 10.0
+
+
+def run_workers(
+    loop: Callable[[dict[str, Any]], None],
+    loop_config: dict[str, Any],
+    chosen: Plan,
+    max_failures: int,
+    path: str,
+    lost: Callable[[], None] | None = None,
+) -> JobError | None:
+    """Run a loop in each worker, again from its checkpoint when one dies.
+
+    Args:
+        loop: What each worker runs.
+        loop_config: Its argument.
+        chosen: How many workers, and of what.
+        max_failures: How often workers may die.
+        path: The run. Ray's own state lies in it until this ends, under a name that is never
+            used twice.
+        lost: Called by Ray's controller, elsewhere, whenever the workers have failed.
+
+    Returns:
+        Why it failed; None when all workers came to their end.
+    """
+    trainer = _Trainer(
+        lost or (lambda: None),
+        loop,
+        train_loop_config=loop_config,
+        scaling_config=_scaling(chosen),
+        run_config=_run_config(path, max_failures),
+    )
+    try:
+        with _reservation(path, trainer.train_run_context.run_id):
+            trainer.fit()
+    except Exception as error:  # Ray wraps whatever a worker raises in classes of its own
+        return _job_error(path, error)
+    finally:
+        with contextlib.suppress(ClftaskError):
+            storage.delete(storage.join(path, ".ray"))
+    return None
+
+
+def _scaling(chosen: Plan) -> ScalingConfig:
+    most = chosen.most
+    return ScalingConfig(
+        num_workers=(chosen.least, most) if chosen.least else chosen.workers,
+        elastic_resize_monitor_interval_s=RESIZE_S,
+        use_gpu=chosen.use_gpu,
+        resources_per_worker={
+            "CPU": chosen.cpus_per_worker,
+            **({"GPU": 1} if chosen.use_gpu else {}),
+        },
+    )
+
+
+def _run_config(path: str, max_failures: int) -> RunConfig:
+    place, fs = ray_storage(path)
+    return RunConfig(
+        name=f"{path.rpartition('/')[2]}-{secrets.token_hex(6)}",
+        storage_path=place,
+        storage_filesystem=fs,
+        failure_config=FailureConfig(max_failures=max_failures),
+    )
+
+
+def _job_error(path: str, error: Exception) -> JobError:
+    reasons = getattr(error, "worker_failures", None) or {}
+    reason = str(next(iter(reasons.values()), error)).strip()
+    last = reason.splitlines()[-1].rstrip(".") if reason else type(error).__name__
+    remedy = (
+        f"See {storage.join(path, 'log.txt')}; run.resume: true goes on from the last checkpoint."
+    )
+    return JobError(Problem(path, None, f"training failed: {last}", remedy))
+
+
+# ------------------------------------------------------------------ what Ray Train leaves undone
+
+
+class _Trainer(TorchTrainer):  # type: ignore[misc]
+    def __init__(self, lost: Callable[[], None], loop: Any, **options: Any) -> None:
+        super().__init__(loop, **options)
+        self.lost = lost
+        self.controller: Any = None
+
+    def fit(self) -> Any:
+        """Train; an interrupted training's controller would ask for its machines again."""
+        try:
+            return super().fit()
+        except BaseException:
+            if self.controller is not None:
+                _end(self.controller)
+            raise
+
+    def _create_default_callbacks(self) -> list[Any]:
+        """Return ours before Ray's: one of Ray's may fail."""
+        return [_Machines(self.lost), _Calm(), *super()._create_default_callbacks()]
+
+    def _initialize_and_run_controller(self, **options: Any) -> Any:
+        """Run Ray's controller with our policy."""
+        policy = _FailurePolicy(self.run_config.failure_config)
+        return super()._initialize_and_run_controller(**options | {"failure_policy": policy})
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        """Leave Ctrl-C to the command line: Ray's own handler ends it without a word."""
+        self.controller = controller
+
+
+def _end(controller: Any) -> None:
+    """Let a controller end its workers and give back their machines; end it for certain."""
+    with contextlib.suppress(ray.exceptions.RayError):
+        ray.get(controller.abort.remote(), timeout=_TIMEOUT_S)
+    ray.kill(controller)
+
+
+class _FailurePolicy(DefaultFailurePolicy):  # type: ignore[misc]
+    """Tries again what may end otherwise: deaths, but no error that is raised on purpose.
+
+    Workers that die while their group starts, of which the others may hear first, count as any
+    that die: Ray Train itself gives up at once, or never, by the moment at which it happens.
+    """
+
+    def make_decision(self, training_failed_error: Any) -> Any:
+        """Return whether Ray tries again."""
+        failures = getattr(training_failed_error, "worker_failures", {}).values()
+        if any(isinstance(failure, ClftaskError) for failure in failures):
+            return FailureDecision.RAISE
+        cause = getattr(training_failed_error, "controller_failure", None)
+        if isinstance(cause, (ray.exceptions.RayError, WorkerGroupStartupFailedError)):
+            training_failed_error = WorkerGroupError(str(cause), {0: cause})
+        return super().make_decision(training_failed_error)
+
+
+class _Machines(ControllerCallback, WorkerGroupCallback):  # type: ignore[misc]
+    """Gives back what a group held that has failed to start: the next one would wait for it."""
+
+    def __init__(self, lost: Callable[[], None]) -> None:
+        self.lost = lost
+        self.held: Any = None
+
+    def after_worker_group_start(self, worker_group: Any) -> None:
+        """Called when there are workers that do not yet work."""
+        self.held = worker_group.get_worker_group_state()
+
+    def after_worker_group_training_start(self, worker_group: Any) -> None:
+        """Called when all work: from now on Ray sees to them."""
+        self.held = None
+
+    def before_controller_execute_failure_decision(self, failure_decision: Any) -> None:
+        """Called after any failure."""
+        self.lost()
+        if self.held is not None:
+            self.held.shutdown()
+            self.held = None
+
+
+class _Calm(ControllerCallback):  # type: ignore[misc]
+    """Lets Ray's controller rest while it waits for machines: it would ask without a pause."""
+
+    def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:
+        """Called whenever Ray has looked what is to be done."""
+        if current_state is previous_state:
+            time.sleep(0.5)
+
+
+# ------------------------------------------------------------------ machines asked for
+
+
+@contextlib.contextmanager
+def _reservation(path: str, run_id: str) -> Iterator[None]:
+    """Give back the machines that a run has asked for when it ends, however that is.
+
+    Ray counts on them for 180 s after their run was last heard of, if nobody tells it, and starts
+    no training of a range of workers on them. A run that was killed finds its name on storage.
+    """
+    place = storage.join(path, ".ray", "reservation")
+    with contextlib.suppress(ClftaskError):
+        if storage.exists(place):
+            _give_back(storage.read_bytes(place).decode())
+        storage.put(place, run_id.encode())
+    try:
+        yield
+    finally:
+        _give_back(run_id)
+
+
+def _give_back(run_id: str) -> None:
+    # Without the actor nobody has asked for machines; without Ray nobody has any.
+    with contextlib.suppress(ValueError, ray.exceptions.RayError):
+        coordinator = ray.get_actor(_COORDINATOR, namespace=_COORDINATOR)
+        ray.get(coordinator.cancel_request.remote(f"train-{run_id}"), timeout=_TIMEOUT_S)

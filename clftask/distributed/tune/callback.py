@@ -1,0 +1,90 @@
+"""Tells the user how trials go, as Ray Tune hears of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ray.exceptions import RayActorError
+from ray.tune import Callback
+from ray.tune.result import DONE
+
+from clftask.components.search.goal import Goal
+from clftask.components.search.ray_schedulers import TRIAL
+from clftask.components.search.schedulers import EPOCH
+from clftask.distributed.tune.trial_actor import FAILED, KNOWN
+
+
+class Watch(Callback):  # type: ignore[misc]
+    """Shows a record for each evaluation and each end of a trial.
+
+    Args:
+        show: Takes the records.
+        tidy: Takes the configuration of a trial that has ended.
+        goal: What is optimised.
+        is_final: Whether the trials are finalists.
+    """
+
+    def __init__(
+        self,
+        show: Callable[[dict[str, Any]], None],
+        tidy: Callable[[dict[str, Any]], None] | None,
+        goal: Goal,
+        is_final: bool,
+    ) -> None:
+        self.show, self.tidy, self.goal, self.is_final = show, tidy, goal, is_final
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what talks to the user: Tune keeps a copy of its callbacks on disk."""
+        return {}
+
+    def on_trial_start(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
+        """Show that it has begun, or goes on."""
+        self._record(trial, "running")
+
+    def on_trial_result(
+        self, iteration: int, trials: Any, trial: Any, result: Any, **_: Any
+    ) -> None:
+        """Show its value."""
+        reason = result.get(FAILED)
+        if reason:
+            self._record(trial, "failed", reason=reason)
+        else:
+            value = result.get(self.goal.metric)
+            known = {"is_known": True} if result.get(KNOWN) else {}
+            known |= {"is_cut": True} if result.get(DONE) else {}  # the scheduler has ended it
+            self._record(trial, "running", epoch=result.get(EPOCH), value=value, **known)
+
+    def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
+        """Show its end."""
+        is_failed = FAILED in (trial.last_result or {})
+        known = {"is_cut": True} if trial.status == trial.PAUSED else {}
+        self._record(trial, "failed" if is_failed else "ended", **known)
+        if self.tidy is not None:
+            self.tidy(trial.config)
+
+    def on_trial_error(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
+        """Show what ended it for now; it is tried again, or has failed."""
+        self._record(trial, "failed", reason=_reason(trial))
+
+    def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
+        """Show what stopped it, and that it goes on."""
+        self._record(trial, "running", reason=f"{_reason(trial)}; it goes on")
+
+    def _record(self, trial: Any, state: str, **found: Any) -> None:
+        config = trial.config
+        known = {TRIAL: config[TRIAL], "state": state, "is_final": self.is_final}
+        known |= {"seed": config["seed"]} if "seed" in config else {}
+        self.show({**known, "id": trial.trial_id, **found})
+
+
+def _reason(trial: Any) -> str:
+    """Return in a line why a trial's function has not come back."""
+    try:
+        error = trial.get_pickled_error()
+    except Exception:  # it lies in a storage that may be what does not answer
+        return "its storage does not answer"
+    if isinstance(error, RayActorError) or error is None:
+        return "its worker is gone"
+    cause = getattr(error, "cause", error)
+    return str(cause).strip().splitlines()[-1] if str(cause).strip() else type(cause).__name__

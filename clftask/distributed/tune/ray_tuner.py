@@ -1,0 +1,122 @@
+"""Ray Tune, told what to run and how: the one place where it is started."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+from ray import tune
+
+from clftask.config.tune import TuneJob
+from clftask.distributed.session import ray_storage
+from clftask.distributed.tune.callback import Watch
+from clftask.distributed.tune.placement import Slots
+from clftask.distributed.tune.search_adapter import Proposals
+from clftask.distributed.tune.trial_actor import Shared, run_trial
+from clftask.errors import ClftaskError
+from clftask.io import storage
+
+_OPTIONS = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints a banner whatever it is told
+}
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Trials that one Ray Tune runs.
+
+    Attributes:
+        job: The search.
+        path: Its folder.
+        chosen: Where trials run.
+        shared: What they share.
+        configs: Configurations with their numbers, or a searcher that proposes them.
+        count: How many there will be.
+        is_final: Whether they are finalists: each then trains to its end.
+    """
+
+    job: TuneJob
+    path: str
+    chosen: Slots
+    shared: Shared
+    configs: Any
+    count: int
+    is_final: bool
+
+
+def run_trials(phase: Phase, watch: Watch) -> list[tuple[dict[str, Any], str]]:
+    """Run trials to their ends.
+
+    Args:
+        phase: The trials.
+        watch: Tells the user.
+
+    Returns:
+        The configurations of trials whose workers died too often, and of what.
+    """
+    os.environ |= _OPTIONS
+    if not os.environ.get("CLFTASK_DEBUG"):  # `watch` says in a line what these show as traces
+        for name in ("ray.tune", "ray.train._internal.storage"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+    bundles = [phase.chosen.resources] * phase.chosen.workers
+    function = tune.with_parameters(run_trial, shared=phase.shared)
+    tuner = tune.Tuner(
+        tune.with_resources(function, tune.PlacementGroupFactory(bundles)),
+        tune_config=_tune_config(phase),
+        run_config=_run_config(phase, watch),
+    )
+    _forget_state(phase.path)  # of a search that was interrupted
+    results = tuner.fit()
+    _forget_state(phase.path)
+    return [
+        (result.config, str(result.error).strip().splitlines()[-1])
+        for result in results
+        if result.error is not None and result.config
+    ]
+
+
+def _forget_state(path: str) -> None:
+    """Remove what Tune itself keeps. Not while trials may still report: that would fail them."""
+    with contextlib.suppress(ClftaskError):
+        storage.delete(storage.join(path, ".ray"))
+
+
+def _tune_config(phase: Phase) -> tune.TuneConfig:
+    job, goal, is_final = phase.job, phase.job.goal, phase.is_final
+    epochs, seed = job.train.training.epochs, job.train.seed
+    is_independent = is_final or not job.scheduler.resumes
+    return tune.TuneConfig(
+        search_alg=Proposals(phase.configs, goal),
+        scheduler=None if is_final else job.scheduler.build(job.searched, goal, epochs, seed),
+        num_samples=phase.count,
+        # One whose trials wait for others must know them all; there resources set the limit.
+        max_concurrent_trials=phase.chosen.concurrency if is_independent else None,
+        time_budget_s=None if is_final else job.time_budget,
+        reuse_actors=True,
+        trial_name_creator=_trial_name,
+        trial_dirname_creator=_trial_name,
+    )
+
+
+def _run_config(phase: Phase, watch: Watch) -> tune.RunConfig:
+    """Return where Tune's own state lies: under a name that is never used twice."""
+    place, fs = ray_storage(phase.path)
+    return tune.RunConfig(
+        name=f"ray-{secrets.token_hex(6)}",
+        storage_path=place,
+        storage_filesystem=fs,
+        failure_config=tune.FailureConfig(max_failures=phase.job.train.scaling.max_failures),
+        callbacks=[watch],
+        verbose=0,
+    )
+
+
+def _trial_name(trial: Any) -> str:
+    """Return a short name: one made of all settings may be longer than a file name can be."""
+    return f"trial-{trial.trial_id}"

@@ -1,0 +1,257 @@
+"""A search on Ray Tune: its phases, from its trials to the bundle of the winner."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from clftask.components.search.goal import Goal
+from clftask.components.search.ray_schedulers import TRIAL
+from clftask.config.train import TrainJob
+from clftask.config.tune import TuneJob
+from clftask.distributed.tune.placement import Slots
+from clftask.errors import ClftaskError, JobError, Problem
+from clftask.io import storage
+from clftask.messages import counted
+from clftask.training import run_dir
+from clftask.tuning.report import tuning_page
+from clftask.tuning.trial_store import Trial, Trials, finalists, mean_scores, ranked, table, winner
+
+SEARCHED = "searched.json"
+Say = Callable[[str], None]
+Show = Callable[[dict[str, Any]], None]
+
+
+@dataclass
+class SearchRun:
+    """A search under way.
+
+    Attributes:
+        job: The search.
+        path: Its folder.
+        shared: What trials share.
+        chosen: Where they run.
+    """
+
+    job: TuneJob
+    path: str
+    shared: Any
+    chosen: Slots
+    say: Say
+    show: Show
+    best: Trial | None = None
+
+    @property
+    def books(self) -> Trials:
+        """The trials' records."""
+        return Trials(self.path)
+
+    @property
+    def goal(self) -> Goal:
+        """What is optimised."""
+        return self.job.goal
+
+    def run(self) -> dict[str, Any]:
+        """Search, run the finalists, ship the winner."""
+        marker = storage.join(self.path, SEARCHED)
+        if not storage.exists(marker):
+            self._reopen_lost(is_final=False)
+            self._phase(self._configs(), self.job.num_trials, is_final=False)
+            if not ranked(self.books.all(), self.goal):
+                self._reopen()
+                raise _all_failed(self.path, self.books.all())
+            storage.put(marker, b"{}")
+        if self.job.finalists is not None:
+            self._reopen_lost(is_final=True)
+            self._run_finalists(self.job.finalists.top, self.job.finalists.seeds)
+        trials = self.books.all()
+        best = winner(trials, self.goal)
+        if best is None:
+            raise _all_failed(self.path, trials)
+        self._tidy(trials, {best.key})
+        return self._ship(best, trials)
+
+    def _configs(self) -> Any:
+        """Return the trials in order, or a searcher that proposes them, the known ones first."""
+        from clftask.distributed.tune.search_adapter import Learner
+
+        known = {t.number: t.picks for t in self.books.all() if not t.is_finalist}
+        points = self.job.points()
+        if points is not None:
+            return [{TRIAL: i, **known.get(i, picks)} for i, picks in enumerate(points)]
+        picks = list(known.values())
+        seed = (self.job.train.seed + len(known)) % 2**32  # else it would draw the known ones again
+        inner = self.job.searcher.build(self.job.searched, self.goal, seed, picks)
+        return Learner(inner, list(known))
+
+    def _run_finalists(self, top: int, seeds: int) -> None:
+        first = self.job.train.seed + 1
+        again = finalists(self.books.all(), self.goal, top, list(range(first, first + seeds)))
+        waiting = [t for t in again if self.books.read(t).state == "running"]
+        if not waiting:
+            return
+        names = ", ".join(f"#{t.number}" for t in again[::seeds])
+        self.say(f"finalists: {names}, each with {counted(seeds, 'new seed')}")
+        configs = [{TRIAL: t.number, "seed": t.seed, **t.picks} for t in waiting]
+        self._phase(configs, len(configs), is_final=True)
+
+    def _phase(self, configs: Any, count: int, is_final: bool) -> None:
+        """Run trials to their ends, and write down how those ended that could not say it."""
+        from clftask.distributed.tune.callback import Watch
+        from clftask.distributed.tune.ray_tuner import Phase, run_trials
+
+        shared = dataclasses.replace(self.shared, keeps_weights=True) if is_final else self.shared
+        watch = Watch(self.show, None if is_final else self._ended, self.goal, is_final)
+        phase = Phase(self.job, self.path, self.chosen, shared, configs, count, is_final)
+        for config, reason in run_trials(phase, watch):
+            self._end(self._record(config), "failed", reason, is_lost=True)
+        for trial in self.books.all():
+            if trial.is_finalist == is_final:
+                self._end(trial, "stopped")
+
+    def _record(self, config: dict[str, Any]) -> Trial:
+        """Return what is known of the trial that Ray Tune was given as a configuration."""
+        from clftask.distributed.tune.trial_actor import new_trial
+
+        return self.books.read(new_trial(self.job, config, self.shared.precision))
+
+    def _end(self, trial: Trial, state: str, reason: str = "", is_lost: bool = False) -> None:
+        """Write down how a trial ended that could not say it itself."""
+        if trial.state == "running":
+            ended = {"state": state, "reason": reason, "is_lost": is_lost}
+            self.books.write(trial.model_copy(update=ended))
+            if not (is_lost or self.job.scheduler.mutates):  # else it, or another, may go on
+                self.books.forget_state(trial)
+
+    def _reopen_lost(self, is_final: bool) -> None:
+        """Let trials run again whose workers had died too often when the search was left."""
+        for trial in self.books.all():
+            if trial.is_lost and trial.is_finalist == is_final:
+                again = {"state": "running", "reason": "", "is_lost": False}
+                self.books.write(trial.model_copy(update=again))
+
+    def _reopen(self) -> None:
+        """Let trials that were stopped before they were measured run when the search goes on."""
+        for trial in self.books.all():
+            if trial.state == "stopped":
+                self.books.write(trial.model_copy(update={"state": "running"}))
+
+    def _ended(self, config: dict[str, Any]) -> None:
+        """Remove what a trial that has ended leaves and nobody needs; `_tidy` does the rest."""
+        with contextlib.suppress(ClftaskError):
+            trial = self._record(config)
+            if self.job.scheduler.resumes:  # it may have been stopped while it was paused
+                self._end(trial, "stopped")
+            if self.shared.keeps_weights:
+                self._keep_best(trial)
+
+    def _keep_best(self, trial: Trial) -> None:
+        """Keep the weights of the better one of a trial and the best so far."""
+        both = [known for known in (self.best, trial) if known is not None]
+        self.best = next(iter(ranked(both, self.goal)), self.best)
+        for known in both:
+            if known is not self.best:
+                self.books.forget_weights(known)
+
+    def _tidy(self, trials: list[Trial], keep: set[str]) -> None:
+        for trial in trials:
+            self.books.forget_state(trial)
+            if trial.key not in keep:
+                self.books.forget_weights(trial)
+
+    def _ship(self, best: Trial, trials: list[Trial]) -> dict[str, Any]:
+        """Measure the winner once, and write what the user gets; the result last."""
+        best = self._as_at_its_best(best)
+        job = self.job.trial(best.picks, best.seed)
+        named = job.run.model_copy(update={"name": None, "resume": False})
+        job = job.model_copy(update={"run": named})
+        outcome = publish(self, job, best)
+        put = functools.partial(storage.join, self.path)
+        storage.put(put("job.yaml"), job.to_yaml().encode())
+        buffer = io.BytesIO()
+        pq.write_table(table(trials, self.goal), buffer)
+        storage.put(put("trials.parquet"), buffer.getvalue())
+        found = self._result(best, trials, outcome["metrics"])
+        storage.put(put("report.html"), tuning_page(self.job, trials, found).encode())
+        storage.put(put(run_dir.RESULT), json.dumps(found).encode())
+        self._tidy(trials, set())
+        return found
+
+    def _as_at_its_best(self, trial: Trial) -> Trial:
+        """Return a trial with the settings that it had at its best evaluation, which ships."""
+        evaluation = trial.best(self.goal)
+        if evaluation is None or evaluation.picks is None:
+            return trial
+        picks = evaluation.picks
+        return trial.model_copy(update={"picks": picks, "params": self.job.searched.params(picks)})
+
+    def _result(self, best: Trial, trials: list[Trial], metrics: Any) -> dict[str, Any]:
+        states = [t.state for t in trials if not t.is_finalist]
+        scores = mean_scores(trials, self.goal)
+        return {
+            "run": self.path,
+            "best": {
+                "trial": best.number,
+                "params": best.params,
+                "seed": best.seed,
+                "metrics": metrics,
+            },
+            "job": storage.join(self.path, "job.yaml"),
+            "bundle": storage.join(self.path, "bundle"),
+            "trials": {
+                "done": states.count("finished"),
+                "stopped": states.count("stopped"),
+                "failed": states.count("failed"),
+            },
+            "failures": {str(t.number): t.reason for t in trials if t.reason and not t.is_finalist},
+            "finalists": [{"trial": n, self.goal.metric: s} for n, s in scores.items()],
+        }
+
+
+def publish(search: SearchRun, job: TrainJob, best: Trial) -> dict[str, Any]:
+    """Let a worker with a trial's resources measure the winner and write its bundle."""
+    import ray
+
+    from clftask.tuning.trial_worker import publish_winner
+
+    def task(shared: Any) -> dict[str, Any]:
+        return publish_winner(shared.work(job), job, best, shared.device, shared.workers)
+
+    chosen = search.chosen
+    options = {"num_cpus": chosen.cpus, "num_gpus": chosen.gpus, "name": "clftask-tune:publish"}
+    remote = ray.remote(**options, max_retries=2)(task)
+    try:
+        found: dict[str, Any] = ray.get(remote.remote(search.shared))
+    except ray.exceptions.RayTaskError as error:
+        cause = error.as_instanceof_cause()
+        raise (cause if isinstance(cause, ClftaskError) else _failed(search.path, error)) from None
+    except ray.exceptions.RayError as error:
+        raise _failed(search.path, error) from None
+    return found
+
+
+def _failed(path: str, error: Exception) -> JobError:
+    reason = str(error).strip().splitlines()[-1]
+    remedy = "run.resume: true goes on from there."
+    return JobError(Problem(path, None, f"the winner could not be measured: {reason}", remedy))
+
+
+def _all_failed(path: str, trials: list[Trial]) -> JobError:
+    reasons = list(dict.fromkeys(t.reason for t in trials if t.reason))
+    if not reasons:
+        remedy = "Raise it, and go on with run.resume: true."
+        return JobError(Problem(path, None, "time_budget ended before any evaluation", remedy))
+    remedy = "Narrow the space, or lower the rates; then search under a new name."
+    if any(trial.is_lost for trial in trials):
+        remedy = "run.resume: true tries those again whose workers died."
+    return JobError(
+        Problem(path, None, f"no trial could be used: {'; '.join(reasons[:3])}", remedy)
+    )

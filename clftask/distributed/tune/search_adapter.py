@@ -1,0 +1,83 @@
+"""What Ray Tune asks for trials: a list, or a searcher that learns; each gets its number."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Any
+
+from ray.tune.search import Searcher
+
+from clftask.components.search.goal import Goal
+from clftask.components.search.ray_schedulers import TRIAL
+
+
+@dataclass(frozen=True)
+class Learner:
+    """A searcher that learns from results.
+
+    Attributes:
+        searcher: Of Ray Tune.
+        numbers: Of the trials that it proposes first, as they were begun before.
+    """
+
+    searcher: Any
+    numbers: list[int]
+
+
+class Proposals(Searcher):  # type: ignore[misc]
+    """Numbers the trials that a searcher proposes, or hands out those of a list.
+
+    Args:
+        source: Configurations with their numbers, or a searcher that learns.
+        goal: What is optimised.
+    """
+
+    def __init__(self, source: Any, goal: Goal) -> None:
+        super().__init__(metric=goal.metric, mode=goal.mode)
+        is_learning = isinstance(source, Learner)
+        self.inner: Any = source.searcher if is_learning else None
+        self.listed = [] if is_learning else list(source)
+        self.known = list(source.numbers) if is_learning else []
+        self.num_proposed = 0
+
+    def suggest(self, trial_id: str) -> Any:
+        """Return the next configuration."""
+        if self.inner is None:
+            return self.listed.pop(0) if self.listed else Searcher.FINISHED
+        found = self.inner.suggest(trial_id)
+        return {TRIAL: self._next_number(), **found} if isinstance(found, dict) else found
+
+    def _next_number(self) -> int:
+        """Return the numbers of the known trials, then those that are free."""
+        self.num_proposed += 1
+        if self.num_proposed <= len(self.known):
+            return int(self.known[self.num_proposed - 1])
+        free = (number for number in itertools.count() if number not in self.known)
+        return next(itertools.islice(free, self.num_proposed - len(self.known) - 1, None))
+
+    def on_trial_result(self, trial_id: str, result: Any) -> None:
+        """Pass a result on."""
+        if self.inner is not None:
+            self.inner.on_trial_result(trial_id, result)
+
+    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+        """Pass an end on."""
+        if self.inner is not None:
+            self.inner.on_trial_complete(trial_id, result=result, error=error)
+
+    def on_pause(self, trial_id: str) -> None:
+        """Pass a pause on: BOHB counts it."""
+        if hasattr(self.inner, "on_pause"):
+            self.inner.on_pause(trial_id)
+
+    def on_unpause(self, trial_id: str) -> None:
+        """Pass the end of a pause on."""
+        if hasattr(self.inner, "on_unpause"):
+            self.inner.on_unpause(trial_id)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Save nothing: the trials' own records say what was proposed."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Restore nothing, as nothing is saved."""

@@ -1,0 +1,164 @@
+"""The workers of one trial: its own process, and others on the resources that Tune reserved.
+
+Ray Train within a trial would reserve a placement group of its own, which a stopped trial
+leaves behind; these actors live on the trial's, and end with the process that started them.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import ray
+from ray.util import get_current_placement_group, get_node_ip_address
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from clftask import logs
+from clftask.distributed.actor_names import named
+from clftask.errors import StorageError
+from clftask.tuning.trial_worker import reason_of
+
+LAST_WORDS_S = 5.0
+_log = logging.getLogger(__name__)
+Task = Callable[[int, int, str], Any]
+
+
+@ray.remote
+class Member:
+    """A worker of a trial, but the first."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def join(self, address: str, rank: int, world: int, device: str, cpus: float) -> None:
+        """Meet the others."""
+        from clftask.logs import quiet_libraries
+
+        quiet_libraries()
+        logs.work_on("tune", self.path, rank=rank)
+        _join(address, rank, world, device, cpus)
+
+    def run(self, task: Task, rank: int, world: int, device: str) -> str | None:
+        """Run what the first worker runs; return why it failed here, None if it did not.
+
+        A worker that fails ends its process: the first one then no longer waits for it.
+
+        Raises:
+            StorageError: Storage does not answer, which is not the trial's fault.
+        """
+        try:
+            task(rank, world, device)
+        except SystemExit:
+            pass
+        except StorageError:
+            raise
+        except Exception as error:
+            threading.Timer(LAST_WORDS_S, os._exit, [1]).start()
+            return reason_of(error)
+        return None
+
+
+class Group:
+    """The workers of a trial's process; they stay together for as long as the process lives.
+
+    Args:
+        path: The search's folder.
+        workers: How many there are, this process among them.
+        resources: What Ray reserves for each.
+        device: cpu or cuda.
+    """
+
+    def __init__(self, path: str, workers: int, resources: dict[str, float], device: str) -> None:
+        self.path, self.workers, self.device = path, workers, device
+        self.members: list[Any] = []
+        self.running: list[Any] = []
+        self.is_closed = False
+        if workers > 1:
+            self._gather(resources)
+
+    def _gather(self, resources: dict[str, float]) -> None:
+        place = get_current_placement_group()
+        address = f"tcp://{get_node_ip_address()}:{_free_port()}"
+        for rank in range(1, self.workers):
+            strategy = PlacementGroupSchedulingStrategy(place, placement_group_bundle_index=rank)
+            sizes = {"num_cpus": resources["CPU"], "num_gpus": resources.get("GPU", 0)}
+            options = {**sizes, **named("tune", self.path, "member", rank)}
+            member = Member.options(scheduling_strategy=strategy, **options)  # type: ignore[attr-defined]
+            self.members.append(member.remote(self.path))
+        joining = [
+            member.join.remote(address, rank, self.workers, self.device, resources["CPU"])
+            for rank, member in enumerate(self.members, 1)
+        ]
+        self._watch(joining)
+        _join(address, 0, self.workers, self.device, resources["CPU"])
+        ray.get(joining)
+
+    def _watch(self, tasks: list[Any]) -> None:
+        """End this process if another worker dies: torch may wait for it for half an hour."""
+
+        def run(tasks: list[Any]) -> None:
+            while tasks:
+                (done,), tasks = ray.wait(tasks)
+                try:
+                    ray.get(done)
+                except Exception as error:
+                    if not self.is_closed:
+                        _log.warning("a worker of the trial is gone: %s", reason_of(error))
+                        os._exit(1)
+
+        threading.Thread(target=run, args=[tasks], daemon=True).start()
+
+    def run(self, task: Task) -> Any:
+        """Run a task on all workers; return what it gives on the first, raise what it raises."""
+        self.running = [
+            member.run.remote(task, rank, self.workers, self.device)
+            for rank, member in enumerate(self.members, 1)
+        ]
+        self._watch(self.running)
+        try:
+            return task(0, self.workers, self.device)
+        except SystemExit:  # which all of them have heard of
+            ray.wait(self.running, num_returns=len(self.running)) if self.running else None
+            raise
+
+    def close(self) -> str:
+        """End the other workers after a failure: one may wait for what never comes.
+
+        Returns:
+            Why one of them failed, blank if none did.
+        """
+        import torch
+
+        count = len(self.running)
+        said = ray.wait(self.running, num_returns=count, timeout=LAST_WORDS_S)[0]
+        try:
+            reasons = [ray.get(ref) for ref in said]
+        finally:
+            self.is_closed = True
+            for member in self.members:
+                ray.kill(member)
+            torch.distributed.destroy_process_group()
+        return next((reason for reason in reasons if reason), "")
+
+
+def _join(address: str, rank: int, world: int, device: str, cpus: float) -> None:
+    """Become one of torch's process group, as accelerate expects to find it."""
+    import torch
+
+    torch.set_num_threads(max(1, int(cpus)))
+    host, _, port = address.removeprefix("tcp://").rpartition(":")
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": "0"}
+    os.environ |= {"MASTER_ADDR": host, "MASTER_PORT": port}
+    backend = "nccl" if device == "cuda" else "gloo"
+    torch.distributed.init_process_group(backend, init_method=address, rank=rank, world_size=world)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port: int = probe.getsockname()[1]
+        return port

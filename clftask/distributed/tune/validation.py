@@ -1,0 +1,81 @@
+"""What is refused before a search starts."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+from collections.abc import Iterator
+from typing import Any
+
+from clftask.config.tune import TuneJob
+from clftask.distributed.capacity import capacity
+from clftask.distributed.tune.placement import Slots, room_for
+from clftask.errors import ClftaskError, ConfigError, Problem
+from clftask.models.loading import check_base
+
+
+@contextlib.contextmanager
+def named_as_in(job: TuneJob) -> Iterator[None]:
+    """Let problems of the training job name their fields as the search's file does."""
+    try:
+        yield
+    except ClftaskError as error:
+        raise type(error)(*map(job.renamed, error.problems)) from None
+
+
+def check_packages(job: TuneJob) -> None:
+    """Refuse a searcher whose packages are not installed.
+
+    Raises:
+        ConfigError: Names them and their install command.
+    """
+    for extra, packages in job.searcher.packages.items():
+        missing = [name for name in packages if importlib.util.find_spec(name) is None]
+        if missing:
+            allowed = f"needs {', '.join(missing)}, which is not installed"
+            remedy = f"pip install 'clftask[{extra}]'"
+            raise ConfigError(Problem("searcher.kind", job.searcher.kind, allowed, remedy))
+
+
+def check_concurrency(job: TuneJob, chosen: Slots) -> None:
+    """Refuse a limit that a scheduler whose trials wait for each other cannot keep.
+
+    Raises:
+        ConfigError: There is room for more.
+    """
+    room = min(room_for(chosen, capacity()), job.num_trials)
+    if job.scheduler.resumes and job.concurrency != "auto" and chosen.concurrency < room:
+        allowed = f"trials of {job.scheduler.kind} fill the cluster, here {room} at a time"
+        remedy = "Use auto, or a larger train.scaling.cpus_per_worker."
+        raise ConfigError(Problem("concurrency", job.concurrency, allowed, remedy))
+
+
+def check_trials(job: TuneJob) -> dict[str, Any]:
+    """Refuse trials that could not train; return the tokenizer of each base.
+
+    Raises:
+        ConfigError: `training.hf` or the model of one of them cannot be used.
+    """
+    from clftask.training.arguments import check_arguments  # imports transformers
+
+    trials = job.probed()
+    models = {(t.model.base, t.model.max_length, t.model.head.kind): t.model for t in trials}
+    mistakes: list[Problem] = []
+    tokenizers = {}
+    for trial in {repr(trial.training.hf): trial for trial in trials}.values():
+        with _collecting(mistakes):
+            check_arguments(trial)
+    for model in models.values():
+        with _collecting(mistakes):
+            tokenizers[model.base] = check_base(model)
+    if mistakes:
+        raise ConfigError(*(m for i, m in enumerate(mistakes) if m not in mistakes[:i]))
+    return tokenizers
+
+
+@contextlib.contextmanager
+def _collecting(mistakes: list[Problem]) -> Iterator[None]:
+    try:
+        yield
+    except ConfigError as error:
+        mistakes += error.problems

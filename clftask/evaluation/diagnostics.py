@@ -1,0 +1,267 @@
+"""Where a classifier is right and where not: figures of labelled rows, as numbers. No plots."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from clftask.components.decision.calibration import probabilities_of
+from clftask.components.decision.decision import Outcome
+from clftask.components.decision.thresholds import GRID
+from clftask.components.labels import Task
+
+Array = npt.NDArray[Any]
+
+MAX_PAIRS = 5_000_000
+NUM_POINTS = 200
+MIN_LENGTH_ROWS = 30
+_BLOCK = 10_000_000
+_LEAST = 1e-7  # probabilities below count as this: a loss must stay finite
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Rows of a split, few enough for curves: all of them, or the same draw each time.
+
+    Attributes:
+        plain: (rows, labels) float32 probabilities without calibration.
+        probabilities: (rows, labels) float32, calibrated.
+        decided: (rows, labels) bool: the labels given.
+        targets: (rows, labels) bool.
+        num_rows: Rows of the whole split.
+    """
+
+    plain: Array
+    probabilities: Array
+    decided: Array
+    targets: Array
+    num_rows: int
+
+    @classmethod
+    def of(cls, logits: Array, outcome: Outcome, targets: Array, task: Task) -> Self:
+        """Draw from a split.
+
+        Args:
+            logits: (rows, labels), uncalibrated.
+            outcome: What the rows come to.
+            targets: (rows, labels) of 0 and 1.
+            task: multiclass or multilabel.
+        """
+        rows, labels = targets.shape
+        most = max(1, MAX_PAIRS // max(1, labels))
+        some: Any = slice(None)
+        if rows > most:
+            some = np.sort(np.random.default_rng(0).choice(rows, most, replace=False))
+        plain = probabilities_of(logits[some], task)
+        parts = outcome.probabilities[some], outcome.decided[some], targets[some] > 0
+        return cls(plain, *parts, rows)
+
+
+# ------------------------------------------------------------------ curves
+
+
+class PrecisionRecall(NamedTuple):
+    """Precision against recall, from the highest threshold to the lowest.
+
+    Attributes:
+        recall: (points,).
+        precision: (points,).
+        average: The average precision: the sum of precisions, weighted by the gain in recall.
+    """
+
+    recall: Array
+    precision: Array
+    average: float
+
+
+def precision_recall(scores: Array, targets: Array, points: int = NUM_POINTS) -> PrecisionRecall:
+    """Return the curve of pairs that are given when their score is above a threshold.
+
+    Args:
+        scores: (pairs,).
+        targets: (pairs,) of 0 and 1.
+        points: How many of the curve are returned, evenly spread over recall; the average
+            precision is that of the whole curve.
+    """
+    positives = int(np.count_nonzero(targets))
+    if not positives:
+        return PrecisionRecall(np.empty(0), np.empty(0), 0.0)
+    order = np.argsort(-scores, kind="stable")
+    falling = scores[order]
+    last = np.append(np.flatnonzero(falling[1:] != falling[:-1]), len(falling) - 1)  # of equals
+    hits = np.cumsum(targets[order] > 0)[last]
+    precision, recall = hits / (last + 1), hits / positives
+    average = float(np.diff(recall, prepend=0.0) @ precision)
+    some = np.unique(np.searchsorted(recall, np.linspace(recall[0], 1, points) - 1e-12))
+    return PrecisionRecall(recall[some], precision[some], average)
+
+
+def average_precisions(sample: Sample) -> list[float | None]:
+    """Return each label's average precision, None for those without positives."""
+    by_label = (np.ascontiguousarray(x.T) for x in (sample.probabilities, sample.targets))
+    return [
+        precision_recall(p, y).average if y.any() else None for p, y in zip(*by_label, strict=True)
+    ]
+
+
+def abstention(probabilities: Array, targets: Array) -> tuple[Array, Array]:
+    """Return what multiclass rows come to if those below a floor get no label.
+
+    Args:
+        probabilities: (rows, labels).
+        targets: (rows, labels) of 0 and 1.
+
+    Returns:
+        (99,) coverage and (99,) accuracy of the covered rows, at the floors 0.01 … 0.99;
+        NaN where no row is left.
+    """
+    confidence = probabilities.max(1)
+    right = targets[np.arange(len(targets)), probabilities.argmax(1)] > 0
+    order = np.argsort(confidence, kind="stable")
+    below = np.searchsorted(confidence[order], GRID.astype(np.float32), "left")
+    left = len(targets) - below
+    hits = right.sum() - np.concatenate([[0], right[order].cumsum()])[below]
+    accuracy = np.where(left > 0, hits / np.maximum(left, 1), np.nan)
+    return left / max(1, len(targets)), accuracy
+
+
+# ------------------------------------------------------------------ confusions
+
+
+def replacements(decided: Array, targets: Array) -> Array:
+    """Return (labels, labels) float32: how often the second was given in place of the first.
+
+    A row counts for each pair of a label that it misses and a label that it should not have.
+
+    Args:
+        decided: (rows, labels) bool.
+        targets: (rows, labels) of 0 and 1.
+    """
+    true = targets > 0
+    missed, surplus = (true & ~decided).astype(np.float32), (decided & ~true).astype(np.float32)
+    return np.asarray(missed.T @ surplus)
+
+
+def largest_pairs(counts: Array, most: int) -> list[tuple[int, int, int]]:
+    """Return (first label, second label, count) of the largest counts, zeros left out."""
+    flat = counts.ravel()
+    order = np.argsort(-flat, kind="stable")[:most]
+    places = [divmod(int(i), counts.shape[1]) for i in order if flat[i] > 0]
+    return [(a, b, int(counts[a, b])) for a, b in places]
+
+
+def most_confused(counts: Array, most: int) -> Array:
+    """Return the labels that take part in the most replacements, in bundle order."""
+    both = counts.sum(0) + counts.sum(1)
+    found = np.argsort(-both, kind="stable")[:most]
+    return np.sort(found[both[found] > 0])
+
+
+# ------------------------------------------------------------------ single rows
+
+
+class Surprise(NamedTuple):
+    """The label of a row that the probabilities contradict most.
+
+    Attributes:
+        row: Its place in the split.
+        label: Multiclass: the true class.
+        loss: −log of the probability that was given to the truth.
+    """
+
+    row: int
+    label: int
+    loss: float
+
+
+def surprises(probabilities: Array, targets: Array, task: Task, most: int) -> list[Surprise]:
+    """Return the rows with the highest losses, the highest first.
+
+    Of a multilabel row the loss of one label counts, the highest: the sum over all would put
+    rows with many labels first, and not those that are likely mislabelled.
+
+    Args:
+        probabilities: (rows, labels), calibrated.
+        targets: (rows, labels) of 0 and 1.
+        task: multiclass or multilabel.
+        most: How many.
+    """
+    step = max(1, _BLOCK // max(1, targets.shape[1]))
+    starts = range(0, len(targets), step)
+    parts = [_worst(probabilities[i : i + step], targets[i : i + step], task) for i in starts]
+    labels, of_truth = (np.concatenate(part) for part in zip(*parts, strict=True))
+    rows = np.argsort(of_truth, kind="stable")[:most]
+    return [
+        Surprise(int(i), int(labels[i]), float(-np.log(np.maximum(of_truth[i], _LEAST))))
+        for i in rows
+    ]
+
+
+def _worst(probabilities: Array, targets: Array, task: Task) -> tuple[Array, Array]:
+    """Return for each row the label that surprises most, and the probability of its truth."""
+    if task == "multiclass":
+        labels = targets.argmax(1)
+        return labels, np.take_along_axis(probabilities, labels[:, None], 1)[:, 0]
+    of_truth = np.where(targets > 0, probabilities, 1 - probabilities)
+    return of_truth.argmin(1), of_truth.min(1)
+
+
+# ------------------------------------------------------------------ lengths
+
+
+def by_length(
+    num_tokens: Array, decided: Array, targets: Array, num_whole: int
+) -> list[dict[str, Any]]:
+    """Return F1 by bins of length, the shortest first.
+
+    Bins end at `num_whole` times powers of two, so that a bin's rows are read whole or cut,
+    and are merged until each has some rows.
+
+    Args:
+        num_tokens: (rows,) tokens, those that are not read, too.
+        decided: (rows, labels) bool: the labels given.
+        targets: (rows, labels) of 0 and 1.
+        num_whole: Tokens of the longest text that is read whole.
+
+    Returns:
+        For each bin from and to (tokens, both included; of the last one the longest), rows,
+        truncated (share of its rows that are longer than `num_whole`), micro_f1, and macro_f1
+        of the labels that occur in it.
+    """
+    found, low = [], 1
+    for high in _ends(num_tokens, num_whole):
+        own = (num_tokens >= low) & (num_tokens <= high)
+        bounds = {"from": low, "to": high, "rows": int(own.sum())}
+        truncated = {"truncated": float((num_tokens[own] > num_whole).mean())}
+        found.append(bounds | truncated | _f1(decided[own], targets[own] > 0))
+        low = high + 1
+    return found
+
+
+def _ends(num_tokens: Array, num_whole: int) -> list[int]:
+    """Return the ends of bins with rows enough; a short rest at the end goes to the last one."""
+    longest, ends, done = int(num_tokens.max()), list[int](), 0
+    all_ends = [num_whole]
+    while all_ends[0] > 1:
+        all_ends.insert(0, all_ends[0] // 2)
+    while all_ends[-1] < longest:
+        all_ends.append(2 * all_ends[-1])
+    counts = np.searchsorted(np.sort(num_tokens), all_ends, "right")
+    for end, below in zip(all_ends, counts.tolist(), strict=True):
+        if below - done >= MIN_LENGTH_ROWS:
+            ends.append(end)
+            done = below
+        if below == len(num_tokens):
+            return [*ends[:-1], longest]
+    raise AssertionError("the last end is not below the longest")
+
+
+def _f1(decided: Array, targets: Array) -> dict[str, float]:
+    hits, given, support = (decided & targets).sum(0), decided.sum(0), targets.sum(0)
+    each = 2 * hits / np.maximum(given + support, 1)
+    micro = 2 * hits.sum() / max(1, int(given.sum() + support.sum()))
+    macro = each[support > 0].mean() if support.any() else 0.0
+    return {"micro_f1": float(micro), "macro_f1": float(macro)}

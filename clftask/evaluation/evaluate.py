@@ -1,0 +1,164 @@
+"""What logits of labelled rows say: the decision that they call for, and figures with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from clftask.components.decision.calibration import probabilities_of
+from clftask.components.decision.decision import Decision, Outcome, cross_fitted
+from clftask.components.labels import LabelSpace
+from clftask.components.metrics import CALIBRATED, DECIDED, compute, confusion_matrix, per_label
+from clftask.config.train import TrainJob
+from clftask.evaluation.bootstrap import covered, headline
+from clftask.evaluation.diagnostics import by_length
+
+MAX_CONFUSION_LABELS = 200
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Rows of a split whose labels are known.
+
+    Attributes:
+        logits: (rows, labels) float32, uncalibrated.
+        targets: (rows, labels) float32 of 0 and 1.
+        groups: (rows,) codes of their groups, if the split is grouped.
+        num_tokens: (rows,) tokens of their texts, those that are not read, too; if known.
+        texts: (rows,) beginnings of their texts; if known.
+    """
+
+    logits: Array
+    targets: Array
+    groups: Array | None = None
+    num_tokens: Array | None = None
+    texts: Sequence[str] | None = None
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A decision, and how rows fare with it.
+
+    Attributes:
+        decision: Fitted on all validation rows.
+        figures: What `metrics.json` holds: metrics, their intervals, per_label, by_length and
+            confusion_matrix by split.
+        outcomes: What the rows of each split come to, those of validation out of fold.
+        rows: The splits themselves.
+    """
+
+    decision: Decision
+    figures: dict[str, Any]
+    outcomes: dict[str, Outcome]
+    rows: dict[str, Labelled]
+
+
+def decide(job: TrainJob, space: LabelSpace, splits: dict[str, Labelled]) -> Evaluated:
+    """Fit a job's decision on validation, and measure all splits with it.
+
+    The figures of validation are out of fold: each row is decided by what others call for.
+    """
+    held_out, spec, figures = splits["validation"], job.decision, dict[str, Any]()
+    outcomes, num_whole = {}, job.model.long_text.num_whole(job.model.max_length)
+    of_job = job.task, job.average
+    fitted = spec.fit(held_out.logits, held_out.targets, *of_job, held_out.groups)
+    for name, rows in splits.items():
+        if name == "validation":
+            found = cross_fitted(spec, rows.logits, rows.targets, *of_job, rows.groups)
+        else:
+            found = fitted.apply(rows.logits, job.task)
+        outcomes[name] = found
+        for key, value in measured(rows, found, fitted, space, num_whole).items():
+            figures.setdefault(key, {})[name] = value
+    return Evaluated(fitted, figures, outcomes, splits)
+
+
+def measured(
+    rows: Labelled, found: Outcome, decision: Decision, space: LabelSpace, num_whole: int
+) -> dict[str, Any]:
+    """Return the figures of one split.
+
+    Args:
+        rows: The split.
+        found: What they come to.
+        decision: What is shipped: its thresholds stand beside the labels.
+        space: The labels.
+        num_whole: Tokens of the longest text that is read whole.
+    """
+    metrics = _metrics(rows, found, decision, space)
+    intervals = headline(found.decided, rows.targets, rows.groups, found.sets)
+    figures: dict[str, Any] = {
+        "metrics": metrics,
+        "intervals": {name: ends for name, ends in intervals.items() if name in metrics},
+        "per_label": _labels(found.decided, rows.targets, decision, space),
+    }
+    if rows.num_tokens is not None:
+        lengths = rows.num_tokens, found.decided, rows.targets
+        figures["by_length"] = by_length(*lengths, num_whole)
+    if space.task == "multiclass" and len(space.names) <= MAX_CONFUSION_LABELS:
+        figures["confusion_matrix"] = confusion_matrix(found.decided, rows.targets)
+    return figures
+
+
+def _metrics(
+    rows: Labelled, outcome: Outcome, decision: Decision, space: LabelSpace
+) -> dict[str, float]:
+    """Return all metrics with the decision, and the plain ones beside where the two can differ."""
+    task, targets = space.task, rows.targets
+    probabilities, decided, sets = outcome
+    found = compute(probabilities, decided, targets, task)
+    plain = probabilities_of(rows.logits, task)
+    if decision.abstain_below is not None:
+        found["coverage"] = float(decided.any(1).mean())
+    if sets is not None:
+        found["set_coverage"] = float(covered(sets, targets).mean())
+        found["set_size"] = float(sets.sum(1).mean())
+    if decision.calibration.kind != "none":
+        found |= _named("uncalibrated", compute(plain, decided, targets, task, CALIBRATED))
+    if decision.model_copy(update={"sets": None}) != Decision():
+        names = [name for name in found if name in DECIDED]
+        at_plain = compute(plain, Decision().decide(plain, task), targets, task, names)
+        found |= _named("at_0.5" if task == "multilabel" else "at_argmax", at_plain)
+    return found
+
+
+def _named(suffix: str, metrics: dict[str, float]) -> dict[str, float]:
+    return {f"{name}_{suffix}": value for name, value in metrics.items()}
+
+
+def _labels(
+    decided: Array, targets: Array, decision: Decision, space: LabelSpace
+) -> Sequence[dict[str, Any]]:
+    found = per_label(decided, targets, space.names)
+    if space.task == "multilabel":
+        thresholds = decision.thresholds(len(space.names))
+        found = [row | {"threshold": t} for row, t in zip(found, thresholds, strict=True)]
+    return found
+
+
+def labelled(table: Any, logits: Array, targets: Array) -> Labelled:
+    """Return rows with what their table tells of them.
+
+    Args:
+        table: group, num_tokens and text (rows,), as far as there are such.
+        logits: (rows, labels) float32, uncalibrated.
+        targets: (rows, labels) of 0 and 1.
+    """
+    known = {name: table[name] for name in table.column_names}
+    return Labelled(
+        logits,
+        targets,
+        groups_of(table),
+        known["num_tokens"].to_numpy() if "num_tokens" in known else None,
+        known["text"].to_pylist() if "text" in known else None,
+    )
+
+
+def groups_of(table: Any) -> Array | None:
+    """Return the (rows,) groups of a table's rows, None where they have none."""
+    return np.asarray(table["group"].to_numpy()) if "group" in table.column_names else None

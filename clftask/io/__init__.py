@@ -1,0 +1,1 @@
+"""Disks and object stores, and local temporary folders."""

@@ -1,0 +1,154 @@
+"""Which files a folder or a glob holds: each once, whatever links and patterns there are."""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from clftask.io.filesystems import absolute, filesystem, is_url, mendable
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """A file: its path as given to `list_files` plus its name, and its size in bytes."""
+
+    path: str
+    size: int
+
+
+def list_files(path: str, recursive: bool = True, markers: bool = True) -> list[FileInfo]:
+    """List the files under a folder, sorted; an absent folder holds none.
+
+    Args:
+        path: The folder.
+        recursive: Whether to look into the folders in it.
+        markers: Whether also into those whose names begin with `_` or `.`; on disk alone.
+    """
+    from pyarrow.fs import FileSelector, FileType
+
+    fs, inner = filesystem(path)
+    if not is_url(path):
+        with mendable(path):
+            return sorted(_local_files(inner, recursive, markers), key=lambda f: f.path)
+    with mendable(path):
+        found = fs.get_file_info(FileSelector(inner, recursive=recursive, allow_not_found=True))
+    files = [f for f in found if f.type == FileType.File]
+    # Not the names as they are: of abfs://container@account/folder they begin with container/.
+    names = [f.path.strip("/").removeprefix(inner.strip("/")).lstrip("/") for f in files]
+    found = [FileInfo(f"{path.rstrip('/')}/{n}", f.size) for n, f in zip(names, files, strict=True)]
+    return sorted(found, key=lambda f: f.path)
+
+
+def _local_files(folder: str, recursive: bool, markers: bool) -> Iterator[FileInfo]:
+    for place in _folders([folder], markers) if recursive else [folder]:
+        for entry in _entries(place):
+            if entry.is_file():
+                yield FileInfo(entry.path, entry.stat().st_size)
+
+
+def _folders(starts: Iterable[str], markers: bool) -> Iterator[str]:
+    """Yield folders and all below them, each once: links may lead in circles.
+
+    Without `markers`, not by names that begin with `_` or `.`: a link may lead there, too.
+    """
+    seen: set[str] = set()
+    waiting = sorted(starts, reverse=True)
+    while waiting:
+        folder = waiting.pop()
+        real = os.path.realpath(folder)
+        if real not in seen:
+            seen.add(real)
+            yield folder
+            inner = [entry for entry in _entries(folder) if entry.is_dir()]
+            inner = [entry for entry in inner if markers or entry.name[0] not in "._"]
+            inner.sort(key=lambda entry: (entry.is_symlink(), entry.name), reverse=True)
+            waiting += [entry.path for entry in inner]
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as found:
+        return list(found)
+    return []
+
+
+def expand(pattern: str) -> list[str]:
+    """Return the files that a path, folder or glob stands for, sorted.
+
+    Names that begin with `_` or `.` below a folder are markers, not data, and are left out.
+    """
+    pattern = absolute(pattern)
+    if not is_url(pattern) and Path(pattern).is_file():
+        return [pattern]
+    magic = _magic(pattern)
+    base = pattern[: magic.start()].rpartition("/")[0] if magic else pattern
+    if magic and not is_url(pattern):
+        files = _globbed(pattern)
+    elif magic:
+        files = _matching(pattern, [f.path for f in list_files(base)])
+    elif (kind := _kind(pattern)) == "Directory":
+        files = [f.path for f in list_files(base, markers=False)]
+    else:
+        return [pattern] if kind == "File" else []
+    return [f for f in files if not re.search(r"/[._]", f[len(base) :])]
+
+
+def _magic(pattern: str) -> re.Match[str] | None:
+    """Return where a glob begins to be one; None of what is a name, brackets and all."""
+    found = re.search(r"[*?\[]", pattern)
+    if found is None or (is_url(pattern) and "*" in pattern):
+        return found
+    is_name = _kind(pattern) != "NotFound" if is_url(pattern) else Path(pattern).is_dir()
+    return None if is_name else found
+
+
+def _kind(path: str) -> str:
+    """Return File, Directory, NotFound or, of a pipe or a device, Unknown."""
+    fs, inner = filesystem(path)
+    with mendable(path):
+        return str(fs.get_file_info(inner).type.name)
+
+
+def _globbed(pattern: str) -> list[str]:
+    """Return the files that a local glob stands for, looking into no folder twice."""
+    root, *parts = Path(pattern).parts
+    places = {root}
+    with mendable(pattern):
+        for part in [*parts, "*"] if parts[-1:] == ["**"] else parts:
+            folders = [place for place in places if Path(place).is_dir()]
+            if part == "**":
+                places = set(_folders(folders, markers=False))
+            elif re.search(r"[*?\[]", part):
+                fits = re.compile(fnmatch.translate(part)).match
+                places = {e.path for place in folders for e in _entries(place) if fits(e.name)}
+            else:
+                places = {str(Path(place, part)) for place in places}
+        return sorted(place for place in places if Path(place).is_file())
+
+
+def _matching(pattern: str, paths: list[str]) -> list[str]:
+    """Return the paths that a glob stands for; by RE2, which no pattern makes slow."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    from fsspec.utils import glob_translate
+
+    with mendable(pattern):
+        regex = glob_translate(pattern).removesuffix(r"\Z")
+        found = pc.match_substring_regex(pa.array(paths, pa.string()), f"^{regex}$")
+    return [path for path, fits in zip(paths, found.to_pylist(), strict=True) if fits]
+
+
+def stands_for(pattern: str, path: str) -> bool:
+    """Tell whether a folder or glob would stand for a file if it were there."""
+    pattern, path = _without_detours(absolute(pattern)), _without_detours(path)
+    if _magic(pattern):
+        return _matching(pattern, [path]) == [path]
+    return path.startswith(pattern + "/")
+
+
+def _without_detours(path: str) -> str:
+    return path if is_url(path) else os.path.realpath(path)

@@ -1,0 +1,356 @@
+"""The only door to disks and object stores: read, list, atomic put, put-if-absent, retry.
+
+A path is a local one, `s3://bucket/key`, or another URL that pyarrow or fsspec reads.
+Runs and outputs are written to disk or S3. Endpoint, region and credentials of S3 come from
+the standard AWS environment and profile, resolved by botocore for every client.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from clftask.errors import DataError, Problem, StorageError
+from clftask.io.filesystems import (
+    MAX_ATTEMPTS,
+    absolute,
+    filesystem,
+    is_s3,
+    is_url,
+    mendable,
+    s3_client,
+)
+from clftask.io.listing import FileInfo, expand, list_files, stands_for
+
+__all__ = [
+    "FileInfo",
+    "absolute",
+    "expand",
+    "filesystem",
+    "is_s3",
+    "is_url",
+    "list_files",
+    "mendable",
+    "s3_client",
+    "stands_for",
+]
+
+NUM_THREADS = 8
+_COPY_BYTES = 4 << 20
+_TEMPORARY = ".tmp-"
+_Result = TypeVar("_Result")
+
+
+def join(base: str, *parts: str) -> str:
+    """Join a folder and names, for local paths and URLs alike."""
+    return "/".join([base.rstrip("/"), *parts])
+
+
+# ------------------------------------------------------------------ reading
+
+
+def exists(path: str) -> bool:
+    """Tell whether a file or folder is there."""
+    from pyarrow.fs import FileType
+
+    fs, inner = filesystem(path)
+    with mendable(path):
+        return bool(fs.get_file_info(inner).type != FileType.NotFound)
+
+
+def is_folder(path: str) -> bool:
+    """Tell whether the path is a folder (on S3: a prefix that holds something)."""
+    from pyarrow.fs import FileType
+
+    fs, inner = filesystem(path)
+    with mendable(path):
+        return bool(fs.get_file_info(inner).type == FileType.Directory)
+
+
+def read_bytes(path: str) -> bytes:
+    """Read a whole file."""
+    fs, inner = filesystem(path)
+    if not is_url(path) and Path(inner).exists() and not Path(inner).is_file():
+        raise StorageError(Problem(path, None, "must be a file"))  # no pipe, which nobody may feed
+
+    def read() -> bytes:
+        with fs.open_input_file(inner) as file:
+            return cast(bytes, file.read())
+
+    with mendable(path):
+        return _insisting(read)
+
+
+def _insisting(read: Callable[[], _Result]) -> _Result:
+    """Read again what S3's client gives up: an error longer than the file it takes for its own."""
+    for attempt in range(MAX_ATTEMPTS):
+        try:
+            return read()
+        except OSError as error:
+            if attempt == MAX_ATTEMPTS - 1 or "AWS Error INTERNAL_FAILURE" not in str(error):
+                raise
+            time.sleep(random.random() * 2**attempt / 10)
+    raise AssertionError
+
+
+def read_json(path: str, remedy: str) -> dict[str, Any]:
+    """Read a JSON object of our own.
+
+    Raises:
+        DataError: The file holds something else; says `remedy`.
+    """
+    try:
+        return dict(json.loads(read_bytes(path)))
+    except (ValueError, TypeError, RecursionError):
+        raise DataError(Problem(path, None, "is damaged", remedy)) from None
+
+
+def version(path: str) -> str:
+    """Return what changes whenever a file does: its ETag on S3, else size and time.
+
+    Raises:
+        StorageError: There is no such file.
+    """
+    if is_s3(path):
+        bucket, key = _bucket_and_key(path)
+        with mendable(path):
+            return str(s3_client().head_object(Bucket=bucket, Key=key)["ETag"]).strip('"')
+    fs, inner = filesystem(path)
+    with mendable(path):
+        info = fs.get_file_info(inner)
+    if info.size is None:
+        raise StorageError(Problem(path, None, "is not there", "Check the path."))
+    return f"{info.size}-{info.mtime_ns}"
+
+
+def size(path: str) -> int:
+    """Return the bytes of a file, or of all files below a folder.
+
+    Raises:
+        StorageError: Nothing is there.
+    """
+    fs, inner = filesystem(path)
+    with mendable(path):
+        info = fs.get_file_info(inner)
+    if info.size is not None:
+        return int(info.size)
+    if not (files := list_files(path)):
+        raise StorageError(Problem(path, None, "is not there", "Check the path."))
+    return sum(file.size for file in files)
+
+
+# ------------------------------------------------------------------ writing
+
+
+def put(path: str, data: bytes) -> None:
+    """Write a file whole or not at all, over what is there."""
+    if is_s3(path):
+        bucket, key = _bucket_and_key(path)
+        with mendable(path):
+            s3_client().put_object(Bucket=bucket, Key=key, Body=data)
+        return
+    with mendable(path), _temporary_beside(path, data) as temporary:
+        os.replace(temporary, path)  # noqa: PTH105
+
+
+def put_if_absent(path: str, data: bytes) -> bool:
+    """Create a file whole; return False and leave it alone if it is there already.
+
+    An answer lost on the way is tried again and may then meet its own success, so what is
+    there counts as ours when it holds the same bytes.
+    """
+    if not is_s3(path):
+        with mendable(path), _temporary_beside(path, data) as temporary:
+            try:
+                os.link(temporary, path)
+            except FileExistsError:
+                return False
+            return True
+    from botocore.exceptions import ClientError
+
+    bucket, key = _bucket_and_key(path)
+    with mendable(path):
+        for attempt in range(MAX_ATTEMPTS):
+            try:
+                s3_client().put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
+                return True
+            except ClientError as error:
+                code = error.response["Error"]["Code"]
+                if code in ("PreconditionFailed", "412"):
+                    return read_bytes(path) == data
+                if code not in ("ConditionalRequestConflict", "409"):
+                    raise
+                time.sleep(random.random() * 2**attempt / 10)  # somebody is writing it right now
+    raise StorageError(Problem(path, None, "is being written by others all the time"))
+
+
+def upload(folder: str, path: str) -> None:
+    """Copy all files below a local folder to `path`, replacing what has the same name."""
+    root = Path(folder)
+    for file in sorted(p for p in root.rglob("*") if p.is_file()):
+        target = join(path, file.relative_to(root).as_posix())
+        with mendable(target):
+            if is_s3(target):
+                bucket, key = _bucket_and_key(target)
+                s3_client().upload_file(str(file), bucket, key)
+            else:
+                _copy(file, Path(target))
+
+
+def download(path: str, folder: str) -> None:
+    """Copy all files below `path` into a local folder.
+
+    Raises:
+        StorageError: Nothing is there, or a name leads out of the folder.
+    """
+    files, top = list_files(path), path.rstrip("/") + "/"
+    names = [file.path.removeprefix(top) for file in files]
+    if not files:
+        raise StorageError(Problem(path, None, "is not there", "Check the path."))
+    if strange := [n for n in names if n.startswith("/") or ".." in n.split("/")]:
+        allowed = f"holds names that lead out of it: {strange[0]}"
+        raise StorageError(Problem(path, None, allowed, "Copy what belongs to it elsewhere."))
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        list(pool.map(lambda file, name: _fetch(file.path, Path(folder, name)), files, names))
+
+
+def _fetch(path: str, target: Path) -> None:
+    fs, inner = filesystem(path)
+
+    def copy() -> None:
+        with fs.open_input_stream(inner) as source, target.open("wb") as file:
+            shutil.copyfileobj(source, file, _COPY_BYTES)
+
+    with mendable(path):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _insisting(copy)
+
+
+def delete(path: str) -> None:
+    """Remove a file or a folder with all it holds; an absent one is no error."""
+    if not is_s3(path):
+        with mendable(path):
+            if Path(path).is_dir():
+                shutil.rmtree(path)
+            else:
+                Path(path).unlink(missing_ok=True)
+        return
+    from botocore.exceptions import ClientError
+
+    bucket, _ = _bucket_and_key(path)
+    names = [f.path for f in list_files(path)] or [path]
+    with mendable(path):
+        for start in range(0, len(names), 1000):
+            keys = [{"Key": _bucket_and_key(n)[1]} for n in names[start : start + 1000]]
+            answer = s3_client().delete_objects(
+                Bucket=bucket, Delete={"Objects": keys, "Quiet": True}
+            )
+            for failed in answer.get("Errors", []):
+                raise ClientError({"Error": failed}, "DeleteObjects")
+
+
+def clear_partial(path: str) -> None:
+    """Remove what killed writers left half-written below a folder that nobody else writes to.
+
+    Raises:
+        StorageError: Storage does not answer, or refuses to tell or to remove it.
+    """
+    with mendable(path):
+        if not is_s3(path):
+            for file in Path(path).rglob(f"{_TEMPORARY}*"):
+                if not file.is_dir():  # no writer of ours makes folders
+                    file.unlink(missing_ok=True)
+            return
+        bucket, key = _bucket_and_key(path)
+        pages = s3_client().get_paginator("list_multipart_uploads")
+        for page in pages.paginate(Bucket=bucket, Prefix=f"{key}/"):
+            for found in page.get("Uploads", []):
+                which = {"Key": found["Key"], "UploadId": found["UploadId"]}
+                s3_client().abort_multipart_upload(Bucket=bucket, **which)
+
+
+def check_writable(path: str, field: str) -> None:
+    """Refuse a place that cannot be written, without leaving anything there.
+
+    Raises:
+        StorageError: The bucket is missing or refused, the disk's folder cannot be made,
+            or the scheme is neither disk nor S3.
+    """
+    if is_s3(path):
+        _renamed(field, path, lambda: _try_upload(path))
+        return
+    if is_url(path):
+        remedy = "Use a local folder or s3://bucket/prefix."
+        raise StorageError(Problem(field, path, "is written to disk or S3 only", remedy))
+    try:
+        parent = next(p for p in [Path(path), *Path(path).parents] if p.exists())
+    except OSError as error:
+        raise StorageError(Problem(field, path, f"cannot be used: {error.strerror}")) from None
+    try:
+        tempfile.TemporaryFile(dir=parent).close()  # rights alone say nothing for root
+    except OSError:
+        remedy = f"Choose another {field}, or mend the rights of {parent}."
+        allowed = "must be a folder that can be written"
+        raise StorageError(Problem(field, path, allowed, remedy)) from None
+
+
+def _try_upload(path: str) -> None:
+    """Begin a multipart upload and drop it: needs the right to write, and leaves nothing."""
+    bucket, key = _bucket_and_key(join(path, ".probe"))
+    upload_id = s3_client().create_multipart_upload(Bucket=bucket, Key=key)["UploadId"]
+    s3_client().abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload_id)
+
+
+def _renamed(field: str, path: str, call: Callable[[], _Result]) -> _Result:
+    """Run `call`, and put the job file's field in front of what storage complains of."""
+    try:
+        with mendable(path):
+            return call()
+    except StorageError as error:
+        problem = error.problems[0]
+        raise type(error)(Problem(field, path, problem.allowed, problem.remedy)) from None
+
+
+def _bucket_and_key(path: str) -> tuple[str, str]:
+    bucket, _, key = path.removeprefix("s3://").partition("/")
+    return bucket, key
+
+
+@contextmanager
+def _temporary_beside(path: str, data: bytes) -> Iterator[str]:
+    folder = Path(path).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=folder, prefix=_TEMPORARY)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(0o644)
+        yield name
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Of a new name: one that can be foretold may lie there already, as a link to elsewhere.
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f"{_TEMPORARY}{target.name}-")
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file, source.open("rb") as content:
+            shutil.copyfileobj(content, file, _COPY_BYTES)
+        temporary.chmod(0o644)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Base models, bundles and predictions."""

@@ -1,0 +1,61 @@
+"""What clftask.json holds."""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from clftask.components.decision.decision import Decision
+from clftask.components.labels import LabelSpace, Task
+from clftask.components.text import TextRecipe
+from clftask.components.truncation import KeepHead, LongText, Windows
+from clftask.spec import PlainData, Spec
+
+SCHEMA_VERSION = 1
+
+
+class BundleMeta(Spec):
+    """What `clftask.json` holds.
+
+    Attributes:
+        text: How text is made from columns.
+        max_length: Tokens that the model takes at once.
+        truncation: What is read of longer texts.
+        decision: How probabilities become labels.
+        job: The resolved training job.
+        data: Fingerprint and report of the data.
+        metrics: Headline metrics by split.
+        files: SHA-256 of the weights' and the tokenizer's files.
+        fingerprint: Covers files, labels, text and decision.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    task: Task
+    label_names: tuple[str, ...] = Field(min_length=2)
+    text: TextRecipe
+    max_length: int = Field(ge=4)
+    truncation: LongText = KeepHead()
+    decision: Decision
+    job: PlainData
+    data: PlainData
+    versions: dict[str, str]
+    metrics: dict[str, dict[str, float]]
+    files: dict[Annotated[str, Field(pattern=r"^[^/]+$")], str] = {}
+    fingerprint: str = ""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        """Refuse what would fail, or mean nothing, only when texts are scored."""
+        if len(set(self.label_names)) < len(self.label_names):
+            raise ValueError("label_names must be distinct")
+        if not self.decision.fits(len(self.label_names)):
+            raise ValueError("decision must be of as many labels as there are")
+        if isinstance(self.truncation, Windows) and self.truncation.stride > self.max_length // 2:
+            raise ValueError("truncation.stride must be at most half of max_length")
+        return self
+
+    @property
+    def space(self) -> LabelSpace:
+        """The labels."""
+        return LabelSpace(self.task, self.label_names)

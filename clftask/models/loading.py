@@ -1,0 +1,343 @@
+"""Finds the pretrained model, refuses a broken one, puts the head on."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from clftask.components.heads import MlpHead
+from clftask.components.labels import LabelSpace, Task
+from clftask.config.train import ModelSpec
+from clftask.errors import ConfigError, DataError, Problem
+from clftask.io import filesystems, storage
+from clftask.io.tempdirs import scratch_folder
+from clftask.models.file_checks import check_files
+
+PROBLEM_TYPES: dict[Task, str] = {
+    "multiclass": "single_label_classification",
+    "multilabel": "multi_label_classification",
+}
+
+
+def find_base(base: str, scratch: str) -> str:
+    """Return what transformers opens: a local folder, or a hub id as it is.
+
+    Args:
+        base: The job's `model.base`.
+        scratch: A folder of the caller's, who removes it: what lies at a URL is copied there.
+
+    Raises:
+        ConfigError: The package, the folder or what lies at the URL is missing.
+    """
+    if base.startswith("pkg://"):
+        return _in_package(base)
+    if filesystems.is_url(base):
+        folder = f"{scratch}/base"
+        storage.download(base, folder)
+        return folder
+    if base.startswith("/") and not Path(base).is_dir():
+        raise _refuse(base, "is no folder", "Check the path, or give a hub id.")
+    return base
+
+
+def _in_package(base: str) -> str:
+    package, _, inner = base.removeprefix("pkg://").partition("/")
+    # Without dots: to find what lies within a package, Python imports it.
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    places = list(spec.submodule_search_locations or []) if spec else []
+    if not places:
+        raise _refuse(base, f"the package {package} is not installed", f"pip install {package}")
+    folder = Path(places[0], inner)
+    if inner.startswith("/") or ".." in Path(inner).parts or not folder.is_dir():
+        raise _refuse(base, f"the package {package} holds no folder {inner!r}", "Check the name.")
+    return str(folder)
+
+
+def check_base(spec: ModelSpec) -> Any:
+    """Refuse a model that cannot be trained, before any worker starts.
+
+    Returns:
+        Its tokenizer; of what was copied from a URL nothing is left.
+
+    Raises:
+        ConfigError: The model is missing or half downloaded, wants remote code, has no
+            sequence classification, or is shorter than `max_length`.
+    """
+    with scratch_folder() as scratch:
+        return _check_base(spec, find_base(spec.base, scratch))
+
+
+def _check_base(spec: ModelSpec, base: str) -> Any:
+    from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
+
+    if Path(base).is_dir():
+        check_files(Path(base), functools.partial(_refuse, spec.base))
+    try:
+        config = AutoConfig.from_pretrained(base, trust_remote_code=False)
+    except Exception as error:  # transformers raises OSError, ValueError, KeyError and more
+        reason = " ".join(str(error).split())[:300]
+        remedy = "Give a hub id that can be reached, a folder, s3:// or pkg://package/folder."
+        raise _refuse(spec.base, f"cannot be opened: {reason}", remedy) from None
+    if isinstance(spec.head, MlpHead) and type(config) not in AutoModel._model_mapping:
+        remedy = "Use head: linear, which stands for the head that the model has."
+        raise _refuse(spec.base, f"{config.model_type} takes no other head", remedy)
+    mapping = AutoModelForSequenceClassification._model_mapping
+    if type(config) not in mapping and not isinstance(spec.head, MlpHead):
+        raise _refuse(
+            spec.base, f"{config.model_type} has no sequence classification in transformers"
+        )
+    tokenizer = _check_tokenizer(spec.base, base)
+    limit = num_positions(config)
+    if limit is not None and limit < spec.max_length:
+        allowed = f"must be at most {limit}, the positions of {spec.base}"
+        raise ConfigError(Problem("model.max_length", spec.max_length, allowed))
+    return tokenizer
+
+
+def _check_tokenizer(name: str, base: str) -> Any:
+    try:
+        tokenizer = load_tokenizer(base)
+    except Exception as error:  # the tokenizers library raises bare Exceptions
+        reason = " ".join(str(error).split())[:300]
+        remedy = "Download the model again."
+        raise _refuse(name, f"the tokenizer cannot be opened: {reason}", remedy) from None
+    if tokenizer.pad_token is None:
+        raise _refuse(name, "its tokenizer has no padding token", "Save it with a pad_token.")
+    return tokenizer
+
+
+# Their position tables begin after the padding index.
+_OFFSET_POSITIONS = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer"}
+
+
+def num_positions(config: Any) -> int | None:
+    """Return how many tokens the model has positions for, None if any number."""
+    limit = getattr(config, "max_position_embeddings", None)
+    if not isinstance(limit, int) or limit <= 0:
+        return None
+    return limit - (config.pad_token_id + 1 if config.model_type in _OFFSET_POSITIONS else 0)
+
+
+def _refuse(base: str, allowed: str, remedy: str = "") -> ConfigError:
+    return ConfigError(Problem("model.base", base, allowed, remedy))
+
+
+def load_tokenizer(base: str) -> Any:
+    """Open the tokenizer of a base or bundle, without remote code."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(base, trust_remote_code=False)
+
+
+def open_classifier(folder: str, num_labels: int, max_length: int) -> tuple[Any, Any]:
+    """Open a trained model and its tokenizer, in fp32, without remote code.
+
+    Args:
+        folder: A bundle's local folder.
+        num_labels: How many labels it has.
+        max_length: The tokens that it is given at once.
+
+    Raises:
+        DataError: They cannot be opened, or do not fit.
+    """
+    refuse = functools.partial(_refuse_bundle, folder)
+    check_files(Path(folder), refuse)
+    try:
+        model, tokenizer, lost = _opened(folder)
+    except Exception as error:  # transformers and its backends raise what they like
+        raise refuse(f"cannot be opened: {' '.join(str(error).split())[:300]}") from None
+    limit = num_positions(model.base_model.config)
+    if tokenizer.pad_token is None:
+        raise refuse("has a tokenizer without a padding token")
+    if lost:
+        raise refuse(f"lacks {len(lost)} of its own weights: {min(lost)}")
+    if model.config.num_labels != num_labels or (limit is not None and limit < max_length):
+        raise refuse("has a model of other labels, or of fewer tokens, than clftask.json says")
+    return model, tokenizer
+
+
+def _opened(folder: str) -> tuple[Any, Any, list[str]]:
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    model, info = AutoModelForSequenceClassification.from_pretrained(
+        folder,
+        dtype=torch.float32,
+        trust_remote_code=False,
+        use_safetensors=True,
+        output_loading_info=True,
+    )
+    return model, load_tokenizer(folder), list(info["missing_keys"])
+
+
+def _refuse_bundle(
+    folder: str, allowed: str, remedy: str = "Copy the bundle again, or train anew."
+) -> DataError:
+    return DataError(Problem("bundle", folder, allowed, remedy))
+
+
+def build_model(
+    base: str, spec: ModelSpec, space: LabelSpace, prior: npt.NDArray[np.float64]
+) -> tuple[Any, set[str]]:
+    """Load the pretrained weights, put a head on, freeze what `adapt` says.
+
+    A base that is a classifier of the very same labels goes on with its head; under other
+    labels, or in another order, the head's last layer starts anew.
+
+    Args:
+        base: What `find_base` returned.
+        spec: The job's model section.
+        space: Label names, in the order of the logits.
+        prior: (labels,) share of the train rows that carry each label.
+
+    Returns:
+        The model, and the names of its fresh parameters: none if the base's head goes on.
+    """
+    from transformers import AutoConfig
+
+    names = dict(enumerate(space.names))
+    config = AutoConfig.from_pretrained(
+        base,
+        trust_remote_code=False,
+        num_labels=len(names),
+        id2label=names,
+        label2id={name: i for i, name in names.items()},
+        problem_type=PROBLEM_TYPES[space.task],
+    )
+    with quiet_loading():
+        model, head, absent = _with_head(base, spec, config)
+    spec.adapt.freeze(model.base_model)
+    if not head & absent and _is_classifier_of(space, base):
+        return model, set()
+    bias = log_odds(prior, space.task) if spec.head.bias == "prior" else np.zeros(len(names))
+    _start_output(model, absent, bias)
+    return model, head
+
+
+def _is_classifier_of(space: LabelSpace, base: str) -> bool:
+    """Tell whether a base's own configuration has these labels, in this order, for this task."""
+    from transformers import AutoConfig
+
+    own = AutoConfig.from_pretrained(base, trust_remote_code=False)
+    # Without a problem type transformers takes a classifier of several labels for multiclass.
+    problem_type = own.problem_type or PROBLEM_TYPES["multiclass"]
+    names = dict(enumerate(space.names))
+    return bool(own.id2label == names and problem_type == PROBLEM_TYPES[space.task])
+
+
+def _start_output(model: Any, absent: set[str], bias: npt.NDArray[Any]) -> None:
+    """Give the last layer a bias, and fresh weights where it has those of other labels."""
+    import torch
+
+    layer = output_layer(model)
+    name = next(name for name, module in model.named_modules() if module is layer)
+    with torch.no_grad():
+        if f"{name}.weight" not in absent:
+            layer.weight.normal_(std=getattr(model.config, "initializer_range", 0.02))
+        if layer.bias is not None:
+            layer.bias.copy_(torch.from_numpy(bias))
+
+
+def _with_head(base: str, spec: ModelSpec, config: Any) -> tuple[Any, set[str], set[str]]:
+    """Return the model, its head's parameters, and the parameters that the base lacks."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    if isinstance(spec.head, MlpHead):
+        from clftask.models.mlp import build
+
+        model, fresh, lost = build(base, spec.head, config)
+        refuse_lost(base, lost)
+        return model, fresh, fresh
+    model, info = AutoModelForSequenceClassification.from_pretrained(
+        base,
+        config=config,
+        trust_remote_code=False,
+        use_safetensors=True,
+        dtype=torch.float32,
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+    )
+    absent = {*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])}
+    refuse_lost(base, [name for name in absent if _is_pretrained(name, model)])
+    head = {name for name, _ in model.named_parameters() if not _is_pretrained(name, model)}
+    return model, head, absent
+
+
+def refuse_lost(base: str, names: list[str]) -> None:
+    """Refuse a base whose files lack weights of its own body: they would stay random."""
+    if names:
+        shown = ", ".join(sorted(names)[:3])
+        raise _refuse(base, f"lacks {len(names)} of its own weights: {shown}", "Use another base.")
+
+
+def _is_pretrained(name: str, model: Any) -> bool:
+    """Tell body from head; a pooler that only classification reads belongs to the head."""
+    prefix = model.base_model_prefix + "."
+    return bool(name.startswith(prefix) and not name.startswith(prefix + "pooler"))
+
+
+def output_layer(model: Any) -> Any:
+    """Return the last linear layer, whose outputs are the logits."""
+    import torch
+
+    layers = [m for m in model.modules() if isinstance(m, torch.nn.Linear)]
+    fitting = [m for m in layers if m.out_features == model.config.num_labels]
+    return fitting[-1]
+
+
+def log_odds(prior: npt.NDArray[np.float64], task: Task) -> npt.NDArray[np.float32]:
+    """Return the (labels,) biases at which an untrained head predicts the prior.
+
+    Multilabel: log p/(1−p); multiclass: log p. Shares are kept within 1e-4 … 1−1e-4.
+    """
+    p = np.clip(prior, 1e-4, 1 - 1e-4)
+    odds = np.log(p / (1 - p)) if task == "multilabel" else np.log(p)
+    return odds.astype(np.float32)
+
+
+class quiet_loading:  # noqa: N801 (a context manager)
+    """Silence transformers' loading bar and its report of a head that is new on purpose."""
+
+    def __enter__(self) -> None:
+        from transformers.utils import logging
+
+        self.verbosity = logging.get_verbosity()
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+
+    def __exit__(self, *_: object) -> None:
+        from transformers.utils import logging
+
+        logging.set_verbosity(self.verbosity)
+
+
+def prior_of(codes: Any, num_labels: int) -> npt.NDArray[np.float64]:
+    """Return the (labels,) share of rows that carry each label, from lists of columns."""
+    counts = np.bincount(codes.flatten().to_numpy(), minlength=num_labels)
+    return np.asarray(counts / max(len(codes), 1))
+
+
+def num_parameters(spec: ModelSpec, num_labels: int) -> int:
+    """Return how many parameters a job's model has, without loading it."""
+    import torch
+    from transformers import AutoConfig, AutoModel
+
+    with scratch_folder() as scratch:
+        base = find_base(spec.base, scratch)
+        config = AutoConfig.from_pretrained(base, trust_remote_code=False)
+    with torch.device("meta"):
+        body = AutoModel.from_config(config)
+    width = getattr(config, "hidden_size", 0) or 0
+    return sum(int(p.numel()) for p in body.parameters()) + int(width * (width + num_labels))
+
+
+def parameter_counts(model: Any) -> tuple[int, int]:
+    """Return how many parameters there are, and how many are trained."""
+    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    return sum(n for n, _ in sizes), sum(n for n, trained in sizes if trained)

@@ -1,0 +1,142 @@
+"""The MLP head: a class of clftask's own, as transformers has none.
+
+`import clftask` registers it; then `AutoModelForSequenceClassification.from_pretrained`
+opens its bundles, without remote code.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from clftask.components.heads import MlpHead
+
+
+class MlpClassifierConfig(PretrainedConfig):  # type: ignore[misc]
+    """An encoder's configuration inside, and the head's sizes.
+
+    Args:
+        encoder: The encoder's configuration as plain data.
+        hidden: Units of the hidden layer.
+        dropout: Share dropped before and after it.
+    """
+
+    model_type = "clftask_mlp"
+
+    def __init__(
+        self,
+        encoder: dict[str, Any] | None = None,
+        hidden: int = 512,
+        dropout: float = 0.1,
+        **kwargs: Any,
+    ) -> None:
+        self.encoder = encoder or {}
+        self.hidden, self.dropout = hidden, dropout
+        super().__init__(**kwargs)
+
+    def encoder_config(self) -> Any:
+        """Return the encoder's configuration as an object."""
+        options = dict(self.encoder)
+        return AutoConfig.for_model(options.pop("model_type", "bert"), **options)
+
+
+class MlpClassifier(PreTrainedModel):  # type: ignore[misc]
+    """Mean of the token states → dense → GELU → labels."""
+
+    config_class = MlpClassifierConfig
+    base_model_prefix = "encoder"
+    supports_gradient_checkpointing = True
+
+    def __init__(self, config: MlpClassifierConfig) -> None:
+        super().__init__(config)
+        inner = config.encoder_config()
+        self.encoder = AutoModel.from_config(inner)
+        if getattr(self.encoder, "pooler", None) is not None:
+            self.encoder.pooler = None  # nothing reads it: gradients would be waited for in vain
+        self.dense = nn.Linear(inner.hidden_size, config.hidden)
+        self.dropout = nn.Dropout(config.dropout)
+        self.classifier = nn.Linear(config.hidden, config.num_labels)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **_: Any,
+    ) -> SequenceClassifierOutput:
+        """Return logits (rows, labels), and the loss if `labels` are given."""
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        states = self.encoder(input_ids, attention_mask=attention_mask, **types)[0]
+        mask = attention_mask.unsqueeze(-1).to(states.dtype)
+        mean = (states * mask).sum(1) / mask.sum(1).clamp(min=1)
+        hidden = nn.functional.gelu(self.dense(self.dropout(mean)))
+        logits = self.classifier(self.dropout(hidden))
+        loss = None if labels is None else self._loss(logits, labels)
+        return SequenceClassifierOutput(loss=loss, logits=logits)
+
+    def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        if self.config.problem_type == "multi_label_classification":
+            return nn.functional.binary_cross_entropy_with_logits(logits, labels.float())
+        return nn.functional.cross_entropy(logits, labels)
+
+
+def register() -> None:
+    """Make transformers know the class."""
+    AutoConfig.register(MlpClassifierConfig.model_type, MlpClassifierConfig, exist_ok=True)
+    AutoModelForSequenceClassification.register(MlpClassifierConfig, MlpClassifier, exist_ok=True)
+
+
+def build(base: str, head: MlpHead, labelled: Any) -> tuple[MlpClassifier, set[str], list[str]]:
+    """Load an encoder and put the head on.
+
+    Args:
+        base: What transformers opens.
+        head: The job's head.
+        labelled: A configuration that holds the label names and the problem type.
+
+    Returns:
+        The model, the names of its fresh parameters, and the weights that the base lacks.
+    """
+    register()
+    encoder, info = AutoModel.from_pretrained(
+        base,
+        trust_remote_code=False,
+        use_safetensors=True,
+        dtype=torch.float32,
+        output_loading_info=True,
+    )
+    config = MlpClassifierConfig(
+        encoder={**encoder.config.to_diff_dict(), "model_type": encoder.config.model_type},
+        hidden=head.hidden,
+        dropout=head.dropout,
+        id2label=labelled.id2label,
+        label2id=labelled.label2id,
+        problem_type=labelled.problem_type,
+    )
+    model = MlpClassifier(config)
+    model.encoder.load_state_dict(encoder.state_dict(), strict=False)
+    fresh = {n for n, _ in model.named_parameters() if not n.startswith("encoder.")}
+    return model, fresh, [n for n in info["missing_keys"] if not n.startswith("pooler")]
+
+
+register()

@@ -1,0 +1,137 @@
+"""The model card of a bundle: data, metrics, how to use it, limits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from clftask.components.metrics import with_plain
+from clftask.messages import printable
+from clftask.models.bundle_meta import BundleMeta
+
+
+def card(meta: BundleMeta, metrics: dict[str, Any]) -> str:
+    """Return the model card: data, metrics, how to use it, limits."""
+    return "\n".join(
+        [
+            *_front_matter(meta),
+            *_about(meta),
+            *_use(meta),
+            *_figures(meta, metrics.get("intervals", {})),
+            *_labels(metrics),
+            *_limits(meta),
+        ]
+    )
+
+
+def _front_matter(meta: BundleMeta) -> list[str]:
+    return ["---", "library_name: transformers", "pipeline_tag: text-classification",
+            f"base_model: {meta.job['model']['base']}", "---", ""]  # fmt: skip
+
+
+def _about(meta: BundleMeta) -> list[str]:
+    rows = ", ".join(f"{n:,} {split}" for split, n in meta.data["report"]["rows"].items())
+    columns = ", ".join(meta.text.columns)
+    return [
+        f"# {meta.task.capitalize()} classifier with {len(meta.label_names)} labels",
+        "",
+        f"Fine-tuned from `{meta.job['model']['base']}` with clftask.",
+        "",
+        f"- Text: {columns}; {meta.truncation.words(meta.max_length)}.",
+        f"- Rows: {rows}.",
+        f"- Data: `{meta.job['data']['train']}`, fingerprint `{meta.data['fingerprint']}`.",
+        f"- Bundle fingerprint: `{meta.fingerprint}`.",
+        "",
+    ]
+
+
+def _use(meta: BundleMeta) -> list[str]:
+    own_head = meta.job["model"]["head"]["kind"] == "mlp"
+    function = "sigmoid" if meta.task == "multilabel" else "softmax"
+    rule = meta.decision.rule(meta.task)
+    return [
+        "## Use",
+        "",
+        "```python",
+        *(["import clftask  # registers the head"] if own_head else []),
+        "from transformers import pipeline",
+        "",
+        'classify = pipeline("text-classification", "path/to/bundle", top_k=None)',
+        f'classify("a text", truncation=True, max_length={meta.max_length})',
+        "```",
+        "",
+        f"Probabilities are the {function} of the logits; labels given: {rule}.",
+        *_calibrated(meta),
+        *_long_texts(meta),
+        "",
+    ]
+
+
+def _calibrated(meta: BundleMeta) -> list[str]:
+    calibration = meta.decision.calibration
+    if calibration.kind == "none":
+        return []
+    if calibration.is_folded and calibration.maps is None:
+        where = "it stands in the last layer, so that plain transformers applies it, too"
+    else:
+        where = "it stands in `clftask.json`; plain transformers does not apply all of it"
+    table = meta.data.get("decided_on", {}).get("table")
+    rows = f"`{table}`: validation below" if table else "validation"
+    return [f"Calibration: {calibration.kind}, fitted on {rows}; {where}."]
+
+
+def _long_texts(meta: BundleMeta) -> list[str]:
+    if meta.truncation.kind == "head":
+        return []
+    read = meta.truncation.words(meta.max_length)
+    return [f"Of long texts clftask reads {read}; the lines above read the beginning alone."]
+
+
+def _figures(meta: BundleMeta, intervals: dict[str, Any]) -> list[str]:
+    splits = {split: with_plain(figures) for split, figures in meta.metrics.items()}
+    columns = [name for split in splits for name in (split, "95 %", "plain")]
+    lines = [
+        "## Metrics",
+        "",
+        "Validation is measured out of fold: each row is decided by what others call for. Plain is",
+        "without calibration, and at the threshold 0.5 or the most probable class. The range holds",
+        "the figure with 95 % (bootstrap).",
+        "",
+        "| metric | " + " | ".join(columns) + " |",
+        "|---" * (len(columns) + 1) + "|",
+    ]
+    for name in dict.fromkeys(name for found in splits.values() for name in found):
+        cells = []
+        for split, found in splits.items():
+            value, plain = found.get(name, (None, None))
+            cells += [_shown(value), _shown(*intervals.get(split, {}).get(name, ())), _shown(plain)]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
+def _shown(*values: float | None) -> str:
+    return " – ".join(f"{value:.4f}" for value in values if value is not None)
+
+
+def _labels(metrics: dict[str, Any]) -> list[str]:
+    split = "test" if "test" in metrics["per_label"] else "validation"
+    rows = metrics["per_label"][split]
+    columns = [n for n in ("precision", "recall", "f1", "threshold") if rows and n in rows[0]]
+    titles = ["label", *columns, "rows"]
+    lines = [f"## Labels ({split})", "", f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    for row in rows:
+        label = printable(str(row["label"])).replace("|", "\\|")
+        figures = " | ".join(f"{row[k]:.3f}" for k in columns)
+        lines.append(f"| {label} | {figures} | {row['support']} |")
+    return [*lines, ""]
+
+
+def _limits(meta: BundleMeta) -> list[str]:
+    truncated = meta.data["report"]["tokens"].get("train", {}).get("truncated", 0.0)
+    return [
+        "## Limits",
+        "",
+        f"- Of {truncated:.1%} of the train rows a part is not read: they are longer.",
+        "- The figures hold for rows like those above; other sources and times differ.",
+        "- Labels with few rows have uncertain figures: see the column rows.",
+        "",
+    ]

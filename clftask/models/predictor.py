@@ -1,0 +1,319 @@
+"""The scorer: texts to probabilities and labels with a bundle. No storage, no Ray."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+
+from clftask.components.labels import Task
+from clftask.components.text import TextRecipe
+from clftask.data.batching import token_batches
+from clftask.data.tokenization import one_array, sequences, tokenise
+from clftask.errors import DataError, JobError, Problem
+from clftask.io.tempdirs import scratch_folder
+from clftask.messages import counted
+from clftask.models import bundle
+from clftask.models.bundle_meta import BundleMeta
+from clftask.models.loading import output_layer, quiet_loading
+from clftask.models.memory import is_out_of_memory
+from clftask.models.precision import bf16_pays, resolve_precision
+
+# Rows times padded length of one forward pass: enough to fill the device, and no more.
+MAX_TOKENS = {"cuda": 131_072, "cpu": 2_048}
+TOKENISE_ROWS = 1_000
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a bundle says of some texts.
+
+    Attributes:
+        labels: A label a text (multiclass; None where the bundle abstains), or a list of labels
+            a text (multilabel).
+        probabilities: (rows, labels) float32, in the order of `label_names`.
+        label_names: The labels.
+        task: multiclass or multilabel.
+        label_sets: A list of labels a text: the prediction sets, if the bundle has such.
+    """
+
+    labels: list[Any]
+    probabilities: Floats
+    label_names: tuple[str, ...]
+    task: Task
+    label_sets: list[list[str]] | None = None
+
+    def to_pandas(self) -> Any:
+        """Return a DataFrame: the label(s), then a column of probabilities for each label."""
+        import pandas as pd
+
+        frame = pd.DataFrame(self.probabilities, columns=[f"p_{n}" for n in self.label_names])
+        frame.insert(0, "labels" if self.task == "multilabel" else "label", self.labels)
+        if self.label_sets is not None:
+            frame.insert(1, "label_set", self.label_sets)
+        return frame
+
+
+class Scorer:
+    """A bundle's model on a device.
+
+    Args:
+        model: The bundle's model.
+        tokenizer: The bundle's tokenizer.
+        meta: What stands in its `clftask.json`.
+        device: Where the model runs: cpu, cuda, cuda:1 …
+        precision: fp32, bf16 or fp16: of the weights; the last layer stays fp32.
+        max_tokens: Rows times padded length of one forward pass; None: by the device.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        meta: BundleMeta,
+        device: str = "cpu",
+        precision: str = "fp32",
+        max_tokens: int | None = None,
+    ) -> None:
+        self.tokenizer, self.meta, self.device = tokenizer, meta, torch.device(device)
+        self.precision = precision
+        self.max_tokens = max_tokens or MAX_TOKENS.get(self.device.type, MAX_TOKENS["cpu"])
+        self.model = model.eval().to(self.device)
+        for weights in self.model.parameters():  # not the buffers: rotary ones lose too much
+            weights.data = weights.data.to(DTYPES[precision])
+        _keep_exact(output_layer(self.model))
+        self._forward: Any = self.model
+
+    # ------------------------------------------------------------------ texts
+
+    def predict(self, texts: Any) -> Prediction:
+        """Return labels and probabilities of texts.
+
+        Args:
+            texts: Strings (a list, a Series), (text, second text) tuples for a pair task, or a
+                table (DataFrame, Arrow) with the columns that the bundle was trained on.
+
+        Raises:
+            DataError: A text is missing or no string; says which.
+        """
+        text, pair = _as_columns(texts, self.meta)
+        self._refuse_missing(text, pair)
+        probabilities = self.probabilities(self.tokenise(text, pair))
+        names, task = self.meta.label_names, self.meta.task
+        rule = self.meta.decision.sets
+        sets = None if rule is None else self._names(rule.of(probabilities))
+        return Prediction(self._labels(probabilities), probabilities, names, task, sets)
+
+    def _refuse_missing(self, text: Any, pair: Any | None) -> None:
+        for column in [text] if pair is None else [text, pair]:
+            row = pa.compute.index(column.is_valid(), False).as_py()
+            if row >= 0:
+                remedy = "Leave such rows out."
+                raise DataError(Problem(f"texts, row {row}", None, "is null or blank", remedy))
+
+    def _labels(self, probabilities: Floats) -> list[Any]:
+        lists = self._names(self.meta.decision.decide(probabilities, self.meta.task))
+        if self.meta.task == "multilabel":
+            return lists
+        return [labels[0] if labels else None for labels in lists]
+
+    def _names(self, flags: Any) -> list[list[str]]:
+        names = np.array(self.meta.label_names, dtype=object)
+        return [names[row].tolist() for row in flags]
+
+    def tokenise(self, texts: Any, pairs: Any | None) -> pa.Table:
+        """Return the tokens of (rows,) Arrow strings, as `tokens.tokenise` does."""
+        if not len(texts):
+            return self._tokenise(pa.array([""]), None).slice(1)
+        parts = []  # the tokenizer holds all that it cuts off until it returns
+        for start in range(0, len(texts), TOKENISE_ROWS):
+            some = slice(start, start + TOKENISE_ROWS)
+            pair = None if pairs is None else pairs[some]
+            parts.append(self._tokenise(texts[some], pair))
+        return pa.concat_tables(parts).combine_chunks()
+
+    def _tokenise(self, texts: Any, pairs: Any | None) -> pa.Table:
+        meta = self.meta
+        return tokenise(texts, pairs, self.tokenizer, meta.max_length, meta.truncation)
+
+    # ------------------------------------------------------------------ probabilities
+
+    def probabilities(self, tokens: pa.Table) -> Floats:
+        """Return (rows, labels) float32 probabilities, calibrated as the bundle says."""
+        return self.meta.decision.probabilities(self.logits(tokens), self.meta.task)
+
+    def logits(self, tokens: pa.Table) -> Floats:
+        """Return (rows, labels) float32 logits, in the order of the rows.
+
+        Rows of similar lengths share a batch; when one does not fit into memory, what is left
+        is cut into batches of half its size. The windows of long texts go through the model
+        like rows, and are pooled.
+
+        Raises:
+            JobError: Not even one row fits into memory, or the logits of one are no numbers.
+        """
+        table, counts = sequences(tokens)
+        found = self.meta.truncation.pooled(self._logits(table), counts)
+        _refuse_no_numbers(found)
+        return found
+
+    def _logits(self, tokens: pa.Table) -> Floats:
+        flat = _Flat(tokens)
+        shape = (tokens.num_rows, len(self.meta.label_names))
+        found = torch.zeros(shape, dtype=torch.float32, device=self.device)
+        waiting = deque(token_batches(flat.lengths, self.max_tokens))
+        with torch.inference_mode():
+            while waiting:
+                rows = waiting.popleft()
+                logits = self._try(flat.padded(rows, self.tokenizer))
+                if logits is not None:
+                    found[torch.from_numpy(rows).to(self.device)] = logits
+                    continue
+                self._shrink(flat.lengths[rows])
+                left = np.concatenate([rows, *waiting])
+                batches = token_batches(flat.lengths[left], self.max_tokens)
+                waiting = deque(left[batch] for batch in batches)
+        return np.asarray(found.cpu().numpy())
+
+    def _try(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor | None:
+        """Return a batch's logits in fp32, None if it does not fit into memory."""
+        try:
+            moved = {name: tensor.to(self.device) for name, tensor in inputs.items()}
+            return torch.as_tensor(self._forward(**moved).logits).float()
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return None
+
+    def _shrink(self, lengths: npt.NDArray[np.int64]) -> None:
+        """Allow half the size of a batch that did not fit, from here on."""
+        if len(lengths) == 1:
+            allowed = f"one text of {self.meta.max_length} tokens does not fit into its memory"
+            raise JobError(Problem(str(self.device), None, allowed, "Use a larger machine."))
+        self.max_tokens = len(lengths) * int(lengths.max()) // 2
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether `compile` has worked."""
+        return self._forward is not self.model
+
+    def compile(self, sample: pa.Table) -> bool:
+        """Compile the model; return whether it works here. Takes about a minute.
+
+        Args:
+            sample: Tokens to try it on.
+        """
+        self._forward = torch.compile(self.model, dynamic=True)
+        try:
+            self.logits(sample)
+        except Exception:  # no C++ compiler, an operation that cannot be compiled, …
+            self._forward = self.model
+            return False
+        return True
+
+
+def load(path: str, device: str | None = None, precision: str = "auto") -> Scorer:
+    """Open a bundle; see `clftask.load`."""
+    device = device or default_device()
+    with scratch_folder() as scratch, quiet_loading():
+        folder, meta = bundle.fetch(path, scratch)
+        model, tokenizer = bundle.open_model(folder, meta)
+    chosen = precision_for(precision, device)
+    return Scorer(model, tokenizer, meta, device, chosen)
+
+
+def default_device() -> str:
+    """Return cuda where there is a GPU, else cpu."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def precision_for(wanted: str, device: str) -> str:
+    """Return fp32, bf16 or fp16: what `auto` picks for a device such as cuda:1."""
+    kind = torch.device(device).type
+    return resolve_precision(wanted, kind, wanted == "auto" and bf16_pays(kind))
+
+
+def _refuse_no_numbers(logits: Floats) -> None:
+    bad = np.flatnonzero(~np.isfinite(logits).all(1))
+    if len(bad):
+        allowed = f"gives no numbers for {counted(len(bad), 'row')}, first row {bad[0]}"
+        remedy = "Use precision fp32; if it stays so, train again with a lower learning rate."
+        raise JobError(Problem("bundle", None, allowed, remedy))
+
+
+def _keep_exact(layer: torch.nn.Module) -> None:
+    """Compute the logits in fp32: with 8 bits they would move whole percents."""
+    layer.float()
+    layer.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
+
+
+def _as_columns(texts: Any, meta: BundleMeta) -> tuple[Any, Any | None]:
+    """Return texts (and second texts) as Arrow strings, null where blank.
+
+    Raises:
+        DataError: They are no strings, or no pairs of them, or a column is missing.
+    """
+    import pandas as pd
+
+    recipe = meta.text
+    if isinstance(texts, pd.DataFrame):
+        known = [name for name in recipe.columns if name in texts.columns]
+        texts = pa.table({name: _strings(texts[name], f"column {name}") for name in known})
+    if isinstance(texts, pa.Table):
+        missing = [name for name in recipe.columns if name not in texts.column_names]
+        if missing:
+            allowed = "must be a column of the table"
+            raise DataError(*(Problem("texts", name, allowed) for name in missing))
+        return recipe.apply(texts)
+    rows = [texts] if isinstance(texts, str) else list(texts)
+    if recipe.text_pair is None:
+        return TextRecipe(text=("text",)).apply(pa.table({"text": _strings(rows, "texts")}))
+    for i, row in enumerate(rows):
+        if not isinstance(row, tuple | list) or len(row) != 2:
+            raise DataError(Problem(f"texts, row {i}", None, "must be (text, second text)"))
+    pairs = {name: _strings([row[i] for row in rows], name) for i, name in enumerate("ab")}
+    return TextRecipe(text=("a",), text_pair="b").apply(pa.table(pairs))
+
+
+def _strings(values: Any, name: str) -> pa.Array:
+    try:
+        return pa.array(list(values), pa.large_string(), from_pandas=True)
+    except (pa.ArrowException, TypeError, UnicodeError) as error:
+        raise DataError(Problem(name, None, f"must be strings: {error}")) from None
+
+
+class _Flat:
+    """Tokens as flat arrays, from which any rows are padded quickly."""
+
+    def __init__(self, tokens: pa.Table) -> None:
+        names = [n for n in ("input_ids", "token_type_ids") if n in tokens.column_names]
+        columns = {n: one_array(tokens[n]) for n in names}
+        self.values = {n: column.flatten().to_numpy() for n, column in columns.items()}
+        self.lengths = tokens["length"].to_numpy().astype(np.int64)
+        self.starts = np.cumsum(self.lengths) - self.lengths
+
+    def padded(self, rows: npt.NDArray[np.int64], tokenizer: Any) -> dict[str, torch.Tensor]:
+        """Return the model's inputs for some rows, each (rows, longest) int64."""
+        lengths = self.lengths[rows]
+        width = int(lengths.max())
+        mask = np.arange(width)[None, :] < lengths[:, None]
+        if tokenizer.padding_side == "left":
+            mask = np.ascontiguousarray(mask[:, ::-1])
+        picked = np.concatenate([np.arange(self.starts[r], self.starts[r] + n)
+                                 for r, n in zip(rows, lengths, strict=True)])  # fmt: skip
+        fill = {"input_ids": tokenizer.pad_token_id, "token_type_ids": 0}
+        found = {"attention_mask": torch.from_numpy(mask.astype(np.int64))}
+        for name, values in self.values.items():
+            padded = np.full(mask.shape, fill[name], np.int64)
+            padded[mask] = values[picked]
+            found[name] = torch.from_numpy(padded)
+        return found

@@ -1,0 +1,46 @@
+"""Masks secrets in whatever is shown, logged or stored."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+# What follows a name such as aws_secret_access_key in a path, a query or printed data.
+_NAMED = re.compile(
+    r"(?i)((?:secret|passw(?:or)?d|credential|signature|api_?key|access_?key|\btoken|[_-]token"
+    r"|(?<=[?&])sig)"
+    r"(?:[_-]\w+)?['\"]?\s*[=:]\s*)(?:'[^']*'|\"[^\"]*\"|[^\s'\"&,;}\])]+)"
+)
+
+
+_IN_URL = re.compile(r"(://)[^\s@:/'\"]{0,300}:[^\s@'\"]{0,300}@|(https?://)[^\s/@'\"]{0,300}@")
+_PORT = re.compile(r"://[^\s@:/'\"]+:\d{1,5}/")
+MASK, MAX_CHARS = "***", 10_000
+
+
+def masked(text: str) -> str:
+    """Return a text without the user and password of URLs and without the values of secrets.
+
+    It is cut where it is very long: names in tables may be megabytes.
+    """
+    text = _IN_URL.sub(rf"\1\2{MASK}@", text[: 2 * MAX_CHARS])
+    text = _NAMED.sub(rf"\1{MASK}", text)
+    return text if len(text) <= MAX_CHARS else f"{text[:MAX_CHARS]}…"
+
+
+def holds_secret(url: str) -> bool:
+    """Tell whether a URL holds a password, or a token in its query."""
+    _, mark, query = url.partition("?")
+    has_user = _IN_URL.search(url) and not _PORT.search(url)
+    return bool(has_user or _NAMED.search(mark + query))
+
+
+def _masked_value(value: Any, name: str = "") -> Any:
+    """Return what was found, masked; `name`: of the field that holds it."""
+    if value is not None and re.fullmatch(r"[\w-]+", name) and _NAMED.search(f"{name}=x"):
+        return MASK
+    if isinstance(value, list | tuple):
+        return [_masked_value(inner) for inner in value]
+    if isinstance(value, dict):
+        return {key: _masked_value(inner, str(key)) for key, inner in value.items()}
+    return masked(value) if isinstance(value, str) else value

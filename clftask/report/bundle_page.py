@@ -1,0 +1,255 @@
+"""The page of a bundle: what it was trained on, how well it does, where it fails."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from clftask.components.labels import LabelSpace
+from clftask.evaluation.diagnostics import Sample, average_precisions, replacements, surprises
+from clftask.evaluation.evaluate import Evaluated
+from clftask.models.bundle_meta import BundleMeta
+from clftask.report import bundle_tables, decision_plots, learning_plots
+from clftask.report.page import render
+from clftask.report.plotting import Plot, drawn
+
+NUM_SURPRISES, NUM_PAIRS = 50, 15
+Records = list[dict[str, Any]]
+
+_BODY = """
+{% macro note(text) %}<p class="aid">{{ text }}</p>{% endmacro %}
+<section id="summary">
+{{ tiles(facts) }}
+{% for line in decision %}
+<p>{{ line }}</p>
+{% endfor %}
+{{ rows(headline, "wide") }}
+{{ note(metrics_aid) }}
+<details><summary>All metrics</summary>{{ rows(metrics, "wide") }}</details>
+</section>
+<section id="data">
+<h2>Data</h2>
+{{ rows(splits, "wide") }}
+{% if warnings %}
+<ul class="warnings">
+{% for line in warnings %}
+<li>{{ line }}</li>
+{% endfor %}
+</ul>
+{% endif %}
+</section>
+{{ drawing(counts) }}
+{% if losses %}
+<section id="learning">
+<h2>Learning curves</h2>
+<div class="two"><div>{{ figure(losses) }}</div><div>{{ figure(scores) }}</div></div>
+</section>
+{% endif %}
+<section id="per-label">
+<h2>Each label</h2>
+<div class="tall">{{ rows(labels, "wide sortable") }}</div>
+{{ note(labels_aid) }}
+</section>
+{% for plot in curves %}
+{{ drawing(plot) }}
+{% endfor %}
+{{ drawing(confusion) }}
+{% if pairs.rows %}
+<h3>The most frequent confusions</h3>
+{{ rows(pairs, "wide") }}
+{% endif %}
+<section id="hardest">
+<h2>Hardest rows</h2>
+{{ note(hardest_aid) }}
+<div class="tall">{{ rows(hardest, "texts") }}</div>
+</section>
+{% if lengths %}
+{{ drawing(lengths) }}
+{% endif %}
+"""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What the page is about.
+
+    Attributes:
+        meta: The bundle's description.
+        found: Its decision, and how labelled rows fare with it.
+        outcome: What `metrics.json` holds.
+        records: Of training: step and epoch with loss, or with eval_ metrics; may be empty.
+    """
+
+    meta: BundleMeta
+    found: Evaluated
+    outcome: dict[str, Any]
+    records: Records
+
+    @property
+    def space(self) -> LabelSpace:
+        """The labels."""
+        return self.meta.space
+
+    @property
+    def split(self) -> str:
+        """The split that the plots show."""
+        return "test" if "test" in self.found.rows else "validation"
+
+    @property
+    def where(self) -> str:
+        """The same in words."""
+        return self.split if self.split == "test" else "validation, out of fold"
+
+    @cached_property
+    def sample(self) -> Sample:
+        """Rows of it."""
+        rows = self.found.rows[self.split]
+        outcome = self.found.outcomes[self.split]
+        return Sample.of(rows.logits, outcome, rows.targets, self.space.task)
+
+    @property
+    def part(self) -> str:
+        """How many rows the sample has, if it does not have all."""
+        drawn_rows, rows = len(self.sample.targets), self.sample.num_rows
+        return f"{drawn_rows:,} of {rows:,} rows" if drawn_rows < rows else ""
+
+    @cached_property
+    def confusions(self) -> Any:
+        """(labels, labels) counts of the one given in place of the other."""
+        return replacements(self.sample.decided, self.sample.targets)
+
+
+def page_of(
+    meta: BundleMeta,
+    found: Evaluated,
+    outcome: dict[str, Any],
+    records: Records,
+    say: Callable[[str], None],
+) -> str:
+    """Return the page, or one that says why there is none: it may not cost a training run.
+
+    Args:
+        meta: The bundle's description.
+        found: Its decision, and how labelled rows fare with it.
+        outcome: What `metrics.json` holds.
+        records: Of training; see `Subject`.
+        say: Takes the reason for the user.
+    """
+    try:
+        return classifier_page(meta, found, outcome, records)
+    except Exception as error:  # whatever it is, the bundle is worth more
+        reason = f"{type(error).__name__}: {error}"
+        say(f"report.html could not be drawn: {reason}")
+        return f"<!doctype html><meta charset=utf-8><p>No report: {html.escape(reason)}</p>"
+
+
+def classifier_page(
+    meta: BundleMeta, found: Evaluated, outcome: dict[str, Any], records: Records
+) -> str:
+    """Return a self-contained HTML page; see `page_of`."""
+    subject = Subject(meta, found, outcome, records)
+    return render(
+        _BODY,
+        title=f"{meta.task.capitalize()} classifier with {len(meta.label_names)} labels",
+        lead=bundle_tables.lead(meta),
+        **_summary(subject),
+        **_data(subject),
+        **_learning(subject),
+        **_labels(subject),
+        curves=[drawn(plot) for plot in _curves(subject)],
+        **_confusion(subject),
+        **_hardest(subject),
+        lengths=_lengths(subject),
+    )
+
+
+def _summary(subject: Subject) -> dict[str, Any]:
+    metrics, intervals = subject.outcome["metrics"], subject.outcome.get("intervals", {})
+    own = subject.meta.job["training"]["metric"]
+    names = bundle_tables.headline_names(subject.meta.task, own)
+    return {
+        "facts": bundle_tables.facts(subject.outcome, subject.meta, subject.split, own),
+        "decision": bundle_tables.decision(subject.found.decision, subject.meta),
+        "headline": bundle_tables.metrics(metrics, intervals, own, names),
+        "metrics": bundle_tables.metrics(metrics, intervals, own),
+        "metrics_aid": bundle_tables.METRICS_AID,
+    }
+
+
+def _data(subject: Subject) -> dict[str, Any]:
+    return {
+        "splits": bundle_tables.splits(subject.meta.data["report"]),
+        "warnings": bundle_tables.warnings(subject.meta.data),
+        "counts": drawn(learning_plots.label_counts(subject.meta.data["report"]["label_counts"])),
+    }
+
+
+def _learning(subject: Subject) -> dict[str, Any]:
+    best, metric = subject.outcome.get("best_step"), subject.meta.job["training"]["metric"]
+    if not subject.records:
+        return {"losses": None, "scores": None}
+    return {
+        "losses": drawn(learning_plots.losses(subject.records, best)),
+        "scores": drawn(learning_plots.scores(subject.records, metric, best, subject.space.task)),
+    }
+
+
+def _labels(subject: Subject) -> dict[str, Any]:
+    rows = subject.outcome["per_label"][subject.split]
+    train = subject.meta.data["report"]["label_counts"]["train"]
+    table = bundle_tables.labels(rows, average_precisions(subject.sample), train)
+    aid = (
+        f"On {subject.where}. A click on a column's name sorts by it, a second one the other way "
+        "round. Figures of labels with few rows are uncertain."
+    )
+    if subject.part:
+        aid += f" Average precision is that of {subject.part}."
+    return {"labels": table, "labels_aid": aid}
+
+
+def _curves(subject: Subject) -> list[Plot]:
+    sample, space = subject.sample, subject.space
+    found = [
+        decision_plots.precision_recalls(sample, space),
+        decision_plots.calibration(sample, space),
+        decision_plots.thresholds(sample, subject.found.decision, space),
+    ]
+    return [_on(subject, plot) for plot in found]
+
+
+def _on(subject: Subject, plot: Plot) -> Plot:
+    """Say which rows a plot is of."""
+    part = f", {subject.part}" if subject.part else ""
+    return plot.told(f"{plot.aid} On {subject.where}{part}.")
+
+
+def _confusion(subject: Subject) -> dict[str, Any]:
+    counts, space = subject.confusions, subject.space
+    plot = decision_plots.confusion(subject.sample, counts, space)
+    misses = (subject.sample.targets & ~subject.sample.decided).sum(0)
+    pairs = bundle_tables.pairs(counts, misses, space.names, NUM_PAIRS)
+    return {"confusion": drawn(_on(subject, plot)), "pairs": pairs}
+
+
+def _hardest(subject: Subject) -> dict[str, Any]:
+    rows, outcome = subject.found.rows[subject.split], subject.found.outcomes[subject.split]
+    found = surprises(outcome.probabilities, rows.targets, subject.space.task, NUM_SURPRISES)
+    aid = (
+        f"The rows of {subject.where} whose labels the probabilities contradict most: likely "
+        "label errors come first."
+    )
+    return {
+        "hardest": bundle_tables.hardest(found, rows, outcome, subject.space),
+        "hardest_aid": aid,
+    }
+
+
+def _lengths(subject: Subject) -> dict[str, Any] | None:
+    bins = subject.outcome.get("by_length", {}).get(subject.split)
+    if not bins:
+        return None
+    plot = learning_plots.lengths(bins)
+    return drawn(plot.told(f"{plot.aid} On {subject.where}."))  # of all rows

@@ -1,0 +1,282 @@
+"""Plots of what a classifier decides: curves, calibration, thresholds, confusions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from clftask.components.decision.decision import Decision
+from clftask.components.decision.thresholds import GRID, curve
+from clftask.components.labels import LabelSpace
+from clftask.components.metrics import ece, reliability
+from clftask.evaluation.diagnostics import (
+    PrecisionRecall,
+    Sample,
+    abstention,
+    most_confused,
+    precision_recall,
+)
+from clftask.report import plotting
+from clftask.report.learning_plots import NAME_CHARACTERS, names_axis
+from clftask.report.plotting import Plot
+
+NUM_CURVES, MAX_MATRIX = 5, 25
+_DIGITS = 4
+_RIGHT_OR_WRONG = [
+    [0, "rgba(223,107,12,.8)"],
+    [0.5, "rgba(223,107,12,0)"],
+    [0.5, "rgba(63,135,198,0)"],
+    [1, "rgba(63,135,198,.6)"],
+]
+
+
+def precision_recalls(sample: Sample, space: LabelSpace) -> Plot:
+    """Return precision against recall, of all pairs together and of the most frequent labels."""
+    order = np.argsort(-sample.targets.sum(0), kind="stable")[:NUM_CURVES]
+    some = [int(i) for i in order if sample.targets[:, i].any()]
+    pooled = precision_recall(sample.probabilities.ravel(), sample.targets.ravel())
+    data = _curve("all labels (micro)", pooled, sample.decided, sample.targets, plotting.GREY, 4)
+    for i, colour in zip(some, plotting.PALETTE, strict=False):
+        own = precision_recall(sample.probabilities[:, i], sample.targets[:, i])
+        of_label = sample.decided[:, i], sample.targets[:, i]
+        data += _curve(space.names[i], own, *of_label, colour, 2)
+    layout = plotting.layout(
+        plotting.axis("recall", range=[0, 1.02]), plotting.axis("precision", range=[0, 1.04])
+    )
+    aid = f"All labels pooled, and the {len(some)} most frequent ones, each against the rest. "
+    if space.task == "multilabel":
+        aid += "A diamond is where the decision is; elsewhere on a curve another threshold would."
+    else:
+        aid += "A diamond is where the decision is."
+    figure = {"data": data, **layout}
+    return Plot("precision-recall", "Precision and recall", aid, figure, 440)
+
+
+def _curve(
+    name: str, found: PrecisionRecall, decided: Any, targets: Any, colour: str, width: int
+) -> list[dict[str, Any]]:
+    """Return a curve, and the point on it that the decision chose."""
+    shown = plotting.plain(plotting.cut(name, NAME_CHARACTERS))
+    hits, given = int((decided & targets).sum()), int(decided.sum())
+    point = {"size": 11, "symbol": "diamond", "color": colour}
+    shared = {"type": "scatter", "name": shown, "meta": plotting.plain(name)}
+    shared["legendgroup"] = name
+    line = {
+        "mode": "lines",
+        "x": _rounded(found.recall),
+        "y": _rounded(found.precision),
+        "line": {"color": colour, "width": width, "shape": "vh"},
+        "hovertemplate": "%{meta}: recall %{x:.3f}, precision %{y:.3f}<extra></extra>",
+    }
+    chosen = {
+        "mode": "markers",
+        "x": [hits / max(1, int(targets.sum()))],
+        "y": [hits / max(1, given)],
+        "marker": point,
+        "showlegend": False,
+        "hovertemplate": "%{meta} as decided: recall %{x:.3f}, precision %{y:.3f}<extra></extra>",
+    }
+    return [shared | line, shared | chosen] if given else [shared | line]
+
+
+def _rounded(values: Any) -> list[float | None]:
+    return [None if np.isnan(v) else round(float(v), _DIGITS) for v in values]
+
+
+# ------------------------------------------------------------------ calibration
+
+
+def calibration(sample: Sample, space: LabelSpace) -> Plot:
+    """Return how often probabilities come true, before and after calibration."""
+    own, before = _reliability("calibrated", sample.probabilities, sample, space, plotting.BLUE), []
+    if not np.array_equal(sample.plain, sample.probabilities):
+        before = _reliability("before", sample.plain, sample, space, plotting.ORANGE)
+    top = np.log10(sample.targets.size) + 0.3
+    layout = plotting.layout(
+        plotting.axis("probability", range=[0, 1], anchor="y2"),
+        plotting.axis("share that is true", range=[0, 1.02], domain=[0.3, 1]),
+        yaxis2=plotting.axis(
+            "count", type="log", domain=[0, 0.24], dtick=2 if top > 4 else 1, range=[-0.3, top]
+        ),
+        shapes=[_diagonal()],
+        barmode="group",
+    )
+    what = "most probable classes" if space.task == "multiclass" else "(row, label) pairs"
+    errors = [
+        f"{ece(space.task)(p, sample.decided, sample.targets):.4f} {when}"
+        for when, p in (("before", sample.plain), ("after", sample.probabilities))
+        if before or when == "after"
+    ]
+    aid = (
+        f"Bins of the {what} by probability; on the dotted line probabilities mean what they "
+        f"say. Expected calibration error: {', '.join(errors) if before else errors[0][:6]}."
+    )
+    figure = {"data": [*before, *own], **layout}
+    return Plot("calibration", "Calibration", aid, figure, 480)
+
+
+def _reliability(
+    name: str, probabilities: Any, sample: Sample, space: LabelSpace, colour: str
+) -> list[dict[str, Any]]:
+    counts, confidence, correct = reliability(probabilities, sample.targets, space.task)
+    some = np.flatnonzero(counts)
+    n = counts[some]
+    line = {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": name,
+        "x": _rounded(confidence[some] / n),
+        "y": _rounded(correct[some] / n),
+        "customdata": n.tolist(),
+        "cliponaxis": False,
+        "line": {"color": colour, "width": 2},
+        "hovertemplate": "%{x:.3f}: %{y:.3f} of %{customdata:,}",
+    }
+    bars = {
+        "type": "bar",
+        "name": name,
+        "showlegend": False,
+        "yaxis": "y2",
+        "x": _rounded((some + 0.5) / len(counts)),
+        "y": n.tolist(),
+        "marker": {"color": colour},
+        "hovertemplate": "%{y:,}",
+    }
+    return [line, bars]
+
+
+def _diagonal() -> dict[str, Any]:
+    line = {"color": plotting.GREY, "width": 1.5, "dash": "dot"}
+    ends = {"x0": 0, "y0": 0, "x1": 1, "y1": 1}
+    return {"type": "line", **ends, "xref": "x", "yref": "y", "layer": "below", "line": line}
+
+
+# ------------------------------------------------------------------ thresholds
+
+
+def thresholds(sample: Sample, decision: Decision, space: LabelSpace) -> Plot:
+    """Return what other thresholds would give: F1, or coverage and accuracy for multiclass."""
+    if space.task == "multilabel":
+        return _f1_by_threshold(sample, decision, space)
+    covered, accuracy = abstention(sample.probabilities, sample.targets)
+    data = [
+        _by_grid("rows with a label", covered, plotting.ORANGE),
+        _by_grid("accuracy of these", accuracy, plotting.BLUE),
+    ]
+    floor = decision.abstain_below
+    layout = plotting.layout(
+        plotting.axis("abstain_below", range=[0, 1]),
+        plotting.axis("share", range=[0, 1.03]),
+        shapes=[] if floor is None else [plotting.upright(floor)],
+    )
+    chosen = "Every row gets a label now." if floor is None else f"The dotted line: {floor:g}."
+    aid = (
+        "Rows whose most probable class is below get no label: fewer are covered, "
+        f"and more of them rightly. {chosen}"
+    )
+    return Plot("thresholds", "Abstaining", aid, {"data": data, **layout})
+
+
+def _f1_by_threshold(sample: Sample, decision: Decision, space: LabelSpace) -> Plot:
+    found = curve(sample.probabilities, sample.targets)
+    data = [
+        _by_grid("micro-F1", found.pooled_f(1.0, "micro"), plotting.BLUE),
+        _by_grid("macro-F1", found.pooled_f(1.0, "macro"), plotting.ORANGE),
+    ]
+    is_global = isinstance(decision.threshold, float)
+    layout = plotting.layout(
+        plotting.axis("threshold", range=[0, 1]),
+        plotting.axis("F1", range=[0, 1.03]),
+        shapes=[plotting.upright(decision.thresholds(1)[0])] if is_global else [],
+    )
+    chosen = f"The dotted line is the one in use: {decision.threshold}."
+    if not is_global:
+        data.append(_own_thresholds(decision, space.names))
+        chosen = "The labels have thresholds of their own: the marks below."
+    aid = f"F1 of one threshold for all labels. {chosen}"
+    return Plot("thresholds", "Thresholds", aid, {"data": data, **layout})
+
+
+def _by_grid(name: str, values: Any, colour: str) -> dict[str, Any]:
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": name,
+        "x": GRID.tolist(),
+        "y": _rounded(values),
+        "line": {"color": colour, "width": 2.5},
+        "hovertemplate": "%{x}: %{y:.4f}",
+    }
+
+
+def _own_thresholds(decision: Decision, names: Sequence[str]) -> dict[str, Any]:
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": "thresholds of labels",
+        "x": _rounded(decision.thresholds(len(names))),
+        "y": [0.02] * len(names),
+        "customdata": [plotting.plain(name) for name in names],
+        "marker": {"symbol": "line-ns-open", "size": 12, "color": plotting.GREY},
+        "hovertemplate": "%{customdata}: %{x}<extra></extra>",
+    }
+
+
+# ------------------------------------------------------------------ confusions
+
+
+def confusion(sample: Sample, counts: Any, space: LabelSpace) -> Plot:
+    """Return which label was given in place of which, as a matrix.
+
+    Args:
+        sample: The rows.
+        counts: (labels, labels): true and given, as `diagnosis.replacements` returns them.
+        space: The labels.
+    """
+    title, is_multiclass = "Confusions", space.task == "multiclass"
+    is_small = len(space.names) <= MAX_MATRIX
+    chosen = np.arange(len(space.names)) if is_small else most_confused(counts, MAX_MATRIX)
+    if not counts.any() and not (is_multiclass and is_small):
+        return Plot("confusion", title, "No label was given in place of another.")
+    if is_multiclass:
+        hits = (sample.decided & sample.targets).sum(0)
+        counts = counts + np.diag(hits)
+    shown = counts[np.ix_(chosen, chosen)]
+    support = np.maximum(sample.targets.sum(0)[chosen], 1)
+    figure = _matrix(shown, shown / support[:, None], [space.names[i] for i in chosen])
+    aid = "Rows that lack the label on the left and wrongly have the one below"
+    if is_multiclass:
+        aid = "Rows by true and given label"
+    if not is_small:
+        aid = f"The {len(chosen)} labels of {len(space.names)} that are confused most. {aid}"
+    aid += "; the more orange, the larger the share of the rows with the true one."
+    size = len(chosen)
+    height = 190 + (24 if size > 8 else 40) * size
+    return Plot("confusion", title, aid, figure, height, 200 + 26 * size)
+
+
+def _matrix(counts: Any, shares: Any, names: list[str]) -> dict[str, Any]:
+    full = [plotting.plain(name) for name in names]
+    right, wrong = np.diag(np.diag(shares)), shares - np.diag(np.diag(shares))
+    told = [[f"{a}, given {b}: {p:.1%}" for b, p in zip(full, row, strict=True)]
+            for a, row in zip(full, shares, strict=True)]  # fmt: skip
+    trace = {
+        "type": "heatmap",
+        "z": [_rounded(row) for row in right - wrong / max(1e-9, wrong.max())],
+        "text": [[f"{int(n)}" if n else "" for n in row] for row in counts],
+        "customdata": told,
+        "texttemplate": "%{text}",
+        "textfont": {"size": 11},
+        "hovertemplate": "%{customdata}<extra></extra>",
+        "colorscale": _RIGHT_OR_WRONG,
+        "zmin": -1,
+        "zmax": 1,
+        "showscale": False,
+    }
+    layout = plotting.layout(
+        names_axis(names, "given", tickangle=-60, constrain="domain"),
+        names_axis(names, "true", autorange="reversed"),
+    )
+    return {"data": [trace], **layout}

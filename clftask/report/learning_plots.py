@@ -1,0 +1,211 @@
+"""Plots of what a classifier was trained on, and how it learned."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from clftask.components.labels import Task
+from clftask.report import plotting
+from clftask.report.format import is_number
+from clftask.report.plotting import Plot
+
+MAX_BARS, MAX_STEPS = 30, 500
+NAME_CHARACTERS = 24
+Records = list[dict[str, Any]]
+
+
+def label_counts(counts: dict[str, dict[str, int]]) -> Plot:
+    """Return how many rows have each label, the most frequent on top.
+
+    Args:
+        counts: Of each split, rows by label.
+    """
+    total = {name: sum(of[name] for of in counts.values()) for name in counts["train"]}
+    names = sorted(total, key=lambda name: -total[name])
+    shown = names[:MAX_BARS][::-1]
+    data = [
+        _bars(split, [of[n] for n in shown], shown, plotting.PALETTE[i])
+        for i, (split, of) in enumerate(counts.items())
+    ]
+    layout = plotting.layout(
+        plotting.axis("rows", rangemode="tozero", tickformat=",d", nticks=6),
+        names_axis(shown, range=[-0.6, len(shown) - 0.4]),
+        barmode="stack",
+        bargap=0.25,
+    )
+    figure = {"data": data, **layout}
+    return Plot("labels", "Labels", _spread(counts["train"], names), figure, _height(len(shown)))
+
+
+def _height(bars: int) -> int:
+    return 120 + 19 * bars
+
+
+def _bars(split: str, counts: list[int], names: list[str], colour: str) -> dict[str, Any]:
+    return {
+        "type": "bar",
+        "orientation": "h",
+        "name": split,
+        "x": counts,
+        "y": list(range(len(names))),
+        "customdata": [plotting.plain(name) for name in names],
+        "marker": {"color": colour},
+        "hovertemplate": f"%{{customdata}}: %{{x:,}} {split}<extra></extra>",
+    }
+
+
+def _spread(train: dict[str, int], names: list[str]) -> str:
+    rarest = sorted(train.values())
+    told = f"Rows of train by label: {rarest[0]:,} to {rarest[-1]:,}, median {_median(rarest):,}"
+    if len(names) <= MAX_BARS:
+        return told + "."
+    return f"The {MAX_BARS} most frequent of {len(names)} labels. {told}."
+
+
+def _median(ordered: list[int]) -> int:
+    return ordered[len(ordered) // 2]
+
+
+def names_axis(names: list[str], title: str = "", **more: Any) -> dict[str, Any]:
+    """Return an axis whose places 0, 1, … are names; cut where they are long."""
+    ticks = [plotting.plain(plotting.cut(name, NAME_CHARACTERS)) for name in names]
+    places = {"tickvals": list(range(len(names))), "ticktext": ticks}
+    return plotting.axis(title, **places, showgrid=False, ticklabelstandoff=5, **more)
+
+
+# ------------------------------------------------------------------ learning curves
+
+
+def losses(records: Records, best_step: int | None) -> Plot:
+    """Return the loss on train and on validation by step.
+
+    Args:
+        records: step with loss, or with eval_loss.
+        best_step: Whose weights ship.
+    """
+    train = [(r["step"], r["loss"]) for r in records if is_number(r.get("loss"))]
+    held_out = _of_evaluations(records, "step", "loss")
+    step = max(1, -(-len(train) // MAX_STEPS))
+    means = [np.mean(train[i : i + step], axis=0).tolist() for i in range(0, len(train), step)]
+    data = [
+        _line("train", means, "lines", plotting.BLUE),
+        _line("validation", held_out, "lines+markers", plotting.ORANGE),
+    ]
+    layout = plotting.layout(
+        plotting.axis("step"), plotting.axis("loss"), shapes=_line_at(best_step)
+    )
+    aid = "Validation rising while train still falls is overfitting; the dotted step is shipped."
+    return Plot("losses", "Loss", aid, {"data": [t for t in data if t["x"]], **layout}, 320)
+
+
+def scores(records: Records, metric: str, best_step: int | None, task: Task) -> Plot:
+    """Return the metrics of validation by epoch.
+
+    Args:
+        records: epoch with eval_ and the name of each metric.
+        metric: What picks the best evaluation.
+        best_step: That of the best one.
+        task: multiclass or multilabel.
+    """
+    names = dict.fromkeys(k[5:] for r in records for k in r if k.startswith("eval_"))
+    own = sorted((n for n in names if n != "loss" or metric == "loss"), key=lambda n: n != metric)
+    found = {n: _of_evaluations(records, "epoch", n) for n in own}
+    once = {str(points): n for n, points in reversed(found.items())}  # of equals the first
+    shown = [n for n in own if n in once.values()]
+    data = [
+        _line(n, found[n], "lines+markers", colour)
+        for n, colour in zip(shown, plotting.PALETTE, strict=False)
+    ]
+    epoch = next((r["epoch"] for r in records if r["step"] == best_step), None)
+    last = max((r["epoch"] for r in records), default=1)
+    layout = plotting.layout(
+        plotting.axis("epoch", dtick=plotting.step(last), rangemode="tozero"),
+        plotting.axis("validation"),
+        shapes=_line_at(epoch),
+    )
+    aid = f"{metric} picks the epoch that ships."
+    if task == "multilabel":
+        aid += " F1 in training is that of the threshold that is best for each evaluation."
+    return Plot("scores", "Metrics", aid, {"data": [t for t in data if t["x"]], **layout}, 320)
+
+
+def _of_evaluations(records: Records, x: str, metric: str) -> list[tuple[float, float]]:
+    key = f"eval_{metric}"
+    return [(r[x], r[key]) for r in records if is_number(r.get(key))]
+
+
+def _line(name: str, points: list[Any], mode: str, colour: str) -> dict[str, Any]:
+    return {
+        "type": "scatter",
+        "mode": mode,
+        "name": plotting.plain(name),
+        "x": [x for x, _ in points],
+        "y": [y for _, y in points],
+        "line": {"color": colour, "width": 2},
+        "hovertemplate": "%{x}: %{y:.4f}",
+    }
+
+
+def _line_at(place: float | None) -> list[dict[str, Any]]:
+    return [] if place is None else [plotting.upright(place)]
+
+
+# ------------------------------------------------------------------ lengths
+
+
+def lengths(bins: list[dict[str, Any]]) -> Plot:
+    """Return F1 by length of text, and how many rows there are.
+
+    Args:
+        bins: As `diagnosis.by_length` returns them.
+    """
+    title = "Length of text"
+    if len(bins) < 2:
+        aid = f"There are too few rows, or too few lengths, to compare: {bins[0]['rows']:,} rows."
+        return Plot("lengths", title, aid)
+    places = list(range(len(bins)))
+    read = [b["rows"] * (1 - b["truncated"]) for b in bins]
+    cut = [b["rows"] * b["truncated"] for b in bins]
+    data = [
+        _rows("rows read whole", places, read, plotting.FAINT),
+        _rows("truncated", places, cut, plotting.RED),
+        *(
+            _line(n, [(i, b[n]) for i, b in enumerate(bins)], "lines+markers", colour)
+            for n, colour in (("micro_f1", plotting.BLUE), ("macro_f1", plotting.ORANGE))
+        ),
+    ]
+    ticks = [f"≤ {b['to']:,}" for b in bins]
+    if len(bins) > 1:
+        ticks[-1] = f"> {bins[-2]['to']:,}"
+    most = max(b["rows"] for b in bins)
+    layout = plotting.layout(
+        plotting.axis("tokens", tickvals=places, ticktext=ticks, anchor="y2"),
+        plotting.axis("F1", range=[0, 1.03], domain=[0.3, 1]),
+        yaxis2=plotting.axis("rows", domain=[0, 0.24], range=[0, most * 1.1], nticks=3),
+        barmode="stack",
+        shapes=_line_at(_read_until(bins)),
+    )
+    aid = "Macro-F1 is that of the labels that occur in a bin."
+    if any(cut):
+        aid = f"Right of the dotted line texts are longer than what is read of them. {aid}"
+    return Plot("lengths", title, aid, {"data": data, **layout}, 420)
+
+
+def _read_until(bins: list[dict[str, Any]]) -> float | None:
+    """Return where the longest text that is read whole lies among the bins' places."""
+    first = next((i for i, b in enumerate(bins) if b["truncated"]), None)
+    return None if first is None else first + 0.5 - float(bins[first]["truncated"])
+
+
+def _rows(name: str, places: list[int], rows: list[float], colour: str) -> dict[str, Any]:
+    return {
+        "type": "bar",
+        "name": name,
+        "x": places,
+        "y": [round(n) for n in rows],
+        "yaxis": "y2",
+        "marker": {"color": colour},
+        "hovertemplate": "%{y:,}",
+    }

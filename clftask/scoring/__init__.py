@@ -1,0 +1,1 @@
+"""The score table: plan, input, workers, receipts and manifest."""

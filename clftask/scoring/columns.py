@@ -1,0 +1,22 @@
+"""The columns of a job's score table."""
+
+from __future__ import annotations
+
+from clftask.components.score_table import (
+    ScoreColumns,
+)
+from clftask.config.score import ScoreJob
+from clftask.data.readers.base import FILE, ROW
+from clftask.models.bundle_meta import BundleMeta
+
+
+def columns_of(job: ScoreJob, meta: BundleMeta) -> ScoreColumns:
+    """Return the columns of a job's score table."""
+    layout = job.output.layout
+    return ScoreColumns(meta.task, meta.label_names, layout, meta.decision.sets is not None)
+
+
+def origin_columns(job: ScoreJob) -> list[str]:
+    """Return what says which row it is, and the kept columns."""
+    which = [job.input.id] if job.input.id else [FILE, ROW]
+    return list(dict.fromkeys([*which, *job.input.keep]))

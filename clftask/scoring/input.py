@@ -1,0 +1,292 @@
+"""The corpus to score: which files and rows there are, how they are cut into shards and read."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from clftask.components.text import TextRecipe
+from clftask.config.score import ScoreJob
+from clftask.data.readers.base import FILE, ROW, Source
+from clftask.data.readers.cells import BAD
+from clftask.data.readers.registry import open_file, open_source
+from clftask.errors import DataError, Problem
+from clftask.io.parallel import in_threads
+from clftask.scoring.manifest import InputFile, Piece, ScorePlan, Shard
+
+SKIP_ROWS = 8192
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Files as they are now, and the columns that are read of them."""
+
+    files: tuple[InputFile, ...]
+    schema: pa.Schema
+
+
+def source_of(job: ScoreJob) -> list[Source]:
+    """Open what the job's input stands for: one source, or one for each saved split.
+
+    Raises:
+        DataError: Nothing is there, or nothing that is read here.
+    """
+    return list(open_source(job.input.path, "input.path").values())
+
+
+def survey(
+    job: ScoreJob, recipe: TextRecipe, sources: Sequence[Source], files: Collection[str]
+) -> Corpus:
+    """Count the rows of some files and find the types of the columns that are read.
+
+    Args:
+        job: The job.
+        recipe: How text is made from columns.
+        sources: What `source_of` returned.
+        files: Those to look at; the schema is unified over them.
+
+    Raises:
+        DataError: A column is missing or holds no text, a file cannot be read, types differ.
+    """
+    columns, strings = _columns(job, recipe)
+    _refuse_missing(job, recipe, sources[0])
+    chosen = [(source, file) for source in sources for file in source.files if file in files]
+
+    def look(pair: tuple[Source, str]) -> tuple[InputFile, pa.Schema]:
+        source, file = pair
+        version = source.version(file)
+        found = source.survey(file, columns, strings)
+        return InputFile(path=file, version=version, num_rows=found.num_rows), found.schema
+
+    looked = in_threads(look, chosen)
+    found = tuple(file for file, _ in looked)
+    return Corpus(found, _unified(looked, recipe, sources[0].has_types))
+
+
+def _columns(job: ScoreJob, recipe: TextRecipe) -> tuple[list[str], list[str]]:
+    """Return the columns to read, and those of them that are strings whatever they look like."""
+    strings = [*recipe.columns, *([job.input.id] if job.input.id else [])]
+    return list(dict.fromkeys([*strings, *job.input.keep])), strings
+
+
+def _refuse_missing(job: ScoreJob, recipe: TextRecipe, source: Source) -> None:
+    available = source.names()
+    named = [("input.text", c) for c in recipe.columns]
+    named += [("input.id", job.input.id)] if job.input.id else []
+    named += [("input.keep", c) for c in job.input.keep]
+    allowed = f"must be a column of {source.files[0]}: {', '.join(available[:40])}"
+    missing = [Problem(field, c, allowed) for field, c in named if c not in available]
+    if missing:
+        raise DataError(*missing)
+
+
+def _unified(
+    looked: Sequence[tuple[InputFile, pa.Schema]], recipe: TextRecipe, has_types: bool
+) -> pa.Schema:
+    """Return one schema for all files, texts as strings.
+
+    Raises:
+        DataError: A column's types cannot be one; names the file.
+    """
+    schema = looked[0][1]
+    for file, other in looked[1:]:
+        if not has_types:
+            schema, other = _as_strings_where_they_differ(schema, other)
+        try:
+            schema = pa.unify_schemas([schema, other], promote_options="permissive")
+        except pa.ArrowException as error:
+            reason = f"has types that differ from {looked[0][0].path}: {error}"
+            raise DataError(Problem(file.path, None, reason, "Leave it out of keep.")) from None
+    return pa.schema([_as_text(f) if f.name in recipe.columns else f for f in schema])
+
+
+def _as_strings_where_they_differ(
+    schema: pa.Schema, other: pa.Schema
+) -> tuple[pa.Schema, pa.Schema]:
+    """Let columns of a format without types be strings unless both are of one type, or empty."""
+
+    def is_one(a: pa.DataType, b: pa.DataType) -> bool:
+        return bool(a == b or pa.types.is_null(a) or pa.types.is_null(b))
+
+    names = [n for n in schema.names if not is_one(schema.field(n).type, other.field(n).type)]
+    kinds = [[(f.name, pa.string() if f.name in names else f.type) for f in s]
+             for s in (schema, other)]  # fmt: skip
+    return pa.schema(kinds[0]), pa.schema(kinds[1])
+
+
+def _as_text(field: pa.Field) -> pa.Field:
+    kind = field.type
+    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_null, pa.types.is_binary,
+             pa.types.is_large_binary)  # fmt: skip
+    if not any(test(kind) for test in tests):
+        remedy = "Name a column of text, or convert this one."
+        raise DataError(Problem("input.text", f"{field.name}: {kind}", "must be strings", remedy))
+    return pa.field(field.name, pa.string())
+
+
+# ------------------------------------------------------------------ shards
+
+
+def cut(files: Iterable[tuple[int, InputFile]], shard_rows: int) -> list[tuple[Piece, ...]]:
+    """Cut files into shards of about `shard_rows` rows.
+
+    A file with more rows is cut evenly, into consecutive shards of its own; smaller ones
+    share a shard with their neighbours.
+    """
+    shards: list[tuple[Piece, ...]] = []
+    small: list[Piece] = []
+    room = shard_rows
+    for number, file in files:
+        if small and file.num_rows > room:
+            shards.append(tuple(small))
+            small, room = [], shard_rows
+        if file.num_rows > shard_rows:
+            shards += [(piece,) for piece in _evenly(number, file.num_rows, shard_rows)]
+        elif file.num_rows:
+            small.append(Piece(file=number, start=0, num_rows=file.num_rows))
+            room -= file.num_rows
+    return [*shards, tuple(small)] if small else shards
+
+
+def _evenly(file: int, num_rows: int, shard_rows: int) -> list[Piece]:
+    count = -(-num_rows // shard_rows)
+    edges = [num_rows * i // count for i in range(count + 1)]
+    return [Piece(file=file, start=a, num_rows=b - a) for a, b in pairwise(edges)]
+
+
+def encode_schema(schema: pa.Schema) -> str:
+    """Return a schema as text."""
+    return base64.b64encode(schema.serialize().to_pybytes()).decode()
+
+
+def decode_schema(text: str) -> pa.Schema:
+    """Return the schema that `encode_schema` wrote.
+
+    Raises:
+        DataError: It wrote something else.
+    """
+    try:
+        return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))
+    except (ValueError, OSError):
+        remedy = "Restore it, or use another output."
+        raise DataError(Problem("_plan.json", None, "is damaged: columns", remedy)) from None
+
+
+# ------------------------------------------------------------------ reading
+
+
+@dataclass(frozen=True)
+class ShardRows:
+    """A shard's rows.
+
+    Attributes:
+        shard: Which one.
+        table: The columns that are read, `_file` and `_row`.
+        text: (rows,) string, null where the row is bad.
+        text_pair: (rows,) string or None for single texts.
+        reasons: (rows,) string: why a row is bad, null where it is not.
+    """
+
+    shard: Shard
+    table: pa.Table
+    text: pa.ChunkedArray
+    text_pair: pa.ChunkedArray | None
+    reasons: pa.ChunkedArray
+
+
+def read_shards(
+    plan: ScorePlan, shards: Sequence[Shard], recipe: TextRecipe
+) -> Iterator[ShardRows]:
+    """Read shards one after another; those of a text file, in order, in one pass over it.
+
+    Raises:
+        DataError: A file was changed since the job was planned, or cannot be read.
+    """
+    schema, stream = decode_schema(plan.columns), None
+    most = min(SKIP_ROWS, max((shard.num_rows for shard in shards), default=1))  # texts may be long
+    for shard in shards:
+        parts = []
+        for piece in shard.pieces:
+            if stream is None or not stream.leads_to(piece):
+                stream = _Stream(plan.files[piece.file], piece, schema, recipe, most)
+            stream.skip_to(piece.start)
+            parts.append(stream.take(piece.num_rows))
+        yield _judged(shard, pa.concat_tables(parts), recipe)
+
+
+class _Stream:
+    """The rows of one file from some row on."""
+
+    def __init__(
+        self, file: InputFile, piece: Piece, schema: pa.Schema, recipe: TextRecipe, num_rows: int
+    ) -> None:
+        self.file, self.number, self.position = file, piece.file, piece.start
+        self.source = open_file(file.path)
+        self.batches = self.source.batches(file.path, schema, piece.start, num_rows, recipe.columns)
+        self.rest: list[pa.RecordBatch] = []
+
+    def leads_to(self, piece: Piece) -> bool:
+        """Tell whether a piece comes next, or later where a new stream would read as much."""
+        is_next = self.position == piece.start
+        is_later = self.position < piece.start and not self.source.seeks
+        return self.number == piece.file and (is_next or is_later)
+
+    def skip_to(self, start: int) -> None:
+        """Leave out the rows before `start`."""
+        while self.position < start and self._next_rows(min(SKIP_ROWS, start - self.position)):
+            pass
+
+    def take(self, num_rows: int) -> pa.Table:
+        """Return the next rows, and where each came from.
+
+        Raises:
+            DataError: The file is not the one that was planned.
+        """
+        first, taken = self.position, self._next_rows(num_rows)
+        is_whole = self.position - first == num_rows
+        if not is_whole or self.source.version(self.file.path) != self.file.version:
+            raise DataError(Problem(self.file.path, None, "was changed since the job was planned"))
+        return _with_origin(pa.Table.from_batches(taken), self.file.path, first)
+
+    def _next_rows(self, num_rows: int) -> list[pa.RecordBatch]:
+        """Return the next rows, fewer where the file ends."""
+        taken: list[pa.RecordBatch] = []
+        while (missing := num_rows - sum(b.num_rows for b in taken)) > 0:
+            batch = self.rest.pop() if self.rest else next(self.batches, None)
+            if batch is None:
+                break
+            taken.append(batch.slice(0, missing))
+            if batch.num_rows > missing:
+                self.rest.append(batch.slice(missing))
+        self.position += sum(b.num_rows for b in taken)
+        return taken
+
+
+def _with_origin(table: pa.Table, file: str, start: int) -> pa.Table:
+    rows = pa.array(range(start, start + table.num_rows), pa.int64())
+    files = pa.nulls(table.num_rows, pa.string()).fill_null(file)
+    return table.append_column(FILE, files).append_column(ROW, rows)
+
+
+def _judged(shard: Shard, table: pa.Table, recipe: TextRecipe) -> ShardRows:
+    """Make texts, and say of each row without one why."""
+    found = table[BAD]
+    text, pair = recipe.apply(table)
+    is_absent = text.is_null() if pair is None else pc.or_(text.is_null(), pair.is_null())
+    reasons = pc.coalesce(found, pc.if_else(is_absent, _ABSENT, pa.scalar(None, pa.string())))
+    is_bad = reasons.is_valid()
+    return ShardRows(
+        shard,
+        table.drop_columns([BAD]),
+        pc.if_else(is_bad, pa.scalar(None, pa.large_string()), text),
+        pair,
+        reasons,
+    )
+
+
+_ABSENT = pa.scalar("the text is null or blank", pa.string())

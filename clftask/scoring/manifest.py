@@ -1,0 +1,255 @@
+"""The books of a score table: its plan, a receipt for each part, the manifest at the end."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Self, TypeVar
+
+from pydantic import Field, model_validator
+
+from clftask.errors import ConfigError, DataError, Problem
+from clftask.io import listing, storage
+from clftask.spec import PlainData, Spec, fingerprint
+
+SCHEMA_VERSION = 1
+PLAN, RECEIPTS, QUARANTINE, MANIFEST = "_plan.json", "_receipts", "_quarantine", "_manifest.json"
+NUM_THREADS, MAX_HELD = 8, 256
+_Book = TypeVar("_Book", bound=Spec)
+
+
+class InputFile(Spec):
+    """A file to be scored, as it was when the job was planned."""
+
+    path: str
+    version: str
+    num_rows: int = Field(ge=0)
+
+
+class Piece(Spec):
+    """Consecutive rows of a file; `file` is its number in the plan."""
+
+    file: int = Field(ge=0)
+    start: int = Field(ge=0)
+    num_rows: int = Field(ge=1)
+
+
+class Shard(Spec):
+    """The unit of work, commit and resume: rows of one large file, or some small files."""
+
+    index: int = Field(ge=0)
+    pieces: tuple[Piece, ...] = Field(min_length=1)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of all pieces."""
+        return sum(piece.num_rows for piece in self.pieces)
+
+
+class ScorePlan(Spec):
+    """What is to be scored, and how.
+
+    Attributes:
+        fingerprint: Of the settings.
+        settings: All that the table depends on but the files.
+        schema: The columns read, as a serialised Arrow schema in base64.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    fingerprint: str
+    settings: PlainData
+    files: tuple[InputFile, ...]
+    shards: tuple[Shard, ...]
+    columns: str
+
+    @model_validator(mode="after")
+    def _hold_together(self) -> Self:
+        if any(p.file >= len(self.files) for shard in self.shards for p in shard.pieces):
+            raise ValueError("a shard is of a file that is not listed")
+        if len({shard.index for shard in self.shards}) < len(self.shards):
+            raise ValueError("two shards have one number")
+        return self
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of all files."""
+        return sum(file.num_rows for file in self.files)
+
+    def input_of(self, shard: Shard) -> str:
+        """Return a hash of the very rows of a shard: files, their versions, ranges."""
+        places = [(self.files[p.file], p) for p in shard.pieces]
+        return fingerprint([[f.path, f.version, p.start, p.num_rows] for f, p in places])
+
+    def mark(self, shard: Shard) -> dict[str, str]:
+        """Return what the footer of a shard's part says of where it belongs."""
+        return {"clftask.plan": self.fingerprint, "clftask.input": self.input_of(shard)}
+
+
+class Counts(Spec):
+    """What became of some rows; stands in a part's footer and in its receipt.
+
+    Attributes:
+        rows_truncated: Rows longer than the model reads.
+        confidence_sum: Over the scored rows.
+        labels: How often each label was given; those never given are left out.
+    """
+
+    rows_in: int = 0
+    rows_scored: int = 0
+    rows_quarantined: int = 0
+    rows_truncated: int = 0
+    confidence_sum: float = 0.0
+    labels: dict[str, int] = {}
+
+    def __add__(self, other: Counts) -> Counts:
+        names = [n for n in type(self).model_fields if n != "labels"]
+        sums = {name: getattr(self, name) + getattr(other, name) for name in names}
+        labels = dict(self.labels)
+        for label, count in other.labels.items():
+            labels[label] = labels.get(label, 0) + count
+        return Counts(**sums, labels=labels)
+
+
+class Receipt(Spec):
+    """Says that a part is there: derived from its stored bytes; `input`: of which rows."""
+
+    shard: int
+    input: str
+    counts: Counts
+    sha256: str
+    num_bytes: int
+    seconds: float
+
+
+class PartEntry(Spec):
+    """A part in the manifest."""
+
+    name: str = Field(pattern=r"^part-[0-9]+\.parquet$")
+    num_rows: int
+    sha256: str
+
+
+class Manifest(Spec):
+    """Its presence means that the table is complete."""
+
+    schema_version: int = SCHEMA_VERSION
+    fingerprint: str
+    bundle: str
+    task: str
+    label_names: tuple[str, ...]
+    counts: Counts
+    parts: tuple[PartEntry, ...]
+    seconds: float
+
+
+class Books:
+    """The books of the score table at `output`."""
+
+    def __init__(self, output: str) -> None:
+        self.output = output
+
+    def part(self, index: int) -> str:
+        """Return where a shard's part is."""
+        return storage.join(self.output, f"part-{index:05d}.parquet")
+
+    def quarantine(self, index: int) -> str:
+        """Return where a shard's bad rows are listed."""
+        return storage.join(self.output, QUARANTINE, f"part-{index:05d}.jsonl")
+
+    def receipt(self, index: int) -> str:
+        """Return where a shard's receipt is."""
+        return storage.join(self.output, RECEIPTS, f"part-{index:05d}.json")
+
+    def forget(self, receipts: Collection[int] = (), quarantines: Collection[int] = ()) -> None:
+        """Remove what is said of shards that are to be scored anew: the table is not complete."""
+        storage.delete(storage.join(self.output, MANIFEST))
+        for place in [*map(self.receipt, receipts), *map(self.quarantine, quarantines)]:
+            storage.delete(place)
+
+    def plan(self) -> ScorePlan | None:
+        """Read the plan, None if there is none."""
+        return self._read(storage.join(self.output, PLAN), ScorePlan)
+
+    def manifest(self) -> Manifest | None:
+        """Read the manifest, None if the table is not complete."""
+        return self._read(storage.join(self.output, MANIFEST), Manifest)
+
+    def write_plan(self, plan: ScorePlan) -> bool:
+        """Write the first plan; return False if another run wrote one before."""
+        return storage.put_if_absent(storage.join(self.output, PLAN), _encode(plan))
+
+    def replace_plan(self, plan: ScorePlan) -> None:
+        """Write a plan over the one before."""
+        storage.put(storage.join(self.output, PLAN), _encode(plan))
+
+    def write_receipt(self, receipt: Receipt) -> None:
+        """Write a receipt; one of the same part says the same."""
+        storage.put(self.receipt(receipt.shard), _encode(receipt))
+
+    def write_manifest(self, manifest: Manifest) -> None:
+        """Write the manifest: from here on the table is complete."""
+        storage.put(storage.join(self.output, MANIFEST), _encode(manifest))
+
+    def is_taken(self) -> bool:
+        """Tell whether there are parts or books that would get mixed up with new ones."""
+        files = listing.list_files(self.output, recursive=False)
+        names = [f.path.rpartition("/")[2] for f in files]
+        has_parts = any(n.startswith("part-") and n.endswith(".parquet") for n in names)
+        folders = [storage.join(self.output, name) for name in (RECEIPTS, QUARANTINE)]
+        return has_parts or MANIFEST in names or any(listing.list_files(f) for f in folders)
+
+    def stored_parts(self) -> set[int]:
+        """Return the numbers of the parts that are there."""
+        return _numbers(listing.list_files(self.output, recursive=False), "parquet")
+
+    def stored_quarantines(self) -> set[int]:
+        """Return the numbers of the parts whose bad rows are listed."""
+        return _numbers(listing.list_files(storage.join(self.output, QUARANTINE)), "jsonl")
+
+    def stored_receipts(self) -> set[int]:
+        """Return the numbers of the parts whose receipts are there."""
+        return _numbers(listing.list_files(storage.join(self.output, RECEIPTS)), "json")
+
+    def receipts(self) -> Iterable[Receipt]:
+        """Read all receipts, in the order of the parts, some at a time."""
+        names = [self.receipt(index) for index in sorted(self.stored_receipts())]
+        with ThreadPoolExecutor(NUM_THREADS) as pool:
+            for start in range(0, len(names), MAX_HELD):
+                some = names[start : start + MAX_HELD]
+                yield from pool.map(lambda name: _parse(name, Receipt), some)
+
+    def _read(self, path: str, kind: type[_Book]) -> _Book | None:
+        return _parse(path, kind) if storage.exists(path) else None
+
+
+def _encode(spec: Spec) -> bytes:
+    return json.dumps(spec.dump(), ensure_ascii=False).encode()
+
+
+def _parse(path: str, kind: type[_Book]) -> _Book:
+    remedy = _remedy(path)
+    content = storage.read_json(path, remedy)
+    version = content.get("schema_version")
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise DataError(Problem(path, version, "is of a newer clftask", "Upgrade clftask."))
+    try:
+        return kind.load(content)
+    except ConfigError:
+        raise DataError(Problem(path, None, "is damaged", remedy)) from None
+
+
+def _remedy(path: str) -> str:
+    """Return what to do about a damaged book: all but the plan is made anew from the parts."""
+    is_plan = path.endswith("/" + PLAN)
+    return "Restore it, or use another output." if is_plan else "Delete it, run the job again."
+
+
+def _numbers(files: Iterable[listing.FileInfo], kind: str) -> set[int]:
+    """Return the numbers of files such as part-00007.json.
+
+    Others are left out: a killed or a second run has temporary files beside its own.
+    """
+    pattern = re.compile(rf".*/part-([0-9]{{5,}})\.{kind}")
+    return {int(found[1]) for file in files if (found := pattern.fullmatch(file.path))}

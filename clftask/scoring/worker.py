@@ -1,0 +1,337 @@
+"""What one worker of a scoring job does, from rows to a committed part. No Ray here."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from clftask.components.score_table import (
+    COUNTS,
+    SECONDS,
+    ScoreColumns,
+    checksum,
+    read_footer,
+    write_part,
+)
+from clftask.components.text import TextRecipe
+from clftask.config.score import ScoreJob
+from clftask.data.readers.base import FILE, ROW
+from clftask.errors import (
+    AccessError,
+    BadRowError,
+    ClftaskError,
+    DataError,
+    JobError,
+    Problem,
+    StorageError,
+)
+from clftask.io import storage
+from clftask.models.bundle_meta import BundleMeta
+from clftask.models.predictor import Scorer
+from clftask.scoring.columns import columns_of, origin_columns
+from clftask.scoring.input import ShardRows, read_shards
+from clftask.scoring.manifest import Books, Counts, Receipt, ScorePlan, Shard
+
+COMPILE_PAYS_S = 600.0
+STORAGE_PAUSE_S = 10.0
+COMPILE_SAMPLE_ROWS = 64
+_Item = TypeVar("_Item")
+_log = logging.getLogger(__name__)
+Reader = Callable[[ScorePlan, Sequence[Shard], TextRecipe], Iterator[ShardRows]]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A shard that could not be scored.
+
+    Attributes:
+        shard: Its number.
+        error: Why.
+        ends_job: Whether no other shard can fare better: credentials, a bad row in mode fail.
+    """
+
+    shard: int
+    error: ClftaskError
+    ends_job: bool = False
+
+
+@dataclass(frozen=True)
+class Done:
+    """A shard whose part and receipt are there.
+
+    Attributes:
+        receipt: The receipt.
+        is_new: Whether this run scored it; else its part was there before.
+    """
+
+    receipt: Receipt
+    is_new: bool
+
+    @property
+    def shard(self) -> int:
+        """Its number."""
+        return self.receipt.shard
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A shard that is read and tokenised; `good`: the numbers of its usable rows."""
+
+    rows: ShardRows
+    tokens: pa.Table
+    good: pa.Array
+    started: float
+
+
+@dataclass(frozen=True)
+class ScoreWork:
+    """All that the workers of a scoring job share."""
+
+    job: ScoreJob
+    plan: ScorePlan
+    meta: BundleMeta
+
+    @property
+    def columns(self) -> ScoreColumns:
+        """The columns of the score table."""
+        return columns_of(self.job, self.meta)
+
+
+class ShardScorer:
+    """Scores shards and commits them; reading, computing and writing overlap.
+
+    Args:
+        work: The job.
+        scorer: The model.
+        read: Gives the rows of shards, as `read_shards` does.
+    """
+
+    def __init__(self, work: ScoreWork, scorer: Scorer, read: Reader = read_shards) -> None:
+        self.work, self.scorer, self.read = work, scorer, read
+        self.books = Books(work.job.output.path)
+        self.has_tried_compiling = False
+
+    def run(
+        self, shards: Sequence[Shard], rows_ahead: int = 0
+    ) -> Generator[Done | Failure, None, None]:
+        """Score shards in order; a failure ends the run, and the rest is left to others.
+
+        Args:
+            shards: Consecutive ones of a file are read in one pass.
+            rows_ahead: About how many rows this worker will see; decides on compiling.
+
+        Yields:
+            What became of each shard, whether its part was there before or not.
+        """
+        stored = _caught(shards[0].index, self.books.stored_parts)
+        if isinstance(stored, Failure):
+            yield stored
+            return
+        for shard in shards:
+            if shard.index in stored:
+                found = self._settled(shard)
+                yield found
+                if isinstance(found, Failure):
+                    return
+        yield from self._overlapped([s for s in shards if s.index not in stored], rows_ahead)
+
+    def _overlapped(self, shards: Sequence[Shard], rows_ahead: int) -> Iterator[Done | Failure]:
+        """Score a shard while the next one is read and the one before is written."""
+        with ThreadPoolExecutor(1) as reading, ThreadPoolExecutor(1) as writing:
+            pending: Future[Done | Failure] | None = None
+            for ready in _ahead(self._read(shards), reading):
+                found = ready if isinstance(ready, Failure) else self._score(ready, rows_ahead)
+                if pending is not None:
+                    done, pending = pending.result(), None
+                    yield done
+                    if isinstance(done, Failure):
+                        return
+                if isinstance(found, Failure):
+                    yield found
+                    return
+                pending = writing.submit(self._commit, found)
+            if pending is not None:
+                yield pending.result()
+
+    # ------------------------------------------------------------------ the stages
+
+    def _read(self, shards: Sequence[Shard]) -> Iterator[Ready | Failure]:
+        recipe = self.work.job.input.recipe(self.work.meta.text)
+        stream = self.read(self.work.plan, shards, recipe)
+        for shard in shards:
+            found = _caught(shard.index, lambda: self._next(stream))
+            yield found
+            if isinstance(found, Failure):
+                return
+
+    def _next(self, stream: Iterator[ShardRows]) -> Ready:
+        started = time.perf_counter()
+        rows = next(stream)
+        about = {"shard": rows.shard.index, "rows": rows.table.num_rows}
+        _log.debug("shard begins", extra=about)
+        self._refuse_bad(rows)
+        good = pc.indices_nonzero(rows.reasons.is_null())
+        pair = None if rows.text_pair is None else rows.text_pair.take(good)
+        tokens = self.scorer.tokenise(rows.text.take(good), pair)
+        return Ready(rows, tokens, good, started)
+
+    def _refuse_bad(self, rows: ShardRows) -> None:
+        if self.work.job.on_bad_row == "fail" and rows.reasons.null_count < len(rows.reasons):
+            bad = _bad_rows(rows, self.work.job)[0]
+            remedy = "Mend it, or set on_bad_row: quarantine."
+            where = f"{bad['file']}, row {bad['row']}"
+            raise BadRowError(Problem(where, None, str(bad["reason"]), remedy))
+
+    def _score(self, ready: Ready, rows_ahead: int) -> _Part | Failure:
+        def compute() -> _Part:
+            if storage.exists(self.books.part(ready.rows.shard.index)):
+                return _Part(ready, None)  # another run was faster
+            began = time.perf_counter()
+            probabilities = self.scorer.probabilities(ready.tokens)
+            self._compile_if_it_pays(ready, time.perf_counter() - began, rows_ahead)
+            return _Part(ready, probabilities)
+
+        return _caught(ready.rows.shard.index, compute)
+
+    def _compile_if_it_pays(self, ready: Ready, seconds: float, rows_ahead: int) -> None:
+        """Compile once the first shard has shown how long the rest will take."""
+        if self.has_tried_compiling or not ready.tokens.num_rows:
+            return
+        self.has_tried_compiling = True
+        if seconds / ready.tokens.num_rows * rows_ahead > COMPILE_PAYS_S:
+            self.scorer.compile(ready.tokens.slice(0, COMPILE_SAMPLE_ROWS))
+
+    def _commit(self, part: _Part) -> Done | Failure:
+        shard = part.ready.rows.shard
+        write = (
+            partial(self._derive, shard)
+            if part.probabilities is None
+            else partial(self._write, part)
+        )
+        return _caught(shard.index, write)
+
+    def _write(self, part: _Part) -> Done:
+        """Write the bad rows, then the part, then its receipt."""
+        job, meta, ready = self.work.job, self.work.meta, part.ready
+        shard = ready.rows.shard
+        bad = _bad_rows(ready.rows, job)
+        if bad:
+            lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in bad)
+            storage.put(self.books.quarantine(shard.index), lines.encode())
+            about = {"shard": shard.index, "rows_quarantined": len(bad)}
+            _log.warning("bad rows are quarantined", extra=about)
+        decided = meta.decision.decide(part.probabilities, meta.task)
+        origin = ready.rows.table.select(origin_columns(job)).take(ready.good).combine_chunks()
+        rule = meta.decision.sets
+        sets = None if rule is None else rule.of(part.probabilities)
+        table = self.work.columns.table(origin, part.probabilities, decided, sets)
+        metadata = {
+            "clftask.bundle": meta.fingerprint,
+            "clftask.task": meta.task,
+            "clftask.label_names": list(meta.label_names),
+            **self.work.plan.mark(shard),
+            "clftask.precision": self.scorer.precision,
+            COUNTS: self._counts(part, decided).dump(),
+            SECONDS: round(time.perf_counter() - ready.started, 3),
+        }
+        data = write_part(table, metadata)
+        if storage.put_if_absent(self.books.part(shard.index), data):
+            return Done(self._receipt(shard, data), is_new=True)
+        return self._derive(shard)
+
+    def _counts(self, part: _Part, decided: Any) -> Counts:
+        tokens, rows = part.ready.tokens, part.ready.rows.table.num_rows
+        per_label = decided.sum(0)
+        names = self.work.meta.label_names
+        return Counts(
+            rows_in=rows,
+            rows_scored=tokens.num_rows,
+            rows_quarantined=rows - tokens.num_rows,
+            rows_truncated=pc.sum(tokens["is_truncated"]).as_py() or 0,
+            confidence_sum=float(part.probabilities.max(1).sum()) if tokens.num_rows else 0.0,
+            labels={names[i]: int(per_label[i]) for i in np.flatnonzero(per_label)},
+        )
+
+    def _settled(self, shard: Shard) -> Done | Failure:
+        """Return the receipt of a part that is there already, derived from its bytes."""
+        return _caught(shard.index, lambda: self._derive(shard))
+
+    def _derive(self, shard: Shard) -> Done:
+        path = self.books.part(shard.index)
+        data = storage.read_bytes(path)
+        try:
+            footer = read_footer(data)
+        except (pa.ArrowException, ValueError):
+            footer = {}
+        if not self.work.plan.mark(shard).items() <= footer.items():
+            allowed = "is a part of another job, or of an input that was changed"
+            raise DataError(Problem(path, None, allowed, "Delete it, or use another output."))
+        return Done(self._receipt(shard, data), is_new=False)
+
+    def _receipt(self, shard: Shard, data: bytes) -> Receipt:
+        footer = read_footer(data)
+        receipt = Receipt(
+            shard=shard.index,
+            input=self.work.plan.input_of(shard),
+            counts=Counts.load(footer[COUNTS]),
+            sha256=checksum(data),
+            num_bytes=len(data),
+            seconds=footer.get(SECONDS, 0.0),
+        )
+        self.books.write_receipt(receipt)
+        about = {"shard": shard.index, "rows": receipt.counts.rows_in, "seconds": receipt.seconds}
+        _log.debug("shard ends", extra=about)
+        return receipt
+
+
+@dataclass(frozen=True)
+class _Part:
+    ready: Ready
+    probabilities: Any
+
+
+def _bad_rows(rows: ShardRows, job: ScoreJob) -> list[dict[str, Any]]:
+    """Return id, file, row and reason of the rows that cannot be scored."""
+    bad = pc.indices_nonzero(rows.reasons.is_valid())
+    names = {"id": job.input.id} if job.input.id else {}
+    columns = {name: rows.table[column] for name, column in names.items()}
+    columns |= {"file": rows.table[FILE], "row": rows.table[ROW], "reason": rows.reasons}
+    found = pa.table(columns).take(bad).to_pylist()
+    return [{k: v if isinstance(v, int | str | None) else str(v) for k, v in row.items()}
+            for row in found]  # fmt: skip
+
+
+def _caught(shard: int, call: Callable[[], _Item]) -> _Item | Failure:
+    """Return what `call` returns, or how it failed."""
+    try:
+        return call()
+    except (AccessError, BadRowError) as error:
+        return Failure(shard, error, ends_job=True)
+    except StorageError as error:
+        time.sleep(STORAGE_PAUSE_S)  # it may recover; the shard is tried again at once
+        return Failure(shard, error)
+    except ClftaskError as error:
+        return Failure(shard, error)
+    except Exception as error:  # whatever Arrow or torch raise: it may pass
+        _log.warning("shard failed", exc_info=True, extra={"shard": shard})
+        reason = f"{type(error).__name__}: {error}"
+        return Failure(shard, JobError(Problem(f"shard {shard}", None, reason[:500])))
+
+
+def _ahead(items: Iterator[_Item], pool: ThreadPoolExecutor) -> Iterator[_Item]:
+    """Yield items while the next one is already being made."""
+    ended: Any = object()
+    future = pool.submit(next, items, ended)
+    while (item := future.result()) is not ended:
+        future = pool.submit(next, items, ended)
+        yield item

@@ -1,0 +1,205 @@
+"""Run folders: a new run takes a free name, a resumed one proves that it is the same."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import json
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import parquet
+
+from clftask.config.train import RunSpec, TrainJob
+from clftask.config.tune import TuneJob
+from clftask.data.readers.base import readable
+from clftask.errors import ConfigError, DataError, Problem, StorageError, interruption_hint
+from clftask.io import filesystems, storage
+from clftask.models import bundle
+from clftask.spec import Spec
+from clftask.yaml_io import parse_job
+
+JOB, SEARCH, SPLIT = "job.yaml", "search.yaml", "split.parquet"
+RESULT = "result.json"  # of a search, written last
+_DATA = b"clftask.data"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's place, and whether it is there already."""
+
+    path: str
+    exists: bool
+    job_file: str = JOB
+
+    @property
+    def bundle(self) -> str:
+        """Where the bundle is, or will be."""
+        return storage.join(self.path, "bundle")
+
+    def is_finished(self) -> bool:
+        """Tell whether the bundle is there, whole."""
+        return storage.exists(storage.join(self.bundle, bundle.META))
+
+    def result(self) -> dict[str, Any]:
+        """Return what the finished run's workers found."""
+        return storage.read_json(storage.join(self.bundle, "metrics.json"), bundle.AGAIN)
+
+
+def records(path: str) -> list[dict[str, Any]]:
+    """Return what `metrics.jsonl` of a run holds: losses and evaluations, by step.
+
+    Raises:
+        DataError: It is damaged.
+    """
+    place = storage.join(path, "metrics.jsonl")
+    lines = storage.read_bytes(place).splitlines() if storage.exists(place) else []
+    try:
+        found = [json.loads(line) for line in lines]
+        return sorted(found, key=lambda record: int(record["step"]))
+    except (ValueError, LookupError, TypeError, RecursionError):
+        raise DataError(Problem(place, None, "is damaged", "Delete it.")) from None
+
+
+@contextlib.contextmanager
+def resumable(run: Run) -> Iterator[Callable[[Spec, pa.Table, str], None]]:
+    """Let an interruption say how the run goes on; give what claims it.
+
+    Once it is claimed, what killed workers left half-written is removed at the end. Before, it
+    may be another's: who loses a race for a name must leave the winner's files alone.
+    """
+    name, claimed = run.path.rpartition("/")[2], []
+
+    def claim_it(job: Spec, rows: pa.Table, fingerprint: str) -> None:
+        claim(run, job, rows, fingerprint)
+        claimed.append(run)
+
+    try:
+        with interruption_hint(f"Go on with run.name={name} run.resume=true."):
+            yield claim_it
+    finally:
+        if claimed:
+            with contextlib.suppress(StorageError):
+                storage.clear_partial(run.path)
+
+
+def tidy(run: Run) -> None:
+    """Remove what the driver of a finished run had no time to remove, if storage lets us."""
+    with contextlib.suppress(StorageError):
+        storage.delete(storage.join(run.path, ".ray"))
+        storage.clear_partial(run.path)
+
+
+def find(spec: RunSpec, prefix: str, job_file: str = JOB) -> Run:
+    """Find a run's place, and refuse a taken name before anything else is done.
+
+    Args:
+        spec: The job's run section.
+        prefix: What a new name begins with.
+        job_file: What the run's own job is written to: the mark that the name is taken.
+
+    Raises:
+        ConfigError: The name is taken and `resume` is false.
+        StorageError: The place cannot be written.
+    """
+    storage.check_writable(spec.storage, "run.storage")
+    path = storage.join(spec.storage, spec.name or _new_name(prefix))
+    # A finished search holds the winner's job, too: it is a search for all that.
+    there = [name for name in (SEARCH, JOB) if storage.exists(storage.join(path, name))]
+    if there and (there[0] != job_file or not spec.resume):
+        raise _taken(path, spec.name)
+    return Run(path, bool(there), job_file)
+
+
+def _taken(path: str, name: str | None) -> ConfigError:
+    remedy = "Set run.resume: true to go on with it, or choose another name."
+    return ConfigError(Problem("run.name", name, f"is taken: {path}", remedy))
+
+
+def _new_name(prefix: str) -> str:
+    return f"{prefix}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+
+
+def same_job(run: Run, job: TrainJob | TuneJob) -> None:
+    """Refuse to go on with a run under other settings.
+
+    Raises:
+        ConfigError: Names every setting that differs.
+    """
+    place = storage.join(run.path, run.job_file)
+    document = parse_job(storage.read_bytes(place), run.job_file)
+    before, now = _flat(type(job).load(document).identity()), _flat(job.identity())
+    differing = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
+    remedy = "Restore it, or start a new run."
+    if differing:
+        raise ConfigError(
+            *(
+                Problem(k, now.get(k), f"was {before.get(k)!r} in the run", remedy)
+                for k in differing
+            )
+        )
+
+
+def same_data(run: Run, fingerprint: str) -> None:
+    """Refuse to go on with a run whose rows have changed.
+
+    Raises:
+        ConfigError: The data's fingerprint is another one.
+    """
+    place = storage.join(run.path, SPLIT)
+    if not storage.exists(place):
+        return
+    with readable(place):
+        schema = parquet.read_schema(io.BytesIO(storage.read_bytes(place)))
+    before = (schema.metadata or {}).get(_DATA, b"").decode()
+    if before != fingerprint:
+        allowed = f"must be the run's data (fingerprint {before})"
+        remedy = "Restore the tables, or start a new run."
+        raise ConfigError(Problem("data", fingerprint, allowed, remedy))
+
+
+def claim(run: Run, job: Spec, rows: pa.Table, fingerprint: str) -> None:
+    """Create the run: its job, written only if no other run has been quicker, and its split.
+
+    Raises:
+        ConfigError: Another run has taken the name in the meantime.
+    """
+    if not run.exists:
+        text = f"# clftask run {secrets.token_hex(8)}\n{job.to_yaml()}"
+        if not storage.put_if_absent(storage.join(run.path, run.job_file), text.encode()):
+            raise _taken(run.path, run.path.rpartition("/")[2])
+    buffer = io.BytesIO()
+    parquet.write_table(rows.replace_schema_metadata({_DATA: fingerprint}), buffer)
+    storage.put(storage.join(run.path, SPLIT), buffer.getvalue())
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        path = f"{prefix}{key}"
+        found |= _flat(value, f"{path}.") if isinstance(value, dict) and value else {path: value}
+    return found
+
+
+_TRACKERS = {"tensorboard": "tensorboard", "mlflow": "mlflow", "wandb": "wandb"}
+
+
+def check_tracking(names: tuple[str, ...], path: str) -> None:
+    """Refuse a tracker whose package is not installed, or that has no place to write to.
+
+    Raises:
+        ConfigError: Names the package and its install command, or the variable to set.
+    """
+    if "mlflow" in names and filesystems.is_url(path) and "MLFLOW_TRACKING_URI" not in os.environ:
+        remedy = "Set MLFLOW_TRACKING_URI."
+        raise ConfigError(Problem("tracking", "mlflow", "needs a server, or a local run", remedy))
+    missing = [name for name in names if importlib.util.find_spec(_TRACKERS[name]) is None]
+    if missing:
+        remedy = f"pip install 'clftask[{','.join(missing)}]'"
+        raise ConfigError(Problem("tracking", ", ".join(missing), "is not installed", remedy))

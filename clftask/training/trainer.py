@@ -1,0 +1,301 @@
+"""transformers' Trainer, made exact for any number of workers.
+
+Plain `Trainer` multiplies the loss of BERT-type classifiers by workers times accumulation
+steps, changes the batches with the number of workers, and gathers all logits on the device.
+`ClassifierTrainer` takes one item of its loader for one optimiser step: a worker's share of
+a global batch, in micro batches.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_model, save_model
+from transformers import PrinterCallback, Trainer, TrainingArguments
+
+from clftask.components.decision.calibration import probabilities_of
+from clftask.components.decision.decision import Decision
+from clftask.components.decision.thresholds import best_global_threshold
+from clftask.components.labels import LabelSpace, multi_hot
+from clftask.components.losses import TrainLabels
+from clftask.components.metrics import compute
+from clftask.config.train import TrainJob
+from clftask.data.batching import (
+    Collator,
+    EpochLoader,
+    GlobalBatches,
+    TokenRows,
+    num_global_rows,
+    token_batches,
+)
+from clftask.data.tokenization import sequences
+
+# Rows times padded length of one forward pass. Larger batches no longer pay off.
+MAX_TOKENS = {"cuda": 32_768, "cpu": 8_192}
+MAX_MICRO_BATCH = {"cuda": 256, "cpu": 32}
+WEIGHTS = "model.safetensors"
+
+
+class ClassifierTrainer(Trainer):  # type: ignore[misc]
+    """A Trainer whose steps do not depend on the number of workers.
+
+    Args:
+        job: The training job.
+        model: A sequence classification model.
+        tokenizer: Its tokenizer.
+        args: From `training_arguments`.
+        tables: Tokenised splits: at least train and validation.
+        space: The labels.
+        fresh: Names of parameters that learn at the head's rate.
+    """
+
+    def __init__(
+        self,
+        job: TrainJob,
+        model: Any,
+        tokenizer: Any,
+        args: TrainingArguments,
+        tables: dict[str, pa.Table],
+        space: LabelSpace,
+        fresh: set[str],
+    ) -> None:
+        rows = TokenRows(tables["validation"])
+        super().__init__(model=model, args=args, eval_dataset=rows, processing_class=tokenizer)
+        self.remove_callback(PrinterCallback)
+        self.job, self.tables, self.space, self.fresh = job, tables, space, fresh
+        self.row_loss = job.loss.rows_for(job.task, self._train_labels())
+        self.collator = Collator(
+            tokenizer, len(space.names), self._micro_batch_size(), job.model.max_length
+        )
+        self.rows_seen = 0
+        self._gloo: Any = None
+
+    optimizer: Any
+    lr_scheduler: Any
+    control: Any
+
+    def _micro_batch_size(self) -> int:
+        wanted = self.job.training.micro_batch_size
+        limit = MAX_MICRO_BATCH[self.args.device.type] if wanted == "auto" else wanted
+        return min(limit, int(self.args.per_device_train_batch_size))
+
+    # -------------------------------------------------------------- training
+
+    def get_train_dataloader(self) -> EpochLoader:
+        """Return the loader of this worker's shares of the global batches."""
+        table, args = self.tables["train"], self.args
+        lengths = table["length"].to_numpy().astype(np.int64)
+        sampler = GlobalBatches(
+            lengths,
+            self.job.training.batch_size,
+            self.job.seed,
+            args.process_index,
+            args.world_size,
+        )
+        return EpochLoader(
+            TokenRows(table),
+            batch_sampler=sampler,
+            collate_fn=self.collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+        )
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """Build the optimiser with a learning rate of its own for the fresh parameters."""
+        if self.optimizer is None:
+            cls, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            self.optimizer = cls(self._parameter_groups(), **options)
+        return self.optimizer
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        decayed = set(self.get_decay_parameter_names(self.model))
+        groups: dict[tuple[bool, bool], list[Any]] = {}
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad:
+                groups.setdefault((name in self.fresh, name in decayed), []).append(parameter)
+        rates = {True: self.job.training.head_rate, False: self.args.learning_rate}
+        return [
+            {"params": p, "lr": rates[fresh], "weight_decay": self.args.weight_decay * decays}
+            for (fresh, decays), p in groups.items()
+        ]
+
+    def training_step(
+        self, model: Any, inputs: Any, num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """Run one optimiser step's forward and backward passes, syncing in the last alone."""
+        model.train()
+        self.rows_seen += num_global_rows(inputs, self.args.world_size)
+        total = torch.zeros((), device=self.args.device)
+        for i, micro in enumerate(self._prepare_inputs(inputs)):
+            is_last = i == len(inputs) - 1
+            with contextlib.nullcontext() if is_last else self.accelerator.no_sync(model):
+                loss = self._weighted_loss(model, micro)
+                self.accelerator.backward(loss)
+            total += loss.detach()
+        return total
+
+    def _weighted_loss(self, model: Any, micro: dict[str, torch.Tensor]) -> torch.Tensor:
+        targets, weight = micro.pop("targets"), micro.pop("weight")
+        with self.compute_loss_context_manager():
+            windows = micro.pop("windows", None)
+            logits = model(**micro).logits.float()
+        logits = self.job.model.long_text.pooled_tensor(logits, windows)
+        return (self.row_loss(logits, targets) * weight).sum()
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Return 0: the inputs are a list of micro batches, and nobody reads the figure."""
+        return 0
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Save the weights under the model's own names, which loading holds against it."""
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_model(self.model, str(folder / WEIGHTS))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Load weights; any that lacks or does not fit is an error."""
+        load_model(self.model, Path(resume_from_checkpoint, WEIGHTS), strict=True)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Load what the optimiser has gathered, but not its settings: those are the job's.
+
+        A checkpoint of another trial holds that one's rates, and a scheduler made from them.
+        """
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
+            return
+        schedule = self.lr_scheduler
+        own = self._parameter_groups()
+        schedule.base_lrs = [group["lr"] for group in own]
+        schedule._last_lr = [
+            group["lr"] * share(schedule.last_epoch)
+            for group, share in zip(own, schedule.lr_lambdas, strict=True)
+        ]
+        for i, group in enumerate(self.optimizer.param_groups):
+            group["initial_lr"], group["lr"] = schedule.base_lrs[i], schedule._last_lr[i]
+            group["weight_decay"] = own[i]["weight_decay"]
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Save nothing: `StepSeed` derives the random state from the step."""
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Load nothing, as nothing is saved."""
+
+    # -------------------------------------------------------------- evaluation
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Measure validation, log it, and give all workers the same figures."""
+        logits = self.logits_of("validation")
+        metrics: dict[str, float] = {}
+        if logits is not None:
+            metrics = {f"eval_{k}": v for k, v in self._young_metrics(logits).items()}
+        metrics = self._from_first(metrics)
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
+
+    def _young_metrics(self, logits: npt.NDArray[np.float32]) -> dict[str, float]:
+        """Return the job's metric, the main F1s and the loss, at the best global threshold.
+
+        A fixed threshold would call a young multilabel model 0 and spend its patience.
+        """
+        targets = self.targets_of("validation")
+        probabilities = probabilities_of(logits, self.space.task)
+        decision = Decision()
+        if self.space.task == "multilabel":
+            threshold = best_global_threshold(probabilities, targets, self.job.average)
+            decision = Decision(threshold=threshold)
+        decided = decision.decide(probabilities, self.space.task)
+        names = list(dict.fromkeys(["micro_f1", "macro_f1", self.job.training.metric]))
+        names = [name for name in names if name != "loss"]
+        found = compute(probabilities, decided, targets, self.space.task, names)
+        return {"loss": self.mean_loss(logits, targets), **found}
+
+    def mean_loss(self, logits: npt.NDArray[np.float32], targets: npt.NDArray[np.float32]) -> float:
+        """Return the mean training loss of rows from their logits."""
+        parts = [
+            self.row_loss(
+                torch.from_numpy(logits[i : i + 4096]), torch.from_numpy(targets[i : i + 4096])
+            )
+            for i in range(0, len(logits), 4096)
+        ]
+        return float(torch.cat(parts).mean())
+
+    def _train_labels(self) -> TrainLabels:
+        codes = self.tables["train"]["labels"].combine_chunks()
+        counts = np.bincount(codes.flatten().to_numpy(), minlength=len(self.space.names))
+        return TrainLabels(counts.astype(float), len(codes))
+
+    def targets_of(self, split: str) -> npt.NDArray[np.float32]:
+        """Return (rows, labels) float32 of 0 and 1."""
+        return multi_hot(self.tables[split]["labels"].combine_chunks(), len(self.space.names))
+
+    def logits_of(self, split: str) -> npt.NDArray[np.float32] | None:
+        """Return (rows, labels) float32 logits of a split on the first worker, None on others.
+
+        Every worker computes its share; only one batch of logits is on the device at a time.
+        """
+        table, windows = sequences(self.tables[split])
+        world = self.args.world_size
+        lengths = table["length"].to_numpy().astype(np.int64)
+        batches = token_batches(
+            lengths, MAX_TOKENS[self.args.device.type], self.args.process_index, world
+        )
+        mine = torch.zeros(math.ceil(len(lengths) / world), len(self.space.names))
+        rows, filled = TokenRows(table), 0
+        for batch in batches:
+            logits = self._forward(
+                self.collator.inputs(rows.__getitems__([(int(i), 1.0) for i in batch]))
+            )
+            mine[filled : filled + len(batch)] = logits
+            filled += len(batch)
+        found = self._gathered(mine, lengths)
+        return None if found is None else self.job.model.long_text.pooled(found, windows)
+
+    @torch.inference_mode()
+    def _forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        self.model.eval()
+        half = torch.float16 if self.args.fp16 else torch.bfloat16
+        is_half = self.args.fp16 or self.args.bf16
+        with torch.autocast(self.args.device.type, half, enabled=is_half):
+            logits: torch.Tensor = self.model(**self._prepare_inputs(batch)).logits
+        return logits.float().cpu()
+
+    def _gathered(self, mine: torch.Tensor, lengths: Any) -> npt.NDArray[np.float32] | None:
+        world, rank = self.args.world_size, self.args.process_index
+        parts = [torch.empty_like(mine) for _ in range(world)] if rank == 0 else None
+        if world > 1:
+            dist.gather(mine, parts, dst=0, group=self.gloo)
+        if rank != 0:
+            return None
+        order = np.argsort(-lengths, kind="stable")
+        whole = np.empty((len(lengths), mine.shape[1]), np.float32)
+        for i, part in enumerate(parts if world > 1 and parts else [mine]):
+            places = order[i::world]
+            whole[places] = part.numpy()[: len(places)]
+        return whole
+
+    def _from_first(self, value: Any) -> Any:
+        """Return the first worker's value on all of them."""
+        if self.args.world_size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0, group=self.gloo)
+        return box[0]
+
+    @property
+    def gloo(self) -> Any:
+        """A process group for tensors in host memory, whatever the gradients travel by."""
+        if self._gloo is None:
+            self._gloo = dist.new_group(backend="gloo")
+        return self._gloo

@@ -1,0 +1,304 @@
+"""What one worker of a training run does, from the tokens to the bundle. No Ray here."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+
+from clftask.components.decision.decision import Decision
+from clftask.components.labels import LabelSpace
+from clftask.config.train import TrainJob
+from clftask.errors import ClftaskError
+from clftask.evaluation.evaluate import Evaluated, decide, labelled
+from clftask.io import filesystems, storage
+from clftask.io.tempdirs import scratch_folder
+from clftask.messages import counted
+from clftask.models import bundle, bundle_meta
+from clftask.models.loading import (
+    build_model,
+    find_base,
+    load_tokenizer,
+    output_layer,
+    parameter_counts,
+    prior_of,
+)
+from clftask.models.precision import bf16_pays, resolve_precision
+from clftask.report.bundle_page import page_of
+from clftask.training.arguments import training_arguments
+from clftask.training.callbacks import (
+    Reporter,
+    RunLog,
+    SaveEvery,
+    Saver,
+    Sink,
+    StepSeed,
+    StopOnNan,
+    Stopwatch,
+    _precision_of,
+    evaluations_without_gain,
+)
+from clftask.training.checkpoints import Checkpoints, read_state
+from clftask.training.trainer import WEIGHTS, ClassifierTrainer
+
+CHECKPOINT_INTERVAL_S = 300.0
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Work:
+    """All that the workers of a run share.
+
+    Attributes:
+        job: The resolved job.
+        run: The run's folder or prefix.
+        tables: Tokenised splits.
+        label_names: The labels, in order.
+        data: Fingerprint and report, for the bundle.
+        preamble: What the log begins with.
+    """
+
+    job: TrainJob
+    run: str
+    tables: dict[str, pa.Table]
+    label_names: tuple[str, ...]
+    data: dict[str, Any]
+    preamble: str
+
+    @property
+    def space(self) -> LabelSpace:
+        """The labels."""
+        return LabelSpace(self.job.task, self.label_names)
+
+
+def fit(work: Work, sink: Sink, rank: int, world: int, device: str) -> None:
+    """Train, evaluate the best checkpoint and write the bundle; run by every worker.
+
+    Raises:
+        JobError: The loss is no number.
+        StorageError: A checkpoint or the bundle cannot be written.
+    """
+    with scratch_folder() as scratch:
+        _fit(work, sink, rank, world, device, scratch)
+
+
+def _fit(work: Work, sink: Sink, rank: int, world: int, device: str, scratch: str) -> None:
+    started = time.perf_counter()
+    with _tracking(work, scratch):
+        path = storage.join(work.run, "checkpoints")
+        checkpoints = Checkpoints(path, work.job.training.keep_checkpoints, scratch)
+        precision = agreed(_precision(work.job, checkpoints, device) if rank == 0 else None)
+        trainer = build_trainer(work, world, device, precision, scratch)
+        log, watch = RunLog(work.run, work.preamble), Stopwatch(trainer)
+        if rank == 0:
+            log.take_over()
+        try:
+            _train(trainer, checkpoints, log, sink, watch)
+        except Exception as error:
+            _log.exception("training failed")
+            with suppress(ClftaskError):
+                checkpoints.wait()  # it reads what the scratch folder holds
+            if rank == 0:
+                log.say(f"failed: {error}")
+                log.write()
+            raise
+    _use_best(trainer, checkpoints)
+    found = evaluate(work, trainer)
+    if rank == 0:
+        outcome = found.figures | _outcome(trainer, watch, started, work)
+        publish(work, trainer, found, outcome, Path(scratch, "bundle"), log.records, log.say)
+        log.say("done: " + json.dumps(outcome["metrics"]["validation"]))
+        log.write()
+        sink.post({"done": outcome})
+
+
+def _precision(job: TrainJob, checkpoints: Checkpoints, device: str) -> str:
+    """Return the run's precision: measured when it begins, and then kept with its checkpoints."""
+    kept = checkpoints.precision()
+    return kept or resolve_precision(job.training.precision, device, bf16_pays(device))
+
+
+def build_trainer(
+    work: Work, world: int, device: str, precision: str, scratch: str
+) -> ClassifierTrainer:
+    """Return the trainer of one of `world` workers; `scratch` is a local folder of the caller's."""
+    job = work.job
+    torch.manual_seed(job.seed)
+    base = find_base(job.model.base, scratch)
+    tokenizer = load_tokenizer(base)
+    prior = prior_of(work.tables["train"]["labels"].combine_chunks(), len(work.label_names))
+    model, fresh = build_model(base, job.model, work.space, prior)
+    arguments = training_arguments(job, f"{scratch}/trainer", world, device, precision)
+    assert arguments.world_size == world, "the Trainer would train independent models"
+    return ClassifierTrainer(job, model, tokenizer, arguments, work.tables, work.space, fresh)
+
+
+@contextmanager
+def _tracking(work: Work, scratch: str) -> Iterator[None]:
+    """Let what trackers write to disk end up in the run's folder."""
+    if "MLFLOW_TRACKING_URI" not in os.environ:
+        os.environ["MLFLOW_TRACKING_URI"] = f"file://{work.run}/mlruns"
+        os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"
+    place = storage.join(work.run, "tensorboard")
+    folder = f"{scratch}/tensorboard" if filesystems.is_url(place) else place
+    os.environ["TENSORBOARD_LOGGING_DIR"] = folder
+    try:
+        yield
+    finally:
+        if Path(folder).is_dir() and folder != place:
+            storage.upload(folder, place)
+
+
+def agreed(value: Any) -> Any:
+    """Return the first worker's value on all of them."""
+    box = [value]
+    if torch.distributed.is_initialized():
+        torch.distributed.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+# ------------------------------------------------------------------ training
+
+
+def _train(
+    trainer: ClassifierTrainer, checkpoints: Checkpoints, log: RunLog, sink: Sink, watch: Stopwatch
+) -> None:
+    """Train from the newest checkpoint, or not at all if that one was the last."""
+    job, is_first = trainer.job, trainer.args.process_index == 0
+    stopping = job.training.early_stopping
+    patience = stopping.patience if stopping else None
+    for callback in (
+        StepSeed(job.seed),
+        watch,
+        SaveEvery(trainer, CHECKPOINT_INTERVAL_S, sink.is_leaving),
+        StopOnNan(),
+        Reporter(log, sink, watch),
+        Saver(checkpoints, log, patience),
+    ):
+        trainer.add_callback(callback)
+    step = trainer._from_first(checkpoints.latest() if is_first else None)
+    folder = checkpoints.fetch(step) if step is not None else None
+    if is_first:
+        checkpoints.clean(_best_step(folder))
+        log.forget_after(step or 0)
+        if step is not None:
+            log.say(f"going on from the checkpoint of step {step}")
+        log.say(_opening(trainer))
+    if folder is None or not _is_finished(trainer, folder, patience):
+        trainer.train(resume_from_checkpoint=folder)
+    else:
+        trainer.state = trainer.state.load_from_json(str(Path(folder, "trainer_state.json")))
+        trainer._load_from_checkpoint(folder)
+    checkpoints.wait()
+
+
+def _opening(trainer: ClassifierTrainer) -> str:
+    args = trainer.args
+    total, trained = parameter_counts(trainer.model)
+    head = "" if trainer.fresh else "; the base's own head goes on"
+    return (
+        f"{counted(args.world_size, 'worker')} on {args.device.type}, {_precision_of(args)}; "
+        f"{trained:,} of {total:,} parameters trained{head}"
+    )
+
+
+def _best_step(folder: str | None) -> int | None:
+    best = read_state(folder).get("best_global_step") if folder else None
+    return best if isinstance(best, int) else None
+
+
+def _is_finished(trainer: ClassifierTrainer, folder: str, patience: int | None) -> bool:
+    """Tell whether a checkpoint is the last one: all steps taken, or patience spent."""
+    state = trainer.state.load_from_json(str(Path(folder, "trainer_state.json")))
+    is_out = patience is not None and evaluations_without_gain(trainer.args, state) >= patience
+    return bool(state.global_step >= state.max_steps or is_out)
+
+
+def _use_best(trainer: ClassifierTrainer, checkpoints: Checkpoints) -> None:
+    """Put the best checkpoint's weights into every worker's model."""
+    state = trainer.state
+    trainer._from_first(None)  # the first worker has finished its upload
+    if state.best_global_step and state.best_global_step != state.global_step:
+        folder = checkpoints.fetch(state.best_global_step, WEIGHTS)
+        trainer._load_from_checkpoint(folder)
+
+
+# ------------------------------------------------------------------ the end
+
+
+def evaluate(work: Work, trainer: ClassifierTrainer) -> Evaluated:
+    """Fit the decision and measure validation and test with it; on the first worker."""
+    splits = {}
+    for split in ("validation", "test"):
+        logits = trainer.logits_of(split) if split in work.tables else None
+        if logits is not None:
+            splits[split] = labelled(work.tables[split], logits, trainer.targets_of(split))
+    if not splits:
+        return Evaluated(Decision(), {}, {}, {})
+    found = decide(work.job, work.space, splits)
+    for split, rows in splits.items():
+        found.figures["metrics"][split]["loss"] = trainer.mean_loss(rows.logits, rows.targets)
+    return found
+
+
+def _outcome(
+    trainer: ClassifierTrainer, watch: Stopwatch, started: float, work: Work
+) -> dict[str, Any]:
+    return {
+        "epochs": round(trainer.state.epoch or 0, 2),
+        "best_step": trainer.state.best_global_step,
+        "steps": trainer.state.global_step,
+        "seconds": round(time.perf_counter() - started, 1),
+        "samples_per_s": watch.samples_per_s,
+        "workers": trainer.args.world_size,
+        "label_names": list(work.label_names),
+    }
+
+
+def publish(
+    work: Work,
+    trainer: ClassifierTrainer,
+    found: Evaluated,
+    outcome: dict[str, Any],
+    folder: Path,
+    records: list[dict[str, Any]],
+    say: Callable[[str], None],
+) -> None:
+    """Write the bundle into the run.
+
+    Args:
+        work: What was trained.
+        trainer: Holds the weights.
+        found: The decision, and how held-out rows fare with it.
+        outcome: What `metrics.json` holds.
+        folder: A local one that is not there yet.
+        records: Of training, for the report's learning curves: as `metrics.jsonl` has them.
+        say: Is told if the report could not be drawn.
+    """
+    job, model, decision = work.job, trainer.model.to("cpu"), found.decision
+    calibration = decision.calibration.folded(output_layer(model))
+    meta = bundle_meta.BundleMeta(
+        task=job.task,
+        label_names=work.label_names,
+        text=job.data.recipe,
+        max_length=job.model.max_length,
+        truncation=job.model.long_text,
+        decision=decision.model_copy(update={"calibration": calibration}),
+        job=job.dump(),
+        data=work.data,
+        versions=bundle.versions(),
+        metrics=outcome["metrics"],
+    )
+    folder.mkdir()
+    report = page_of(meta, found, outcome, records, say)
+    bundle.write(folder, model, trainer.processing_class, meta, outcome, report)
+    bundle.publish(folder, storage.join(work.run, "bundle"))

@@ -1,0 +1,1 @@
+"""Trials of a search: their records, their work, their report."""

@@ -1,0 +1,78 @@
+"""What a search needs on disk at most, held against its budget before it starts."""
+
+from __future__ import annotations
+
+from pydantic import ByteSize
+
+from clftask.config.tune import TuneJob
+from clftask.errors import ConfigError, Problem
+from clftask.messages import counted
+from clftask.models.loading import num_parameters
+
+_BYTES = 4  # of a weight
+_STATES = {"adamw": 2, "sgd": 0, "adafactor": 1}  # of a weight, beside itself
+
+
+def peak_bytes(job: TuneJob, concurrency: int, num_weights: int) -> int:
+    """Return the most that a search holds in its storage at once.
+
+    While trials run, each has a checkpoint (weights and the optimiser's state), for a moment
+    two; in a population, three. The best weights of what may win are kept beside them.
+
+    Args:
+        job: The search.
+        concurrency: Trials side by side.
+        num_weights: Of the model.
+    """
+    weights = num_weights * _BYTES
+    optimizers = {trial.training.optimizer for trial in job.probed()}
+    state = weights * (1 + max(_STATES[name] for name in optimizers))
+    if job.scheduler.resumes:
+        alive, checkpoints = job.num_trials, 3
+    else:
+        alive, checkpoints = concurrency, 2
+    search = alive * checkpoints * state
+    search += (2 * alive + 1) * weights if job.finalists is None else 0
+    if job.finalists is None:
+        return search + weights
+    num_finalists = _num_finalists(job)
+    final = concurrency * 2 * state + (num_finalists + concurrency) * weights
+    return max(search, final) + weights
+
+
+def needed_bytes(job: TuneJob, concurrency: int, num_labels: int) -> int:
+    """Return `peak_bytes` for the largest model that is searched."""
+    models = {trial.model.base: trial.model for trial in job.probed()}
+    largest = max(num_parameters(model, num_labels) for model in models.values())
+    return peak_bytes(job, concurrency, largest)
+
+
+def check_disk(job: TuneJob, concurrency: int, num_labels: int) -> None:
+    """Refuse a search that its `storage_budget` cannot hold.
+
+    Raises:
+        ConfigError: Says what the search needs.
+    """
+    if job.storage_budget is None:
+        return
+    need = needed_bytes(job, concurrency, num_labels)
+    if need > job.storage_budget:
+        most = ByteSize(need).human_readable(decimal=True)
+        allowed = f"the search needs up to {most}: {_parts(job, concurrency)}"
+        remedy = "Raise it, or lower concurrency, finalists or trials."
+        raise ConfigError(
+            Problem(
+                "storage_budget", job.storage_budget.human_readable(decimal=True), allowed, remedy
+            )
+        )
+
+
+def _num_finalists(job: TuneJob) -> int:
+    return min(job.finalists.top, job.num_trials) * job.finalists.seeds if job.finalists else 0
+
+
+def _parts(job: TuneJob, concurrency: int) -> str:
+    if job.scheduler.resumes:
+        return f"{counted(job.num_trials, 'trial')} that may go on with {job.scheduler.kind}"
+    kept = _num_finalists(job) if job.finalists else 1
+    return f"{counted(concurrency, 'trial')} at a time, {kept} sets of weights kept"

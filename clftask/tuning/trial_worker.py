@@ -1,0 +1,368 @@
+"""What one worker of a trial does: train, report each epoch, stop when told to. No Ray here.
+
+Every evaluation is written down before it is reported, so that a search whose driver died
+tells its scheduler again what was found, and trains only what was not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from transformers import TrainerCallback
+
+from clftask.components.search.goal import Goal
+from clftask.config.train import TrainJob
+from clftask.errors import ClftaskError, StorageError
+from clftask.io import filesystems, storage
+from clftask.io.tempdirs import lasting_folder, scratch_folder
+from clftask.models.loading import find_base
+from clftask.models.memory import is_out_of_memory
+from clftask.training.callbacks import StepSeed, StopOnNan, Stopwatch, evaluations_without_gain
+from clftask.training.checkpoints import Checkpoints
+from clftask.training.trainer import ClassifierTrainer
+from clftask.training.worker import Work, build_trainer, evaluate, publish
+from clftask.tuning.trial_store import Evaluation, Trial, Trials, finite
+
+SAVE_INTERVAL_S = 60.0
+_log = logging.getLogger(__name__)
+Report = Callable[[Evaluation, int | None, int], None]
+
+
+class Stopped(SystemExit):
+    """The scheduler has ended the trial, for now or for good."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A trial that is to be run, or to go on.
+
+    Attributes:
+        work: Its job and tokens; `run` is the search's folder.
+        trial: What is known of it.
+        goal: What is optimised.
+        saves: When its whole state is saved: at times (in case the machine dies), or at every
+            evaluation (because the scheduler may let others go on from it).
+        keeps_weights: Whether the weights of its best evaluation are kept: it may win.
+        num_told: How many of its evaluations the scheduler has heard of already.
+        is_of_population: Whether its settings change, and others may go on from its checkpoints
+            even when it has ended.
+    """
+
+    work: Work
+    trial: Trial
+    goal: Goal
+    saves: Literal["sometimes", "always"]
+    keeps_weights: bool
+    num_told: int = 0
+    is_of_population: bool = False
+
+
+def tell_again(spec: Attempt, report: Report) -> None:
+    """Report what the scheduler has not heard of yet.
+
+    Args:
+        spec: The trial.
+        report: Takes each evaluation, the step of the newest complete checkpoint, and how many
+            evaluations there are by then; raises SystemExit to end the trial.
+
+    Raises:
+        SystemExit: The scheduler has ended the trial; unless it may go on, that is kept.
+    """
+    trial, books = spec.trial, Trials(spec.work.run)
+    try:
+        for i in range(spec.num_told, len(trial.evaluations)):
+            report(trial.evaluations[i], None, i + 1)
+    except SystemExit:
+        if spec.saves == "sometimes" and trial.state == "running":
+            books.write(trial.model_copy(update={"state": "stopped", "ended_at": time.time()}))
+            books.forget_state(trial)
+        raise
+
+
+def attempt(spec: Attempt, report: Report, rank: int, world: int, device: str) -> Trial:
+    """Run a trial to its end; run by every worker.
+
+    Args:
+        spec: The trial.
+        report: As `tell_again` takes it; the first worker alone calls it.
+        rank: This worker's place.
+        world: How many workers there are.
+        device: cpu or cuda.
+
+    Returns:
+        The trial: finished, as the first worker keeps it in storage; or failed, which nobody
+        knows until `fail`, since it may have been another worker's death.
+
+    Raises:
+        Stopped: `report` has ended it.
+        StorageError: Storage does not answer; the trial may be tried again.
+        Exception: Whatever fails on another worker than the first.
+    """
+    if spec.trial.state != "running":
+        return spec.trial
+    with scratch_folder() as scratch:
+        keeper = _Keeper(spec, report, rank == 0, scratch)
+        try:
+            _train(keeper, rank, world, device, scratch)
+        except Stopped:
+            if keeper.is_complete or spec.saves == "sometimes":
+                keeper.end("finished" if keeper.is_complete else "stopped")
+            raise
+        except Exception as error:  # whatever it is, the search goes on
+            if rank != 0 or isinstance(error, StorageError):
+                raise
+            return keeper.failed(reason_of(error))
+        keeper.end("finished")
+        return keeper.trial
+
+
+def fail(run: str, trial: Trial) -> None:
+    """Write down that a trial of a search has failed for good."""
+    books = Trials(run)
+    books.write(trial)
+    books.forget_state(trial)
+
+
+def _train(keeper: _Keeper, rank: int, world: int, device: str, scratch: str) -> None:
+    spec = keeper.spec
+    model = spec.work.job.model
+    local = model.model_copy(update={"base": _local_base(model.base)})
+    job = spec.work.job.model_copy(update={"model": local})
+    work = Work(**{**vars(spec.work), "job": job})
+    trainer = build_trainer(work, world, device, job.training.precision, scratch)
+    trainer.args.save_strategy = "no"
+    keeper.watch(trainer)
+    for callback in (StepSeed(job.seed), Stopwatch(trainer), StopOnNan(), keeper):
+        trainer.add_callback(callback)
+    step, place = trainer._from_first(keeper.start() if rank == 0 else (None, ""))
+    folder = None if step is None else Checkpoints(place, 1, scratch).fetch(step)
+    trainer.train(resume_from_checkpoint=folder)
+    keeper.is_complete = True
+    keeper.deliver()
+
+
+@functools.lru_cache(maxsize=4)
+def _local_base(base: str) -> str:
+    """Return a base on this machine; it is fetched once a process."""
+    if not filesystems.is_url(base):
+        return base
+    return find_base(base, lasting_folder())
+
+
+def reason_of(error: Exception) -> str:
+    """Return in a line why a trial failed."""
+    if isinstance(error, ClftaskError):
+        return str(error.problems[0].allowed)
+    if is_out_of_memory(error):
+        return "out of memory"
+    return " ".join(f"{type(error).__name__}: {error}".split())[:500]
+
+
+class _Keeper(TrainerCallback):  # type: ignore[misc]
+    """Writes evaluations down, saves what the scheduler may need, and reports.
+
+    The report waits until the epoch's checkpoint is complete: whoever hears of an evaluation
+    may go on from there.
+    """
+
+    def __init__(self, spec: Attempt, report: Report, is_first: bool, scratch: str) -> None:
+        self.spec, self.report, self.trial, self.is_first = spec, report, spec.trial, is_first
+        self.books = Trials(spec.work.run)
+        self.scratch = scratch
+        self.checkpoints = Checkpoints(
+            self.books.checkpoints(spec.trial), 2 if spec.saves == "always" else 1, scratch
+        )
+        self.waiting: Evaluation | None = None
+        self.is_complete = False
+        self.saved_step: int | None = None
+        self.saved_at = self.began = time.monotonic()
+        self.seconds_before = spec.trial.seconds
+        self.seen = spec.trial.evaluations[-1].step if spec.trial.evaluations else -1
+
+    def watch(self, trainer: ClassifierTrainer) -> None:
+        """Take the trainer to keep."""
+        self.trainer = trainer
+
+    # ------------------------------------------------------------------ the start
+
+    def start(self) -> tuple[int | None, str]:
+        """Return the step to go on from and where its checkpoint is; None to begin."""
+        self.checkpoints.clean()
+        source, step = self.checkpoints, self.checkpoints.latest()
+        if self.trial.donor is not None:
+            number, wanted = self.trial.donor
+            donor = self.trial.model_copy(update={"number": number})
+            theirs = Checkpoints(self.books.checkpoints(donor), 1, self.scratch)
+            is_there = theirs.steps().get(wanted, False)
+            found = wanted if is_there else theirs.latest()  # it has gone on since
+            if found is not None and (step is None or step <= wanted):
+                source, step, self.seen = theirs, found, max(self.seen, found)
+        self.saved_step = step
+        return step, source.path
+
+    # ------------------------------------------------------------------ each epoch
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Note when the first step began."""
+        if not self.trial.first_step_at:
+            now = round(time.time(), 3)
+            self.trial = self.trial.model_copy(update={"first_step_at": now})
+
+    def on_evaluate(
+        self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any
+    ) -> Any:
+        """Take the evaluation; decide whether to save and whether patience is spent."""
+        if self.is_first and state.global_step > self.seen:
+            found = finite({k.removeprefix("eval_"): v for k, v in metrics.items()})
+            seconds = self.seconds_before + time.monotonic() - self.began
+            self.waiting = Evaluation(
+                epoch=round(state.epoch, 4),
+                step=state.global_step,
+                seconds=round(seconds, 3),
+                metrics=found,
+                picks=self.trial.picks if self.spec.is_of_population else None,
+            )
+            self._keep_weights()
+        control.should_save = bool(self.trainer._from_first(self._is_due(state)))
+        stopping = self.trainer.job.training.early_stopping
+        if stopping is not None and evaluations_without_gain(args, state) >= stopping.patience:
+            control.should_training_stop = True
+        return control
+
+    def _is_due(self, state: Any) -> bool:
+        is_old = time.monotonic() - self.saved_at >= SAVE_INTERVAL_S
+        is_last = state.global_step >= state.max_steps
+        return (self.spec.saves == "always" or is_old) and not is_last
+
+    def _keep_weights(self) -> None:
+        """Keep the weights of the best evaluation so far, if the trial may win."""
+        assert self.waiting is not None
+        best = self._with(self.waiting).best(self.spec.goal)
+        if self.spec.keeps_weights and best is self.waiting:
+            with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
+                self.trainer._save(folder)
+                storage.upload(folder, self.books.weights(self.trial))
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Send the checkpoint to storage, after the evaluation: whoever goes on needs both."""
+        self.saved_at = time.monotonic()
+        if self.is_first:
+            if self.waiting is not None:
+                self.books.write(self._with(self.waiting))
+            step, folder = state.global_step, f"{args.output_dir}/checkpoint-{state.global_step}"
+            precision = self.trainer.job.training.precision
+            self.checkpoints.save(folder, step, None, precision, lambda: None)
+            self.saved_step = step
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Report the epoch before, now that its checkpoint is on its way."""
+        self.deliver()
+
+    def deliver(self) -> None:
+        """Write the evaluation down and report it; all workers hear the answer.
+
+        Raises:
+            Stopped: The scheduler has ended the trial.
+        """
+        is_over = False
+        if self.waiting is not None:
+            try:
+                self._deliver(self.waiting)
+            except SystemExit:
+                is_over = True
+        if self.trainer._from_first(is_over):
+            raise Stopped(0)
+
+    def _deliver(self, evaluation: Evaluation) -> None:
+        self.waiting = None
+        if self.spec.saves == "always":
+            self.checkpoints.wait()
+        self.trial = self._with(evaluation)
+        self.books.write(self.trial)
+        _log.info("epoch %g", evaluation.epoch, extra={"metrics": evaluation.metrics})
+        self.report(evaluation, self.saved_step, len(self.trial.evaluations))
+
+    def _with(self, evaluation: Evaluation) -> Trial:
+        """Return the trial with one more evaluation."""
+        known: dict[str, Any] = {"evaluations": (*self.trial.evaluations, evaluation)}
+        if self.is_complete:  # whatever comes now, it needs no more training
+            known |= {"state": "finished", "ended_at": round(time.time(), 3)}
+        return self.trial.model_copy(update=known)
+
+    # ------------------------------------------------------------------ the end
+
+    def end(self, state: Any) -> None:
+        """Keep how it ended; what nobody will go on from is removed at once."""
+        if not self.is_first:
+            return
+        self.trial = self._ended(state)
+        self.books.write(self.trial)
+        _log.info("trial ends: %s", state, extra={"state": state})
+        if not self.spec.is_of_population:
+            self.books.forget_state(self.trial)
+
+    def failed(self, reason: str) -> Trial:
+        """Return the trial as failed; whether it is so for good, others decide."""
+        _log.warning("trial ends: failed", extra={"state": "failed", "reason": reason})
+        return self._ended("failed").model_copy(update={"reason": reason})
+
+    def _ended(self, state: Any) -> Trial:
+        with contextlib.suppress(ClftaskError):  # an upload that failed is no longer needed
+            self.checkpoints.wait()
+        return self.trial.model_copy(update={"state": state, "ended_at": round(time.time(), 3)})
+
+
+def publish_winner(
+    work: Work, job: TrainJob, trial: Trial, device: str, world: int
+) -> dict[str, Any]:
+    """Measure the winner's best weights on validation and test, and write its bundle.
+
+    Args:
+        work: The winner's job as it was trained; `run` is the search's folder.
+        job: The same as the user gets it.
+        trial: The trial whose weights ship.
+        device: cpu or cuda.
+        world: How many workers trained it.
+
+    Returns:
+        What `metrics.json` of the bundle holds.
+    """
+    with scratch_folder() as scratch:
+        folder = f"{scratch}/weights"
+        storage.download(Trials(work.run).weights(trial), folder)
+        trainer = build_trainer(work, 1, device, work.job.training.precision, scratch)
+        trainer._load_from_checkpoint(folder)
+        last = trial.evaluations[-1]
+        found = evaluate(work, trainer)
+        training = work.job.training
+        best = trial.best(
+            Goal(metric=training.metric, greater_is_better=training.greater_is_better)
+        )
+        outcome = found.figures | {
+            "epochs": last.epoch,
+            "best_step": best.step if best else None,
+            "steps": last.step,
+            "seconds": trial.seconds,
+            "workers": world,
+            "label_names": list(work.label_names),
+        }
+        shipped = Work(**{**vars(work), "job": job})
+        place, say = Path(scratch, "bundle"), _log.warning
+        publish(shipped, trainer, found, outcome, place, _records(trial), say)
+        return outcome
+
+
+def _records(trial: Trial) -> list[dict[str, Any]]:
+    """Return a trial's evaluations as a training run writes them down."""
+    return [
+        {"step": e.step, "epoch": e.epoch} | {f"eval_{k}": v for k, v in e.metrics.items()}
+        for e in trial.evaluations
+    ]

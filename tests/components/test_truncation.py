@@ -1,0 +1,191 @@
+"""Long texts: what is read of them, and how windows come together."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from clftask.components import truncation
+from clftask.components.truncation import KeepHead, KeepHeadTail, Windows
+from clftask.config.train import TrainJob
+from clftask.data.tokenization import full_lengths, sequences, tokenise
+from clftask.errors import ConfigError
+from clftask.models.loading import load_tokenizer
+
+WORDS = ["tool", "fast", "pixel", "audio", "socket", "shader", "volume"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_base):
+    return load_tokenizer(str(tiny_base))
+
+
+def text(num_words: int) -> str:
+    return " ".join(itertools.islice(itertools.cycle(WORDS), num_words))
+
+
+def column(*num_words: int) -> pa.Array:
+    return pa.array([text(n) for n in num_words], pa.large_string())
+
+
+def ids_of(tokenizer, num_words: int) -> list[int]:
+    found = tokenizer(text(num_words), add_special_tokens=False)["input_ids"]
+    assert len(found) == num_words  # a word is a token
+    return found
+
+
+def test_head_and_tail_leave_the_middle_out(tokenizer):
+    """12 tokens hold 10 words: 3 from the beginning, 7 from the end."""
+    tokens = tokenise(column(4, 10, 30), None, tokenizer, 12, KeepHeadTail(head=0.3))
+    begin, end = tokenizer.cls_token_id, tokenizer.sep_token_id
+    words = ids_of(tokenizer, 30)
+    assert tokens["input_ids"].to_pylist() == [
+        [begin, *words[:4], end],
+        [begin, *words[:10], end],
+        [begin, *words[:3], *words[-7:], end],
+    ]
+    assert tokens["length"].to_pylist() == [6, 12, 12]
+    assert tokens["num_tokens"].to_pylist() == [6, 12, 32]
+    assert tokens["is_truncated"].to_pylist() == [False, False, True]
+
+
+@pytest.mark.parametrize("head", [0.001, 0.5, 0.999])
+def test_head_and_tail_fill_the_length(tokenizer, head):
+    for max_length in (4, 5, 16):
+        tokens = tokenise(column(50), None, tokenizer, max_length, KeepHeadTail(head=head))
+        (ids,) = tokens["input_ids"].to_pylist()
+        assert len(ids) == max_length
+        assert (ids[0], ids[-1]) == (tokenizer.cls_token_id, tokenizer.sep_token_id)
+        assert ids[1] == ids_of(tokenizer, 1)[0]
+
+
+@pytest.mark.parametrize("head", [0.01, 0.95, 0.999])
+def test_head_and_tail_without_special_tokens(tokenizer, monkeypatch, head):
+    def bare(texts, *more, **options):
+        return tokenizer(texts, *more, **options, add_special_tokens=False)
+
+    tokens = tokenise(column(3, 30), None, bare, 8, KeepHeadTail(head=head))
+    words = ids_of(tokenizer, 30)
+    count = min(7, max(1, round(8 * head)))
+    assert tokens["input_ids"].to_pylist() == [words[:3], [*words[:count], *words[count - 8 :]]]
+    assert tokens["length"].to_pylist() == [3, 8]
+
+
+def windows_of(tokens: pa.Table) -> list[list[list[int]]]:
+    rows = zip(tokens["input_ids"].to_pylist(), tokens["windows"].to_pylist(), strict=True)
+    return [
+        [list(part) for part in np.split(np.array(ids), np.cumsum(sizes)[:-1])]
+        for ids, sizes in rows
+    ]
+
+
+@pytest.mark.parametrize("stride", [0, 2])
+def test_windows_are_those_of_the_tokenizer(tokenizer, stride):
+    """transformers cuts the same ones when it returns what overflows."""
+    lengths = [1, 8, 9, 13, 14, 15, 40]
+    tokens = tokenise(column(*lengths), None, tokenizer, 8, Windows(stride=stride, most=64))
+    for num_words, found in zip(lengths, windows_of(tokens), strict=True):
+        expected = tokenizer(
+            text(num_words),
+            truncation=True,
+            max_length=8,
+            stride=stride,
+            return_overflowing_tokens=True,
+        )["input_ids"]
+        assert found == expected
+    assert not any(tokens["is_truncated"].to_pylist())
+    assert tokens["num_tokens"].to_pylist() == [n + 2 for n in lengths]
+
+
+def test_more_windows_than_allowed_are_cut_off(tokenizer):
+    given = column(18, 19, 50)
+    tokens = tokenise(given, None, tokenizer, 8, Windows(most=3))
+    assert tokens["windows"].to_pylist() == [[8, 8, 8]] * 3
+    assert tokens["is_truncated"].to_pylist() == [False, True, True]
+    assert Windows(most=3).num_whole(8) == 20
+    assert Windows(most=3, stride=2).num_whole(8) == 16
+    assert full_lengths(given, None, tokens, tokenizer).to_pylist() == [20, 21, 52]
+
+
+def test_of_a_huge_text_as_much_as_the_windows_take_is_tokenised(tokenizer, monkeypatch):
+    given = pa.array(["fast tool " * 200_000, "a tool"])
+    seen = []
+    whole = truncation.whole_ids
+    monkeypatch.setattr(
+        truncation, "whole_ids", lambda texts, *more: seen.extend(texts) or whole(texts, *more)
+    )
+    tokens = tokenise(given, None, tokenizer, 32, Windows(most=4))
+    assert tokens["windows"].to_pylist() == [[32] * 4, [4]]
+    assert tokens["is_truncated"].to_pylist() == [True, False]
+    assert max(map(len, seen)) < 1400
+
+
+def test_texts_are_tokenised_in_portions(tokenizer, monkeypatch):
+    expected = list(truncation.whole_ids([text(n) for n in (3, 50, 2, 1)], tokenizer))
+    monkeypatch.setattr(truncation, "MAX_CHARS", 40)
+    assert list(truncation.whole_ids([text(n) for n in (3, 50, 2, 1)], tokenizer)) == expected
+    assert [len(ids) for ids in expected] == [5, 52, 4, 3]
+
+
+def test_sequences_are_the_windows_of_all_rows(tokenizer):
+    tokens = tokenise(column(9, 2, 14), None, tokenizer, 8, Windows())
+    chunks = pa.chunked_array([c for i in range(3) for c in tokens["windows"].slice(i, 1).chunks])
+    tokens = tokens.set_column(tokens.column_names.index("windows"), "windows", chunks)
+    table, counts = sequences(tokens)
+    assert counts.tolist() == [2, 1, 3]
+    assert table["length"].to_pylist() == [8, 5, 4, 8, 8, 4]
+    assert table["input_ids"].to_pylist() == [w for row in windows_of(tokens) for w in row]
+    plain = tokenise(column(9), None, tokenizer, 8, KeepHead())
+    assert sequences(plain) == (plain, None)
+
+
+@pytest.mark.parametrize(
+    ("pool", "expected"),
+    [("max", [[3.0, 5.0], [-1.0, 0.0]]), ("mean", [[2.0, 1.0], [-1.0, 0.0]])],
+)
+def test_windows_are_pooled(pool, expected):
+    logits = np.array([[1, 5], [3, -3], [2, 1], [-1, 0]], np.float32)
+    policy, counts = Windows(pool=pool), np.array([3, 1])
+    found = policy.pooled(logits, counts)
+    assert found.dtype == np.float32
+    assert found.tolist() == expected
+    tensor = policy.pooled_tensor(torch.from_numpy(logits), torch.from_numpy(counts))
+    assert tensor.tolist() == expected
+    assert KeepHead().pooled(logits, None) is logits
+
+
+def job(policy, **data):
+    labels = {"kind": "delimited", "column": "labels"}
+    document = {
+        "task": "multilabel",
+        "data": {"train": "rows.csv", "text": "text", "labels": labels, **data},
+        "model": {"base": "base", "max_length": 32, "long_text": policy},
+    }
+    return TrainJob.load(document)
+
+
+def test_policies_are_read_from_the_job():
+    assert job("head").model.long_text == KeepHead()
+    assert job("windows").model.long_text == Windows()
+    assert job({"kind": "windows", "stride": 16}).model.long_text.stride == 16
+
+
+@pytest.mark.parametrize(
+    ("policy", "data", "path"),
+    [
+        ({"kind": "windows", "stride": 17}, {}, "model.long_text.stride"),
+        ("windows", {"text_pair": "other"}, "model.long_text.kind"),
+        ("head_tail", {"text_pair": "other"}, "model.long_text.kind"),
+        ({"kind": "head_tail", "head": 1}, {}, "model.long_text.head"),
+        ({"kind": "windows", "pool": "sum"}, {}, "model.long_text.pool"),
+        ("middle", {}, "model.long_text.kind"),
+    ],
+)
+def test_policies_that_cannot_work_are_refused(policy, data, path):
+    with pytest.raises(ConfigError) as caught:
+        job(policy, **data)
+    assert [p.path for p in caught.value.problems] == [path]

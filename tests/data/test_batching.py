@@ -1,0 +1,222 @@
+"""The same global batches on any number of workers."""
+
+from itertools import chain
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from accelerate import skip_first_batches
+from transformers import AutoTokenizer
+
+from clftask.data.batching import (
+    Collator,
+    EpochLoader,
+    GlobalBatches,
+    TokenRows,
+    num_global_rows,
+    token_batches,
+)
+
+LENGTHS = np.random.default_rng(0).integers(3, 60, 103)
+WORLDS = [1, 2, 3, 4, 6, 12]
+BATCH_SIZE = 12  # 103 rows: eight batches of 12 and one of 7
+
+
+def sampler(world=1, rank=0, seed=5, lengths=LENGTHS, batch_size=BATCH_SIZE):
+    return GlobalBatches(lengths, batch_size, seed, rank, world)
+
+
+def shares(world, epoch=0, **options):
+    """Return, for each global batch, the share of each worker."""
+    workers = [sampler(world, rank, **options) for rank in range(world)]
+    for worker in workers:
+        worker.set_epoch(epoch)
+    return list(zip(*workers, strict=True))
+
+
+# ------------------------------------------------------------------ global batches
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_shares_of_all_workers_are_the_global_batch(world):
+    whole = [sorted(batch.tolist()) for batch in sampler().batches()]
+    found = [sorted(row for share in batch for row, w in share if w) for batch in shares(world)]
+    assert found == whole
+    assert sorted(len(batch) for batch in found) == [7, *[12] * 8]
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_mean_over_workers_of_weighted_sums_is_the_global_mean(world):
+    losses = np.random.default_rng(1).random(len(LENGTHS))
+    for batch in shares(world):
+        sums = [sum(losses[row] * weight for row, weight in share) for share in batch]
+        rows = [row for share in batch for row, weight in share if weight]
+        assert np.mean(sums) == pytest.approx(losses[rows].mean())
+
+
+def test_weights_by_hand():
+    # Two batches: of 4 rows and of 1; on three workers.
+    full, ragged = sorted(shares(3, lengths=np.array([5, 4, 3, 2, 1]), batch_size=4), reverse=True,
+                          key=lambda batch: sum(len(share) for share in batch))  # fmt: skip
+    assert [[weight for _, weight in share] for share in full] == [[0.75, 0.75], [0.75], [0.75]]
+    assert [[weight for _, weight in share] for share in ragged] == [[3.0], [0.0], [0.0]]
+    assert len({row for share in ragged for row, _ in share}) == 1
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_every_worker_with_a_row_knows_the_size_of_the_global_batch(world):
+    for batch in shares(world):
+        rows = sum(weight > 0 for share in batch for _, weight in share)
+        for share in batch:
+            micro = [{"weight": torch.tensor([weight for _, weight in share])}]
+            assert num_global_rows(micro, world) == (rows if share[0][1] else 0)
+
+
+def test_each_row_once_an_epoch():
+    rows = list(chain.from_iterable(sampler().batches()))
+    assert sorted(rows) == list(range(103))
+    assert len(sampler()) == len(list(sampler())) == 9
+
+
+def test_epoch_and_seed_change_the_order_and_nothing_else_does():
+    def order(epoch, seed=5):
+        worker = sampler(seed=seed)
+        worker.set_epoch(epoch)
+        return [row for share in worker for row, _ in share]
+
+    assert order(0) == order(0)
+    assert order(1) == order(1)
+    assert len({tuple(order(0)), tuple(order(1)), tuple(order(0, seed=6))}) == 3
+
+
+def test_rows_of_a_batch_have_similar_lengths_in_a_random_order_of_batches():
+    batches = sampler().batches()
+    assert all((np.diff(LENGTHS[batch]) <= 0).all() for batch in batches)
+    longest = [LENGTHS[batch].max() for batch in batches]
+    assert max(LENGTHS[batch].max() - LENGTHS[batch].min() for batch in batches) < 20
+    assert longest not in (sorted(longest), sorted(longest, reverse=True))
+
+
+def test_lengths_are_sorted_within_a_window_alone():
+    lengths = np.arange(300)
+    batches = GlobalBatches(lengths, 2, 5, 0, 1).batches()  # windows of 100 rows
+    spread = [batch.max() - batch.min() for batch in batches]
+    assert 1 < np.mean(spread) < 10
+
+
+# ------------------------------------------------------------------ rows and padding
+
+
+@pytest.fixture(scope="module")
+def collator(tiny_base):
+    return Collator(AutoTokenizer.from_pretrained(tiny_base), 3, 2, 64)
+
+
+def table(lengths, **columns):
+    ids = [[2, *[70 + i % 20] * (n - 2), 3] for i, n in enumerate(lengths)]
+    labels = [[i % 3] if i % 4 else [] for i in range(len(lengths))]
+    return pa.table(
+        {
+            "input_ids": pa.array(ids, pa.list_(pa.int32())),
+            "labels": pa.array(labels, pa.list_(pa.int32())),
+            "length": np.asarray(lengths),
+            **columns,
+        }
+    )
+
+
+def test_token_rows_fetch_a_batch_with_its_weights():
+    rows = TokenRows(table([3, 4, 5, 6]))
+    assert len(rows) == 4
+    assert rows.__getitems__([(2, 0.5), (1, 2.0)]) == [
+        {"input_ids": [2, 72, 72, 72, 3], "labels": [2], "weight": 0.5},
+        {"input_ids": [2, 71, 71, 3], "labels": [1], "weight": 2.0},
+    ]
+    assert rows[0, 1.0]["labels"] == []
+
+
+def test_collator_pads_micro_batches(collator):
+    rows = TokenRows(table([3, 20, 4, 9, 5])).__getitems__([(i, i / 10) for i in range(5)])
+    micro = collator(rows)
+    assert [tuple(m["input_ids"].shape) for m in micro] == [(2, 24), (2, 8), (1, 8)]
+    first, _, last = micro
+    assert sorted(first) == ["attention_mask", "input_ids", "targets", "weight"]
+    assert first["attention_mask"].sum(1).tolist() == [20, 9]
+    assert first["input_ids"][1].tolist() == [2, *[73] * 7, 3, *[0] * 15]
+    assert first["targets"].tolist() == [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]
+    torch.testing.assert_close(first["weight"], torch.tensor([0.1, 0.3]))
+    assert last["targets"].tolist() == [[0.0, 0.0, 0.0]]  # row 0 has no label
+
+
+def test_collator_keeps_the_types_of_pairs(collator):
+    types = pa.array([[0, 0, 1], [0, 1, 1, 1]], pa.list_(pa.int32()))
+    rows = TokenRows(table([3, 4], token_type_ids=types)).__getitems__([(0, 1.0), (1, 1.0)])
+    (batch,) = collator(rows)
+    assert batch["token_type_ids"].tolist() == [[0, 1, 1, 1, 0, 0, 0, 0], [0, 0, 1, 0, 0, 0, 0, 0]]
+
+
+# ------------------------------------------------------------------ the loader
+
+
+@pytest.fixture
+def loader(collator):
+    lengths = LENGTHS[:50]
+    batches = GlobalBatches(lengths, 8, 5, 0, 1)
+    return EpochLoader(TokenRows(table(lengths)), batch_sampler=batches, collate_fn=collator)
+
+
+def epoch_of(loader, epoch):
+    """Return each batch as the shape and sum of its micro batches."""
+    loader.set_epoch(epoch)
+    return [[(*m["input_ids"].shape, int(m["input_ids"].sum())) for m in item] for item in loader]
+
+
+def test_loader_passes_the_epoch_on(loader):
+    first, second = epoch_of(loader, 0), epoch_of(loader, 1)
+    assert len(loader) == len(first) == 7
+    assert first != second
+    assert epoch_of(loader, 0) == first
+
+
+def test_a_resumed_epoch_goes_on_where_it_stopped(loader):
+    whole = epoch_of(loader, 1)
+    loader.set_epoch(0)
+    rest = skip_first_batches(loader, 3)
+    # What transformers' Trainer does after a resume: plain loaders have no set_epoch.
+    rest.batch_sampler.batch_sampler.set_epoch(1)
+    found = [[(*m["input_ids"].shape, int(m["input_ids"].sum())) for m in item] for item in rest]
+    assert found == whole[3:]
+    assert epoch_of(loader, 2) not in (whole, epoch_of(loader, 0))
+
+
+def test_a_loader_of_our_own_around_skipped_batches_passes_the_epoch_on(loader):
+    whole = epoch_of(loader, 1)
+    loader.set_epoch(0)
+    skipping = skip_first_batches(loader, 3).batch_sampler
+    rest = EpochLoader(loader.dataset, batch_sampler=skipping, collate_fn=loader.collate_fn)
+    assert epoch_of(rest, 1) == whole[3:]
+
+
+# ------------------------------------------------------------------ evaluation batches
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_token_batches_hold_each_row_once_and_respect_the_limit(world):
+    batches = [
+        [LENGTHS[b] for b in token_batches(LENGTHS, 200, rank, world)] for rank in range(world)
+    ]
+    rows = [token_batches(LENGTHS, 200, rank, world) for rank in range(world)]
+    assert sorted(chain.from_iterable(chain.from_iterable(rows))) == list(range(103))
+    for lengths in chain.from_iterable(batches):
+        assert len(lengths) * lengths.max() <= 200
+        assert (np.diff(lengths) <= 0).all()
+
+
+def test_token_batches_by_hand():
+    lengths = np.array([2, 9, 5, 4, 1])
+    assert [b.tolist() for b in token_batches(lengths, 10)] == [[1], [2, 3], [0, 4]]
+    # A row above the limit goes alone.
+    assert [b.tolist() for b in token_batches(lengths, 4)] == [[1], [2], [3], [0, 4]]
+    assert [b.tolist() for b in token_batches(lengths, 100, rank=1, world=2)] == [[2, 0]]
+    assert token_batches(np.array([], np.int64), 100) == []

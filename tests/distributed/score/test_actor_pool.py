@@ -1,0 +1,159 @@
+"""What a pool of scoring actors does about failures: decided without a cluster."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import ray
+
+from clftask.distributed.capacity import Plan
+from clftask.distributed.score import actor_pool as pools
+from clftask.distributed.score.actor_pool import MAX_FAILURES, MAX_NODES, Pool
+from clftask.distributed.score.dispatcher import MAX_ATTEMPTS, Dispatcher
+from clftask.errors import AccessError, JobError, Problem, StorageError
+from clftask.scoring.manifest import Counts, Piece, Receipt, Shard
+from clftask.scoring.worker import Done, Failure
+
+FULL = StorageError(Problem("s3://bucket/out", None, "the disk is full"))
+GONE = ray.exceptions.RayActorError(error_msg="The actor died because its node has died.")
+
+
+def shards(count: int) -> list[Shard]:
+    return [Shard(index=i, pieces=(Piece(file=0, start=i, num_rows=1),)) for i in range(count)]
+
+
+def done(index: int) -> Done:
+    receipt = Receipt(
+        shard=index, input="x", counts=Counts(rows_in=1), sha256="", num_bytes=1, seconds=1
+    )
+    return Done(receipt, is_new=True)
+
+
+class Script:
+    """Stands for Ray: actors answer what is written here, one answer at a time."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, answer: Any, load: Any = None) -> None:
+        self.answer, self.load_answer = answer, load or (lambda number: None)
+        self.killed: list[Any] = []
+        monkeypatch.setattr(pools.ray, "get", self.get)
+        monkeypatch.setattr(pools.ray, "put", lambda value: value)
+        monkeypatch.setattr(pools.ray, "kill", self.killed.append)
+        monkeypatch.setattr(pools.ray, "wait", lambda refs, timeout: (list(refs), []))
+        monkeypatch.setattr(pools.ray, "remote", lambda **options: lambda kind: self)
+        self.number = 0
+
+    def get(self, reference: Any) -> Any:
+        found = reference() if callable(reference) else reference
+        if isinstance(found, BaseException) and not isinstance(found, AccessError):
+            raise found
+        return found
+
+    def options(self, **options: Any) -> Any:
+        return SimpleNamespace(remote=self.actor)
+
+    def actor(self, *_: Any) -> Any:
+        number, self.number = self.number, self.number + 1
+        load = SimpleNamespace(remote=lambda: lambda: self.load_answer(number))
+        run = SimpleNamespace(remote=lambda shards, ahead: Answers(self.answer, shards))
+        return SimpleNamespace(load=load, run=SimpleNamespace(options=lambda **_: run))
+
+
+class Answers:
+    """What a stretch gives, shard after shard."""
+
+    def __init__(self, answer: Any, shards: list[Shard]) -> None:
+        self.rest, self.answer, self.is_over = iter(shards), answer, False
+
+    def __next__(self) -> Any:
+        if self.is_over:
+            raise StopIteration
+        found = self.answer(next(self.rest))
+        self.is_over = isinstance(found, Failure)
+        return found
+
+
+def work_off(dispatcher: Dispatcher, chosen: Plan) -> list[int]:
+    output = SimpleNamespace(output=SimpleNamespace(path="s3://bucket/out"))
+    with Pool(SimpleNamespace(job=output), chosen, lambda line: None) as pool:
+        return [found.shard for found in pool.done(dispatcher)]
+
+
+def test_a_write_that_fails_for_good_ends_the_job_before_all_is_scored(monkeypatch):
+    tried: list[int] = []
+
+    def fail(shard: Shard) -> Failure:
+        tried.append(shard.index)
+        return Failure(shard.index, FULL, ends_job=False)
+
+    Script(monkeypatch, fail)
+    with pytest.raises(JobError, match="the disk is full"):
+        work_off(Dispatcher(shards(5_000), 2), Plan(2, False, 1))
+    assert len(tried) == 2 * MAX_FAILURES + 1
+
+
+def test_failures_between_shards_that_get_done_end_nothing(monkeypatch):
+    failed: dict[int, int] = {}
+
+    def fail_thrice(shard: Shard) -> Any:
+        if shard.index % 3 or failed.get(shard.index, 0) == MAX_ATTEMPTS:
+            return done(shard.index)
+        failed[shard.index] = failed.get(shard.index, 0) + 1
+        return Failure(shard.index, FULL, ends_job=False)
+
+    Script(monkeypatch, fail_thrice)
+    dispatcher = Dispatcher(shards(30), 1)
+    found = work_off(dispatcher, Plan(1, False, 1))
+    assert sorted(found) == [i for i in range(30) if i % 3]
+    assert sorted(dispatcher.failed) == list(range(0, 30, 3))
+
+
+def test_a_shard_that_takes_every_node_with_it_is_given_up(monkeypatch):
+    tried: list[int] = []
+
+    def lose(shard: Shard) -> Any:
+        tried.append(shard.index)
+        return GONE if shard.index == 3 else done(shard.index)
+
+    Script(monkeypatch, lose)
+    dispatcher = Dispatcher(shards(10), 1)
+    assert sorted(work_off(dispatcher, Plan(1, False, 1))) == [0, 1, 2, 4, 5, 6, 7, 8, 9]
+    assert list(dispatcher.failed) == [3]
+    assert tried.count(3) == MAX_NODES - 1 + MAX_ATTEMPTS
+
+
+def test_a_node_that_was_to_be_taken_away_is_never_the_shards_fault(monkeypatch):
+    left = [2 * MAX_NODES]
+
+    def lose(shard: Shard) -> Any:
+        if not left[0]:
+            return done(shard.index)
+        left[0] -= 1
+        return ray.exceptions.RayActorError(error_msg="its node has died", preempted=True)
+
+    Script(monkeypatch, lose)
+    dispatcher = Dispatcher(shards(3), 1)
+    assert sorted(work_off(dispatcher, Plan(1, False, 1))) == [0, 1, 2]
+    assert dispatcher.failed == {}
+
+
+@pytest.mark.parametrize("bad", [0, 1])
+def test_a_machine_that_may_not_read_the_bundle_ends_the_job_only_as_the_first(monkeypatch, bad):
+    """The first worker tells what holds for all; a later one of its own machine alone."""
+    refusal = AccessError(Problem("bundle", None, "access is refused"))
+    lost: list[int] = []
+
+    def lose_once(shard: Shard) -> Any:
+        if shard.index == 1 and not lost:
+            lost.append(1)
+            return GONE
+        return done(shard.index)
+
+    Script(monkeypatch, lose_once, lambda number: refusal if number == bad else None)
+    dispatcher = Dispatcher(shards(4), 1)
+    if bad == 0:
+        with pytest.raises(JobError, match="access is refused"):
+            work_off(dispatcher, Plan(1, False, 1))
+    else:
+        assert work_off(dispatcher, Plan(1, False, 1)) == [0, 1, 2, 3]

@@ -1,0 +1,66 @@
+"""What a trial's workers say, and what a trial waits for, without Ray."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from clftask.distributed.tune import trial_actor, trial_workers
+from clftask.errors import Problem, StorageError
+
+AWAY = StorageError(Problem("run.storage", None, "does not answer"))
+
+
+def member() -> Any:
+    kind = trial_workers.Member.__ray_metadata__.modified_class  # type: ignore[attr-defined]
+    return object.__new__(kind)
+
+
+def failing(error: BaseException) -> Any:
+    def task(rank: int, world: int, device: str) -> None:
+        raise error
+
+    return task
+
+
+def test_a_worker_says_why_it_failed_and_leaves(monkeypatch):
+    left: list[Any] = []
+    timer = SimpleNamespace(start=lambda: left.append(True))
+    monkeypatch.setattr(trial_workers, "threading", SimpleNamespace(Timer=lambda *a: timer))
+    assert member().run(failing(ValueError("spoilt")), 1, 2, "cpu") == "ValueError: spoilt"
+    assert left == [True]
+
+
+def test_storage_that_does_not_answer_is_not_the_trials_failure():
+    with pytest.raises(StorageError):
+        member().run(failing(AWAY), 1, 2, "cpu")
+
+
+def test_a_worker_that_is_told_to_stop_has_not_failed():
+    assert member().run(failing(SystemExit()), 1, 2, "cpu") is None
+
+
+def test_a_trial_that_cannot_begin_waits_for_storage(monkeypatch):
+    waited: list[str] = []
+
+    def pointer() -> Any:
+        raise AWAY
+
+    monkeypatch.setattr(trial_actor, "_pointer", pointer)
+    monkeypatch.setattr(trial_actor, "_search", lambda document: None)
+    monkeypatch.setattr(trial_actor, "_wait_for", waited.append)
+    with pytest.raises(StorageError):
+        trial_actor.run_trial({}, SimpleNamespace(job={}, run="s3://bucket/run"))  # type: ignore[arg-type]
+    assert waited == ["s3://bucket/run"]
+
+
+def test_what_tune_cannot_read_is_storage_that_does_not_answer(monkeypatch):
+    class Checkpoint:
+        def as_directory(self) -> Any:
+            raise OSError("When reading: timeout")
+
+    monkeypatch.setattr(trial_actor.tune, "get_checkpoint", Checkpoint)
+    with pytest.raises(StorageError, match="timeout"):
+        trial_actor._pointer()

@@ -1,0 +1,512 @@
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, ClassVar
+
+import fsspec
+import pytest
+from conftest import environment
+from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
+from proxy import Wordy, between
+
+from clftask.errors import Problem, StorageError
+from clftask.io import filesystems, listing, storage
+
+NO_BUCKET = "s3://no-such-bucket-here/run"
+GRANT = "Check AWS_PROFILE, the access keys and the bucket's policy."
+
+
+@pytest.fixture(params=["local", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty folder, on disk and on S3."""
+    if request.param == "local":
+        return str(tmp_path / "place")
+    return f"{request.getfixturevalue('s3').bucket}/{uuid.uuid4().hex}"
+
+
+def refused(call: Any, *arguments: Any) -> Problem:
+    with pytest.raises(StorageError) as caught:
+        call(*arguments)
+    assert caught.value.exit_code == 2
+    (problem,) = caught.value.problems
+    return problem
+
+
+def names_below(folder: str) -> list[str]:
+    return [file.path.removeprefix(folder) for file in listing.list_files(folder)]
+
+
+def fill(folder: str, *names: str) -> None:
+    for name in names:
+        storage.put(f"{folder}/{name}", name.encode())
+
+
+# ------------------------------------------------------------------ both places
+
+
+@pytest.mark.parametrize("data", [b"", b"hello", bytes(range(256)) * 40_000])
+def test_what_is_put_is_read(place: str, data: bytes) -> None:
+    storage.put(f"{place}/a/b.bin", data)
+    assert storage.read_bytes(f"{place}/a/b.bin") == data
+
+
+def test_put_replaces(place: str) -> None:
+    storage.put(f"{place}/x", b"long before")
+    storage.put(f"{place}/x", b"after")
+    assert storage.read_bytes(f"{place}/x") == b"after"
+    assert listing.list_files(place) == [listing.FileInfo(f"{place}/x", 5)]
+
+
+def test_put_if_absent_creates_once(place: str) -> None:
+    assert storage.put_if_absent(f"{place}/x", b"first")
+    assert not storage.put_if_absent(f"{place}/x", b"second")
+    assert storage.read_bytes(f"{place}/x") == b"first"
+    assert names_below(place) == ["/x"]
+
+
+def test_racing_writers_have_one_winner(place: str) -> None:
+    writers = [f"writer {i}".encode() for i in range(12)]
+    with ThreadPoolExecutor(12) as pool:
+        won = list(pool.map(lambda data: storage.put_if_absent(f"{place}/x", data), writers))
+    assert sum(won) == 1
+    assert storage.read_bytes(f"{place}/x") == writers[won.index(True)]
+    assert names_below(place) == ["/x"]
+
+
+def test_list_files_is_recursive_sorted_and_has_sizes(place: str) -> None:
+    fill(place, "b", "a/z", "a/é +%20?.txt", "_c")
+    listed = listing.list_files(place)
+    assert [(f.path, f.size) for f in listed] == [
+        (f"{place}/_c", 2),
+        (f"{place}/a/z", 3),
+        (f"{place}/a/é +%20?.txt", 14),
+        (f"{place}/b", 1),
+    ]
+    assert storage.read_bytes(listed[2].path) == "a/é +%20?.txt".encode()
+    assert listing.list_files(f"{place}/absent") == []
+
+
+def test_the_size_of_a_file_and_of_a_folder(place: str) -> None:
+    storage.put(f"{place}/a", b"hello")
+    storage.put(f"{place}/below/b", b"to you")
+    assert storage.size(f"{place}/a") == 5
+    assert storage.size(place) == 11
+    assert refused(storage.size, f"{place}/absent").allowed == "is not there"
+
+
+def test_list_files_of_a_folder_alone(place: str) -> None:
+    fill(place, "b", "a/z", "a/deep/y", "_c", "ab")
+    found = [f.path.removeprefix(place) for f in listing.list_files(place, recursive=False)]
+    assert found == ["/_c", "/ab", "/b"]
+    inner = listing.list_files(f"{place}/a", recursive=False)
+    assert inner == [listing.FileInfo(f"{place}/a/z", 3)]
+    assert listing.list_files(f"{place}/absent", recursive=False) == []
+
+
+def test_a_version_changes_with_the_content(place: str) -> None:
+    fill(place, "x", "y")
+    first = storage.version(f"{place}/x")
+    assert first == storage.version(f"{place}/x")
+    assert first
+    storage.put(f"{place}/x", b"longer")
+    second = storage.version(f"{place}/x")
+    if not filesystems.is_s3(place):  # the clock of a disk may stand still between two writes
+        os.utime(f"{place}/x", ns=(5, 5))
+        second = storage.version(f"{place}/x")
+        assert second == "6-5"
+    storage.put(f"{place}/x", b"LONGER")
+    assert len({first, second, storage.version(f"{place}/x")}) == 3
+
+
+@pytest.mark.parametrize("name", ["absent", "folder"])
+def test_what_is_no_file_has_no_version(place: str, name: str) -> None:
+    fill(place, "folder/x")
+    problem = refused(storage.version, f"{place}/{name}")
+    assert (problem.path, problem.allowed) == (f"{place}/{name}", "is not there")
+    assert problem.remedy == "Check the path."
+
+
+def test_exists_and_is_folder(place: str) -> None:
+    fill(place, "a/b.csv")
+    found = {
+        name: (storage.exists(f"{place}/{name}"), storage.is_folder(f"{place}/{name}"))
+        for name in ("a/b.csv", "a", "a/b", "none")
+    }
+    assert found == {
+        "a/b.csv": (True, False),
+        "a": (True, True),
+        "a/b": (False, False),
+        "none": (False, False),
+    }
+
+
+TREE = ("1.csv", "2.csv", "n.txt", "sub/3.csv", "_plan.csv", ".h.csv", "_bad/4.csv", ".git/5.csv")
+EXPANDED = {
+    "1.csv": ["/1.csv"],
+    "": ["/1.csv", "/2.csv", "/n.txt", "/sub/3.csv"],
+    "/": ["/1.csv", "/2.csv", "/n.txt", "/sub/3.csv"],
+    "sub": ["/sub/3.csv"],
+    "[12].csv": ["/1.csv", "/2.csv"],
+    "?.txt": ["/n.txt"],
+    "s*/3.csv": ["/sub/3.csv"],
+    "*.csv": ["/1.csv", "/2.csv"],
+    "**/*.csv": ["/1.csv", "/2.csv", "/sub/3.csv"],
+    "*.json": [],
+    "absent": [],
+    "absent.csv": [],
+}
+
+
+@pytest.mark.parametrize(("pattern", "names"), EXPANDED.items())
+def test_expand(place: str, pattern: str, names: list[str]) -> None:
+    fill(place, *TREE)
+    found = listing.expand(f"{place}/{pattern}" if pattern else place)
+    assert [path.removeprefix(place) for path in found] == names
+
+
+@pytest.mark.parametrize("name", ["a[1]", "what?", "a::b", "date=2026-01-01", "two words", "日本"])
+def test_names_that_look_like_more_are_names(place: str, name: str) -> None:
+    file = f"{place}/{name}/x.csv"
+    storage.put(file, b"text\na\n")
+    for path in (place, f"{place}/{name}", file):
+        assert listing.expand(path) == [file]
+    assert listing.stands_for(f"{place}/{name}", f"{file}.more")
+
+
+class _Azure(MemoryFileSystem):
+    """Knows the two ways to write a container, as adlfs does."""
+
+    protocol = "likeabfs"
+    store: ClassVar[dict[str, Any]] = {}
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        container, _, below = path.removeprefix("likeabfs://").partition("/")
+        return f"{container.partition('@')[0]}/{below}".rstrip("/")
+
+
+@pytest.mark.parametrize("container", ["data", "data@account.dfs.core.windows.net"])
+def test_a_container_of_an_account(container: str, tmp_path: Path) -> None:
+    fsspec.register_implementation("likeabfs", _Azure, clobber=True)
+    _Azure().pipe("data/in/x.csv", b"text\na\n")
+    folder = f"likeabfs://{container}/in"
+    for path in (folder, f"{folder}/x.csv", f"{folder}/*.csv"):
+        assert listing.expand(path) == [f"{folder}/x.csv"]
+    storage.download(folder, str(tmp_path / "copy"))
+    assert (tmp_path / "copy" / "x.csv").read_bytes() == b"text\na\n"
+
+
+@pytest.mark.parametrize("pattern", ["", "/**", "/**/*.csv", "/*/*.csv"])
+def test_a_link_to_a_folder_of_a_marked_name_is_data(tmp_path: Path, pattern: str) -> None:
+    storage.put(f"{tmp_path}/.versions/3/x.csv", b"text\na\n")
+    storage.put(f"{tmp_path}/_old/y.csv", b"text\na\n")
+    (tmp_path / "current").symlink_to(".versions/3")
+    assert listing.expand(f"{tmp_path}{pattern}") == [f"{tmp_path}/current/x.csv"]
+
+
+def test_a_tree_that_is_uploaded_and_downloaded_is_the_same(place: str, tmp_path: Path) -> None:
+    here, back = tmp_path / "here", tmp_path / "back"
+    contents = {"config.json": b"{}", "deep/er/x.bin": bytes(9_000_000), "deep/é.txt": b"\xff"}
+    for name, data in contents.items():
+        (here / name).parent.mkdir(parents=True, exist_ok=True)
+        (here / name).write_bytes(data)
+    storage.upload(str(here), f"{place}/run")
+    assert names_below(f"{place}/run") == ["/config.json", "/deep/er/x.bin", "/deep/é.txt"]
+    storage.download(f"{place}/run", str(back))
+    found = {str(p.relative_to(back)): p.read_bytes() for p in back.rglob("*") if p.is_file()}
+    assert found == contents
+
+
+def test_upload_replaces_and_leaves_others(place: str, tmp_path: Path) -> None:
+    (tmp_path / "up").mkdir()
+    (tmp_path / "up/a").write_bytes(b"new")
+    fill(place, "a", "b")
+    storage.upload(str(tmp_path / "up"), place)
+    assert names_below(place) == ["/a", "/b"]
+    assert storage.read_bytes(f"{place}/a") == b"new"
+
+
+def test_delete_takes_a_folder_or_a_file_and_nothing_beside(place: str) -> None:
+    fill(place, "run/a", "run/b/c", "run-2/d", "run.txt", "e")
+    storage.delete(f"{place}/run")
+    storage.delete(f"{place}/e")
+    storage.delete(f"{place}/absent")
+    assert names_below(place) == ["/run-2/d", "/run.txt"]
+
+
+def test_reading_what_is_absent_is_refused(place: str, tmp_path: Path) -> None:
+    fill(place, "other")
+    absent = f"{place}/absent"
+    assert refused(storage.read_bytes, absent).path == absent
+    assert refused(storage.download, absent, str(tmp_path / "here")).path == absent
+
+
+def test_what_killed_writers_left_is_removed_and_no_more(place: str) -> None:
+    """A file to be written to disk begins as `.tmp-…`; to S3, if large, as a multipart upload."""
+    fill(place, "run/a", "run/inner/b", "other")
+    for name in ("run/inner/c", "elsewhere/d"):
+        leave_partial(f"{place}/{name}")
+    storage.clear_partial(f"{place}/run")
+    assert names_below(f"{place}/run") == ["/a", "/inner/b"]
+    assert storage.exists(f"{place}/other")
+    assert partial_below(place) == ["elsewhere/d"]
+    storage.clear_partial(f"{place}/absent")
+
+
+def test_a_folder_or_a_link_that_is_named_so_hinders_nothing(tmp_path: Path) -> None:
+    run, mine = tmp_path / "run", tmp_path / ".tmp-mine"
+    (run / "a" / ".tmp-folder").mkdir(parents=True)
+    (run / "z").mkdir()
+    (run / "z" / ".tmp-half").write_text("half")
+    mine.write_text("mine")
+    (run / ".tmp-link").symlink_to(mine)
+    (run / "up").symlink_to(tmp_path)
+    storage.clear_partial(str(run))
+    assert not (run / "z" / ".tmp-half").exists()
+    assert mine.read_text() == "mine"
+
+
+def leave_partial(path: str) -> None:
+    if not filesystems.is_s3(path):
+        folder, _, name = path.rpartition("/")
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        Path(folder, f".tmp-{name}-x1").write_text("half")
+        return
+    bucket, _, key = path.removeprefix("s3://").partition("/")
+    client = filesystems.s3_client()
+    found = client.create_multipart_upload(Bucket=bucket, Key=key)
+    part = {"Bucket": bucket, "Key": key, "UploadId": found["UploadId"], "PartNumber": 1}
+    client.upload_part(**part, Body=b"half")
+
+
+def partial_below(place: str) -> list[str]:
+    if not filesystems.is_s3(place):
+        found = [p.relative_to(place) for p in Path(place).rglob(".tmp-*")]
+        return [str(p.parent / p.name.split("-")[1]) for p in found]
+    bucket, _, key = place.removeprefix("s3://").partition("/")
+    uploads = filesystems.s3_client().list_multipart_uploads(Bucket=bucket, Prefix=f"{key}/")
+    return [upload["Key"][len(key) + 1 :] for upload in uploads.get("Uploads", [])]
+
+
+def test_check_writable_leaves_nothing(place: str) -> None:
+    storage.check_writable(f"{place}/run", "run.storage")
+    assert not storage.exists(f"{place}/run")
+
+
+# ------------------------------------------------------------------ S3
+
+
+@pytest.mark.parametrize("put", [storage.put, storage.put_if_absent])
+def test_a_missing_bucket_is_refused(s3: Any, put: Any) -> None:
+    problem = refused(put, f"{NO_BUCKET}/x", b"data")
+    assert problem.path == f"{NO_BUCKET}/x"
+    assert problem.allowed == "the bucket does not exist"
+    assert problem.remedy == "Create it, or mend the path."
+
+
+def test_check_writable_names_the_field_of_a_missing_bucket(s3: Any) -> None:
+    problem = refused(storage.check_writable, NO_BUCKET, "run.storage")
+    assert (problem.path, problem.value) == ("run.storage", NO_BUCKET)
+    assert problem.allowed == "the bucket does not exist"
+    assert problem.remedy == "Create it, or mend the path."
+
+
+@pytest.fixture(params=["wrong secret", "unknown key", "read only"])
+def stranger(request: pytest.FixtureRequest, s3: Any, s3_user: Any) -> Iterator[str]:
+    """The bucket, seen by somebody who must not write to it."""
+    users = {"wrong secret": (s3.admin[0], "wrong"), "unknown key": ("who", "who")}
+    with s3_user(*users.get(request.param, s3.reader)):
+        yield s3.bucket
+
+
+def test_a_stranger_cannot_put(stranger: str) -> None:
+    for put in (storage.put, storage.put_if_absent):
+        problem = refused(put, f"{stranger}/new", b"data")
+        assert problem.path == f"{stranger}/new"
+        assert (problem.allowed, problem.remedy) == ("access is refused", GRANT)
+
+
+def test_a_stranger_cannot_upload(stranger: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"data")
+    problem = refused(storage.upload, str(tmp_path), f"{stranger}/new")
+    assert (problem.allowed, problem.remedy) == ("access is refused", GRANT)
+
+
+def test_a_stranger_is_told_before_the_start(stranger: str) -> None:
+    problem = refused(storage.check_writable, f"{stranger}/run", "run.storage")
+    assert (problem.path, problem.value) == ("run.storage", f"{stranger}/run")
+    assert (problem.allowed, problem.remedy) == ("access is refused", GRANT)
+
+
+def test_the_version_on_s3_is_that_of_the_bytes(s3: Any) -> None:
+    storage.put(f"{s3.bucket}/version é +.txt", b"abc")
+    assert storage.version(f"{s3.bucket}/version é +.txt") == "900150983cd24fb0d6963f7d28e17f72"
+
+
+def test_a_version_that_is_refused_says_so(s3: Any, s3_user: Any) -> None:
+    storage.put(f"{s3.bucket}/secret", b"abc")
+    with s3_user("who", "who"):
+        problem = refused(storage.version, f"{s3.bucket}/secret")
+    assert (problem.allowed, problem.remedy) == ("access is refused", GRANT)
+
+
+def test_a_reader_can_read_but_not_delete(s3: Any, s3_user: Any) -> None:
+    storage.put(f"{s3.bucket}/for-reader", b"data")
+    with s3_user(*s3.reader):
+        assert storage.read_bytes(f"{s3.bucket}/for-reader") == b"data"
+        refused(storage.delete, f"{s3.bucket}/for-reader")
+
+
+def test_who_has_a_wrong_secret_is_told_what_to_check_when_reading(s3: Any, s3_user: Any) -> None:
+    with s3_user(s3.admin[0], "wrong"):
+        problem = refused(listing.expand, f"{s3.bucket}/rows.csv")
+    assert (problem.path, problem.remedy) == (f"{s3.bucket}/rows.csv", GRANT)
+
+
+# ------------------------------------------------------------------ disk
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"AWS_PROFILE": "absent"}, "profile (absent) could not be found"),
+        ({"AWS_PROFILE": "failing"}, "retrieving credentials"),
+        ({"AWS_PROFILE": "login"}, "SSO"),
+        ({"AWS_ENDPOINT_URL_S3": "localhost:9000"}, "Invalid endpoint: localhost:9000"),
+    ],
+)
+def test_an_environment_that_is_wrong_is_refused(
+    tmp_path: Path, variables: dict[str, str | None], said: str
+) -> None:
+    config = tmp_path / "config"
+    config.write_text(
+        "[profile failing]\ncredential_process = false\n[profile login]\nsso_region = us-east-1\n"
+        "sso_start_url = https://example.invalid\nsso_account_id = 1\nsso_role_name = r\n"
+    )
+    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+    keys = dict.fromkeys(keys) if "AWS_PROFILE" in variables else keys
+    with environment({"AWS_CONFIG_FILE": str(config), **keys, **variables}):
+        for call in (storage.exists, storage.read_bytes, listing.list_files, storage.version):
+            assert said in refused(call, "s3://bucket/x").allowed
+
+
+class _Refusing(MemoryFileSystem):
+    """Raises a class of its own, as backends on top of HTTP do."""
+
+    protocol = "refusing"
+    store: ClassVar[dict[str, Any]] = {}
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return f"/{path.removeprefix('refusing://').strip('/')}"
+
+    def _open(self, *_: Any, **__: Any) -> Any:
+        raise type("HttpError", (Exception,), {})("403, Forbidden")
+
+
+def test_what_a_backend_raises_is_a_refusal(tmp_path: Path) -> None:
+    fsspec.register_implementation("refusing", _Refusing, clobber=True)
+    _Refusing.store["/in/x"] = MemoryFile(_Refusing(), "/in/x", b"x")
+    for call, path in ((storage.read_bytes, "in/x"), (storage.download, "in")):
+        more = [str(tmp_path)] if call is storage.download else []
+        problem = refused(call, f"refusing://{path}", *more)
+        assert problem.allowed == "cannot be used: 403, Forbidden"
+
+
+@pytest.mark.parametrize("below", ["file", "file/run", "file/deep/run"])
+def test_a_file_in_the_way_is_refused(tmp_path: Path, below: str) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    problem = refused(storage.check_writable, f"{tmp_path}/{below}", "run.storage")
+    assert (problem.path, problem.value) == ("run.storage", f"{tmp_path}/{below}")
+    assert problem.remedy == f"Choose another run.storage, or mend the rights of {tmp_path}/file."
+
+
+@pytest.fixture
+def as_nobody() -> Iterator[None]:
+    """Root may write everywhere: be somebody else for the length of a test."""
+    before = os.geteuid()
+    if before == 0:
+        os.seteuid(65534)
+    yield
+    os.seteuid(before)
+
+
+def test_a_parent_that_cannot_be_written_is_refused(as_nobody: None) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o500)
+        problem = refused(storage.check_writable, f"{folder}/run", "run.storage")
+        assert problem.path == "run.storage"
+        Path(folder).chmod(0o700)
+        storage.check_writable(f"{folder}/run", "run.storage")
+        assert not list(Path(folder).iterdir())
+
+
+def test_a_place_that_nobody_can_write_is_refused() -> None:
+    problem = refused(storage.check_writable, "/proc/run", "run.storage")
+    assert problem.remedy == "Choose another run.storage, or mend the rights of /proc."
+
+
+@pytest.mark.parametrize("url", ["gs://bucket/x", "memory://x", "https://example.org/x"])
+def test_only_disk_and_s3_are_written_to(url: str) -> None:
+    problem = refused(storage.check_writable, url, "output.path")
+    assert problem.remedy == "Use a local folder or s3://bucket/prefix."
+
+
+def test_an_unknown_scheme_is_refused() -> None:
+    assert refused(storage.exists, "nosuch://x/y").path == "nosuch://x/y"
+
+
+def test_a_failed_write_leaves_no_temporary_file(tmp_path: Path) -> None:
+    (tmp_path / "up").mkdir()
+    (tmp_path / "up/taken").write_bytes(b"data")
+    (tmp_path / "there/taken").mkdir(parents=True)
+    refused(storage.put, f"{tmp_path}/there/taken", b"data")
+    assert not storage.put_if_absent(f"{tmp_path}/there/taken", b"data")
+    refused(storage.upload, f"{tmp_path}/up", f"{tmp_path}/there")
+    assert [p.name for p in (tmp_path / "there").iterdir()] == ["taken"]
+
+
+def test_expiring_credentials_are_renewed_for_reading(s3, tmp_path, monkeypatch):
+    """A command of the profile gives keys that end at once: each use asks for new ones."""
+    admin = {"AccessKeyId": s3.admin[0], "SecretAccessKey": s3.admin[1]}
+    calls = tmp_path / "calls"
+    keys = json.dumps({"Version": 1, "Expiration": "SOON", **admin})
+    soon = "$(date -u -d '+5 seconds' +%Y-%m-%dT%H:%M:%SZ)"
+    script = tmp_path / "keys.sh"
+    script.write_text(f"echo x >> {calls}\necho '{keys}' | sed \"s/SOON/{soon}/\"\n")
+    config = tmp_path / "config"
+    config.write_text(f"[profile renewing]\ncredential_process = sh {script}\n")
+    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+    variables = {"AWS_CONFIG_FILE": str(config), "AWS_PROFILE": "renewing"}
+    path = f"{s3.bucket}/renewed/{tmp_path.name}"
+    storage.put(path, b"data")
+    with environment(variables | dict.fromkeys(names)):
+        assert storage.read_bytes(path) == b"data"
+        before = len(calls.read_text().splitlines())
+        assert storage.read_bytes(path) == b"data"
+        assert len(calls.read_text().splitlines()) > before
+
+
+def test_an_error_longer_than_the_file_is_tried_again(s3, tmp_path):
+    path = f"{s3.bucket}/{tmp_path.name}/file"
+    storage.put(path, b"short")
+    with between(s3, Wordy):
+        assert storage.read_bytes(path) == b"short"
+        Wordy.said.clear()
+        storage.download(f"{s3.bucket}/{tmp_path.name}", str(tmp_path / "down"))
+    assert (tmp_path / "down" / "file").read_bytes() == b"short"
+    assert sum(Wordy.said.values()) == Wordy.times
+
+
+def test_an_error_that_stays_is_one(s3, tmp_path, monkeypatch):
+    monkeypatch.setattr(Wordy, "times", 1_000)
+    path = f"{s3.bucket}/{tmp_path.name}/file"
+    storage.put(path, b"short")
+    with between(s3, Wordy), pytest.raises(StorageError, match="cannot be used"):
+        storage.read_bytes(path)

@@ -1,0 +1,611 @@
+"""A bundle's probabilities are those of plain transformers, whatever is batched with what."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+import torch
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    Qwen2Config,
+    Qwen2ForSequenceClassification,
+    pipeline,
+)
+
+import clftask
+from clftask.components.decision.decision import Decision
+from clftask.components.labels import LabelSpace
+from clftask.components.text import TextRecipe
+from clftask.config.train import ModelSpec
+from clftask.errors import ConfigError, DataError, JobError
+from clftask.io import storage
+from clftask.models import bundle
+from clftask.models.bundle_meta import BundleMeta
+from clftask.models.loading import build_model
+from clftask.models.predictor import Prediction, Scorer, load
+
+NAMES = ("network", "a label: of its own", "größe")
+MAX_LENGTH = 32
+WORDS = ("the", "tool", "library", "fast", "simple", "shader", "pixel", "audio", "socket", "for")
+# 1 to 60 words: from 3 tokens up to more than are read.
+TEXTS = tuple(
+    " ".join(WORDS[(7 * i + j * (i + 1)) % len(WORDS)] for j in range(n))
+    for i, n in enumerate([1, 60, 2, 5, 17, 29, 30, 31, 3, 3, 11, 40])
+)
+PAIRS = tuple(zip(TEXTS, reversed(TEXTS), strict=True))
+TASKS = ["multiclass", "multilabel"]
+META = BundleMeta(
+    task="multiclass",
+    label_names=NAMES,
+    text=TextRecipe(text="text"),
+    max_length=MAX_LENGTH,
+    decision=Decision(),
+    job={"model": {"base": "tiny", "head": {"kind": "linear"}}, "data": {"train": "x.csv"}},
+    data={"fingerprint": "0" * 16, "report": {"rows": {"train": 3}, "tokens": {}}},
+    versions={},
+    metrics={"validation": {"micro_f1": 0.5}},
+)
+
+Make = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def make_bundle(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Make:
+    """A factory of bundles of a random model that tells texts apart; the same ones are shared."""
+
+    @functools.cache
+    def make(task="multiclass", head="linear", text=("text",), text_pair=None, threshold=0.5):
+        spec = ModelSpec(base=str(tiny_base), max_length=MAX_LENGTH, head=head)
+        prior = np.full(3, 1 / 3)
+        model, _ = build_model(str(tiny_base), spec, LabelSpace(task, NAMES), prior)
+        loud(model)
+        job = {**META.job, "model": {"base": "tiny", "head": {"kind": head}}}
+        recipe = TextRecipe(text=text, text_pair=text_pair, separator=" ")
+        decision = Decision(threshold=threshold)
+        known = {"task": task, "text": recipe, "decision": decision, "job": job}
+        folder = tmp_path_factory.mktemp("bundle")
+        tokenizer = AutoTokenizer.from_pretrained(tiny_base)
+        meta = META.model_copy(update=known)
+        bundle.write(folder, model, tokenizer, meta, {"per_label": {"validation": []}})
+        return str(folder)
+
+    return make
+
+
+def loud(model: Any) -> Any:
+    """Give a model weights with which its logits differ from text to text."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.normal_(std=0.4, generator=generator)
+    return model.eval()
+
+
+@functools.cache
+def plain(folder: str, rows: tuple[Any, ...], **options: Any) -> np.ndarray:
+    """Return the logits of plain transformers, one text (or pair) at a time."""
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    found = []
+    for row in rows:
+        texts = row if isinstance(row, tuple) else (row,)
+        inputs = tokenizer(
+            *texts, truncation=True, max_length=MAX_LENGTH, return_tensors="pt", **options
+        )
+        with torch.inference_mode():
+            found.append(model(**inputs).logits[0].numpy())
+    return np.array(found)
+
+
+def expected(folder: str, rows: tuple[Any, ...], task: str) -> np.ndarray:
+    logits = torch.from_numpy(plain(folder, rows))
+    found = logits.sigmoid() if task == "multilabel" else logits.softmax(1)
+    assert found.std(0).max() > 0.05, "the texts can hardly be told apart"
+    return found.numpy()
+
+
+@functools.cache
+def opened(folder: str, max_tokens: int = 4096) -> Scorer:
+    scorer = load(folder, "cpu", "fp32")
+    scorer.max_tokens = max_tokens
+    return scorer
+
+
+# ------------------------------------------------------------------ equal to transformers
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_probabilities_are_those_of_transformers_pipeline(make_bundle, task):
+    folder = make_bundle(task)
+    classify = pipeline("text-classification", folder, top_k=None, device="cpu")
+    found = opened(folder).predict(TEXTS)
+    assert found.probabilities.shape == (12, 3)
+    assert found.probabilities.dtype == np.float32
+    for text, row in zip(TEXTS, found.probabilities, strict=True):
+        (answer,) = classify([text], truncation=True, max_length=MAX_LENGTH)
+        by_name = {entry["label"]: entry["score"] for entry in answer}
+        assert dict(zip(NAMES, row.tolist(), strict=True)) == pytest.approx(by_name, abs=1e-5)
+
+
+@pytest.mark.parametrize("max_tokens", [1, 64, 4096])
+@pytest.mark.parametrize("task", TASKS)
+def test_results_depend_neither_on_batches_nor_on_the_order(make_bundle, task, max_tokens):
+    folder = make_bundle(task)
+    scorer = opened(folder, max_tokens)
+    wanted = expected(folder, TEXTS, task)
+    np.testing.assert_allclose(scorer.predict(TEXTS).probabilities, wanted, atol=1e-5)
+    order = [5, 0, 11, 3, 3, 8, 1, 10, 2, 4, 6, 7, 9]
+    shuffled = scorer.predict([TEXTS[i] for i in order])
+    np.testing.assert_allclose(shuffled.probabilities, wanted[order], atol=1e-5)
+
+
+def test_an_mlp_head_is_opened(make_bundle):
+    folder = make_bundle("multilabel", head="mlp")
+    found = opened(folder).predict(TEXTS).probabilities
+    np.testing.assert_allclose(found, expected(folder, TEXTS, "multilabel"), atol=1e-5)
+
+
+@pytest.mark.parametrize("max_tokens", [1, 64, 4096])
+def test_pairs_have_token_types(make_bundle, max_tokens):
+    folder = make_bundle("multiclass", text_pair="second")
+    scorer = opened(folder, max_tokens)
+    first, second = (pa.array(column) for column in zip(*PAIRS, strict=True))
+    types = scorer.tokenise(first, second)["token_type_ids"].to_pylist()
+    assert all(set(row) == {0, 1} for row in types)
+    found = scorer.predict(PAIRS).probabilities
+    np.testing.assert_allclose(found, expected(folder, PAIRS, "multiclass"), atol=1e-5)
+    without = plain(folder, PAIRS, return_token_type_ids=False)
+    assert np.abs(plain(folder, PAIRS) - without).max() > 0.1
+
+
+def test_left_padding_changes_nothing(tiny_base):
+    config = Qwen2Config(
+        vocab_size=200, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2, intermediate_size=32, max_position_embeddings=64,
+        num_labels=3, pad_token_id=0,
+    )  # fmt: skip
+    model = loud(Qwen2ForSequenceClassification(config))
+    tokenizer = AutoTokenizer.from_pretrained(tiny_base)
+    with torch.inference_mode():
+        alone = [
+            model(input_ids=torch.tensor([tokenizer(text)["input_ids"][:MAX_LENGTH]])).logits[0]
+            for text in TEXTS[2:5]
+        ]
+    tokenizer.padding_side = "left"
+    scorer = Scorer(model, tokenizer, META)
+    found = scorer.logits(scorer.tokenise(pa.array(TEXTS[2:5]), None))
+    np.testing.assert_allclose(found, torch.stack(alone).numpy(), atol=1e-4)
+    assert found.std(0).min() > 0.05
+
+
+def test_some_rows_of_a_token_table(make_bundle):
+    scorer = opened(make_bundle())
+    tokens = scorer.tokenise(pa.array(TEXTS), None)
+    whole = scorer.logits(tokens)
+    np.testing.assert_allclose(scorer.logits(tokens.slice(4, 3)), whole[4:7], atol=1e-5)
+    pieces = pa.concat_tables([tokens.slice(6), tokens.slice(0, 2)])
+    np.testing.assert_allclose(scorer.logits(pieces), whole[[*range(6, 12), 0, 1]], atol=1e-5)
+
+
+@pytest.mark.parametrize("pair", [None, "second"])
+def test_no_rows(make_bundle, pair):
+    scorer = opened(make_bundle("multilabel", text_pair=pair))
+    none = pa.array([], pa.large_string())
+    tokens = scorer.tokenise(none, none if pair else None)
+    assert tokens.num_rows == 0
+    assert {"input_ids", "length", "is_truncated"} <= set(tokens.column_names)
+    assert scorer.probabilities(tokens).shape == (0, 3)
+    found = scorer.predict([])
+    assert (found.labels, found.probabilities.shape) == ([], (0, 3))
+
+
+def test_tokens_beyond_the_length_are_counted_and_not_read(make_bundle):
+    scorer = opened(make_bundle())
+    tokens = scorer.tokenise(pa.array(["the tool", " ".join(["tool"] * 30), TEXTS[1]]), None)
+    assert tokens["length"].to_pylist() == [4, 32, 32]
+    assert tokens["is_truncated"].to_pylist() == [False, False, True]
+    beginning = " ".join(TEXTS[1].split()[:30])
+    found = scorer.predict([TEXTS[1], beginning]).probabilities
+    np.testing.assert_allclose(found[0], found[1], atol=1e-6)
+
+
+# ------------------------------------------------------------------ precision
+
+
+def test_bf16_keeps_the_last_layer_exact(make_bundle):
+    folder = make_bundle("multilabel")
+    scorer = load(folder, "cpu", "bf16")
+    kinds = {name: parameter.dtype for name, parameter in scorer.model.named_parameters()}
+    exact = {name for name, kind in kinds.items() if kind == torch.float32}
+    assert exact == {"classifier.weight", "classifier.bias"}
+    assert {kinds[name] for name in kinds.keys() - exact} == {torch.bfloat16}
+    logits = scorer.logits(scorer.tokenise(pa.array(TEXTS), None))
+    np.testing.assert_allclose(logits, plain(folder, TEXTS), atol=0.15)
+    assert not np.array_equal(logits, torch.from_numpy(logits).bfloat16().float().numpy())
+
+
+def test_fp16_needs_a_gpu(make_bundle):
+    with pytest.raises(ConfigError, match=r"precision: needs a GPU \(found 'fp16'\)"):
+        load(make_bundle(), "cpu", "fp16")
+
+
+# ------------------------------------------------------------------ memory
+
+
+GPU_IS_FULL = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+MACHINE_IS_FULL = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+
+
+class Adding(torch.nn.Module):
+    """The logits of a row: how many tokens it has, and the sum of their ids.
+
+    Fails above some size (rows times padded length), and keeps the inputs.
+    """
+
+    def __init__(self, fits: int = 10**9, error: Exception = GPU_IS_FULL) -> None:
+        super().__init__()
+        self.config = SimpleNamespace(num_labels=2)
+        self.layer = torch.nn.Linear(2, 2, bias=False)
+        torch.nn.init.eye_(self.layer.weight)
+        self.fits, self.error, self.inputs = fits, error, []
+
+    def forward(self, **inputs: torch.Tensor) -> Any:
+        self.inputs.append(inputs)
+        ids, mask = inputs["input_ids"], inputs["attention_mask"]
+        if ids.numel() > self.fits:
+            raise self.error
+        return SimpleNamespace(logits=self.layer(torch.stack([mask.sum(1), ids.sum(1)], 1).float()))
+
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        return [tuple(inputs["input_ids"].shape) for inputs in self.inputs]
+
+
+def scorer_of(model: Adding, max_tokens: int, padding_side: str = "right") -> Scorer:
+    tokenizer = SimpleNamespace(padding_side=padding_side, pad_token_id=0)
+    meta = META.model_copy(update={"label_names": ("length", "sum")})
+    return Scorer(model, tokenizer, meta, max_tokens=max_tokens)
+
+
+def tokens_of(rows: list[list[int]], **columns: Any) -> pa.Table:
+    kind = pa.list_(pa.int32())
+    lists = {"input_ids": rows, **columns}
+    arrays = {name: pa.array(values, kind) for name, values in lists.items()}
+    return pa.table({**arrays, "length": pa.array([len(row) for row in rows], pa.int32())})
+
+
+ROWS = [[5], [1, 2, 3], [7, 7], [1, 1, 1, 1], [9]]
+
+
+def test_rows_of_similar_lengths_share_a_batch():
+    model = Adding()
+    found = scorer_of(model, max_tokens=6).logits(tokens_of(ROWS))
+    assert found.tolist() == [[1, 5], [3, 6], [2, 14], [4, 4], [1, 9]]
+    assert model.shapes == [(1, 4), (2, 3), (2, 1)]
+
+
+@pytest.mark.parametrize(
+    ("side", "ids", "mask"),
+    [
+        ("right", [[1, 2, 3], [7, 7, 0]], [[1, 1, 1], [1, 1, 0]]),
+        ("left", [[1, 2, 3], [0, 7, 7]], [[1, 1, 1], [0, 1, 1]]),
+    ],
+)
+def test_padding(side, ids, mask):
+    model = Adding()
+    types = [[0, 1, 1], [1, 1]]
+    table = tokens_of([[1, 2, 3], [7, 7]], token_type_ids=types)
+    assert scorer_of(model, 100, side).logits(table).tolist() == [[3, 6], [2, 14]]
+    (inputs,) = model.inputs
+    assert {name: tensor.dtype for name, tensor in inputs.items()} == dict.fromkeys(
+        ("input_ids", "attention_mask", "token_type_ids"), torch.int64
+    )
+    assert inputs["input_ids"].tolist() == ids
+    assert inputs["attention_mask"].tolist() == mask
+    assert inputs["token_type_ids"][1].tolist() == ([1, 1, 0] if side == "right" else [0, 1, 1])
+
+
+@pytest.mark.parametrize("error", [GPU_IS_FULL, MACHINE_IS_FULL], ids=["GPU", "machine"])
+def test_a_batch_that_does_not_fit_is_halved_until_it_does(error):
+    model = Adding(fits=50, error=error)
+    scorer = scorer_of(model, max_tokens=320)
+    rows = [[i] * 8 for i in range(40)]
+    assert scorer.logits(tokens_of(rows)).tolist() == [[8, 8 * i] for i in range(40)]
+    assert model.shapes == [(40, 8), (20, 8), (10, 8), *[(5, 8)] * 8]
+
+
+def test_batches_after_one_that_does_not_fit_are_smaller_at_once():
+    """One lesson is enough: else every waiting batch would fail, and halve the limit again."""
+    model = Adding(fits=40)
+    scorer = scorer_of(model, max_tokens=64)
+    rows = [[i] * 8 for i in range(40)]
+    scorer.logits(tokens_of(rows))
+    assert model.shapes == [(8, 8), *[(4, 8)] * 10]
+    assert scorer.max_tokens == 32
+    model.inputs.clear()
+    assert scorer.logits(tokens_of(rows[:9])).tolist() == [[8, 8 * i] for i in range(9)]
+    assert model.shapes == [(4, 8), (4, 8), (1, 8)]
+
+
+def test_a_small_batch_that_does_not_fit_is_halved_by_its_own_size():
+    model = Adding(fits=8)
+    assert scorer_of(model, max_tokens=4096).logits(tokens_of(ROWS)).tolist() == [
+        [1, 5], [3, 6], [2, 14], [4, 4], [1, 9],
+    ]  # fmt: skip
+    assert model.shapes == [(5, 4), (2, 4), (3, 2)]
+
+
+def test_one_row_that_does_not_fit_fails_the_job():
+    scorer = scorer_of(Adding(fits=7), max_tokens=64)
+    with pytest.raises(JobError, match="one text of 32 tokens does not fit into its memory") as e:
+        scorer.logits(tokens_of([[1] * 8, [2]]))
+    assert (e.value.problems[0].path, e.value.problems[0].remedy) == (
+        "cpu",
+        "Use a larger machine.",
+    )
+
+
+def test_other_errors_are_no_lack_of_memory():
+    model = Adding(fits=0, error=RuntimeError("mat1 and mat2 must have the same dtype"))
+    with pytest.raises(RuntimeError, match="the same dtype"):
+        scorer_of(model, max_tokens=64).logits(tokens_of(ROWS))
+    assert len(model.inputs) == 1
+
+
+def test_a_model_that_cannot_be_compiled_runs_as_it_is(monkeypatch):
+    def broken(**inputs: Any) -> Any:
+        raise RuntimeError("no compiler here")
+
+    monkeypatch.setattr(torch, "compile", lambda model, **options: broken)
+    scorer = scorer_of(Adding(), max_tokens=64)
+    assert not scorer.compile(tokens_of(ROWS[:1]))
+    assert scorer.logits(tokens_of(ROWS[:1])).tolist() == [[1, 5]]
+
+
+# ------------------------------------------------------------------ what predict takes
+
+
+FRAME = pd.DataFrame({"other": [1, 2, 3], "text": TEXTS[:3]}, index=[9, 8, 9])
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        TEXTS[:3],
+        list(TEXTS[:3]),
+        np.array(TEXTS[:3]),
+        FRAME["text"],
+        FRAME["text"].astype("category"),
+        FRAME["text"].astype(object),
+        FRAME,
+        FRAME.astype({"text": "category"}),
+        pa.Table.from_pandas(FRAME),
+        pa.table({"text": pa.chunked_array([list(TEXTS[:1]), list(TEXTS[1:3])])}),
+    ],
+    ids=lambda texts: type(texts).__name__,
+)
+def test_texts_in_any_shape(make_bundle, texts):
+    folder = make_bundle()
+    found = opened(folder).predict(texts)
+    wanted = expected(folder, TEXTS[:3], "multiclass")
+    np.testing.assert_allclose(found.probabilities, wanted, atol=1e-5)
+    assert found.labels == [NAMES[i] for i in wanted.argmax(1)]
+    assert found.label_names == NAMES
+
+
+def test_a_single_text(make_bundle):
+    scorer = opened(make_bundle("multilabel"))
+    found = scorer.predict(TEXTS[4])
+    np.testing.assert_allclose(found.probabilities, scorer.predict([TEXTS[4]]).probabilities)
+    assert found.probabilities.shape == (1, 3)
+
+
+def test_columns_are_joined_as_in_training(make_bundle):
+    scorer = opened(make_bundle(text=("title", "body")))
+    table = pd.DataFrame({"body": ["fast tool", " ", "audio"], "title": ["shader", "melody", None]})
+    found = scorer.predict(table)
+    joined = scorer.predict(["shader fast tool", "melody", "audio"])
+    np.testing.assert_allclose(found.probabilities, joined.probabilities, atol=1e-6)
+
+
+@pytest.mark.parametrize("second", ["second", "text"])
+def test_pairs_in_any_shape(make_bundle, second):
+    folder = make_bundle(text=("first",), text_pair=second)
+    scorer = opened(folder)
+    wanted = scorer.predict(PAIRS[:3]).probabilities
+    np.testing.assert_allclose(wanted, expected(folder, PAIRS[:3], "multiclass"), atol=1e-5)
+    columns = {"first": [a for a, _ in PAIRS[:3]], second: [b for _, b in PAIRS[:3]]}
+    for texts in (pa.table(columns), pd.DataFrame(columns), [list(pair) for pair in PAIRS[:3]]):
+        np.testing.assert_allclose(scorer.predict(texts).probabilities, wanted, atol=1e-6)
+
+
+def test_labels_by_the_threshold_of_the_bundle(make_bundle):
+    low, high = (opened(make_bundle("multilabel", threshold=t)).predict(TEXTS) for t in (0.3, 0.7))
+    np.testing.assert_array_equal(low.probabilities, high.probabilities)
+    for found, threshold in ((low, 0.3), (high, 0.7)):
+        assert found.labels == [
+            [name for name, p in zip(NAMES, row, strict=True) if p > threshold]
+            for row in found.probabilities
+        ]
+    assert sum(map(len, low.labels)) > sum(map(len, high.labels)) > 0
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["a", None], "texts, row 1: is null or blank"),
+        (["a", "b", " \n"], "texts, row 2: is null or blank"),
+        ([float("nan"), "a"], "texts, row 0: is null or blank"),
+        ("", "texts, row 0: is null or blank"),
+        (pd.Series(["a", None], index=[5, 6]), "texts, row 1: is null or blank"),
+        (pd.DataFrame({"text": ["a", None]}), "texts, row 1: is null or blank"),
+        (pa.table({"text": [None, "b"]}), "texts, row 0: is null or blank"),
+        (["a", 1], "texts: must be strings"),
+        ([("a", "b")], "texts: must be strings"),
+        ([b"\xff"], "texts: must be strings"),
+        (["\ud800"], "texts: must be strings"),
+        (pd.DataFrame({"text": [1, 2]}), "column text: must be strings"),
+        (pd.DataFrame({"text": ["a", 2]}, dtype=object), "column text: must be strings"),
+        (pa.table({"text": [1, 2]}), "text column text: must be strings"),
+        (pd.DataFrame({"body": ["a"]}), r"texts: must be a column of the table \(found 'text'\)"),
+        (pa.table({"body": ["a"]}), r"texts: must be a column of the table \(found 'text'\)"),
+    ],
+)
+def test_what_is_no_text_is_refused(make_bundle, texts, message):
+    with pytest.raises(DataError, match=message):
+        opened(make_bundle()).predict(texts)
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ([("a", "b"), ("a", None)], "texts, row 1: is null or blank"),
+        ([(" ", "b")], "texts, row 0: is null or blank"),
+        (["ab", "cd"], r"texts, row 0: must be \(text, second text\)"),
+        ("a text", r"texts, row 0: must be \(text, second text\)"),
+        ([("a", "b"), None], r"texts, row 1: must be \(text, second text\)"),
+        ([("a", "b"), ("c",)], r"texts, row 1: must be \(text, second text\)"),
+        ([("a", 1)], "must be strings"),
+        (pa.table({"text": ["a"]}), r"must be a column of the table \(found 'second'\)"),
+    ],
+)
+def test_what_is_no_pair_is_refused(make_bundle, texts, message):
+    with pytest.raises(DataError, match=message):
+        opened(make_bundle(text_pair="second")).predict(texts)
+
+
+# ------------------------------------------------------------------ predictions
+
+
+HALVES = np.array([[0.25, 0.75], [0.5, 0.5]], np.float32)
+
+
+@pytest.mark.parametrize(
+    ("task", "labels", "column"),
+    [("multiclass", ["b", "a"], "label"), ("multilabel", [["b"], []], "labels")],
+)
+def test_predictions_as_a_data_frame(task, labels, column):
+    frame = Prediction(labels, HALVES, ("a", "b"), task).to_pandas()
+    assert list(frame) == [column, "p_a", "p_b"]
+    assert frame[column].tolist() == labels
+    assert frame["p_b"].tolist() == [0.75, 0.5]
+    assert str(frame["p_b"].dtype) == "float32"
+    assert list(Prediction([], HALVES[:0], ("a", "b"), task).to_pandas()) == [column, "p_a", "p_b"]
+
+
+# ------------------------------------------------------------------ opening a bundle
+
+
+def test_load_is_part_of_the_package(make_bundle):
+    folder = make_bundle("multilabel")
+    scorer = clftask.load(folder, device="cpu")
+    assert scorer.meta.label_names == NAMES
+    np.testing.assert_allclose(
+        scorer.predict(TEXTS).probabilities, expected(folder, TEXTS, "multilabel"), atol=0.05
+    )
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    code = "import sys, clftask; clftask.load; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert "clftask" in loaded
+    heavy = {"torch", "transformers", "ray", "pandas", "pyarrow", "numpy", "datasets", "boto3"}
+    assert loaded & heavy == set()
+
+
+def test_a_bundle_on_s3_is_opened(make_bundle, s3):
+    folder = make_bundle("multilabel")
+    bundle.publish(Path(shutil.copytree(folder, f"{folder}-copy")), f"{s3.bucket}/bundles/one")
+    found = clftask.load(f"{s3.bucket}/bundles/one/", "cpu", "fp32").predict(TEXTS)
+    wanted = expected(folder, TEXTS, "multilabel")
+    np.testing.assert_allclose(found.probabilities, wanted, atol=1e-5)
+
+
+def test_a_local_bundle_is_used_where_it_lies(make_bundle, tmp_path):
+    folder, meta = bundle.fetch(make_bundle(), str(tmp_path))
+    assert folder == make_bundle()
+    assert list(tmp_path.iterdir()) == []
+    assert (meta.label_names, meta.max_length) == (NAMES, MAX_LENGTH)
+
+
+def flip(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+
+
+def rewrite(file: Path, **entries: Any) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | entries))
+
+
+CHANGES = {
+    "weights": lambda folder: flip(folder / "model.safetensors"),
+    "no tokenizer": lambda folder: (folder / "tokenizer.json").unlink(),
+    "tokenizer": lambda folder: rewrite(folder / "tokenizer_config.json", do_lower_case=False),
+    "config": lambda folder: rewrite(folder / "config.json", id2label={"0": "x"}),
+    "decision": lambda folder: rewrite(folder / "clftask.json", decision={"threshold": 0.1}),
+    "names": lambda folder: rewrite(folder / "clftask.json", label_names=["a", "b", "c"]),
+    "length": lambda folder: rewrite(folder / "clftask.json", max_length=16),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("where", ["local", "s3"])
+def test_a_bundle_that_was_changed_is_refused(make_bundle, tmp_path, request, where, change):
+    folder = Path(shutil.copytree(make_bundle(), tmp_path / "bundle"))
+    change(folder)
+    path = str(folder)
+    if where == "s3":
+        path = f"{request.getfixturevalue('s3').bucket}/changed/{tmp_path.name}"
+        storage.upload(str(folder), path)
+    with pytest.raises(DataError) as caught:
+        bundle.fetch(path, str(tmp_path / "scratch"))
+    (problem,) = caught.value.problems
+    assert (problem.path, problem.value) == ("bundle", path)
+    assert problem.allowed.startswith("was changed")
+    assert problem.remedy == "Copy the bundle again, or train anew."
+
+
+def test_card_and_metrics_may_be_edited(make_bundle, tmp_path):
+    folder = Path(shutil.copytree(make_bundle(), tmp_path / "bundle"))
+    (folder / "README.md").write_text("mine")
+    (folder / "metrics.json").unlink()
+    (folder / "report.html").write_text("<p>")
+    assert bundle.fetch(str(folder), "")[0] == str(folder)
+
+
+@pytest.mark.parametrize("name", ["", "absent"])
+def test_what_is_no_bundle_is_refused(tmp_path, name):
+    with pytest.raises(DataError, match="bundle: is no bundle") as caught:
+        clftask.load(str(tmp_path / name))
+    assert "clftask.json" in caught.value.problems[0].remedy
+
+
+def test_a_bundle_of_a_newer_clftask_is_refused(make_bundle, tmp_path):
+    folder = Path(shutil.copytree(make_bundle(), tmp_path / "bundle"))
+    rewrite(folder / "clftask.json", schema_version=2, unknown=1)
+    with pytest.raises(DataError, match=r"bundle: is of a newer clftask \(found 2\)"):
+        bundle.fetch(str(folder), "")
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"task": "multilabel"}'])
+def test_damaged_description_of_a_bundle_is_named(tiny_bundle, tmp_path, content):
+    folder = shutil.copytree(tiny_bundle, tmp_path / "bundle")
+    (folder / "clftask.json").write_text(content)
+    with pytest.raises(DataError, match=r"clftask\.json: is damaged.* Copy the bundle again"):
+        bundle.fetch(str(folder), "")

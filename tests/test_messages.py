@@ -1,0 +1,36 @@
+"""One of a thing is no plural, wherever it is counted."""
+
+from __future__ import annotations
+
+import pytest
+
+from clftask.data.summary import describe_left_out
+from clftask.distributed.capacity import Capacity, Plan
+from clftask.messages import are, counted
+
+
+@pytest.mark.parametrize(
+    ("number", "noun", "words"),
+    [
+        (0, "row", "0 rows"),
+        (1, "row", "1 row"),
+        (2, "row", "2 rows"),
+        (1_234_567, "row", "1,234,567 rows"),
+        (1.0, "CPU", "1 CPU"),
+        (0.5, "CPU", "0.5 CPUs"),
+        (2.0, "new CPU", "2 new CPUs"),
+    ],
+)
+def test_counted(number: float, noun: str, words: str) -> None:
+    assert counted(number, noun) == words
+
+
+def test_are() -> None:
+    assert [are(number) for number in (0, 1, 2)] == ["are", "is", "are"]
+
+
+def test_messages_count_one_and_many() -> None:
+    assert str(Plan(1, False, 1.0)) == "1 CPU worker, 1 CPU each"
+    assert str(Plan(2, True, 4.0)) == "2 GPU workers, 4 CPUs each"
+    assert str(Capacity(((1.0, 2.0),))) == "1 CPU and 2 GPUs"
+    assert describe_left_out(["a.docx"]) == "1 file of no known format left out: a.docx"
