@@ -24,7 +24,7 @@ from clftask.distributed.score.driver import ScoreRun
 from clftask.distributed.session import connected
 from clftask.models.bundle_meta import BundleMeta
 from clftask.scoring import plan as planning
-from clftask.scoring.manifest import Books, Counts, Receipt
+from clftask.scoring.manifest import Counts, Receipt, ScoreTableStore
 from clftask.scoring.worker import Done, ScoreWork
 
 SHARD_ROWS = 10
@@ -39,7 +39,7 @@ class IdleActor(actor_pool.ScoreActor):
 
     def run(self, shards, rows_ahead):
         work = self.work
-        books = Books(work.job.output.path)
+        store = ScoreTableStore(work.job.output.path)
         for shard in shards:
             counts = Counts(
                 rows_in=shard.num_rows, rows_scored=shard.num_rows, labels=dict.fromkeys(NAMES, 1)
@@ -48,7 +48,7 @@ class IdleActor(actor_pool.ScoreActor):
             receipt = Receipt(
                 shard=shard.index, input=rows, counts=counts, sha256="", num_bytes=0, seconds=0.0
             )
-            books.write_receipt(receipt)
+            store.write_receipt(receipt)
             yield Done(receipt, True)
 
 
@@ -92,7 +92,7 @@ def measure(folder: Path, shards: int, workers: int) -> None:
         fingerprint="0" * 16,
     )
     clock = Clock(shards)
-    planned = planning.claim(job, meta, planning.plan(job, meta))
+    planned = planning.create(job, meta, planning.plan(job, meta))
     print(f"{shards:>7,} shards: plan {clock.lap()}", end="", flush=True)
     run = ScoreRun(job, meta, planned, lambda record: None)
     chosen = Plan(workers, False, 1)

@@ -54,7 +54,7 @@ class World:
     def run(self, stop_after: int | None = None, show: Any = None, **settings: Any) -> Manifest:
         """Run the job; `stop_after`: receipts after which the driver dies."""
         job = ScoreJob.load(self.document | settings)
-        planned = planning.claim(job, self.meta, planning.plan(job, self.meta))
+        planned = planning.create(job, self.meta, planning.plan(job, self.meta))
         self.last = run = ScoreRun(job, self.meta, planned, show or self.records.append)
         worker = ShardScorer(ScoreWork(job, planned.plan, self.meta), self.scorer)
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1] / "clftask"
 
 # From the ground up: a package imports from its own floor and from those below.
 FLOORS = """
-    messages
+    messages array_types
     redaction
     errors
     logs yaml_io

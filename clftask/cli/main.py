@@ -200,25 +200,27 @@ def submit(
         from clftask.distributed.submit.package import Shipping, load
 
         shipping = Shipping(tuple(shared or []), packages, image)
-        sent = send(kind, load(kind, job, overrides or []), address, shipping, say, as_json)
-        _leave(sent, as_json) if no_wait else _wait_for(sent, as_json)
+        submitted = send(kind, load(kind, job, overrides or []), address, shipping, say, as_json)
+        _leave(submitted, as_json) if no_wait else _wait_for(submitted, as_json)
 
     guarded(run, as_json)
 
 
-def _leave(sent: Any, as_json: bool) -> None:
-    say(sent.hint())
-    found = {"id": sent.id, "address": sent.cluster.address}
-    typer.echo(json.dumps(found) if as_json else sent.id)
+def _leave(submitted: Any, as_json: bool) -> None:
+    say(submitted.hint())
+    found = {"id": submitted.id, "address": submitted.cluster.address}
+    typer.echo(json.dumps(found) if as_json else submitted.id)
 
 
-def _wait_for(sent: Any, as_json: bool) -> None:
-    code = sent.wait(lambda text: typer.echo(text, nl=False, err=as_json))
-    result = sent.result(code) if as_json else None
+def _wait_for(submitted: Any, as_json: bool) -> None:
+    code = submitted.wait(lambda text: typer.echo(text, nl=False, err=as_json))
+    result = submitted.result(code) if as_json else None
     if result is not None:
         typer.echo(result)
     elif as_json and code:
-        problem = Problem("submit", sent.id, f"ended with {code} and no result", sent.where())
+        problem = Problem(
+            "submit", submitted.id, f"ended with {code} and no result", submitted.where()
+        )
         explain(JobError(problem), as_json, code)
     if code:
         raise typer.Exit(code)
@@ -303,18 +305,18 @@ def _compared_bundles(a: str, b: str, table: Any, gates: list[str], file: Any) -
 
 
 def _compared_tables(a: str, b: str, _: Any, gates: list[str], file: Any) -> dict[str, Any]:
-    from clftask.cli.summaries import churn_summary
+    from clftask.cli.summaries import compare_tables_summary
     from clftask.commands.compare_tables import compare_tables
 
     result = compare_tables(a, b, gates)
-    churn_summary(result, file)
+    compare_tables_summary(result, file)
     return result
 
 
 def _judged(run: Callable[[Callable[[str], None]], dict[str, Any]], as_json: bool) -> None:
-    from clftask.cli.summaries import judged_summary
+    from clftask.cli.summaries import evaluation_summary
 
-    _shown(run, judged_summary, as_json)
+    _shown(run, evaluation_summary, as_json)
 
 
 def _shown(

@@ -75,7 +75,7 @@ def train_summary(result: dict[str, Any], file: IO[str]) -> None:
     console.print(f"report: {escaped(result['bundle'])}/report.html", soft_wrap=True)
 
 
-def judged_summary(result: dict[str, Any], file: IO[str]) -> None:
+def evaluation_summary(result: dict[str, Any], file: IO[str]) -> None:
     """Print the figures of a bundle on one table of rows."""
     console = Console(file=file, highlight=False)
     title = counted(result["rows"], "row")
@@ -117,7 +117,7 @@ def _print_gates(result: dict[str, Any], console: Console) -> None:
         console.print(f"gate {wanted}: {gate['difference']:+.4f}, {state}")
 
 
-def churn_summary(result: dict[str, Any], file: IO[str]) -> None:
+def compare_tables_summary(result: dict[str, Any], file: IO[str]) -> None:
     """Print what changed between two score tables: labels, drift, examples, gates."""
     console = Console(file=file, highlight=False)
     changed = [row for row in result["per_label"] if row["difference"] or row["gained"]]

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from clftask.array_types import Array
 from clftask.commands.evaluate import Say, score_rows
-from clftask.commands.gates import judged, read_gates
+from clftask.commands.gates import check_gates, read_gates
 from clftask.components.labels import LabelSpace, multi_hot
 from clftask.components.metrics import LOWER_IS_BETTER, METRICS, compute, per_label
 from clftask.config.train import TrainJob
@@ -24,7 +24,6 @@ from clftask.models.bundle import read_meta
 
 NUM_EXAMPLES = 10
 _LABELS = "of labels"
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ def compare_bundles(a: str, b: str, table: str, gates: list[str], say: Say) -> d
         "per_label": _per_label(sides, targets, differences, space),
         "changed": float((sides[0].decided != sides[1].decided).any(1).mean()),
         "examples": _examples(sides, targets, rows, space),
-        **judged(wanted, {name: row["difference"] for name, row in metrics.items()}),
+        **check_gates(wanted, {name: row["difference"] for name, row in metrics.items()}),
     }
 
 

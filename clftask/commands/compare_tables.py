@@ -7,22 +7,21 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clftask.commands.gates import judged, read_gates
+from clftask.array_types import Array
+from clftask.commands.gates import check_gates, read_gates
 from clftask.data.readers.base import FILE, ROW, readable
 from clftask.errors import DataError, Problem
 from clftask.io import filesystems, storage
-from clftask.io.parallel import in_threads
-from clftask.scoring.manifest import Books, Manifest
+from clftask.io.parallel import map_in_threads
+from clftask.scoring.manifest import Manifest, ScoreTableStore
 
 NUM_EXAMPLES = 10
 NO_LABEL = "(no label)"
 GATED = ("changed", "label_drift", "confidence_drift")
 _Z = 1.96  # of a 95 % interval
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ def compare_tables(a: str, b: str, gates: list[str]) -> dict[str, Any]:
         **{name: figures.get(name) for name in GATED},
         "per_label": _per_label(one, other, same, [*names, NO_LABEL]),
         "examples": _examples(*same, [*names, NO_LABEL]),
-        **judged(wanted, figures),
+        **check_gates(wanted, figures),
     }
 
 
@@ -93,11 +92,11 @@ def compare_tables(a: str, b: str, gates: list[str]) -> dict[str, Any]:
 
 
 def _manifest(name: str, path: str) -> Manifest:
-    books = Books(filesystems.absolute(path))
-    manifest = books.manifest()
+    store = ScoreTableStore(filesystems.absolute(path))
+    manifest = store.manifest()
     if manifest is not None:
         return manifest
-    if books.plan() is not None:
+    if store.plan() is not None:
         remedy = "Run its scoring job to the end."
         raise DataError(Problem(f"TABLE_{name}", path, "is not complete", remedy))
     remedy = "Two bundles are compared on a labelled table: clftask compare A B TABLE."
@@ -117,7 +116,7 @@ def _check(manifests: list[Manifest], places: tuple[str, str]) -> None:
 def _read(path: str, manifest: Manifest, names: list[str]) -> Scored:
     """Read a table's keys, labels and confidences; labels stand where they are in `names`."""
     place = filesystems.absolute(path)
-    plan = Books(place).plan()
+    plan = ScoreTableStore(place).plan()
     own = plan.settings.get("input.id") if plan is not None else None
     if not isinstance(own, str | None):
         remedy = "Restore its _plan.json."
@@ -125,7 +124,7 @@ def _read(path: str, manifest: Manifest, names: list[str]) -> Scored:
     keys = [own] if own else [FILE, ROW]
     label = "labels" if manifest.task == "multilabel" else "label"
     read = partial(_columns, [*keys, label, "confidence"])
-    parts = in_threads(read, [storage.join(place, part.name) for part in manifest.parts])
+    parts = map_in_threads(read, [storage.join(place, part.name) for part in manifest.parts])
     with readable(place):
         table = pa.concat_tables(parts)
     return Scored(

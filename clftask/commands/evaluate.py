@@ -17,7 +17,7 @@ from clftask.data.tokenization import full_lengths
 from clftask.errors import ConfigError, Problem
 from clftask.evaluation.evaluate import Evaluated, Labelled, decide, labelled, measured
 from clftask.io import filesystems, listing, storage
-from clftask.io.tempdirs import scratch_folder
+from clftask.io.tempdirs import temporary_folder
 from clftask.messages import counted
 from clftask.models import bundle
 from clftask.models.bundle_meta import BundleMeta
@@ -31,7 +31,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Judged:
+class LabelledBundle:
     """A bundle and what it says of a labelled table.
 
     Attributes:
@@ -62,7 +62,7 @@ def evaluate_bundle(path: str, table: str, say: Say) -> dict[str, Any]:
     Raises:
         DataError: There is no bundle, or the table does not fit it.
     """
-    with scratch_folder() as scratch:
+    with temporary_folder() as scratch:
         found = _judged(path, table, scratch, say)
     decision, rows = found.meta.decision, found.rows
     again = {"calibration": decision.calibration.model_copy(update={"is_folded": False})}
@@ -94,18 +94,18 @@ def decide_bundle(
     meta = bundle.read_meta(path)
     job = _with_decision(meta, overrides)
     place = _place(path, output)
-    with scratch_folder() as scratch:
+    with temporary_folder() as scratch:
         found = _judged(path, table, scratch, say)
         if len(found.rows.logits) < FEW_ROWS:
             rows = counted(len(found.rows.logits), "row")
             say(f"warning: {rows} are few to fit a decision on: it follows their noise")
-        judged = decide(job, found.meta.space, {"validation": found.rows})
-        _rewrite(found, job, judged, table, place, _records(path), say)
-    figures = {name: by_split["validation"] for name, by_split in judged.figures.items()}
+        refitted = decide(job, found.meta.space, {"validation": found.rows})
+        _rewrite(found, job, refitted, table, place, _records(path), say)
+    figures = {name: by_split["validation"] for name, by_split in refitted.figures.items()}
     return {"bundle": place, **_of_table(table, found), **figures}
 
 
-def _of_table(table: str, found: Judged) -> dict[str, Any]:
+def _of_table(table: str, found: LabelledBundle) -> dict[str, Any]:
     return {"table": table, "rows": len(found.rows.logits), "warnings": found.warnings}
 
 
@@ -145,13 +145,13 @@ def score_rows(path: str, rows: Any, say: Say) -> tuple[BundleMeta, Any]:
         rows: text, and text_pair for pair tasks.
         say: Takes lines for the user.
     """
-    with scratch_folder() as scratch:
+    with temporary_folder() as scratch:
         folder, meta = bundle.fetch(path, scratch)
         logits = _logits(folder, meta, rows, say)
     return meta, meta.decision.probabilities(logits, meta.task)
 
 
-def _judged(path: str, table: str, scratch: str, say: Say) -> Judged:
+def _judged(path: str, table: str, scratch: str, say: Say) -> LabelledBundle:
     folder, meta = bundle.fetch(path, scratch)
     report = DataReport()
     rows = read_labelled(TrainJob.load(meta.job), meta.space, table, report)
@@ -163,7 +163,7 @@ def _judged(path: str, table: str, scratch: str, say: Say) -> Judged:
     num_tokens = full_lengths(*_texts(rows), tokens, scorer.tokenizer)
     held = rows.set_column(rows.column_names.index("text"), "text", beginnings(rows))
     found = labelled(held.append_column("num_tokens", num_tokens), raw, targets)
-    return Judged(meta, folder, found, report.warnings())
+    return LabelledBundle(meta, folder, found, report.warnings())
 
 
 def _logits(folder: str, meta: BundleMeta, rows: Any, say: Say) -> Any:
@@ -185,9 +185,9 @@ def _texts(rows: Any) -> tuple[Any, Any]:
 
 
 def _rewrite(
-    found: Judged,
+    found: LabelledBundle,
     job: TrainJob,
-    judged: Evaluated,
+    refitted: Evaluated,
     table: str,
     place: str,
     records: list[dict[str, Any]],
@@ -196,15 +196,15 @@ def _rewrite(
     """Write the bundle with its new decision, `clftask.json` last."""
     with quiet_loading():
         model, tokenizer = bundle.open_model(found.folder, found.meta)
-    calibration = _recalibrated(output_layer(model), found.meta.decision, judged.decision)
-    decision = judged.decision.model_copy(update={"calibration": calibration})
+    calibration = _recalibrated(output_layer(model), found.meta.decision, refitted.decision)
+    decision = refitted.decision.model_copy(update={"calibration": calibration})
     decided_on = {"table": filesystems.absolute(table), "rows": len(found.rows.logits)}
     data = found.meta.data | {"decided_on": decided_on}
     changed = {"decision": decision, "job": job.dump(), "data": data}
-    meta = found.meta.model_copy(update=changed | {"metrics": judged.figures["metrics"]})
-    outcome = _of_training(found.folder) | judged.figures
-    with scratch_folder() as folder:
-        report = page_of(meta, judged, outcome, records, say)
+    meta = found.meta.model_copy(update=changed | {"metrics": refitted.figures["metrics"]})
+    outcome = _of_training(found.folder) | refitted.figures
+    with temporary_folder() as folder:
+        report = page_of(meta, refitted, outcome, records, say)
         bundle.write(Path(folder), model, tokenizer, meta, outcome, report)
         bundle.publish(Path(folder), place)
 

@@ -60,7 +60,7 @@ def read_gates(
     return found
 
 
-def judged(gates: Sequence[Gate], figures: Mapping[str, float]) -> dict[str, Any]:
+def check_gates(gates: Sequence[Gate], figures: Mapping[str, float]) -> dict[str, Any]:
     """Return gates with the figures, and whether all passed."""
     found = [gate.outcome(figures[gate.metric]) for gate in gates]
     return {"gates": found, "passed": all(gate["passed"] for gate in found)}

@@ -12,12 +12,20 @@ from clftask.config.train import TrainJob
 from clftask.config.tune import TuneJob
 from clftask.errors import ClftaskError, DataError, JobError, Problem
 from clftask.io import filesystems, storage
-from clftask.io.parallel import in_threads
+from clftask.io.parallel import map_in_threads
 from clftask.messages import are, counted
 from clftask.models import bundle
-from clftask.scoring.manifest import PLAN, Books, Counts, Manifest, Receipt, ScorePlan, Shard
+from clftask.scoring.manifest import (
+    PLAN,
+    Counts,
+    Manifest,
+    Receipt,
+    ScorePlan,
+    ScoreTableStore,
+    Shard,
+)
 from clftask.training import run_dir
-from clftask.tuning.trial_store import Trials, ranked
+from clftask.tuning.trial_store import TrialStore, ranked
 from clftask.yaml_io import parse_job, read_yaml
 
 
@@ -66,23 +74,23 @@ def _job(place: str) -> dict[str, Any]:
 
 
 def _table(place: str, verify: bool) -> dict[str, Any]:
-    books = Books(place)
-    plan, manifest = books.plan(), books.manifest()
+    store = ScoreTableStore(place)
+    plan, manifest = store.plan(), store.manifest()
     assert plan is not None
-    done = books.stored_receipts() & books.stored_parts()
+    done = store.stored_receipts() & store.stored_parts()
     missing = [shard.index for shard in plan.shards if shard.index not in done]
     is_complete = manifest is not None and not missing
     found: dict[str, Any] = {"kind": "score table", "state": _state(manifest, missing)}
     found["complete"] = is_complete
     if missing:
         found["missing parts"] = missing[:20]
-    counts = sum((receipt.counts for receipt in books.receipts()), Counts())
+    counts = sum((receipt.counts for receipt in store.receipts()), Counts())
     found |= {"rows planned": plan.num_rows, "parts": len(plan.shards)}
     found |= {k: v for k, v in counts.dump().items() if k.startswith("rows_")}
     settings = plan.settings
     found |= {"bundle": settings.get("bundle"), "layout": settings.get("output.layout")}
     if verify:
-        found["verified"] = _verify(books, plan, manifest)
+        found["verified"] = _verify(store, plan, manifest)
     return found
 
 
@@ -94,7 +102,7 @@ def _state(manifest: Manifest | None, missing: list[int]) -> str:
     return f"incomplete, {what}: run the same job again"
 
 
-def _verify(books: Books, plan: ScorePlan, manifest: Manifest | None) -> str:
+def _verify(store: ScoreTableStore, plan: ScorePlan, manifest: Manifest | None) -> str:
     """Hold every part against its receipt and the manifest, or else against the plan.
 
     Returns:
@@ -104,14 +112,14 @@ def _verify(books: Books, plan: ScorePlan, manifest: Manifest | None) -> str:
         JobError: Names what is gone, changed or foreign.
     """
     entries = {entry.name: entry.sha256 for entry in manifest.parts} if manifest else {}
-    receipts, stored = list(books.receipts()), books.stored_parts()
+    receipts, stored = list(store.receipts()), store.stored_parts()
     bare = stored - {receipt.shard for receipt in receipts}
     shards = [shard for shard in plan.shards if shard.index in bare]
-    looked = in_threads(lambda receipt: _held_against(books, receipt, entries), receipts)
-    looked += in_threads(lambda shard: _held_against_plan(books, plan, shard), shards)
+    looked = map_in_threads(lambda receipt: _held_against(store, receipt, entries), receipts)
+    looked += map_in_threads(lambda shard: _held_against_plan(store, plan, shard), shards)
     problems = [problem for found in looked for problem in found]
     foreign = sorted(stored - {shard.index for shard in plan.shards})
-    problems += [_unsound(books.part(index), "is not of this table") for index in foreign]
+    problems += [_unsound(store.part(index), "is not of this table") for index in foreign]
     if problems:
         raise JobError(*problems)
     said = [f"{counted(len(receipts), 'part')} as written"] if receipts else []
@@ -120,19 +128,21 @@ def _verify(books: Books, plan: ScorePlan, manifest: Manifest | None) -> str:
     return "; ".join(said) or "no part is there yet"
 
 
-def _held_against(books: Books, receipt: Receipt, entries: dict[str, str]) -> list[Problem]:
+def _held_against(
+    store: ScoreTableStore, receipt: Receipt, entries: dict[str, str]
+) -> list[Problem]:
     """Say what is wrong with a part that has a receipt; `entries`: checksums of the manifest."""
-    place = books.part(receipt.shard)
+    place = store.part(receipt.shard)
     wanted = {receipt.sha256, entries.get(place.rpartition("/")[2], receipt.sha256)}
     found = []
     if not storage.exists(place) or {checksum(storage.read_bytes(place))} != wanted:
         found.append(_unsound(place, "is gone, or does not hold what was written"))
-    return [*found, *_quarantine_gone(books, receipt.shard, receipt.counts)]
+    return [*found, *_quarantine_gone(store, receipt.shard, receipt.counts)]
 
 
-def _held_against_plan(books: Books, plan: ScorePlan, shard: Shard) -> list[Problem]:
+def _held_against_plan(store: ScoreTableStore, plan: ScorePlan, shard: Shard) -> list[Problem]:
     """Say what is wrong with a part that has no receipt: a kill came before it was written."""
-    place = books.part(shard.index)
+    place = store.part(shard.index)
     data = storage.read_bytes(place)
     try:
         footer, num_rows = read_footer(data), count_rows(data)
@@ -143,13 +153,13 @@ def _held_against_plan(books: Books, plan: ScorePlan, shard: Shard) -> list[Prob
         return [_unsound(place, "is of another job, or of an input that was changed")]
     if (counts.rows_in, counts.rows_scored) != (shard.num_rows, num_rows):
         return [_unsound(place, "does not hold the rows that its footer names")]
-    return _quarantine_gone(books, shard.index, counts)
+    return _quarantine_gone(store, shard.index, counts)
 
 
-def _quarantine_gone(books: Books, index: int, counts: Counts) -> list[Problem]:
-    place = books.quarantine(index)
+def _quarantine_gone(store: ScoreTableStore, index: int, counts: Counts) -> list[Problem]:
+    place = store.quarantine(index)
     is_gone = counts.rows_quarantined and not storage.exists(place)
-    return [_unsound(place, "is gone", books.part(index))] if is_gone else []
+    return [_unsound(place, "is gone", store.part(index))] if is_gone else []
 
 
 def _unsound(place: str, problem: str, part: str | None = None) -> Problem:
@@ -183,7 +193,7 @@ def _search(place: str) -> dict[str, Any]:
     """Return how a search stands: its trials by state, and the best so far."""
     text = storage.read_bytes(storage.join(place, run_dir.SEARCH))
     job = TuneJob.load(parse_job(text, run_dir.SEARCH))
-    trials = Trials(place).all()
+    trials = TrialStore(place).all()
     states = [trial.state for trial in trials if not trial.is_finalist]
     is_finished = storage.exists(storage.join(place, run_dir.RESULT))
     found: dict[str, Any] = {

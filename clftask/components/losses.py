@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field
 
+from clftask.array_types import Float64
 from clftask.components.labels import Task
 from clftask.spec import BareKind, Spec
 
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     import torch
 
     Rows = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-
-Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -35,11 +33,11 @@ class TrainLabels:
         num_rows: All rows.
     """
 
-    counts: Floats
+    counts: Float64
     num_rows: int
 
     @property
-    def prior(self) -> Floats:
+    def prior(self) -> Float64:
         """(labels,) share of the rows that carry each label, within half a row of 0 and 1."""
         return np.clip(self.counts, 0.5, self.num_rows - 0.5) / self.num_rows
 
@@ -78,7 +76,7 @@ class PairLoss(LossSpec):
     def pairs(self, logits: torch.Tensor, targets: torch.Tensor, task: Task) -> torch.Tensor:
         """Return the (rows, labels) losses of pairs; targets may lie between 0 and 1."""
 
-    def weights(self, labels: TrainLabels) -> Floats | None:
+    def weights(self, labels: TrainLabels) -> Float64 | None:
         """Return (labels,) weights of positives, None if all are 1."""
         if self.class_weights == "none":
             return None
@@ -187,7 +185,7 @@ class ClassBalanced(_Task):
     kind: Literal["class_balanced"] = "class_balanced"
     beta: float = Field(0.999, ge=0, lt=1)
 
-    def weights(self, labels: TrainLabels) -> Floats | None:
+    def weights(self, labels: TrainLabels) -> Float64 | None:
         """Return (1−β)/(1−βⁿ), scaled to the mean 1 over positives and capped."""
         counts = np.maximum(labels.counts, 1)
         found = (1 - self.beta) / (1 - self.beta**counts)

@@ -13,11 +13,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from clftask.array_types import Array
 from clftask.components.labels import Task
 
-Array = npt.NDArray[Any]
 Metric = Callable[[Array, Array, Array], float]
 
 LOWER_IS_BETTER = frozenset({"loss", "log_loss", "brier", "ece", "classwise_ece", "hamming_loss"})

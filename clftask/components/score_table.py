@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 from pydantic import Field
 
+from clftask.array_types import Bools, Float32
 from clftask.components.labels import Task
 from clftask.errors import ConfigError, Problem
 from clftask.spec import BareKind, Spec
@@ -28,8 +28,6 @@ SCHEMA_VERSION = 1
 ROW_GROUP_ROWS = 50_000
 MAX_DECIMAL_DIGITS = 38
 COUNTS, SECONDS = "clftask.counts", "clftask.seconds"
-Floats = npt.NDArray[np.float32]
-Bools = npt.NDArray[np.bool_]
 
 
 class _Layout(Spec):
@@ -38,7 +36,7 @@ class _Layout(Spec):
         """Return the columns that hold probabilities."""
 
     @abstractmethod
-    def columns(self, probabilities: Floats, names: Sequence[str]) -> list[pa.Array]:
+    def columns(self, probabilities: Float32, names: Sequence[str]) -> list[pa.Array]:
         """Return the values of those columns; probabilities: (rows, labels)."""
 
 
@@ -51,7 +49,7 @@ class Wide(_Layout):
         """Return a float32 column for each label, in bundle order."""
         return [pa.field(f"p_{name}", pa.float32()) for name in names]
 
-    def columns(self, probabilities: Floats, names: Sequence[str]) -> list[pa.Array]:
+    def columns(self, probabilities: Float32, names: Sequence[str]) -> list[pa.Array]:
         """Return each label's probabilities."""
         return [pa.array(column) for column in np.ascontiguousarray(probabilities.T)]
 
@@ -65,7 +63,7 @@ class Lists(_Layout):
         """Return the one column."""
         return [pa.field("p", pa.list_(pa.float32()))]
 
-    def columns(self, probabilities: Floats, names: Sequence[str]) -> list[pa.Array]:
+    def columns(self, probabilities: Float32, names: Sequence[str]) -> list[pa.Array]:
         """Return one list a row."""
         return [
             _lists(pa.array(probabilities.ravel()), [probabilities.shape[1]] * len(probabilities))
@@ -85,7 +83,7 @@ class TopK(_Layout):
             pa.field("top_p", pa.list_(pa.float32())),
         ]
 
-    def columns(self, probabilities: Floats, names: Sequence[str]) -> list[pa.Array]:
+    def columns(self, probabilities: Float32, names: Sequence[str]) -> list[pa.Array]:
         """Return the labels and their probabilities; of equal ones the first label leads."""
         k = min(self.k, len(names))
         best = np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
@@ -134,7 +132,7 @@ class ScoreColumns:
         return self.task == "multilabel"
 
     def table(
-        self, origin: pa.Table, probabilities: Floats, decided: Bools, sets: Bools | None = None
+        self, origin: pa.Table, probabilities: Float32, decided: Bools, sets: Bools | None = None
     ) -> pa.Table:
         """Return the score table of some rows.
 

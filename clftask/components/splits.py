@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
+from clftask.array_types import Array, Float32, Float64
 from clftask.errors import DataError, Problem
 from clftask.spec import BareKind, Spec
 
@@ -33,9 +34,9 @@ class Rows:
         is_multilabel: Whether a row may have any number of labels.
     """
 
-    labels: npt.NDArray[np.float32]
+    labels: Float32
     label_names: Sequence[str]
-    column: npt.NDArray[Any] | None
+    column: Array | None
     is_multilabel: bool
 
 
@@ -167,7 +168,7 @@ class GroupedSplit(SplitSpec):
         weights = self._weights(rows, groups, num_groups)
         return self._fill(weights)[groups]
 
-    def _weights(self, rows: Rows, groups: Any, num_groups: int) -> npt.NDArray[np.float64]:
+    def _weights(self, rows: Rows, groups: Any, num_groups: int) -> Float64:
         """Return (groups, measures): rows, and with `stratify` the labels, of each group."""
         sizes = np.bincount(groups, minlength=num_groups).astype(float)[:, None]
         if not self.stratify:
@@ -176,7 +177,7 @@ class GroupedSplit(SplitSpec):
         np.add.at(labels, groups, rows.labels)
         return np.hstack([sizes, labels])
 
-    def _fill(self, weights: npt.NDArray[np.float64]) -> Assignment:
+    def _fill(self, weights: Float64) -> Assignment:
         """Give each group, the largest first, to the part that lacks most of what it holds."""
         shares = np.array([1 - self.validation - self.test, self.validation, self.test])
         totals = np.maximum(weights.sum(0), 1e-9)

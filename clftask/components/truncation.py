@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field
 
+from clftask.array_types import Array
 from clftask.spec import BareKind, Spec
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 MAX_CHARS = 4_000_000  # tokenised at once: a token takes some hundred bytes until it is cut
 Ids = list[int]
-Array = npt.NDArray[Any]
 
 
 class LongTextSpec(Spec):

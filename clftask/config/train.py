@@ -254,7 +254,7 @@ class TrainJob(Spec):
             ConfigError: All mistakes of the fields, or all between them.
         """
         job = super().load(source, overrides)
-        mistakes = crossed(job)
+        mistakes = cross_field_errors(job)
         if mistakes:
             raise ConfigError(*mistakes)
         return job
@@ -282,7 +282,7 @@ class TrainJob(Spec):
         return {k: v for k, v in self.dump().items() if k not in ("scaling", "tracking", "run")}
 
 
-def crossed(job: TrainJob) -> list[Problem]:
+def cross_field_errors(job: TrainJob) -> list[Problem]:
     """Return the mistakes that show only when sections are held against each other."""
     training, data = job.training, job.data
     found = []

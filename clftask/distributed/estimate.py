@@ -16,7 +16,7 @@ from clftask.models.precision import check_precision
 from clftask.scoring import plan as planning
 from clftask.training import run_dir
 from clftask.tuning.storage_budget import needed_bytes
-from clftask.tuning.trial_store import Trials
+from clftask.tuning.trial_store import TrialStore
 
 Say = Callable[[str], None]
 
@@ -34,7 +34,7 @@ def estimate_score(job: ScoreJob, say: Say) -> dict[str, Any]:
     Raises:
         ConfigError, DataError, StorageError: What would refuse the job, or the measurement.
     """
-    from clftask.estimate.machine import Asked, check_device
+    from clftask.estimate.machine import WorkerResources, check_device
     from clftask.estimate.score import estimate, progress
 
     meta = checked_bundle(job.bundle)
@@ -44,7 +44,7 @@ def estimate_score(job: ScoreJob, say: Say) -> dict[str, Any]:
     with connected(say):
         chosen = plan(job.scaling, capacity(), len(planned.missing))
     check_precision(job.precision, chosen.use_gpu, "precision")
-    asked = Asked(chosen.workers, chosen.cpus_per_worker, float(chosen.use_gpu))
+    asked = WorkerResources(chosen.workers, chosen.cpus_per_worker, float(chosen.use_gpu))
     check_device(asked, job.scaling.use_gpu, "scaling.use_gpu")
     return estimate(job, meta, planned, asked, say)
 
@@ -63,7 +63,7 @@ def estimate_tune(job: TuneJob, say: Say) -> dict[str, Any]:
         ConfigError, DataError, StorageError: What would refuse the search, or the measurement.
         JobError: No trial can be trained on this machine.
     """
-    from clftask.estimate.machine import Asked, check_device
+    from clftask.estimate.machine import WorkerResources, check_device
     from clftask.estimate.spending import Search
     from clftask.estimate.tune import estimate
 
@@ -76,9 +76,9 @@ def estimate_tune(job: TuneJob, say: Say) -> dict[str, Any]:
     num_labels = len(prepared.space.names)
     with connected(say):
         chosen = check_room(job, num_labels)
-    asked = Asked(chosen.workers, chosen.cpus, chosen.gpus)
+    asked = WorkerResources(chosen.workers, chosen.cpus, chosen.gpus)
     check_device(asked, job.train.scaling.use_gpu, "train.scaling.use_gpu")
     need = needed_bytes(job, chosen.concurrency, num_labels)
-    known = Trials(run.path).all() if run.exists else []
+    known = TrialStore(run.path).all() if run.exists else []
     search = Search(job, prepared, tokenizers, asked, chosen.concurrency, need, known)
     return estimate(search, say)

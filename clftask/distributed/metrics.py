@@ -109,7 +109,7 @@ class RayMetrics:
         return made.set_default_tags(self.tags)
 
 
-class Meter(ABC):
+class MetricsExporter(ABC):
     """Takes a job's records, measures them and passes them on; that never fails the job.
 
     Args:
@@ -168,7 +168,7 @@ class Meter(ABC):
                 self.tell()
 
 
-class TrainMeter(Meter):
+class TrainMetricsExporter(MetricsExporter):
     """Measures a training run."""
 
     kind = "train"
@@ -189,7 +189,7 @@ class TrainMeter(Meter):
                 self.set("clftask_train_evaluation", value, metric=key.removeprefix("eval_"))
 
 
-class ScoreMeter(Meter):
+class ScoreMetricsExporter(MetricsExporter):
     """Measures a scoring job."""
 
     kind = "score"
@@ -247,7 +247,7 @@ class ScoreMeter(Meter):
             self.sink.add(f"clftask_score_{what}_total", value)
 
 
-class TuneMeter(Meter):
+class TuneMetricsExporter(MetricsExporter):
     """Measures a search.
 
     Args:

@@ -16,7 +16,7 @@ from typing import Any
 from clftask.distributed.auth import authenticate, describe_open, is_open, wrong_token
 from clftask.errors import ConfigError, Problem
 from clftask.io import filesystems, storage
-from clftask.io.tempdirs import sweep
+from clftask.io.tempdirs import remove_stale_folders
 
 CONNECT_TIMEOUT_S = 15.0
 FOR_WORKERS = ("CLFTASK_S3_SSE", "CLFTASK_LOG")
@@ -50,7 +50,7 @@ def connected(say: Callable[[str], None] = lambda line: None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-        sweep()  # what workers left here that were killed
+        remove_stale_folders()  # what workers left here that were killed
 
 
 def _refuse_silent(address: str) -> None:

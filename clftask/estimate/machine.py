@@ -12,7 +12,7 @@ from clftask.messages import counted
 
 
 @dataclass(frozen=True)
-class Asked:
+class WorkerResources:
     """The workers that a job gets.
 
     Attributes:
@@ -31,7 +31,7 @@ class Asked:
         return "cuda" if self.gpus else "cpu"
 
 
-def check_device(asked: Asked, use_gpu: object, field: str) -> None:
+def check_device(asked: WorkerResources, use_gpu: object, field: str) -> None:
     """Refuse to measure here what will run on a GPU.
 
     Args:
@@ -87,7 +87,7 @@ def _hold_to(cpus: list[int]) -> None:
         os.sched_setaffinity(0, cpus)
 
 
-def not_as_large(asked: Asked, cpus: int) -> list[str]:
+def not_as_large(asked: WorkerResources, cpus: int) -> list[str]:
     """Return a warning if this machine has fewer CPUs than a worker will have."""
     if cpus >= int(asked.cpus):
         return []

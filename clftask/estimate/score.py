@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from clftask.config.score import ScoreJob
-from clftask.estimate.machine import Asked, not_as_large
+from clftask.estimate.machine import WorkerResources, not_as_large
 from clftask.estimate.sampling import Sample, draw
 from clftask.estimate.timing import Measured, measure
 from clftask.io import storage
-from clftask.io.parallel import in_threads
+from clftask.io.parallel import map_in_threads
 from clftask.messages import counted
 from clftask.models.bundle_meta import BundleMeta
 from clftask.scoring.plan import Planned
@@ -29,7 +29,7 @@ Say = Callable[[str], None]
 
 
 def estimate(
-    job: ScoreJob, meta: BundleMeta, planned: Planned, asked: Asked, say: Say
+    job: ScoreJob, meta: BundleMeta, planned: Planned, asked: WorkerResources, say: Say
 ) -> dict[str, Any]:
     """Measure a sample of what is still to be scored, and say what all of it will take.
 
@@ -146,7 +146,7 @@ def _bytes_read(planned: Planned) -> int:
     for piece in (piece for shard in planned.missing for piece in shard.pieces):
         left[piece.file] = left.get(piece.file, 0) + piece.num_rows
     files = [planned.plan.files[number] for number in left]
-    sizes = in_threads(lambda file: storage.size(file.path), files)
+    sizes = map_in_threads(lambda file: storage.size(file.path), files)
     shares = (rows / file.num_rows for rows, file in zip(left.values(), files, strict=True))
     return round(sum(size * share for size, share in zip(sizes, shares, strict=True)))
 

@@ -13,7 +13,7 @@ import numpy as np
 from clftask.config.train import TrainJob
 from clftask.config.tune import TuneJob
 from clftask.data.prepare import Prepared
-from clftask.estimate.machine import Asked
+from clftask.estimate.machine import WorkerResources
 from clftask.estimate.steps import Cost
 from clftask.tuning.trial_store import Trial
 
@@ -37,7 +37,7 @@ class Search:
     job: TuneJob
     prepared: Prepared
     tokenizers: dict[str, Any]
-    asked: Asked
+    asked: WorkerResources
     concurrency: int
     needed_bytes: int
     known: Sequence[Trial] = ()

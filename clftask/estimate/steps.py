@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 from clftask.config.train import TrainJob
 from clftask.data.batching import GlobalBatches
 from clftask.data.prepare import Prepared
-from clftask.io.tempdirs import scratch_folder
+from clftask.io.tempdirs import temporary_folder
 from clftask.training.worker import Work, build_trainer
 from clftask.tuning.trial_worker import reason_of
 
@@ -98,7 +98,7 @@ def _trained(
     job: TrainJob, tables: dict[str, pa.Table], label_names: tuple[str, ...], device: str
 ) -> tuple[float, _Clock]:
     """Train; return the seconds until then, and the clock."""
-    with scratch_folder() as scratch:
+    with temporary_folder() as scratch:
         began = time.perf_counter()
         work = Work(job, scratch, tables, label_names, {}, "")
         trainer = build_trainer(work, 1, device, job.training.precision, scratch)

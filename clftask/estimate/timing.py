@@ -19,11 +19,11 @@ from clftask.components.score_table import read_footer, write_part
 from clftask.config.score import ScoreJob
 from clftask.data.batching import token_batches
 from clftask.data.tokenization import sequences
-from clftask.estimate.machine import Asked, as_worker
+from clftask.estimate.machine import WorkerResources, as_worker
 from clftask.estimate.pace import Pace, pace_of
 from clftask.estimate.sampling import SEED, Sample, beginning
 from clftask.io import storage
-from clftask.io.tempdirs import scratch_folder
+from clftask.io.tempdirs import temporary_folder
 from clftask.models.bundle_meta import BundleMeta
 from clftask.models.predictor import Scorer, load
 from clftask.scoring.input import ShardRows
@@ -60,7 +60,7 @@ class Measured:
 
 
 def measure(
-    job: ScoreJob, meta: BundleMeta, planned: Planned, sample: Sample, asked: Asked
+    job: ScoreJob, meta: BundleMeta, planned: Planned, sample: Sample, asked: WorkerResources
 ) -> Measured:
     """Let a worker score a sample in this process; its parts go into a folder that is removed.
 
@@ -68,7 +68,7 @@ def measure(
         ClftaskError: What would end the job.
     """
     rows_ahead = sum(shard.num_rows for shard in planned.missing) // asked.workers
-    with scratch_folder() as scratch, as_worker(asked.cpus) as cpus:
+    with temporary_folder() as scratch, as_worker(asked.cpus) as cpus:
         began = time.perf_counter()
         scorer = load(job.bundle, asked.device, job.precision)
         loading_s = time.perf_counter() - began
@@ -87,7 +87,7 @@ def measure(
             precision=scorer.precision,
             is_compiled=scorer.is_compiled,
             cpus=cpus,
-            part_bytes=_part_bytes([worker.books.part(r.shard) for r in receipts]),
+            part_bytes=_part_bytes([worker.store.part(r.shard) for r in receipts]),
         )
 
 

@@ -13,7 +13,7 @@ from clftask.components.truncation import LongTextSpec
 from clftask.data.prepare import Prepared, tokenise
 from clftask.errors import JobError, Problem
 from clftask.estimate.kinds import Kind, kinds_of, spread, trials_of
-from clftask.estimate.machine import Asked, as_worker, not_as_large
+from clftask.estimate.machine import WorkerResources, as_worker, not_as_large
 from clftask.estimate.spending import Plan, Search
 from clftask.estimate.steps import Cost, measure, sampled
 from clftask.messages import counted
@@ -144,7 +144,7 @@ def _failing(kinds: Sequence[Kind], costs: Sequence[Cost]) -> list[str]:
     ]
 
 
-def _of_many(asked: Asked) -> list[str]:
+def _of_many(asked: WorkerResources) -> list[str]:
     """Return what several workers of a trial, or several trials on a GPU, do to each other."""
     if asked.workers > 1:
         return ["how long the workers of a trial wait for each other"]

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+from clftask.array_types import Array
+
 Figure = Callable[[Array], Array]
 
 LEVEL = 0.95
@@ -92,8 +91,8 @@ def _macro(weights: Array, given: Array, true: Array) -> Array:
 
     As 0 it would pull the whole interval below the figure itself.
     """
-    is_rare = (given + true).sum(0) > 0
-    is_there = (weights @ (given + true) > 0) | ~is_rare
+    occurs = (given + true).sum(0) > 0
+    is_there = (weights @ (given + true) > 0) | ~occurs
     f1 = label_f1(weights, given, true)
     return np.asarray(f1.sum(1) / np.maximum(is_there.sum(1), 1))
 

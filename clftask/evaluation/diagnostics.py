@@ -6,14 +6,12 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
 import numpy as np
-import numpy.typing as npt
 
+from clftask.array_types import Array
 from clftask.components.decision.calibration import probabilities_of
 from clftask.components.decision.decision import Outcome
 from clftask.components.decision.thresholds import GRID
 from clftask.components.labels import Task
-
-Array = npt.NDArray[Any]
 
 MAX_PAIRS = 5_000_000
 NUM_POINTS = 200

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from clftask.array_types import Array
 from clftask.components.decision.calibration import probabilities_of
 from clftask.components.decision.decision import Decision, Outcome, cross_fitted
 from clftask.components.labels import LabelSpace
@@ -18,7 +18,6 @@ from clftask.evaluation.bootstrap import covered, headline
 from clftask.evaluation.diagnostics import by_length
 
 MAX_CONFUSION_LABELS = 200
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)

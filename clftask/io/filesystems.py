@@ -158,7 +158,7 @@ def filesystem(path: str) -> tuple[Any, str]:
 
     _refuse_unusable(path)
     if is_s3(path):
-        with mendable(path):  # a profile, an endpoint or a login that is none
+        with translate_storage_errors(path):  # a profile, an endpoint or a login that is none
             return _s3_filesystem(path), path.removeprefix("s3://").rstrip("/")
     if not is_url(path):
         return fs.LocalFileSystem(), absolute(path)
@@ -173,7 +173,7 @@ def filesystem(path: str) -> tuple[Any, str]:
 
 
 @contextmanager
-def mendable(path: str) -> Iterator[None]:
+def translate_storage_errors(path: str) -> Iterator[None]:
     """Turn what storage says into a `StorageError` that names the path and the remedy."""
     from boto3.exceptions import S3UploadFailedError
     from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError

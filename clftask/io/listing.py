@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from clftask.io.filesystems import absolute, filesystem, is_url, mendable
+from clftask.io.filesystems import absolute, filesystem, is_url, translate_storage_errors
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ def list_files(path: str, recursive: bool = True, markers: bool = True) -> list[
 
     fs, inner = filesystem(path)
     if not is_url(path):
-        with mendable(path):
+        with translate_storage_errors(path):
             return sorted(_local_files(inner, recursive, markers), key=lambda f: f.path)
-    with mendable(path):
+    with translate_storage_errors(path):
         found = fs.get_file_info(FileSelector(inner, recursive=recursive, allow_not_found=True))
     files = [f for f in found if f.type == FileType.File]
     # Not the names as they are: of abfs://container@account/folder they begin with container/.
@@ -109,7 +109,7 @@ def _magic(pattern: str) -> re.Match[str] | None:
 def _kind(path: str) -> str:
     """Return File, Directory, NotFound or, of a pipe or a device, Unknown."""
     fs, inner = filesystem(path)
-    with mendable(path):
+    with translate_storage_errors(path):
         return str(fs.get_file_info(inner).type.name)
 
 
@@ -117,7 +117,7 @@ def _globbed(pattern: str) -> list[str]:
     """Return the files that a local glob stands for, looking into no folder twice."""
     root, *parts = Path(pattern).parts
     places = {root}
-    with mendable(pattern):
+    with translate_storage_errors(pattern):
         for part in [*parts, "*"] if parts[-1:] == ["**"] else parts:
             folders = [place for place in places if Path(place).is_dir()]
             if part == "**":
@@ -136,7 +136,7 @@ def _matching(pattern: str, paths: list[str]) -> list[str]:
     import pyarrow.compute as pc
     from fsspec.utils import glob_translate
 
-    with mendable(pattern):
+    with translate_storage_errors(pattern):
         regex = glob_translate(pattern).removesuffix(r"\Z")
         found = pc.match_substring_regex(pa.array(paths, pa.string()), f"^{regex}$")
     return [path for path, fits in zip(paths, found.to_pylist(), strict=True) if fits]

@@ -11,7 +11,7 @@ _Found = TypeVar("_Found")
 NUM_THREADS = 8  # a survey of a CSV file takes some 130 MB
 
 
-def in_threads(look: Callable[[_Item], _Found], items: Iterable[_Item]) -> list[_Found]:
+def map_in_threads(look: Callable[[_Item], _Found], items: Iterable[_Item]) -> list[_Found]:
     """Apply a function that mostly waits for storage; the first error ends it."""
     with ThreadPoolExecutor(NUM_THREADS) as pool:
         futures = [pool.submit(look, item) for item in items]

@@ -22,27 +22,13 @@ from typing import Any, TypeVar, cast
 from clftask.errors import DataError, Problem, StorageError
 from clftask.io.filesystems import (
     MAX_ATTEMPTS,
-    absolute,
     filesystem,
     is_s3,
     is_url,
-    mendable,
     s3_client,
+    translate_storage_errors,
 )
-from clftask.io.listing import FileInfo, expand, list_files, stands_for
-
-__all__ = [
-    "FileInfo",
-    "absolute",
-    "expand",
-    "filesystem",
-    "is_s3",
-    "is_url",
-    "list_files",
-    "mendable",
-    "s3_client",
-    "stands_for",
-]
+from clftask.io.listing import list_files
 
 NUM_THREADS = 8
 _COPY_BYTES = 4 << 20
@@ -63,7 +49,7 @@ def exists(path: str) -> bool:
     from pyarrow.fs import FileType
 
     fs, inner = filesystem(path)
-    with mendable(path):
+    with translate_storage_errors(path):
         return bool(fs.get_file_info(inner).type != FileType.NotFound)
 
 
@@ -72,7 +58,7 @@ def is_folder(path: str) -> bool:
     from pyarrow.fs import FileType
 
     fs, inner = filesystem(path)
-    with mendable(path):
+    with translate_storage_errors(path):
         return bool(fs.get_file_info(inner).type == FileType.Directory)
 
 
@@ -86,11 +72,11 @@ def read_bytes(path: str) -> bytes:
         with fs.open_input_file(inner) as file:
             return cast(bytes, file.read())
 
-    with mendable(path):
-        return _insisting(read)
+    with translate_storage_errors(path):
+        return _read_with_retries(read)
 
 
-def _insisting(read: Callable[[], _Result]) -> _Result:
+def _read_with_retries(read: Callable[[], _Result]) -> _Result:
     """Read again what S3's client gives up: an error longer than the file it takes for its own."""
     for attempt in range(MAX_ATTEMPTS):
         try:
@@ -122,10 +108,10 @@ def version(path: str) -> str:
     """
     if is_s3(path):
         bucket, key = _bucket_and_key(path)
-        with mendable(path):
+        with translate_storage_errors(path):
             return str(s3_client().head_object(Bucket=bucket, Key=key)["ETag"]).strip('"')
     fs, inner = filesystem(path)
-    with mendable(path):
+    with translate_storage_errors(path):
         info = fs.get_file_info(inner)
     if info.size is None:
         raise StorageError(Problem(path, None, "is not there", "Check the path."))
@@ -139,7 +125,7 @@ def size(path: str) -> int:
         StorageError: Nothing is there.
     """
     fs, inner = filesystem(path)
-    with mendable(path):
+    with translate_storage_errors(path):
         info = fs.get_file_info(inner)
     if info.size is not None:
         return int(info.size)
@@ -155,10 +141,10 @@ def put(path: str, data: bytes) -> None:
     """Write a file whole or not at all, over what is there."""
     if is_s3(path):
         bucket, key = _bucket_and_key(path)
-        with mendable(path):
+        with translate_storage_errors(path):
             s3_client().put_object(Bucket=bucket, Key=key, Body=data)
         return
-    with mendable(path), _temporary_beside(path, data) as temporary:
+    with translate_storage_errors(path), _temporary_beside(path, data) as temporary:
         os.replace(temporary, path)  # noqa: PTH105
 
 
@@ -169,7 +155,7 @@ def put_if_absent(path: str, data: bytes) -> bool:
     there counts as ours when it holds the same bytes.
     """
     if not is_s3(path):
-        with mendable(path), _temporary_beside(path, data) as temporary:
+        with translate_storage_errors(path), _temporary_beside(path, data) as temporary:
             try:
                 os.link(temporary, path)
             except FileExistsError:
@@ -178,7 +164,7 @@ def put_if_absent(path: str, data: bytes) -> bool:
     from botocore.exceptions import ClientError
 
     bucket, key = _bucket_and_key(path)
-    with mendable(path):
+    with translate_storage_errors(path):
         for attempt in range(MAX_ATTEMPTS):
             try:
                 s3_client().put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
@@ -198,7 +184,7 @@ def upload(folder: str, path: str) -> None:
     root = Path(folder)
     for file in sorted(p for p in root.rglob("*") if p.is_file()):
         target = join(path, file.relative_to(root).as_posix())
-        with mendable(target):
+        with translate_storage_errors(target):
             if is_s3(target):
                 bucket, key = _bucket_and_key(target)
                 s3_client().upload_file(str(file), bucket, key)
@@ -231,15 +217,15 @@ def _fetch(path: str, target: Path) -> None:
         with fs.open_input_stream(inner) as source, target.open("wb") as file:
             shutil.copyfileobj(source, file, _COPY_BYTES)
 
-    with mendable(path):
+    with translate_storage_errors(path):
         target.parent.mkdir(parents=True, exist_ok=True)
-        _insisting(copy)
+        _read_with_retries(copy)
 
 
 def delete(path: str) -> None:
     """Remove a file or a folder with all it holds; an absent one is no error."""
     if not is_s3(path):
-        with mendable(path):
+        with translate_storage_errors(path):
             if Path(path).is_dir():
                 shutil.rmtree(path)
             else:
@@ -249,7 +235,7 @@ def delete(path: str) -> None:
 
     bucket, _ = _bucket_and_key(path)
     names = [f.path for f in list_files(path)] or [path]
-    with mendable(path):
+    with translate_storage_errors(path):
         for start in range(0, len(names), 1000):
             keys = [{"Key": _bucket_and_key(n)[1]} for n in names[start : start + 1000]]
             answer = s3_client().delete_objects(
@@ -265,7 +251,7 @@ def clear_partial(path: str) -> None:
     Raises:
         StorageError: Storage does not answer, or refuses to tell or to remove it.
     """
-    with mendable(path):
+    with translate_storage_errors(path):
         if not is_s3(path):
             for file in Path(path).rglob(f"{_TEMPORARY}*"):
                 if not file.is_dir():  # no writer of ours makes folders
@@ -314,7 +300,7 @@ def _try_upload(path: str) -> None:
 def _renamed(field: str, path: str, call: Callable[[], _Result]) -> _Result:
     """Run `call`, and put the job file's field in front of what storage complains of."""
     try:
-        with mendable(path):
+        with translate_storage_errors(path):
             return call()
     except StorageError as error:
         problem = error.problems[0]

@@ -16,13 +16,13 @@ atexit.register(_until_exit.close)
 
 
 @contextlib.contextmanager
-def scratch_folder() -> Iterator[str]:
+def temporary_folder() -> Iterator[str]:
     """Give a local folder for as long as the block runs.
 
     A process that is killed cannot remove its own. The lock that it held ends with it, so that
     whoever comes next can tell such a folder from one in use, whatever container it is of.
     """
-    sweep()
+    remove_stale_folders()
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
     with (folder / ".new").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -34,12 +34,12 @@ def scratch_folder() -> Iterator[str]:
             _remove(folder)
 
 
-def lasting_folder() -> str:
+def process_folder() -> str:
     """Return a scratch folder that lasts as long as the process."""
-    return _until_exit.enter_context(scratch_folder())
+    return _until_exit.enter_context(temporary_folder())
 
 
-def sweep() -> None:
+def remove_stale_folders() -> None:
     """Remove the folders of processes that are gone."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         if not (folder / _LOCK).is_file():  # a pipe of somebody else's would keep us for ever

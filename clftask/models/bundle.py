@@ -11,7 +11,7 @@ from typing import Any
 
 from clftask.errors import ConfigError, DataError, Problem
 from clftask.io import filesystems, storage
-from clftask.io.tempdirs import scratch_folder
+from clftask.io.tempdirs import temporary_folder
 from clftask.models.bundle_meta import SCHEMA_VERSION, BundleMeta
 from clftask.models.loading import open_classifier
 from clftask.models.model_card import card
@@ -102,7 +102,7 @@ def publish(folder: Path, path: str) -> None:
 
 def _settle(beside: str, path: str) -> None:
     """Finish a copying that was cut short: until then the only whole bundle is the one beside."""
-    with scratch_folder() as scratch:
+    with temporary_folder() as scratch:
         storage.download(beside, scratch)
         meta = Path(scratch, META).read_bytes()
         Path(scratch, META).unlink()

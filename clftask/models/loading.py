@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from clftask.array_types import Array, Float32, Float64
 from clftask.components.heads import MlpHead
 from clftask.components.labels import LabelSpace, Task
 from clftask.config.train import ModelSpec
 from clftask.errors import ConfigError, DataError, Problem
 from clftask.io import filesystems, storage
-from clftask.io.tempdirs import scratch_folder
+from clftask.io.tempdirs import temporary_folder
 from clftask.models.file_checks import check_files
 
 PROBLEM_TYPES: dict[Task, str] = {
@@ -68,7 +68,7 @@ def check_base(spec: ModelSpec) -> Any:
         ConfigError: The model is missing or half downloaded, wants remote code, has no
             sequence classification, or is shorter than `max_length`.
     """
-    with scratch_folder() as scratch:
+    with temporary_folder() as scratch:
         return _check_base(spec, find_base(spec.base, scratch))
 
 
@@ -182,7 +182,7 @@ def _refuse_bundle(
 
 
 def build_model(
-    base: str, spec: ModelSpec, space: LabelSpace, prior: npt.NDArray[np.float64]
+    base: str, spec: ModelSpec, space: LabelSpace, prior: Float64
 ) -> tuple[Any, set[str]]:
     """Load the pretrained weights, put a head on, freeze what `adapt` says.
 
@@ -230,7 +230,7 @@ def _is_classifier_of(space: LabelSpace, base: str) -> bool:
     return bool(own.id2label == names and problem_type == PROBLEM_TYPES[space.task])
 
 
-def _start_output(model: Any, absent: set[str], bias: npt.NDArray[Any]) -> None:
+def _start_output(model: Any, absent: set[str], bias: Array) -> None:
     """Give the last layer a bias, and fresh weights where it has those of other labels."""
     import torch
 
@@ -291,7 +291,7 @@ def output_layer(model: Any) -> Any:
     return fitting[-1]
 
 
-def log_odds(prior: npt.NDArray[np.float64], task: Task) -> npt.NDArray[np.float32]:
+def log_odds(prior: Float64, task: Task) -> Float32:
     """Return the (labels,) biases at which an untrained head predicts the prior.
 
     Multilabel: log p/(1−p); multiclass: log p. Shares are kept within 1e-4 … 1−1e-4.
@@ -317,7 +317,7 @@ class quiet_loading:  # noqa: N801 (a context manager)
         logging.set_verbosity(self.verbosity)
 
 
-def prior_of(codes: Any, num_labels: int) -> npt.NDArray[np.float64]:
+def prior_of(codes: Any, num_labels: int) -> Float64:
     """Return the (labels,) share of rows that carry each label, from lists of columns."""
     counts = np.bincount(codes.flatten().to_numpy(), minlength=num_labels)
     return np.asarray(counts / max(len(codes), 1))
@@ -328,7 +328,7 @@ def num_parameters(spec: ModelSpec, num_labels: int) -> int:
     import torch
     from transformers import AutoConfig, AutoModel
 
-    with scratch_folder() as scratch:
+    with temporary_folder() as scratch:
         base = find_base(spec.base, scratch)
         config = AutoConfig.from_pretrained(base, trust_remote_code=False)
     with torch.device("meta"):

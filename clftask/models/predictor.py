@@ -11,12 +11,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
+from clftask.array_types import Float32
 from clftask.components.labels import Task
 from clftask.components.text import TextRecipe
 from clftask.data.batching import token_batches
 from clftask.data.tokenization import one_array, sequences, tokenise
 from clftask.errors import DataError, JobError, Problem
-from clftask.io.tempdirs import scratch_folder
+from clftask.io.tempdirs import temporary_folder
 from clftask.messages import counted
 from clftask.models import bundle
 from clftask.models.bundle_meta import BundleMeta
@@ -28,7 +29,6 @@ from clftask.models.precision import bf16_pays, resolve_precision
 MAX_TOKENS = {"cuda": 131_072, "cpu": 2_048}
 TOKENISE_ROWS = 1_000
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Prediction:
     """
 
     labels: list[Any]
-    probabilities: Floats
+    probabilities: Float32
     label_names: tuple[str, ...]
     task: Task
     label_sets: list[list[str]] | None = None
@@ -118,7 +118,7 @@ class Scorer:
                 remedy = "Leave such rows out."
                 raise DataError(Problem(f"texts, row {row}", None, "is null or blank", remedy))
 
-    def _labels(self, probabilities: Floats) -> list[Any]:
+    def _labels(self, probabilities: Float32) -> list[Any]:
         lists = self._names(self.meta.decision.decide(probabilities, self.meta.task))
         if self.meta.task == "multilabel":
             return lists
@@ -145,11 +145,11 @@ class Scorer:
 
     # ------------------------------------------------------------------ probabilities
 
-    def probabilities(self, tokens: pa.Table) -> Floats:
+    def probabilities(self, tokens: pa.Table) -> Float32:
         """Return (rows, labels) float32 probabilities, calibrated as the bundle says."""
         return self.meta.decision.probabilities(self.logits(tokens), self.meta.task)
 
-    def logits(self, tokens: pa.Table) -> Floats:
+    def logits(self, tokens: pa.Table) -> Float32:
         """Return (rows, labels) float32 logits, in the order of the rows.
 
         Rows of similar lengths share a batch; when one does not fit into memory, what is left
@@ -164,7 +164,7 @@ class Scorer:
         _refuse_no_numbers(found)
         return found
 
-    def _logits(self, tokens: pa.Table) -> Floats:
+    def _logits(self, tokens: pa.Table) -> Float32:
         flat = _Flat(tokens)
         shape = (tokens.num_rows, len(self.meta.label_names))
         found = torch.zeros(shape, dtype=torch.float32, device=self.device)
@@ -224,7 +224,7 @@ class Scorer:
 def load(path: str, device: str | None = None, precision: str = "auto") -> Scorer:
     """Open a bundle; see `clftask.load`."""
     device = device or default_device()
-    with scratch_folder() as scratch, quiet_loading():
+    with temporary_folder() as scratch, quiet_loading():
         folder, meta = bundle.fetch(path, scratch)
         model, tokenizer = bundle.open_model(folder, meta)
     chosen = precision_for(precision, device)
@@ -242,7 +242,7 @@ def precision_for(wanted: str, device: str) -> str:
     return resolve_precision(wanted, kind, wanted == "auto" and bf16_pays(kind))
 
 
-def _refuse_no_numbers(logits: Floats) -> None:
+def _refuse_no_numbers(logits: Float32) -> None:
     bad = np.flatnonzero(~np.isfinite(logits).all(1))
     if len(bad):
         allowed = f"gives no numbers for {counted(len(bad), 'row')}, first row {bad[0]}"

@@ -16,7 +16,7 @@ from clftask.data.readers.base import FILE, ROW, Source
 from clftask.data.readers.cells import BAD
 from clftask.data.readers.registry import open_file, open_source
 from clftask.errors import DataError, Problem
-from clftask.io.parallel import in_threads
+from clftask.io.parallel import map_in_threads
 from clftask.scoring.manifest import InputFile, Piece, ScorePlan, Shard
 
 SKIP_ROWS = 8192
@@ -63,7 +63,7 @@ def survey(
         found = source.survey(file, columns, strings)
         return InputFile(path=file, version=version, num_rows=found.num_rows), found.schema
 
-    looked = in_threads(look, chosen)
+    looked = map_in_threads(look, chosen)
     found = tuple(file for file, _ in looked)
     return Corpus(found, _unified(looked, recipe, sources[0].has_types))
 
@@ -216,7 +216,7 @@ def read_shards(
                 stream = _Stream(plan.files[piece.file], piece, schema, recipe, most)
             stream.skip_to(piece.start)
             parts.append(stream.take(piece.num_rows))
-        yield _judged(shard, pa.concat_tables(parts), recipe)
+        yield _with_reasons(shard, pa.concat_tables(parts), recipe)
 
 
 class _Stream:
@@ -273,7 +273,7 @@ def _with_origin(table: pa.Table, file: str, start: int) -> pa.Table:
     return table.append_column(FILE, files).append_column(ROW, rows)
 
 
-def _judged(shard: Shard, table: pa.Table, recipe: TextRecipe) -> ShardRows:
+def _with_reasons(shard: Shard, table: pa.Table, recipe: TextRecipe) -> ShardRows:
     """Make texts, and say of each row without one why."""
     found = table[BAD]
     text, pair = recipe.apply(table)

@@ -144,7 +144,7 @@ class Manifest(Spec):
     seconds: float
 
 
-class Books:
+class ScoreTableStore:
     """The books of the score table at `output`."""
 
     def __init__(self, output: str) -> None:

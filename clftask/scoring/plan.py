@@ -14,12 +14,12 @@ from clftask.data.readers.base import FILE, ROW, Source
 from clftask.data.readers.cells import BAD
 from clftask.errors import ConfigError, DataError, Problem
 from clftask.io import listing, storage
-from clftask.io.parallel import in_threads
+from clftask.io.parallel import map_in_threads
 from clftask.messages import counted
 from clftask.models.bundle_meta import BundleMeta
 from clftask.scoring.columns import columns_of, origin_columns
 from clftask.scoring.input import Corpus, cut, decode_schema, encode_schema, source_of, survey
-from clftask.scoring.manifest import Books, Counts, InputFile, ScorePlan, Shard
+from clftask.scoring.manifest import Counts, InputFile, ScorePlan, ScoreTableStore, Shard
 from clftask.spec import fingerprint
 
 MAX_SHARDS = 1_000_000
@@ -63,37 +63,37 @@ def plan(job: ScoreJob, meta: BundleMeta) -> Planned:
         DataError: The input cannot be read, or is no longer what was planned.
         StorageError: The output cannot be written.
     """
-    books = Books(job.output.path)
+    store = ScoreTableStore(job.output.path)
     storage.check_writable(job.output.path, "output.path")
     sources = source_of(job)
     _refuse_own_input(job)
-    found = books.plan()
+    found = store.plan()
     if found is None:
-        _refuse_taken(books)
+        _refuse_taken(store)
         left_out = tuple(file for source in sources for file in source.left_out)
         return Planned(_new(job, meta, sources), is_new=True, left_out=left_out)
     _refuse_other_settings(job, meta, found)
-    current, touched = _up_to_date(job, meta, sources, books, found)
-    return replace(_with_progress(books, current, touched), is_replanned=current != found)
+    current, touched = _up_to_date(job, meta, sources, store, found)
+    return replace(_with_progress(store, current, touched), is_replanned=current != found)
 
 
-def claim(job: ScoreJob, meta: BundleMeta, planned: Planned) -> Planned:
+def create(job: ScoreJob, meta: BundleMeta, planned: Planned) -> Planned:
     """Write a plan before the first part; return the one of another run that was faster.
 
     Raises:
         ConfigError, DataError: As `plan`, where another run was faster.
     """
-    books = Books(job.output.path)
+    store = ScoreTableStore(job.output.path)
     if planned.is_new:
-        return planned if books.write_plan(planned.plan) else plan(job, meta)
+        return planned if store.write_plan(planned.plan) else plan(job, meta)
     if planned.touched or planned.orphans:
-        books.forget(planned.orphans, planned.touched | planned.orphans)
+        store.forget(planned.orphans, planned.touched | planned.orphans)
     if planned.is_replanned:
-        books.replace_plan(planned.plan)
+        store.replace_plan(planned.plan)
     return planned
 
 
-def _with_progress(books: Books, current: ScorePlan, touched: set[int]) -> Planned:
+def _with_progress(store: ScoreTableStore, current: ScorePlan, touched: set[int]) -> Planned:
     """Find what is done.
 
     Raises:
@@ -101,20 +101,20 @@ def _with_progress(books: Books, current: ScorePlan, touched: set[int]) -> Plann
     """
     wanted = {shard.index: current.input_of(shard) for shard in current.shards}
     counts, receipts, strangers = Counts(), set(), []
-    for receipt in books.receipts():
+    for receipt in store.receipts():
         receipts.add(receipt.shard)
         if wanted.get(receipt.shard) != receipt.input:
             strangers.append(receipt.shard)
         else:
             counts += receipt.counts
-    parts = books.stored_parts()  # listed last: a part is written before its receipt
+    parts = store.stored_parts()  # listed last: a part is written before its receipt
     if found := [index for index in strangers if index in parts]:
         allowed = "holds rows of an input that was changed since"
-        problems = [Problem(books.part(i), None, allowed, "Delete it.") for i in found[:20]]
+        problems = [Problem(store.part(i), None, allowed, "Delete it.") for i in found[:20]]
         raise DataError(*problems)
     orphans = frozenset(receipts - parts)
     if orphans:
-        left = [r.counts for r in books.receipts() if r.shard not in orphans]
+        left = [r.counts for r in store.receipts() if r.shard not in orphans]
         counts = sum(left, Counts())
     return Planned(current, frozenset(receipts & parts), counts, False, frozenset(touched), orphans)
 
@@ -126,11 +126,11 @@ def _refuse_own_input(job: ScoreJob) -> None:
         raise ConfigError(Problem("output.path", job.output.path, allowed, "Use another folder."))
 
 
-def _refuse_taken(books: Books) -> None:
-    if books.is_taken():
+def _refuse_taken(store: ScoreTableStore) -> None:
+    if store.is_taken():
         remedy = "Use an empty folder or prefix."
         allowed = "holds parts of a table but no plan: it belongs to something else"
-        raise ConfigError(Problem("output.path", books.output, allowed, remedy))
+        raise ConfigError(Problem("output.path", store.output, allowed, remedy))
 
 
 def _new(job: ScoreJob, meta: BundleMeta, sources: Sequence[Source]) -> ScorePlan:
@@ -196,7 +196,11 @@ def _refuse_other_settings(job: ScoreJob, meta: BundleMeta, found: ScorePlan) ->
 
 
 def _up_to_date(
-    job: ScoreJob, meta: BundleMeta, sources: Sequence[Source], books: Books, found: ScorePlan
+    job: ScoreJob,
+    meta: BundleMeta,
+    sources: Sequence[Source],
+    store: ScoreTableStore,
+    found: ScorePlan,
 ) -> tuple[ScorePlan, set[int]]:
     """Plan files anew that were changed before any of their rows was scored.
 
@@ -207,7 +211,7 @@ def _up_to_date(
         DataError: Files were added, are gone, or were changed after rows of them were scored.
     """
     there = {file: source for source in sources for file in source.files}
-    stored = books.stored_parts()
+    stored = store.stored_parts()
     changed = _changed(there, found)
     problems = [_added(path) for path in sorted(there.keys() - {f.path for f in found.files})]
     shards_of: dict[int, list[Shard]] = {number: [] for number in changed}
@@ -218,7 +222,7 @@ def _up_to_date(
         path = found.files[number].path
         done = [shard for shard in own if shard.index in stored]
         if path in there and done:
-            problems.append(_changed_after(path, [books.part(shard.index) for shard in done]))
+            problems.append(_changed_after(path, [store.part(shard.index) for shard in done]))
         if path not in there and len(done) < len(own):
             remedy = "Bring it back, or use another output."
             problems.append(Problem(path, None, "is gone, and not all of it is scored", remedy))
@@ -234,7 +238,7 @@ def _changed(there: dict[str, Source], found: ScorePlan) -> set[int]:
     def is_changed(file: InputFile) -> bool:
         return file.path not in there or there[file.path].version(file.path) != file.version
 
-    changed = in_threads(is_changed, found.files)
+    changed = map_in_threads(is_changed, found.files)
     return {number for number, other in enumerate(changed) if other}
 
 

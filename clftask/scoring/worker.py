@@ -40,7 +40,7 @@ from clftask.models.bundle_meta import BundleMeta
 from clftask.models.predictor import Scorer
 from clftask.scoring.columns import columns_of, origin_columns
 from clftask.scoring.input import ShardRows, read_shards
-from clftask.scoring.manifest import Books, Counts, Receipt, ScorePlan, Shard
+from clftask.scoring.manifest import Counts, Receipt, ScorePlan, ScoreTableStore, Shard
 
 COMPILE_PAYS_S = 600.0
 STORAGE_PAUSE_S = 10.0
@@ -118,7 +118,7 @@ class ShardScorer:
 
     def __init__(self, work: ScoreWork, scorer: Scorer, read: Reader = read_shards) -> None:
         self.work, self.scorer, self.read = work, scorer, read
-        self.books = Books(work.job.output.path)
+        self.store = ScoreTableStore(work.job.output.path)
         self.has_tried_compiling = False
 
     def run(
@@ -133,7 +133,7 @@ class ShardScorer:
         Yields:
             What became of each shard, whether its part was there before or not.
         """
-        stored = _caught(shards[0].index, self.books.stored_parts)
+        stored = _caught(shards[0].index, self.store.stored_parts)
         if isinstance(stored, Failure):
             yield stored
             return
@@ -194,7 +194,7 @@ class ShardScorer:
 
     def _score(self, ready: Ready, rows_ahead: int) -> _Part | Failure:
         def compute() -> _Part:
-            if storage.exists(self.books.part(ready.rows.shard.index)):
+            if storage.exists(self.store.part(ready.rows.shard.index)):
                 return _Part(ready, None)  # another run was faster
             began = time.perf_counter()
             probabilities = self.scorer.probabilities(ready.tokens)
@@ -227,7 +227,7 @@ class ShardScorer:
         bad = _bad_rows(ready.rows, job)
         if bad:
             lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in bad)
-            storage.put(self.books.quarantine(shard.index), lines.encode())
+            storage.put(self.store.quarantine(shard.index), lines.encode())
             about = {"shard": shard.index, "rows_quarantined": len(bad)}
             _log.warning("bad rows are quarantined", extra=about)
         decided = meta.decision.decide(part.probabilities, meta.task)
@@ -245,7 +245,7 @@ class ShardScorer:
             SECONDS: round(time.perf_counter() - ready.started, 3),
         }
         data = write_part(table, metadata)
-        if storage.put_if_absent(self.books.part(shard.index), data):
+        if storage.put_if_absent(self.store.part(shard.index), data):
             return Done(self._receipt(shard, data), is_new=True)
         return self._derive(shard)
 
@@ -267,7 +267,7 @@ class ShardScorer:
         return _caught(shard.index, lambda: self._derive(shard))
 
     def _derive(self, shard: Shard) -> Done:
-        path = self.books.part(shard.index)
+        path = self.store.part(shard.index)
         data = storage.read_bytes(path)
         try:
             footer = read_footer(data)
@@ -288,7 +288,7 @@ class ShardScorer:
             num_bytes=len(data),
             seconds=footer.get(SECONDS, 0.0),
         )
-        self.books.write_receipt(receipt)
+        self.store.write_receipt(receipt)
         about = {"shard": shard.index, "rows": receipt.counts.rows_in, "seconds": receipt.seconds}
         _log.debug("shard ends", extra=about)
         return receipt

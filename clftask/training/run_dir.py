@@ -77,7 +77,7 @@ def resumable(run: Run) -> Iterator[Callable[[Spec, pa.Table, str], None]]:
     name, claimed = run.path.rpartition("/")[2], []
 
     def claim_it(job: Spec, rows: pa.Table, fingerprint: str) -> None:
-        claim(run, job, rows, fingerprint)
+        create(run, job, rows, fingerprint)
         claimed.append(run)
 
     try:
@@ -164,7 +164,7 @@ def same_data(run: Run, fingerprint: str) -> None:
         raise ConfigError(Problem("data", fingerprint, allowed, remedy))
 
 
-def claim(run: Run, job: Spec, rows: pa.Table, fingerprint: str) -> None:
+def create(run: Run, job: Spec, rows: pa.Table, fingerprint: str) -> None:
     """Create the run: its job, written only if no other run has been quicker, and its split.
 
     Raises:

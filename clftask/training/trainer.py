@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_model, save_model
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
+from clftask.array_types import Float32
 from clftask.components.decision.calibration import probabilities_of
 from clftask.components.decision.decision import Decision
 from clftask.components.decision.thresholds import best_global_threshold
@@ -196,7 +196,7 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         logits = self.logits_of("validation")
         metrics: dict[str, float] = {}
         if logits is not None:
-            metrics = {f"eval_{k}": v for k, v in self._young_metrics(logits).items()}
+            metrics = {f"eval_{k}": v for k, v in self._validation_metrics(logits).items()}
         metrics = self._from_first(metrics)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(
@@ -204,7 +204,7 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         )
         return metrics
 
-    def _young_metrics(self, logits: npt.NDArray[np.float32]) -> dict[str, float]:
+    def _validation_metrics(self, logits: Float32) -> dict[str, float]:
         """Return the job's metric, the main F1s and the loss, at the best global threshold.
 
         A fixed threshold would call a young multilabel model 0 and spend its patience.
@@ -221,7 +221,7 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         found = compute(probabilities, decided, targets, self.space.task, names)
         return {"loss": self.mean_loss(logits, targets), **found}
 
-    def mean_loss(self, logits: npt.NDArray[np.float32], targets: npt.NDArray[np.float32]) -> float:
+    def mean_loss(self, logits: Float32, targets: Float32) -> float:
         """Return the mean training loss of rows from their logits."""
         parts = [
             self.row_loss(
@@ -236,11 +236,11 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         counts = np.bincount(codes.flatten().to_numpy(), minlength=len(self.space.names))
         return TrainLabels(counts.astype(float), len(codes))
 
-    def targets_of(self, split: str) -> npt.NDArray[np.float32]:
+    def targets_of(self, split: str) -> Float32:
         """Return (rows, labels) float32 of 0 and 1."""
         return multi_hot(self.tables[split]["labels"].combine_chunks(), len(self.space.names))
 
-    def logits_of(self, split: str) -> npt.NDArray[np.float32] | None:
+    def logits_of(self, split: str) -> Float32 | None:
         """Return (rows, labels) float32 logits of a split on the first worker, None on others.
 
         Every worker computes its share; only one batch of logits is on the device at a time.
@@ -271,7 +271,7 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
             logits: torch.Tensor = self.model(**self._prepare_inputs(batch)).logits
         return logits.float().cpu()
 
-    def _gathered(self, mine: torch.Tensor, lengths: Any) -> npt.NDArray[np.float32] | None:
+    def _gathered(self, mine: torch.Tensor, lengths: Any) -> Float32 | None:
         world, rank = self.args.world_size, self.args.process_index
         parts = [torch.empty_like(mine) for _ in range(world)] if rank == 0 else None
         if world > 1:

@@ -21,7 +21,7 @@ from clftask.config.train import TrainJob
 from clftask.errors import ClftaskError
 from clftask.evaluation.evaluate import Evaluated, decide, labelled
 from clftask.io import filesystems, storage
-from clftask.io.tempdirs import scratch_folder
+from clftask.io.tempdirs import temporary_folder
 from clftask.messages import counted
 from clftask.models import bundle, bundle_meta
 from clftask.models.loading import (
@@ -87,7 +87,7 @@ def fit(work: Work, sink: Sink, rank: int, world: int, device: str) -> None:
         JobError: The loss is no number.
         StorageError: A checkpoint or the bundle cannot be written.
     """
-    with scratch_folder() as scratch:
+    with temporary_folder() as scratch:
         _fit(work, sink, rank, world, device, scratch)
 
 

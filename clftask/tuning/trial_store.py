@@ -49,7 +49,7 @@ class Trial(Spec):
         is_finalist: Whether it is one of the best, trained again with another seed.
         reason: Why it failed.
         is_lost: Whether it failed for its workers died: it is tried again when the search goes on.
-        donor: The number of the trial and the step that it goes on from, until its own
+        source_trial: The number of the trial and the step that it goes on from, until its own
             checkpoints are newer.
         first_step_at: When it took its first optimiser step, in seconds since 1970; 0: not yet.
         ended_at: When it ended.
@@ -64,7 +64,7 @@ class Trial(Spec):
     state: State = "running"
     reason: str = ""
     is_lost: bool = False
-    donor: tuple[int, int] | None = None
+    source_trial: tuple[int, int] | None = None
     evaluations: tuple[Evaluation, ...] = ()
     first_step_at: float = 0.0
     ended_at: float = 0.0
@@ -97,7 +97,7 @@ def _signed(evaluation: Evaluation, goal: Goal) -> float:
     return value if goal.greater_is_better else -value
 
 
-class Trials:
+class TrialStore:
     """The trials below a search's folder or prefix; each is written by one process at a time."""
 
     def __init__(self, run: str) -> None:

@@ -22,14 +22,14 @@ from clftask.components.search.goal import Goal
 from clftask.config.train import TrainJob
 from clftask.errors import ClftaskError, StorageError
 from clftask.io import filesystems, storage
-from clftask.io.tempdirs import lasting_folder, scratch_folder
+from clftask.io.tempdirs import process_folder, temporary_folder
 from clftask.models.loading import find_base
 from clftask.models.memory import is_out_of_memory
 from clftask.training.callbacks import StepSeed, StopOnNan, Stopwatch, evaluations_without_gain
 from clftask.training.checkpoints import Checkpoints
 from clftask.training.trainer import ClassifierTrainer
 from clftask.training.worker import Work, build_trainer, evaluate, publish
-from clftask.tuning.trial_store import Evaluation, Trial, Trials, finite
+from clftask.tuning.trial_store import Evaluation, Trial, TrialStore, finite
 
 SAVE_INTERVAL_S = 60.0
 _log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class Attempt:
     is_of_population: bool = False
 
 
-def tell_again(spec: Attempt, report: Report) -> None:
+def replay_evaluations(spec: Attempt, report: Report) -> None:
     """Report what the scheduler has not heard of yet.
 
     Args:
@@ -76,14 +76,14 @@ def tell_again(spec: Attempt, report: Report) -> None:
     Raises:
         SystemExit: The scheduler has ended the trial; unless it may go on, that is kept.
     """
-    trial, books = spec.trial, Trials(spec.work.run)
+    trial, store = spec.trial, TrialStore(spec.work.run)
     try:
         for i in range(spec.num_told, len(trial.evaluations)):
             report(trial.evaluations[i], None, i + 1)
     except SystemExit:
         if spec.saves == "sometimes" and trial.state == "running":
-            books.write(trial.model_copy(update={"state": "stopped", "ended_at": time.time()}))
-            books.forget_state(trial)
+            store.write(trial.model_copy(update={"state": "stopped", "ended_at": time.time()}))
+            store.forget_state(trial)
         raise
 
 
@@ -92,7 +92,7 @@ def attempt(spec: Attempt, report: Report, rank: int, world: int, device: str) -
 
     Args:
         spec: The trial.
-        report: As `tell_again` takes it; the first worker alone calls it.
+        report: As `replay_evaluations` takes it; the first worker alone calls it.
         rank: This worker's place.
         world: How many workers there are.
         device: cpu or cuda.
@@ -108,8 +108,8 @@ def attempt(spec: Attempt, report: Report, rank: int, world: int, device: str) -
     """
     if spec.trial.state != "running":
         return spec.trial
-    with scratch_folder() as scratch:
-        keeper = _Keeper(spec, report, rank == 0, scratch)
+    with temporary_folder() as scratch:
+        keeper = TrialCallback(spec, report, rank == 0, scratch)
         try:
             _train(keeper, rank, world, device, scratch)
         except Stopped:
@@ -126,12 +126,12 @@ def attempt(spec: Attempt, report: Report, rank: int, world: int, device: str) -
 
 def fail(run: str, trial: Trial) -> None:
     """Write down that a trial of a search has failed for good."""
-    books = Trials(run)
-    books.write(trial)
-    books.forget_state(trial)
+    store = TrialStore(run)
+    store.write(trial)
+    store.forget_state(trial)
 
 
-def _train(keeper: _Keeper, rank: int, world: int, device: str, scratch: str) -> None:
+def _train(keeper: TrialCallback, rank: int, world: int, device: str, scratch: str) -> None:
     spec = keeper.spec
     model = spec.work.job.model
     local = model.model_copy(update={"base": _local_base(model.base)})
@@ -154,7 +154,7 @@ def _local_base(base: str) -> str:
     """Return a base on this machine; it is fetched once a process."""
     if not filesystems.is_url(base):
         return base
-    return find_base(base, lasting_folder())
+    return find_base(base, process_folder())
 
 
 def reason_of(error: Exception) -> str:
@@ -166,7 +166,7 @@ def reason_of(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:500]
 
 
-class _Keeper(TrainerCallback):  # type: ignore[misc]
+class TrialCallback(TrainerCallback):  # type: ignore[misc]
     """Writes evaluations down, saves what the scheduler may need, and reports.
 
     The report waits until the epoch's checkpoint is complete: whoever hears of an evaluation
@@ -175,10 +175,10 @@ class _Keeper(TrainerCallback):  # type: ignore[misc]
 
     def __init__(self, spec: Attempt, report: Report, is_first: bool, scratch: str) -> None:
         self.spec, self.report, self.trial, self.is_first = spec, report, spec.trial, is_first
-        self.books = Trials(spec.work.run)
+        self.store = TrialStore(spec.work.run)
         self.scratch = scratch
         self.checkpoints = Checkpoints(
-            self.books.checkpoints(spec.trial), 2 if spec.saves == "always" else 1, scratch
+            self.store.checkpoints(spec.trial), 2 if spec.saves == "always" else 1, scratch
         )
         self.waiting: Evaluation | None = None
         self.is_complete = False
@@ -197,10 +197,10 @@ class _Keeper(TrainerCallback):  # type: ignore[misc]
         """Return the step to go on from and where its checkpoint is; None to begin."""
         self.checkpoints.clean()
         source, step = self.checkpoints, self.checkpoints.latest()
-        if self.trial.donor is not None:
-            number, wanted = self.trial.donor
-            donor = self.trial.model_copy(update={"number": number})
-            theirs = Checkpoints(self.books.checkpoints(donor), 1, self.scratch)
+        if self.trial.source_trial is not None:
+            number, wanted = self.trial.source_trial
+            source_trial = self.trial.model_copy(update={"number": number})
+            theirs = Checkpoints(self.store.checkpoints(source_trial), 1, self.scratch)
             is_there = theirs.steps().get(wanted, False)
             found = wanted if is_there else theirs.latest()  # it has gone on since
             if found is not None and (step is None or step <= wanted):
@@ -249,14 +249,14 @@ class _Keeper(TrainerCallback):  # type: ignore[misc]
         if self.spec.keeps_weights and best is self.waiting:
             with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
                 self.trainer._save(folder)
-                storage.upload(folder, self.books.weights(self.trial))
+                storage.upload(folder, self.store.weights(self.trial))
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Send the checkpoint to storage, after the evaluation: whoever goes on needs both."""
         self.saved_at = time.monotonic()
         if self.is_first:
             if self.waiting is not None:
-                self.books.write(self._with(self.waiting))
+                self.store.write(self._with(self.waiting))
             step, folder = state.global_step, f"{args.output_dir}/checkpoint-{state.global_step}"
             precision = self.trainer.job.training.precision
             self.checkpoints.save(folder, step, None, precision, lambda: None)
@@ -286,7 +286,7 @@ class _Keeper(TrainerCallback):  # type: ignore[misc]
         if self.spec.saves == "always":
             self.checkpoints.wait()
         self.trial = self._with(evaluation)
-        self.books.write(self.trial)
+        self.store.write(self.trial)
         _log.info("epoch %g", evaluation.epoch, extra={"metrics": evaluation.metrics})
         self.report(evaluation, self.saved_step, len(self.trial.evaluations))
 
@@ -304,10 +304,10 @@ class _Keeper(TrainerCallback):  # type: ignore[misc]
         if not self.is_first:
             return
         self.trial = self._ended(state)
-        self.books.write(self.trial)
+        self.store.write(self.trial)
         _log.info("trial ends: %s", state, extra={"state": state})
         if not self.spec.is_of_population:
-            self.books.forget_state(self.trial)
+            self.store.forget_state(self.trial)
 
     def failed(self, reason: str) -> Trial:
         """Return the trial as failed; whether it is so for good, others decide."""
@@ -335,9 +335,9 @@ def publish_winner(
     Returns:
         What `metrics.json` of the bundle holds.
     """
-    with scratch_folder() as scratch:
+    with temporary_folder() as scratch:
         folder = f"{scratch}/weights"
-        storage.download(Trials(work.run).weights(trial), folder)
+        storage.download(TrialStore(work.run).weights(trial), folder)
         trainer = build_trainer(work, 1, device, work.job.training.precision, scratch)
         trainer._load_from_checkpoint(folder)
         last = trial.evaluations[-1]

@@ -16,7 +16,7 @@ from clftask.cli.main import app
 from clftask.commands.compare_tables import compare_tables
 from clftask.components.score_table import ScoreColumns, TopK, write_part
 from clftask.errors import ConfigError, DataError
-from clftask.scoring.manifest import Books, Counts, Manifest, PartEntry, ScorePlan
+from clftask.scoring.manifest import Counts, Manifest, PartEntry, ScorePlan, ScoreTableStore
 
 NAMES = ("cpp", "java", "python")
 
@@ -32,7 +32,7 @@ def write(
     is_complete: bool = True,
 ) -> str:
     """Write a score table whose rows have these labels."""
-    books, keys = Books(str(folder)), list(rows)
+    store, keys = ScoreTableStore(str(folder)), list(rows)
     columns = ScoreColumns(task, names, TopK(k=1))
     parts = []
     folder.mkdir(exist_ok=True)
@@ -46,7 +46,7 @@ def write(
             origin = pa.table(
                 {"_file": [f for f, _ in places], "_row": [int(r) for _, r in places]}
             )
-        Path(books.part(i)).write_bytes(
+        Path(store.part(i)).write_bytes(
             write_part(columns.table(origin, probabilities, decided), {})
         )
         parts.append(PartEntry(name=f"part-{i:05d}.parquet", num_rows=len(own), sha256=""))

@@ -17,9 +17,16 @@ from conftest import free_ports
 
 from clftask.components.search.goal import Goal
 from clftask.config.tune import TuneJob
-from clftask.distributed.metrics import KIND, METRICS, RUN, ScoreMeter, TrainMeter, TuneMeter
+from clftask.distributed.metrics import (
+    KIND,
+    METRICS,
+    RUN,
+    ScoreMetricsExporter,
+    TrainMetricsExporter,
+    TuneMetricsExporter,
+)
 from clftask.distributed.score.dispatcher import Dispatcher
-from clftask.distributed.tune.callback import Watch
+from clftask.distributed.tune.callback import TuneProgressCallback
 from clftask.errors import JobError, Problem
 from clftask.scoring.manifest import Counts, Piece, Receipt, Shard
 from clftask.scoring.worker import Done
@@ -75,16 +82,16 @@ class FakePool:
 
 def test_training():
     values, passed_on = Values(), []
-    meter = TrainMeter("s3://bucket/runs/topics", passed_on.append, values)
+    exporter = TrainMetricsExporter("s3://bucket/runs/topics", passed_on.append, values)
     first = {"step": 50, "epoch": 0.5, "max_steps": 200, "loss": 0.25, "learning_rate": 3e-5}
     records = [
         {**first, "samples_per_s": 31.5, "grad_norm": 1.0},
         {"step": 100, "epoch": 1.0, "max_steps": 200, "eval_loss": 0.5, "eval_micro_f1": 0.75},
     ]
     for record in records:
-        meter(record)
+        exporter(record)
     assert values.found == {}
-    meter.tell()
+    exporter.tell()
     assert passed_on == records
     assert values.found == {
         "clftask_train_step": 100,
@@ -100,11 +107,11 @@ def test_training():
 
 def test_scoring_counts_what_this_run_scored_and_each_shard_once():
     values = Values()
-    meter = ScoreMeter(OUTPUT, ignore, values)
+    exporter = ScoreMetricsExporter(OUTPUT, ignore, values)
     dones = [done(0, bad=3, long=2), done(1, is_new=False), done(2), done(0, bad=3, long=2)]
-    assert list(meter.watching(FakePool(*dones))(Dispatcher([], 1))) == dones
-    meter({"rows": 30, "total": 40, "scored_now": 20, "skipped": 10, "quarantined": 3})
-    meter.tell()
+    assert list(exporter.watching(FakePool(*dones))(Dispatcher([], 1))) == dones
+    exporter({"rows": 30, "total": 40, "scored_now": 20, "skipped": 10, "quarantined": 3})
+    exporter.tell()
     assert values.found == {
         "clftask_score_shards_total": 2,
         "clftask_score_rows_total": 17,
@@ -120,12 +127,12 @@ def test_scoring_counts_what_this_run_scored_and_each_shard_once():
 def test_retries_are_attempts_that_were_not_the_last():
     shards = [Shard(index=i, pieces=(Piece(file=i, start=0, num_rows=5),)) for i in range(2)]
     dispatcher, values = Dispatcher(shards, 1), Values()
-    meter = ScoreMeter(OUTPUT, ignore, values)
-    list(meter.watching(FakePool())(dispatcher))
+    exporter = ScoreMetricsExporter(OUTPUT, ignore, values)
+    list(exporter.watching(FakePool())(dispatcher))
     error, counts = JobError(Problem("x", None, "failed")), []
     for shard in (0, 1, 0, 0):
         dispatcher.take_back([shards[shard]], error)
-        meter.tell()
+        exporter.tell()
         counts.append(values.found.get("clftask_score_shard_retries_total"))
     assert counts == [1, 2, 3, 3]
     assert list(dispatcher.failed) == [0]
@@ -161,9 +168,9 @@ def trial(number: int, status: str = "RUNNING", **last_result: Any) -> Any:
 @pytest.mark.parametrize(("metric", "best"), [("micro_f1", 0.5), ("loss", 0.125)])
 def test_search(tmp_path, metric, best):
     values = Values()
-    meter = TuneMeter(str(tmp_path), ignore, search(tmp_path, 3, metric), values)
+    exporter = TuneMetricsExporter(str(tmp_path), ignore, search(tmp_path, 3, metric), values)
     goal = Goal(metric=metric, greater_is_better=metric != "loss")
-    watch = Watch(meter, None, goal, is_final=False)
+    watch = TuneProgressCallback(exporter, None, goal, is_final=False)
     trials = [trial(i) for i in range(6)]
     for it in trials:
         watch.on_trial_start(0, [], it)
@@ -176,8 +183,8 @@ def test_search(tmp_path, metric, best):
     for it in trials[:4]:
         watch.on_trial_complete(0, [], it)
     watch.on_trial_error(0, [], trials[4])
-    Watch(meter, None, goal, is_final=True).on_trial_start(0, [], trial(9))
-    meter.tell()
+    TuneProgressCallback(exporter, None, goal, is_final=True).on_trial_start(0, [], trial(9))
+    exporter.tell()
     assert values.found == {
         "clftask_tune_trials:running:search": 1,
         "clftask_tune_trials:done:search": 2,
@@ -203,28 +210,28 @@ class Broken:
 
 def test_broken_metrics_and_strange_records_never_fail_a_job():
     passed_on: list[dict[str, Any]] = []
-    with ScoreMeter(OUTPUT, passed_on.append, Broken()) as meter:
-        assert list(meter.watching(FakePool(done(0)))(Dispatcher([], 1))) == [done(0)]
-        meter({"rows": 10, "total": 10})
-        meter({"rows": None})
-    with TrainMeter("runs/a", passed_on.append, Broken()) as train:
+    with ScoreMetricsExporter(OUTPUT, passed_on.append, Broken()) as exporter:
+        assert list(exporter.watching(FakePool(done(0)))(Dispatcher([], 1))) == [done(0)]
+        exporter({"rows": 10, "total": 10})
+        exporter({"rows": None})
+    with TrainMetricsExporter("runs/a", passed_on.append, Broken()) as train:
         train({})
     assert passed_on == [{"rows": 10, "total": 10}, {"rows": None}, {}]
-    assert not meter.thread.is_alive()
+    assert not exporter.thread.is_alive()
 
 
 def test_an_error_of_the_screen_is_the_jobs():
     def fail(_: dict[str, Any]) -> None:
         raise BrokenPipeError
 
-    with pytest.raises(BrokenPipeError), TrainMeter("runs/a", fail, Values()) as meter:
-        meter({"step": 1, "epoch": 0, "max_steps": 2})
+    with pytest.raises(BrokenPipeError), TrainMetricsExporter("runs/a", fail, Values()) as exporter:
+        exporter({"step": 1, "epoch": 0, "max_steps": 2})
 
 
 def test_the_last_values_are_told_at_the_end():
     values = Values()
-    with TrainMeter("runs/a", ignore, values) as meter:
-        meter({"step": 1, "epoch": 0.5, "max_steps": 2})
+    with TrainMetricsExporter("runs/a", ignore, values) as exporter:
+        exporter({"step": 1, "epoch": 0.5, "max_steps": 2})
     assert values.found["clftask_train_progress_ratio"] == 0.5
 
 
@@ -255,9 +262,9 @@ def test_prometheus_sees_gauges_while_a_job_runs_and_its_counts_for_good(monkeyp
     options = {"_metrics_export_port": port, "_system_config": often, "logging_level": "ERROR"}
     ray.init("local", num_cpus=1, include_dashboard=False, **options)
     try:
-        with ScoreMeter(OUTPUT, ignore) as meter:
-            list(meter.watching(FakePool(done(0, bad=3)))(Dispatcher([], 1)))
-            meter({"rows": 10, "total": 40})
+        with ScoreMetricsExporter(OUTPUT, ignore) as exporter:
+            list(exporter.watching(FakePool(done(0, bad=3)))(Dispatcher([], 1)))
+            exporter({"rows": 10, "total": 40})
             give_up = time.monotonic() + 20
             while not (first := samples(port)) and time.monotonic() < give_up:
                 time.sleep(0.2)

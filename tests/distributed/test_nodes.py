@@ -33,7 +33,7 @@ from clftask.distributed.train import ray_trainer
 from clftask.distributed.train.driver import train
 from clftask.distributed.tune.driver import tune
 from clftask.io import listing, storage
-from clftask.tuning.trial_store import Trials
+from clftask.tuning.trial_store import TrialStore
 
 pytestmark = pytest.mark.chaos
 
@@ -240,7 +240,7 @@ def test_a_search_outlives_a_node(cluster, document, place):
     result = tune(TuneJob.load(search), lambda line: None, beside)
     beside.end()
     assert result["trials"] == {"done": 4, "stopped": 0, "failed": 0}
-    assert all(len(trial.evaluations) == 4 for trial in Trials(result["run"]).all())
+    assert all(len(trial.evaluations) == 4 for trial in TrialStore(result["run"]).all())
 
 
 def test_a_killed_driver_does_not_keep_the_machines_of_a_range(s3, document, tmp_path):

@@ -21,7 +21,7 @@ from clftask.config.score import ScoreJob
 from clftask.data.readers.base import Source
 from clftask.distributed.session import connected
 from clftask.errors import ConfigError, DataError
-from clftask.estimate.machine import Asked, as_worker, check_device
+from clftask.estimate.machine import WorkerResources, as_worker, check_device
 from clftask.estimate.pace import Pace, pace_of
 from clftask.estimate.sampling import draw, places
 from clftask.estimate.score import Load, estimate
@@ -34,7 +34,7 @@ from clftask.scoring.manifest import Piece, Shard
 from clftask.scoring.plan import Planned
 from clftask.scoring.worker import Done, ScoreWork, ShardScorer
 
-ASKED = Asked(workers=1, cpus=1)
+ASKED = WorkerResources(workers=1, cpus=1)
 WORDS = ["fast", "audio", "tool", "router", "shader", "melody", "library", "simple"]
 
 
@@ -70,13 +70,13 @@ class World:
     def planned(self, job: ScoreJob) -> Planned:
         return planning.plan(job, self.meta)
 
-    def estimate(self, asked: Asked = ASKED, **settings: Any) -> dict[str, Any]:
+    def estimate(self, asked: WorkerResources = ASKED, **settings: Any) -> dict[str, Any]:
         job = self.job(**settings)
         return estimate(job, self.meta, self.planned(job), asked, lambda line: None)
 
     def score(self, job: ScoreJob, most: int = 10**9) -> int:
         """Score shards of the job in this process; return the bytes of their parts."""
-        planned = planning.claim(job, self.meta, self.planned(job))
+        planned = planning.create(job, self.meta, self.planned(job))
         worker = ShardScorer(ScoreWork(job, planned.plan, self.meta), self.scorer)
         done = [found for found in worker.run(planned.missing[:most]) if isinstance(found, Done)]
         return sum(found.receipt.num_bytes for found in done)
@@ -110,10 +110,10 @@ def test_places_lie_in_all_files_and_all_over_each() -> None:
     assert [s.index for s in found] == [0, 1, 2, 3]
     assert [s.num_rows for s in found] == [10, 10, 10, 10]
     rows = rows_of(found)
-    stretches = [{(0, r) for r in range(100)}, *({(1, r) for r in range(a, a + 100)}
+    batches = [{(0, r) for r in range(100)}, *({(1, r) for r in range(a, a + 100)}
                  for a in (0, 100, 200))]  # fmt: skip
-    for i, stretch in enumerate(stretches):
-        assert set(rows[10 * i : 10 * i + 10]) <= stretch
+    for i, shard_batch in enumerate(batches):
+        assert set(rows[10 * i : 10 * i + 10]) <= shard_batch
     others = {tuple(rows_of(places(shards, 4, 10, seed=seed))) for seed in range(20)}
     assert len(others) == 20
 
@@ -216,7 +216,7 @@ def test_a_worker_has_the_cpus_of_a_worker_and_gives_them_back() -> None:
 def test_workers_with_gpus_are_not_measured_without_one(monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match=r"scaling\.use_gpu: .*this machine has none") as caught:
-        check_device(Asked(1, 1, 1.0), "auto", "scaling.use_gpu")
+        check_device(WorkerResources(1, 1, 1.0), "auto", "scaling.use_gpu")
     assert caught.value.exit_code == 2
     check_device(ASKED, "auto", "scaling.use_gpu")
 
@@ -226,7 +226,7 @@ def test_workers_with_gpus_are_not_measured_without_one(monkeypatch) -> None:
 
 def test_counts_are_those_of_the_job_and_nothing_is_written(world: World) -> None:
     paths = [world.write("a.parquet", texts(260)), world.write("b.parquet", texts(130, seed=1))]
-    found = world.estimate(Asked(workers=2, cpus=1))
+    found = world.estimate(WorkerResources(workers=2, cpus=1))
     assert (found["files"], found["rows"], found["rows_left"], found["rows_done"]) == (
         2, 390, 390, 0,
     )  # fmt: skip

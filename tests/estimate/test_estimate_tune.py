@@ -18,7 +18,7 @@ from clftask.data.prepare import Prepared, prepare, tokenise
 from clftask.distributed.session import connected
 from clftask.errors import JobError
 from clftask.estimate.kinds import kinds_of, spread, trials_of
-from clftask.estimate.machine import Asked
+from clftask.estimate.machine import WorkerResources
 from clftask.estimate.spending import Plan, Search, makespan
 from clftask.estimate.steps import Cost, _of_typical_steps, measure, sampled
 from clftask.estimate.tune import _by_trial, estimate
@@ -27,7 +27,7 @@ from clftask.tuning.trial_store import Evaluation, Trial
 
 RATES = {"training.learning_rate": {"kind": "loguniform", "low": 1e-5, "high": 1e-3}}
 SIZES = {"training.batch_size": {"kind": "choice", "values": [8, 16]}}
-ASKED = Asked(workers=1, cpus=1)
+ASKED = WorkerResources(workers=1, cpus=1)
 
 
 def job(base: str = "pkg://some_package/model", epochs: int = 9, **fields: Any) -> TuneJob:
@@ -91,7 +91,7 @@ def test_of_many_kinds_some_are_measured() -> None:
 def plan(search: TuneJob, known: Any = (), concurrency: int = 2, **asked: Any) -> Plan:
     """Return a plan with 2 s to start a trial, 10 s an epoch, and a second to prepare."""
     trials = trials_of(search, [])
-    asked_for = Asked(**{"workers": 1, "cpus": 1, **asked})
+    asked_for = WorkerResources(**{"workers": 1, "cpus": 1, **asked})
     inside = Search(
         search, Prepared({}, None, None, None, ""), {}, asked_for, concurrency, 0, known
     )  # type: ignore[arg-type]
@@ -209,7 +209,7 @@ def search(toy_table: Any, tiny_base: Path, tmp_path: Path) -> dict[str, Any]:
     }
 
 
-def read(document: dict[str, Any], asked: Asked = ASKED) -> Search:
+def read(document: dict[str, Any], asked: WorkerResources = ASKED) -> Search:
     found = TuneJob.load(document)
     base = found.train.model.base
     tokenizers = {base: load_tokenizer(base)}
@@ -274,7 +274,7 @@ def test_a_search_in_which_none_can_train_is_no_estimate(search: dict[str, Any])
 
 def test_each_kind_is_measured_and_the_whole_told(search: dict[str, Any]) -> None:
     said: list[str] = []
-    found = estimate(read(search, Asked(workers=2, cpus=1)), said.append)
+    found = estimate(read(search, WorkerResources(workers=2, cpus=1)), said.append)
     steps = {kind["fields"]["training.batch_size"]: kind["steps"] for kind in found["kinds"]}
     assert steps == {8: 24, 16: 12}
     assert sum(kind["trials"] for kind in found["kinds"]) == found["trials"] == 6

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from clftask.io.tempdirs import scratch_folder, sweep
+from clftask.io.tempdirs import remove_stale_folders, temporary_folder
 
 HOLD = """
 import sys, time
-from clftask.scratch import scratch_folder
-with scratch_folder() as folder:
+from clftask.io.tempdirs import temporary_folder
+with temporary_folder() as folder:
     open(folder + "/weights", "w").write("x")
     print(folder, flush=True)
     time.sleep(60)
@@ -39,10 +39,10 @@ def hold() -> tuple[subprocess.Popen[str], Path]:
 
 
 def test_a_folder_is_gone_after_its_block(own_temp: Path) -> None:
-    with scratch_folder() as folder:
+    with temporary_folder() as folder:
         Path(folder, "inner").mkdir()
         assert Path(folder).parent.parent == own_temp
-    with pytest.raises(ValueError, match="as it happens"), scratch_folder() as other:
+    with pytest.raises(ValueError, match="as it happens"), temporary_folder() as other:
         raise ValueError("as it happens")
     assert not Path(folder).exists()
     assert not Path(other).exists()
@@ -58,14 +58,14 @@ def test_a_removal_that_is_cut_short_is_finished_by_the_next(own_temp, monkeypat
     with (
         monkeypatch.context() as patched,
         contextlib.suppress(KeyboardInterrupt),
-        scratch_folder() as folder,
+        temporary_folder() as folder,
     ):
         for name in ("weights", "more"):
             Path(folder, name).write_text("x")
         patched.setattr(shutil, "rmtree", cut_short)
     assert shutil.rmtree is remove
     assert Path(folder, "more").exists()
-    sweep()
+    remove_stale_folders()
     assert list(own_temp.iterdir()) == []
 
 
@@ -75,10 +75,10 @@ def test_what_a_killed_process_left_is_removed_and_what_is_in_use_stays(own_temp
         first.send_signal(signal.SIGKILL)
         first.wait()
         assert killed.exists()
-        with scratch_folder() as mine:
+        with temporary_folder() as mine:
             assert not killed.exists()
             assert (alive / "weights").read_text() == "x"
-            sweep()
+            remove_stale_folders()
             assert Path(mine).exists()
     finally:
         second.kill()
@@ -86,7 +86,7 @@ def test_what_a_killed_process_left_is_removed_and_what_is_in_use_stays(own_temp
 
 
 def test_a_lasting_folder_goes_with_its_process(own_temp: Path) -> None:
-    code = "from clftask.scratch import lasting_folder as f; open(f() + '/x', 'w'); print(f())"
+    code = "from clftask.io.tempdirs import process_folder as f; open(f() + '/x', 'w'); print(f())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert Path(done.stdout.strip()).parent.parent == own_temp
     assert list(own_temp.iterdir()) == []
@@ -97,6 +97,6 @@ def test_what_others_put_there_is_left_alone(own_temp: Path) -> None:
     foreign.mkdir()
     os.mkfifo(foreign / ".lock")  # whoever opens it waits for a writer
     (own_temp / "clftask-work-file").write_text("x")
-    sweep()
+    remove_stale_folders()
     assert foreign.exists()
     assert (own_temp / "clftask-work-file").exists()

@@ -11,7 +11,6 @@ import pytest
 from clftask.errors import DataError
 from clftask.io import listing, storage
 from clftask.scoring.manifest import (
-    Books,
     Counts,
     InputFile,
     Manifest,
@@ -19,6 +18,7 @@ from clftask.scoring.manifest import (
     Piece,
     Receipt,
     ScorePlan,
+    ScoreTableStore,
     Shard,
 )
 
@@ -69,20 +69,20 @@ def receipt(shard: int) -> Receipt:
 
 
 @pytest.fixture(params=["local", "s3"])
-def books(request: pytest.FixtureRequest, tmp_path: Any) -> Books:
-    """Books in an empty place."""
+def store(request: pytest.FixtureRequest, tmp_path: Any) -> ScoreTableStore:
+    """A store in an empty place."""
     if request.param == "local":
-        return Books(str(tmp_path / "scores"))
-    return Books(f"{request.getfixturevalue('s3').bucket}/{uuid.uuid4().hex}")
+        return ScoreTableStore(str(tmp_path / "scores"))
+    return ScoreTableStore(f"{request.getfixturevalue('s3').bucket}/{uuid.uuid4().hex}")
 
 
-def put(books: Books, *names: str, content: bytes = b"x") -> None:
+def put(store: ScoreTableStore, *names: str, content: bytes = b"x") -> None:
     for name in names:
-        storage.put(storage.join(books.output, name), content)
+        storage.put(storage.join(store.output, name), content)
 
 
-def names_below(books: Books) -> list[str]:
-    return [f.path.removeprefix(books.output) for f in listing.list_files(books.output)]
+def names_below(store: ScoreTableStore) -> list[str]:
+    return [f.path.removeprefix(store.output) for f in listing.list_files(store.output)]
 
 
 # ------------------------------------------------------------------ counts
@@ -117,32 +117,32 @@ def test_rows_of_shards_and_plans():
 
 
 def test_places(tmp_path):
-    books = Books(f"{tmp_path}/out/")
-    assert books.part(7) == f"{tmp_path}/out/part-00007.parquet"
-    assert books.quarantine(7) == f"{tmp_path}/out/_quarantine/part-00007.jsonl"
-    assert books.receipt(7) == f"{tmp_path}/out/_receipts/part-00007.json"
-    assert books.part(123_456) == f"{tmp_path}/out/part-123456.parquet"
+    store = ScoreTableStore(f"{tmp_path}/out/")
+    assert store.part(7) == f"{tmp_path}/out/part-00007.parquet"
+    assert store.quarantine(7) == f"{tmp_path}/out/_quarantine/part-00007.jsonl"
+    assert store.receipt(7) == f"{tmp_path}/out/_receipts/part-00007.json"
+    assert store.part(123_456) == f"{tmp_path}/out/part-123456.parquet"
 
 
-def test_an_empty_place_has_no_books(books):
-    assert books.plan() is None
-    assert books.manifest() is None
-    assert (books.stored_parts(), books.stored_receipts()) == (set(), set())
-    assert list(books.receipts()) == []
+def test_an_empty_place_has_no_books(store):
+    assert store.plan() is None
+    assert store.manifest() is None
+    assert (store.stored_parts(), store.stored_receipts()) == (set(), set())
+    assert list(store.receipts()) == []
 
 
-def test_plan_and_manifest_come_back(books):
-    assert books.write_plan(PLAN)
-    assert books.plan() == PLAN
-    assert books.manifest() is None
-    books.write_manifest(MANIFEST)
-    assert books.manifest() == MANIFEST
-    assert names_below(books) == ["/_manifest.json", "/_plan.json"]
+def test_plan_and_manifest_come_back(store):
+    assert store.write_plan(PLAN)
+    assert store.plan() == PLAN
+    assert store.manifest() is None
+    store.write_manifest(MANIFEST)
+    assert store.manifest() == MANIFEST
+    assert names_below(store) == ["/_manifest.json", "/_plan.json"]
 
 
-def test_the_plan_is_plain_json(books):
-    books.write_plan(PLAN)
-    text = storage.read_bytes(f"{books.output}/_plan.json").decode()
+def test_the_plan_is_plain_json(store):
+    store.write_plan(PLAN)
+    text = storage.read_bytes(f"{store.output}/_plan.json").decode()
     assert "größe" in text
     found = json.loads(text)
     assert found["schema_version"] == 1
@@ -152,33 +152,33 @@ def test_the_plan_is_plain_json(books):
     }
 
 
-def test_only_the_first_plan_is_written(books):
+def test_only_the_first_plan_is_written(store):
     other = PLAN.model_copy(update={"fingerprint": "another"})
-    assert books.write_plan(PLAN)
-    assert not books.write_plan(other)
-    assert books.plan() == PLAN
-    books.replace_plan(other)
-    assert books.plan() == other
+    assert store.write_plan(PLAN)
+    assert not store.write_plan(other)
+    assert store.plan() == PLAN
+    store.replace_plan(other)
+    assert store.plan() == other
 
 
-def test_receipts_come_in_the_order_of_the_parts(books):
+def test_receipts_come_in_the_order_of_the_parts(store):
     for shard in (100_000, 2, 99_999, 10):
-        books.write_receipt(receipt(shard))
-    assert list(books.receipts()) == [receipt(n) for n in (2, 10, 99_999, 100_000)]
-    assert books.stored_receipts() == {2, 10, 99_999, 100_000}
+        store.write_receipt(receipt(shard))
+    assert list(store.receipts()) == [receipt(n) for n in (2, 10, 99_999, 100_000)]
+    assert store.stored_receipts() == {2, 10, 99_999, 100_000}
 
 
 def test_many_receipts(tmp_path):
-    books = Books(str(tmp_path))
+    store = ScoreTableStore(str(tmp_path))
     for shard in range(70):
-        books.write_receipt(receipt(shard))
-    assert [found.num_bytes for found in books.receipts()] == list(range(100, 170))
+        store.write_receipt(receipt(shard))
+    assert [found.num_bytes for found in store.receipts()] == list(range(100, 170))
 
 
-def test_a_receipt_is_written_over_one_of_the_same_part(books):
-    books.write_receipt(receipt(3))
-    books.write_receipt(receipt(3).model_copy(update={"seconds": 9.0}))
-    assert [found.seconds for found in books.receipts()] == [9.0]
+def test_a_receipt_is_written_over_one_of_the_same_part(store):
+    store.write_receipt(receipt(3))
+    store.write_receipt(receipt(3).model_copy(update={"seconds": 9.0}))
+    assert [found.seconds for found in store.receipts()] == [9.0]
 
 
 # ------------------------------------------------------------------ what lies beside
@@ -203,35 +203,35 @@ FOREIGN = [
 ]
 
 
-def test_only_our_parts_count(books):
-    put(books, *FOREIGN, "part-00000.parquet", "part-00042.parquet", "part-123456.parquet")
-    assert books.stored_parts() == {0, 42, 123_456}
-    assert books.stored_receipts() == {17}
+def test_only_our_parts_count(store):
+    put(store, *FOREIGN, "part-00000.parquet", "part-00042.parquet", "part-123456.parquet")
+    assert store.stored_parts() == {0, 42, 123_456}
+    assert store.stored_receipts() == {17}
 
 
 @pytest.mark.parametrize("folder", ["part-00005.d", "part-00006"])
 def test_the_name_of_the_place_is_no_part(tmp_path, folder):
-    books = Books(str(tmp_path / folder))
-    put(books, "x.parquet", "part-00001.parquet", "_receipts/x.json", "_receipts/part-00002.json")
-    assert (books.stored_parts(), books.stored_receipts()) == ({1}, {2})
+    store = ScoreTableStore(str(tmp_path / folder))
+    put(store, "x.parquet", "part-00001.parquet", "_receipts/x.json", "_receipts/part-00002.json")
+    assert (store.stored_parts(), store.stored_receipts()) == ({1}, {2})
 
 
-def test_what_a_killed_run_left_is_no_receipt(books):
+def test_what_a_killed_run_left_is_no_receipt(store):
     """A write to disk begins as `.tmp-…` beside its target; one that is killed leaves it."""
-    books.write_receipt(receipt(1))
-    put(books, "_receipts/.tmp-k3x", "_receipts/.tmp-part-00002.json", content=b'{"shard": 2, "co')
-    assert books.stored_receipts() == {1}
-    assert list(books.receipts()) == [receipt(1)]
+    store.write_receipt(receipt(1))
+    put(store, "_receipts/.tmp-k3x", "_receipts/.tmp-part-00002.json", content=b'{"shard": 2, "co')
+    assert store.stored_receipts() == {1}
+    assert list(store.receipts()) == [receipt(1)]
 
 
-def test_forgetting_leaves_parts_and_plan(books):
-    books.write_plan(PLAN)
-    books.write_manifest(MANIFEST)
+def test_forgetting_leaves_parts_and_plan(store):
+    store.write_plan(PLAN)
+    store.write_manifest(MANIFEST)
     for shard in (0, 1, 2):
-        books.write_receipt(receipt(shard))
-        put(books, f"part-0000{shard}.parquet", f"_quarantine/part-0000{shard}.jsonl")
-    books.forget(receipts=[0, 2, 7], quarantines=[2])
-    assert names_below(books) == [
+        store.write_receipt(receipt(shard))
+        put(store, f"part-0000{shard}.parquet", f"_quarantine/part-0000{shard}.jsonl")
+    store.forget(receipts=[0, 2, 7], quarantines=[2])
+    assert names_below(store) == [
         "/_plan.json",
         "/_quarantine/part-00000.jsonl",
         "/_quarantine/part-00001.jsonl",
@@ -246,12 +246,12 @@ def test_forgetting_leaves_parts_and_plan(books):
 
 
 @pytest.mark.parametrize(("kind", "name"), [("plan", "_plan.json"), ("manifest", "_manifest.json")])
-def test_books_of_a_newer_clftask_are_refused(books, kind, name):
+def test_books_of_a_newer_clftask_are_refused(store, kind, name):
     content = json.dumps({"schema_version": 2, "something": "new"}).encode()
-    put(books, name, content=content)
+    put(store, name, content=content)
     with pytest.raises(DataError) as caught:
-        getattr(books, kind)()
+        getattr(store, kind)()
     (problem,) = caught.value.problems
-    assert (problem.path, problem.value) == (f"{books.output}/{name}", 2)
+    assert (problem.path, problem.value) == (f"{store.output}/{name}", 2)
     assert (problem.allowed, problem.remedy) == ("is of a newer clftask", "Upgrade clftask.")
     assert caught.value.exit_code == 2

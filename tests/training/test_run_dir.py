@@ -37,7 +37,7 @@ def finished(toy_table, tiny_base, tmp_path) -> TrainJob:
     )
     run = run_dir.find(job.run, job.task)
     prepared = prepare(job)
-    run_dir.claim(run, job, prepared.rows, prepared.fingerprint)
+    run_dir.create(run, job, prepared.rows, prepared.fingerprint)
     Path(run.bundle).mkdir()
     Path(run.bundle, "metrics.json").write_text(json.dumps(OUTCOME))
     Path(run.bundle, "clftask.json").write_text("{}")
@@ -79,8 +79,8 @@ def test_what_killed_workers_left_half_written_is_removed_however_a_run_ends(fin
     half = Path(run.path, "checkpoints", "step-0000001", ".tmp-optimizer.pt-x1")
     half.parent.mkdir(parents=True)
     prepared = prepare(finished)
-    with contextlib.suppress(KeyboardInterrupt), run_dir.resumable(run) as claim:
-        claim(finished, prepared.rows, prepared.fingerprint)
+    with contextlib.suppress(KeyboardInterrupt), run_dir.resumable(run) as create:
+        create(finished, prepared.rows, prepared.fingerprint)
         half.write_text("half")
         raise KeyboardInterrupt
     assert not half.exists()
@@ -93,8 +93,8 @@ def test_who_is_refused_leaves_what_another_writes(finished):
     written = path / "bundle" / ".tmp-model.safetensors-x1"
     written.write_text("the winner is writing it")
     loser = run_dir.Run(str(path), False)
-    with pytest.raises(ConfigError, match="is taken"), run_dir.resumable(loser) as claim:
-        claim(finished, prepared.rows, prepared.fingerprint)
+    with pytest.raises(ConfigError, match="is taken"), run_dir.resumable(loser) as create:
+        create(finished, prepared.rows, prepared.fingerprint)
     with contextlib.suppress(KeyboardInterrupt), run_dir.resumable(run_dir.Run(str(path), True)):
         raise KeyboardInterrupt
     assert written.exists()

@@ -154,10 +154,10 @@ def test_killed_run_goes_on_as_if_nothing_had_happened(make_work):
 
 def test_precision_is_measured_once_in_a_run(make_work, monkeypatch):
     work = make_work(precision="auto", epochs=6)
-    monkeypatch.setattr("clftask.fitting.bf16_pays", lambda device: True)
+    monkeypatch.setattr("clftask.training.worker.bf16_pays", lambda device: True)
     with pytest.raises(KeyboardInterrupt):
         run(work, Recorder(fail_at=20))
-    monkeypatch.setattr("clftask.fitting.bf16_pays", lambda device: False)
+    monkeypatch.setattr("clftask.training.worker.bf16_pays", lambda device: False)
     run(work)
     log = Path(work.run, "log.txt").read_text()
     assert [line.split("on cpu, ")[1][:4] for line in log.splitlines() if " on cpu, " in line] == [

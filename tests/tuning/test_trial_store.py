@@ -14,7 +14,7 @@ from clftask.errors import DataError
 from clftask.tuning.trial_store import (
     Evaluation,
     Trial,
-    Trials,
+    TrialStore,
     finalists,
     finite,
     mean_scores,
@@ -336,15 +336,15 @@ def test_params_that_do_not_exist_in_a_trial_are_null() -> None:
 
 
 def test_trials_are_read_back_as_they_were_written(tmp_path: Path) -> None:
-    books = Trials(str(tmp_path))
+    store = TrialStore(str(tmp_path))
     picks = {"training.learning_rate": 3e-4, "loss": 1, "loss[1].gamma": 2.5}
     params = {"training.learning_rate": 3e-4, "loss": "focal", "x": None}
     first = trial(0, 0.5, None, picks=picks, params=params)
     begun = Trial(number=1, picks={}, params={}, seed=42)
-    assert books.read(begun) == begun
+    assert store.read(begun) == begun
     for kept in (first, begun, finalist(0, 43, 0.5), trial(1, 0.1, state="failed", reason="é")):
-        books.write(kept)
-        assert books.read(Trial(**{**begun.dump(), **identity(kept)})) == kept
+        store.write(kept)
+        assert store.read(Trial(**{**begun.dump(), **identity(kept)})) == kept
     names = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file())
     assert names == [
         *("trials/0000-seed43/trial.json", "trials/0000/trial.json", "trials/0001/trial.json"),
@@ -358,13 +358,13 @@ def identity(kept: Trial) -> dict[str, Any]:
 
 
 def test_all_are_listed_by_number_and_then_by_seed(tmp_path: Path) -> None:
-    books = Trials(str(tmp_path))
-    assert books.all() == []
+    store = TrialStore(str(tmp_path))
+    assert store.all() == []
     again = [finalist(2, 10, 0.1), finalist(2, 9, 0.1), finalist(10, 9, 0.1)]
     for kept in [*again, trial(10_000), trial(9_999), trial(2), trial(10)]:
-        books.write(kept)
-    Path(books.place(trial(2)), "other.json").write_text("{}")
-    found = [(t.number, t.seed, t.is_finalist) for t in books.all()]
+        store.write(kept)
+    Path(store.place(trial(2)), "other.json").write_text("{}")
+    found = [(t.number, t.seed, t.is_finalist) for t in store.all()]
     assert found == [
         *[(2, 42, False), (10, 42, False), (9_999, 42, False), (10_000, 42, False)],
         *[(2, 9, True), (2, 10, True), (10, 9, True)],
@@ -372,26 +372,26 @@ def test_all_are_listed_by_number_and_then_by_seed(tmp_path: Path) -> None:
 
 
 def test_a_trials_folders_lie_below_the_search(tmp_path: Path) -> None:
-    books, kept = Trials(str(tmp_path)), finalist(3, 43, 0.5)
-    assert books.place(kept) == f"{tmp_path}/trials/0003-seed43"
-    for folder in (books.checkpoints(kept), books.weights(kept)):
+    store, kept = TrialStore(str(tmp_path)), finalist(3, 43, 0.5)
+    assert store.place(kept) == f"{tmp_path}/trials/0003-seed43"
+    for folder in (store.checkpoints(kept), store.weights(kept)):
         Path(folder).mkdir(parents=True)
         Path(folder, "model.safetensors").write_bytes(b"1")
-    books.write(kept)
-    books.forget_state(kept)
-    assert sorted(p.name for p in Path(books.place(kept)).iterdir()) == ["best", "trial.json"]
-    books.forget_weights(kept)
-    books.forget_weights(kept)
-    assert [p.name for p in Path(books.place(kept)).iterdir()] == ["trial.json"]
+    store.write(kept)
+    store.forget_state(kept)
+    assert sorted(p.name for p in Path(store.place(kept)).iterdir()) == ["best", "trial.json"]
+    store.forget_weights(kept)
+    store.forget_weights(kept)
+    assert [p.name for p in Path(store.place(kept)).iterdir()] == ["trial.json"]
 
 
 @pytest.mark.parametrize("content", ["{", '{"number": 1}', "[]"])
 def test_a_damaged_record_is_named(tmp_path: Path, content: str) -> None:
-    books = Trials(str(tmp_path))
-    books.write(trial(1))
-    Path(books.place(trial(1)), "trial.json").write_text(content)
+    store = TrialStore(str(tmp_path))
+    store.write(trial(1))
+    Path(store.place(trial(1)), "trial.json").write_text(content)
     with pytest.raises(DataError) as caught:
-        books.all()
+        store.all()
     (problem,) = caught.value.problems
     assert problem.path == f"{tmp_path}/trials/0001/trial.json"
     assert problem.remedy == "Delete its folder: the trial is then run again."

@@ -16,8 +16,15 @@ from clftask.training import trainer
 from clftask.training.checkpoints import Checkpoints
 from clftask.training.worker import Work, build_trainer
 from clftask.tuning import trial_worker
-from clftask.tuning.trial_store import Trial, Trials
-from clftask.tuning.trial_worker import Attempt, Stopped, attempt, fail, publish_winner, tell_again
+from clftask.tuning.trial_store import Trial, TrialStore
+from clftask.tuning.trial_worker import (
+    Attempt,
+    Stopped,
+    attempt,
+    fail,
+    publish_winner,
+    replay_evaluations,
+)
 
 
 class Listener:
@@ -62,13 +69,15 @@ def make(search, tmp_path):
     data = {"fingerprint": prepared.fingerprint, "report": prepared.report.as_json()}
 
     def attempt_of(
-        number=0, rate=2e-2, saves="always", keeps_weights=False, donor=None, **options: Any
+        number=0, rate=2e-2, saves="always", keeps_weights=False, source_trial=None, **options: Any
     ):
         picks = {"training.learning_rate": rate}
         trial = Trial(number=number, picks=picks, params=picks, seed=42)
-        trial = Trials(str(tmp_path / "run")).read(trial)
-        donor = donor or trial.donor
-        trial = trial.model_copy(update={"picks": picks, "params": picks, "donor": donor})
+        trial = TrialStore(str(tmp_path / "run")).read(trial)
+        source_trial = source_trial or trial.source_trial
+        trial = trial.model_copy(
+            update={"picks": picks, "params": picks, "source_trial": source_trial}
+        )
         job = search.trial(picks)
         work = Work(job, str(tmp_path / "run"), tables, prepared.space.names, data, "")
         return Attempt(work, trial, search.goal, saves, keeps_weights, **options)
@@ -78,7 +87,7 @@ def make(search, tmp_path):
 
 def run(spec: Attempt, listener: Listener | None = None) -> Trial:
     listener = listener or Listener()
-    tell_again(spec, listener)
+    replay_evaluations(spec, listener)
     done = attempt(spec, listener, rank=0, world=1, device="cpu")
     if done.state == "failed" and spec.trial.state == "running":
         fail(spec.work.run, done)
@@ -100,14 +109,14 @@ def test_reports_every_epoch_and_leaves_only_its_record(make, tmp_path):
     assert listener.epochs == [1, 2, 3, 4]
     assert listener.heard == [(e.epoch, e.metrics["micro_f1"]) for e in done.evaluations]
     assert files(tmp_path / "run") == {"trials/0000/trial.json"}
-    assert Trials(str(tmp_path / "run")).all() == [done]
+    assert TrialStore(str(tmp_path / "run")).all() == [done]
 
 
 def test_stopped_trial_is_over_and_its_checkpoints_are_gone(make, tmp_path, monkeypatch):
     monkeypatch.setattr(trial_worker, "SAVE_INTERVAL_S", 0.0)
     with pytest.raises(Stopped):
         run(make(saves="sometimes"), Listener(stop_after=2))
-    (found,) = Trials(str(tmp_path / "run")).all()
+    (found,) = TrialStore(str(tmp_path / "run")).all()
     assert (found.state, len(found.evaluations)) == ("stopped", 2)
     assert files(tmp_path / "run") == {"trials/0000/trial.json"}
     listener = Listener()
@@ -118,7 +127,7 @@ def test_stopped_trial_is_over_and_its_checkpoints_are_gone(make, tmp_path, monk
 def test_stop_after_the_last_epoch_is_a_finish(make, tmp_path):
     with pytest.raises(Stopped):
         run(make(saves="sometimes"), Listener(stop_after=4))
-    (found,) = Trials(str(tmp_path / "run")).all()
+    (found,) = TrialStore(str(tmp_path / "run")).all()
     assert (found.state, len(found.evaluations)) == ("finished", 4)
 
 
@@ -143,7 +152,9 @@ def test_killed_trial_tells_again_and_trains_only_what_is_missing(make, saves, m
         run(make(saves=saves), Listener(stop_after=3, error=KeyboardInterrupt))
     steps = []
     monkeypatch.setattr(
-        trial_worker._Keeper, "on_evaluate", _counting(trial_worker._Keeper.on_evaluate, steps)
+        trial_worker.TrialCallback,
+        "on_evaluate",
+        _counting(trial_worker.TrialCallback.on_evaluate, steps),
     )
     listener = Listener()
     done = run(make(saves=saves), listener)
@@ -226,7 +237,7 @@ def test_failure_is_not_final_before_it_is_known_whose_it_was(make, tmp_path, mo
         done = attempt(make(num_told=2), Listener(), rank=0, world=1, device="cpu")
     assert (done.state, "LostConnectionError" in done.reason) == ("failed", True)
     assert files(tmp_path / "run") == before
-    assert Trials(str(tmp_path / "run")).all()[0].state == "running"
+    assert TrialStore(str(tmp_path / "run")).all()[0].state == "running"
 
 
 def test_killed_when_a_checkpoint_is_complete_it_has_the_evaluation(make, monkeypatch):
@@ -251,20 +262,22 @@ def test_killed_when_a_checkpoint_is_complete_it_has_the_evaluation(make, monkey
 
 
 def test_one_of_a_population_goes_on_from_its_donor_until_it_has_newer_state(make, monkeypatch):
-    """What the scheduler knew of the donor is lost with the driver; the trial's record is not."""
+    """The trial's record keeps the source trial that a scheduler's state loses."""
     for number, rate in ((0, 2e-2), (1, 1e-4)):
         with pytest.raises(Stopped):
             run(make(number=number, rate=rate, is_of_population=True), Listener(stop_after=2))
     trained: list[int] = []
     monkeypatch.setattr(
-        trial_worker._Keeper, "on_evaluate", _counting(trial_worker._Keeper.on_evaluate, trained)
+        trial_worker.TrialCallback,
+        "on_evaluate",
+        _counting(trial_worker.TrialCallback.on_evaluate, trained),
     )
     step = make().trial.evaluations[-1].step
     options = {"number": 1, "rate": 1e-2, "is_of_population": True}
-    spec = make(**options, num_told=2, donor=(0, step))
-    Trials(spec.work.run).write(spec.trial)
+    spec = make(**options, num_told=2, source_trial=(0, step))
+    TrialStore(spec.work.run).write(spec.trial)
     again = make(**options, num_told=2)
-    assert again.trial.donor == (0, step)
+    assert again.trial.source_trial == (0, step)
     loaded: list[str] = []
     fetch = Checkpoints.fetch
 
@@ -293,7 +306,7 @@ def test_stop_while_it_tells_again_is_kept(make, tmp_path):
         run(make(saves="sometimes"), Listener(stop_after=2, error=KeyboardInterrupt))
     with pytest.raises(SystemExit):
         run(make(saves="sometimes"), Listener(stop_after=1))
-    (found,) = Trials(str(tmp_path / "run")).all()
+    (found,) = TrialStore(str(tmp_path / "run")).all()
     assert (found.state, len(found.evaluations)) == ("stopped", 2)
     assert files(tmp_path / "run") == {"trials/0000/trial.json"}
 
@@ -302,7 +315,7 @@ def test_finish_is_known_before_it_is_told(make, tmp_path):
     """A driver that dies of the last report finds the trial finished."""
     with pytest.raises(KeyboardInterrupt):
         run(make(saves="sometimes"), Listener(stop_after=4, error=KeyboardInterrupt))
-    (found,) = Trials(str(tmp_path / "run")).all()
+    (found,) = TrialStore(str(tmp_path / "run")).all()
     assert (found.state, len(found.evaluations)) == ("finished", 4)
 
 
@@ -313,7 +326,7 @@ def test_storage_that_does_not_answer_is_not_the_fault_of_the_trial(make, tmp_pa
 
     with pytest.raises(StorageError):
         run(make(), Listener(stop_after=2, error=LostError))
-    (found,) = Trials(str(tmp_path / "run")).all()
+    (found,) = TrialStore(str(tmp_path / "run")).all()
     assert found.state == "running"
 
 
@@ -322,7 +335,7 @@ def test_copy_of_a_donor_that_has_ended_goes_on_from_its_own_state(make, tmp_pat
     with pytest.raises(Stopped):
         run(make(number=1), Listener(stop_after=2))
     listener = Listener()
-    done = run(make(number=1, num_told=2, donor=(0, 999)), listener)
+    done = run(make(number=1, num_told=2, source_trial=(0, 999)), listener)
     assert listener.epochs == [3, 4]
     assert [e.epoch for e in done.evaluations] == [1, 2, 3, 4]
 
@@ -338,14 +351,14 @@ def test_patience_ends_a_trial(make, search):
 
 
 def test_goes_on_from_a_donor_with_its_own_settings(make, tmp_path, monkeypatch):
-    """Exploit and explore: the donor's weights and moments, the trial's own rate and decay."""
+    """The source trial's weights and moments, the trial's own rate and weight decay."""
     with pytest.raises(Stopped):
         run(make(number=0, rate=2e-2), Listener(stop_after=2))
     with pytest.raises(Stopped):
         run(make(number=1, rate=1e-4), Listener(stop_after=2))
-    books = Trials(str(tmp_path / "run"))
-    donor = books.all()[0]
-    step = donor.evaluations[-1].step
+    store = TrialStore(str(tmp_path / "run"))
+    source_trial = store.all()[0]
+    step = source_trial.evaluations[-1].step
     seen = []
 
     class Looking(Listener):
@@ -354,7 +367,7 @@ def test_goes_on_from_a_donor_with_its_own_settings(make, tmp_path, monkeypatch)
             keeper = next(
                 c
                 for c in trainers[-1].callback_handler.callbacks
-                if isinstance(c, trial_worker._Keeper)
+                if isinstance(c, trial_worker.TrialCallback)
             )
             optimizer, schedule = keeper.trainer.optimizer, keeper.trainer.lr_scheduler
             seen.append(([g["initial_lr"] for g in optimizer.param_groups], schedule.base_lrs))
@@ -371,7 +384,7 @@ def test_goes_on_from_a_donor_with_its_own_settings(make, tmp_path, monkeypatch)
 
     monkeypatch.setattr(trial_worker, "build_trainer", remember)
     listener = Looking()
-    spec = make(number=1, rate=3e-3, num_told=2, donor=(0, step))
+    spec = make(number=1, rate=3e-3, num_told=2, source_trial=(0, step))
     done = run(spec, listener)
     assert listener.epochs == [3, 4]
     body, head = 3e-3, spec.work.job.training.head_rate
@@ -385,8 +398,8 @@ def test_copy_of_a_donor_with_its_settings_is_the_donor_going_on(make, tmp_path)
     for number, rate in ((0, 2e-2), (1, 1e-4)):
         with pytest.raises(Stopped):
             run(make(number=number, rate=rate), Listener(stop_after=2))
-    donor = Trials(str(tmp_path / "run")).all()[0]
-    step = donor.evaluations[-1].step
-    done = run(make(number=1, rate=2e-2, num_told=2, donor=(0, step)))
+    source_trial = TrialStore(str(tmp_path / "run")).all()[0]
+    step = source_trial.evaluations[-1].step
+    done = run(make(number=1, rate=2e-2, num_told=2, source_trial=(0, step)))
     for (_, found), (_, wanted) in zip(values(done)[2:], values(whole)[2:], strict=True):
         assert found == pytest.approx(wanted, abs=1e-5)

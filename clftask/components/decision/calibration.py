@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BeforeValidator, Field, field_validator
 
+from clftask.array_types import Float32, Floats
 from clftask.components.labels import Task
 from clftask.spec import BareKind, Spec, bare_kind
 
-Floats = npt.NDArray[np.floating[Any]]
 Scale = Annotated[float, Field(gt=0, le=1e6)]
 Shift = Annotated[float, Field(ge=-1e6, le=1e6)]
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -34,7 +34,7 @@ _MAX_PAIRS = 5_000_000
 _BLOCK = 10_000_000
 
 
-def probabilities_of(logits: Floats, task: Task) -> npt.NDArray[np.float32]:
+def probabilities_of(logits: Floats, task: Task) -> Float32:
     """Return (rows, labels) float32: softmax over the row, or sigmoid of each label."""
     x = logits.astype(np.float32)
     if task == "multilabel":
@@ -69,7 +69,7 @@ class Calibration(Spec):
             raise ValueError("must rise")
         return maps
 
-    def probabilities(self, logits: Floats, task: Task) -> npt.NDArray[np.float32]:
+    def probabilities(self, logits: Floats, task: Task) -> Float32:
         """Return (rows, labels) float32 calibrated probabilities of the model's logits."""
         if not self.is_folded and self.kind != "none":
             logits = logits * np.asarray(self.scale) + np.asarray(self.shift)
@@ -134,9 +134,7 @@ def _affine(layer: Any, scale: Floats, shift: Floats) -> None:
 AnyFitted = Annotated[Calibration, BeforeValidator(bare_kind)]
 
 
-def _mapped(
-    probabilities: npt.NDArray[np.float32], maps: tuple[Knots, ...], task: Task
-) -> npt.NDArray[np.float32]:
+def _mapped(probabilities: Float32, maps: tuple[Knots, ...], task: Task) -> Float32:
     """Map each label; the classes of a row then sum to one again (Zadrozny & Elkan 2002)."""
     found = probabilities.copy()
     for i, knots in enumerate(maps):

@@ -9,13 +9,11 @@ from abc import abstractmethod
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field
 
+from clftask.array_types import Bools, Floats
 from clftask.components.labels import Task
 from clftask.spec import BareKind, Spec
-
-Floats = npt.NDArray[np.floating[Any]]
 
 
 class SetRule(Spec):
@@ -30,7 +28,7 @@ class SetRule(Spec):
     coverage: float = Field(gt=0, lt=1)
     threshold: float = Field(ge=0, le=1)
 
-    def of(self, probabilities: Floats) -> npt.NDArray[np.bool_]:
+    def of(self, probabilities: Floats) -> Bools:
         """Return (rows, labels) bool: the sets."""
         return np.asarray(probabilities >= np.float32(self.threshold))
 

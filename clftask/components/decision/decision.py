@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from clftask.array_types import Array, Bools, Float32, Floats
 from clftask.components.decision.calibration import (
     AnyCalibration,
     AnyFitted,
     AutoCalibration,
     Calibration,
-    Floats,
     probabilities_of,
 )
 from clftask.components.decision.conformal import AnySets, SetRule
@@ -38,7 +38,6 @@ __all__ = [
 ]
 
 NUM_FOLDS = 5
-Bools = npt.NDArray[np.bool_]
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -70,7 +69,7 @@ class Decision(Spec):
         sets = None if self.sets is None else self.sets.of(probabilities)
         return Outcome(probabilities, self.decide(probabilities, task), sets)
 
-    def probabilities(self, logits: Floats, task: Task) -> npt.NDArray[np.float32]:
+    def probabilities(self, logits: Floats, task: Task) -> Float32:
         """Return (rows, labels) float32 calibrated probabilities of the bundle's logits."""
         return self.calibration.probabilities(logits, task)
 
@@ -108,7 +107,7 @@ class Outcome(NamedTuple):
         sets: (rows, labels) bool: the prediction sets, if there are such.
     """
 
-    probabilities: npt.NDArray[np.float32]
+    probabilities: Float32
     decided: Bools
     sets: Bools | None
 
@@ -169,7 +168,7 @@ def cross_fitted(
     targets: Floats,
     task: Task,
     average: Average,
-    groups: npt.NDArray[Any] | None = None,
+    groups: Array | None = None,
 ) -> Outcome:
     """Return what each row gets from a decision that was fitted without it.
 
@@ -199,7 +198,7 @@ def cross_fitted(
     return found
 
 
-def folds(rows: int, groups: npt.NDArray[Any] | None = None) -> npt.NDArray[np.int64]:
+def folds(rows: int, groups: Array | None = None) -> npt.NDArray[np.int64]:
     """Return the fold of each row: the same for the same rows, groups kept together."""
     names = np.arange(rows) if groups is None else np.unique(groups, return_inverse=True)[1]
     size = int(names.max()) + 1 if rows else 0

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
+from clftask.array_types import Floats
 from clftask.spec import BareKind, Spec
 
-Floats = npt.NDArray[np.floating[Any]]
 Average = Literal["micro", "macro"]
 Fitted = float | tuple[float, ...]
 Beta = Annotated[float, Field(gt=0, le=10)]

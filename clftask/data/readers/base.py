@@ -192,7 +192,7 @@ def readable(file: str) -> Iterator[None]:
     except (pa.ArrowException, ValueError, OSError) as error:
         reason = " ".join(str(error).split())[:300]
         if "AWS Error" in reason:  # not the file's fault
-            with filesystems.mendable(file):
+            with filesystems.translate_storage_errors(file):
                 raise
         raise DataError(Problem(file, None, f"cannot be read: {reason}")) from None
 

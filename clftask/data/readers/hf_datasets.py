@@ -14,7 +14,7 @@ from clftask.data.readers.base import Source, Survey
 from clftask.data.readers.cells import find_once, pick
 from clftask.errors import DataError, Problem
 from clftask.io import filesystems, storage
-from clftask.io.tempdirs import lasting_folder
+from clftask.io.tempdirs import process_folder
 
 HUB = "hub:"
 
@@ -162,7 +162,7 @@ def _load_hub(path: str, field: str) -> Any:
 
 
 def _downloaded(path: str) -> str:
-    folder = lasting_folder()
+    folder = process_folder()
     storage.download(path, folder)
     return folder
 

@@ -60,14 +60,14 @@ class TextFile:
 
 def read_text(path: str) -> bytes:
     """Read a whole file, as it is encoded."""
-    with filesystems.mendable(path), _open(path) as stream:
+    with filesystems.translate_storage_errors(path), _open(path) as stream:
         return bytes(stream.read())
 
 
 def _open(path: str) -> pa.NativeFile:
     fs, inner = filesystems.filesystem(path)
     compression = "gzip" if path.lower().endswith(".gz") else None
-    with filesystems.mendable(path):
+    with filesystems.translate_storage_errors(path):
         return fs.open_input_stream(inner, compression=compression, buffer_size=_REQUEST_BYTES)
 
 

@@ -20,9 +20,9 @@ from clftask.distributed.actor_names import named
 from clftask.distributed.capacity import Plan, capacity
 from clftask.distributed.score.dispatcher import Dispatcher
 from clftask.errors import AccessError, ClftaskError, ConfigError, DataError, JobError, Problem
-from clftask.io.tempdirs import scratch_folder
+from clftask.io.tempdirs import temporary_folder
 from clftask.models import bundle
-from clftask.scoring.manifest import Books, Shard
+from clftask.scoring.manifest import ScoreTableStore, Shard
 from clftask.scoring.worker import Done, Failure, ScoreWork
 
 MAX_DEATHS = 3  # for each worker, while none works
@@ -51,7 +51,7 @@ class ScoreActor:
 
     def _refuse_other_disk(self) -> None:
         """Refuse a local output that is not the one that the driver sees."""
-        plan = Books(self.work.job.output.path).plan()
+        plan = ScoreTableStore(self.work.job.output.path).plan()
         if plan is None or plan.fingerprint != self.work.plan.fingerprint:
             allowed = "is not there on a worker's machine"
             remedy = "Use S3, or a disk that all nodes share."
@@ -69,7 +69,7 @@ class ScoreActor:
         device = "cuda" if ray.get_gpu_ids() else "cpu"
         job = self.work.job
         logs.work_on("score", job.output.path)
-        with scratch_folder() as scratch:
+        with temporary_folder() as scratch:
             folder, meta = bundle.fetch(job.bundle, scratch)
             if meta.fingerprint != self.work.meta.fingerprint:
                 raise ConfigError(Problem("bundle", job.bundle, "was changed while the job ran"))
@@ -79,12 +79,12 @@ class ScoreActor:
         return ShardScorer(self.work, Scorer(model, tokenizer, meta, device, precision))
 
     def run(self, shards: list[Shard], rows_ahead: int) -> Iterator[Done | Failure]:
-        """Score a stretch; see `ShardScorer.run`."""
+        """Score a batch; see `ShardScorer.run`."""
         yield from self.scorer.run(shards, rows_ahead)
 
 
 @dataclass
-class _Stretch:
+class ShardBatch:
     """What an actor is doing; `shards`: those that it has not answered for, by number."""
 
     actor: Any
@@ -104,7 +104,7 @@ class Pool:
         self.chosen, self.work = chosen, ray.put(work)
         self.output, self.numbers = work.job.output.path, itertools.count()
         self.starting: dict[Any, Any] = {}
-        self.busy: dict[Any, _Stretch] = {}
+        self.busy: dict[Any, ShardBatch] = {}
         self.idle: list[Any] = []
         self.num_deaths, self.num_failures = 0, 0
         self.has_done = False
@@ -125,16 +125,16 @@ class Pool:
             heard, _ = ray.wait([*self.starting, *self.busy], timeout=POLL_S)
             for reference in heard:
                 if reference in self.starting:
-                    self._welcome(reference)
+                    self._on_ready(reference)
                 else:
-                    yield from self._listen(reference, dispatcher)
+                    yield from self._on_result(reference, dispatcher)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         """End all actors, also those that still wait for a place."""
-        actors = [stretch.actor for stretch in self.busy.values()]
+        actors = [shard_batch.actor for shard_batch in self.busy.values()]
         for actor in [*self.starting.values(), *self.idle, *actors]:
             ray.kill(actor)
 
@@ -160,17 +160,17 @@ class Pool:
             self.idle_since = math.inf  # once
             self.say(f"waiting for {self.chosen}: no node has room for them yet")
 
-    def _welcome(self, reference: Any) -> None:
+    def _on_ready(self, reference: Any) -> None:
         actor = self.starting.pop(reference)
         try:
             refusal = ray.get(reference)
         except Exception as error:  # Ray wraps whatever an actor raises
-            self._bury(actor, error)
+            self._remove(actor, error)
             return
         if refusal is None:
             self.idle.append(actor)
         elif self.has_done:  # its machine's trouble: others have opened the same
-            self._bury(actor, JobError(*refusal.problems))
+            self._remove(actor, JobError(*refusal.problems))
         else:
             ray.kill(actor)
             raise JobError(*refusal.problems)
@@ -182,47 +182,47 @@ class Pool:
         while self.idle and (shards := dispatcher.next()):
             actor = self.idle.pop()
             generator = actor.run.options(num_returns="streaming").remote(shards, rows_ahead)
-            self.busy[generator] = _Stretch(actor, {shard.index: shard for shard in shards})
+            self.busy[generator] = ShardBatch(actor, {shard.index: shard for shard in shards})
 
-    def _listen(self, generator: Any, dispatcher: Dispatcher) -> Iterator[Done]:
-        stretch = self.busy[generator]
+    def _on_result(self, generator: Any, dispatcher: Dispatcher) -> Iterator[Done]:
+        shard_batch = self.busy[generator]
         try:
             found = ray.get(next(generator))
         except StopIteration:
             self.busy.pop(generator)
-            self.idle.append(stretch.actor)
-            dispatcher.take_back([*stretch.shards.values()], None)
+            self.idle.append(shard_batch.actor)
+            dispatcher.take_back([*shard_batch.shards.values()], None)
         except Exception as error:  # the actor died, or its node
             self.busy.pop(generator)
             died = JobError(Problem("worker", None, f"died: {_reason(error)}"))
-            about = {"shards": [*stretch.shards]}
+            about = {"shards": [*shard_batch.shards]}
             _log.warning("a worker leaves shards behind", extra=about)
-            left = [*stretch.shards.values()]
+            left = [*shard_batch.shards.values()]
             dispatcher.take_back(left, None if self._is_nodes_fault(error, left) else died)
-            self._bury(stretch.actor, error)
+            self._remove(shard_batch.actor, error)
         else:
             if isinstance(found, Done):
-                stretch.shards.pop(found.shard, None)
+                shard_batch.shards.pop(found.shard, None)
                 self.num_deaths, self.num_failures, self.has_done = 0, 0, True
                 yield found
             else:
                 self._judge(found, generator, dispatcher)
 
     def _judge(self, failure: Failure, generator: Any, dispatcher: Dispatcher) -> None:
-        """Take a failed stretch back, the failed shard first; its actor has ended it."""
+        """Take a failed batch back, the failed shard first; its actor has ended it."""
         if failure.ends_job:
             raise JobError(*failure.error.problems)
         self.num_failures += not dispatcher.attempts[failure.shard]
-        stretch = self.busy[generator]
+        shard_batch = self.busy[generator]
         _log.warning("shard failed: %s", failure.error, extra={"shard": failure.shard})
-        left, stretch.shards = stretch.shards, {}
+        left, shard_batch.shards = shard_batch.shards, {}
         at_fault = [left.pop(failure.shard)] if failure.shard in left else []
         dispatcher.take_back([*at_fault, *left.values()], failure.error)
         if self.num_failures > MAX_FAILURES * self.chosen.workers:
             raise JobError(*failure.error.problems)
         if isinstance(failure.error, JobError):  # the device may be out of order for good
             self.busy.pop(generator)
-            self._bury(stretch.actor, failure.error)
+            self._remove(shard_batch.actor, failure.error)
 
     def _is_nodes_fault(self, error: Exception, left: list[Shard]) -> bool:
         """Tell whether a machine's loss has nothing to do with what was done on it."""
@@ -232,7 +232,7 @@ class Pool:
         self.lost_with[first] += _is_nodes_fault(error)
         return _is_nodes_fault(error) and self.lost_with[first] < MAX_NODES
 
-    def _bury(self, actor: Any, error: Exception) -> None:
+    def _remove(self, actor: Any, error: Exception) -> None:
         """End an actor for certain, and the job if they keep dying and none works."""
         with contextlib.suppress(Exception):
             ray.kill(actor)

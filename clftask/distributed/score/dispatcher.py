@@ -13,9 +13,9 @@ MIN_STRETCH = 8  # shards enough for reading, computing and writing to overlap
 
 
 class Dispatcher:
-    """Hands out stretches: shards that one worker does in a row, those of a file in one pass.
+    """Hands out batches: shards that one worker does in a row, those of a file in one pass.
 
-    A stretch is a share of what is left: long ones come first, so that a file is read in few
+    A batch is a share of what is left: long ones come first, so that a file is read in few
     passes, and short ones last, so that all workers end at about the same time.
 
     Args:
@@ -30,16 +30,16 @@ class Dispatcher:
         self.failed: dict[int, ClftaskError] = {}
 
     def next(self) -> list[Shard]:
-        """Return the next stretch; empty if nothing waits."""
+        """Return the next batch; empty if nothing waits."""
         share = 2 * self.workers if self.workers > 1 else 1
         most = -(-len(self.waiting) // share)
-        stretch: list[Shard] = []
-        while self.waiting and len(stretch) < most:
-            is_long = len(stretch) >= MIN_STRETCH
-            if is_long and not _follows(stretch[-1], self.waiting[0]):
+        shard_batch: list[Shard] = []
+        while self.waiting and len(shard_batch) < most:
+            is_long = len(shard_batch) >= MIN_STRETCH
+            if is_long and not _follows(shard_batch[-1], self.waiting[0]):
                 break
-            stretch.append(self.waiting.popleft())
-        return stretch
+            shard_batch.append(self.waiting.popleft())
+        return shard_batch
 
     def take_back(self, shards: Sequence[Shard], error: ClftaskError | None) -> None:
         """Take back what a worker did not finish; with an error the first of them is at fault.

@@ -11,7 +11,7 @@ from typing import Any
 from clftask.config.score import ScoreJob
 from clftask.data.summary import describe_left_out
 from clftask.distributed.capacity import capacity, plan
-from clftask.distributed.metrics import ScoreMeter
+from clftask.distributed.metrics import ScoreMetricsExporter
 from clftask.distributed.score.actor_pool import Pool
 from clftask.distributed.score.dispatcher import Dispatcher
 from clftask.distributed.session import connected
@@ -24,13 +24,13 @@ from clftask.errors import (
     StorageError,
     interruption_hint,
 )
-from clftask.io.tempdirs import scratch_folder
+from clftask.io.tempdirs import temporary_folder
 from clftask.messages import are, counted
 from clftask.models import bundle
 from clftask.models.bundle_meta import BundleMeta
 from clftask.models.precision import check_precision
 from clftask.scoring import plan as planning
-from clftask.scoring.manifest import Books, Counts, Manifest, PartEntry, Shard
+from clftask.scoring.manifest import Counts, Manifest, PartEntry, ScoreTableStore, Shard
 from clftask.scoring.plan import Planned
 from clftask.scoring.worker import Done, ScoreWork
 
@@ -57,7 +57,7 @@ def score(job: ScoreJob, say: Callable[[str], None], show: Show) -> dict[str, An
     started = time.perf_counter()
     meta = checked_bundle(job.bundle)
     planned = planning.plan(job, meta)
-    done = Books(job.output.path).manifest()
+    done = ScoreTableStore(job.output.path).manifest()
     if done is not None and not planned.missing:
         say(f"the table is complete: {job.output.path}")
         return _result(job, done, len(planned.done), 0, started)
@@ -65,7 +65,7 @@ def score(job: ScoreJob, say: Callable[[str], None], show: Show) -> dict[str, An
     if planned.missing:
         run = _score_missing(job, meta, planned, say, show)
     else:
-        run = ScoreRun(job, meta, planning.claim(job, meta, planned), show)
+        run = ScoreRun(job, meta, planning.create(job, meta, planned), show)
     with _mid_job():
         manifest = run.close()
     return _result(job, manifest, run.num_skipped, run.counts.rows_in, started)
@@ -74,14 +74,14 @@ def score(job: ScoreJob, say: Callable[[str], None], show: Show) -> dict[str, An
 def _score_missing(
     job: ScoreJob, meta: BundleMeta, planned: Planned, say: Callable[[str], None], show: Show
 ) -> ScoreRun:
-    meter = ScoreMeter(job.output.path, show)
-    with interruption_hint("Run the job again to go on."), connected(say), meter:
+    exporter = ScoreMetricsExporter(job.output.path, show)
+    with interruption_hint("Run the job again to go on."), connected(say), exporter:
         chosen = plan(job.scaling, capacity(), len(planned.missing))
         check_precision(job.precision, chosen.use_gpu, "precision")
-        run = ScoreRun(job, meta, planning.claim(job, meta, planned), meter)
+        run = ScoreRun(job, meta, planning.create(job, meta, planned), exporter)
         say(f"output {job.output.path}: {chosen}")
         with _mid_job(), Pool(ScoreWork(job, run.plan, meta), chosen, say) as pool:
-            run.score(meter.watching(pool), chosen.most)
+            run.score(exporter.watching(pool), chosen.most)
     return run
 
 
@@ -105,7 +105,7 @@ def _mid_job() -> Iterator[None]:
 
 def checked_bundle(path: str) -> BundleMeta:
     """Return what stands in a bundle's `clftask.json`, the bundle being whole."""
-    with scratch_folder() as scratch:
+    with temporary_folder() as scratch:
         return bundle.fetch(path, scratch)[1]
 
 
@@ -134,7 +134,7 @@ class ScoreRun:
 
     def __init__(self, job: ScoreJob, meta: BundleMeta, planned: Planned, show: Show) -> None:
         self.job, self.meta, self.planned, self.show = job, meta, planned, show
-        self.plan, self.books = planned.plan, Books(job.output.path)
+        self.plan, self.store = planned.plan, ScoreTableStore(job.output.path)
         self.num_rows = planned.plan.num_rows
         self.before, self.counts = planned.counts, Counts()
         self.num_skipped = len(planned.done)
@@ -196,10 +196,10 @@ class ScoreRun:
             raise JobError(*(self._failure(index, error) for index, error in shown))
         manifest, bad_in = self._manifest()
         self._refuse_bad(manifest.counts.rows_quarantined)
-        if self.books.plan() != self.plan:
+        if self.store.plan() != self.plan:
             raise self._unsound("another run planned changed files anew")
         self._refuse_strange_files(bad_in)
-        self.books.write_manifest(manifest)
+        self.store.write_manifest(manifest)
         return manifest
 
     def _refuse_strange_files(self, bad_in: set[int]) -> None:
@@ -208,17 +208,17 @@ class ScoreRun:
         Raises:
             JobError: Says which; `bad_in`: the shards that have bad rows, whose list must be there.
         """
-        wanted, there = {shard.index for shard in self.plan.shards}, self.books.stored_parts()
+        wanted, there = {shard.index for shard in self.plan.shards}, self.store.stored_parts()
         if wanted - there:
             raise self._unsound(f"{counted(len(wanted - there), 'part')} taken away meanwhile")
-        listed = self.books.stored_quarantines()
+        listed = self.store.stored_quarantines()
         problems = [(i, "is of another plan") for i in sorted(there - wanted)]
         problems += [
             (i, "has bad rows, of which the list is gone") for i in sorted(bad_in - listed)
         ]
         if problems:
             remedy = "Delete it, and run the same job again."
-            found = [Problem(self.books.part(i), None, why, remedy) for i, why in problems]
+            found = [Problem(self.store.part(i), None, why, remedy) for i, why in problems]
             raise JobError(*found[:MAX_SHOWN])
 
     def _failure(self, index: int, error: ClftaskError) -> Problem:
@@ -233,7 +233,7 @@ class ScoreRun:
         """Return what the receipts add up to, and the shards that have bad rows."""
         wanted = {shard.index: shard for shard in self.plan.shards}
         counts, parts, seconds, bad_in = Counts(), [], 0.0, set()
-        for receipt in self.books.receipts():
+        for receipt in self.store.receipts():
             shard = wanted.pop(receipt.shard, None)
             mine = (shard.num_rows, self.plan.input_of(shard)) if shard else None
             if mine != (receipt.counts.rows_in, receipt.input):
@@ -241,7 +241,7 @@ class ScoreRun:
             counts += receipt.counts
             seconds += receipt.seconds
             bad_in |= {receipt.shard} if receipt.counts.rows_quarantined else set()
-            name = self.books.part(receipt.shard).rpartition("/")[2]
+            name = self.store.part(receipt.shard).rpartition("/")[2]
             num_rows = receipt.counts.rows_scored
             parts.append(PartEntry(name=name, num_rows=num_rows, sha256=receipt.sha256))
         if wanted or counts.rows_in != counts.rows_scored + counts.rows_quarantined:

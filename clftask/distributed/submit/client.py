@@ -26,7 +26,7 @@ from clftask.distributed.submit.package import (
     write_code,
 )
 from clftask.errors import ConfigError, JobError, Problem, interruption_hint
-from clftask.io.tempdirs import scratch_folder
+from clftask.io.tempdirs import temporary_folder
 
 POLL_S = 1.0
 PATIENCE_S = 300.0  # for a head that does not answer
@@ -88,7 +88,7 @@ class Cluster:
             problem = Problem("--address", self.address, f"cannot be used: {reason}", remedy)
             raise ConfigError(problem) from None
 
-    def submit(self, entrypoint: str, name: str, runtime_env: dict[str, Any]) -> Sent:
+    def submit(self, entrypoint: str, name: str, runtime_env: dict[str, Any]) -> SubmittedJob:
         """Send a job.
 
         Args:
@@ -102,16 +102,16 @@ class Cluster:
         """
         import requests
 
-        sent = Sent(self, f"{name}-{secrets.token_hex(4)}")
-        with self._refused(), interruption_hint(sent.hint("may have begun")):
+        submitted = SubmittedJob(self, f"{name}-{secrets.token_hex(4)}")
+        with self._refused(), interruption_hint(submitted.hint("may have begun")):
             try:
                 self.client.submit_job(
-                    entrypoint=entrypoint, submission_id=sent.id, runtime_env=runtime_env
+                    entrypoint=entrypoint, submission_id=submitted.id, runtime_env=runtime_env
                 )
             except (requests.RequestException, RuntimeError) as error:
-                if not sent.is_there(error):
+                if not submitted.is_there(error):
                     raise
-        return sent
+        return submitted
 
 
 def _client(address: str) -> Any:
@@ -126,7 +126,7 @@ def _client(address: str) -> Any:
 
 
 @dataclass
-class Sent:
+class SubmittedJob:
     """A job on a cluster.
 
     Attributes:
@@ -299,7 +299,7 @@ def send(
     shipping: Shipping,
     say: Callable[[str], None],
     as_json: bool = False,
-) -> Sent:
+) -> SubmittedJob:
     """Send a job to a cluster.
 
     Args:
@@ -316,8 +316,8 @@ def send(
     check_paths(job, shipping.shared)
     entrypoint = command(kind, job, shipping, as_json)
     cluster = Cluster(address, say)
-    with scratch_folder() as folder:
+    with temporary_folder() as folder:
         write_code(job, Path(folder))
-        sent = cluster.submit(entrypoint, f"clftask-{kind}", environment(folder, shipping))
-    say(f"job {sent.id} on {cluster.address}")
-    return sent
+        submitted = cluster.submit(entrypoint, f"clftask-{kind}", environment(folder, shipping))
+    say(f"job {submitted.id} on {cluster.address}")
+    return submitted

@@ -14,9 +14,9 @@ from clftask.data.prepare import Prepared, prepare, tokenise
 from clftask.distributed import spot_notice
 from clftask.distributed.actor_names import named
 from clftask.distributed.capacity import Plan, capacity, plan
-from clftask.distributed.metrics import TrainMeter
+from clftask.distributed.metrics import TrainMetricsExporter
 from clftask.distributed.session import connected
-from clftask.distributed.train.progress import Waiting, follow, new_board
+from clftask.distributed.train.progress import Waiting, follow, new_progress_actor
 from clftask.errors import ClftaskError, JobError, Problem
 from clftask.messages import counted
 from clftask.models.loading import check_base
@@ -70,7 +70,11 @@ def _trained(job: TrainJob, run: run_dir.Run, say: Say, show: Show) -> dict[str,
     prepared = prepare(job)
     if run.exists:
         run_dir.same_data(run, prepared.fingerprint)
-    with run_dir.resumable(run) as claim, connected(say), TrainMeter(run.path, show) as show:
+    with (
+        run_dir.resumable(run) as create,
+        connected(say),
+        TrainMetricsExporter(run.path, show) as show,
+    ):
         chosen = plan(job.scaling, capacity())
         check_precision(job.training.precision, chosen.use_gpu)
         say(f"reading and tokenising {counted(prepared.rows.num_rows, 'row')}")
@@ -78,7 +82,7 @@ def _trained(job: TrainJob, run: run_dir.Run, say: Say, show: Show) -> dict[str,
         for line in prepared.report.lines():
             say(line)
         named = _named(job, run)
-        claim(named, prepared.rows, prepared.fingerprint)
+        create(named, prepared.rows, prepared.fingerprint)
         say(f"run {run.path}: {chosen}")
         return _fit(named, run.path, prepared, tables, chosen, say, show)
 
@@ -99,7 +103,7 @@ def _fit(
 
     from clftask.distributed.train.ray_trainer import run_workers
 
-    board = new_board(**named("train", path, "board"))
+    progress_actor = new_progress_actor(**named("train", path, "progress_actor"))
     loop_config = {
         "job": job.dump(),
         "run": path,
@@ -109,14 +113,14 @@ def _fit(
         "tables": {split: ray.put(table) for split, table in tables.items()},
         "cpus": chosen.cpus_per_worker,
         "environment": Environment.of_trackers(),
-        "board": board,
+        "progress_actor": progress_actor,
     }
-    with follow(board, show, Waiting(chosen, say)):
+    with follow(progress_actor, show, Waiting(chosen, say)):
         failures = job.scaling.max_failures
         error = run_workers(
-            worker_loop, loop_config, chosen, failures, path, lambda: board.lose.remote()
+            worker_loop, loop_config, chosen, failures, path, lambda: progress_actor.lose.remote()
         )
-    outcome, failure = ray.get(board.result.remote())
+    outcome, failure = ray.get(progress_actor.result.remote())
     if outcome is not None:
         found: dict[str, Any] = outcome
         return found
@@ -141,14 +145,14 @@ class Environment:
 class _RaySink:
     """Sends a worker's records to the driver and its evaluations to Ray."""
 
-    board: Any
+    progress_actor: Any
 
     def post(self, record: dict[str, Any]) -> None:
         import ray
 
-        sent = self.board.post.remote(record)
+        submitted = self.progress_actor.post.remote(record)
         if "done" in record:
-            ray.get(sent)  # what is under way ends with its worker
+            ray.get(submitted)  # what is under way ends with its worker
 
     def report(self, metrics: dict[str, float]) -> None:
         import ray.train
@@ -174,8 +178,8 @@ def worker_loop(config: dict[str, Any]) -> None:
     from clftask.logs import quiet_libraries
     from clftask.training.worker import Work, fit
 
-    board = config["board"]
-    if ray.get(board.start.remote()) is not None:
+    progress_actor = config["progress_actor"]
+    if ray.get(progress_actor.start.remote()) is not None:
         return  # a restart could only fail again
     os.environ.update(config["environment"].variables)
     quiet_libraries()
@@ -191,10 +195,10 @@ def worker_loop(config: dict[str, Any]) -> None:
         data=config["data"],
         preamble=config["preamble"],
     )
-    sink = _RaySink(board)
+    sink = _RaySink(progress_actor)
     try:
         with spot_notice.watched():
             fit(work, sink, context.get_world_rank(), context.get_world_size(), device)
     except ClftaskError as error:
-        ray.get(board.fail.remote(error))
+        ray.get(progress_actor.fail.remote(error))
         raise  # so that Ray ends the other workers, too

@@ -20,7 +20,7 @@ WAIT_S = 10.0
 
 
 @ray.remote(num_cpus=0)
-class Board:
+class ProgressActor:
     """Holds the records of the first worker, its result and its failure."""
 
     def __init__(self) -> None:
@@ -62,14 +62,14 @@ class Board:
         return self.outcome, self.failure
 
 
-def new_board(**options: Any) -> Any:
+def new_progress_actor(**options: Any) -> Any:
     """Start a board on the driver's node: it is lost only with the driver itself.
 
     Args:
         options: Of the actor.
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return Board.options(scheduling_strategy=here, **options).remote()  # type: ignore[attr-defined]
+    return ProgressActor.options(scheduling_strategy=here, **options).remote()  # type: ignore[attr-defined]
 
 
 def waiting_line(chosen: Plan, groups: Iterable[Mapping[str, Any]]) -> str | None:
@@ -106,11 +106,11 @@ class Waiting:
         self.chosen, self.say = chosen, say
         self.since, self.is_said = time.monotonic(), False
 
-    def look(self, board: Any) -> None:
+    def look(self, progress_actor: Any) -> None:
         """Look at the cluster, unless it is said or workers run."""
         if time.monotonic() - self.since < WAIT_S:
             return
-        if ray.get(board.has_workers.remote()):
+        if ray.get(progress_actor.has_workers.remote()):
             self.since, self.is_said = time.monotonic(), False
         elif not self.is_said:
             line = waiting_line(self.chosen, placement_group_table().values())
@@ -120,21 +120,23 @@ class Waiting:
 
 
 @contextmanager
-def follow(board: Any, show: Callable[[dict[str, Any]], None], waiting: Waiting) -> Iterator[None]:
+def follow(
+    progress_actor: Any, show: Callable[[dict[str, Any]], None], waiting: Waiting
+) -> Iterator[None]:
     """Show each record soon after it is posted, and say so if nothing starts."""
     ended = threading.Event()
     seen = 0
 
     def pull() -> None:
         nonlocal seen
-        for record in ray.get(board.since.remote(seen)):
+        for record in ray.get(progress_actor.since.remote(seen)):
             seen += 1
             show(record)
 
     def watch() -> None:
         while not ended.wait(POLL_S):
             pull()
-            waiting.look(board)
+            waiting.look(progress_actor)
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()

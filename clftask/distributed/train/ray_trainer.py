@@ -119,7 +119,11 @@ class _Trainer(TorchTrainer):  # type: ignore[misc]
 
     def _create_default_callbacks(self) -> list[Any]:
         """Return ours before Ray's: one of Ray's may fail."""
-        return [_Machines(self.lost), _Calm(), *super()._create_default_callbacks()]
+        return [
+            _WaitingForMachines(self.lost),
+            _QuietController(),
+            *super()._create_default_callbacks(),
+        ]
 
     def _initialize_and_run_controller(self, **options: Any) -> Any:
         """Run Ray's controller with our policy."""
@@ -156,7 +160,7 @@ class _FailurePolicy(DefaultFailurePolicy):  # type: ignore[misc]
         return super().make_decision(training_failed_error)
 
 
-class _Machines(ControllerCallback, WorkerGroupCallback):  # type: ignore[misc]
+class _WaitingForMachines(ControllerCallback, WorkerGroupCallback):  # type: ignore[misc]
     """Gives back what a group held that has failed to start: the next one would wait for it."""
 
     def __init__(self, lost: Callable[[], None]) -> None:
@@ -179,7 +183,7 @@ class _Machines(ControllerCallback, WorkerGroupCallback):  # type: ignore[misc]
             self.held = None
 
 
-class _Calm(ControllerCallback):  # type: ignore[misc]
+class _QuietController(ControllerCallback):  # type: ignore[misc]
     """Lets Ray's controller rest while it waits for machines: it would ask without a pause."""
 
     def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:

@@ -15,7 +15,7 @@ from clftask.components.search.schedulers import EPOCH
 from clftask.distributed.tune.trial_actor import FAILED, KNOWN
 
 
-class Watch(Callback):  # type: ignore[misc]
+class TuneProgressCallback(Callback):  # type: ignore[misc]
     """Shows a record for each evaluation and each end of a trial.
 
     Args:

@@ -15,7 +15,7 @@ from clftask.config.train import TrainJob
 from clftask.config.tune import TuneJob
 from clftask.data.prepare import Prepared, prepare, tokenise
 from clftask.distributed.capacity import capacity
-from clftask.distributed.metrics import TuneMeter
+from clftask.distributed.metrics import TuneMetricsExporter
 from clftask.distributed.session import connected
 from clftask.distributed.tune.placement import Slots, slots
 from clftask.distributed.tune.search import Say, SearchRun, Show
@@ -31,7 +31,7 @@ from clftask.messages import counted
 from clftask.models.precision import bf16_pays, check_precision, resolve_precision
 from clftask.training import run_dir
 from clftask.tuning.storage_budget import check_disk
-from clftask.tuning.trial_store import Trials
+from clftask.tuning.trial_store import TrialStore
 
 
 def tune(job: TuneJob, say: Say, show: Show) -> dict[str, Any]:
@@ -62,21 +62,25 @@ def tune(job: TuneJob, say: Say, show: Show) -> dict[str, Any]:
 def _finished(run: run_dir.Run, say: Say) -> dict[str, Any]:
     """Return what a finished search found; what its driver had no time to remove is removed."""
     say(f"the search is finished: {run.path}")
-    books = Trials(run.path)
+    store = TrialStore(run.path)
     run_dir.tidy(run)
     with contextlib.suppress(ClftaskError):
-        for trial in books.all():
-            books.forget_state(trial)
-            books.forget_weights(trial)
+        for trial in store.all():
+            store.forget_state(trial)
+            store.forget_weights(trial)
     return storage.read_json(storage.join(run.path, run_dir.RESULT), "Delete the run, search anew.")
 
 
 def _searched(job: TuneJob, run: run_dir.Run, say: Say, show: Show) -> dict[str, Any]:
     tokenizers, prepared = read_all(job, run)
-    with run_dir.resumable(run) as claim, connected(say), TuneMeter(run.path, show, job) as show:
+    with (
+        run_dir.resumable(run) as create,
+        connected(say),
+        TuneMetricsExporter(run.path, show, job) as show,
+    ):
         chosen = check_room(job, len(prepared.space.names))
         named = _named(job, run)
-        claim(named, prepared.rows, prepared.fingerprint)
+        create(named, prepared.rows, prepared.fingerprint)
         say(f"search {run.path}: {counted(job.num_trials, 'trial')}, {chosen}")
         try:
             shared = _shared(named, run, prepared, tokenizers, chosen)
@@ -139,7 +143,7 @@ def _shared(
         tables=tables,
         label_names=prepared.space.names,
         data={"fingerprint": prepared.fingerprint, "report": prepared.report.as_json()},
-        precision=_precision(job.train, chosen, Trials(run.path)),
+        precision=_precision(job.train, chosen, TrialStore(run.path)),
         workers=chosen.workers,
         resources=chosen.resources,
         device=chosen.device,
@@ -147,11 +151,11 @@ def _shared(
     )
 
 
-def _precision(job: TrainJob, chosen: Slots, books: Trials) -> str:
+def _precision(job: TrainJob, chosen: Slots, store: TrialStore) -> str:
     """Return the precision of all trials: measured once in a search, where they run."""
     import ray
 
-    for trial in books.all():
+    for trial in store.all():
         return trial.precision
     wanted = job.training.precision
     if wanted != "auto" or not chosen.gpus:

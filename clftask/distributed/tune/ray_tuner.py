@@ -13,7 +13,7 @@ from ray import tune
 
 from clftask.config.tune import TuneJob
 from clftask.distributed.session import ray_storage
-from clftask.distributed.tune.callback import Watch
+from clftask.distributed.tune.callback import TuneProgressCallback
 from clftask.distributed.tune.placement import Slots
 from clftask.distributed.tune.search_adapter import Proposals
 from clftask.distributed.tune.trial_actor import Shared, run_trial
@@ -50,7 +50,7 @@ class Phase:
     is_final: bool
 
 
-def run_trials(phase: Phase, watch: Watch) -> list[tuple[dict[str, Any], str]]:
+def run_trials(phase: Phase, watch: TuneProgressCallback) -> list[tuple[dict[str, Any], str]]:
     """Run trials to their ends.
 
     Args:
@@ -104,7 +104,7 @@ def _tune_config(phase: Phase) -> tune.TuneConfig:
     )
 
 
-def _run_config(phase: Phase, watch: Watch) -> tune.RunConfig:
+def _run_config(phase: Phase, watch: TuneProgressCallback) -> tune.RunConfig:
     """Return where Tune's own state lies: under a name that is never used twice."""
     place, fs = ray_storage(phase.path)
     return tune.RunConfig(

@@ -23,7 +23,15 @@ from clftask.io import storage
 from clftask.messages import counted
 from clftask.training import run_dir
 from clftask.tuning.report import tuning_page
-from clftask.tuning.trial_store import Trial, Trials, finalists, mean_scores, ranked, table, winner
+from clftask.tuning.trial_store import (
+    Trial,
+    TrialStore,
+    finalists,
+    mean_scores,
+    ranked,
+    table,
+    winner,
+)
 
 SEARCHED = "searched.json"
 Say = Callable[[str], None]
@@ -50,9 +58,9 @@ class SearchRun:
     best: Trial | None = None
 
     @property
-    def books(self) -> Trials:
+    def store(self) -> TrialStore:
         """The trials' records."""
-        return Trials(self.path)
+        return TrialStore(self.path)
 
     @property
     def goal(self) -> Goal:
@@ -65,14 +73,14 @@ class SearchRun:
         if not storage.exists(marker):
             self._reopen_lost(is_final=False)
             self._phase(self._configs(), self.job.num_trials, is_final=False)
-            if not ranked(self.books.all(), self.goal):
+            if not ranked(self.store.all(), self.goal):
                 self._reopen()
-                raise _all_failed(self.path, self.books.all())
+                raise _all_failed(self.path, self.store.all())
             storage.put(marker, b"{}")
         if self.job.finalists is not None:
             self._reopen_lost(is_final=True)
             self._run_finalists(self.job.finalists.top, self.job.finalists.seeds)
-        trials = self.books.all()
+        trials = self.store.all()
         best = winner(trials, self.goal)
         if best is None:
             raise _all_failed(self.path, trials)
@@ -83,7 +91,7 @@ class SearchRun:
         """Return the trials in order, or a searcher that proposes them, the known ones first."""
         from clftask.distributed.tune.search_adapter import Learner
 
-        known = {t.number: t.picks for t in self.books.all() if not t.is_finalist}
+        known = {t.number: t.picks for t in self.store.all() if not t.is_finalist}
         points = self.job.points()
         if points is not None:
             return [{TRIAL: i, **known.get(i, picks)} for i, picks in enumerate(points)]
@@ -94,8 +102,8 @@ class SearchRun:
 
     def _run_finalists(self, top: int, seeds: int) -> None:
         first = self.job.train.seed + 1
-        again = finalists(self.books.all(), self.goal, top, list(range(first, first + seeds)))
-        waiting = [t for t in again if self.books.read(t).state == "running"]
+        again = finalists(self.store.all(), self.goal, top, list(range(first, first + seeds)))
+        waiting = [t for t in again if self.store.read(t).state == "running"]
         if not waiting:
             return
         names = ", ".join(f"#{t.number}" for t in again[::seeds])
@@ -105,15 +113,17 @@ class SearchRun:
 
     def _phase(self, configs: Any, count: int, is_final: bool) -> None:
         """Run trials to their ends, and write down how those ended that could not say it."""
-        from clftask.distributed.tune.callback import Watch
+        from clftask.distributed.tune.callback import TuneProgressCallback
         from clftask.distributed.tune.ray_tuner import Phase, run_trials
 
         shared = dataclasses.replace(self.shared, keeps_weights=True) if is_final else self.shared
-        watch = Watch(self.show, None if is_final else self._ended, self.goal, is_final)
+        watch = TuneProgressCallback(
+            self.show, None if is_final else self._ended, self.goal, is_final
+        )
         phase = Phase(self.job, self.path, self.chosen, shared, configs, count, is_final)
         for config, reason in run_trials(phase, watch):
             self._end(self._record(config), "failed", reason, is_lost=True)
-        for trial in self.books.all():
+        for trial in self.store.all():
             if trial.is_finalist == is_final:
                 self._end(trial, "stopped")
 
@@ -121,28 +131,28 @@ class SearchRun:
         """Return what is known of the trial that Ray Tune was given as a configuration."""
         from clftask.distributed.tune.trial_actor import new_trial
 
-        return self.books.read(new_trial(self.job, config, self.shared.precision))
+        return self.store.read(new_trial(self.job, config, self.shared.precision))
 
     def _end(self, trial: Trial, state: str, reason: str = "", is_lost: bool = False) -> None:
         """Write down how a trial ended that could not say it itself."""
         if trial.state == "running":
             ended = {"state": state, "reason": reason, "is_lost": is_lost}
-            self.books.write(trial.model_copy(update=ended))
+            self.store.write(trial.model_copy(update=ended))
             if not (is_lost or self.job.scheduler.mutates):  # else it, or another, may go on
-                self.books.forget_state(trial)
+                self.store.forget_state(trial)
 
     def _reopen_lost(self, is_final: bool) -> None:
         """Let trials run again whose workers had died too often when the search was left."""
-        for trial in self.books.all():
+        for trial in self.store.all():
             if trial.is_lost and trial.is_finalist == is_final:
                 again = {"state": "running", "reason": "", "is_lost": False}
-                self.books.write(trial.model_copy(update=again))
+                self.store.write(trial.model_copy(update=again))
 
     def _reopen(self) -> None:
         """Let trials that were stopped before they were measured run when the search goes on."""
-        for trial in self.books.all():
+        for trial in self.store.all():
             if trial.state == "stopped":
-                self.books.write(trial.model_copy(update={"state": "running"}))
+                self.store.write(trial.model_copy(update={"state": "running"}))
 
     def _ended(self, config: dict[str, Any]) -> None:
         """Remove what a trial that has ended leaves and nobody needs; `_tidy` does the rest."""
@@ -159,13 +169,13 @@ class SearchRun:
         self.best = next(iter(ranked(both, self.goal)), self.best)
         for known in both:
             if known is not self.best:
-                self.books.forget_weights(known)
+                self.store.forget_weights(known)
 
     def _tidy(self, trials: list[Trial], keep: set[str]) -> None:
         for trial in trials:
-            self.books.forget_state(trial)
+            self.store.forget_state(trial)
             if trial.key not in keep:
-                self.books.forget_weights(trial)
+                self.store.forget_weights(trial)
 
     def _ship(self, best: Trial, trials: list[Trial]) -> dict[str, Any]:
         """Measure the winner once, and write what the user gets; the result last."""

@@ -28,8 +28,8 @@ from clftask.errors import ConfigError, Problem, StorageError
 from clftask.io import storage
 from clftask.training import run_dir
 from clftask.training.worker import Work
-from clftask.tuning.trial_store import Evaluation, Trial, Trials
-from clftask.tuning.trial_worker import Attempt, attempt, fail, tell_again
+from clftask.tuning.trial_store import Evaluation, Trial, TrialStore
+from clftask.tuning.trial_worker import Attempt, attempt, fail, replay_evaluations
 
 SEED: Final = "seed"
 FAILED: Final = "failed"
@@ -100,13 +100,13 @@ def run_trial(config: dict[str, Any], shared: Shared) -> None:
 def _run_trial(config: dict[str, Any], shared: Shared) -> None:
     search = _search(json.dumps(shared.job))
     told = _pointer()
-    books = Trials(shared.run)
-    trial = books.read(new_trial(search, config, shared.precision))
+    store = TrialStore(shared.run)
+    trial = store.read(new_trial(search, config, shared.precision))
     logs.work_on("tune", shared.run, trial=trial.number, seed=trial.seed)
     if search.scheduler.mutates:
         trial = _mutated(search, trial, config, told)
     if trial.state == "running":
-        books.write(trial)  # from here on it is known, whatever is killed
+        store.write(trial)  # from here on it is known, whatever is killed
     report = functools.partial(_report, search.goal, trial)
     is_new_failure = trial.state != FAILED
     _log.info("trial begins", extra={"params": trial.params})
@@ -137,7 +137,7 @@ def _run(search: TuneJob, shared: Shared, trial: Trial, told: _Pointer, report: 
         num_told=len(trial.evaluations) if search.scheduler.mutates else told.num_told(trial),
         is_of_population=search.scheduler.mutates,
     )
-    tell_again(spec, functools.partial(report, is_known=True))
+    replay_evaluations(spec, functools.partial(report, is_known=True))
     if trial.state != "running":
         return trial
     group = _group(shared.run, shared.workers, json.dumps(shared.resources), shared.device)
@@ -235,7 +235,7 @@ class _Pointer:
         """Return how many of a trial's evaluations this Tune has heard of."""
         return self.num_evaluations if self.is_of(trial) else 0
 
-    def donor(self, trial: Trial) -> tuple[int, int] | None:
+    def source_trial(self, trial: Trial) -> tuple[int, int] | None:
         """Return the number of the other trial to go on from, and its step."""
         if self.trial is None or self.is_of(trial) or self.step is None:
             return None
@@ -288,12 +288,14 @@ def _worst(goal: Goal) -> dict[str, float]:
 
 
 def _mutated(search: TuneJob, trial: Trial, config: dict[str, Any], told: _Pointer) -> Trial:
-    """Return a trial with the settings, and the donor, that its scheduler has given it.
+    """Return a trial with the settings, and the source trial, that its scheduler has given it.
 
     A search that goes on after its driver died proposes what the trial had last, not first.
     """
     if told.trial is None or trial.state != "running":
         return trial
     now = new_trial(search, config, trial.precision)
-    donor = told.donor(trial) or trial.donor
-    return trial.model_copy(update={"picks": now.picks, "params": now.params, "donor": donor})
+    source_trial = told.source_trial(trial) or trial.source_trial
+    return trial.model_copy(
+        update={"picks": now.picks, "params": now.params, "source_trial": source_trial}
+    )

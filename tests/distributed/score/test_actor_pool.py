@@ -61,7 +61,7 @@ class Script:
 
 
 class Answers:
-    """What a stretch gives, shard after shard."""
+    """What a batch gives, shard after shard."""
 
     def __init__(self, answer: Any, shards: list[Shard]) -> None:
         self.rest, self.answer, self.is_over = iter(shards), answer, False

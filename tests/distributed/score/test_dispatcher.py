@@ -36,15 +36,15 @@ def indices(shards) -> list[int]:
     return [shard.index for shard in shards]
 
 
-def stretches(dispatcher: Dispatcher) -> list[list[int]]:
+def batches(dispatcher: Dispatcher) -> list[list[int]]:
     """Return all that is handed out when nothing fails."""
     found = []
-    while stretch := dispatcher.next():
-        found.append(indices(stretch))
+    while shard_batch := dispatcher.next():
+        found.append(indices(shard_batch))
     return found
 
 
-# ------------------------------------------------------------------ stretches
+# ------------------------------------------------------------------ batches
 
 
 @pytest.mark.parametrize(
@@ -57,30 +57,30 @@ def stretches(dispatcher: Dispatcher) -> list[list[int]]:
     ],
 )
 def test_stretches_shrink_and_keep_the_order(workers, sizes):
-    found = stretches(Dispatcher(shards_of(20), workers))
-    assert [len(stretch) for stretch in found] == sizes
+    found = batches(Dispatcher(shards_of(20), workers))
+    assert [len(shard_batch) for shard_batch in found] == sizes
     assert list(chain(*found)) == list(range(20))
 
 
 def test_a_long_stretch_ends_with_its_file_and_a_short_one_goes_on():
     """Eight shards are long: reading, computing and writing overlap within them."""
-    found = stretches(Dispatcher(shards_of(10, 3, 3), 1))
+    found = batches(Dispatcher(shards_of(10, 3, 3), 1))
     assert found == [list(range(10)), list(range(10, 16))]
-    small = stretches(Dispatcher(shards_of(*[1] * 20), 1))
-    assert [len(stretch) for stretch in small] == [8, 8, 4]
+    small = batches(Dispatcher(shards_of(*[1] * 20), 1))
+    assert [len(shard_batch) for shard_batch in small] == [8, 8, 4]
 
 
 def test_a_long_stretch_ends_where_shards_do_not_follow_each_other():
     shards = shards_of(12)
     gap = [*shards[:8], *shards[9:]]
-    assert stretches(Dispatcher(gap, 1)) == [[0, 1, 2, 3, 4, 5, 6, 7], [9, 10, 11]]
+    assert batches(Dispatcher(gap, 1)) == [[0, 1, 2, 3, 4, 5, 6, 7], [9, 10, 11]]
 
 
 def test_a_stretch_goes_on_from_the_last_piece_to_the_first():
     mixed = shard(7, (0, 70, 5), (1, 0, 10))
     following = shard(8, (1, 10, 10))
     other = shard(9, (4, 20, 10))  # would follow if it were of the same file
-    found = stretches(Dispatcher([*shards_of(7), mixed, following, other], 1))
+    found = batches(Dispatcher([*shards_of(7), mixed, following, other], 1))
     assert found == [[0, 1, 2, 3, 4, 5, 6, 7, 8], [9]]
 
 
@@ -97,9 +97,9 @@ def test_nothing_waits_when_all_is_handed_out():
 
 def test_what_was_not_finished_is_handed_out_next_in_its_order():
     dispatcher = Dispatcher(shards_of(16), 2)
-    stretch = dispatcher.next()
-    assert indices(stretch) == [0, 1, 2, 3]
-    dispatcher.take_back(stretch[1:], None)
+    shard_batch = dispatcher.next()
+    assert indices(shard_batch) == [0, 1, 2, 3]
+    dispatcher.take_back(shard_batch[1:], None)
     assert indices(dispatcher.waiting) == [1, 2, 3, *range(4, 16)]
     assert not dispatcher.attempts
     assert indices(dispatcher.next()) == [1, 2, 3, 4]
@@ -133,12 +133,12 @@ def test_the_third_failure_is_the_last():
 
 
 def test_others_are_not_blamed_for_a_shard_that_kills_its_workers():
-    """Shard 2 kills whoever takes it, whatever stretch it is in."""
+    """Shard 2 kills whoever takes it, whatever batch it is in."""
     dispatcher, done = Dispatcher(shards_of(12), 1), []
-    while stretch := dispatcher.next():
-        poisoned = indices(stretch).index(2) if 2 in indices(stretch) else len(stretch)
-        done += indices(stretch[:poisoned])
-        dispatcher.take_back(stretch[poisoned:], DIED)
+    while shard_batch := dispatcher.next():
+        poisoned = indices(shard_batch).index(2) if 2 in indices(shard_batch) else len(shard_batch)
+        done += indices(shard_batch[:poisoned])
+        dispatcher.take_back(shard_batch[poisoned:], DIED)
     assert sorted(done) == [0, 1, *range(3, 12)]
     assert dispatcher.failed == {2: DIED}
     assert dispatcher.attempts == {2: 3}
@@ -151,7 +151,7 @@ def test_others_are_not_blamed_for_a_shard_that_kills_its_workers():
     choices=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 12), st.booleans()), max_size=80),
 )
 def test_every_shard_is_done_or_failed_once_whatever_fails(counts, workers, choices):
-    """Workers take stretches, finish some of each, and fail, or just end, or finish."""
+    """Workers take batches, finish some of each, and fail, or just end, or finish."""
     shards = shards_of(*counts)
     dispatcher = Dispatcher(shards, workers)
     busy: list[list[Shard]] = []
@@ -159,14 +159,14 @@ def test_every_shard_is_done_or_failed_once_whatever_fails(counts, workers, choi
     blamed: Counter[int] = Counter()
     plan = iter(choices)
     while dispatcher.waiting or busy:
-        while len(busy) < workers and (stretch := dispatcher.next()):
-            busy.append(stretch)
+        while len(busy) < workers and (shard_batch := dispatcher.next()):
+            busy.append(shard_batch)
         held = indices([*dispatcher.waiting, *chain(*busy)])
         assert sorted([*held, *done, *dispatcher.failed]) == list(range(len(shards)))
         # Once all choices are made nothing fails any more.
         who, num_done, fails = next(plan, (0, len(busy[0]), False))
-        stretch = busy.pop(who % len(busy))
-        finished, left = stretch[:num_done], stretch[num_done:]
+        shard_batch = busy.pop(who % len(busy))
+        finished, left = shard_batch[:num_done], shard_batch[num_done:]
         done.update(indices(finished))
         blamed.update(indices(left[:1]) if fails else [])
         dispatcher.take_back(left, DIED if fails else None)
@@ -181,9 +181,9 @@ def test_every_shard_is_done_or_failed_once_whatever_fails(counts, workers, choi
 @given(counts=st.lists(st.integers(1, 12), max_size=6), workers=st.integers(2, 5))
 def test_all_is_handed_out_once_in_ever_shorter_stretches(counts, workers):
     shards = shards_of(*counts)
-    found = stretches(Dispatcher(shards, workers))
+    found = batches(Dispatcher(shards, workers))
     assert list(chain(*found)) == list(range(len(shards)))
     left = len(shards)
-    for stretch in found:
-        assert len(stretch) < left / (2 * workers) + 1
-        left -= len(stretch)
+    for shard_batch in found:
+        assert len(shard_batch) < left / (2 * workers) + 1
+        left -= len(shard_batch)

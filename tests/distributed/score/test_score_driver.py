@@ -20,7 +20,7 @@ from clftask.io import storage
 from clftask.messages import counted
 from clftask.scoring import plan as planning
 from clftask.scoring.input import cut
-from clftask.scoring.manifest import Books, InputFile, Piece
+from clftask.scoring.manifest import InputFile, Piece, ScoreTableStore
 from clftask.scoring.worker import Done, ScoreWork, ShardScorer
 
 
@@ -81,7 +81,7 @@ def test_killed_at_any_moment_it_goes_on(world, died_at):
     world.write("a.parquet", 35)
     if died_at == "plan":
         job = ScoreJob.load(world.document)
-        planning.claim(job, world.meta, planning.plan(job, world.meta))
+        planning.create(job, world.meta, planning.plan(job, world.meta))
     elif died_at == "manifest":
         world.run()
         (world.output / "_manifest.json").unlink()
@@ -94,7 +94,7 @@ def test_killed_at_any_moment_it_goes_on(world, died_at):
     manifest = world.run()
     assert manifest.counts.rows_scored == 35
     assert world.ids() == all_ids(35)
-    assert {r.sha256 for r in Books(str(world.output)).receipts()} == {
+    assert {r.sha256 for r in ScoreTableStore(str(world.output)).receipts()} == {
         part.sha256 for part in manifest.parts
     }
 
@@ -307,9 +307,9 @@ def test_part_of_an_older_version_of_a_file_is_named(world):
     """A slow worker of another run commits rows of a file that was planned anew meanwhile."""
     world.write("a.parquet", 10)
     job = ScoreJob.load(world.document)
-    planned = planning.claim(job, world.meta, planning.plan(job, world.meta))
+    planned = planning.create(job, world.meta, planning.plan(job, world.meta))
     world.write("a.parquet", 10, text=["another text"] * 10)
-    newer = planning.claim(job, world.meta, planning.plan(job, world.meta))
+    newer = planning.create(job, world.meta, planning.plan(job, world.meta))
     assert newer.plan != planned.plan
     worker = ShardScorer(ScoreWork(job, planned.plan, world.meta), world.scorer)
     old = planned.plan.files[0].version

@@ -32,7 +32,7 @@ from clftask.config.train import TrainJob
 from clftask.config.tune import TuneJob
 from clftask.distributed.session import connected
 from clftask.distributed.submit import client as submitting
-from clftask.distributed.submit.client import Cluster, Sent
+from clftask.distributed.submit.client import Cluster, SubmittedJob
 from clftask.distributed.submit.package import Shipping, check_paths, command, pinned
 from clftask.distributed.submit.package import environment as runtime_env
 from clftask.errors import ConfigError, JobError
@@ -98,9 +98,9 @@ def test_the_exit_code_is_the_jobs_own(cluster, job, place):
 
 
 def test_without_waiting_ray_follows_and_stops_it(cluster, job):
-    sent = submit("train", job, "--address", cluster.dashboard, "--no-wait", "--json")
-    assert sent.returncode == 0, sent.stderr
-    found = json.loads(sent.stdout)
+    submitted = submit("train", job, "--address", cluster.dashboard, "--no-wait", "--json")
+    assert submitted.returncode == 0, submitted.stderr
+    found = json.loads(submitted.stdout)
     ray = shutil.which("ray", path=Path(sys.executable).parent)
     options = [found["id"], "--address", found["address"]]
     stopped = subprocess.run(
@@ -179,7 +179,7 @@ def test_a_tunnel_that_is_silently_dead_is_told(cluster, monkeypatch):
         monkeypatch.setattr(submitting, name, seconds)
     tunnel = Tunnel(cluster.ports[1])
     there = Cluster(tunnel.address, lambda line: None)
-    sent = there.submit("echo begun; sleep 120", "silent", {})
+    submitted = there.submit("echo begun; sleep 120", "silent", {})
     shown: list[str] = []
 
     def show(text: str) -> None:
@@ -187,8 +187,8 @@ def test_a_tunnel_that_is_silently_dead_is_told(cluster, monkeypatch):
         if "begun" in text.splitlines():
             tunnel.silent.set()
 
-    with pytest.raises(JobError, match=f"has not answered for 5 s.*{sent.id} may still run"):
-        sent.wait(show)
+    with pytest.raises(JobError, match=f"has not answered for 5 s.*{submitted.id} may still run"):
+        submitted.wait(show)
     assert "begun" in "".join(shown)
 
 
@@ -263,10 +263,10 @@ def test_nothing_secret_is_sent(monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "never")
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "https://s3.example.org")
     monkeypatch.setenv("CLFTASK_LOG", "json")
-    sent = runtime_env("/folder", Shipping(packages=True))
-    assert sent["env_vars"]["AWS_ENDPOINT_URL_S3"] == "https://s3.example.org"
-    assert sent["env_vars"]["CLFTASK_LOG"] == "json"
-    assert "never" not in str(sent)
+    submitted = runtime_env("/folder", Shipping(packages=True))
+    assert submitted["env_vars"]["AWS_ENDPOINT_URL_S3"] == "https://s3.example.org"
+    assert submitted["env_vars"]["CLFTASK_LOG"] == "json"
+    assert "never" not in str(submitted)
     names = {line.partition("==")[0] for line in pinned()}
     assert {"transformers", "boto3", "pyarrow"} <= names
     assert not names & {"ray", "torch"}
@@ -276,8 +276,8 @@ def test_nothing_secret_is_sent(monkeypatch):
     "shipping", [Shipping(), Shipping(packages=True), Shipping(image="registry/image:1")]
 )
 def test_ray_takes_what_is_sent(shipping, tmp_path):
-    sent = runtime_env(str(tmp_path), shipping)
-    assert RuntimeEnv(**sent).get("image_uri") == shipping.image
+    submitted = runtime_env(str(tmp_path), shipping)
+    assert RuntimeEnv(**submitted).get("image_uri") == shipping.image
 
 
 def test_an_image_gets_its_job_with_the_command(job, place):
@@ -328,42 +328,46 @@ class _Client:
         return SimpleNamespace(status=status, driver_exit_code=answer, message="")
 
 
-def followed(monkeypatch: Any, falters: Any, answers: list[Any]) -> tuple[Sent, list[float]]:
+def followed(
+    monkeypatch: Any, falters: Any, answers: list[Any]
+) -> tuple[SubmittedJob, list[float]]:
     clock = [0.0]
     ticking = SimpleNamespace(
         monotonic=lambda: clock[0], sleep=lambda s: clock.__setitem__(0, clock[0] + s)
     )
     monkeypatch.setattr(submitting, "time", ticking)
     cluster: Any = SimpleNamespace(client=_Client(falters, answers, clock), address="http://h:1")
-    return Sent(cluster, "job"), clock
+    return SubmittedJob(cluster, "job"), clock
 
 
 def test_a_log_that_breaks_off_goes_on_where_it_was(monkeypatch):
-    sent, _ = followed(monkeypatch, lambda look, line: (look, line) == (1, "three\n"), [None, 3])
+    submitted, _ = followed(
+        monkeypatch, lambda look, line: (look, line) == (1, "three\n"), [None, 3]
+    )
     shown: list[str] = []
-    assert sent.wait(shown.append) == 3
-    assert "".join(shown) == sent.log == "one\ntwo\nthree\n"
+    assert submitted.wait(shown.append) == 3
+    assert "".join(shown) == submitted.log == "one\ntwo\nthree\n"
 
 
 def test_a_head_that_is_away_for_a_while_is_waited_for(monkeypatch):
     away = [ConnectionError("refused")] * 100
-    sent, _ = followed(monkeypatch, lambda look, line: 1 <= look <= 100, [*away, 0])
+    submitted, _ = followed(monkeypatch, lambda look, line: 1 <= look <= 100, [*away, 0])
     shown: list[str] = []
-    assert sent.wait(shown.append) == 0
+    assert submitted.wait(shown.append) == 0
     assert "".join(shown) == "one\ntwo\nthree\n"
 
 
 def test_a_head_that_stays_away_is_told(monkeypatch):
-    sent, clock = followed(monkeypatch, lambda look, line: False, [ConnectionError("refused")])
+    submitted, clock = followed(monkeypatch, lambda look, line: False, [ConnectionError("refused")])
     with pytest.raises(JobError, match=r"has not answered for 300 s.*job status job"):
-        sent.wait(lambda text: None)
+        submitted.wait(lambda text: None)
     assert 300 < clock[0] < 310
 
 
-def quiet(monkeypatch: Any, sent: Sent, until: Any) -> _Client:
+def quiet(monkeypatch: Any, submitted: SubmittedJob, until: Any) -> _Client:
     """Let a log say nothing more after its first line until an event, in its first look."""
     monkeypatch.setattr(submitting, "QUIET_S", 0.05)
-    client: Any = sent.cluster.client
+    client: Any = submitted.cluster.client
     tail = client.tail_job_logs
 
     async def hanging(job_id: str) -> AsyncIterator[str]:
@@ -377,19 +381,19 @@ def quiet(monkeypatch: Any, sent: Sent, until: Any) -> _Client:
 
 
 def test_a_quiet_log_of_a_job_that_runs_is_not_asked_for_again(monkeypatch):
-    sent, _ = followed(monkeypatch, lambda look, line: False, [None, None, None, 0])
-    client = quiet(monkeypatch, sent, lambda: len(client.answers) == 1)
+    submitted, _ = followed(monkeypatch, lambda look, line: False, [None, None, None, 0])
+    client = quiet(monkeypatch, submitted, lambda: len(client.answers) == 1)
     shown: list[str] = []
-    assert sent.wait(shown.append) == 0
+    assert submitted.wait(shown.append) == 0
     assert "".join(shown) == "one\ntwo\nthree\n"
     assert client.looks == 2  # the second after the job's end
 
 
 def test_a_log_that_stays_silent_beyond_the_jobs_end_is_asked_for_again(monkeypatch):
-    sent, _ = followed(monkeypatch, lambda look, line: False, [None, 0])
-    client = quiet(monkeypatch, sent, lambda: False)
+    submitted, _ = followed(monkeypatch, lambda look, line: False, [None, 0])
+    client = quiet(monkeypatch, submitted, lambda: False)
     shown: list[str] = []
-    assert sent.wait(shown.append) == 0
+    assert submitted.wait(shown.append) == 0
     assert "".join(shown) == "one\ntwo\nthree\n"
     assert client.looks == 2
 
@@ -408,13 +412,13 @@ STATUS = "Request failed with status code {}: of the server."
 )
 @pytest.mark.parametrize("error", [requests.ReadTimeout("slow"), RuntimeError(STATUS.format(504))])
 def test_a_job_whose_sending_failed_is_not_given_up_unasked(monkeypatch, error, answers, expected):
-    sent, _ = followed(monkeypatch, lambda look, line: False, answers)
+    submitted, _ = followed(monkeypatch, lambda look, line: False, answers)
 
     def submit_job(**options: Any) -> None:
         raise error
 
     there = object.__new__(Cluster)
-    there.address, there.client = "http://h:1", sent.cluster.client
+    there.address, there.client = "http://h:1", submitted.cluster.client
     monkeypatch.setattr(there.client, "submit_job", submit_job, raising=False)
     with pytest.raises(expected) if expected else contextlib.nullcontext():
         assert there.submit("true", "job", {}).id.startswith("job-")
@@ -444,13 +448,13 @@ def test_who_interrupts_the_sending_hears_of_the_job(monkeypatch):
     ],
 )
 def test_the_result_is_told_from_the_log(last, code, is_result):
-    sent = Sent(SimpleNamespace(address="http://h:1"), "job", f"a line\n{last}\n")
-    assert sent.result(code) == (last if is_result else None)
+    submitted = SubmittedJob(SimpleNamespace(address="http://h:1"), "job", f"a line\n{last}\n")
+    assert submitted.result(code) == (last if is_result else None)
 
 
 def test_json_ends_with_an_object_for_a_job_that_was_killed_too(monkeypatch, job):
-    sent, _ = followed(monkeypatch, lambda look, line: False, [None, -9])
-    monkeypatch.setattr(submitting, "send", lambda *arguments: sent)
+    submitted, _ = followed(monkeypatch, lambda look, line: False, [None, -9])
+    monkeypatch.setattr(submitting, "send", lambda *arguments: submitted)
     found = CliRunner().invoke(
         app, ["submit", "train", str(job), "--address", "http://h:1", "--json"]
     )
@@ -461,15 +465,15 @@ def test_json_ends_with_an_object_for_a_job_that_was_killed_too(monkeypatch, job
 
 
 def test_the_exit_code_counts_where_the_log_is_lost(monkeypatch):
-    sent, _ = followed(monkeypatch, lambda look, line: True, [None, 2])
-    assert sent.wait(lambda text: None) == 2
+    submitted, _ = followed(monkeypatch, lambda look, line: True, [None, 2])
+    assert submitted.wait(lambda text: None) == 2
 
 
 def test_a_reader_who_leaves_ends_the_showing(monkeypatch):
     def leave(text: str) -> None:
         raise BrokenPipeError
 
-    sent, clock = followed(monkeypatch, lambda look, line: False, [None, 0])
+    submitted, clock = followed(monkeypatch, lambda look, line: False, [None, 0])
     with pytest.raises(BrokenPipeError):
-        sent.wait(leave)
+        submitted.wait(leave)
     assert clock[0] == 0

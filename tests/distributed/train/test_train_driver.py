@@ -343,17 +343,17 @@ def test_waiting_is_said_at_the_start_and_whenever_workers_are_lost(ray_cluster,
     from clftask.distributed.train import progress
 
     monkeypatch.setattr(progress, "WAIT_S", 0)
-    board, said = progress.new_board(), []
+    progress_actor, said = progress.new_progress_actor(), []
     waiting = progress.Waiting(Plan(3, False, 64), said.append)
-    waiting.look(board)
+    waiting.look(progress_actor)
     assert said == []  # nothing was asked for yet
     group = placement_group([{"CPU": 64}] * 3)
     line = "waiting for 3 workers with 64 CPUs each: no node has room for them yet"
     for events, count in (((), 1), (("start",), 1), (("lose",), 2)):
         for event in events:
-            ray.get(getattr(board, event).remote())
-        waiting.look(board)
-        waiting.look(board)
+            ray.get(getattr(progress_actor, event).remote())
+        waiting.look(progress_actor)
+        waiting.look(progress_actor)
         assert said == [line] * count
     remove_placement_group(group)
 
@@ -364,8 +364,8 @@ def test_what_is_overridden_in_ray_train_is_there():
     for kind in (
         ray_trainer._Trainer,
         ray_trainer._FailurePolicy,
-        ray_trainer._Machines,
-        ray_trainer._Calm,
+        ray_trainer._WaitingForMachines,
+        ray_trainer._QuietController,
     ):
         ours = [name for name in vars(kind) if callable(getattr(kind, name)) and name[:2] != "__"]
         for name in ours:

@@ -23,7 +23,7 @@ from clftask.distributed.tune.driver import tune
 from clftask.errors import ConfigError, JobError
 from clftask.io import listing, storage
 from clftask.models import bundle
-from clftask.tuning.trial_store import Trial, Trials
+from clftask.tuning.trial_store import Trial, TrialStore
 from clftask.yaml_io import parse_yaml
 
 
@@ -79,7 +79,7 @@ def test_search_ships_one_bundle_and_a_job_that_trains(ray_cluster, document, s3
     place = f"run.storage={s3.bucket}/searches"
     result = run(document, place, "finalists.top=2", show=seen.append)
     run_path = f"{s3.bucket}/searches/search"
-    trials = Trials(run_path).all()
+    trials = TrialStore(run_path).all()
     assert [(t.number, t.seed) for t in trials if not t.is_finalist] == [(i, 42) for i in range(5)]
     assert sum(result["trials"].values()) == 5
     assert result["trials"]["failed"] == 1
@@ -116,10 +116,10 @@ def test_population_of_two_workers_each_exploits_and_leaves_no_resources(ray_clu
     document |= {"searcher": "random"}
     options = ["train.scaling.workers=2", "train.scaling.cpus_per_worker=1"]
     result = run(document, *options, "scheduler={kind: pbt, quantile: 0.5}", "train.seed=1")
-    trials = Trials(result["run"]).all()
+    trials = TrialStore(result["run"]).all()
     assert {t.state for t in trials} == {"finished"}
     assert all(t.evaluations[-1].epoch == 6 for t in trials)
-    assert any(t.donor is not None for t in trials)
+    assert any(t.source_trial is not None for t in trials)
     best = trials[result["best"]["trial"]].best(TuneJob.load(document).goal)
     winner = TrainJob.load(parse_yaml(storage.read_bytes(result["job"]).decode(), "job.yaml"))
     rate = rates["values"][best.picks["training.learning_rate"]]
@@ -138,7 +138,7 @@ def test_a_trial_that_others_wait_for_may_end_by_itself(ray_cluster, document):
     document["train"]["training"] |= {"metric": "loss", "precision": "fp32"}
     options = ["scheduler=hyperband", "finalists=null", "train.scaling.cpus_per_worker=2"]
     result = run(document, *options, "time_budget=10m")
-    trials = Trials(result["run"]).all()
+    trials = TrialStore(result["run"]).all()
     assert [t.evaluations[-1].epoch for t in trials] == [3, 2]
     assert result["trials"] == {"done": 2, "stopped": 0, "failed": 0}
     assert result["seconds"] < 600
@@ -157,7 +157,7 @@ def test_killed_worker_is_replaced_and_its_trial_goes_on(ray_cluster, document):
     result = run(document, *options, show=kill_once)
     assert killed
     assert result["trials"] == {"done": 2, "stopped": 0, "failed": 0}
-    for trial in Trials(result["run"]).all():
+    for trial in TrialStore(result["run"]).all():
         assert [e.epoch for e in trial.evaluations] == [1, 2, 3, 4, 5, 6]
 
 
@@ -184,7 +184,7 @@ def test_worker_beside_the_first_that_dies_is_not_the_trials_fault(ray_cluster, 
     result = run(document, *options, show=kill_later)
     assert len(set(killed)) == 2
     assert result["trials"] == {"done": 1, "stopped": 0, "failed": 0}
-    (trial,) = Trials(result["run"]).all()
+    (trial,) = TrialStore(result["run"]).all()
     assert [e.epoch for e in trial.evaluations] == [1, 2, 3, 4, 5, 6]
     assert lives() == 0
 
@@ -246,7 +246,7 @@ def test_killed_driver_is_resumed_and_no_trial_runs_twice(document, tmp_path):
     assert result["trials"] == {"done": 4, "stopped": 0, "failed": 0}
     after = _records(result["run"])
     assert {key: after[key] for key in ended} == {key: before[key] for key in ended}  # not again
-    for trial in Trials(result["run"]).all():
+    for trial in TrialStore(result["run"]).all():
         assert [e.epoch for e in trial.evaluations] == list(range(1, 9))
 
 
@@ -257,7 +257,7 @@ def test_killed_population_goes_on_where_it_was(document, tmp_path):
     before = _killed(document, tmp_path, lambda path: min(_epochs(path), default=0) >= 1)
     result = _resumed(document, tmp_path)
     assert result["trials"] == {"done": 3, "stopped": 0, "failed": 0}
-    for trial in Trials(result["run"]).all():
+    for trial in TrialStore(result["run"]).all():
         known = Trial.load(json.loads(before[trial.key])).evaluations
         assert trial.evaluations[: len(known)] == known
         assert [e.epoch for e in trial.evaluations] == [1, 2, 3]
