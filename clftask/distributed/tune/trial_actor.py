@@ -27,6 +27,7 @@ from clftask.distributed.tune.trial_workers import Group
 from clftask.errors import ConfigError, Problem, StorageError
 from clftask.io import storage
 from clftask.training import run_dir
+from clftask.training.collectives import is_lost_connection
 from clftask.training.worker import Work
 from clftask.tuning.trial_store import Evaluation, Trial, TrialStore
 from clftask.tuning.trial_worker import Attempt, attempt, fail, replay_evaluations
@@ -156,7 +157,7 @@ def _blamed(group: Group, failed: Trial) -> Trial:
     """
     _group.cache_clear()
     reason = group.close()
-    if reason and failed.reason.startswith("RuntimeError"):  # which tells of a lost connection
+    if reason and is_lost_connection(failed.reason):
         return failed.model_copy(update={"reason": reason})
     return failed
 
