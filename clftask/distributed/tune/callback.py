@@ -12,6 +12,7 @@ from ray.tune.result import DONE
 from clftask.components.search.goal import Goal
 from clftask.components.search.ray_schedulers import TRIAL
 from clftask.components.search.schedulers import EPOCH
+from clftask.distributed.ray_errors import last_line
 from clftask.distributed.tune.trial_actor import FAILED, KNOWN
 
 
@@ -86,5 +87,4 @@ def _reason(trial: Any) -> str:
         return "its storage does not answer"
     if isinstance(error, RayActorError) or error is None:
         return "its worker is gone"
-    cause = getattr(error, "cause", error)
-    return str(cause).strip().splitlines()[-1] if str(cause).strip() else type(cause).__name__
+    return last_line(getattr(error, "cause", error))

@@ -17,6 +17,7 @@ from clftask.components.search.goal import Goal
 from clftask.components.search.ray_schedulers import TRIAL
 from clftask.config.train import TrainJob
 from clftask.config.tune import TuneJob
+from clftask.distributed.ray_errors import last_line
 from clftask.distributed.tune.placement import Slots
 from clftask.errors import ClftaskError, JobError, Problem
 from clftask.io import storage
@@ -249,9 +250,8 @@ def publish(search: SearchRun, job: TrainJob, best: Trial) -> dict[str, Any]:
 
 
 def _failed(path: str, error: Exception) -> JobError:
-    reason = str(error).strip().splitlines()[-1]
-    remedy = "run.resume: true goes on from there."
-    return JobError(Problem(path, None, f"the winner could not be measured: {reason}", remedy))
+    allowed = f"the winner could not be measured: {last_line(error)}"
+    return JobError(Problem(path, None, allowed, "run.resume: true resumes from there."))
 
 
 def _all_failed(path: str, trials: list[Trial]) -> JobError:
