@@ -48,13 +48,13 @@ def absolute(path: str) -> str:
 def _refuse_unusable(path: str) -> None:
     why = ""
     if re.search(r"[\0\ud800-\udfff]", path):
-        why, remedy = "holds characters that no path can", "Check the path."
+        why, remedy = "contains invalid characters", "Check the path."
     elif is_s3(path) and not re.match(r"s3://[\w.-]+(/|$)", path):
         why, remedy = "must be s3://bucket/key", _FROM_ENVIRONMENT
     elif is_url(path) and not is_s3(path) and holds_secret(path):
-        why, remedy = "holds a password or a token", _FROM_ENVIRONMENT
+        why, remedy = "contains a password or a token", _FROM_ENVIRONMENT
     elif is_url(path) and not is_s3(path) and "::" in path:
-        why, remedy = "is a URL within another", "Unpack it, and give what is inside."
+        why, remedy = "nested URLs are not supported", "Unpack it and give the inner path."
     if why:
         raise StorageError(Problem(path, None, why, remedy))
 

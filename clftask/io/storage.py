@@ -201,7 +201,7 @@ def download(path: str, folder: str) -> None:
     if not files:
         raise StorageError(Problem(path, None, "is not there", "Check the path."))
     if strange := [n for n in names if n.startswith("/") or ".." in n.split("/")]:
-        allowed = f"holds names that lead out of it: {strange[0]}"
+        allowed = f"contains names that lead out of it: {strange[0]}"
         raise StorageError(Problem(path, None, allowed, "Copy what belongs to it elsewhere."))
     Path(folder).mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(NUM_THREADS) as pool:
@@ -275,7 +275,7 @@ def check_writable(path: str, field: str) -> None:
         return
     if is_url(path):
         remedy = "Use a local folder or s3://bucket/prefix."
-        raise StorageError(Problem(field, path, "is written to disk or S3 only", remedy))
+        raise StorageError(Problem(field, path, "must be on disk or S3", remedy))
     try:
         parent = next(p for p in [Path(path), *Path(path).parents] if p.exists())
     except OSError as error:

@@ -39,7 +39,7 @@ class StepSeed(TrainerCallback):  # type: ignore[misc]
 
 
 class StopOnNan(TrainerCallback):  # type: ignore[misc]
-    """Ends a run whose loss is no number, instead of training on nothing."""
+    """Ends a run whose loss is NaN or infinite."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """Look at every logged loss; it is the same on all workers."""
@@ -47,7 +47,7 @@ class StopOnNan(TrainerCallback):  # type: ignore[misc]
         if loss is not None and not math.isfinite(loss):
             remedy = "Lower training.learning_rate, or use precision fp32."
             where = f"training, step {state.global_step}"
-            raise JobError(Problem(where, str(loss), "the loss is no finite number", remedy))
+            raise JobError(Problem(where, str(loss), "the loss is NaN or infinite", remedy))
 
 
 class Stopwatch(TrainerCallback):  # type: ignore[misc]

@@ -155,7 +155,7 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         return 0
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Save the weights under the model's own names, which loading holds against it."""
+        """Save the weights under the model's own names, which loading checks."""
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         save_model(self.model, str(folder / WEIGHTS))

@@ -85,7 +85,7 @@ def fit(work: Work, sink: Sink, rank: int, world: int, device: str) -> None:
     """Train, evaluate the best checkpoint and write the bundle; run by every worker.
 
     Raises:
-        JobError: The loss is no number.
+        JobError: The loss is NaN or infinite.
         StorageError: A checkpoint or the bundle cannot be written.
     """
     with temporary_folder() as scratch:
@@ -186,7 +186,7 @@ def _train(
         checkpoints.clean(_best_step(folder))
         log.forget_after(step or 0)
         if step is not None:
-            log.say(f"going on from the checkpoint of step {step}")
+            log.say(f"resuming from the checkpoint of step {step}")
         log.say(_opening(trainer))
     if folder is None or not _is_finished(trainer, folder, patience):
         trainer.train(resume_from_checkpoint=folder)
@@ -199,7 +199,7 @@ def _train(
 def _opening(trainer: ClassifierTrainer) -> str:
     args = trainer.args
     total, trained = parameter_counts(trainer.model)
-    head = "" if trainer.fresh else "; the base's own head goes on"
+    head = "" if trainer.fresh else "; the base's own head is kept"
     return (
         f"{counted(args.world_size, 'worker')} on {args.device.type}, {_precision_of(args)}; "
         f"{trained:,} of {total:,} parameters trained{head}"

@@ -75,7 +75,7 @@ def replay_evaluations(spec: Attempt, report: Report) -> None:
             evaluations there are by then; raises SystemExit to end the trial.
 
     Raises:
-        SystemExit: The scheduler has ended the trial; unless it may go on, that is kept.
+        SystemExit: The scheduler has ended the trial; this is recorded unless the trial may resume.
     """
     trial, store = spec.trial, TrialStore(spec.work.run)
     try:
@@ -195,7 +195,7 @@ class TrialCallback(TrainerCallback):  # type: ignore[misc]
     # ------------------------------------------------------------------ the start
 
     def start(self) -> tuple[int | None, str]:
-        """Return the step to go on from and where its checkpoint is; None to begin."""
+        """Return the step to resume from and the checkpoints' path; None to begin."""
         self.checkpoints.clean()
         source, step = self.checkpoints, self.checkpoints.latest()
         if self.trial.source_trial is not None:

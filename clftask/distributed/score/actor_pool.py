@@ -158,7 +158,7 @@ class Pool:
             self.idle_since = time.monotonic()
         elif time.monotonic() - self.idle_since > WAIT_S:
             self.idle_since = math.inf  # once
-            self.say(f"waiting for {self.chosen}: no node has room for them yet")
+            self.say(f"waiting for cluster resources: {self.chosen}")
 
     def _on_ready(self, reference: Any) -> None:
         actor = self.starting.pop(reference)

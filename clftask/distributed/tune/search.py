@@ -257,7 +257,7 @@ def _failed(path: str, error: Exception) -> JobError:
 def _all_failed(path: str, trials: list[Trial]) -> JobError:
     reasons = list(dict.fromkeys(t.reason for t in trials if t.reason))
     if not reasons:
-        remedy = "Raise it, and go on with run.resume: true."
+        remedy = "Raise it and set run.resume: true."
         return JobError(Problem(path, None, "time_budget ended before any evaluation", remedy))
     remedy = "Narrow the space, or lower the rates; then search under a new name."
     if any(trial.is_lost for trial in trials):
