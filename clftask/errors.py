@@ -64,19 +64,19 @@ class ClftaskError(Exception):
 
 
 class ConfigError(ClftaskError):
-    """A job file, an override or an environment that the user can mend."""
+    """A job file, an override or an environment that the user can fix."""
 
     exit_code = 2
 
 
 class DataError(ClftaskError):
-    """A table that the user can mend."""
+    """A table that the user can fix."""
 
     exit_code = 2
 
 
 class StorageError(ClftaskError):
-    """A disk or object store that the user can mend: address, bucket, credentials."""
+    """A disk or object store that the user can fix: address, bucket, credentials."""
 
     exit_code = 2
 
@@ -97,7 +97,7 @@ class BadRowError(JobError):
 
 @contextmanager
 def interruption_hint(remedy: str) -> Iterator[None]:
-    """Let an interruption of what runs here say how to go on."""
+    """Add a hint on how to resume to an interruption."""
     try:
         yield
     except KeyboardInterrupt as stop:

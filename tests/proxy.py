@@ -71,6 +71,23 @@ class Wordy(Unwilling):
             super()._answer(status, headers, body)
 
 
+class Conflicting(Unwilling):
+    """Answers the first conditional writes with 409, as S3 does while another one is under way."""
+
+    share = 0.0
+    left = 0
+
+    def _pass_on(self) -> None:
+        if self.headers.get("If-None-Match") and self.left:
+            type(self).left -= 1
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            self._answer(409, {}, b"<Error><Code>ConditionalRequestConflict</Code></Error>")
+        else:
+            super()._pass_on()
+
+    do_PUT = _pass_on  # noqa: N815
+
+
 @contextlib.contextmanager
 def between(s3: S3Server, kind: type[Unwilling]) -> Iterator[None]:
     """Put such a server in front of an S3 server."""

@@ -18,7 +18,7 @@ def authenticate(make: bool = True) -> None:
     """Ask for a token wherever Ray is started here, and send it wherever one is joined.
 
     Ray by itself would leave the token's file readable by every user of the machine, and
-    would not send it to a cluster that asks for it. Who sets RAY_AUTH_MODE decides.
+    would not send it to a cluster that asks for it. A RAY_AUTH_MODE that is set is kept.
 
     Args:
         make: Whether a token is made if there is none: one is needed to start Ray.
@@ -88,4 +88,4 @@ def wrong_token(path: str, address: object) -> Problem:
         "On its head node, `ray get-auth-token` prints its token: put it into ~/.ray/auth_token "
         "here (chmod 600), or into RAY_AUTH_TOKEN."
     )
-    return Problem(path, address, "asks for a token, and this one is missing or wrong", remedy)
+    return Problem(path, address, "authentication failed: token missing or invalid", remedy)

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from clftask.distributed.auth import authenticate, describe_open, is_open, wrong_token
+from clftask.distributed.ray_errors import is_version_mismatch, is_wrong_token
 from clftask.errors import ConfigError, Problem
 from clftask.io import filesystems, storage
 from clftask.io.tempdirs import remove_stale_folders
@@ -96,11 +97,10 @@ def _for_workers() -> dict[str, Any]:
 
 def _refuse_unanswered(error: Exception) -> None:
     """Refuse a cluster that was asked for and cannot be joined."""
-    reasons = " ".join(str(part) for part in (error, error.__cause__, error.__context__))
     address = os.environ.get("RAY_ADDRESS")
-    if "InvalidAuthToken" in reasons:
+    if is_wrong_token(error):
         raise ConfigError(wrong_token("RAY_ADDRESS", address)) from None
-    is_other = "Version mismatch" in reasons
+    is_other = is_version_mismatch(error)
     if address or is_other:
         reason = " ".join(str(error).split())[:200]
         ours = "Use the cluster's Python and Ray here, to the patch."

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from clftask.errors import AccessError, ClftaskError, ConfigError, Problem, StorageError
+from clftask.errors import ClftaskError, ConfigError, Problem, StorageError
+from clftask.io import aws_errors
 from clftask.redaction import holds_secret
 
 MAX_ATTEMPTS = 8
@@ -41,19 +42,19 @@ def absolute(path: str) -> str:
     try:
         return str(Path(path).expanduser().absolute())
     except RuntimeError as error:  # ~somebody who is not there
-        raise StorageError(Problem(path, None, f"is no path: {error}", "Check it.")) from None
+        raise StorageError(Problem(path, None, f"invalid path: {error}", "Check it.")) from None
 
 
 def _refuse_unusable(path: str) -> None:
     why = ""
     if re.search(r"[\0\ud800-\udfff]", path):
-        why, remedy = "holds characters that no path can", "Check the path."
+        why, remedy = "contains invalid characters", "Check the path."
     elif is_s3(path) and not re.match(r"s3://[\w.-]+(/|$)", path):
         why, remedy = "must be s3://bucket/key", _FROM_ENVIRONMENT
     elif is_url(path) and not is_s3(path) and holds_secret(path):
-        why, remedy = "holds a password or a token", _FROM_ENVIRONMENT
+        why, remedy = "contains a password or a token", _FROM_ENVIRONMENT
     elif is_url(path) and not is_s3(path) and "::" in path:
-        why, remedy = "is a URL within another", "Unpack it, and give what is inside."
+        why, remedy = "nested URLs are not supported", "Unpack it and give the inner path."
     if why:
         raise StorageError(Problem(path, None, why, remedy))
 
@@ -113,7 +114,7 @@ def _s3_filesystem(path: str) -> Any:
     """Return pyarrow's S3 with the credentials that botocore has now: it renews those that end."""
     found = _session().get_credentials()
     if found is None:  # pyarrow would look for them once more, for minutes
-        raise _no_credentials(path)
+        raise aws_errors.no_credentials(path)
     keys = found.get_frozen_credentials()
     return _s3_filesystem_of(keys.access_key, keys.secret_key, keys.token)
 
@@ -180,22 +181,15 @@ def translate_storage_errors(path: str) -> Iterator[None]:
 
     try:
         yield
-    except ClientError as error:
-        raise _of_s3(path, str(error.response.get("Error", {}).get("Code", "")), error) from None
+    except (ClientError, S3UploadFailedError) as error:
+        raise aws_errors.storage_error(path, error) from None
     except NoCredentialsError:
-        raise _no_credentials(path) from None
+        raise aws_errors.no_credentials(path) from None
     except BotoCoreError as error:
         remedy = "Check AWS_ENDPOINT_URL_S3, AWS_PROFILE and the credentials."
         raise StorageError(Problem(path, None, f"S3 did not answer: {error}", remedy)) from None
-    except S3UploadFailedError as error:
-        code = next((c for c in _S3_REMEDIES if f"({c})" in str(error)), "")
-        raise _of_s3(path, code, error) from None
     except OSError as error:
-        said = re.search(r"AWS Error ([A-Z_]+)", str(error))
-        if said and said[1] in _ARROW_REFUSALS:
-            raise AccessError(Problem(path, said[1], *_REFUSED)) from None
-        reason = error.strerror or str(error)
-        raise StorageError(Problem(path, None, f"cannot be used: {reason}")) from None
+        raise aws_errors.storage_error_of_arrow(path, error) from None
     except ValueError as error:  # a name or a pattern that the filesystem cannot make sense of
         raise StorageError(Problem(path, None, f"cannot be used: {error}")) from None
     except Exception as error:  # each of fsspec's backends raises what it likes
@@ -203,30 +197,3 @@ def translate_storage_errors(path: str) -> Iterator[None]:
             raise
         reason = " ".join(str(error).split())[:300]
         raise StorageError(Problem(path, None, f"cannot be used: {reason}")) from None
-
-
-def _no_credentials(path: str) -> AccessError:
-    return AccessError(Problem(path, None, "no credentials are found", _REFUSED[1]))
-
-
-def _of_s3(path: str, code: str, error: Exception) -> StorageError:
-    reason, remedy = _S3_REMEDIES.get(code, (str(error), ""))
-    kind = AccessError if reason == _REFUSED[0] else StorageError
-    return kind(Problem(path, code or None, reason, remedy))
-
-
-_NO_BUCKET = ("the bucket does not exist", "Create it, or mend the path.")
-_REFUSED = ("access is refused", "Check AWS_PROFILE, the access keys and the bucket's policy.")
-_S3_REMEDIES = {
-    "NoSuchBucket": _NO_BUCKET,
-    "404": ("is not there", "Check the path."),
-    "AccessDenied": _REFUSED,
-    "403": _REFUSED,
-    "InvalidAccessKeyId": _REFUSED,
-    "ExpiredToken": _REFUSED,
-    "InvalidToken": _REFUSED,
-    "RequestTimeTooSkewed": ("access is refused", "Set this machine's clock."),
-    "SignatureDoesNotMatch": _REFUSED,
-}
-# As pyarrow's S3 client names them.
-_ARROW_REFUSALS = {"ACCESS_DENIED", "SIGNATURE_DOES_NOT_MATCH", "INVALID_ACCESS_KEY_ID"}

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
 from clftask.errors import DataError, Problem, StorageError
+from clftask.io.aws_errors import already_exists, is_conflict, is_internal_failure
 from clftask.io.filesystems import (
     MAX_ATTEMPTS,
     filesystem,
@@ -73,19 +74,17 @@ def read_bytes(path: str) -> bytes:
             return cast(bytes, file.read())
 
     with translate_storage_errors(path):
-        return _read_with_retries(read)
+        return _retrying(is_internal_failure)(read)
 
 
-def _read_with_retries(read: Callable[[], _Result]) -> _Result:
-    """Read again what S3's client gives up: an error longer than the file it takes for its own."""
-    for attempt in range(MAX_ATTEMPTS):
-        try:
-            return read()
-        except OSError as error:
-            if attempt == MAX_ATTEMPTS - 1 or "AWS Error INTERNAL_FAILURE" not in str(error):
-                raise
-            time.sleep(random.random() * 2**attempt / 10)
-    raise AssertionError
+def _retrying(is_temporary: Callable[[BaseException], bool]) -> Retrying:
+    """Retry a call up to `MAX_ATTEMPTS` times, with exponential backoff and full jitter."""
+    return Retrying(
+        retry=retry_if_exception(is_temporary),
+        stop=stop_after_attempt(MAX_ATTEMPTS),
+        wait=wait_random_exponential(multiplier=0.1),
+        reraise=True,
+    )
 
 
 def read_json(path: str, remedy: str) -> dict[str, Any]:
@@ -164,19 +163,18 @@ def put_if_absent(path: str, data: bytes) -> bool:
     from botocore.exceptions import ClientError
 
     bucket, key = _bucket_and_key(path)
+
+    def create() -> bool:
+        try:
+            s3_client().put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
+        except ClientError as error:
+            if already_exists(error):
+                return read_bytes(path) == data
+            raise
+        return True
+
     with translate_storage_errors(path):
-        for attempt in range(MAX_ATTEMPTS):
-            try:
-                s3_client().put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
-                return True
-            except ClientError as error:
-                code = error.response["Error"]["Code"]
-                if code in ("PreconditionFailed", "412"):
-                    return read_bytes(path) == data
-                if code not in ("ConditionalRequestConflict", "409"):
-                    raise
-                time.sleep(random.random() * 2**attempt / 10)  # somebody is writing it right now
-    raise StorageError(Problem(path, None, "is being written by others all the time"))
+        return _retrying(is_conflict)(create)
 
 
 def upload(folder: str, path: str) -> None:
@@ -203,7 +201,7 @@ def download(path: str, folder: str) -> None:
     if not files:
         raise StorageError(Problem(path, None, "is not there", "Check the path."))
     if strange := [n for n in names if n.startswith("/") or ".." in n.split("/")]:
-        allowed = f"holds names that lead out of it: {strange[0]}"
+        allowed = f"contains names that lead out of it: {strange[0]}"
         raise StorageError(Problem(path, None, allowed, "Copy what belongs to it elsewhere."))
     Path(folder).mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(NUM_THREADS) as pool:
@@ -219,7 +217,7 @@ def _fetch(path: str, target: Path) -> None:
 
     with translate_storage_errors(path):
         target.parent.mkdir(parents=True, exist_ok=True)
-        _read_with_retries(copy)
+        _retrying(is_internal_failure)(copy)
 
 
 def delete(path: str) -> None:
@@ -277,7 +275,7 @@ def check_writable(path: str, field: str) -> None:
         return
     if is_url(path):
         remedy = "Use a local folder or s3://bucket/prefix."
-        raise StorageError(Problem(field, path, "is written to disk or S3 only", remedy))
+        raise StorageError(Problem(field, path, "must be on disk or S3", remedy))
     try:
         parent = next(p for p in [Path(path), *Path(path).parents] if p.exists())
     except OSError as error:
@@ -285,7 +283,7 @@ def check_writable(path: str, field: str) -> None:
     try:
         tempfile.TemporaryFile(dir=parent).close()  # rights alone say nothing for root
     except OSError:
-        remedy = f"Choose another {field}, or mend the rights of {parent}."
+        remedy = f"Choose another {field}, or fix the permissions of {parent}."
         allowed = "must be a folder that can be written"
         raise StorageError(Problem(field, path, allowed, remedy)) from None
 

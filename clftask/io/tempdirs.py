@@ -50,6 +50,6 @@ def remove_stale_folders() -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Remove the lock last: without it nobody would go on with what was cut short."""
+    """Remove the lock last: without it a half-removed folder would stay."""
     shutil.rmtree(folder / "files", ignore_errors=True)
     shutil.rmtree(folder, ignore_errors=True)

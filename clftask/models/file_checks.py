@@ -34,19 +34,19 @@ def check_files(folder: Path, refuse: Refuse) -> None:
         refuse: Makes the error: of what is wrong, and of the remedy.
     """
     if not (folder / "config.json").is_file():
-        raise refuse("holds no config.json", "Is it a model folder, fully downloaded?")
+        raise refuse("contains no config.json", "Is it a model folder, fully downloaded?")
     config = _read(folder / "config.json", refuse)
     if _needs_code(config):
-        remedy = "Choose a model that transformers itself knows."
-        raise refuse("wants to run code of its own, which is never run", remedy)
+        remedy = "Choose a model that transformers supports."
+        raise refuse("needs remote code, which is never run", remedy)
     if (folder / "adapter_config.json").exists():
-        raise refuse("holds an adapter", "Merge it into the model first.")
+        raise refuse("contains an adapter", "Merge it into the model first.")
     num_tensors = sum(_check_weights(folder / name, refuse) for name in _weights(folder, refuse))
     if _most_layers(config) > MAX_LAYERS_A_TENSOR * num_tensors:
-        raise refuse("config.json names more layers than there are weights", _AGAIN)
+        raise refuse("config.json has more layers than the weights", _AGAIN)
     has_tokens = any((folder / name).is_file() for name in _TOKENIZER_FILES)
     if not has_tokens and str(config.get("model_type")) not in _OF_CHARACTERS:
-        raise refuse("holds no tokenizer files", _AGAIN)
+        raise refuse("contains no tokenizer files", _AGAIN)
 
 
 def _needs_code(config: dict[str, Any]) -> bool:
@@ -89,7 +89,7 @@ def _weights(folder: Path, refuse: Refuse) -> list[str]:
 
 
 def _check_weights(file: Path, refuse: Refuse) -> int:
-    """Hold a safetensors file's size against its header, and return how many tensors it has."""
+    """Check a safetensors file's size against its header; return its number of tensors."""
     if not file.is_file():
         raise refuse(f"{file.name} is missing", "Weights must be safetensors, all parts of them.")
     with file.open("rb") as stream:
@@ -103,5 +103,5 @@ def _check_weights(file: Path, refuse: Refuse) -> int:
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         is_whole, ends = False, []
     if not is_whole:
-        raise refuse(f"{file.name} is damaged or half downloaded", _AGAIN)
+        raise refuse(f"{file.name} is damaged or incomplete", _AGAIN)
     return len(ends)

@@ -41,7 +41,7 @@ def find_base(base: str, scratch: str) -> str:
         storage.download(base, folder)
         return folder
     if base.startswith("/") and not Path(base).is_dir():
-        raise _refuse(base, "is no folder", "Check the path, or give a hub id.")
+        raise _refuse(base, "is not a folder", "Check the path, or give a hub id.")
     return base
 
 
@@ -54,7 +54,9 @@ def _in_package(base: str) -> str:
         raise _refuse(base, f"the package {package} is not installed", f"pip install {package}")
     folder = Path(places[0], inner)
     if inner.startswith("/") or ".." in Path(inner).parts or not folder.is_dir():
-        raise _refuse(base, f"the package {package} holds no folder {inner!r}", "Check the name.")
+        raise _refuse(
+            base, f"the package {package} contains no folder {inner!r}", "Check the name."
+        )
     return str(folder)
 
 
@@ -84,8 +86,8 @@ def _check_base(spec: ModelSpec, base: str) -> Any:
         remedy = "Give a hub id that can be reached, a folder, s3:// or pkg://package/folder."
         raise _refuse(spec.base, f"cannot be opened: {reason}", remedy) from None
     if isinstance(spec.head, MlpHead) and type(config) not in AutoModel._model_mapping:
-        remedy = "Use head: linear, which stands for the head that the model has."
-        raise _refuse(spec.base, f"{config.model_type} takes no other head", remedy)
+        remedy = "Use head: linear, the model's own head."
+        raise _refuse(spec.base, f"{config.model_type} does not support another head", remedy)
     mapping = AutoModelForSequenceClassification._model_mapping
     if type(config) not in mapping and not isinstance(spec.head, MlpHead):
         raise _refuse(
@@ -186,7 +188,7 @@ def build_model(
 ) -> tuple[Any, set[str]]:
     """Load the pretrained weights, put a head on, freeze what `adapt` says.
 
-    A base that is a classifier of the very same labels goes on with its head; under other
+    A base that is a classifier of the very same labels keeps its head; under other
     labels, or in another order, the head's last layer starts anew.
 
     Args:
@@ -196,7 +198,7 @@ def build_model(
         prior: (labels,) share of the train rows that carry each label.
 
     Returns:
-        The model, and the names of its fresh parameters: none if the base's head goes on.
+        The model, and the names of its fresh parameters: none if the base's head is kept.
     """
     from transformers import AutoConfig
 

@@ -157,7 +157,7 @@ class Scorer:
         like rows, and are pooled.
 
         Raises:
-            JobError: Not even one row fits into memory, or the logits of one are no numbers.
+            JobError: Not even one row fits into memory, or logits are NaN or infinite.
         """
         table, counts = sequences(tokens)
         found = self.meta.truncation.pooled(self._logits(table), counts)
@@ -245,8 +245,10 @@ def precision_for(wanted: str, device: str) -> str:
 def _refuse_no_numbers(logits: Float32) -> None:
     bad = np.flatnonzero(~np.isfinite(logits).all(1))
     if len(bad):
-        allowed = f"gives no numbers for {counted(len(bad), 'row')}, first row {bad[0]}"
-        remedy = "Use precision fp32; if it stays so, train again with a lower learning rate."
+        allowed = f"gives NaN or infinite logits for {counted(len(bad), 'row')}, first row {bad[0]}"
+        remedy = (
+            "Use precision fp32; if that does not help, train again with a lower learning rate."
+        )
         raise JobError(Problem("bundle", None, allowed, remedy))
 
 

@@ -17,6 +17,7 @@ from clftask.errors import JobError, Problem
 from clftask.io import storage
 from clftask.training import run_dir
 from clftask.training.checkpoints import Checkpoints
+from clftask.training.collectives import broadcast_from_first
 from clftask.training.trainer import ClassifierTrainer
 
 _log = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ class StepSeed(TrainerCallback):  # type: ignore[misc]
 
 
 class StopOnNan(TrainerCallback):  # type: ignore[misc]
-    """Ends a run whose loss is no number, instead of training on nothing."""
+    """Ends a run whose loss is NaN or infinite."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """Look at every logged loss; it is the same on all workers."""
@@ -46,7 +47,7 @@ class StopOnNan(TrainerCallback):  # type: ignore[misc]
         if loss is not None and not math.isfinite(loss):
             remedy = "Lower training.learning_rate, or use precision fp32."
             where = f"training, step {state.global_step}"
-            raise JobError(Problem(where, str(loss), "the loss is no finite number", remedy))
+            raise JobError(Problem(where, str(loss), "the loss is NaN or infinite", remedy))
 
 
 class Stopwatch(TrainerCallback):  # type: ignore[misc]
@@ -73,16 +74,13 @@ class SaveEvery(TrainerCallback):  # type: ignore[misc]
     """Asks for a checkpoint when the last is old: epochs may take hours, and machines are lost.
 
     Args:
-        trainer: Its workers save together.
         seconds: How old a checkpoint gets.
         is_leaving: Tells whether a machine of the run is about to be taken away; called by all
             workers equally often. Then one is asked for at once, and every `LEAVING_S` seconds.
     """
 
-    def __init__(
-        self, trainer: ClassifierTrainer, seconds: float, is_leaving: Callable[[], bool]
-    ) -> None:
-        self.trainer, self.seconds, self.is_leaving = trainer, seconds, is_leaving
+    def __init__(self, seconds: float, is_leaving: Callable[[], bool]) -> None:
+        self.seconds, self.is_leaving = seconds, is_leaving
         self.last = self.looked = time.monotonic()
         self.next_look, self.seen, self.was_leaving = 1, 0, False
 
@@ -90,7 +88,7 @@ class SaveEvery(TrainerCallback):  # type: ignore[misc]
         """Let the first worker's clock decide for all, about every `LOOK_S` seconds."""
         if state.global_step < self.next_look or float(state.epoch).is_integer():
             return control  # the end of an epoch saves anyway
-        is_due, steps = self.trainer._from_first((self._is_due(), self._steps(state)))
+        is_due, steps = broadcast_from_first((self._is_due(), self._steps(state)))
         control.should_save |= is_due
         self.next_look = state.global_step + steps
         return control

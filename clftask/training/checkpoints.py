@@ -1,7 +1,7 @@
-"""Checkpoints in a run's storage: uploaded behind the training's back, complete or ignored.
+"""Checkpoints in a run's storage: uploaded asynchronously, complete or ignored.
 
 Each lies in `step-<number>/` and counts only once its `complete.json` is there, which is
-written last. The newest complete one is where a run goes on, whatever was killed: no
+written last. The newest complete one is where a run resumes, whatever was killed: no
 controller's memory is needed to find it.
 """
 
@@ -18,7 +18,7 @@ from clftask.errors import Problem, StorageError
 from clftask.io import filesystems, listing, storage
 
 _MARKER = "complete.json"
-_AGAIN = "Delete the checkpoint: the one before is gone on from."
+_AGAIN = "Delete the checkpoint: training resumes from the previous one."
 
 
 class Checkpoints:
@@ -81,9 +81,9 @@ class Checkpoints:
             folder: The local checkpoint.
             step: Its step.
             best: The step of the best checkpoint, which is always kept.
-            precision: What it was trained in; whoever goes on from it does so in the same.
+            precision: What it was trained in; a resumed run uses the same.
             before: Called in the same thread when all is uploaded and the checkpoint does not
-                count yet: writes what whoever goes on from it must find.
+                count yet: writes what a resumed run needs.
         """
         self.wait()
         marker = json.dumps({"step": step, "precision": precision}).encode()
@@ -133,7 +133,7 @@ class Checkpoints:
         found = {f.path[len(place) + 1 :]: f.size for f in listing.list_files(place)}
         if not files or not files.items() <= found.items():
             remedy = "Let one job at a time train a run."
-            raise StorageError(Problem(place, None, "was not uploaded whole", remedy))
+            raise StorageError(Problem(place, None, "upload is incomplete", remedy))
 
     def _prune(self, always: set[int | None]) -> None:
         """Keep what is `always` kept, and the newest others, `keep` in all and one at least."""

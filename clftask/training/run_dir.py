@@ -69,7 +69,7 @@ def records(path: str) -> list[dict[str, Any]]:
 
 @contextlib.contextmanager
 def resumable(run: Run) -> Iterator[Callable[[Spec, pa.Table, str], None]]:
-    """Let an interruption say how the run goes on; give what claims it.
+    """Let an interruption say how to resume the run; yield what creates it.
 
     Once it is claimed, what killed workers left half-written is removed at the end. Before, it
     may be another's: who loses a race for a name must leave the winner's files alone.
@@ -81,7 +81,7 @@ def resumable(run: Run) -> Iterator[Callable[[Spec, pa.Table, str], None]]:
         claimed.append(run)
 
     try:
-        with interruption_hint(f"Go on with run.name={name} run.resume=true."):
+        with interruption_hint(f"Resume with run.name={name} run.resume=true."):
             yield claim_it
     finally:
         if claimed:
@@ -118,7 +118,7 @@ def find(spec: RunSpec, prefix: str, job_file: str = JOB) -> Run:
 
 
 def _taken(path: str, name: str | None) -> ConfigError:
-    remedy = "Set run.resume: true to go on with it, or choose another name."
+    remedy = "Set run.resume: true to resume it, or choose another name."
     return ConfigError(Problem("run.name", name, f"is taken: {path}", remedy))
 
 
@@ -127,7 +127,7 @@ def _new_name(prefix: str) -> str:
 
 
 def same_job(run: Run, job: TrainJob | TuneJob) -> None:
-    """Refuse to go on with a run under other settings.
+    """Refuse to resume a run with other settings.
 
     Raises:
         ConfigError: Names every setting that differs.
@@ -147,7 +147,7 @@ def same_job(run: Run, job: TrainJob | TuneJob) -> None:
 
 
 def same_data(run: Run, fingerprint: str) -> None:
-    """Refuse to go on with a run whose rows have changed.
+    """Refuse to resume a run whose rows have changed.
 
     Raises:
         ConfigError: The data's fingerprint is another one.

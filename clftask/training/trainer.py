@@ -37,6 +37,7 @@ from clftask.data.batching import (
     token_batches,
 )
 from clftask.data.tokenization import sequences
+from clftask.training.collectives import broadcast_from_first, host_group
 
 # Rows times padded length of one forward pass. Larger batches no longer pay off.
 MAX_TOKENS = {"cuda": 32_768, "cpu": 8_192}
@@ -76,7 +77,6 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
             tokenizer, len(space.names), self._micro_batch_size(), job.model.max_length
         )
         self.rows_seen = 0
-        self._gloo: Any = None
 
     optimizer: Any
     lr_scheduler: Any
@@ -155,7 +155,7 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         return 0
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Save the weights under the model's own names, which loading holds against it."""
+        """Save the weights under the model's own names, which loading checks."""
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         save_model(self.model, str(folder / WEIGHTS))
@@ -197,7 +197,7 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         metrics: dict[str, float] = {}
         if logits is not None:
             metrics = {f"eval_{k}": v for k, v in self._validation_metrics(logits).items()}
-        metrics = self._from_first(metrics)
+        metrics = broadcast_from_first(metrics)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
@@ -275,7 +275,7 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         world, rank = self.args.world_size, self.args.process_index
         parts = [torch.empty_like(mine) for _ in range(world)] if rank == 0 else None
         if world > 1:
-            dist.gather(mine, parts, dst=0, group=self.gloo)
+            dist.gather(mine, parts, dst=0, group=host_group())
         if rank != 0:
             return None
         order = np.argsort(-lengths, kind="stable")
@@ -284,18 +284,3 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
             places = order[i::world]
             whole[places] = part.numpy()[: len(places)]
         return whole
-
-    def _from_first(self, value: Any) -> Any:
-        """Return the first worker's value on all of them."""
-        if self.args.world_size == 1:
-            return value
-        box = [value]
-        dist.broadcast_object_list(box, src=0, group=self.gloo)
-        return box[0]
-
-    @property
-    def gloo(self) -> Any:
-        """A process group for tensors in host memory, whatever the gradients travel by."""
-        if self._gloo is None:
-            self._gloo = dist.new_group(backend="gloo")
-        return self._gloo

@@ -48,6 +48,7 @@ from clftask.training.callbacks import (
     evaluations_without_gain,
 )
 from clftask.training.checkpoints import Checkpoints, read_state
+from clftask.training.collectives import broadcast_from_first
 from clftask.training.trainer import WEIGHTS, ClassifierTrainer
 
 CHECKPOINT_INTERVAL_S = 300.0
@@ -84,7 +85,7 @@ def fit(work: Work, sink: Sink, rank: int, world: int, device: str) -> None:
     """Train, evaluate the best checkpoint and write the bundle; run by every worker.
 
     Raises:
-        JobError: The loss is no number.
+        JobError: The loss is NaN or infinite.
         StorageError: A checkpoint or the bundle cannot be written.
     """
     with temporary_folder() as scratch:
@@ -96,7 +97,9 @@ def _fit(work: Work, sink: Sink, rank: int, world: int, device: str, scratch: st
     with _tracking(work, scratch):
         path = storage.join(work.run, "checkpoints")
         checkpoints = Checkpoints(path, work.job.training.keep_checkpoints, scratch)
-        precision = agreed(_precision(work.job, checkpoints, device) if rank == 0 else None)
+        precision = broadcast_from_first(
+            _precision(work.job, checkpoints, device) if rank == 0 else ""
+        )
         trainer = build_trainer(work, world, device, precision, scratch)
         log, watch = RunLog(work.run, work.preamble), Stopwatch(trainer)
         if rank == 0:
@@ -158,14 +161,6 @@ def _tracking(work: Work, scratch: str) -> Iterator[None]:
             storage.upload(folder, place)
 
 
-def agreed(value: Any) -> Any:
-    """Return the first worker's value on all of them."""
-    box = [value]
-    if torch.distributed.is_initialized():
-        torch.distributed.broadcast_object_list(box, src=0)
-    return box[0]
-
-
 # ------------------------------------------------------------------ training
 
 
@@ -179,19 +174,19 @@ def _train(
     for callback in (
         StepSeed(job.seed),
         watch,
-        SaveEvery(trainer, CHECKPOINT_INTERVAL_S, sink.is_leaving),
+        SaveEvery(CHECKPOINT_INTERVAL_S, sink.is_leaving),
         StopOnNan(),
         Reporter(log, sink, watch),
         Saver(checkpoints, log, patience),
     ):
         trainer.add_callback(callback)
-    step = trainer._from_first(checkpoints.latest() if is_first else None)
+    step = broadcast_from_first(checkpoints.latest() if is_first else None)
     folder = checkpoints.fetch(step) if step is not None else None
     if is_first:
         checkpoints.clean(_best_step(folder))
         log.forget_after(step or 0)
         if step is not None:
-            log.say(f"going on from the checkpoint of step {step}")
+            log.say(f"resuming from the checkpoint of step {step}")
         log.say(_opening(trainer))
     if folder is None or not _is_finished(trainer, folder, patience):
         trainer.train(resume_from_checkpoint=folder)
@@ -204,7 +199,7 @@ def _train(
 def _opening(trainer: ClassifierTrainer) -> str:
     args = trainer.args
     total, trained = parameter_counts(trainer.model)
-    head = "" if trainer.fresh else "; the base's own head goes on"
+    head = "" if trainer.fresh else "; the base's own head is kept"
     return (
         f"{counted(args.world_size, 'worker')} on {args.device.type}, {_precision_of(args)}; "
         f"{trained:,} of {total:,} parameters trained{head}"
@@ -226,7 +221,7 @@ def _is_finished(trainer: ClassifierTrainer, folder: str, patience: int | None) 
 def _use_best(trainer: ClassifierTrainer, checkpoints: Checkpoints) -> None:
     """Put the best checkpoint's weights into every worker's model."""
     state = trainer.state
-    trainer._from_first(None)  # the first worker has finished its upload
+    broadcast_from_first(None)  # the first worker has finished its upload
     if state.best_global_step and state.best_global_step != state.global_step:
         folder = checkpoints.fetch(state.best_global_step, WEIGHTS)
         trainer._load_from_checkpoint(folder)

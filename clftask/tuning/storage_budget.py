@@ -1,4 +1,4 @@
-"""What a search needs on disk at most, held against its budget before it starts."""
+"""What a search needs on disk at most, compared with its budget before it starts."""
 
 from __future__ import annotations
 
@@ -73,6 +73,6 @@ def _num_finalists(job: TuneJob) -> int:
 
 def _parts(job: TuneJob, concurrency: int) -> str:
     if job.scheduler.resumes:
-        return f"{counted(job.num_trials, 'trial')} that may go on with {job.scheduler.kind}"
+        return f"{counted(job.num_trials, 'trial')} that {job.scheduler.kind} may resume"
     kept = _num_finalists(job) if job.finalists else 1
     return f"{counted(concurrency, 'trial')} at a time, {kept} sets of weights kept"

@@ -27,7 +27,7 @@ class Evaluation(Spec):
         epoch: Epochs trained.
         step: Optimiser steps taken.
         seconds: Since the trial began, pauses left out.
-        metrics: By name; null where one is no finite number.
+        metrics: By name; null where not finite.
         picks: What the trial was trained with then, where that changes; else null.
     """
 
@@ -48,7 +48,7 @@ class Trial(Spec):
         seed: Of the training job.
         is_finalist: Whether it is one of the best, trained again with another seed.
         reason: Why it failed.
-        is_lost: Whether it failed for its workers died: it is tried again when the search goes on.
+        is_lost: Whether its workers died: it is retried when the search is resumed.
         source_trial: The number of the trial and the step that it goes on from, until its own
             checkpoints are newer.
         first_step_at: When it took its first optimiser step, in seconds since 1970; 0: not yet.
@@ -133,7 +133,7 @@ class TrialStore:
         )
 
     def forget_state(self, trial: Trial) -> None:
-        """Remove a trial's checkpoints: it will not go on."""
+        """Remove a trial's checkpoints: it will not be resumed."""
         storage.delete(self.checkpoints(trial))
 
     def forget_weights(self, trial: Trial) -> None:
@@ -144,11 +144,11 @@ class TrialStore:
         try:
             return Trial.load(storage.read_json(place, _AGAIN))
         except ConfigError:
-            raise DataError(Problem(place, None, "is no record of a trial", _AGAIN)) from None
+            raise DataError(Problem(place, None, "invalid trial record", _AGAIN)) from None
 
 
 def finite(metrics: dict[str, float]) -> dict[str, float | None]:
-    """Return metrics with null for what is no finite number."""
+    """Return metrics with null where not finite."""
     return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
 
 

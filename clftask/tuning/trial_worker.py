@@ -27,6 +27,7 @@ from clftask.models.loading import find_base
 from clftask.models.memory import is_out_of_memory
 from clftask.training.callbacks import StepSeed, StopOnNan, Stopwatch, evaluations_without_gain
 from clftask.training.checkpoints import Checkpoints
+from clftask.training.collectives import broadcast_from_first
 from clftask.training.trainer import ClassifierTrainer
 from clftask.training.worker import Work, build_trainer, evaluate, publish
 from clftask.tuning.trial_store import Evaluation, Trial, TrialStore, finite
@@ -74,7 +75,7 @@ def replay_evaluations(spec: Attempt, report: Report) -> None:
             evaluations there are by then; raises SystemExit to end the trial.
 
     Raises:
-        SystemExit: The scheduler has ended the trial; unless it may go on, that is kept.
+        SystemExit: The scheduler has ended the trial; this is recorded unless the trial may resume.
     """
     trial, store = spec.trial, TrialStore(spec.work.run)
     try:
@@ -142,7 +143,7 @@ def _train(keeper: TrialCallback, rank: int, world: int, device: str, scratch: s
     keeper.watch(trainer)
     for callback in (StepSeed(job.seed), Stopwatch(trainer), StopOnNan(), keeper):
         trainer.add_callback(callback)
-    step, place = trainer._from_first(keeper.start() if rank == 0 else (None, ""))
+    step, place = broadcast_from_first(keeper.start() if rank == 0 else (None, ""))
     folder = None if step is None else Checkpoints(place, 1, scratch).fetch(step)
     trainer.train(resume_from_checkpoint=folder)
     keeper.is_complete = True
@@ -194,7 +195,7 @@ class TrialCallback(TrainerCallback):  # type: ignore[misc]
     # ------------------------------------------------------------------ the start
 
     def start(self) -> tuple[int | None, str]:
-        """Return the step to go on from and where its checkpoint is; None to begin."""
+        """Return the step to resume from and the checkpoints' path; None to begin."""
         self.checkpoints.clean()
         source, step = self.checkpoints, self.checkpoints.latest()
         if self.trial.source_trial is not None:
@@ -231,7 +232,7 @@ class TrialCallback(TrainerCallback):  # type: ignore[misc]
                 picks=self.trial.picks if self.spec.is_of_population else None,
             )
             self._keep_weights()
-        control.should_save = bool(self.trainer._from_first(self._is_due(state)))
+        control.should_save = broadcast_from_first(self._is_due(state))
         stopping = self.trainer.job.training.early_stopping
         if stopping is not None and evaluations_without_gain(args, state) >= stopping.patience:
             control.should_training_stop = True
@@ -278,7 +279,7 @@ class TrialCallback(TrainerCallback):  # type: ignore[misc]
                 self._deliver(self.waiting)
             except SystemExit:
                 is_over = True
-        if self.trainer._from_first(is_over):
+        if broadcast_from_first(is_over):
             raise Stopped(0)
 
     def _deliver(self, evaluation: Evaluation) -> None:

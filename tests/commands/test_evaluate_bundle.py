@@ -268,5 +268,5 @@ def test_logits_that_are_no_numbers_are_refused(trained, tmp_path):
     bundle.write(
         folder, model, tokenizer, bundle.read_meta(str(folder)), {"per_label": {"validation": []}}
     )
-    with pytest.raises(JobError, match="gives no numbers for 24 rows"):
+    with pytest.raises(JobError, match="gives NaN or infinite logits for 24 rows"):
         evaluate_bundle(str(folder), str(trained[1]), silent)

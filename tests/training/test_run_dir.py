@@ -110,7 +110,7 @@ def test_a_finished_run_of_another_job_or_other_data_is_refused(finished, toy_ta
 
 def test_an_unfinished_run_still_wants_its_base(finished):
     Path(finished.run.storage, "run", "bundle", "clftask.json").unlink()
-    with pytest.raises(ConfigError, match=r"model\.base: is no folder"):
+    with pytest.raises(ConfigError, match=r"model\.base: is not a folder"):
         again(finished)
 
 

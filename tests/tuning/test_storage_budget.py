@@ -82,7 +82,7 @@ def test_a_budget_that_does_not_is_refused(tiny_base: Path) -> None:
 
 def test_the_refusal_says_why_paused_trials_need_room(tiny_base: Path) -> None:
     waiting = job(str(tiny_base), storage_budget="1MB", scheduler="hyperband", trials=30)
-    with pytest.raises(ConfigError, match=r"30 trials that may go on with hyperband \(found '1.0"):
+    with pytest.raises(ConfigError, match=r"30 trials that hyperband may resume \(found '1.0"):
         check_disk(waiting, 1, 3)
 
 

@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import logging
 import math
-import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ import ray
 from clftask import logs
 from clftask.distributed.actor_names import named
 from clftask.distributed.capacity import Plan, capacity
+from clftask.distributed.ray_errors import is_node_loss, last_line
 from clftask.distributed.score.dispatcher import Dispatcher
 from clftask.errors import AccessError, ClftaskError, ConfigError, DataError, JobError, Problem
 from clftask.io.tempdirs import temporary_folder
@@ -41,7 +41,7 @@ class ScoreActor:
         self.work, self.cpus = work, cpus
 
     def load(self) -> ClftaskError | None:
-        """Open the bundle; return what the user can mend, if that is in the way."""
+        """Open the bundle; return a user error, if there is one."""
         try:
             self._refuse_other_disk()
             self.scorer = self._open()
@@ -158,7 +158,7 @@ class Pool:
             self.idle_since = time.monotonic()
         elif time.monotonic() - self.idle_since > WAIT_S:
             self.idle_since = math.inf  # once
-            self.say(f"waiting for {self.chosen}: no node has room for them yet")
+            self.say(f"waiting for cluster resources: {self.chosen}")
 
     def _on_ready(self, reference: Any) -> None:
         actor = self.starting.pop(reference)
@@ -227,26 +227,20 @@ class Pool:
     def _is_nodes_fault(self, error: Exception, left: list[Shard]) -> bool:
         """Tell whether a machine's loss has nothing to do with what was done on it."""
         if getattr(error, "preempted", False) or not left:
-            return _is_nodes_fault(error)
+            return is_node_loss(error)
         first = left[0].index
-        self.lost_with[first] += _is_nodes_fault(error)
-        return _is_nodes_fault(error) and self.lost_with[first] < MAX_NODES
+        self.lost_with[first] += is_node_loss(error)
+        return is_node_loss(error) and self.lost_with[first] < MAX_NODES
 
     def _remove(self, actor: Any, error: Exception) -> None:
         """End an actor for certain, and the job if they keep dying and none works."""
         with contextlib.suppress(Exception):
             ray.kill(actor)
-        self.num_deaths += not _is_nodes_fault(error)
+        self.num_deaths += not is_node_loss(error)
         _log.warning("a worker is gone: %s", _reason(error))
         most = MAX_FAILURES if self.busy else MAX_DEATHS
         if self.num_deaths > most * self.chosen.workers:
             raise JobError(Problem("worker", None, f"workers keep dying: {_reason(error)}"))
-
-
-def _is_nodes_fault(error: Exception) -> bool:
-    """Tell whether a machine was taken away: nobody is to blame, and others go on."""
-    is_preempted = getattr(error, "preempted", False)
-    return bool(is_preempted) or re.search(r"\bnode\b.*\b(died|dead)\b", str(error)) is not None
 
 
 def _reason(error: Exception) -> str:
@@ -254,5 +248,4 @@ def _reason(error: Exception) -> str:
     cause = getattr(error, "cause", None)
     if isinstance(cause, ClftaskError):
         return str(cause)
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][:300] if lines else type(error).__name__
+    return last_line(error)[:300]

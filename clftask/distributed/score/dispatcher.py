@@ -1,4 +1,4 @@
-"""Which worker scores which shards next, and what is tried again. Decides; does nothing."""
+"""Shard dispatch and retry policy; no side effects."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from clftask.distributed.auth import MODE, authenticate, describe_open, is_open, wrong_token
+from clftask.distributed.ray_errors import is_unknown_job
 from clftask.distributed.submit.package import (
     Job,
     Shipping,
@@ -36,7 +37,6 @@ TAIL_ATTEMPTS = 5  # to read the end of the log
 LOOKS = 5  # for a job whose sending was not answered
 MAX_RESULT = 4_000_000  # characters of a job's JSON
 LAST_WORDS = 1000  # characters in which a job says why it ended
-NOT_THERE = "status code 404"
 LACKING = re.compile(r"ModuleNotFoundError: No module named '([\w.]+)'\s*$")
 FIND_PACKAGES = (
     "Say --pip to install what clftask needs, or --image with an image that has it; where the "
@@ -184,7 +184,7 @@ class SubmittedJob:
             try:
                 self.cluster.client.get_job_info(self.id)
             except (requests.RequestException, RuntimeError) as answer:
-                if NOT_THERE not in str(answer):
+                if not is_unknown_job(answer):
                     raise JobError(self._lost(error, "broke off")) from None
             else:
                 return True

@@ -50,7 +50,7 @@ class ProgressActor:
             self.records.append(record)
 
     def fail(self, error: Exception) -> None:
-        """Take an error that trying again cannot mend; the first one counts."""
+        """Take an error that a retry cannot fix; the first one counts."""
         self.failure = self.failure or error
 
     def since(self, seen: int) -> list[dict[str, Any]]:
@@ -93,7 +93,7 @@ def waiting_line(chosen: Plan, groups: Iterable[Mapping[str, Any]]) -> str | Non
     workers = counted(chosen.least or chosen.workers, "worker")
     cpus = counted(chosen.cpus_per_worker, "CPU")
     size = f"{cpus} and a GPU" if chosen.use_gpu else cpus
-    return f"waiting for {workers} with {size} each: no node has room for them yet"
+    return f"waiting for cluster resources: {workers} with {size} each"
 
 
 class Waiting:

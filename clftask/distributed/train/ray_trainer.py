@@ -1,4 +1,4 @@
-"""Ray Train, told what to run and how: the one place where it is started."""
+"""Ray Train launcher."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from ray.train.v2._internal.execution.callback import ControllerCallback, Worker
 from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
 
 from clftask.distributed.capacity import Plan
+from clftask.distributed.ray_errors import last_line
 from clftask.distributed.session import ray_storage
 from clftask.errors import ClftaskError, JobError, Problem
 from clftask.io import storage
@@ -91,11 +92,9 @@ def _run_config(path: str, max_failures: int) -> RunConfig:
 
 def _job_error(path: str, error: Exception) -> JobError:
     reasons = getattr(error, "worker_failures", None) or {}
-    reason = str(next(iter(reasons.values()), error)).strip()
-    last = reason.splitlines()[-1].rstrip(".") if reason else type(error).__name__
-    remedy = (
-        f"See {storage.join(path, 'log.txt')}; run.resume: true goes on from the last checkpoint."
-    )
+    last = last_line(next(iter(reasons.values()), error)).rstrip(".")
+    log = storage.join(path, "log.txt")
+    remedy = f"See {log}; run.resume: true resumes from the last checkpoint."
     return JobError(Problem(path, None, f"training failed: {last}", remedy))
 
 

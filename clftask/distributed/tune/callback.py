@@ -1,4 +1,4 @@
-"""Tells the user how trials go, as Ray Tune hears of it."""
+"""Tune callback that shows trials' progress."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ray.tune.result import DONE
 from clftask.components.search.goal import Goal
 from clftask.components.search.ray_schedulers import TRIAL
 from clftask.components.search.schedulers import EPOCH
+from clftask.distributed.ray_errors import last_line
 from clftask.distributed.tune.trial_actor import FAILED, KNOWN
 
 
@@ -39,7 +40,7 @@ class TuneProgressCallback(Callback):  # type: ignore[misc]
         return {}
 
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
-        """Show that it has begun, or goes on."""
+        """Show that it runs."""
         self._record(trial, "running")
 
     def on_trial_result(
@@ -68,8 +69,8 @@ class TuneProgressCallback(Callback):  # type: ignore[misc]
         self._record(trial, "failed", reason=_reason(trial))
 
     def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
-        """Show what stopped it, and that it goes on."""
-        self._record(trial, "running", reason=f"{_reason(trial)}; it goes on")
+        """Show what stopped it, and that it resumes."""
+        self._record(trial, "running", reason=f"{_reason(trial)}; it resumes")
 
     def _record(self, trial: Any, state: str, **found: Any) -> None:
         config = trial.config
@@ -86,5 +87,4 @@ def _reason(trial: Any) -> str:
         return "its storage does not answer"
     if isinstance(error, RayActorError) or error is None:
         return "its worker is gone"
-    cause = getattr(error, "cause", error)
-    return str(cause).strip().splitlines()[-1] if str(cause).strip() else type(cause).__name__
+    return last_line(getattr(error, "cause", error))

@@ -1,4 +1,4 @@
-"""Decides how many trials run side by side, and what each gets. No Ray: numbers alone."""
+"""Number of concurrent trials and the resources of each; no Ray here."""
 
 from __future__ import annotations
 

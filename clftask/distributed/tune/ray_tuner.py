@@ -1,4 +1,4 @@
-"""Ray Tune, told what to run and how: the one place where it is started."""
+"""Ray Tune launcher."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 from ray import tune
 
 from clftask.config.tune import TuneJob
+from clftask.distributed.ray_errors import last_line
 from clftask.distributed.session import ray_storage
 from clftask.distributed.tune.callback import TuneProgressCallback
 from clftask.distributed.tune.placement import Slots
@@ -75,7 +76,7 @@ def run_trials(phase: Phase, watch: TuneProgressCallback) -> list[tuple[dict[str
     results = tuner.fit()
     _forget_state(phase.path)
     return [
-        (result.config, str(result.error).strip().splitlines()[-1])
+        (result.config, last_line(result.error))
         for result in results
         if result.error is not None and result.config
     ]

@@ -17,6 +17,7 @@ from clftask.components.search.goal import Goal
 from clftask.components.search.ray_schedulers import TRIAL
 from clftask.config.train import TrainJob
 from clftask.config.tune import TuneJob
+from clftask.distributed.ray_errors import last_line
 from clftask.distributed.tune.placement import Slots
 from clftask.errors import ClftaskError, JobError, Problem
 from clftask.io import storage
@@ -249,15 +250,14 @@ def publish(search: SearchRun, job: TrainJob, best: Trial) -> dict[str, Any]:
 
 
 def _failed(path: str, error: Exception) -> JobError:
-    reason = str(error).strip().splitlines()[-1]
-    remedy = "run.resume: true goes on from there."
-    return JobError(Problem(path, None, f"the winner could not be measured: {reason}", remedy))
+    allowed = f"the winner could not be measured: {last_line(error)}"
+    return JobError(Problem(path, None, allowed, "run.resume: true resumes from there."))
 
 
 def _all_failed(path: str, trials: list[Trial]) -> JobError:
     reasons = list(dict.fromkeys(t.reason for t in trials if t.reason))
     if not reasons:
-        remedy = "Raise it, and go on with run.resume: true."
+        remedy = "Raise it and set run.resume: true."
         return JobError(Problem(path, None, "time_budget ended before any evaluation", remedy))
     remedy = "Narrow the space, or lower the rates; then search under a new name."
     if any(trial.is_lost for trial in trials):

@@ -27,6 +27,7 @@ from clftask.distributed.tune.trial_workers import Group
 from clftask.errors import ConfigError, Problem, StorageError
 from clftask.io import storage
 from clftask.training import run_dir
+from clftask.training.collectives import is_lost_connection
 from clftask.training.worker import Work
 from clftask.tuning.trial_store import Evaluation, Trial, TrialStore
 from clftask.tuning.trial_worker import Attempt, attempt, fail, replay_evaluations
@@ -125,7 +126,7 @@ def _run(search: TuneJob, shared: Shared, trial: Trial, told: _Pointer, report: 
     except ConfigError as error:  # a combination that only the searcher's draw has shown
         failed = trial.model_copy(update={"state": FAILED, "reason": str(error.problems[0])})
         fail(shared.run, failed)
-        _log.warning("trial cannot be: %s", failed.reason)
+        _log.warning("invalid trial: %s", failed.reason)
         return failed
     is_resumable = search.scheduler.resumes and not trial.is_finalist
     spec = Attempt(
@@ -156,7 +157,7 @@ def _blamed(group: Group, failed: Trial) -> Trial:
     """
     _group.cache_clear()
     reason = group.close()
-    if reason and failed.reason.startswith("RuntimeError"):  # which tells of a lost connection
+    if reason and is_lost_connection(failed.reason):
         return failed.model_copy(update={"reason": reason})
     return failed
 
@@ -236,7 +237,7 @@ class _Pointer:
         return self.num_evaluations if self.is_of(trial) else 0
 
     def source_trial(self, trial: Trial) -> tuple[int, int] | None:
-        """Return the number of the other trial to go on from, and its step."""
+        """Return the number of the trial to resume from, and its step."""
         if self.trial is None or self.is_of(trial) or self.step is None:
             return None
         return Trial.load(self.trial).number, self.step
@@ -254,7 +255,7 @@ def _pointer() -> _Pointer:
         with checkpoint.as_directory() as folder:
             return _Pointer(**json.loads(Path(folder, _POINTER).read_text()))
     except OSError as error:
-        problem = Problem("run.storage", None, f"does not give what Tune left there: {error}")
+        problem = Problem("run.storage", None, f"cannot read Tune's checkpoint: {error}")
         raise StorageError(problem) from None
 
 
@@ -278,7 +279,7 @@ def _report(
             tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))
         except Exception as error:  # storage is gone, or the driver: not the trial's fault
             reason = " ".join(str(error).split())[:200]
-            problem = Problem("run.storage", None, f"does not take the report: {reason}")
+            problem = Problem("run.storage", None, f"cannot write the report: {reason}")
             raise StorageError(problem) from None
 
 

@@ -18,19 +18,19 @@ def group(state: str, workers: int) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("plan", "line"),
     [
-        (Plan(2, False, 1), "waiting for 2 workers with 1 CPU each"),
-        (Plan(1, False, 0.5), "waiting for 1 worker with 0.5 CPUs each"),
-        (Plan(4, True, 8), "waiting for 4 workers with 8 CPUs and a GPU each"),
+        (Plan(2, False, 1), "waiting for cluster resources: 2 workers with 1 CPU each"),
+        (Plan(1, False, 0.5), "waiting for cluster resources: 1 worker with 0.5 CPUs each"),
+        (Plan(4, True, 8), "waiting for cluster resources: 4 workers with 8 CPUs and a GPU each"),
     ],
 )
 def test_workers_without_a_place_are_waited_for(plan, line):
     groups = [group("CREATED", 7), group("PENDING", plan.workers)]
-    assert waiting_line(plan, groups) == f"{line}: no node has room for them yet"
+    assert waiting_line(plan, groups) == line
 
 
 def test_workers_that_come_and_go_have_a_group_once_they_have_a_place():
     plan = Plan(5, False, 1, least=2, more=3)
-    line = "waiting for 2 workers with 1 CPU each: no node has room for them yet"
+    line = "waiting for cluster resources: 2 workers with 1 CPU each"
     assert waiting_line(plan, [group("CREATED", 9)]) == line
     assert waiting_line(plan, [group("CREATED", 3)]) is None
     assert waiting_line(plan, [group("CREATED", 8)]) is None

@@ -156,7 +156,7 @@ def test_killed_worker_is_replaced_and_goes_on(ray_cluster, document):
     result = run(document, *options, show=kill_once)
     assert killed
     log = storage.read_bytes(storage.join(result["run"], "log.txt")).decode()
-    assert "going on from the checkpoint of step" in log
+    assert "resuming from the checkpoint of step" in log
     steps = [r["step"] for r in records(result["run"]) if "eval_loss" in r]
     assert steps == [24 * epoch for epoch in range(1, 11)]
     assert len(list(Path(result["run"], "checkpoints").iterdir())) <= 2
@@ -348,7 +348,7 @@ def test_waiting_is_said_at_the_start_and_whenever_workers_are_lost(ray_cluster,
     waiting.look(progress_actor)
     assert said == []  # nothing was asked for yet
     group = placement_group([{"CPU": 64}] * 3)
-    line = "waiting for 3 workers with 64 CPUs each: no node has room for them yet"
+    line = "waiting for cluster resources: 3 workers with 64 CPUs each"
     for events, count in (((), 1), (("start",), 1), (("lose",), 2)):
         for event in events:
             ray.get(getattr(progress_actor, event).remote())
@@ -402,7 +402,7 @@ def test_interrupted_and_killed_drivers_are_resumed(document, tmp_path):
         assert returned == code
         error = json.loads(out.splitlines()[-1])["error"]
         assert error["exit"] == code
-        assert error["problems"][0]["remedy"] == "Go on with run.name=run run.resume=true."
+        assert error["problems"][0]["remedy"] == "Resume with run.name=run run.resume=true."
         assert not Path(document["run"]["storage"], "run", ".ray").exists()
     assert stop_with(signal.SIGKILL) == (-signal.SIGKILL, "")
     assert not Path(document["run"]["storage"], "run", "bundle", "clftask.json").exists()

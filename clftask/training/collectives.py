@@ -1,0 +1,44 @@
+"""What the workers of a run tell each other, in host memory."""
+
+from __future__ import annotations
+
+import functools
+from typing import TypeVar
+
+import torch.distributed as dist
+
+_Value = TypeVar("_Value")
+
+
+def broadcast_from_first(value: _Value) -> _Value:
+    """Return the first worker's value on all workers; all of them must call it."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0, group=host_group())
+    return box[0]
+
+
+def host_group() -> dist.ProcessGroup | None:
+    """Return the process group for tensors in host memory; None is the default group.
+
+    NCCL takes tensors on GPUs only: beside it, gloo gets a group of its own.
+    """
+    return None if dist.get_backend() == "gloo" else _gloo(dist.group.WORLD)
+
+
+@functools.lru_cache(maxsize=1)
+def _gloo(world: dist.ProcessGroup) -> dist.ProcessGroup:
+    """Return one group for as long as `world` is the default group."""
+    found: dist.ProcessGroup = dist.new_group(backend="gloo")
+    return found
+
+
+def is_lost_connection(reason: str) -> bool:
+    """Tell whether a worker failed because another one is gone.
+
+    Args:
+        reason: The error's type and text. torch 2.13 has no class for it: gloo raises a plain
+            RuntimeError whose text differs by platform, so every RuntimeError counts.
+    """
+    return reason.startswith("RuntimeError")
