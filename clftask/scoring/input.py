@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from clftask.components.text import TextRecipe
 from clftask.config.score import ScoreJob
-from clftask.data.readers.base import FILE, ROW, Source
+from clftask.data.readers.base import Source, with_origin
 from clftask.data.readers.cells import BAD
 from clftask.data.readers.registry import open_file, open_source
 from clftask.errors import DataError, Problem
@@ -251,7 +251,7 @@ class _Stream:
         is_whole = self.position - first == num_rows
         if not is_whole or self.source.version(self.file.path) != self.file.version:
             raise DataError(Problem(self.file.path, None, "was changed since the job was planned"))
-        return _with_origin(pa.Table.from_batches(taken), self.file.path, first)
+        return with_origin(pa.Table.from_batches(taken), self.file.path, first)
 
     def _next_rows(self, num_rows: int) -> list[pa.RecordBatch]:
         """Return the next rows, fewer where the file ends."""
@@ -265,12 +265,6 @@ class _Stream:
                 self.rest.append(batch.slice(missing))
         self.position += sum(b.num_rows for b in taken)
         return taken
-
-
-def _with_origin(table: pa.Table, file: str, start: int) -> pa.Table:
-    rows = pa.array(range(start, start + table.num_rows), pa.int64())
-    files = pa.nulls(table.num_rows, pa.string()).fill_null(file)
-    return table.append_column(FILE, files).append_column(ROW, rows)
 
 
 def _with_reasons(shard: Shard, table: pa.Table, recipe: TextRecipe) -> ShardRows:

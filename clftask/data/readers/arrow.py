@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from clftask.data.readers.base import Source, Survey, from_row
-from clftask.data.readers.cells import find_once, pick, sound
-from clftask.io import filesystems, storage
+from clftask.data.readers.cells import pick, sound
+from clftask.io import filesystems
 
 
 class Parquet(Source):
@@ -26,15 +26,6 @@ class Parquet(Source):
 
         fs, inner = filesystems.filesystem(file)
         return list(parquet.read_schema(inner, filesystem=fs).names)
-
-    def read_file(self, file: str, columns: list[str], strings: set[str]) -> pa.Table:
-        """Read columns in parallel."""
-        from pyarrow import parquet
-
-        fs, inner = filesystems.filesystem(file)
-        opened = parquet.ParquetFile(fs.open_input_file(inner))
-        find_once(file, opened.schema_arrow.names, columns)
-        return opened.read(columns)
 
     def survey_file(self, file: str, columns: list[str], strings: set[str]) -> Survey:
         """Read the footer alone."""
@@ -75,27 +66,10 @@ class Arrow(Source):
 
     suffixes = (".feather", ".arrow", ".ipc")
 
-    def _table(self, file: str) -> pa.Table:
-        from pyarrow import feather, ipc
-
-        data = pa.py_buffer(storage.read_bytes(file))
-        if data.size >= 4 and data[:4].to_pybytes() == b"FEA1":
-            return feather.read_table(pa.BufferReader(data))
-        try:
-            return ipc.open_file(data).read_all()
-        except pa.ArrowInvalid:
-            return ipc.open_stream(data).read_all()
-
     def file_names(self, file: str) -> list[str]:
         """Read the schema alone."""
         with _mapped(file) as handle:
             return list(_reader(handle).schema.names)
-
-    def read_file(self, file: str, columns: list[str], strings: set[str]) -> pa.Table:
-        """Select columns of the file."""
-        table = self._table(file)
-        find_once(file, table.column_names, columns)
-        return table.select(columns)
 
     def survey_file(self, file: str, columns: list[str], strings: set[str]) -> Survey:
         """Count the rows of the record batches: in the file format without reading them."""

@@ -10,14 +10,15 @@ from dataclasses import dataclass
 from typing import ClassVar, NoReturn
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from clftask.data.readers.cells import BAD, conform, plain_column
+from clftask.data.readers.cells import BAD, conform
 from clftask.errors import ClftaskError, DataError, Problem
 from clftask.io import filesystems, storage
 
 FILE, ROW = "_file", "_row"
 
-__all__ = ["BAD", "FILE", "ROW", "Source", "Survey", "empty", "from_row", "readable"]
+__all__ = ["BAD", "FILE", "ROW", "Source", "Survey", "empty", "from_row", "readable", "with_origin"]
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Source(ABC):
         return empty(self.files[0])
 
     def read(self, columns: Iterable[str], strings: Iterable[str] = ()) -> pa.Table:
-        """Read columns of all files, and where each row comes from.
+        """Read columns of all files: what `batches` yields, with the origin of each row.
 
         Args:
             columns: What to read.
@@ -67,13 +68,10 @@ class Source(ABC):
             The columns, `_file` (the path) and `_row` (0-based, int64).
 
         Raises:
-            DataError: A file is damaged or lacks a column.
+            DataError: A file is damaged, lacks a column or contains a bad row.
         """
         wanted, as_text = list(dict.fromkeys(columns)), set(strings)
-        tables: list[pa.Table] = []
-        for file in self.files:
-            with readable(file):
-                tables.append(self._read_one(file, wanted, as_text))
+        tables = [self._read_one(file, wanted, as_text) for file in self.files]
         for file, table in zip(self.files, tables, strict=True):
             with readable(file):
                 schemas = [tables[0].schema, table.schema]
@@ -82,14 +80,18 @@ class Source(ABC):
         return table if table.num_rows else empty(self.files[0])
 
     def _read_one(self, file: str, columns: list[str], strings: set[str]) -> pa.Table:
-        table = self.read_file(file, columns, strings).select(columns)
-        table.validate(full=True)  # what lies in wait in a damaged file can end the process
-        table = pa.table({name: plain_column(table.column(name)) for name in columns})
-        origin = pa.DictionaryArray.from_arrays(
-            pa.nulls(table.num_rows, pa.int32()).fill_null(0), [file]
-        )
-        rows = pa.array(range(table.num_rows), pa.int64())
-        return table.append_column(FILE, origin).append_column(ROW, rows)
+        schema = self.survey(file, columns, strings if self.has_types else columns).schema
+        batches = list(self.batches(file, schema))
+        table = pa.Table.from_batches(batches, schema.append(pa.field(BAD, pa.string())))
+        _refuse_bad(file, table[BAD])
+        with readable(file):
+            table.validate(full=True)  # strings within lists are not checked before
+            typed = self.infer_types(table.drop_columns([BAD]), strings)
+        return with_origin(typed, file, 0)
+
+    def infer_types(self, table: pa.Table, strings: set[str]) -> pa.Table:
+        """Infer types where the format has none; all columns but `strings`."""
+        return table
 
     def survey(self, file: str, columns: Iterable[str], strings: Iterable[str] = ()) -> Survey:
         """Count a file's rows and learn its types, in memory that does not grow with the file.
@@ -152,10 +154,6 @@ class Source(ABC):
         """Return the column names of one file."""
 
     @abstractmethod
-    def read_file(self, file: str, columns: list[str], strings: set[str]) -> pa.Table:
-        """Read columns of one file."""
-
-    @abstractmethod
     def survey_file(self, file: str, columns: list[str], strings: set[str]) -> Survey:
         """Count rows and learn types; a `KeyError` names a column that is not there."""
 
@@ -168,6 +166,20 @@ class Source(ABC):
         Batches may be of any size and types: `batches` cuts and casts them. A last column
         `_bad` may say which rows the format itself had to give up.
         """
+
+
+def with_origin(table: pa.Table, file: str, start: int) -> pa.Table:
+    """Append `_file` and `_row` to consecutive rows of a file, the first of which is `start`."""
+    rows = pa.array(range(start, start + table.num_rows), pa.int64())
+    files = pa.nulls(table.num_rows, pa.string()).fill_null(file)
+    return table.append_column(FILE, files).append_column(ROW, rows)
+
+
+def _refuse_bad(file: str, reasons: pa.ChunkedArray) -> None:
+    row = pc.index(reasons.is_valid(), True).as_py()
+    if row >= 0:
+        problem = Problem(f"{file}, row {row}", None, reasons[row].as_py(), "Fix or remove it.")
+        raise DataError(problem)
 
 
 def from_row(batches: Iterable[pa.RecordBatch], start: int) -> Iterator[pa.RecordBatch]:

@@ -17,14 +17,6 @@ STRINGS = {pa.string(), pa.large_string()}
 _BYTES = {*STRINGS, pa.string_view(), pa.binary(), pa.large_binary(), pa.binary_view()}
 
 
-def plain_column(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return dictionary-encoded and view columns as their plain types."""
-    kind = column.type
-    if pa.types.is_dictionary(kind):
-        return column.cast(kind.value_type)
-    return column.cast(pa.large_string()) if pa.types.is_string_view(kind) else column
-
-
 def find_once(file: str, names: Sequence[str], columns: Iterable[str]) -> None:
     """Check that each of `columns` is one of a file's `names`, and is so only once.
 

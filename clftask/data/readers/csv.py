@@ -8,17 +8,11 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
-from clftask.data.readers.base import Source, Survey, empty, from_row
+from clftask.data.readers.base import Source, Survey, from_row
 from clftask.data.readers.cells import STRINGS, find_once
 from clftask.data.readers.csv_quotes import Quotes
 from clftask.data.readers.csv_types import FALSE, TRUE, Narrowing
-from clftask.data.readers.text_encoding import (
-    BOM,
-    MAX_ROW_BYTES,
-    TextFile,
-    detect_encoding,
-    read_text,
-)
+from clftask.data.readers.text_encoding import MAX_ROW_BYTES, TextFile
 from clftask.errors import DataError, Problem
 
 
@@ -37,27 +31,6 @@ class Csv(Source):
     def file_names(self, file: str) -> list[str]:
         """Read the file's beginning: the same parser for the names and the rows."""
         return self._header(TextFile.of(file))
-
-    def read_file(self, file: str, columns: list[str], strings: set[str]) -> pa.Table:
-        """Parse with Arrow, in parallel; types are inferred but for `strings`."""
-        from pyarrow import csv
-
-        data = read_text(file)
-        if not data.strip():
-            empty(file)
-        find_once(file, self.file_names(file), columns)
-        encoding = detect_encoding(data)
-        if encoding not in ("utf-8", "ascii"):
-            data = data.decode(encoding, errors="strict").removeprefix("\ufeff").encode()
-        self._check(pa.BufferReader(data.removeprefix(BOM)), file)
-        size = min(max(1 << 20, _longest(data)), (1 << 31) - 1)
-        types = {name: pa.string() for name in strings}
-        return csv.read_csv(
-            pa.BufferReader(data),
-            csv.ReadOptions(block_size=size),
-            self._parsing(),
-            csv.ConvertOptions(include_columns=columns, column_types=types),
-        )
 
     def survey_file(self, file: str, columns: list[str], strings: set[str]) -> Survey:
         """Read all rows as bytes, and narrow what is neither text nor id."""
@@ -80,6 +53,27 @@ class Csv(Source):
         kinds = {f.name: pa.binary() if f.type in STRINGS else f.type for f in schema}
         return self._rows(TextFile.of(file), kinds, start)
 
+    def infer_types(self, table: pa.Table, strings: set[str]) -> pa.Table:
+        """Infer types as Arrow's CSV reader does, from all rows; an empty string is not null."""
+        from pyarrow import csv
+
+        names = table.column_names
+        table = pa.table({name: table[name].fill_null("") for name in names})
+        numbers = [str(i) for i, name in enumerate(names) if name not in strings]
+        if not numbers:
+            return table
+        table = table.rename_columns([str(i) for i in range(len(names))])  # Arrow cannot quote
+        sink = pa.BufferOutputStream()
+        csv.write_csv(table.select(numbers), sink)
+        data = sink.getvalue()
+        inferred = csv.read_csv(
+            pa.BufferReader(data),
+            csv.ReadOptions(block_size=data.size + 1),
+            csv.ParseOptions(newlines_in_values=True),
+        )
+        columns = [inferred[n] if n in numbers else table[n] for n in table.column_names]
+        return pa.table(columns, names)
+
     def _parsing(self, **options: Any) -> Any:
         from pyarrow import csv
 
@@ -100,10 +94,12 @@ class Csv(Source):
 
         if text.is_blank:
             return []
-        self._quotes(text.path).follow(text.head.rstrip(b'"'))  # it may be cut between two
-        reading = csv.ReadOptions(block_size=len(text.head) + 1)
+        # Cut within a character, the last row would fail Arrow's call of the handler.
+        head = text.head.decode(errors="replace").encode()
+        self._quotes(text.path).follow(head.rstrip(b'"'))  # it may be cut between two
+        reading = csv.ReadOptions(block_size=len(head) + 1)
         parsing = self._parsing(invalid_row_handler=lambda row: "skip")
-        with csv.open_csv(pa.BufferReader(text.head + b"\n"), reading, parsing) as reader:
+        with csv.open_csv(pa.BufferReader(head + b"\n"), reading, parsing) as reader:
             names = list(reader.schema.names)
         if len(names) == 1 and ";" in names[0] and self.delimiter == ",":
             remedy = "Save it with commas, or with tabs as .tsv."
@@ -183,11 +179,6 @@ class _CheckedBlocks:
 
     def close(self) -> None:
         self.closed = True
-
-
-def _longest(data: bytes) -> int:
-    """Return a block size that no row exceeds: the whole where a quoted text may be long."""
-    return len(data) if b'"' in data else 1 << 20
 
 
 def _is_longer_than_block(error: pa.ArrowInvalid) -> bool:

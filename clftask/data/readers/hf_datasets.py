@@ -30,10 +30,6 @@ class Saved(Source):
         """Return the features' names."""
         return list(self.dataset.column_names)
 
-    def read_file(self, file: str, columns: list[str], strings: set[str]) -> pa.Table:
-        """Select columns; class labels come out as their names."""
-        return self._rows(self._selected(columns), 0, len(self.dataset))
-
     def survey_file(self, file: str, columns: list[str], strings: set[str]) -> Survey:
         """Ask the dataset, which knows."""
         find_once(file, self.dataset.column_names, columns)

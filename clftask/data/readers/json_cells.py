@@ -13,8 +13,7 @@ from clftask.data.readers.cells import BAD, STRINGS, UNDECODABLE
 
 MAX_DEPTH = 100
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?')
-_KINDS = {type(None): pa.null(), bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
-_KINDS[str] = pa.string()
+_UNFIT = (pa.ArrowException, TypeError, ValueError, OverflowError)
 _WORDS = {bool: "a boolean", int: "a number", float: "a number", list: "a list", dict: "an object"}
 
 
@@ -49,8 +48,8 @@ def type_of(name: str, value: Any) -> pa.DataType:
     """
     if isinstance(value, int) and abs(value) >> 63:
         return pa.float64()
-    if type(value) in _KINDS:
-        return _KINDS[type(value)]
+    if isinstance(value, str):
+        return pa.string()  # whatever its bytes
     try:
         return pa.array([value]).type
     except UnicodeEncodeError:
@@ -69,33 +68,38 @@ def parse_each(lines: Sequence[bytes], schema: pa.Schema, texts: Collection[str]
     reasons = [None if found is not None else "is not a JSON object" for found in objects]
     columns = []
     for field in schema:
-        values = []
-        for row, found in enumerate(objects):
-            value = None if found is None else found.get(field.name)
-            value, reason = _cell(value, field.type, field.name in texts)
-            values.append(value)
-            if reason:
-                reasons[row] = reasons[row] or f"column {field.name}: {reason}"
-        columns.append(pa.array(values, field.type))
+        values = [None if found is None else found.get(field.name) for found in objects]
+        column, wrong = _column(values, field.type, field.name in texts)
+        columns.append(column)
+        for row, reason in wrong.items():
+            reasons[row] = reasons[row] or f"column {field.name}: {reason}"
     return pa.RecordBatch.from_arrays(
         [*columns, pa.array(reasons, pa.string())], [*schema.names, BAD]
     )
 
 
-def _cell(value: Any, kind: pa.DataType, is_text: bool) -> tuple[Any, str | None]:
-    """Return a value that Arrow takes for this type, and what is wrong with it."""
-    if value is None:
-        return None, None
-    if kind in STRINGS and not isinstance(value, str):
-        if is_text or isinstance(value, list | dict):
-            return None, f"{_WORDS[type(value)]}, not a string"
-        return json.dumps(value), None
+def _column(values: list[Any], kind: pa.DataType, is_text: bool) -> tuple[pa.Array, dict[int, str]]:
+    """Return values as an array, null where one does not fit, and what is wrong with those."""
+    if kind in STRINGS and not is_text:
+        values = [json.dumps(v) if isinstance(v, bool | int | float) else v for v in values]
+    try:
+        return pa.array(values, kind), {}
+    except _UNFIT:
+        pass
+    cells = [_cell(value, kind) for value in values]
+    wrong = {row: reason for row, (_, reason) in enumerate(cells) if reason}
+    return pa.array([value for value, _ in cells], kind), wrong
+
+
+def _cell(value: Any, kind: pa.DataType) -> tuple[Any, str | None]:
+    """Return a value that Arrow takes for this type, or null and what is wrong with it."""
     try:
         if pa.types.is_floating(kind) and type(value) is int:
             value = float(value)  # Arrow refuses those that a double would round
         pa.array([value], kind)
     except UnicodeEncodeError:
         return None, UNDECODABLE
-    except (pa.ArrowException, TypeError, ValueError, OverflowError):
-        return None, f"{_WORDS.get(type(value), 'a string')}, not {kind}"
+    except _UNFIT:
+        wanted = "a string" if kind in STRINGS else kind
+        return None, f"{_WORDS.get(type(value), 'a string')}, not {wanted}"
     return value, None

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 import pyarrow as pa
 
-from clftask.data.readers.base import Source, Survey, empty
-from clftask.data.readers.json_cells import MAX_DEPTH, is_deep, parse_each, parse_object, type_of
-from clftask.data.readers.text_encoding import MAX_ROW_BYTES, TextFile, detect_encoding, read_text
+from clftask.data.readers.base import Source, Survey
+from clftask.data.readers.json_cells import is_deep, parse_each, parse_object, type_of
+from clftask.data.readers.text_encoding import MAX_ROW_BYTES, TextFile
 from clftask.errors import DataError, Problem
 
 MAX_COLUMNS = 5_000
@@ -36,29 +35,6 @@ class JsonLines(Source):
                 remedy = "Put what varies into one column, or write Parquet."
                 raise DataError(Problem(file, None, allowed, remedy))
         return list(names)
-
-    def read_file(self, file: str, columns: list[str], strings: set[str]) -> pa.Table:
-        """Parse with Arrow; numbers in `strings` become text."""
-        from pyarrow import json
-
-        data = read_text(file)
-        if (encoding := detect_encoding(data)) != "utf-8":
-            data = data.decode(encoding).encode()
-        data = data.removeprefix(b"\xef\xbb\xbf")
-        if not data.strip():
-            empty(file)
-        _refuse_array(file, data)
-        if data.lstrip().startswith(b"null"):  # crashes Arrow: apache/arrow#47409
-            raise ValueError("row 0 is not a JSON object")
-        if any(map(is_deep, io.BytesIO(data))):
-            raise ValueError(f"a line is nested more than {MAX_DEPTH} deep")
-        size = min(max(1 << 20, len(data)), (1 << 31) - 1)
-        table = json.read_json(pa.BufferReader(data), json.ReadOptions(block_size=size))
-        table = table.select(columns)
-        table.validate(full=True)  # UTF-8, and lists that begin with null: apache/arrow#51305
-        return pa.table(
-            {n: _as_text(table.column(n)) if n in strings else table.column(n) for n in columns}
-        )
 
     def survey_file(self, file: str, columns: list[str], strings: set[str]) -> Survey:
         """Count lines, and unify the types of what is neither text nor id."""
@@ -204,9 +180,3 @@ def _learn(
         except pa.ArrowException:
             allowed = f"column {name} must be of one type, or left out"
             raise DataError(Problem(file, f"{known} and {kind}", allowed)) from None
-
-
-def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    kind = column.type
-    is_scalar = pa.types.is_primitive(kind) and not pa.types.is_temporal(kind)
-    return column.cast(pa.string()) if is_scalar else column

@@ -58,12 +58,6 @@ class TextFile:
         return stream
 
 
-def read_text(path: str) -> bytes:
-    """Read a whole file, as it is encoded."""
-    with filesystems.translate_storage_errors(path), _open(path) as stream:
-        return bytes(stream.read())
-
-
 def _open(path: str) -> pa.NativeFile:
     fs, inner = filesystems.filesystem(path)
     compression = "gzip" if path.lower().endswith(".gz") else None

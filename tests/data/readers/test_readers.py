@@ -220,6 +220,31 @@ def test_string_columns_keep_what_looks_like_numbers_and_nulls(tmp_path: Path) -
     assert table["label"].to_pylist() == [7, 2, 3, 4]
 
 
+def test_columns_of_csv_that_are_no_text_have_inferred_types(tmp_path: Path) -> None:
+    """Counts with a gap, as pandas writes them, are numbers; names and cells may be quoted."""
+    header, rows = (
+        'text,n,ok,"the ""x"",",void',
+        ['a,1.0,true,"p\nq",', "b,NA,false,,", "c,3.0,,r,"],
+    )
+    path = written(tmp_path, "rows.csv", "\n".join([header, *rows]))
+    table = read(path, ("n", "ok", 'the "x",', "void", "text")).drop_columns(["_file", "_row"])
+    assert table.schema.types == [pa.float64(), pa.bool_(), pa.string(), pa.null(), pa.string()]
+    assert table.to_pydict() == {
+        "n": [1, None, 3],
+        "ok": [True, False, None],
+        'the "x",': ["p\nq", "", "r"],
+        "void": [None] * 3,
+        "text": ["a", "b", "c"],
+    }
+
+
+@pytest.mark.parametrize("content", ["", "text,label\n"])
+def test_a_csv_file_without_rows_among_others_is_passed_over(tmp_path: Path, content: str) -> None:
+    written(tmp_path / "d", "a.csv", content)
+    written(tmp_path / "d", "b.csv", "text,label\nx,1\n")
+    assert read(tmp_path / "d")["label"].to_pylist() == [1]
+
+
 def test_numbers_as_json_text_become_strings(tmp_path: Path) -> None:
     path = written(tmp_path, "rows.jsonl", '{"text": 12, "label": 1}\n{"label": 2}\n')
     assert read(path)["text"].to_pylist() == ["12", None]

@@ -23,7 +23,7 @@ from clftask.data.readers.csv import Csv
 from clftask.data.readers.hf_datasets import Saved
 from clftask.data.readers.jsonl import JsonLines
 from clftask.data.readers.registry import SOURCES, open_file, open_source
-from clftask.data.readers.text_encoding import detect_encoding
+from clftask.data.readers.text_encoding import SAMPLE_BYTES, detect_encoding
 from clftask.errors import DataError, Problem, StorageError
 from clftask.io import storage
 
@@ -658,6 +658,16 @@ def test_a_csv_without_rows(tmp_path: Path, content: str) -> None:
         assert refused(survey, path, ["topic"]).allowed == "lacks the column 'topic'"
 
 
+@pytest.mark.parametrize("cut", range(1, 4))
+def test_a_sample_that_ends_within_a_character_of_a_short_row(tmp_path: Path, cut: int) -> None:
+    """The beginning of a file is read for its header; its last row is cut anywhere."""
+    begin = "id,text,n\n" + "1,a,2\n" * 100_000 + "2,"
+    filling = "a" * (SAMPLE_BYTES - len(begin) - cut)
+    path = written(tmp_path, "rows.csv", f"{begin}{filling}🙂,3\n")
+    assert opened(path)[0].names() == ["id", "text", "n"]
+    assert survey(path, ["text", "n"]) == Survey(100_001, TEXT)
+
+
 def test_members_of_a_gzip_file_follow_each_other(tmp_path: Path) -> None:
     parts = [gzip.compress(part) for part in (b"text,n\na,1\nb", b",2\n", b"c,3\n")]
     path = written(tmp_path, "rows.csv.gz", b"".join(parts))
@@ -780,12 +790,13 @@ def test_any_line_may_bring_a_name(tmp_path: Path, tiny_blocks: None) -> None:
     assert survey(path, ["c", "b"]).schema == pa.schema({"c": pa.null(), "b": pa.int64()})
 
 
-def test_training_refuses_what_crashes_arrow(tmp_path: Path) -> None:
+def test_training_refuses_a_bad_line(tmp_path: Path) -> None:
     path = written(tmp_path, "rows.jsonl", 'null\n{"text": "a"}\n')
     problem = refused(opened(path)[0].read, ["text"])
-    assert problem.allowed == "cannot be read: row 0 is not a JSON object"
+    assert (problem.path, problem.allowed) == (f"{path}, row 0", "is not a JSON object")
     path = written(tmp_path, "rows.jsonl", '{"text": "éüß?"}\n'.encode().replace(b"?", b"\xff"))
-    assert refused(opened(path)[0].read, ["text"]).path == str(path)
+    problem = refused(opened(path)[0].read, ["text"])
+    assert (problem.path, problem.allowed) == (f"{path}, row 0", NOT_UTF8)
 
 
 # ------------------------------------------------------------------ damage and memory
@@ -927,8 +938,10 @@ def test_other_encodings_are_streamed(tmp_path: Path, tiny_blocks: None) -> None
 
 def test_a_damaged_row_does_not_turn_the_others_into_gibberish_in_training(tmp_path: Path) -> None:
     content = "text,n\nnaïve,1\n東京,2\n?,3\n".encode().replace(b"?", b"\xff")
-    problem = refused(opened(written(tmp_path, "rows.csv", content))[0].read, ["text"], ["text"])
-    assert "invalid UTF8 data" in problem.allowed
+    path = written(tmp_path, "rows.csv", content)
+    problem = refused(opened(path)[0].read, ["text"], ["text"])
+    assert (problem.path, problem.allowed) == (f"{path}, row 2", NOT_UTF8)
+    assert problem.remedy == "Fix or remove it."
 
 
 def test_a_class_label_of_a_saved_dataset_is_its_name() -> None:
