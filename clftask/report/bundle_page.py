@@ -19,58 +19,6 @@ from clftask.report.plotting import Plot, drawn
 NUM_SURPRISES, NUM_PAIRS = 50, 15
 Records = list[dict[str, Any]]
 
-_BODY = """
-{% macro note(text) %}<p class="aid">{{ text }}</p>{% endmacro %}
-<section id="summary">
-{{ tiles(facts) }}
-{% for line in decision %}
-<p>{{ line }}</p>
-{% endfor %}
-{{ rows(headline, "wide") }}
-{{ note(metrics_aid) }}
-<details><summary>All metrics</summary>{{ rows(metrics, "wide") }}</details>
-</section>
-<section id="data">
-<h2>Data</h2>
-{{ rows(splits, "wide") }}
-{% if warnings %}
-<ul class="warnings">
-{% for line in warnings %}
-<li>{{ line }}</li>
-{% endfor %}
-</ul>
-{% endif %}
-</section>
-{{ drawing(counts) }}
-{% if losses %}
-<section id="learning">
-<h2>Learning curves</h2>
-<div class="two"><div>{{ figure(losses) }}</div><div>{{ figure(scores) }}</div></div>
-</section>
-{% endif %}
-<section id="per-label">
-<h2>Each label</h2>
-<div class="tall">{{ rows(labels, "wide sortable") }}</div>
-{{ note(labels_aid) }}
-</section>
-{% for plot in curves %}
-{{ drawing(plot) }}
-{% endfor %}
-{{ drawing(confusion) }}
-{% if pairs.rows %}
-<h3>The most frequent confusions</h3>
-{{ rows(pairs, "wide") }}
-{% endif %}
-<section id="hardest">
-<h2>Hardest rows</h2>
-{{ note(hardest_aid) }}
-<div class="tall">{{ rows(hardest, "texts") }}</div>
-</section>
-{% if lengths %}
-{{ drawing(lengths) }}
-{% endif %}
-"""
-
 
 @dataclass(frozen=True)
 class Subject:
@@ -152,7 +100,7 @@ def classifier_page(
     """Return a self-contained HTML page; see `page_of`."""
     subject = Subject(meta, found, outcome, records)
     return render(
-        _BODY,
+        "bundle.html",
         title=f"{meta.task.capitalize()} classifier with {len(meta.label_names)} labels",
         lead=bundle_tables.lead(meta),
         **_summary(subject),

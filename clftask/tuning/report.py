@@ -23,32 +23,6 @@ from clftask.report.plotting import Plot, drawn
 from clftask.tuning import report_plots
 from clftask.tuning.trial_store import Trial
 
-_BODY = """
-<section id="summary">
-{{ tiles(facts) }}
-<p>{{ cost }}</p>
-<div class="pair">
-<div><h3>The winner: trial {{ winner.trial }}, seed {{ winner.seed }}</h3>{{ rows(settings) }}</div>
-<div><h3>Its metrics</h3>{{ rows(metrics) }}</div>
-</div>
-</section>
-<section id="finalists">
-<h2>Finalists</h2>
-{% if finalists.rows %}
-{{ rows(finalists, "wide") }}
-{% endif %}
-<p class="aid">{{ finalists_aid }}</p>
-</section>
-{% for plot in plots %}
-{{ drawing(plot) }}
-{% endfor %}
-<section id="trials">
-<h2>All trials</h2>
-{{ rows(trials, "wide sortable") }}
-<p class="aid">A click on a column's name sorts by it, a second one the other way round.</p>
-</section>
-"""
-
 
 def tuning_page(job: TuneJob, trials: list[Trial], result: dict[str, Any]) -> str:
     """Return a self-contained HTML page.
@@ -62,8 +36,7 @@ def tuning_page(job: TuneJob, trials: list[Trial], result: dict[str, Any]) -> st
     searched = [t for t in trials if not t.is_finalist]
     name = result["run"].rstrip("/").rpartition("/")[2]
     return render(
-        _BODY,
-        needs_eval=True,  # parallel coordinates compile their WebGL code as they are drawn
+        "search.html",
         title=f"Hyperparameter search {name}",
         lead=_lead(job),
         facts=_facts(goal, result),

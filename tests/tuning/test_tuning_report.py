@@ -197,7 +197,9 @@ def test_nothing_is_fetched_and_nothing_is_sent(whole):
     assert found.links == ["data:,"]
     assert {"img", "iframe", "object", "embed", "base", "form"} & found.tags == set()
     assert "url(" not in re.search(r"<style>(.*?)</style>", whole, re.S)[1]
-    assert "default-src &#39;none&#39;" in whole
+    policy = re.search(r"<meta[^>]*Security-Policy[^>]*>", whole)[0]
+    assert "default-src 'none'" in policy
+    assert "'unsafe-eval'" in policy
     configs = [script for script in found.scripts if '"displaylogo": false' in script]
     assert len(configs) == 3
     assert all('"showSendToCloud": false' in script for script in configs)
