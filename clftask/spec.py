@@ -13,21 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from pydantic_core import core_schema
 
 from clftask.errors import ConfigError, Problem
 from clftask.redaction import masked
-from clftask.yaml_io import (
-    _Dumper,
-    _Loader,
-    _number,
-    _represent_text,
-    _values,
-    parse_yaml,
-    read_yaml,
-)
+from clftask.yaml_io import nested_values, parse_yaml, read_yaml, to_yaml
 
 
 class Spec(BaseModel):
@@ -57,7 +48,7 @@ class Spec(BaseModel):
 
     def to_yaml(self) -> str:
         """Return the spec as YAML that `load` reads back."""
-        return yaml.dump(self.dump(), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+        return to_yaml(self.dump())
 
 
 def fingerprint(data: Any) -> str:
@@ -84,7 +75,7 @@ class BareKind:
 
 
 def _plain_data(data: dict[str, Any]) -> dict[str, Any]:
-    for value in _values(data):
+    for value in nested_values(data):
         is_finite = not isinstance(value, float) or math.isfinite(value)
         is_text = not isinstance(value, str) or not re.search(r"[\ud800-\udfff]", value)
         is_known = value is None or isinstance(value, str | int | float | dict | list | tuple)
@@ -95,27 +86,6 @@ def _plain_data(data: dict[str, Any]) -> dict[str, Any]:
 
 # For fields whose content is checked elsewhere, or is only kept.
 PlainData = Annotated[dict[str, Any], AfterValidator(_plain_data)]
-
-
-for _tag, _pattern, _first in (
-    ("null", r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
-    ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", list("tTfF")),
-    ("int", r"^[-+]?[0-9]+$", list("-+0123456789")),
-    (
-        "float",
-        r"^[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+]?[0-9]+)?$|^[-+]?[0-9]+[eE][-+]?[0-9]+$",
-        list("-+0123456789."),
-    ),
-    ("merge", r"^<<$", ["<"]),
-):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), _first)
-
-
-_Loader.add_constructor("tag:yaml.org,2002:int", _number(int))
-_Loader.add_constructor("tag:yaml.org,2002:float", _number(float))
-
-
-_Dumper.add_representer(str, _represent_text)
 
 
 def _apply_overrides(cls: type[Spec], document: dict[str, Any], overrides: Iterable[str]) -> None:
