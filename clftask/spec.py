@@ -1,4 +1,4 @@
-"""Job files as frozen, typed data: loading, overriding, fingerprinting."""
+"""Job files as frozen, typed data: load, override, fingerprint."""
 
 from __future__ import annotations
 
@@ -13,21 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from pydantic_core import core_schema
 
 from clftask.errors import ConfigError, Problem
 from clftask.redaction import masked
-from clftask.yaml_io import (
-    _Dumper,
-    _Loader,
-    _number,
-    _represent_text,
-    _values,
-    parse_yaml,
-    read_yaml,
-)
+from clftask.yaml_io import nested_values, parse_yaml, read_yaml, to_yaml
 
 
 class Spec(BaseModel):
@@ -42,7 +33,7 @@ class Spec(BaseModel):
         """Read a spec: defaults, then the YAML file (or mapping), then `path=value` overrides.
 
         Raises:
-            ConfigError: All mistakes at once, each with its dotted path.
+            ConfigError: Reports all mistakes at once, each with its dotted path.
         """
         document = dict(source) if isinstance(source, Mapping) else read_yaml(source)
         _apply_overrides(cls, document, overrides)
@@ -57,7 +48,7 @@ class Spec(BaseModel):
 
     def to_yaml(self) -> str:
         """Return the spec as YAML that `load` reads back."""
-        return yaml.dump(self.dump(), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+        return to_yaml(self.dump())
 
 
 def fingerprint(data: Any) -> str:
@@ -67,12 +58,12 @@ def fingerprint(data: Any) -> str:
 
 
 def bare_kind(value: Any) -> Any:
-    """Let a bare name stand for `{kind: name}`, so that `loss: bce` works."""
+    """Expand a bare name to `{kind: name}`, so that `loss: bce` works."""
     return {"kind": value} if isinstance(value, str) else value
 
 
 class BareKind:
-    """Annotates a union on `kind` in which a bare name stands for a member, in its schema, too."""
+    """Annotates a union on `kind` that, also in its schema, accepts a bare name for a member."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
         return core_schema.no_info_before_validator_function(bare_kind, handler(source))
@@ -84,42 +75,21 @@ class BareKind:
 
 
 def _plain_data(data: dict[str, Any]) -> dict[str, Any]:
-    for value in _values(data):
+    for value in nested_values(data):
         is_finite = not isinstance(value, float) or math.isfinite(value)
         is_text = not isinstance(value, str) or not re.search(r"[\ud800-\udfff]", value)
         is_known = value is None or isinstance(value, str | int | float | dict | list | tuple)
         if not (is_known and is_finite and is_text):
-            raise ValueError("must be what JSON holds: text, finite numbers, lists, mappings")
+            raise ValueError("must be JSON data: text, finite numbers, lists, mappings")
     return data
 
 
-# For fields whose content is checked elsewhere, or is only kept.
+# For fields whose content is checked elsewhere or only stored.
 PlainData = Annotated[dict[str, Any], AfterValidator(_plain_data)]
 
 
-for _tag, _pattern, _first in (
-    ("null", r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
-    ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", list("tTfF")),
-    ("int", r"^[-+]?[0-9]+$", list("-+0123456789")),
-    (
-        "float",
-        r"^[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+]?[0-9]+)?$|^[-+]?[0-9]+[eE][-+]?[0-9]+$",
-        list("-+0123456789."),
-    ),
-    ("merge", r"^<<$", ["<"]),
-):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), _first)
-
-
-_Loader.add_constructor("tag:yaml.org,2002:int", _number(int))
-_Loader.add_constructor("tag:yaml.org,2002:float", _number(float))
-
-
-_Dumper.add_representer(str, _represent_text)
-
-
 def _apply_overrides(cls: type[Spec], document: dict[str, Any], overrides: Iterable[str]) -> None:
-    """Apply all overrides; tell all that are wrong at once."""
+    """Apply all overrides; report all mistakes at once."""
     mistakes: list[Problem] = []
     for override in overrides:
         try:
@@ -131,7 +101,7 @@ def _apply_overrides(cls: type[Spec], document: dict[str, Any], overrides: Itera
 
 
 def _default_kind(cls: Any, parents: list[str]) -> dict[str, Any]:
-    """Return the kind of the default at a path, so that an override may name a field in it."""
+    """Return the default kind at a path, so that an override may set one of its fields."""
     default: Any = None
     for parent in parents:
         field = cls.model_fields.get(parent) if _is_spec(cls) else None
@@ -157,10 +127,10 @@ def is_path(text: str) -> bool:
 
 
 def put(cls: type[Spec], document: dict[str, Any], path: str, value: Any) -> None:
-    """Put a value at a dotted path of a job's document, in place.
+    """Set the value at a dotted path of a job's document, in place.
 
     Raises:
-        ConfigError: What stands above the path holds no fields.
+        ConfigError: A parent of the path has no fields.
     """
     *parents, last = path.split(".")
     node = document
@@ -174,7 +144,7 @@ def put(cls: type[Spec], document: dict[str, Any], path: str, value: Any) -> Non
 
 
 def _problems(cls: type[Spec], document: Any, error: ValidationError) -> list[Problem]:
-    """Return one problem a field: a union reports one error for each of its members."""
+    """Return one problem per field: a union reports one error for each of its members."""
     by_path: dict[str, Problem] = {}
     for details in error.errors():
         problem = _problem(cls, document, details)
@@ -222,7 +192,7 @@ def _plain(value: Any) -> Any:
 
 
 def _field_path(document: Any, loc: tuple[str | int, ...]) -> str:
-    """Return the dotted path without the union tags that pydantic puts in."""
+    """Return the dotted path without the union tags that pydantic inserts."""
     parts: list[str] = []
     node, is_tagged = document, False
     for part in loc:
@@ -242,7 +212,7 @@ def _field_path(document: Any, loc: tuple[str | int, ...]) -> str:
 
 
 def _field_names(cls: Any, loc: Iterable[str | int]) -> list[str]:
-    """Return the fields known at `loc`, following unions by their tag."""
+    """Return the field names at `loc`, following unions by their tag."""
     for part in loc:
         cls = _step(cls, part)
     cls = next((member for member in (cls, *_members(cls)) if _is_spec(member)), None)

@@ -1,4 +1,4 @@
-"""YAML in and out: 1.2 scalars, no key twice, bounds on what a file may hold."""
+"""Read and write YAML: 1.2 scalars, no duplicate keys, bounds on size and depth."""
 
 from __future__ import annotations
 
@@ -14,100 +14,121 @@ import yaml
 from clftask.errors import ConfigError, Problem
 
 MAX_BYTES = 4 << 20  # of a job file
-# Of what it holds: nine lines of aliases make a billion values.
+# Aliases count as often as they occur: nine lines of them make a billion values.
 MAX_VALUES, MAX_DEPTH = 1_000_000, 50
 
 
-def _values(data: Any) -> Iterator[Any]:
-    """Yield data and all that it holds.
+def nested_values(data: Any) -> Iterator[Any]:
+    """Yield data and everything nested in it: keys, values, items.
 
     Raises:
-        ValueError: That is more, or nested deeper, than a file may hold.
+        ValueError: There are more values, or they are nested deeper, than a file may contain.
     """
-    waiting = [(data, 0)]
-    for _ in range(MAX_VALUES):
-        if not waiting:
-            return
-        value, depth = waiting.pop()
-        yield value
-        inner = chain(value, value.values()) if isinstance(value, dict) else value
-        if isinstance(value, dict | list | tuple):
-            waiting += [(one, depth + 1) for one in inner]
-        if depth > MAX_DEPTH:
-            break
-    if waiting:
-        most = f"{MAX_VALUES:,} values, aliases written out"
-        raise ValueError(f"it holds more than {most}, or is nested more than {MAX_DEPTH} deep")
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2 scalars: `3e-5` is a number, `yes` and `no` are strings; no key twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Build a mapping and refuse a key that stands twice."""
-        if not isinstance(node, yaml.MappingNode):
-            raise yaml.constructor.ConstructorError(None, None, "is no mapping", node.start_mark)
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, str | int | float | bool | None) or key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands twice or is no name", key_node.start_mark
+    num_values = 0
+    levels = [iter([data])]
+    while levels:
+        for value in levels[-1]:
+            num_values += 1
+            if num_values > MAX_VALUES or len(levels) - 1 > MAX_DEPTH:
+                most = f"{MAX_VALUES:,} values, aliases expanded"
+                raise ValueError(
+                    f"it has more than {most}, or is nested more than {MAX_DEPTH} deep"
                 )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
+            yield value
+            if isinstance(value, dict):
+                levels.append(chain(value, value.values()))
+                break
+            if isinstance(value, list | tuple):
+                levels.append(iter(value))
+                break
+        else:
+            levels.pop()
 
 
-_Loader.yaml_implicit_resolvers = {}
-
-
-# No others: dates, sets and bytes are no JSON, and building them may fail in many ways.
-_Loader.yaml_constructors = {
-    tag: build
-    for tag, build in yaml.SafeLoader.yaml_constructors.items()
-    if tag is None or tag.rpartition(":")[2] in ("null", "bool", "str", "seq", "map")
+_TAG = "tag:yaml.org,2002:"
+# Plain data only: no dates, sets or bytes, which JSON does not have; no merge keys (`<<`), whose
+# chains grow exponentially. None is the constructor that refuses every other tag.
+_CONSTRUCTED = (None, *(f"{_TAG}{kind}" for kind in ("null", "bool", "str", "seq", "map")))
+# YAML 1.2; PyYAML's own resolvers follow 1.1, where `3e-5` is a string and `no` is false.
+_SCALARS = {
+    "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    "bool": (r"true|True|TRUE|false|False|FALSE", [*"tTfF"]),
+    "int": (r"[-+]?[0-9]+", [*"-+0123456789"]),
+    "float": (r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", [*"-+.0123456789"]),
+    "merge": (r"<<", ["<"]),
 }
 
 
-def _number(kind: type[int] | type[float]) -> Any:
-    return lambda loader, node: kind(loader.construct_scalar(node))
+class _Loader(yaml.SafeLoader):
+    """Reads plain data with scalars as in YAML 1.2, and refuses duplicate keys."""
+
+    yaml_implicit_resolvers = {}
+    yaml_constructors = {tag: yaml.SafeLoader.yaml_constructors[tag] for tag in _CONSTRUCTED} | {
+        f"{_TAG}int": lambda loader, node: int(loader.construct_scalar(node)),
+        f"{_TAG}float": lambda loader, node: float(loader.construct_scalar(node)),
+    }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Build a mapping; PyYAML's own method keeps the last of duplicate keys."""
+        if not isinstance(node, yaml.MappingNode):
+            raise yaml.constructor.ConstructorError(None, None, "not a mapping", node.start_mark)
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            is_scalar = isinstance(key, str | int | float | bool | None)
+            if not is_scalar or key in seen:
+                problem = f"duplicate key {key!r}" if is_scalar else "a key must be a scalar"
+                raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
 
 
 class _Dumper(yaml.SafeDumper):
     """Quotes every string that `_Loader` would read as something else."""
 
+    yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+
+
+for _kind, (_pattern, _first) in _SCALARS.items():
+    _Loader.add_implicit_resolver(f"{_TAG}{_kind}", re.compile(f"^(?:{_pattern})$"), _first)
+
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    """Quote what YAML takes for ends of lines, and would fold."""
+    """Quote the characters that YAML 1.1 takes for line breaks; PyYAML would fold them."""
     style = '"' if re.search("[\x85\u2028\u2029]", text) else None
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+    return dumper.represent_scalar(f"{_TAG}str", text, style=style)
 
 
-_Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+_Dumper.add_representer(str, _represent_text)
+
+
+def to_yaml(data: Any) -> str:
+    """Return plain data as YAML that `parse_yaml` reads back."""
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def parse_yaml(text: str | bytes, name: str) -> Any:
-    """Parse YAML; `name` stands in the message when it is not YAML.
+    """Parse YAML; an error names its source as `name`.
 
     Raises:
-        ConfigError: The text is not YAML, holds a tag that would build an object, or more than
-            a job can.
+        ConfigError: The text is not YAML, uses a tag other than those of plain data, or exceeds
+            the bounds.
     """
     try:
         found = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
-        for _ in _values(found):
+        for _ in nested_values(found):
             pass
     except (yaml.YAMLError, ValueError, LookupError, RecursionError) as error:
-        reason = " ".join(str(error).split())
+        reason = re.sub(r' in "<(unicode|byte) string>"', "", " ".join(str(error).split()))
         raise ConfigError(Problem(name, None, f"must be plain YAML: {reason}")) from None
     return found
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """Read a YAML file that holds a mapping.
+    """Read a YAML file that contains a mapping.
 
     Raises:
-        ConfigError: The file is missing, is not YAML, or holds something else.
+        ConfigError: The file is missing, is not YAML, or contains something else.
     """
     try:
         text = _read_text(path)
@@ -120,24 +141,24 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def parse_job(text: str | bytes, name: str) -> dict[str, Any]:
-    """Parse YAML that holds a mapping.
+    """Parse YAML that contains a mapping.
 
     Raises:
-        ConfigError: It is not YAML, or holds something else.
+        ConfigError: It is not YAML, or contains something else.
     """
     document = parse_yaml(text, name)
     if not isinstance(document, dict):
         found = type(document).__name__
-        raise ConfigError(Problem(name, found, "a job file is a mapping of field: value"))
+        raise ConfigError(Problem(name, found, "a job file must be a mapping of field: value"))
     return document
 
 
 def _read_text(path: str | Path) -> str:
-    """Read a file; neither a pipe that nobody writes to nor a device without end holds it up."""
+    """Read a file without waiting for the writer of a pipe or for the end of a device."""
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    with open(handle, "rb") as file:  # noqa: PTH123 (a pipe that somebody writes to is waited for)
-        os.set_blocking(handle, True)
+    with open(handle, "rb") as file:  # noqa: PTH123 (a file descriptor)
+        os.set_blocking(handle, True)  # a pipe that has a writer is read to its end
         data = file.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
-        raise ValueError(f"it has more than {MAX_BYTES >> 20} MB")
+        raise ValueError(f"it is larger than {MAX_BYTES >> 20} MB")
     return data.decode("utf-8-sig")

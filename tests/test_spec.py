@@ -12,7 +12,7 @@ from clftask import errors
 from clftask.config.train import TrainJob
 from clftask.errors import ConfigError, Problem
 from clftask.spec import fingerprint
-from clftask.yaml_io import parse_yaml
+from clftask.yaml_io import MAX_DEPTH, nested_values, parse_yaml
 
 LABELS = {"kind": "class", "column": "label"}
 JOB: dict[str, Any] = {
@@ -142,14 +142,32 @@ def test_yaml_scalars_are_those_of_yaml_1_2(text: str, value: Any) -> None:
 
 
 NOT_PLAIN = ["a: 1\nb: 2\na: 3", "x: {a: 1, 'a': 2}", "a: [1", "[1]: 2"]
+MERGE = "a: &a {b: 1}\nc: {<<: *a}"
 TAGS = ["x: !!python/object/apply:os.system ['true']", "x: !!python/name:os.system"]
 
 
-@pytest.mark.parametrize("text", NOT_PLAIN + TAGS)
+@pytest.mark.parametrize("text", [*NOT_PLAIN, MERGE, *TAGS])
 def test_what_is_not_plain_yaml_is_refused(text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_yaml(text, "job.yaml")
     assert caught.value.problems[0].path == "job.yaml"
+
+
+def test_a_duplicate_key_is_named_with_its_line() -> None:
+    with pytest.raises(ConfigError, match=r"duplicate key 'a', line 3, column 1"):
+        parse_yaml("a: 1\nb: 2\na: 3", "job.yaml")
+
+
+def test_values_nested_as_deep_as_allowed_are_yielded() -> None:
+    deepest: Any = 1
+    for _ in range(MAX_DEPTH):
+        deepest = [deepest]
+    assert len(list(nested_values(deepest))) == MAX_DEPTH + 1
+    assert list(nested_values({"a": [1, {"b": 2}]})) == [
+        {"a": [1, {"b": 2}]}, "a", [1, {"b": 2}], 1, {"b": 2}, "b", 2,
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="nested more than 50 deep"):
+        list(nested_values([deepest]))
 
 
 @pytest.mark.parametrize("content", [b"- a\n- b\n", b"", b"\xff\xfe\xfa", b"just words"])

@@ -1,4 +1,4 @@
-"""The page of a bundle: what it was trained on, how well it does, where it fails."""
+"""The report of a bundle: training data, metrics, errors."""
 
 from __future__ import annotations
 
@@ -13,74 +13,22 @@ from clftask.evaluation.diagnostics import Sample, average_precisions, replaceme
 from clftask.evaluation.evaluate import Evaluated
 from clftask.models.bundle_meta import BundleMeta
 from clftask.report import bundle_tables, decision_plots, learning_plots
+from clftask.report.learning_plots import Records
 from clftask.report.page import render
 from clftask.report.plotting import Plot, drawn
 
 NUM_SURPRISES, NUM_PAIRS = 50, 15
-Records = list[dict[str, Any]]
-
-_BODY = """
-{% macro note(text) %}<p class="aid">{{ text }}</p>{% endmacro %}
-<section id="summary">
-{{ tiles(facts) }}
-{% for line in decision %}
-<p>{{ line }}</p>
-{% endfor %}
-{{ rows(headline, "wide") }}
-{{ note(metrics_aid) }}
-<details><summary>All metrics</summary>{{ rows(metrics, "wide") }}</details>
-</section>
-<section id="data">
-<h2>Data</h2>
-{{ rows(splits, "wide") }}
-{% if warnings %}
-<ul class="warnings">
-{% for line in warnings %}
-<li>{{ line }}</li>
-{% endfor %}
-</ul>
-{% endif %}
-</section>
-{{ drawing(counts) }}
-{% if losses %}
-<section id="learning">
-<h2>Learning curves</h2>
-<div class="two"><div>{{ figure(losses) }}</div><div>{{ figure(scores) }}</div></div>
-</section>
-{% endif %}
-<section id="per-label">
-<h2>Each label</h2>
-<div class="tall">{{ rows(labels, "wide sortable") }}</div>
-{{ note(labels_aid) }}
-</section>
-{% for plot in curves %}
-{{ drawing(plot) }}
-{% endfor %}
-{{ drawing(confusion) }}
-{% if pairs.rows %}
-<h3>The most frequent confusions</h3>
-{{ rows(pairs, "wide") }}
-{% endif %}
-<section id="hardest">
-<h2>Hardest rows</h2>
-{{ note(hardest_aid) }}
-<div class="tall">{{ rows(hardest, "texts") }}</div>
-</section>
-{% if lengths %}
-{{ drawing(lengths) }}
-{% endif %}
-"""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What the page is about.
+    """The data of one report.
 
     Attributes:
         meta: The bundle's description.
-        found: Its decision, and how labelled rows fare with it.
-        outcome: What `metrics.json` holds.
-        records: Of training: step and epoch with loss, or with eval_ metrics; may be empty.
+        found: Its decision, evaluated on labelled rows.
+        outcome: The content of `metrics.json`.
+        records: Training log: step and epoch with loss, or with eval_ metrics; may be empty.
     """
 
     meta: BundleMeta
@@ -95,30 +43,30 @@ class Subject:
 
     @property
     def split(self) -> str:
-        """The split that the plots show."""
+        """The split shown in the plots."""
         return "test" if "test" in self.found.rows else "validation"
 
     @property
     def where(self) -> str:
-        """The same in words."""
-        return self.split if self.split == "test" else "validation, out of fold"
+        """The split, in words."""
+        return self.split if self.split == "test" else "validation, cross-fitted"
 
     @cached_property
     def sample(self) -> Sample:
-        """Rows of it."""
+        """A sample of the split's rows."""
         rows = self.found.rows[self.split]
         outcome = self.found.outcomes[self.split]
         return Sample.of(rows.logits, outcome, rows.targets, self.space.task)
 
     @property
     def part(self) -> str:
-        """How many rows the sample has, if it does not have all."""
+        """The size of the sample in words; empty if it contains all rows."""
         drawn_rows, rows = len(self.sample.targets), self.sample.num_rows
         return f"{drawn_rows:,} of {rows:,} rows" if drawn_rows < rows else ""
 
     @cached_property
     def confusions(self) -> Any:
-        """(labels, labels) counts of the one given in place of the other."""
+        """(labels, labels) counts of rows by true and wrongly predicted label."""
         return replacements(self.sample.decided, self.sample.targets)
 
 
@@ -129,20 +77,20 @@ def page_of(
     records: Records,
     say: Callable[[str], None],
 ) -> str:
-    """Return the page, or one that says why there is none: it may not cost a training run.
+    """Return the page, or one with the error: a failed report must not fail a training run.
 
     Args:
         meta: The bundle's description.
-        found: Its decision, and how labelled rows fare with it.
-        outcome: What `metrics.json` holds.
-        records: Of training; see `Subject`.
-        say: Takes the reason for the user.
+        found: Its decision, evaluated on labelled rows.
+        outcome: The content of `metrics.json`.
+        records: Training log; see `Subject`.
+        say: Receives the error message.
     """
     try:
         return classifier_page(meta, found, outcome, records)
-    except Exception as error:  # whatever it is, the bundle is worth more
+    except Exception as error:  # any error: the bundle matters more
         reason = f"{type(error).__name__}: {error}"
-        say(f"report.html could not be drawn: {reason}")
+        say(f"report.html could not be rendered: {reason}")
         return f"<!doctype html><meta charset=utf-8><p>No report: {html.escape(reason)}</p>"
 
 
@@ -152,9 +100,11 @@ def classifier_page(
     """Return a self-contained HTML page; see `page_of`."""
     subject = Subject(meta, found, outcome, records)
     return render(
-        _BODY,
+        "bundle.html",
         title=f"{meta.task.capitalize()} classifier with {len(meta.label_names)} labels",
         lead=bundle_tables.lead(meta),
+        where=subject.where,
+        part=subject.part,
         **_summary(subject),
         **_data(subject),
         **_learning(subject),
@@ -175,7 +125,6 @@ def _summary(subject: Subject) -> dict[str, Any]:
         "decision": bundle_tables.decision(subject.found.decision, subject.meta),
         "headline": bundle_tables.metrics(metrics, intervals, own, names),
         "metrics": bundle_tables.metrics(metrics, intervals, own),
-        "metrics_aid": bundle_tables.METRICS_AID,
     }
 
 
@@ -201,13 +150,7 @@ def _labels(subject: Subject) -> dict[str, Any]:
     rows = subject.outcome["per_label"][subject.split]
     train = subject.meta.data["report"]["label_counts"]["train"]
     table = bundle_tables.labels(rows, average_precisions(subject.sample), train)
-    aid = (
-        f"On {subject.where}. A click on a column's name sorts by it, a second one the other way "
-        "round. Figures of labels with few rows are uncertain."
-    )
-    if subject.part:
-        aid += f" Average precision is that of {subject.part}."
-    return {"labels": table, "labels_aid": aid}
+    return {"labels": table}
 
 
 def _curves(subject: Subject) -> list[Plot]:
@@ -221,9 +164,9 @@ def _curves(subject: Subject) -> list[Plot]:
 
 
 def _on(subject: Subject, plot: Plot) -> Plot:
-    """Say which rows a plot is of."""
+    """Add the rows it shows to a plot's caption."""
     part = f", {subject.part}" if subject.part else ""
-    return plot.told(f"{plot.aid} On {subject.where}{part}.")
+    return plot.with_aid(f"{plot.aid} On {subject.where}{part}.")
 
 
 def _confusion(subject: Subject) -> dict[str, Any]:
@@ -237,14 +180,7 @@ def _confusion(subject: Subject) -> dict[str, Any]:
 def _hardest(subject: Subject) -> dict[str, Any]:
     rows, outcome = subject.found.rows[subject.split], subject.found.outcomes[subject.split]
     found = surprises(outcome.probabilities, rows.targets, subject.space.task, NUM_SURPRISES)
-    aid = (
-        f"The rows of {subject.where} whose labels the probabilities contradict most: likely "
-        "label errors come first."
-    )
-    return {
-        "hardest": bundle_tables.hardest(found, rows, outcome, subject.space),
-        "hardest_aid": aid,
-    }
+    return {"hardest": bundle_tables.hardest(found, rows, outcome, subject.space)}
 
 
 def _lengths(subject: Subject) -> dict[str, Any] | None:
@@ -252,4 +188,4 @@ def _lengths(subject: Subject) -> dict[str, Any] | None:
     if not bins:
         return None
     plot = learning_plots.lengths(bins)
-    return drawn(plot.told(f"{plot.aid} On {subject.where}."))  # of all rows
+    return drawn(plot.with_aid(f"{plot.aid} On {subject.where}."))  # of all rows

@@ -1,4 +1,4 @@
-"""Texts and tables of a bundle's page."""
+"""Texts and tables of a bundle's report."""
 
 from __future__ import annotations
 
@@ -17,21 +17,16 @@ from clftask.messages import counted
 from clftask.models.bundle_meta import BundleMeta
 from clftask.report.format import Cell, Row, Table, label, metric, number
 
-METRICS_AID = (
-    "Validation is measured out of fold: each row is decided by what others call for. The range "
-    "holds a figure with 95 % (bootstrap). Plain is without calibration, and at the threshold 0.5 "
-    "or the most probable class."
-)
 _HEADLINE: dict[Task, tuple[str, ...]] = {
     "multiclass": ("accuracy", "balanced_accuracy", "macro_f1", "mcc", "log_loss", "ece"),
     "multilabel": ("micro_f1", "macro_f1", "samples_f1", "map", "log_loss", "ece"),
 }
 _IF_THERE = ("coverage", "set_coverage", "set_size")
-_MAX_NAMES = 6  # labels that are told of a row
+_MAX_NAMES = 6  # labels shown per row
 
 
 def lead(meta: BundleMeta) -> str:
-    """Return in a sentence what was trained."""
+    """Describe the base model and the text columns."""
     columns = ", ".join(meta.text.columns)
     return f"Fine-tuned from {meta.job['model']['base']}; text: {columns}."
 
@@ -42,7 +37,7 @@ def lead(meta: BundleMeta) -> str:
 def facts(
     outcome: dict[str, Any], meta: BundleMeta, split: str, metric_name: str
 ) -> dict[str, str]:
-    """Return what stands on top: the first figures, and what they cost."""
+    """Return the headline metrics, row counts and training cost."""
     metrics = outcome["metrics"][split]
     names = dict.fromkeys([metric_name, *_HEADLINE[meta.task][:3], "ece"])
     found = {f"{n}, {split}": number(metrics[n]) for n in names if n in metrics}
@@ -64,21 +59,21 @@ def duration(seconds: float) -> str:
 
 
 def decision(found: Decision, meta: BundleMeta) -> list[str]:
-    """Return in words what the decision is, and where it comes from."""
+    """Describe the decision and what it was fitted on."""
     kind = found.calibration.kind
-    lines = [f"Labels given: {found.rule(meta.task)}. "
-             + ("No calibration." if kind == "none" else f"Calibration: {kind}.")]  # fmt: skip
+    calibration = "No calibration." if kind == "none" else f"Calibration: {kind}."
+    lines = [f"Predicted labels: {found.rule(meta.task)}. {calibration}"]
     if found.sets is not None:
         share = f"{found.sets.coverage:.0%}"
-        lines.append(f"Prediction sets hold the truth with {share}, on average over new rows.")
+        lines.append(f"Prediction sets have target coverage {share}, on average over new rows.")
     if "decided_on" in meta.data:
         table, rows = meta.data["decided_on"]["table"], meta.data["decided_on"]["rows"]
-        lines.append(f"The decision was fitted on {table} ({counted(rows, 'row')}): validation.")
+        lines.append(f"The decision was fitted on {table} ({counted(rows, 'row')}).")
     return lines
 
 
 def headline_names(task: Task, metric_name: str) -> tuple[str, ...]:
-    """Return the metrics that stand on top, that of the job first."""
+    """Return the names of the headline metrics, the job's own first."""
     return tuple(dict.fromkeys([metric_name, *_HEADLINE[task], *_IF_THERE]))
 
 
@@ -88,13 +83,13 @@ def metrics(
     own: str,
     names: Sequence[str] = (),
 ) -> Table:
-    """Return metrics of each split: with the decision, their ranges, and plain.
+    """Return the metrics of each split: with the decision, its confidence interval, and plain.
 
     Args:
         by_split: Metrics by split.
-        intervals: Of each split (low, high) by metric.
-        own: The job's metric: it stands out.
-        names: Which; empty: all.
+        intervals: By split, (low, high) by metric.
+        own: The job's metric; it is highlighted.
+        names: The metrics to show; all if empty.
     """
     pairs = {split: with_plain(found) for split, found in by_split.items()}
     there = dict.fromkeys(name for found in pairs.values() for name in found)
@@ -139,7 +134,7 @@ def splits(report: dict[str, Any]) -> Table:
 
 
 def warnings(data: dict[str, Any]) -> list[str]:
-    """Return what was left out, as lines."""
+    """Return the warnings about rows left out."""
     return [line.removeprefix("warning: ") for line in DataReport(**data["report"]).warnings()]
 
 
@@ -149,12 +144,12 @@ def warnings(data: dict[str, Any]) -> list[str]:
 def labels(
     rows: list[dict[str, Any]], averages: list[float | None], train: dict[str, int]
 ) -> Table:
-    """Return the figures of each label, the most frequent first.
+    """Return the metrics of each label, the most frequent first.
 
     Args:
         rows: As `metrics.per_label` returns them.
-        averages: Average precision of each.
-        train: Rows of train by label.
+        averages: Average precision by label.
+        train: Training rows by label.
     """
     figures = [n for n in ("precision", "recall", "f1", "threshold") if rows and n in rows[0]]
     found = []
@@ -175,29 +170,29 @@ def pairs(counts: Any, misses: Any, names: Sequence[str], most: int) -> Table:
     """Return the most frequent confusions.
 
     Args:
-        counts: (labels, labels) of the second given in place of the first.
-        misses: (labels,) rows that lack each of their labels.
+        counts: (labels, labels) rows by true and wrongly predicted label.
+        misses: (labels,) rows in which a true label was not predicted.
         names: The labels.
-        most: How many.
+        most: The number of pairs.
     """
-    rows = [
-        Row([label(names[a], "label"), label(names[b], "label"), Cell(f"{n:,}", n, "number"),
-             Cell(f"{n / max(1, misses[a]):.0%}", n / max(1, misses[a]), "number")])
-        for a, b, n in largest_pairs(counts, most)
-    ]  # fmt: skip
-    return Table(["true", "given", "rows", "of the misses"], rows)
+    rows = []
+    for a, b, n in largest_pairs(counts, most):
+        share = n / max(1, misses[a])
+        cells = [Cell(f"{n:,}", n, "number"), Cell(f"{share:.0%}", share, "number")]
+        rows.append(Row([label(names[a], "label"), label(names[b], "label"), *cells]))
+    return Table(["true", "predicted", "rows", "of all misses"], rows)
 
 
 # ------------------------------------------------------------------ hardest rows
 
 
 def hardest(found: list[Surprise], rows: Labelled, outcome: Outcome, space: LabelSpace) -> Table:
-    """Return the rows with the highest losses, what was expected and what was given.
+    """Return the rows with the highest losses, with their true and predicted labels.
 
     Args:
-        found: The rows, and the label of each that surprises.
+        found: The rows, and the label of each with the highest loss.
         rows: The split.
-        outcome: What its rows come to.
+        outcome: Probabilities and decisions of its rows.
         space: The labels.
     """
     is_multilabel = space.task == "multilabel"
@@ -205,25 +200,25 @@ def hardest(found: list[Surprise], rows: Labelled, outcome: Outcome, space: Labe
     for row, column, loss in found:
         true, p = rows.targets[row] > 0, outcome.probabilities[row]
         text = rows.texts[row] if rows.texts is not None else f"row {row}"
-        sides = [_told(side, p, space.names) for side in (true, outcome.decided[row])]
+        sides = [_listed(side, p, space.names) for side in (true, outcome.decided[row])]
         if is_multilabel:
             sides.insert(0, _doubt(space.names[column], true[column], p[column]))
         cells = [label(text, "text"), *(label(side, "sides") for side in sides)]
         table.append(Row([*cells, Cell(f"{loss:.2f}", loss, "number")]))
-    doubt = ["in doubt"] if is_multilabel else []
-    return Table(["text", *doubt, "true", "given", "loss"], table)
+    doubt = ["doubtful label"] if is_multilabel else []
+    return Table(["text", *doubt, "true", "predicted", "loss"], table)
 
 
 def _doubt(name: str, is_true: bool, probability: float) -> str:
-    return f"{name}: {'stands' if is_true else 'is missing'} at {_probability(probability)}"
+    return f"{name}: {'present' if is_true else 'absent'}, probability {_probability(probability)}"
 
 
-def _told(side: Any, probabilities: Any, names: Sequence[str]) -> str:
-    """Return labels of a row with their probabilities, the most probable first."""
+def _listed(side: Any, probabilities: Any, names: Sequence[str]) -> str:
+    """Return the labels of a row with their probabilities, the most probable first."""
     chosen = np.flatnonzero(side)
     chosen = chosen[np.argsort(-probabilities[chosen], kind="stable")]
-    told = [f"{names[i]} {_probability(probabilities[i])}" for i in chosen[:_MAX_NAMES]]
-    return ", ".join(told) + (" …" if len(chosen) > _MAX_NAMES else "") or "none"
+    shown = [f"{names[i]} {_probability(probabilities[i])}" for i in chosen[:_MAX_NAMES]]
+    return ", ".join(shown) + (" …" if len(chosen) > _MAX_NAMES else "") or "none"
 
 
 def _probability(value: float) -> str:

@@ -1,4 +1,4 @@
-"""Plots of what a classifier decides: curves, calibration, thresholds, confusions."""
+"""Plots of a classifier's decisions: curves, calibration, thresholds, confusions."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _RIGHT_OR_WRONG = [
 
 
 def precision_recalls(sample: Sample, space: LabelSpace) -> Plot:
-    """Return precision against recall, of all pairs together and of the most frequent labels."""
+    """Return precision-recall curves, pooled over all labels and of the most frequent ones."""
     order = np.argsort(-sample.targets.sum(0), kind="stable")[:NUM_CURVES]
     some = [int(i) for i in order if sample.targets[:, i].any()]
     pooled = precision_recall(sample.probabilities.ravel(), sample.targets.ravel())
@@ -45,11 +45,9 @@ def precision_recalls(sample: Sample, space: LabelSpace) -> Plot:
     layout = plotting.layout(
         plotting.axis("recall", range=[0, 1.02]), plotting.axis("precision", range=[0, 1.04])
     )
-    aid = f"All labels pooled, and the {len(some)} most frequent ones, each against the rest. "
-    if space.task == "multilabel":
-        aid += "A diamond is where the decision is; elsewhere on a curve another threshold would."
-    else:
-        aid += "A diamond is where the decision is."
+    aid = f"All labels pooled, and the {len(some)} most frequent ones, each one-vs-rest. "
+    aid += "A diamond marks the decision in use"
+    aid += "; other points are other thresholds." if space.task == "multilabel" else "."
     figure = {"data": data, **layout}
     return Plot("precision-recall", "Precision and recall", aid, figure, 440)
 
@@ -57,7 +55,7 @@ def precision_recalls(sample: Sample, space: LabelSpace) -> Plot:
 def _curve(
     name: str, found: PrecisionRecall, decided: Any, targets: Any, colour: str, width: int
 ) -> list[dict[str, Any]]:
-    """Return a curve, and the point on it that the decision chose."""
+    """Return a curve, and the point of the decision on it."""
     shown = plotting.plain(plotting.cut(name, NAME_CHARACTERS))
     hits, given = int((decided & targets).sum()), int(decided.sum())
     point = {"size": 11, "symbol": "diamond", "color": colour}
@@ -89,14 +87,14 @@ def _rounded(values: Any) -> list[float | None]:
 
 
 def calibration(sample: Sample, space: LabelSpace) -> Plot:
-    """Return how often probabilities come true, before and after calibration."""
+    """Return the reliability diagram, before and after calibration."""
     own, before = _reliability("calibrated", sample.probabilities, sample, space, plotting.BLUE), []
     if not np.array_equal(sample.plain, sample.probabilities):
         before = _reliability("before", sample.plain, sample, space, plotting.ORANGE)
     top = np.log10(sample.targets.size) + 0.3
     layout = plotting.layout(
         plotting.axis("probability", range=[0, 1], anchor="y2"),
-        plotting.axis("share that is true", range=[0, 1.02], domain=[0.3, 1]),
+        plotting.axis("fraction of positives", range=[0, 1.02], domain=[0.3, 1]),
         yaxis2=plotting.axis(
             "count", type="log", domain=[0, 0.24], dtick=2 if top > 4 else 1, range=[-0.3, top]
         ),
@@ -110,8 +108,8 @@ def calibration(sample: Sample, space: LabelSpace) -> Plot:
         if before or when == "after"
     ]
     aid = (
-        f"Bins of the {what} by probability; on the dotted line probabilities mean what they "
-        f"say. Expected calibration error: {', '.join(errors) if before else errors[0][:6]}."
+        f"Bins of the {what} by probability; the dotted line is perfect calibration. "
+        f"Expected calibration error: {', '.join(errors) if before else errors[0][:6]}."
     )
     figure = {"data": [*before, *own], **layout}
     return Plot("calibration", "Calibration", aid, figure, 480)
@@ -157,13 +155,13 @@ def _diagonal() -> dict[str, Any]:
 
 
 def thresholds(sample: Sample, decision: Decision, space: LabelSpace) -> Plot:
-    """Return what other thresholds would give: F1, or coverage and accuracy for multiclass."""
+    """Return F1 by threshold; for multiclass, coverage and accuracy by abstain_below."""
     if space.task == "multilabel":
         return _f1_by_threshold(sample, decision, space)
     covered, accuracy = abstention(sample.probabilities, sample.targets)
     data = [
-        _by_grid("rows with a label", covered, plotting.ORANGE),
-        _by_grid("accuracy of these", accuracy, plotting.BLUE),
+        _by_grid("coverage", covered, plotting.ORANGE),
+        _by_grid("accuracy of covered rows", accuracy, plotting.BLUE),
     ]
     floor = decision.abstain_below
     layout = plotting.layout(
@@ -171,10 +169,10 @@ def thresholds(sample: Sample, decision: Decision, space: LabelSpace) -> Plot:
         plotting.axis("share", range=[0, 1.03]),
         shapes=[] if floor is None else [plotting.upright(floor)],
     )
-    chosen = "Every row gets a label now." if floor is None else f"The dotted line: {floor:g}."
+    chosen = "Now every row gets a label." if floor is None else f"The dotted line is {floor:g}."
     aid = (
-        "Rows whose most probable class is below get no label: fewer are covered, "
-        f"and more of them rightly. {chosen}"
+        "Rows whose highest probability is below abstain_below get no label: a higher value "
+        f"lowers coverage and usually raises accuracy. {chosen}"
     )
     return Plot("thresholds", "Abstaining", aid, {"data": data, **layout})
 
@@ -191,11 +189,11 @@ def _f1_by_threshold(sample: Sample, decision: Decision, space: LabelSpace) -> P
         plotting.axis("F1", range=[0, 1.03]),
         shapes=[plotting.upright(decision.thresholds(1)[0])] if is_global else [],
     )
-    chosen = f"The dotted line is the one in use: {decision.threshold}."
+    chosen = f"The dotted line is the threshold in use: {decision.threshold}."
     if not is_global:
         data.append(_own_thresholds(decision, space.names))
-        chosen = "The labels have thresholds of their own: the marks below."
-    aid = f"F1 of one threshold for all labels. {chosen}"
+        chosen = "Each label has its own threshold: the marks at the bottom."
+    aid = f"F1 with one threshold for all labels. {chosen}"
     return Plot("thresholds", "Thresholds", aid, {"data": data, **layout})
 
 
@@ -215,7 +213,7 @@ def _own_thresholds(decision: Decision, names: Sequence[str]) -> dict[str, Any]:
     return {
         "type": "scatter",
         "mode": "markers",
-        "name": "thresholds of labels",
+        "name": "per-label thresholds",
         "x": _rounded(decision.thresholds(len(names))),
         "y": [0.02] * len(names),
         "customdata": [plotting.plain(name) for name in names],
@@ -228,30 +226,30 @@ def _own_thresholds(decision: Decision, names: Sequence[str]) -> dict[str, Any]:
 
 
 def confusion(sample: Sample, counts: Any, space: LabelSpace) -> Plot:
-    """Return which label was given in place of which, as a matrix.
+    """Return the confusion matrix.
 
     Args:
         sample: The rows.
-        counts: (labels, labels): true and given, as `diagnosis.replacements` returns them.
+        counts: (labels, labels) as `diagnostics.replacements` returns them.
         space: The labels.
     """
     title, is_multiclass = "Confusions", space.task == "multiclass"
     is_small = len(space.names) <= MAX_MATRIX
     chosen = np.arange(len(space.names)) if is_small else most_confused(counts, MAX_MATRIX)
     if not counts.any() and not (is_multiclass and is_small):
-        return Plot("confusion", title, "No label was given in place of another.")
+        return Plot("confusion", title, "No label was predicted in place of another.")
     if is_multiclass:
         hits = (sample.decided & sample.targets).sum(0)
         counts = counts + np.diag(hits)
     shown = counts[np.ix_(chosen, chosen)]
     support = np.maximum(sample.targets.sum(0)[chosen], 1)
     figure = _matrix(shown, shown / support[:, None], [space.names[i] for i in chosen])
-    aid = "Rows that lack the label on the left and wrongly have the one below"
+    aid = "Rows in which the label on the left was missed and the one below wrongly predicted"
     if is_multiclass:
-        aid = "Rows by true and given label"
+        aid = "Rows by true and predicted label"
     if not is_small:
-        aid = f"The {len(chosen)} labels of {len(space.names)} that are confused most. {aid}"
-    aid += "; the more orange, the larger the share of the rows with the true one."
+        aid = f"The {len(chosen)} most confused of {len(space.names)} labels. {aid}"
+    aid += "; the more orange, the larger the share of the rows with that true label."
     size = len(chosen)
     height = 190 + (24 if size > 8 else 40) * size
     return Plot("confusion", title, aid, figure, height, 200 + 26 * size)
@@ -260,13 +258,15 @@ def confusion(sample: Sample, counts: Any, space: LabelSpace) -> Plot:
 def _matrix(counts: Any, shares: Any, names: list[str]) -> dict[str, Any]:
     full = [plotting.plain(name) for name in names]
     right, wrong = np.diag(np.diag(shares)), shares - np.diag(np.diag(shares))
-    told = [[f"{a}, given {b}: {p:.1%}" for b, p in zip(full, row, strict=True)]
-            for a, row in zip(full, shares, strict=True)]  # fmt: skip
+    hover = [
+        [f"{a}, predicted {b}: {p:.1%}" for b, p in zip(full, row, strict=True)]
+        for a, row in zip(full, shares, strict=True)
+    ]
     trace = {
         "type": "heatmap",
         "z": [_rounded(row) for row in right - wrong / max(1e-9, wrong.max())],
         "text": [[f"{int(n)}" if n else "" for n in row] for row in counts],
-        "customdata": told,
+        "customdata": hover,
         "texttemplate": "%{text}",
         "textfont": {"size": 11},
         "hovertemplate": "%{customdata}<extra></extra>",
@@ -276,7 +276,7 @@ def _matrix(counts: Any, shares: Any, names: list[str]) -> dict[str, Any]:
         "showscale": False,
     }
     layout = plotting.layout(
-        names_axis(names, "given", tickangle=-60, constrain="domain"),
+        names_axis(names, "predicted", tickangle=-60, constrain="domain"),
         names_axis(names, "true", autorange="reversed"),
     )
     return {"data": [trace], **layout}

@@ -1,4 +1,4 @@
-"""Tables of a page: fields that know what they are sorted by."""
+"""Tables of a page: cells with a sort key, numbers and names formatted for people."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Cell:
-    """A field of a table: what it shows, what it is sorted by, and its class on the page."""
+    """A cell of a table: its text, its sort key, its CSS class."""
 
     text: str
     sort: float | str
@@ -20,7 +20,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table; that of the winner stands out."""
+    """A row of a table; the winner's is highlighted."""
 
     cells: list[Cell]
     is_winner: bool = False
@@ -28,23 +28,23 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A table: the heads of its columns, and its rows."""
+    """A table: column heads and rows."""
 
     heads: list[str]
     rows: list[Row]
 
     def holds_numbers(self, column: int) -> bool:
-        """Tell whether a column, and so its head, is aligned to the right."""
+        """Tell whether a column contains only numbers and is right-aligned."""
         return all("number" in row.cells[column].kind.split() for row in self.rows)
 
 
 def label(value: str, kind: str = "value") -> Cell:
-    """Return a field that is text."""
+    """Return a text cell."""
     return Cell(value, value, kind)
 
 
 def metric(value: Any) -> Cell:
-    """Return a field that is a number; a dash, sorted last, for what is none."""
+    """Return a number cell; a dash, sorted last, if there is no number."""
     return Cell(number(value), value if is_number(value) else "", "number")
 
 
@@ -52,7 +52,7 @@ NO_VALUE, NOT_SET = "–", "not set"
 
 
 def text(value: Any) -> str:
-    """Return a value as a job file has it, floats shortened."""
+    """Return a value as in a job file, floats rounded to 4 digits."""
     if isinstance(value, str):
         return value
     if isinstance(value, float):
@@ -61,20 +61,20 @@ def text(value: Any) -> str:
 
 
 def number(value: Any) -> str:
-    """Return a metric for people; a dash for what is no finite number."""
+    """Format a metric; a dash if it is not a finite number."""
     if not is_number(value):
         return NO_VALUE
     return f"{value:.4f}" if value == 0 or 0.001 <= abs(value) < 1e5 else f"{value:.3g}"
 
 
 def is_number(value: Any) -> bool:
-    """Tell whether a value is a finite number; true and false are none."""
+    """Tell whether a value is a finite number; booleans are not."""
     is_real = isinstance(value, int | float) and not isinstance(value, bool)
     return is_real and math.isfinite(value)
 
 
 def short_names(names: Iterable[str]) -> dict[str, str]:
-    """Return each name's last part, or more of it where two would be the same."""
+    """Return each dotted name's shortest suffix that is unique among the names."""
     names = list(names)
     return {name: _short(name, names) for name in names}
 

@@ -1,4 +1,4 @@
-"""Plots of what a classifier was trained on, and how it learned."""
+"""Plots of the training data and of the learning curves."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Records = list[dict[str, Any]]
 
 
 def label_counts(counts: dict[str, dict[str, int]]) -> Plot:
-    """Return how many rows have each label, the most frequent on top.
+    """Return rows by label, the most frequent on top.
 
     Args:
-        counts: Of each split, rows by label.
+        counts: By split, rows by label.
     """
     total = {name: sum(of[name] for of in counts.values()) for name in counts["train"]}
     names = sorted(total, key=lambda name: -total[name])
@@ -58,10 +58,10 @@ def _bars(split: str, counts: list[int], names: list[str], colour: str) -> dict[
 
 def _spread(train: dict[str, int], names: list[str]) -> str:
     rarest = sorted(train.values())
-    told = f"Rows of train by label: {rarest[0]:,} to {rarest[-1]:,}, median {_median(rarest):,}"
+    spread = f"Training rows by label: {rarest[0]:,} to {rarest[-1]:,}, median {_median(rarest):,}"
     if len(names) <= MAX_BARS:
-        return told + "."
-    return f"The {MAX_BARS} most frequent of {len(names)} labels. {told}."
+        return f"{spread}."
+    return f"The {MAX_BARS} most frequent of {len(names)} labels. {spread}."
 
 
 def _median(ordered: list[int]) -> int:
@@ -69,7 +69,7 @@ def _median(ordered: list[int]) -> int:
 
 
 def names_axis(names: list[str], title: str = "", **more: Any) -> dict[str, Any]:
-    """Return an axis whose places 0, 1, … are names; cut where they are long."""
+    """Return an axis with names at the positions 0, 1, …; long ones are cut."""
     ticks = [plotting.plain(plotting.cut(name, NAME_CHARACTERS)) for name in names]
     places = {"tickvals": list(range(len(names))), "ticktext": ticks}
     return plotting.axis(title, **places, showgrid=False, ticklabelstandoff=5, **more)
@@ -79,11 +79,11 @@ def names_axis(names: list[str], title: str = "", **more: Any) -> dict[str, Any]
 
 
 def losses(records: Records, best_step: int | None) -> Plot:
-    """Return the loss on train and on validation by step.
+    """Return training and validation loss by step.
 
     Args:
-        records: step with loss, or with eval_loss.
-        best_step: Whose weights ship.
+        records: Training log: step with loss, or with eval_loss.
+        best_step: The step of the exported weights.
     """
     train = [(r["step"], r["loss"]) for r in records if is_number(r.get("loss"))]
     held_out = _of_evaluations(records, "step", "loss")
@@ -96,23 +96,26 @@ def losses(records: Records, best_step: int | None) -> Plot:
     layout = plotting.layout(
         plotting.axis("step"), plotting.axis("loss"), shapes=_line_at(best_step)
     )
-    aid = "Validation rising while train still falls is overfitting; the dotted step is shipped."
+    aid = (
+        "Validation loss that rises while training loss falls shows overfitting; the dotted line "
+        "is the step of the exported weights."
+    )
     return Plot("losses", "Loss", aid, {"data": [t for t in data if t["x"]], **layout}, 320)
 
 
 def scores(records: Records, metric: str, best_step: int | None, task: Task) -> Plot:
-    """Return the metrics of validation by epoch.
+    """Return validation metrics by epoch.
 
     Args:
-        records: epoch with eval_ and the name of each metric.
-        metric: What picks the best evaluation.
-        best_step: That of the best one.
+        records: Training log: epoch with eval_ metrics.
+        metric: The metric that selects the best evaluation.
+        best_step: The step of the best evaluation.
         task: multiclass or multilabel.
     """
     names = dict.fromkeys(k[5:] for r in records for k in r if k.startswith("eval_"))
     own = sorted((n for n in names if n != "loss" or metric == "loss"), key=lambda n: n != metric)
     found = {n: _of_evaluations(records, "epoch", n) for n in own}
-    once = {str(points): n for n, points in reversed(found.items())}  # of equals the first
+    once = {str(points): n for n, points in reversed(found.items())}  # equal ones once
     shown = [n for n in own if n in once.values()]
     data = [
         _line(n, found[n], "lines+markers", colour)
@@ -125,9 +128,9 @@ def scores(records: Records, metric: str, best_step: int | None, task: Task) -> 
         plotting.axis("validation"),
         shapes=_line_at(epoch),
     )
-    aid = f"{metric} picks the epoch that ships."
+    aid = f"{metric} selects the epoch of the exported weights."
     if task == "multilabel":
-        aid += " F1 in training is that of the threshold that is best for each evaluation."
+        aid += " During training, F1 uses the best threshold of each evaluation."
     return Plot("scores", "Metrics", aid, {"data": [t for t in data if t["x"]], **layout}, 320)
 
 
@@ -156,45 +159,43 @@ def _line_at(place: float | None) -> list[dict[str, Any]]:
 
 
 def lengths(bins: list[dict[str, Any]]) -> Plot:
-    """Return F1 by length of text, and how many rows there are.
+    """Return F1 and row counts by text length.
 
     Args:
-        bins: As `diagnosis.by_length` returns them.
+        bins: As `diagnostics.by_length` returns them.
     """
-    title = "Length of text"
+    title = "Text length"
     if len(bins) < 2:
-        aid = f"There are too few rows, or too few lengths, to compare: {bins[0]['rows']:,} rows."
+        aid = f"Too few rows or lengths to compare: {bins[0]['rows']:,} rows."
         return Plot("lengths", title, aid)
     places = list(range(len(bins)))
-    read = [b["rows"] * (1 - b["truncated"]) for b in bins]
+    whole = [b["rows"] * (1 - b["truncated"]) for b in bins]
     cut = [b["rows"] * b["truncated"] for b in bins]
     data = [
-        _rows("rows read whole", places, read, plotting.FAINT),
+        _rows("not truncated", places, whole, plotting.FAINT),
         _rows("truncated", places, cut, plotting.RED),
         *(
             _line(n, [(i, b[n]) for i, b in enumerate(bins)], "lines+markers", colour)
             for n, colour in (("micro_f1", plotting.BLUE), ("macro_f1", plotting.ORANGE))
         ),
     ]
-    ticks = [f"≤ {b['to']:,}" for b in bins]
-    if len(bins) > 1:
-        ticks[-1] = f"> {bins[-2]['to']:,}"
+    ticks = [*(f"≤ {b['to']:,}" for b in bins[:-1]), f"> {bins[-2]['to']:,}"]
     most = max(b["rows"] for b in bins)
     layout = plotting.layout(
         plotting.axis("tokens", tickvals=places, ticktext=ticks, anchor="y2"),
         plotting.axis("F1", range=[0, 1.03], domain=[0.3, 1]),
         yaxis2=plotting.axis("rows", domain=[0, 0.24], range=[0, most * 1.1], nticks=3),
         barmode="stack",
-        shapes=_line_at(_read_until(bins)),
+        shapes=_line_at(_truncated_from(bins)),
     )
-    aid = "Macro-F1 is that of the labels that occur in a bin."
+    aid = "Macro-F1 is over the labels that occur in a bin."
     if any(cut):
-        aid = f"Right of the dotted line texts are longer than what is read of them. {aid}"
+        aid = f"Texts right of the dotted line are truncated. {aid}"
     return Plot("lengths", title, aid, {"data": data, **layout}, 420)
 
 
-def _read_until(bins: list[dict[str, Any]]) -> float | None:
-    """Return where the longest text that is read whole lies among the bins' places."""
+def _truncated_from(bins: list[dict[str, Any]]) -> float | None:
+    """Return the position of the maximum length among the bins, None if nothing is truncated."""
     first = next((i for i, b in enumerate(bins) if b["truncated"]), None)
     return None if first is None else first + 0.5 - float(bins[first]["truncated"])
 

@@ -1,4 +1,4 @@
-"""What the plots of all pages share: colours, axes, and how they become HTML."""
+"""Shared by the plots of all pages: colours, axes, conversion to HTML."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 MAX_TICK_CHARACTERS = 15
 
-# Seen on white and on near black alike.
+# Readable on white and on near black.
 BLUE, ORANGE, RED, GREY = "#3f87c6", "#df6b0c", "#d64545", "#858e99"
 PALETTE = (BLUE, ORANGE, "#3a9d6e", "#a06cc9", "#b8952b", "#d0587e")
 FAINT, GRID, NONE = "rgba(133,142,153,.55)", "rgba(133,142,153,.25)", "rgba(0,0,0,0)"
@@ -22,13 +22,13 @@ _CONFIG = {
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure, and what a reader needs.
+    """A figure with its title and caption.
 
     Attributes:
-        name: Its id on the page.
-        title: Above it.
-        aid: How to read it, below it; why there is none if `figure` is None.
-        figure: Data and layout for Plotly.
+        name: The id on the page.
+        title: The heading.
+        aid: The caption: how to read the figure, or why there is none.
+        figure: Data and layout for Plotly, if any.
         height: In pixels.
         min_width: In pixels; a narrower screen scrolls.
     """
@@ -40,13 +40,13 @@ class Plot:
     height: int = 380
     min_width: int = 0
 
-    def told(self, aid: str) -> Plot:
-        """Return the same with other words below."""
+    def with_aid(self, aid: str) -> Plot:
+        """Return a copy with another caption."""
         return replace(self, aid=aid)
 
 
 def drawn(plot: Plot) -> dict[str, Any]:
-    """Return a plot for a template: its fields, and `html`, empty where there is no figure."""
+    """Return a plot's fields for a template, and `html`, which is empty without a figure."""
     from markupsafe import Markup
     from plotly.io import to_html
 
@@ -58,19 +58,19 @@ def drawn(plot: Plot) -> dict[str, Any]:
         include_plotlyjs=False,
         full_html=False,
         default_height=f"{plot.height}px",
-        validate=False,  # that takes seconds; a test does it
+        validate=False,  # takes seconds; a test validates
         div_id=plot.name,
     )
     return {**vars(plot), "html": Markup(found)}  # noqa: S704 to_html escapes the data
 
 
 def layout(x: dict[str, Any], y: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """Return a layout for Plotly that fits a phone and a dark room.
+    """Return a layout for Plotly that suits phones and dark mode.
 
     Args:
         x: The horizontal axis.
         y: The vertical axis.
-        **more: What is to be otherwise.
+        **more: Entries that replace the defaults.
     """
     whole = {
         "xaxis": x,
@@ -94,7 +94,7 @@ def layout(x: dict[str, Any], y: dict[str, Any], **more: Any) -> dict[str, Any]:
 
 
 def axis(title: str, **more: Any) -> dict[str, Any]:
-    """Return an axis for Plotly, its title shown as it is."""
+    """Return an axis for Plotly; its title is shown literally."""
     return {
         "title": {"text": plain(title), "standoff": 10},
         "gridcolor": GRID,
@@ -105,22 +105,22 @@ def axis(title: str, **more: Any) -> dict[str, Any]:
 
 
 def step(last: float) -> int:
-    """Return a whole step for the ticks from 0 to `last`."""
+    """Return an integer step between ticks from 0 to `last`."""
     return max(1, math.ceil(last / 10))
 
 
 def cut(tick: str, most: int = MAX_TICK_CHARACTERS) -> str:
-    """Return the end of a long tick: paths and names of models differ there."""
+    """Shorten a long tick to its end, where paths and model names differ."""
     return tick if len(tick) <= most else f"…{tick[1 - most :]}"
 
 
 def plain(value: str) -> str:
-    """Return text that Plotly shows as it is: it reads some HTML, but in ticks of parcoords."""
+    """Escape text: Plotly interprets some HTML, except in ticks of parallel coordinates."""
     return html.escape(value, quote=False)
 
 
 def upright(place: float) -> dict[str, Any]:
-    """Return a dotted line from top to bottom."""
+    """Return a dotted vertical line."""
     line = {"color": GREY, "width": 1.5, "dash": "dot"}
     return {"type": "line", "x0": place, "x1": place, "y0": 0, "y1": 1, "yref": "paper",
             "layer": "below", "line": line}  # fmt: skip

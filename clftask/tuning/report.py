@@ -1,4 +1,4 @@
-"""The page of a search: what won, by how much, and what the settings did."""
+"""The report of a search: winner, finalists, effect of the settings."""
 
 from __future__ import annotations
 
@@ -23,47 +23,20 @@ from clftask.report.plotting import Plot, drawn
 from clftask.tuning import report_plots
 from clftask.tuning.trial_store import Trial
 
-_BODY = """
-<section id="summary">
-{{ tiles(facts) }}
-<p>{{ cost }}</p>
-<div class="pair">
-<div><h3>The winner: trial {{ winner.trial }}, seed {{ winner.seed }}</h3>{{ rows(settings) }}</div>
-<div><h3>Its metrics</h3>{{ rows(metrics) }}</div>
-</div>
-</section>
-<section id="finalists">
-<h2>Finalists</h2>
-{% if finalists.rows %}
-{{ rows(finalists, "wide") }}
-{% endif %}
-<p class="aid">{{ finalists_aid }}</p>
-</section>
-{% for plot in plots %}
-{{ drawing(plot) }}
-{% endfor %}
-<section id="trials">
-<h2>All trials</h2>
-{{ rows(trials, "wide sortable") }}
-<p class="aid">A click on a column's name sorts by it, a second one the other way round.</p>
-</section>
-"""
-
 
 def tuning_page(job: TuneJob, trials: list[Trial], result: dict[str, Any]) -> str:
     """Return a self-contained HTML page.
 
     Args:
         job: The search.
-        trials: All that were begun, finalists included.
-        result: What the search found, as `result.json` has it.
+        trials: All that started, finalists included.
+        result: The content of `result.json`.
     """
     goal, best = job.goal, result["best"]
     searched = [t for t in trials if not t.is_finalist]
     name = result["run"].rstrip("/").rpartition("/")[2]
     return render(
-        _BODY,
-        needs_eval=True,  # parallel coordinates compile their WebGL code as they are drawn
+        "search.html",
         title=f"Hyperparameter search {name}",
         lead=_lead(job),
         facts=_facts(goal, result),
@@ -72,7 +45,7 @@ def tuning_page(job: TuneJob, trials: list[Trial], result: dict[str, Any]) -> st
         settings=_settings(best["params"]),
         metrics=_metrics(best["metrics"], goal),
         finalists=_finalists(searched, result, goal),
-        finalists_aid=_finalists_aid(trials, result),
+        has_finalists=len(searched) < len(trials),
         plots=[drawn(plot) for plot in _plots(job, trials, best)],
         trials=_trials(trials, best, goal),
     )
@@ -100,7 +73,7 @@ def _facts(goal: Goal, result: dict[str, Any]) -> dict[str, str]:
     metrics, counts = result["best"]["metrics"], result["trials"]
     splits = [split for split in ("validation", "test") if metrics.get(split)]
     scores = {f"{goal.metric}, {s}": number(metrics[s].get(goal.metric)) for s in splits}
-    names = {"done": "trials to the end", "stopped": "stopped early", "failed": "failed"}
+    names = {"done": "completed trials", "stopped": "stopped early", "failed": "failed"}
     return scores | {names[state]: str(count) for state, count in counts.items()}
 
 
@@ -113,10 +86,10 @@ def _cost(job: TuneJob, searched: list[Trial], trials: list[Trial]) -> str:
     whole = sum(t.params.get("training.epochs", most) for t in searched)
     spent, again = _epochs(searched), _epochs([t for t in trials if t.is_finalist])
     count = f"{len(searched)} trials" if len(searched) != 1 else "the one trial"
-    more = f"; the finalists took {again:.4g} more" if again else ""
+    more = f"; the finalists ran {again:.4g} more" if again else ""
     return (
-        f"The search spent {spent:.4g} of the {whole:.4g} epochs that {count} to the end "
-        f"would have cost ({spent / whole:.0%}){more}."
+        f"The search ran {spent:.4g} of the {whole:.4g} epochs that {count} without early "
+        f"stopping would have run ({spent / whole:.0%}){more}."
     )
 
 
@@ -156,17 +129,6 @@ def _finalists(searched: list[Trial], result: dict[str, Any], goal: Goal) -> Tab
         ]
         rows.append(Row(cells, trial.number == result["best"]["trial"]))
     return Table(["trial", "mean", "spread", "new seeds", "in the search", *names.values()], rows)
-
-
-def _finalists_aid(trials: list[Trial], result: dict[str, Any]) -> str:
-    if result["finalists"]:
-        return (
-            "The best mean over new seeds wins; a spread (highest less lowest) wider than the gap "
-            "between two means says that the two may as well be equal."
-        )
-    if any(trial.is_finalist for trial in trials):
-        return "No finalist has a score, so the best trial of the search ships."
-    return "No configuration was trained again with new seeds: the best trial itself ships."
 
 
 # ------------------------------------------------------------------ plots

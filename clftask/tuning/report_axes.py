@@ -1,4 +1,4 @@
-"""Searched settings as numbers: for the axes of a plot, and for a regression on them."""
+"""Searched settings as numbers, for the axes of a plot and for a regression."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _NUM_TICKS = 5
 
 @dataclass(frozen=True)
 class Axis:
-    """One setting over all trials.
+    """One setting, over all trials.
 
     Attributes:
-        name: Of the setting.
-        values: A number a trial: the value, its logarithm, or its place among the categories;
+        name: The setting.
+        values: One number per trial: the value, its logarithm, or its index among the categories;
             below all others where the setting does not exist.
-        ticks: What some of the numbers stand for.
+        ticks: Labels by number.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Axis:
 
 
 def axes(distributions: dict[str, Any], trials: list[Trial]) -> list[Axis]:
-    """Return the settings that any of the trials has.
+    """Return one axis per setting that occurs in any trial.
 
     Args:
         distributions: By name, in the order of the axes.
@@ -62,7 +62,7 @@ def _categories(values: list[Any]) -> tuple[list[float], dict[float, str]]:
 
 
 def _numbers(values: list[Any], distribution: Any) -> tuple[list[float], dict[float, str]]:
-    """Return numbers and ticks from end to end of the distribution, or of what was tried beyond."""
+    """Return numbers, and ticks over the distribution's range, widened to all values tried."""
     is_log = isinstance(distribution, LogUniform)
     ends = distribution.probes()
     low, high = min(ends[0], *values), max(ends[-1], *values)

@@ -24,7 +24,7 @@ _MARKERS = {
 
 
 def history(trials: list[Trial], goal: Goal) -> Plot:
-    """Return the scores by trial, and the best so far."""
+    """Return scores by trial, and the best so far."""
     title, scored = "Optimisation history", [t for t in trials if t.score(goal) is not None]
     traces = [_states(state, scored, goal) for state in _MARKERS]
     traces = [trace for trace in traces if trace["x"]]
@@ -35,19 +35,19 @@ def history(trials: list[Trial], goal: Goal) -> Plot:
         plotting.axis(f"best {goal.metric}, validation"),
     )
     aid = (
-        "Each mark is a trial's best evaluation, an open one that of a trial stopped early; "
-        "where the line still moves near the end, more trials may pay."
+        "Each mark is a trial's best evaluation; open marks are trials stopped early. "
+        "If the line still improves near the end, more trials may help."
     )
     return Plot("history", title, aid, {"data": [_best_so_far(trials, goal), *traces], **layout})
 
 
 def curves(trials: list[Trial], goal: Goal, best: Trial | None) -> Plot:
-    """Return the metric by epoch, a line a trial.
+    """Return the metric by epoch, one line per trial.
 
     Args:
-        trials: All of them.
-        goal: Whose metric is shown.
-        best: The trial that ships.
+        trials: All, finalists included.
+        goal: Names the metric.
+        best: The winner.
     """
     again = [t for t in trials if t.is_finalist and t != best]
     others = [t for t in trials if not t.is_finalist and t != best]
@@ -62,24 +62,24 @@ def curves(trials: list[Trial], goal: Goal, best: Trial | None) -> Plot:
         plotting.axis(f"{goal.metric}, validation"),
     )
     aid = (
-        "Each line is a trial, and ends where that was stopped; "
-        "a winner that still improves at its last epoch would gain from more epochs."
+        "Each line is a trial and ends where the trial stopped. "
+        "If the winner still improves at its last epoch, more epochs may help."
     )
     data = [group for group in groups if group["x"]]
     return Plot("curves", "Learning curves", aid, {"data": data, **layout})
 
 
 def parallel(trials: list[Trial], goal: Goal, distributions: dict[str, Any]) -> Plot:
-    """Return the settings and scores of all trials as lines across parallel axes.
+    """Return settings and scores of all trials as parallel coordinates.
 
     Args:
-        trials: Those of the search itself.
-        goal: What is optimised.
-        distributions: By name.
+        trials: Without the finalists.
+        goal: The objective.
+        distributions: By setting.
     """
     name, title, scored = "parallel", "Settings and scores", _scored(trials, goal)
     if len(scored) < 2:
-        aid = f"It takes two trials with a score to compare settings; there is {len(scored)}."
+        aid = f"Comparing settings requires 2 trials with a score; there is {len(scored)}."
         return Plot(name, title, aid)
     found = axes(distributions, scored)
     names = short_names(axis.name for axis in found)
@@ -87,7 +87,7 @@ def parallel(trials: list[Trial], goal: Goal, distributions: dict[str, Any]) -> 
     order = ranked(scored, goal)
     dimensions = [_dimension(names[axis.name], axis) for axis in found]
     dimensions.append({"label": goal.metric, "values": scores, **_span(scores)})
-    # By rank: one trial that went astray would leave all others the same shade.
+    # By rank: a single outlier would give all others the same shade.
     line = {
         "color": [-order.index(t) for t in scored],
         "colorscale": [[0, plotting.GREY], [1, plotting.ORANGE]],
@@ -95,27 +95,27 @@ def parallel(trials: list[Trial], goal: Goal, distributions: dict[str, Any]) -> 
     trace = {"type": "parcoords", "line": line, "dimensions": dimensions, "labelangle": -12}
     layout = plotting.layout({}, {}, margin={"l": 70, "r": 60, "t": 70, "b": 25})
     aid = (
-        "Each line is a trial, the more orange the better: where orange lines meet on an axis, "
-        "that value helps; drag along an axis to keep the lines that pass there."
+        "Each line is a trial; the more orange, the better its score. Values where orange lines "
+        "meet help. Drag along an axis to select the lines that pass there."
     )
     width = 130 * len(dimensions)
     return Plot(name, title, aid, {"data": [trace], **layout}, height=420, min_width=width)
 
 
 def importances(trials: list[Trial], goal: Goal, distributions: dict[str, Any]) -> Plot:
-    """Return how much each setting tells of the score.
+    """Return the importance of each setting for the score.
 
     Args:
-        trials: Those of the search itself.
-        goal: What is optimised.
-        distributions: By name.
+        trials: Without the finalists.
+        goal: The objective.
+        distributions: By setting.
     """
     name, title, scored = "importances", "Importance of settings", _scored(trials, goal)
     found = axes(distributions, scored)
     if len(scored) < MIN_SCORED or len(found) < MIN_PARAMS:
         aid = (
-            f"It takes {MIN_SCORED} trials with a score and {MIN_PARAMS} settings to tell which "
-            f"settings matter; there are {len(scored)} and {len(found)}."
+            f"Importances require {MIN_SCORED} trials with a score and {MIN_PARAMS} settings; "
+            f"there are {len(scored)} and {len(found)}."
         )
         return Plot(name, title, aid)
     names = short_names(axis.name for axis in found)
@@ -135,8 +135,8 @@ def importances(trials: list[Trial], goal: Goal, distributions: dict[str, Any]) 
         plotting.axis("setting", type="category", ticklabelstandoff=6),
     )
     aid = (
-        "The longer the bar, the worse a random forest explains these trials' scores once that "
-        "setting is shuffled among them: a hint with few trials, and no proof of a cause."
+        "Permutation importance: how much worse a random forest explains the scores when that "
+        "setting is shuffled among the trials. With few trials it is a hint; it proves no cause."
     )
     return Plot(name, title, aid, {"data": [trace], **layout}, height=140 + 34 * len(bars))
 
@@ -197,7 +197,7 @@ def _curves(name: str, trials: list[Trial], goal: Goal, **line: Any) -> dict[str
 
 
 def _dimension(label: str, axis: Axis) -> dict[str, Any]:
-    # Without a width the axis of a single category would have no place for it.
+    # An axis of a single category needs a range of nonzero width.
     low, high = min(axis.ticks), max(axis.ticks)
     return {
         "label": plotting.plain(label),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shutil
+import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -101,7 +103,7 @@ def test_it_says_what_was_trained_on_what_and_how_well_it_does(whole, parts):
     assert found.open == []
     assert "Multilabel classifier with 3 labels" in found.text
     assert "Fine-tuned from base; text: text." in found.text
-    assert "Labels given: above" in found.text
+    assert "Predicted labels: above" in found.text
     assert "Calibration: platt." in found.text
     assert "epochs 2 time 12 min workers 2" in found.text
     assert "7 rows without text left out" in found.text
@@ -131,11 +133,11 @@ def test_each_label_stands_in_the_table_with_its_figures(whole, parts):
 
 def test_hardest_rows_stand_with_their_text_and_what_is_in_doubt(whole, parts):
     found = Page(whole).rows
-    start = found.index(["text", "in doubt", "true", "given", "loss"])
+    start = found.index(["text", "doubtful label", "true", "predicted", "loss"])
     text, doubt, *_, loss = found[start + 1]
     rows, outcome = parts[1].rows["test"], parts[1].outcomes["test"]
     i = rows.texts.index(text)
-    name, is_true = doubt.split(":")[0], "stands" in doubt
+    name, is_true = doubt.split(":")[0], "present" in doubt
     column = NAMES.index(name)
     assert rows.targets[i, column] == is_true
     p = outcome.probabilities[i, column]
@@ -169,21 +171,21 @@ def test_all_plots_are_there_valid_and_explained(task):
 @pytest.mark.parametrize(
     ("task", "overrides", "words"),
     [
-        ("multilabel", ["training.metric=macro_f1"], "The labels have thresholds of their own"),
-        ("multilabel", ["decision.threshold=0.3"], "The dotted line is the one in use: 0.3."),
-        ("multilabel", ["decision.sets=conformal"], "Prediction sets hold the truth with 90%"),
+        ("multilabel", ["training.metric=macro_f1"], "Each label has its own threshold"),
+        ("multilabel", ["decision.threshold=0.3"], "The dotted line is the threshold in use: 0.3."),
+        ("multilabel", ["decision.sets=conformal"], "Prediction sets have target coverage 90%"),
         ("multilabel", ["decision.calibration=none"], "No calibration."),
-        ("multiclass", ["decision.abstain_below=0.6"], "The dotted line: 0.6."),
-        ("multiclass", [], "Every row gets a label now."),
+        ("multiclass", ["decision.abstain_below=0.6"], "The dotted line is 0.6."),
+        ("multiclass", [], "Now every row gets a label."),
     ],
 )
 def test_decisions_are_told(task, overrides, words):
     assert words in Page(classifier_page(*subject(task, overrides=overrides))).text
 
 
-def test_without_a_test_split_validation_is_shown_out_of_fold():
+def test_without_a_test_split_validation_is_shown_cross_fitted():
     found = Page(classifier_page(*subject(only=("validation",))))
-    assert "On validation, out of fold." in found.text
+    assert "On validation, cross-fitted." in found.text
     assert "micro_f1, validation" in found.text
 
 
@@ -193,7 +195,7 @@ def test_without_training_there_are_no_learning_curves(parts):
     meta = meta.model_copy(update={"data": meta.data | decided})
     page = classifier_page(meta, found, {k: v for k, v in outcome.items() if k not in TRAINED}, [])
     assert plots_in(page) == PLOTS - {"losses", "scores"}
-    assert "The decision was fitted on new.csv (240 rows): validation." in Page(page).text
+    assert "The decision was fitted on new.csv (240 rows)." in Page(page).text
 
 
 def test_without_lengths_and_texts_rows_have_their_number(parts):
@@ -211,7 +213,7 @@ def test_many_labels_are_cut_to_the_most_frequent_and_the_most_confused():
     page = classifier_page(*subject(names=names))
     found = Page(page)
     assert "The 30 most frequent of 60 labels." in found.text
-    assert "The 25 labels of 60 that are confused most." in found.text
+    assert "The 25 most confused of 60 labels." in found.text
     assert sum(row[0].startswith("label 0") and len(row) == 8 for row in found.rows) == 60
 
 
@@ -219,7 +221,7 @@ def test_plots_of_many_rows_show_a_sample_and_say_so(parts, monkeypatch):
     monkeypatch.setattr(diagnostics, "MAX_PAIRS", 300)
     found = Page(classifier_page(*parts)).text
     assert found.count("On test, 100 of 240 rows.") == 4
-    assert "Average precision is that of 100 of 240 rows." in found
+    assert "Average precision is computed on 100 of 240 rows." in found
 
 
 def test_long_logs_are_averaged():
@@ -259,7 +261,7 @@ def test_a_classifier_without_mistakes_has_a_matrix_all_the_same():
     found = decision_plots.confusion(rows, nothing, LabelSpace("multiclass", NAMES))
     assert found.figure["data"][0]["text"] == [["10", "", ""], ["", "10", ""], ["", "", "10"]]
     found = decision_plots.confusion(rows, nothing, LabelSpace("multilabel", NAMES))
-    assert found.aid == "No label was given in place of another."
+    assert found.aid == "No label was predicted in place of another."
 
 
 @pytest.mark.parametrize(
@@ -276,10 +278,20 @@ def test_nothing_is_fetched_and_no_code_is_compiled(whole):
     found = Page(whole)
     assert found.links == ["data:,"]
     assert {"img", "iframe", "object", "embed", "base", "form"} & found.tags == set()
-    assert "default-src &#39;none&#39;" in whole
+    assert "default-src 'none'" in whole
     assert "unsafe-eval" not in re.search(r"<meta[^>]*Security-Policy[^>]*>", whole)[0]
     assert whole.count("* plotly.js v") == 1
     assert len(found.ids) == len(set(found.ids))
+
+
+def test_a_wheel_contains_the_templates():
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    package = Path(bundle_page.__file__).parent
+    patterns = project["tool"]["setuptools"]["package-data"]["clftask.report"]
+    declared = {path for pattern in patterns for path in package.glob(pattern)}
+    assert {
+        path for path in package.rglob("*") if path.suffix in {".html", ".css", ".js"}
+    } == declared
 
 
 def test_names_and_texts_are_no_code():
@@ -299,7 +311,7 @@ def test_a_page_that_fails_says_so_and_costs_nothing(parts, monkeypatch):
     told = []
     monkeypatch.setattr(bundle_page, "classifier_page", fail)
     page = page_of(*parts, told.append)
-    assert told == ["report.html could not be drawn: ValueError: no <room>"]
+    assert told == ["report.html could not be rendered: ValueError: no <room>"]
     assert "No report: ValueError: no &lt;room&gt;" in page
 
 

@@ -332,7 +332,7 @@ def test_a_report_that_cannot_be_drawn_costs_no_bundle(make_work, monkeypatch):
     run(work)
     assert bundle.read_meta(str(Path(work.run, "bundle"))).label_names == work.label_names
     assert "no room" in Path(work.run, "bundle", "report.html").read_text()
-    assert "report.html could not be drawn: ValueError" in Path(work.run, "log.txt").read_text()
+    assert "report.html could not be rendered: ValueError" in Path(work.run, "log.txt").read_text()
 
 
 def test_bundle_fingerprint_covers_the_decision(make_work, tmp_path):

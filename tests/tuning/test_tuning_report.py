@@ -132,10 +132,10 @@ def test_it_says_what_won_and_what_the_search_cost(whole):
     assert [BATCH, "64"] in found.rows
     assert ["metric", "validation", "test"] in found.rows
     assert ["micro_f1", "0.8125", "0.8125"] in found.rows
-    assert "trials to the end 2 stopped early 1 failed 1" in found.text
+    assert "completed trials 2 stopped early 1 failed 1" in found.text
     assert (
-        "The search spent 11 of the 16 epochs that 4 trials to the end would have cost (69%); "
-        "the finalists took 16 more."
+        "The search ran 11 of the 16 epochs that 4 trials without early stopping would have run "
+        "(69%); the finalists ran 16 more."
     ) in found.text
 
 
@@ -197,7 +197,9 @@ def test_nothing_is_fetched_and_nothing_is_sent(whole):
     assert found.links == ["data:,"]
     assert {"img", "iframe", "object", "embed", "base", "form"} & found.tags == set()
     assert "url(" not in re.search(r"<style>(.*?)</style>", whole, re.S)[1]
-    assert "default-src &#39;none&#39;" in whole
+    policy = re.search(r"<meta[^>]*Security-Policy[^>]*>", whole)[0]
+    assert "default-src 'none'" in policy
+    assert "'unsafe-eval'" in policy
     configs = [script for script in found.scripts if '"displaylogo": false' in script]
     assert len(configs) == 3
     assert all('"showSendToCloud": false' in script for script in configs)
@@ -246,10 +248,10 @@ def test_values_of_users_are_no_code():
 def test_one_trial():
     trials = [trial(0, [0.5, 0.6])]
     found = page(search(), trials, outcome(trials[0], trials))
-    assert "The search spent 2 of the 4 epochs that the one trial to the end" in found.text
-    assert "No configuration was trained again with new seeds" in found.text
-    assert "It takes two trials with a score to compare settings; there is 1." in found.text
-    assert "It takes 8 trials with a score and 2 settings to tell" in found.text
+    assert "ran 2 of the 4 epochs that the one trial without early stopping" in found.text
+    assert "No configuration was retrained with new seeds" in found.text
+    assert "Comparing settings requires 2 trials with a score; there is 1." in found.text
+    assert "Importances require 8 trials with a score and 2 settings;" in found.text
     assert "there are 1 and 2." in found.text
 
 
@@ -257,7 +259,7 @@ def test_all_but_one_failed():
     failed = [trial(n, [], "failed", reason="the loss was NaN") for n in (0, 2, 3)]
     trials = [failed[0], trial(1, [0.6, 0.7]), *failed[1:]]
     found = page(search(), trials, outcome(trials[1], trials))
-    assert "trials to the end 1 stopped early 0 failed 3" in found.text
+    assert "completed trials 1 stopped early 0 failed 3" in found.text
     assert [
         "0",
         "–",
@@ -269,13 +271,13 @@ def test_all_but_one_failed():
         "0.0001",
         "8",
     ] in found.rows
-    assert "spent 2 of the 16 epochs" in found.text
+    assert "ran 2 of the 16 epochs" in found.text
 
 
 def test_finalists_that_all_failed():
     trials = [trial(0, [0.5]), trial(1, [0.6]), trial(1, [], "failed", seed=43)]
     found = page(search(), trials, outcome(trials[1], trials))
-    assert "No finalist has a score, so the best trial of the search ships." in found.text
+    assert "No finalist has a score, so the best trial of the search wins." in found.text
     assert ["1", "–", "failed", "finalist, seed 43", "", "0", "0.0", "0.0001", "8"] in found.rows
 
 
@@ -326,7 +328,9 @@ def test_epochs_that_are_searched_count_as_each_trial_has_them():
     job = search(scheduler="fifo", **epochs)
     trials = [trial(n, [0.5] * n, params={"training.epochs": n}) for n in (1, 3)]
     found = page(job, trials, outcome(trials[0], trials))
-    assert "spent 4 of the 4 epochs that 2 trials to the end would have cost (100%)" in found.text
+    assert (
+        "4 of the 4 epochs that 2 trials without early stopping would have run (100%)" in found.text
+    )
 
 
 # ------------------------------------------------------------------ plots
