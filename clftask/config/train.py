@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
+from clftask.components.counts import Average
 from clftask.components.decision.decision import DecisionSpec
-from clftask.components.decision.thresholds import AutoThreshold, Average
+from clftask.components.decision.thresholds import AutoThreshold
 from clftask.components.heads import Adapt, Full, Head, LinearHead
 from clftask.components.labels import Labels, Task
 from clftask.components.losses import AutoLoss, LogitAdjusted, Loss

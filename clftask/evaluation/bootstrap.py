@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from clftask.array_types import Array
+from clftask.components.counts import Counts, count, weighted
 
 Figure = Callable[[Array], Array]
 
@@ -61,40 +62,38 @@ def figures_of(decided: Array, targets: Array) -> dict[str, Figure]:
     Returns:
         For each metric a function from (resamples, rows) weights to (resamples,) values.
     """
-    given, true = decided.astype(np.float32), (targets > 0).astype(np.float32)
-    hits = given * true
-    right = (decided.astype(bool) == (targets > 0)).all(1).astype(np.float32)
-
-    def micro(weights: Array) -> Array:
-        both = weights @ (given.sum(1) + true.sum(1))
-        return np.asarray(2 * (weights @ hits.sum(1)) / np.maximum(both, 1e-9))
+    by_label, by_row = count(decided, targets)
+    predicted, actual = decided.astype(np.float32), (targets > 0).astype(np.float32)
+    right = (by_row.true_positives == by_row.predicted) & (by_row.predicted == by_row.actual)
 
     def accuracy(weights: Array) -> Array:
-        return np.asarray(weights @ right / np.maximum(weights.sum(1), 1))
+        return np.asarray(weights @ right.astype(np.float32) / np.maximum(weights.sum(1), 1))
+
+    def micro(weights: Array) -> Array:
+        parts = by_row.true_positives, by_row.predicted, by_row.actual
+        return Counts(*(weights @ part.astype(np.float32) for part in parts)).f()
+
+    def macro(weights: Array) -> Array:
+        """Return the means over labels; one that a resample happens to lack is left out.
+
+        As 0 it would pull the whole interval below the figure itself.
+        """
+        counts = weighted(weights, predicted, actual)
+        never = by_label.predicted + by_label.actual == 0
+        is_there = (counts.predicted + counts.actual > 0) | never
+        return np.asarray(counts.f().sum(1) / np.maximum(is_there.sum(1), 1))
 
     return {
         "accuracy": accuracy,
         "subset_accuracy": accuracy,  # its name for multilabel
         "micro_f1": micro,
-        "macro_f1": lambda weights: _macro(weights, given, true),
+        "macro_f1": macro,
     }
 
 
-def label_f1(weights: Array, given: Array, true: Array) -> Array:
+def label_f1(weights: Array, decided: Array, targets: Array) -> Array:
     """Return the (resamples, labels) F1 of each label under (resamples, rows) weights."""
-    both = weights @ (given + true)
-    return np.asarray(2 * (weights @ (given * true)) / np.maximum(both, 1e-9))
-
-
-def _macro(weights: Array, given: Array, true: Array) -> Array:
-    """Return the (resamples,) means over labels; one that a resample happens to lack is left out.
-
-    As 0 it would pull the whole interval below the figure itself.
-    """
-    occurs = (given + true).sum(0) > 0
-    is_there = (weights @ (given + true) > 0) | ~occurs
-    f1 = label_f1(weights, given, true)
-    return np.asarray(f1.sum(1) / np.maximum(is_there.sum(1), 1))
+    return weighted(weights, decided, targets).f()
 
 
 def covered(sets: Array, targets: Array) -> Array:

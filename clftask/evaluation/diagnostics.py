@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from clftask.array_types import Array
+from clftask.components.counts import count
 from clftask.components.decision.calibration import probabilities_of
 from clftask.components.decision.decision import Outcome
 from clftask.components.decision.thresholds import GRID
@@ -258,8 +259,7 @@ def _ends(num_tokens: Array, num_whole: int) -> list[int]:
 
 
 def _f1(decided: Array, targets: Array) -> dict[str, float]:
-    hits, given, support = (decided & targets).sum(0), decided.sum(0), targets.sum(0)
-    each = 2 * hits / np.maximum(given + support, 1)
-    micro = 2 * hits.sum() / max(1, int(given.sum() + support.sum()))
-    macro = each[support > 0].mean() if support.any() else 0.0
-    return {"micro_f1": float(micro), "macro_f1": float(macro)}
+    counts, _ = count(decided, targets)
+    occurs = counts.actual > 0
+    macro = counts.f()[occurs].mean() if occurs.any() else 0.0
+    return {"micro_f1": float(counts.averaged_f("micro")), "macro_f1": float(macro)}

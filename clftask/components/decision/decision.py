@@ -9,33 +9,20 @@ import numpy.typing as npt
 from pydantic import Field
 
 from clftask.array_types import Array, Bools, Float32, Floats
+from clftask.components.counts import Average
 from clftask.components.decision.calibration import (
     AnyCalibration,
     AnyFitted,
     AutoCalibration,
     Calibration,
-    probabilities_of,
 )
 from clftask.components.decision.conformal import AnySets, SetRule
 from clftask.components.decision.thresholds import (
     AnyThreshold,
     AutoThreshold,
-    Average,
-    best_global_threshold,
 )
 from clftask.components.labels import Task
 from clftask.spec import Spec
-
-__all__ = [
-    "Average",
-    "Calibration",
-    "Decision",
-    "DecisionSpec",
-    "Outcome",
-    "best_global_threshold",
-    "cross_fitted",
-    "probabilities_of",
-]
 
 NUM_FOLDS = 5
 Share = Annotated[float, Field(gt=0, lt=1)]
