@@ -16,60 +16,15 @@ from clftask.components.heads import Adapt, Full, Head, LinearHead
 from clftask.components.labels import Labels, Task
 from clftask.components.losses import AutoLoss, LogitAdjusted, Loss
 from clftask.components.metrics import LOWER_IS_BETTER, METRICS, find
+from clftask.components.optimizers import Optimizer
+from clftask.components.schedules import Schedule
 from clftask.components.splits import ColumnSplit, RandomSplit, Split
 from clftask.components.text import Columns, TextRecipe, one_or_more
 from clftask.components.truncation import KeepHead, LongText, LongTextSpec, Windows
+from clftask.config.trainer_arguments import TrainerArguments
 from clftask.errors import ConfigError, Problem, StorageError
 from clftask.io import filesystems, storage
-from clftask.spec import PlainData, Spec
-
-# Arguments of transformers' Trainer that the job file, or how clftask trains, already decides.
-OWNED_ARGUMENTS = {
-    "output_dir": "run.storage",
-    "seed": "seed",
-    "data_seed": "seed",
-    "num_train_epochs": "training.epochs",
-    "max_steps": "training.epochs",
-    "per_device_train_batch_size": "training.batch_size",
-    "per_device_eval_batch_size": "training.batch_size",
-    "gradient_accumulation_steps": "training.micro_batch_size",
-    "auto_find_batch_size": "training.micro_batch_size",
-    "learning_rate": "training.learning_rate",
-    "warmup_steps": "training.warmup",
-    "warmup_ratio": "training.warmup",
-    "weight_decay": "training.weight_decay",
-    "max_grad_norm": "training.max_grad_norm",
-    "lr_scheduler_type": "training.schedule",
-    "optim": "training.optimizer",
-    "bf16": "training.precision",
-    "fp16": "training.precision",
-    "bf16_full_eval": "training.precision",
-    "fp16_full_eval": "training.precision",
-    "full_determinism": "training.deterministic",
-    "metric_for_best_model": "training.metric",
-    "greater_is_better": "training.metric",
-    "load_best_model_at_end": "training.metric",
-    "save_total_limit": "training.keep_checkpoints",
-    "label_smoothing_factor": "loss",
-    "use_cpu": "scaling.use_gpu",
-    "report_to": "tracking",
-    "run_name": "run.name",
-    "resume_from_checkpoint": "run.resume",
-    "logging_dir": "run.storage",
-    **dict.fromkeys(
-        ("eval_strategy", "save_strategy", "eval_steps", "save_steps", "logging_strategy"),
-        "clftask",
-    ),
-    **dict.fromkeys(("do_train", "do_eval", "do_predict", "remove_unused_columns"), "clftask"),
-    **dict.fromkeys(("push_to_hub", "deepspeed", "fsdp", "fsdp_config", "local_rank"), "clftask"),
-    **dict.fromkeys(("train_sampling_strategy", "disable_tqdm", "ddp_backend"), "clftask"),
-    **dict.fromkeys(("accelerator_config", "parallelism_config", "ddp_static_graph"), "clftask"),
-    **dict.fromkeys(("ignore_data_skip", "eval_delay", "eval_on_start", "hub_token"), "clftask"),
-    **dict.fromkeys(("logging_steps", "logging_first_step", "logging_nan_inf_filter"), "clftask"),
-    **dict.fromkeys(("dataloader_pin_memory", "dataloader_drop_last"), "clftask"),
-    **dict.fromkeys(("ddp_find_unused_parameters", "save_on_each_node"), "clftask"),
-    **dict.fromkeys(("average_tokens_across_devices", "save_only_model"), "clftask"),
-}
+from clftask.spec import Spec
 
 
 def resolved(value: Any) -> Any:
@@ -152,22 +107,14 @@ class TrainingSpec(Spec):
     warmup: float = Field(0.1, ge=0, lt=1)
     weight_decay: float = Field(0.01, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
-    optimizer: Literal["adamw", "sgd", "adafactor"] = "adamw"
+    schedule: Schedule = Schedule.LINEAR
+    optimizer: Optimizer = Optimizer.ADAMW
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     early_stopping: EarlyStopping | None = EarlyStopping()
     metric: str = "micro_f1"
     keep_checkpoints: int = Field(2, ge=1)
     deterministic: bool = False
-    hf: PlainData = {}
-
-    @field_validator("hf")
-    @classmethod
-    def _not_owned(cls, value: dict[str, Any]) -> dict[str, Any]:
-        owned = [f"{k} (use {OWNED_ARGUMENTS[k]})" for k in value if k in OWNED_ARGUMENTS]
-        if owned:
-            raise ValueError(f"holds what this file owns: {', '.join(owned)}; Remove it from hf")
-        return value
+    hf: TrainerArguments = TrainerArguments()
 
     @property
     def head_rate(self) -> float:
@@ -299,6 +246,7 @@ def cross_field_errors(job: TrainJob) -> list[Problem]:
     if training.metric != "loss" and find(training.metric, job.task) is None:
         allowed = "must be one of loss, " + ", ".join(sorted(METRICS[job.task]))
         found.append(Problem("training.metric", training.metric, allowed))
+    found += _of_optimizer(training)
     found += _of_decision(job)
     found += _of_long_text(job)
     found += _of_workers(job)
@@ -311,6 +259,15 @@ def cross_field_errors(job: TrainJob) -> list[Problem]:
         allowed = "must be above 0: the best checkpoint is chosen on validation"
         found.append(Problem("data.split.validation", 0, allowed, remedy))
     return found
+
+
+def _of_optimizer(training: TrainingSpec) -> list[Problem]:
+    allowed = f"has no effect with optimizer {training.optimizer}"
+    return [
+        Problem(f"training.hf.{name}", value, allowed, "Remove it.")
+        for name, value in training.hf.dump().items()
+        if name in training.optimizer.unused({name})
+    ]
 
 
 def _of_workers(job: TrainJob) -> list[Problem]:

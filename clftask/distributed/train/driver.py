@@ -63,10 +63,7 @@ def _finished(job: TrainJob, run: run_dir.Run, say: Say) -> dict[str, Any]:
 
 
 def _trained(job: TrainJob, run: run_dir.Run, say: Say, show: Show) -> dict[str, Any]:
-    from clftask.training.arguments import check_arguments  # imports transformers
-
     tokenizer = check_base(job.model)
-    check_arguments(job)
     prepared = prepare(job)
     if run.exists:
         run_dir.same_data(run, prepared.fingerprint)
