@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -20,7 +21,7 @@ from clftask.components.optimizers import Optimizer
 from clftask.components.schedules import Schedule
 from clftask.components.splits import ColumnSplit, RandomSplit, Split
 from clftask.components.text import Columns, TextRecipe, one_or_more
-from clftask.components.truncation import KeepHead, LongText, LongTextSpec, Windows
+from clftask.components.truncation import KeepHead, LongText, LongTextSpec
 from clftask.config.trainer_arguments import TrainerArguments
 from clftask.errors import ConfigError, Problem, StorageError
 from clftask.io import filesystems, storage
@@ -284,13 +285,11 @@ def _of_workers(job: TrainJob) -> list[Problem]:
 def _of_long_text(job: TrainJob) -> list[Problem]:
     model, policy = job.model, job.model.long_text
     found = []
-    if job.data.text_pair is not None and policy.kind != "head":
+    if job.data.text_pair is not None and not policy.takes_pairs:
         allowed = "is for single texts: of a pair, the beginnings are read"
         found.append(Problem("model.long_text.kind", policy.kind, allowed, "Use head."))
-    if isinstance(policy, Windows) and policy.stride > model.max_length // 2:
-        allowed = f"must be at most half of max_length ({model.max_length})"
-        found.append(Problem("model.long_text.stride", policy.stride, allowed))
-    return found
+    wrong = policy.problems(model.max_length)
+    return found + [replace(p, path=f"model.long_text.{p.path}") for p in wrong]
 
 
 def _of_decision(job: TrainJob) -> list[Problem]:
