@@ -21,6 +21,7 @@ from clftask.components.optimizers import Optimizer
 from clftask.components.schedules import Schedule
 from clftask.components.splits import ColumnSplit, RandomSplit, Split
 from clftask.components.text import Columns, TextRecipe, one_or_more
+from clftask.components.trackers import Tracker
 from clftask.components.truncation import KeepHead, LongText, LongTextSpec
 from clftask.config.trainer_arguments import TrainerArguments
 from clftask.errors import ConfigError, Problem, StorageError
@@ -175,7 +176,7 @@ class RunSpec(Spec):
     @model_validator(mode="after")
     def _resume_needs_name(self) -> Self:
         if self.resume and self.name is None:
-            raise ValueError("resume needs a name; Set run.name to the run that shall go on")
+            raise ValueError("resume needs a name; Set run.name to the run to resume")
         return self
 
 
@@ -190,14 +191,12 @@ class TrainJob(Spec):
     training: TrainingSpec = TrainingSpec()
     decision: DecisionSpec = DecisionSpec()
     scaling: ScalingSpec = ScalingSpec()
-    tracking: Annotated[
-        tuple[Literal["tensorboard", "mlflow", "wandb"], ...], BeforeValidator(one_or_more)
-    ] = ()
+    tracking: Annotated[tuple[Tracker, ...], BeforeValidator(one_or_more)] = ()
     run: RunSpec = Field(default_factory=RunSpec)
 
     @classmethod
     def load(cls, source: str | Path | Mapping[str, Any], overrides: Iterable[str] = ()) -> Self:
-        """Read a job and hold its sections against each other.
+        """Read a job and check its sections against each other.
 
         Raises:
             ConfigError: All mistakes of the fields, or all between them.
@@ -210,7 +209,7 @@ class TrainJob(Spec):
 
     @property
     def average(self) -> Average:
-        """How the metric averages labels: what the decision serves."""
+        """How the metric averages labels: what the decision maximises."""
         return "macro" if self.training.metric.startswith("macro") else "micro"
 
     @property
@@ -232,7 +231,7 @@ class TrainJob(Spec):
 
 
 def cross_field_errors(job: TrainJob) -> list[Problem]:
-    """Return the mistakes that show only when sections are held against each other."""
+    """Return the mistakes between sections."""
     training, data = job.training, job.data
     found = []
     if data.labels.task != job.task:

@@ -1,4 +1,4 @@
-"""How sure a figure is: bootstrap intervals, over rows or over whole groups."""
+"""Bootstrap intervals of metrics, over rows or over whole groups."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _MAX_WORK, _BLOCK = 1e11, 20_000_000
 def bootstrap(
     figures: dict[str, Figure], shape: tuple[int, int], groups: Array | None = None, seed: int = 0
 ) -> dict[str, Array]:
-    """Return what figures are on resampled rows (Efron 1979).
+    """Return the values of metrics on resampled rows (Efron 1979).
 
-    Rows of one group resemble each other, so that whole groups are drawn where there are some
-    (the cluster bootstrap: Davison & Hinkley 1997, section 3.8).
+    Rows of one group resemble each other, so whole groups are drawn if there are any (the
+    cluster bootstrap: Davison & Hinkley 1997, section 3.8).
 
     Args:
-        figures: Functions of (resamples, rows) weights: how often each row stands in each.
+        figures: Functions of (resamples, rows) weights: how often each row occurs in each.
         shape: (rows, labels): very large ones get fewer resamples than 1000.
         groups: (rows,) the group of each row.
-        seed: Of the draws: with the same one figures are paired.
+        seed: Of the draws: metrics with the same seed are paired.
     """
     rows = shape[0]
     places = np.arange(rows) if groups is None else np.unique(groups, return_inverse=True)[1]
@@ -56,7 +56,7 @@ def figures_of(decided: Array, targets: Array) -> dict[str, Figure]:
     """Return headline metrics as functions of row weights.
 
     Args:
-        decided: (rows, labels) bool: the labels given.
+        decided: (rows, labels) bool: the labels predicted.
         targets: (rows, labels) of 0 and 1.
 
     Returns:
@@ -74,9 +74,9 @@ def figures_of(decided: Array, targets: Array) -> dict[str, Figure]:
         return Counts(*(weights @ part.astype(np.float32) for part in parts)).f()
 
     def macro(weights: Array) -> Array:
-        """Return the means over labels; one that a resample happens to lack is left out.
+        """Return the means over the labels that occur in the resample.
 
-        As 0 it would pull the whole interval below the figure itself.
+        Counting a missing label as 0 would pull the interval below the metric itself.
         """
         counts = weighted(weights, predicted, actual)
         never = by_label.predicted + by_label.actual == 0
@@ -108,10 +108,10 @@ def headline(
     """Return the 95 % bootstrap interval of each headline metric.
 
     Args:
-        decided: (rows, labels) bool: the labels given.
+        decided: (rows, labels) bool: the labels predicted.
         targets: (rows, labels) of 0 and 1.
         groups: (rows,) the group of each row, if the split is grouped.
-        sets: (rows, labels) bool: the prediction sets, if there are such.
+        sets: (rows, labels) bool: the prediction sets, if any.
     """
     figures = figures_of(decided, targets)
     if sets is not None:

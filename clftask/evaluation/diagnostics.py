@@ -1,4 +1,4 @@
-"""Where a classifier is right and where not: figures of labelled rows, as numbers. No plots."""
+"""Curves, confusions, surprising rows and metrics by length, as numbers. No plots."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Sample:
     Attributes:
         plain: (rows, labels) float32 probabilities without calibration.
         probabilities: (rows, labels) float32, calibrated.
-        decided: (rows, labels) bool: the labels given.
+        decided: (rows, labels) bool: the labels predicted.
         targets: (rows, labels) bool.
         num_rows: Rows of the whole split.
     """
@@ -45,7 +45,7 @@ class Sample:
 
         Args:
             logits: (rows, labels), uncalibrated.
-            outcome: What the rows come to.
+            outcome: The outcome of the rows.
             targets: (rows, labels) of 0 and 1.
             task: multiclass or multilabel.
         """
@@ -77,7 +77,7 @@ class PrecisionRecall(NamedTuple):
 
 
 def precision_recall(scores: Array, targets: Array, points: int = NUM_POINTS) -> PrecisionRecall:
-    """Return the curve of pairs that are given when their score is above a threshold.
+    """Return the curve of pairs predicted when their score is above a threshold.
 
     Args:
         scores: (pairs,).
@@ -107,7 +107,7 @@ def average_precisions(sample: Sample) -> list[float | None]:
 
 
 def abstention(probabilities: Array, targets: Array) -> tuple[Array, Array]:
-    """Return what multiclass rows come to if those below a floor get no label.
+    """Return coverage and accuracy if multiclass rows below a floor get no label.
 
     Args:
         probabilities: (rows, labels).
@@ -220,8 +220,8 @@ def by_length(
     and are merged until each has some rows.
 
     Args:
-        num_tokens: (rows,) tokens, those that are not read, too.
-        decided: (rows, labels) bool: the labels given.
+        num_tokens: (rows,) tokens, including those that are not read.
+        decided: (rows, labels) bool: the labels predicted.
         targets: (rows, labels) of 0 and 1.
         num_whole: Tokens of the longest text that is read whole.
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from clftask import logs
+from clftask.components import trackers
 from clftask.config.train import TrainJob
 from clftask.data.prepare import Prepared, prepare, tokenise
 from clftask.distributed import spot_notice
@@ -44,7 +45,7 @@ def train(job: TrainJob, say: Say, show: Show) -> dict[str, Any]:
         JobError: The workers failed more often than `scaling.max_failures`.
     """
     started = time.perf_counter()
-    run_dir.check_tracking(job.tracking, job.run.storage)
+    trackers.check(job.tracking, job.run.storage)
     run = run_dir.find(job.run, job.task)
     if run.exists:
         run_dir.same_job(run, job)
