@@ -35,7 +35,7 @@ def training_arguments(
         logging_nan_inf_filter=False,
         metric_for_best_model=f"eval_{t.metric}",
         greater_is_better=t.greater_is_better,
-        report_to=list(job.tracking) or "none",
+        report_to=[t.value for t in job.tracking] or "none",
         disable_tqdm=True,
         remove_unused_columns=False,
         ddp_find_unused_parameters=False,
