@@ -39,8 +39,9 @@ FLOORS = """
 ORDER = [line.split() for line in FLOORS.strip().splitlines()]
 PLACE = {name: floor for floor, names in enumerate(ORDER) for name in names}
 
-# What strategy families may know of each other: the labels of a task, and what a metric applies.
-KNOWN_TO_ALL = {"labels"}
+# What strategy families may know of each other: the labels of a task, the counts that metrics and
+# thresholds share, and what a metric applies.
+KNOWN_TO_ALL = {"labels", "counts"}
 KNOWN_BETWEEN_FAMILIES = {("metrics", "decision")}
 
 # Imports ray inside its build functions, never at the top.

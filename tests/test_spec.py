@@ -56,7 +56,7 @@ def test_overrides_stand_above_yaml_and_yaml_above_defaults(tmp_path: Path) -> N
     job = TrainJob.load(file, ["training.epochs=7", "run.name=first", "training.hf.adam_beta1=0.8"])
     training = job.training
     assert (training.epochs, training.learning_rate, training.batch_size) == (7, 1e-4, 32)
-    assert training.hf == {"adam_beta1": 0.8}
+    assert training.hf.dump() == {"adam_beta1": 0.8}
     assert (job.data.text, job.run.name) == (("summary", "body"), "first")
     assert (job.data.split.kind, job.data.split.seed, job.loss.kind) == ("random", 42, "auto")
 

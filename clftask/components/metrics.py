@@ -1,8 +1,8 @@
 """Metrics: probabilities, decided labels and targets to scores.
 
-All take (rows, labels) arrays: `probabilities` float32, `decided` and `targets` of 0 and 1.
-`module(name)` wraps any of them as an `evaluate.Metric` that needs no network. To add one:
-write the function and name it in `METRICS`.
+A metric is a function of `Rows`. `module(name)` wraps any of them as an `evaluate.Metric` that
+needs no network. To add one: write the function and name it in `_OF_DECISIONS` if it depends on
+the labels decided, else in `_of_probabilities`.
 """
 
 from __future__ import annotations
@@ -10,96 +10,131 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from clftask.array_types import Array
+from clftask.components.counts import Counts, count
 from clftask.components.labels import Task
 
-Metric = Callable[[Array, Array, Array], float]
-
 LOWER_IS_BETTER = frozenset({"loss", "log_loss", "brier", "ece", "classwise_ece", "hamming_loss"})
-# How the names of metrics end that are measured without the decision, or its calibration.
+# Suffixes of the metrics that are measured without the decision, or without its calibration.
 PLAIN = ("_at_0.5", "_at_argmax", "_uncalibrated")
-# What calibration is there to lower.
+# The metrics that calibration is meant to lower.
 CALIBRATED = ("log_loss", "brier", "ece", "classwise_ece")
 NUM_ECE_BINS = 15
 _TOP_K = re.compile(r"^(precision|ndcg)_at_([1-9][0-9]*)$")
 
 
-def accuracy(probabilities: Array, decided: Array, targets: Array) -> float:
+@dataclass(frozen=True)
+class Rows:
+    """Labelled rows, and what a classifier makes of them.
+
+    Attributes:
+        probabilities: (rows, labels) float32.
+        decided: (rows, labels) bool: the labels predicted.
+        targets: (rows, labels) of 0 and 1.
+    """
+
+    probabilities: Array
+    decided: Array
+    targets: Array
+
+    @cached_property
+    def counts(self) -> tuple[Counts, Counts]:
+        """The counts by label and by row: one pass for all metrics of decisions."""
+        return count(self.decided, self.targets)
+
+
+Metric = Callable[[Rows], float]
+
+
+def accuracy(rows: Rows) -> float:
     """Return the share of rows whose decided labels are exactly the true ones."""
-    return float((decided.astype(bool) == targets.astype(bool)).all(1).mean())
+    _, by_row = rows.counts
+    right = (by_row.true_positives == by_row.predicted) & (by_row.predicted == by_row.actual)
+    return float(right.mean())
 
 
-def balanced_accuracy(probabilities: Array, decided: Array, targets: Array) -> float:
+def balanced_accuracy(rows: Rows) -> float:
     """Return the mean recall of the classes that occur."""
-    present = targets.sum(0) > 0
-    hits = (decided.astype(bool) & targets.astype(bool)).sum(0)[present]
-    return float((hits / targets.sum(0)[present]).mean())
+    by_label, _ = rows.counts
+    return float(by_label.recall()[by_label.actual > 0].mean())
 
 
-def hamming_loss(probabilities: Array, decided: Array, targets: Array) -> float:
+def hamming_loss(rows: Rows) -> float:
     """Return the share of (row, label) pairs that are decided wrongly."""
-    return float((decided.astype(bool) != targets.astype(bool)).mean())
+    pooled = rows.counts[0].pooled()
+    wrong = pooled.predicted + pooled.actual - 2 * pooled.true_positives
+    return float(wrong / rows.targets.size)
 
 
-def mcc(probabilities: Array, decided: Array, targets: Array) -> float:
+def mcc(rows: Rows) -> float:
     """Return Matthews' correlation coefficient in its multiclass form (Gorodkin 2004)."""
-    from sklearn.metrics import matthews_corrcoef
+    by_label, size = rows.counts[0], float(len(rows.targets))
+    # Rows without a class count as a class of their own, which no row truly is of.
+    predicted = np.append(by_label.predicted, size - by_label.predicted.sum())
+    actual = np.append(by_label.actual, 0.0)
+    spread = (size**2 - predicted @ predicted) * (size**2 - actual @ actual)
+    covariance = by_label.true_positives.sum() * size - predicted @ actual
+    return float(covariance / np.sqrt(spread)) if spread > 0 else 0.0
 
-    return float(matthews_corrcoef(targets.argmax(1), _classes(decided)))
 
+def _of_counts(name: str, average: str) -> Metric:
+    """Return the precision, recall or f of counts, averaged."""
+    measure: Callable[[Counts], Array] = getattr(Counts, name)
 
-def _prf(part: int, average: str) -> Metric:
-    def score(probabilities: Array, decided: Array, targets: Array) -> float:
-        from sklearn.metrics import precision_recall_fscore_support
+    def score(rows: Rows) -> float:
+        by_label, by_row = rows.counts
+        if average == "micro":
+            return float(measure(by_label.pooled()))
+        if average == "weighted":
+            return float(measure(by_label) @ by_label.actual / max(1, by_label.actual.sum()))
+        return float(measure(by_row if average == "samples" else by_label).mean())
 
-        found = precision_recall_fscore_support(
-            targets.astype(bool), decided.astype(bool), average=average, zero_division=0.0
-        )
-        return float(found[part])
-
-    names = ("precision", "recall", "F1")
-    score.__doc__ = f"Return the {average}-averaged {names[part]}; 0 where it is not defined."
+    title = "F1" if name == "f" else name
+    score.__doc__ = f"Return the {average}-averaged {title}; 0 where it is not defined."
     return score
 
 
-def mean_average_precision(probabilities: Array, decided: Array, targets: Array) -> float:
+def mean_average_precision(rows: Rows) -> float:
     """Return the mean over labels with a positive of the average precision."""
     from sklearn.metrics import average_precision_score
 
-    present = targets.sum(0) > 0
+    present = rows.targets.sum(0) > 0
     if not present.any():
         return 0.0
-    return float(average_precision_score(targets[:, present], probabilities[:, present]))
+    return float(average_precision_score(rows.targets[:, present], rows.probabilities[:, present]))
 
 
-def roc_auc_macro(probabilities: Array, decided: Array, targets: Array) -> float:
+def roc_auc_macro(rows: Rows) -> float:
     """Return the mean area under the ROC curve over labels with positives and negatives."""
     from sklearn.metrics import roc_auc_score
 
-    positives = targets.sum(0)
-    mixed = np.flatnonzero((positives > 0) & (positives < len(targets)))
+    positives = rows.targets.sum(0)
+    mixed = np.flatnonzero((positives > 0) & (positives < len(rows.targets)))
     if not len(mixed):
         return 0.0
-    return float(np.mean([roc_auc_score(targets[:, i], probabilities[:, i]) for i in mixed]))
+    pairs = ((rows.targets[:, i], rows.probabilities[:, i]) for i in mixed)
+    return float(np.mean([roc_auc_score(*pair) for pair in pairs]))
 
 
-def lrap(probabilities: Array, decided: Array, targets: Array) -> float:
+def lrap(rows: Rows) -> float:
     """Return the label ranking average precision."""
     from sklearn.metrics import label_ranking_average_precision_score
 
-    return float(label_ranking_average_precision_score(targets, probabilities))
+    return float(label_ranking_average_precision_score(rows.targets, rows.probabilities))
 
 
 def precision_at(k: int) -> Metric:
     """Return the metric: share of true labels among the k most probable."""
 
-    def score(probabilities: Array, decided: Array, targets: Array) -> float:
-        top = _top(probabilities, k)
-        return float(np.take_along_axis(targets, top, 1).mean())
+    def score(rows: Rows) -> float:
+        top = _top(rows.probabilities, k)
+        return float(np.take_along_axis(rows.targets, top, 1).mean())
 
     return score
 
@@ -110,12 +145,12 @@ def ndcg_at(k: int) -> Metric:
     Rows without a true label are left out (Järvelin & Kekäläinen 2002, binary gains).
     """
 
-    def score(probabilities: Array, decided: Array, targets: Array) -> float:
-        has_label = targets.sum(1) > 0
+    def score(rows: Rows) -> float:
+        has_label = rows.targets.sum(1) > 0
         if not has_label.any():
             return 0.0
-        truth = targets[has_label]
-        gains = np.take_along_axis(truth, _top(probabilities[has_label], k), 1)
+        truth = rows.targets[has_label]
+        gains = np.take_along_axis(truth, _top(rows.probabilities[has_label], k), 1)
         discount = 1 / np.log2(np.arange(gains.shape[1]) + 2)
         counts = np.minimum(truth.sum(1).astype(int), gains.shape[1])
         return float(((gains @ discount) / np.cumsum(discount)[counts - 1]).mean())
@@ -130,11 +165,11 @@ def _top(probabilities: Array, k: int) -> Array:
 def log_loss(task: Task) -> Metric:
     """Return the metric: −log p of the true class, or of (row, label) pairs for multilabel."""
 
-    def score(probabilities: Array, decided: Array, targets: Array) -> float:
-        p = np.clip(probabilities.astype(np.float64), 1e-7, 1 - 1e-7)
+    def score(rows: Rows) -> float:
+        p = np.clip(rows.probabilities.astype(np.float64), 1e-7, 1 - 1e-7)
         if task == "multiclass":
-            return float(-(targets * np.log(p)).sum(1).mean())
-        return float(-(targets * np.log(p) + (1 - targets) * np.log1p(-p)).mean())
+            return float(-(rows.targets * np.log(p)).sum(1).mean())
+        return float(-(rows.targets * np.log(p) + (1 - rows.targets) * np.log1p(-p)).mean())
 
     return score
 
@@ -145,8 +180,8 @@ def brier(task: Task) -> Metric:
     Multiclass: summed over the classes; multilabel: the mean over (row, label) pairs.
     """
 
-    def score(probabilities: Array, decided: Array, targets: Array) -> float:
-        squared = (probabilities.astype(np.float64) - targets) ** 2
+    def score(rows: Rows) -> float:
+        squared = (rows.probabilities.astype(np.float64) - rows.targets) ** 2
         return float(squared.sum(1).mean() if task == "multiclass" else squared.mean())
 
     return score
@@ -158,8 +193,8 @@ def ece(task: Task) -> Metric:
     Multiclass: of the most probable class; multilabel: pooled over (row, label) pairs.
     """
 
-    def score(probabilities: Array, decided: Array, targets: Array) -> float:
-        counts, confidence, correct = reliability(probabilities, targets, task)
+    def score(rows: Rows) -> float:
+        counts, confidence, correct = reliability(rows.probabilities, rows.targets, task)
         return float(np.abs(correct - confidence).sum() / counts.sum())
 
     return score
@@ -187,54 +222,53 @@ def reliability(probabilities: Array, targets: Array, task: Task) -> tuple[Array
     return counts, means, hits
 
 
-def classwise_ece(probabilities: Array, decided: Array, targets: Array) -> float:
+def classwise_ece(rows: Rows) -> float:
     """Return the mean over labels of each one's expected calibration error (Kull et al. 2019)."""
-    size = probabilities.shape[1]
-    bins = np.minimum((probabilities * NUM_ECE_BINS).astype(int), NUM_ECE_BINS - 1)
+    size = rows.probabilities.shape[1]
+    bins = np.minimum((rows.probabilities * NUM_ECE_BINS).astype(int), NUM_ECE_BINS - 1)
     flat = (bins + NUM_ECE_BINS * np.arange(size)).ravel()
-    gaps = np.bincount(flat, (targets - probabilities).ravel(), NUM_ECE_BINS * size)
-    return float(np.abs(gaps).sum() / max(probabilities.size, 1))
+    gaps = np.bincount(flat, (rows.targets - rows.probabilities).ravel(), NUM_ECE_BINS * size)
+    return float(np.abs(gaps).sum() / max(rows.probabilities.size, 1))
 
 
-_PRF: dict[str, Metric] = {
-    f"{average}_{name}": _prf(part, average)
+_AVERAGED = {
+    f"{average}_{'f1' if name == 'f' else name}": _of_counts(name, average)
     for average in ("micro", "macro", "weighted", "samples")
-    for part, name in enumerate(("precision", "recall", "f1"))
+    for name in ("precision", "recall", "f")
 }
 
-METRICS: dict[Task, dict[str, Metric]] = {
+_OF_DECISIONS: dict[Task, dict[str, Metric]] = {
     "multiclass": {
         "accuracy": accuracy,
         "balanced_accuracy": balanced_accuracy,
-        **{name: metric for name, metric in _PRF.items() if not name.startswith("samples")},
+        **{name: metric for name, metric in _AVERAGED.items() if not name.startswith("samples")},
         "mcc": mcc,
-        "map": mean_average_precision,
-        "roc_auc_macro": roc_auc_macro,
-        "log_loss": log_loss("multiclass"),
-        "brier": brier("multiclass"),
-        "ece": ece("multiclass"),
-        "classwise_ece": classwise_ece,
     },
-    "multilabel": {
-        **_PRF,
-        "subset_accuracy": accuracy,
-        "hamming_loss": hamming_loss,
-        "map": mean_average_precision,
-        "roc_auc_macro": roc_auc_macro,
-        "lrap": lrap,
-        **{f"precision_at_{k}": precision_at(k) for k in (1, 3, 5)},
-        **{f"ndcg_at_{k}": ndcg_at(k) for k in (3, 5)},
-        "log_loss": log_loss("multilabel"),
-        "brier": brier("multilabel"),
-        "ece": ece("multilabel"),
-        "classwise_ece": classwise_ece,
-    },
+    "multilabel": {**_AVERAGED, "subset_accuracy": accuracy, "hamming_loss": hamming_loss},
 }
 
-# What changes with the decision: the others look at probabilities alone.
-DECIDED = frozenset(
-    {"accuracy", "balanced_accuracy", "mcc", "hamming_loss", "subset_accuracy", *_PRF}
-)
+
+def _of_probabilities(task: Task, ranking: dict[str, Metric]) -> dict[str, Metric]:
+    return {
+        "map": mean_average_precision,
+        "roc_auc_macro": roc_auc_macro,
+        **ranking,
+        **{"log_loss": log_loss(task), "brier": brier(task), "ece": ece(task)},
+        "classwise_ece": classwise_ece,
+    }
+
+
+_RANKING: dict[str, Metric] = {
+    "lrap": lrap,
+    **{f"precision_at_{k}": precision_at(k) for k in (1, 3, 5)},
+    **{f"ndcg_at_{k}": ndcg_at(k) for k in (3, 5)},
+}
+METRICS: dict[Task, dict[str, Metric]] = {
+    "multiclass": _OF_DECISIONS["multiclass"] | _of_probabilities("multiclass", {}),
+    "multilabel": _OF_DECISIONS["multilabel"] | _of_probabilities("multilabel", _RANKING),
+}
+# The metrics that depend on the decision: the others look at probabilities alone.
+DECIDED = frozenset(name for named in _OF_DECISIONS.values() for name in named)
 
 
 def find(name: str, task: Task) -> Metric | None:
@@ -258,13 +292,10 @@ def compute(
         names: Which of them; empty for all.
     """
     chosen = {name: find(name, task) for name in names or METRICS[task]}
+    rows = Rows(probabilities, decided, targets)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # sklearn's, of labels without positives: they count 0
-        return {
-            name: metric(probabilities, decided, targets)
-            for name, metric in chosen.items()
-            if metric is not None
-        }
+        warnings.simplefilter("ignore")  # scikit-learn's, of labels without positives
+        return {name: metric(rows) for name, metric in chosen.items() if metric is not None}
 
 
 def with_plain(figures: dict[str, float]) -> dict[str, tuple[float, float | None]]:
@@ -283,15 +314,11 @@ def with_plain(figures: dict[str, float]) -> dict[str, tuple[float, float | None
 
 def per_label(decided: Array, targets: Array, names: Sequence[str]) -> list[dict[str, Any]]:
     """Return precision, recall, F1 and support of each label, in label order."""
-    hits = (decided.astype(bool) & targets.astype(bool)).sum(0)
-    given, support = decided.sum(0), targets.sum(0)
-    precision = hits / np.maximum(given, 1)
-    recall = hits / np.maximum(support, 1)
-    f1 = 2 * hits / np.maximum(given + support, 1)
-    columns = zip(names, precision, recall, f1, support, strict=True)
+    counts, _ = count(decided, targets)
+    each = counts.precision(), counts.recall(), counts.f(), counts.actual
     return [
         {"label": n, "precision": float(p), "recall": float(r), "f1": float(f), "support": int(s)}
-        for n, p, r, f, s in columns
+        for n, p, r, f, s in zip(names, *each, strict=True)
     ]
 
 
@@ -325,7 +352,7 @@ def module(name: str, task: Task = "multilabel") -> Any:
 
     metric = find(name, task)
     if metric is None:
-        raise KeyError(f"{name} is no {task} metric; there are {sorted(METRICS[task])}")
+        raise KeyError(f"{name} is not a {task} metric; there are {sorted(METRICS[task])}")
 
     score: Metric = metric
 
@@ -344,6 +371,7 @@ def module(name: str, task: Task = "multilabel") -> Any:
         ) -> dict[str, float]:
             probabilities = np.asarray(predictions, np.float32)
             decided = Decision(threshold=threshold).decide(probabilities, task)
-            return {name: score(probabilities, decided, np.asarray(references, np.float32))}
+            rows = Rows(probabilities, decided, np.asarray(references, np.float32))
+            return {name: score(rows)}
 
     return Module(config_name=name)

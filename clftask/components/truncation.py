@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
 from clftask.array_types import Array
+from clftask.errors import Problem
 from clftask.spec import BareKind, Spec
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class LongTextSpec(Spec):
     """Base of the policies."""
 
     kind: str
+    takes_pairs: ClassVar[bool] = False
 
     @abstractmethod
     def num_read(self, max_length: int) -> int | None:
@@ -35,6 +37,10 @@ class LongTextSpec(Spec):
     def num_whole(self, max_length: int) -> int:
         """Return the tokens of the longest text that is read whole."""
         return max_length
+
+    def problems(self, max_length: int) -> list[Problem]:
+        """Return the fields that are wrong at this length, by their names in the policy."""
+        return []
 
     @abstractmethod
     def encoded(
@@ -71,6 +77,7 @@ class KeepHead(LongTextSpec):
     """The beginning is read."""
 
     kind: Literal["head"] = "head"
+    takes_pairs: ClassVar[bool] = True
 
     def num_read(self, max_length: int) -> int:
         """Return `max_length`."""
@@ -158,6 +165,12 @@ class Windows(LongTextSpec):
     def num_read(self, max_length: int) -> int:
         """Return the tokens of all windows."""
         return self.most * max_length
+
+    def problems(self, max_length: int) -> list[Problem]:
+        """Refuse a stride of more than half a window."""
+        allowed = f"must be at most half of max_length ({max_length})"
+        is_wide = self.stride > max_length // 2
+        return [Problem("stride", self.stride, allowed)] if is_wide else []
 
     def num_whole(self, max_length: int) -> int:
         """Return the tokens of the longest text that is read whole, two special ones a window."""

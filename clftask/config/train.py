@@ -4,71 +4,29 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
+from clftask.components.counts import Average
 from clftask.components.decision.decision import DecisionSpec
-from clftask.components.decision.thresholds import AutoThreshold, Average
+from clftask.components.decision.thresholds import AutoThreshold
 from clftask.components.heads import Adapt, Full, Head, LinearHead
 from clftask.components.labels import Labels, Task
 from clftask.components.losses import AutoLoss, LogitAdjusted, Loss
 from clftask.components.metrics import LOWER_IS_BETTER, METRICS, find
+from clftask.components.optimizers import Optimizer
+from clftask.components.schedules import Schedule
 from clftask.components.splits import ColumnSplit, RandomSplit, Split
 from clftask.components.text import Columns, TextRecipe, one_or_more
-from clftask.components.truncation import KeepHead, LongText, LongTextSpec, Windows
+from clftask.components.trackers import Tracker
+from clftask.components.truncation import KeepHead, LongText, LongTextSpec
+from clftask.config.trainer_arguments import TrainerArguments
 from clftask.errors import ConfigError, Problem, StorageError
 from clftask.io import filesystems, storage
-from clftask.spec import PlainData, Spec
-
-# Arguments of transformers' Trainer that the job file, or how clftask trains, already decides.
-OWNED_ARGUMENTS = {
-    "output_dir": "run.storage",
-    "seed": "seed",
-    "data_seed": "seed",
-    "num_train_epochs": "training.epochs",
-    "max_steps": "training.epochs",
-    "per_device_train_batch_size": "training.batch_size",
-    "per_device_eval_batch_size": "training.batch_size",
-    "gradient_accumulation_steps": "training.micro_batch_size",
-    "auto_find_batch_size": "training.micro_batch_size",
-    "learning_rate": "training.learning_rate",
-    "warmup_steps": "training.warmup",
-    "warmup_ratio": "training.warmup",
-    "weight_decay": "training.weight_decay",
-    "max_grad_norm": "training.max_grad_norm",
-    "lr_scheduler_type": "training.schedule",
-    "optim": "training.optimizer",
-    "bf16": "training.precision",
-    "fp16": "training.precision",
-    "bf16_full_eval": "training.precision",
-    "fp16_full_eval": "training.precision",
-    "full_determinism": "training.deterministic",
-    "metric_for_best_model": "training.metric",
-    "greater_is_better": "training.metric",
-    "load_best_model_at_end": "training.metric",
-    "save_total_limit": "training.keep_checkpoints",
-    "label_smoothing_factor": "loss",
-    "use_cpu": "scaling.use_gpu",
-    "report_to": "tracking",
-    "run_name": "run.name",
-    "resume_from_checkpoint": "run.resume",
-    "logging_dir": "run.storage",
-    **dict.fromkeys(
-        ("eval_strategy", "save_strategy", "eval_steps", "save_steps", "logging_strategy"),
-        "clftask",
-    ),
-    **dict.fromkeys(("do_train", "do_eval", "do_predict", "remove_unused_columns"), "clftask"),
-    **dict.fromkeys(("push_to_hub", "deepspeed", "fsdp", "fsdp_config", "local_rank"), "clftask"),
-    **dict.fromkeys(("train_sampling_strategy", "disable_tqdm", "ddp_backend"), "clftask"),
-    **dict.fromkeys(("accelerator_config", "parallelism_config", "ddp_static_graph"), "clftask"),
-    **dict.fromkeys(("ignore_data_skip", "eval_delay", "eval_on_start", "hub_token"), "clftask"),
-    **dict.fromkeys(("logging_steps", "logging_first_step", "logging_nan_inf_filter"), "clftask"),
-    **dict.fromkeys(("dataloader_pin_memory", "dataloader_drop_last"), "clftask"),
-    **dict.fromkeys(("ddp_find_unused_parameters", "save_on_each_node"), "clftask"),
-    **dict.fromkeys(("average_tokens_across_devices", "save_only_model"), "clftask"),
-}
+from clftask.spec import Spec
 
 
 def resolved(value: Any) -> Any:
@@ -151,22 +109,14 @@ class TrainingSpec(Spec):
     warmup: float = Field(0.1, ge=0, lt=1)
     weight_decay: float = Field(0.01, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
-    optimizer: Literal["adamw", "sgd", "adafactor"] = "adamw"
+    schedule: Schedule = Schedule.LINEAR
+    optimizer: Optimizer = Optimizer.ADAMW
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     early_stopping: EarlyStopping | None = EarlyStopping()
     metric: str = "micro_f1"
     keep_checkpoints: int = Field(2, ge=1)
     deterministic: bool = False
-    hf: PlainData = {}
-
-    @field_validator("hf")
-    @classmethod
-    def _not_owned(cls, value: dict[str, Any]) -> dict[str, Any]:
-        owned = [f"{k} (use {OWNED_ARGUMENTS[k]})" for k in value if k in OWNED_ARGUMENTS]
-        if owned:
-            raise ValueError(f"holds what this file owns: {', '.join(owned)}; Remove it from hf")
-        return value
+    hf: TrainerArguments = TrainerArguments()
 
     @property
     def head_rate(self) -> float:
@@ -226,7 +176,7 @@ class RunSpec(Spec):
     @model_validator(mode="after")
     def _resume_needs_name(self) -> Self:
         if self.resume and self.name is None:
-            raise ValueError("resume needs a name; Set run.name to the run that shall go on")
+            raise ValueError("resume needs a name; Set run.name to the run to resume")
         return self
 
 
@@ -241,14 +191,12 @@ class TrainJob(Spec):
     training: TrainingSpec = TrainingSpec()
     decision: DecisionSpec = DecisionSpec()
     scaling: ScalingSpec = ScalingSpec()
-    tracking: Annotated[
-        tuple[Literal["tensorboard", "mlflow", "wandb"], ...], BeforeValidator(one_or_more)
-    ] = ()
+    tracking: Annotated[tuple[Tracker, ...], BeforeValidator(one_or_more)] = ()
     run: RunSpec = Field(default_factory=RunSpec)
 
     @classmethod
     def load(cls, source: str | Path | Mapping[str, Any], overrides: Iterable[str] = ()) -> Self:
-        """Read a job and hold its sections against each other.
+        """Read a job and check its sections against each other.
 
         Raises:
             ConfigError: All mistakes of the fields, or all between them.
@@ -261,7 +209,7 @@ class TrainJob(Spec):
 
     @property
     def average(self) -> Average:
-        """How the metric averages labels: what the decision serves."""
+        """How the metric averages labels: what the decision maximises."""
         return "macro" if self.training.metric.startswith("macro") else "micro"
 
     @property
@@ -283,7 +231,7 @@ class TrainJob(Spec):
 
 
 def cross_field_errors(job: TrainJob) -> list[Problem]:
-    """Return the mistakes that show only when sections are held against each other."""
+    """Return the mistakes between sections."""
     training, data = job.training, job.data
     found = []
     if data.labels.task != job.task:
@@ -298,6 +246,7 @@ def cross_field_errors(job: TrainJob) -> list[Problem]:
     if training.metric != "loss" and find(training.metric, job.task) is None:
         allowed = "must be one of loss, " + ", ".join(sorted(METRICS[job.task]))
         found.append(Problem("training.metric", training.metric, allowed))
+    found += _of_optimizer(training)
     found += _of_decision(job)
     found += _of_long_text(job)
     found += _of_workers(job)
@@ -310,6 +259,15 @@ def cross_field_errors(job: TrainJob) -> list[Problem]:
         allowed = "must be above 0: the best checkpoint is chosen on validation"
         found.append(Problem("data.split.validation", 0, allowed, remedy))
     return found
+
+
+def _of_optimizer(training: TrainingSpec) -> list[Problem]:
+    allowed = f"has no effect with optimizer {training.optimizer}"
+    return [
+        Problem(f"training.hf.{name}", value, allowed, "Remove it.")
+        for name, value in training.hf.dump().items()
+        if name in training.optimizer.unused({name})
+    ]
 
 
 def _of_workers(job: TrainJob) -> list[Problem]:
@@ -326,13 +284,11 @@ def _of_workers(job: TrainJob) -> list[Problem]:
 def _of_long_text(job: TrainJob) -> list[Problem]:
     model, policy = job.model, job.model.long_text
     found = []
-    if job.data.text_pair is not None and policy.kind != "head":
+    if job.data.text_pair is not None and not policy.takes_pairs:
         allowed = "is for single texts: of a pair, the beginnings are read"
         found.append(Problem("model.long_text.kind", policy.kind, allowed, "Use head."))
-    if isinstance(policy, Windows) and policy.stride > model.max_length // 2:
-        allowed = f"must be at most half of max_length ({model.max_length})"
-        found.append(Problem("model.long_text.stride", policy.stride, allowed))
-    return found
+    wrong = policy.problems(model.max_length)
+    return found + [replace(p, path=f"model.long_text.{p.path}") for p in wrong]
 
 
 def _of_decision(job: TrainJob) -> list[Problem]:

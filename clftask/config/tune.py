@@ -267,7 +267,7 @@ def _of_search(job: TuneJob) -> list[Problem]:
     for path, distribution in space.names().items():
         plain = re.sub(r"\[\d+\]", "", path)  # a value's place among those of a choice
         is_of_tokens = plain.startswith(("model.max_length", "model.long_text"))
-        if is_of_tokens and distribution.kind not in ("choice", "grid"):
+        if is_of_tokens and not distribution.is_listed:
             allowed = "must be choice or grid: all tokens are made before the start"
             found.append(Problem(f"space.{path}.kind", distribution.kind, allowed))
     return found
@@ -291,7 +291,7 @@ def _of_trials(job: TuneJob) -> list[Problem]:
 def _num_shown(job: TuneJob, problem: Problem) -> int:
     """Return how many bad values of a field are shown: each that is listed, one of a range."""
     tops = [d for path, d in job.space.items() if f"{problem.path}.".startswith(f"{path}.")]
-    return _MAX_SHOWN if any(d.kind in ("choice", "grid") for d in tops) else 1
+    return _MAX_SHOWN if any(d.is_listed for d in tops) else 1
 
 
 def _of_section(job: TuneJob, problem: Problem) -> Problem:

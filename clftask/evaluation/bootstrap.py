@@ -1,4 +1,4 @@
-"""How sure a figure is: bootstrap intervals, over rows or over whole groups."""
+"""Bootstrap intervals of metrics, over rows or over whole groups."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from clftask.array_types import Array
+from clftask.components.counts import Counts, count, weighted
 
 Figure = Callable[[Array], Array]
 
@@ -18,16 +19,16 @@ _MAX_WORK, _BLOCK = 1e11, 20_000_000
 def bootstrap(
     figures: dict[str, Figure], shape: tuple[int, int], groups: Array | None = None, seed: int = 0
 ) -> dict[str, Array]:
-    """Return what figures are on resampled rows (Efron 1979).
+    """Return the values of metrics on resampled rows (Efron 1979).
 
-    Rows of one group resemble each other, so that whole groups are drawn where there are some
-    (the cluster bootstrap: Davison & Hinkley 1997, section 3.8).
+    Rows of one group resemble each other, so whole groups are drawn if there are any (the
+    cluster bootstrap: Davison & Hinkley 1997, section 3.8).
 
     Args:
-        figures: Functions of (resamples, rows) weights: how often each row stands in each.
+        figures: Functions of (resamples, rows) weights: how often each row occurs in each.
         shape: (rows, labels): very large ones get fewer resamples than 1000.
         groups: (rows,) the group of each row.
-        seed: Of the draws: with the same one figures are paired.
+        seed: Of the draws: metrics with the same seed are paired.
     """
     rows = shape[0]
     places = np.arange(rows) if groups is None else np.unique(groups, return_inverse=True)[1]
@@ -55,46 +56,44 @@ def figures_of(decided: Array, targets: Array) -> dict[str, Figure]:
     """Return headline metrics as functions of row weights.
 
     Args:
-        decided: (rows, labels) bool: the labels given.
+        decided: (rows, labels) bool: the labels predicted.
         targets: (rows, labels) of 0 and 1.
 
     Returns:
         For each metric a function from (resamples, rows) weights to (resamples,) values.
     """
-    given, true = decided.astype(np.float32), (targets > 0).astype(np.float32)
-    hits = given * true
-    right = (decided.astype(bool) == (targets > 0)).all(1).astype(np.float32)
-
-    def micro(weights: Array) -> Array:
-        both = weights @ (given.sum(1) + true.sum(1))
-        return np.asarray(2 * (weights @ hits.sum(1)) / np.maximum(both, 1e-9))
+    by_label, by_row = count(decided, targets)
+    predicted, actual = decided.astype(np.float32), (targets > 0).astype(np.float32)
+    right = (by_row.true_positives == by_row.predicted) & (by_row.predicted == by_row.actual)
 
     def accuracy(weights: Array) -> Array:
-        return np.asarray(weights @ right / np.maximum(weights.sum(1), 1))
+        return np.asarray(weights @ right.astype(np.float32) / np.maximum(weights.sum(1), 1))
+
+    def micro(weights: Array) -> Array:
+        parts = by_row.true_positives, by_row.predicted, by_row.actual
+        return Counts(*(weights @ part.astype(np.float32) for part in parts)).f()
+
+    def macro(weights: Array) -> Array:
+        """Return the means over the labels that occur in the resample.
+
+        Counting a missing label as 0 would pull the interval below the metric itself.
+        """
+        counts = weighted(weights, predicted, actual)
+        never = by_label.predicted + by_label.actual == 0
+        is_there = (counts.predicted + counts.actual > 0) | never
+        return np.asarray(counts.f().sum(1) / np.maximum(is_there.sum(1), 1))
 
     return {
         "accuracy": accuracy,
         "subset_accuracy": accuracy,  # its name for multilabel
         "micro_f1": micro,
-        "macro_f1": lambda weights: _macro(weights, given, true),
+        "macro_f1": macro,
     }
 
 
-def label_f1(weights: Array, given: Array, true: Array) -> Array:
+def label_f1(weights: Array, decided: Array, targets: Array) -> Array:
     """Return the (resamples, labels) F1 of each label under (resamples, rows) weights."""
-    both = weights @ (given + true)
-    return np.asarray(2 * (weights @ (given * true)) / np.maximum(both, 1e-9))
-
-
-def _macro(weights: Array, given: Array, true: Array) -> Array:
-    """Return the (resamples,) means over labels; one that a resample happens to lack is left out.
-
-    As 0 it would pull the whole interval below the figure itself.
-    """
-    occurs = (given + true).sum(0) > 0
-    is_there = (weights @ (given + true) > 0) | ~occurs
-    f1 = label_f1(weights, given, true)
-    return np.asarray(f1.sum(1) / np.maximum(is_there.sum(1), 1))
+    return weighted(weights, decided, targets).f()
 
 
 def covered(sets: Array, targets: Array) -> Array:
@@ -109,10 +108,10 @@ def headline(
     """Return the 95 % bootstrap interval of each headline metric.
 
     Args:
-        decided: (rows, labels) bool: the labels given.
+        decided: (rows, labels) bool: the labels predicted.
         targets: (rows, labels) of 0 and 1.
         groups: (rows,) the group of each row, if the split is grouped.
-        sets: (rows, labels) bool: the prediction sets, if there are such.
+        sets: (rows, labels) bool: the prediction sets, if any.
     """
     figures = figures_of(decided, targets)
     if sets is not None:

@@ -1,4 +1,4 @@
-"""Where a classifier is right and where not: figures of labelled rows, as numbers. No plots."""
+"""Curves, confusions, surprising rows and metrics by length, as numbers. No plots."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from clftask.array_types import Array
+from clftask.components.counts import count
 from clftask.components.decision.calibration import probabilities_of
 from clftask.components.decision.decision import Outcome
 from clftask.components.decision.thresholds import GRID
@@ -27,7 +28,7 @@ class Sample:
     Attributes:
         plain: (rows, labels) float32 probabilities without calibration.
         probabilities: (rows, labels) float32, calibrated.
-        decided: (rows, labels) bool: the labels given.
+        decided: (rows, labels) bool: the labels predicted.
         targets: (rows, labels) bool.
         num_rows: Rows of the whole split.
     """
@@ -44,7 +45,7 @@ class Sample:
 
         Args:
             logits: (rows, labels), uncalibrated.
-            outcome: What the rows come to.
+            outcome: The outcome of the rows.
             targets: (rows, labels) of 0 and 1.
             task: multiclass or multilabel.
         """
@@ -76,7 +77,7 @@ class PrecisionRecall(NamedTuple):
 
 
 def precision_recall(scores: Array, targets: Array, points: int = NUM_POINTS) -> PrecisionRecall:
-    """Return the curve of pairs that are given when their score is above a threshold.
+    """Return the curve of pairs predicted when their score is above a threshold.
 
     Args:
         scores: (pairs,).
@@ -106,7 +107,7 @@ def average_precisions(sample: Sample) -> list[float | None]:
 
 
 def abstention(probabilities: Array, targets: Array) -> tuple[Array, Array]:
-    """Return what multiclass rows come to if those below a floor get no label.
+    """Return coverage and accuracy if multiclass rows below a floor get no label.
 
     Args:
         probabilities: (rows, labels).
@@ -219,8 +220,8 @@ def by_length(
     and are merged until each has some rows.
 
     Args:
-        num_tokens: (rows,) tokens, those that are not read, too.
-        decided: (rows, labels) bool: the labels given.
+        num_tokens: (rows,) tokens, including those that are not read.
+        decided: (rows, labels) bool: the labels predicted.
         targets: (rows, labels) of 0 and 1.
         num_whole: Tokens of the longest text that is read whole.
 
@@ -258,8 +259,7 @@ def _ends(num_tokens: Array, num_whole: int) -> list[int]:
 
 
 def _f1(decided: Array, targets: Array) -> dict[str, float]:
-    hits, given, support = (decided & targets).sum(0), decided.sum(0), targets.sum(0)
-    each = 2 * hits / np.maximum(given + support, 1)
-    micro = 2 * hits.sum() / max(1, int(given.sum() + support.sum()))
-    macro = each[support > 0].mean() if support.any() else 0.0
-    return {"micro_f1": float(micro), "macro_f1": float(macro)}
+    counts, _ = count(decided, targets)
+    occurs = counts.actual > 0
+    macro = counts.f()[occurs].mean() if occurs.any() else 0.0
+    return {"micro_f1": float(counts.averaged_f("micro")), "macro_f1": float(macro)}

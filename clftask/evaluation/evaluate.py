@@ -1,4 +1,4 @@
-"""What logits of labelled rows say: the decision that they call for, and figures with it."""
+"""Fit a decision on validation rows, and measure every split with it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Labelled:
         logits: (rows, labels) float32, uncalibrated.
         targets: (rows, labels) float32 of 0 and 1.
         groups: (rows,) codes of their groups, if the split is grouped.
-        num_tokens: (rows,) tokens of their texts, those that are not read, too; if known.
+        num_tokens: (rows,) tokens of their texts, including those that are not read; if known.
         texts: (rows,) beginnings of their texts; if known.
     """
 
@@ -41,13 +41,13 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A decision, and how rows fare with it.
+    """A decision, and its results on each split.
 
     Attributes:
         decision: Fitted on all validation rows.
         figures: What `metrics.json` holds: metrics, their intervals, per_label, by_length and
             confusion_matrix by split.
-        outcomes: What the rows of each split come to, those of validation out of fold.
+        outcomes: The result for the rows of each split; of validation, cross-fitted.
         rows: The splits themselves.
     """
 
@@ -60,7 +60,7 @@ class Evaluated:
 def decide(job: TrainJob, space: LabelSpace, splits: dict[str, Labelled]) -> Evaluated:
     """Fit a job's decision on validation, and measure all splits with it.
 
-    The figures of validation are out of fold: each row is decided by what others call for.
+    The figures of validation are cross-fitted: fitted on the other folds.
     """
     held_out, spec, figures = splits["validation"], job.decision, dict[str, Any]()
     outcomes, num_whole = {}, job.model.long_text.num_whole(job.model.max_length)
@@ -84,8 +84,8 @@ def measured(
 
     Args:
         rows: The split.
-        found: What they come to.
-        decision: What is shipped: its thresholds stand beside the labels.
+        found: The outcome of its rows.
+        decision: The one that is shipped: its thresholds are listed with the labels.
         space: The labels.
         num_whole: Tokens of the longest text that is read whole.
     """
@@ -107,7 +107,7 @@ def measured(
 def _metrics(
     rows: Labelled, outcome: Outcome, decision: Decision, space: LabelSpace
 ) -> dict[str, float]:
-    """Return all metrics with the decision, and the plain ones beside where the two can differ."""
+    """Return all metrics with the decision, and without it where they can differ."""
     task, targets = space.task, rows.targets
     probabilities, decided, sets = outcome
     found = compute(probabilities, decided, targets, task)
@@ -141,10 +141,10 @@ def _labels(
 
 
 def labelled(table: Any, logits: Array, targets: Array) -> Labelled:
-    """Return rows with what their table tells of them.
+    """Return rows with the group, length and text that their table holds.
 
     Args:
-        table: group, num_tokens and text (rows,), as far as there are such.
+        table: group, num_tokens and text (rows,), where it has them.
         logits: (rows, labels) float32, uncalibrated.
         targets: (rows, labels) of 0 and 1.
     """

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from clftask.components.decision.decision import Decision
 from clftask.components.labels import LabelSpace, Task
 from clftask.components.text import TextRecipe
-from clftask.components.truncation import KeepHead, LongText, Windows
+from clftask.components.truncation import KeepHead, LongText
 from clftask.spec import PlainData, Spec
 
 SCHEMA_VERSION = 1
@@ -51,8 +51,8 @@ class BundleMeta(Spec):
             raise ValueError("label_names must be distinct")
         if not self.decision.fits(len(self.label_names)):
             raise ValueError("decision must be of as many labels as there are")
-        if isinstance(self.truncation, Windows) and self.truncation.stride > self.max_length // 2:
-            raise ValueError("truncation.stride must be at most half of max_length")
+        for problem in self.truncation.problems(self.max_length):
+            raise ValueError(f"truncation.{problem.path} {problem.allowed}")
         return self
 
     @property

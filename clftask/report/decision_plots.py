@@ -10,7 +10,7 @@ import numpy as np
 from clftask.components.decision.decision import Decision
 from clftask.components.decision.thresholds import GRID, curve
 from clftask.components.labels import LabelSpace
-from clftask.components.metrics import ece, reliability
+from clftask.components.metrics import Rows, ece, reliability
 from clftask.evaluation.diagnostics import (
     PrecisionRecall,
     Sample,
@@ -103,7 +103,7 @@ def calibration(sample: Sample, space: LabelSpace) -> Plot:
     )
     what = "most probable classes" if space.task == "multiclass" else "(row, label) pairs"
     errors = [
-        f"{ece(space.task)(p, sample.decided, sample.targets):.4f} {when}"
+        f"{ece(space.task)(Rows(p, sample.decided, sample.targets)):.4f} {when}"
         for when, p in (("before", sample.plain), ("after", sample.probabilities))
         if before or when == "after"
     ]
@@ -180,8 +180,8 @@ def thresholds(sample: Sample, decision: Decision, space: LabelSpace) -> Plot:
 def _f1_by_threshold(sample: Sample, decision: Decision, space: LabelSpace) -> Plot:
     found = curve(sample.probabilities, sample.targets)
     data = [
-        _by_grid("micro-F1", found.pooled_f(1.0, "micro"), plotting.BLUE),
-        _by_grid("macro-F1", found.pooled_f(1.0, "macro"), plotting.ORANGE),
+        _by_grid("micro-F1", found.averaged_f("micro"), plotting.BLUE),
+        _by_grid("macro-F1", found.averaged_f("macro"), plotting.ORANGE),
     ]
     is_global = isinstance(decision.threshold, float)
     layout = plotting.layout(

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 import json
-import os
 import secrets
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +18,7 @@ from clftask.config.train import RunSpec, TrainJob
 from clftask.config.tune import TuneJob
 from clftask.data.readers.base import readable
 from clftask.errors import ConfigError, DataError, Problem, StorageError, interruption_hint
-from clftask.io import filesystems, storage
+from clftask.io import storage
 from clftask.models import bundle
 from clftask.spec import Spec
 from clftask.yaml_io import parse_job
@@ -185,21 +183,3 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         path = f"{prefix}{key}"
         found |= _flat(value, f"{path}.") if isinstance(value, dict) and value else {path: value}
     return found
-
-
-_TRACKERS = {"tensorboard": "tensorboard", "mlflow": "mlflow", "wandb": "wandb"}
-
-
-def check_tracking(names: tuple[str, ...], path: str) -> None:
-    """Refuse a tracker whose package is not installed, or that has no place to write to.
-
-    Raises:
-        ConfigError: Names the package and its install command, or the variable to set.
-    """
-    if "mlflow" in names and filesystems.is_url(path) and "MLFLOW_TRACKING_URI" not in os.environ:
-        remedy = "Set MLFLOW_TRACKING_URI."
-        raise ConfigError(Problem("tracking", "mlflow", "needs a server, or a local run", remedy))
-    missing = [name for name in names if importlib.util.find_spec(_TRACKERS[name]) is None]
-    if missing:
-        remedy = f"pip install 'clftask[{','.join(missing)}]'"
-        raise ConfigError(Problem("tracking", ", ".join(missing), "is not installed", remedy))

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,13 @@ from typing import Any
 import pyarrow as pa
 import torch
 
+from clftask.components import trackers
 from clftask.components.decision.decision import Decision
 from clftask.components.labels import LabelSpace
 from clftask.config.train import TrainJob
 from clftask.errors import ClftaskError
 from clftask.evaluation.evaluate import Evaluated, decide, labelled
-from clftask.io import filesystems, storage
+from clftask.io import storage
 from clftask.io.tempdirs import temporary_folder
 from clftask.messages import counted
 from clftask.models import bundle, bundle_meta
@@ -94,7 +94,7 @@ def fit(work: Work, sink: Sink, rank: int, world: int, device: str) -> None:
 
 def _fit(work: Work, sink: Sink, rank: int, world: int, device: str, scratch: str) -> None:
     started = time.perf_counter()
-    with _tracking(work, scratch):
+    with trackers.writing_to(work.run, scratch):
         path = storage.join(work.run, "checkpoints")
         checkpoints = Checkpoints(path, work.job.training.keep_checkpoints, scratch)
         precision = broadcast_from_first(
@@ -143,22 +143,6 @@ def build_trainer(
     arguments = training_arguments(job, f"{scratch}/trainer", world, device, precision)
     assert arguments.world_size == world, "the Trainer would train independent models"
     return ClassifierTrainer(job, model, tokenizer, arguments, work.tables, work.space, fresh)
-
-
-@contextmanager
-def _tracking(work: Work, scratch: str) -> Iterator[None]:
-    """Let what trackers write to disk end up in the run's folder."""
-    if "MLFLOW_TRACKING_URI" not in os.environ:
-        os.environ["MLFLOW_TRACKING_URI"] = f"file://{work.run}/mlruns"
-        os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"
-    place = storage.join(work.run, "tensorboard")
-    folder = f"{scratch}/tensorboard" if filesystems.is_url(place) else place
-    os.environ["TENSORBOARD_LOGGING_DIR"] = folder
-    try:
-        yield
-    finally:
-        if Path(folder).is_dir() and folder != place:
-            storage.upload(folder, place)
 
 
 # ------------------------------------------------------------------ training

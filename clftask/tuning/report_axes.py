@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from clftask.components.search.space import Choice, Grid, LogUniform, RandInt
+from clftask.components.search.space import LogUniform, RandInt
 from clftask.report.format import NOT_SET, is_number, text
 from clftask.tuning.trial_store import Trial
 
@@ -43,7 +43,7 @@ def axes(distributions: dict[str, Any], trials: list[Trial]) -> list[Axis]:
 def _axis(name: str, distribution: Any, trials: list[Trial]) -> Axis:
     exist = [name in t.params for t in trials]
     values = [t.params[name] for t in trials if name in t.params]
-    is_listed = isinstance(distribution, Choice | Grid) or not all(map(is_number, values))
+    is_listed = distribution.is_listed or not all(map(is_number, values))
     found, ticks = _categories(values) if is_listed else _numbers(values, distribution)
     if not all(exist):
         low, high = min(ticks), max(ticks)

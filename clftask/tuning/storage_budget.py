@@ -10,7 +10,6 @@ from clftask.messages import counted
 from clftask.models.loading import num_parameters
 
 _BYTES = 4  # of a weight
-_STATES = {"adamw": 2, "sgd": 0, "adafactor": 1}  # of a weight, beside itself
 
 
 def peak_bytes(job: TuneJob, concurrency: int, num_weights: int) -> int:
@@ -26,7 +25,7 @@ def peak_bytes(job: TuneJob, concurrency: int, num_weights: int) -> int:
     """
     weights = num_weights * _BYTES
     optimizers = {trial.training.optimizer for trial in job.probed()}
-    state = weights * (1 + max(_STATES[name] for name in optimizers))
+    state = weights * (1 + max(each.states_per_weight for each in optimizers))
     if job.scheduler.resumes:
         alive, checkpoints = job.num_trials, 3
     else:

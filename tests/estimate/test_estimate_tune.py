@@ -23,6 +23,7 @@ from clftask.estimate.spending import Plan, Search, makespan
 from clftask.estimate.steps import Cost, _of_typical_steps, measure, sampled
 from clftask.estimate.tune import _by_trial, estimate
 from clftask.models.loading import load_tokenizer
+from clftask.training.trainer import ClassifierTrainer
 from clftask.tuning.trial_store import Evaluation, Trial
 
 RATES = {"training.learning_rate": {"kind": "loguniform", "low": 1e-5, "high": 1e-3}}
@@ -255,19 +256,29 @@ def test_steps_and_evaluations_are_timed(search: dict[str, Any]) -> None:
     assert {k: v.num_rows for k, v in tokens.items()} == before
 
 
+@pytest.fixture
+def broken_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every training step fail."""
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("no kernel for this device")
+
+    monkeypatch.setattr(ClassifierTrainer, "training_step", fail)
+
+
+@pytest.mark.usefixtures("broken_training")
 def test_trials_that_cannot_train_say_why(search: dict[str, Any]) -> None:
-    search["train"]["training"]["hf"] = {"torch_compile_backend": "no_such_backend"}
     asked = read(search)
     train = asked.job.train
     tokens = tokenise(asked.prepared, asked.tokenizers[train.model.base], train.model)
     num_rows = {"train": 192, "validation": 24}
     found = measure(train, tokens, asked.prepared.space.names, num_rows, "cpu")
-    assert "DynamoBackend" in found.reason
+    assert found.reason == "RuntimeError: no kernel for this device"
     assert found.epoch_s == 0
 
 
+@pytest.mark.usefixtures("broken_training")
 def test_a_search_in_which_none_can_train_is_no_estimate(search: dict[str, Any]) -> None:
-    search["train"]["training"]["hf"] = {"torch_compile_backend": "no_such_backend"}
     with pytest.raises(JobError, match="no trial can train here"):
         estimate(read(search), lambda line: None)
 

@@ -1,4 +1,4 @@
-"""Figures of a decision: out of fold on validation, the plain ones beside them."""
+"""Metrics of a decision: cross-fitted on validation, with the plain ones."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_nothing_is_plain_where_nothing_was_decided():
     assert all(plain is None for _, plain in with_plain(metrics["test"]).values())
 
 
-def test_validation_is_measured_out_of_fold():
+def test_validation_metrics_are_cross_fitted():
     held_out = rows("multilabel")
     found = figures("multilabel")["metrics"]["validation"]
     probabilities, decided, _ = cross_fitted(

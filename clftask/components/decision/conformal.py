@@ -1,4 +1,4 @@
-"""Prediction sets: labels enough to hold the true ones as often as promised.
+"""Prediction sets with target coverage.
 
 To add one: subclass `SetSpec`, return a fitted `SetRule`, and put the class into `AnySets`.
 """
@@ -20,7 +20,7 @@ class SetRule(Spec):
     """Which labels belong to a row's set: those of at least this probability.
 
     Attributes:
-        coverage: What was promised: multiclass: the share of rows whose class is in the set;
+        coverage: The target: multiclass: the share of rows whose class is in the set;
             multilabel: the mean share of a row's labels that are.
         threshold: The probability.
     """
@@ -37,7 +37,7 @@ class SetSpec(Spec):
     """Base of the sets that a job may name.
 
     Attributes:
-        coverage: What is promised; see `SetRule`.
+        coverage: The target; see `SetRule`.
     """
 
     coverage: float = Field(0.9, gt=0, lt=1)
@@ -46,7 +46,7 @@ class SetSpec(Spec):
     def fit(
         self, probabilities: Floats, targets: Floats, task: Task, groups: Any = None
     ) -> SetRule:
-        """Return the rule that keeps the promise for rows like these.
+        """Return the rule that reaches the target coverage on rows like these.
 
         Args:
             probabilities: (rows, labels), calibrated, of rows that calibration has not seen.
@@ -60,7 +60,7 @@ class Conformal(SetSpec):
     """Conformal sets for multiclass (Sadinle et al. 2019: least ambiguous sets), conformal risk
     control of the missed labels for multilabel (Angelopoulos et al. 2024).
 
-    Both promise the coverage on average over new rows like those of validation, whatever the
+    Both guarantee the coverage on average over new rows like those of validation, whatever the
     model: with n rows, (missed + 1) / (n + 1) stays below 1 − coverage. Where rows are grouped,
     n is the number of groups, and a group's rows share its weight (Lee et al. 2023): rows of one
     group are alike, and a new group is not.

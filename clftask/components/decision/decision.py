@@ -9,33 +9,20 @@ import numpy.typing as npt
 from pydantic import Field
 
 from clftask.array_types import Array, Bools, Float32, Floats
+from clftask.components.counts import Average
 from clftask.components.decision.calibration import (
     AnyCalibration,
     AnyFitted,
     AutoCalibration,
     Calibration,
-    probabilities_of,
 )
 from clftask.components.decision.conformal import AnySets, SetRule
 from clftask.components.decision.thresholds import (
     AnyThreshold,
     AutoThreshold,
-    Average,
-    best_global_threshold,
 )
 from clftask.components.labels import Task
 from clftask.spec import Spec
-
-__all__ = [
-    "Average",
-    "Calibration",
-    "Decision",
-    "DecisionSpec",
-    "Outcome",
-    "best_global_threshold",
-    "cross_fitted",
-    "probabilities_of",
-]
 
 NUM_FOLDS = 5
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -64,7 +51,7 @@ class Decision(Spec):
         return all(len(x) == num_labels for x in each if isinstance(x, tuple))
 
     def apply(self, logits: Floats, task: Task) -> Outcome:
-        """Return what the bundle's logits come to."""
+        """Return the outcome of the bundle's logits."""
         probabilities = self.probabilities(logits, task)
         sets = None if self.sets is None else self.sets.of(probabilities)
         return Outcome(probabilities, self.decide(probabilities, task), sets)
@@ -99,12 +86,12 @@ class Decision(Spec):
 
 
 class Outcome(NamedTuple):
-    """What a decision makes of rows.
+    """The result of a decision on rows.
 
     Attributes:
         probabilities: (rows, labels) float32, calibrated.
         decided: (rows, labels) bool: the labels given.
-        sets: (rows, labels) bool: the prediction sets, if there are such.
+        sets: (rows, labels) bool: the prediction sets, if any.
     """
 
     probabilities: Float32
@@ -130,11 +117,10 @@ class DecisionSpec(Spec):
     def fit(
         self, logits: Floats, targets: Floats, task: Task, average: Average, groups: Any = None
     ) -> Decision:
-        """Return the decision that held-out rows call for.
+        """Return the decision fitted on held-out rows.
 
-        Sets are fitted on what all rows get from decisions that have not seen them
-        (cross-conformal, Vovk 2015): a fold of their own would leave the coverage to the luck
-        of a few rows.
+        Sets are fitted on the cross-fitted probabilities of all rows (cross-conformal, Vovk
+        2015): with a fold of their own, the coverage would depend on a few rows.
 
         Args:
             logits: (rows, labels) of the model as it was trained.
@@ -170,10 +156,10 @@ def cross_fitted(
     average: Average,
     groups: Array | None = None,
 ) -> Outcome:
-    """Return what each row gets from a decision that was fitted without it.
+    """Return the cross-fitted outcome: each of five folds gets a decision fitted on the others.
 
-    Figures of rows that the decision was fitted on would flatter it. Each of five folds is
-    decided by what the other four call for; a fold holds whole groups.
+    Metrics of rows that the decision was fitted on would be too good. A fold holds whole
+    groups.
 
     Args:
         spec: How decisions are fitted.

@@ -7,7 +7,6 @@ into `AnyThreshold`.
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
@@ -15,9 +14,9 @@ import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from clftask.array_types import Floats
+from clftask.components.counts import Average, Counts
 from clftask.spec import BareKind, Spec
 
-Average = Literal["micro", "macro"]
 Fitted = float | tuple[float, ...]
 Beta = Annotated[float, Field(gt=0, le=10)]
 
@@ -26,57 +25,31 @@ GRID = np.arange(1, 100) / 100
 SHRINKAGE = 20.0
 
 
-@dataclass(frozen=True)
-class Curve:
-    """What each threshold of `GRID` would give.
-
-    Attributes:
-        true: (99, labels): labels given rightly.
-        given: (99, labels): labels given.
-        positives: (labels,): labels to give.
-    """
-
-    true: Floats
-    given: Floats
-    positives: Floats
-
-    def f(self, beta: float) -> Floats:
-        """Return (99, labels) F-beta; 0 where nothing is given rightly."""
-        return _f(self.true, self.given, self.positives, beta)
-
-    def pooled_f(self, beta: float, average: Average) -> Floats:
-        """Return (99,) micro- or macro-averaged F-beta of one threshold for all labels."""
-        if average == "macro":
-            return np.asarray(self.f(beta).mean(1))
-        return _f(self.true.sum(1), self.given.sum(1), self.positives.sum(), beta)
-
-
-def _f(true: Any, given: Any, positives: Any, beta: float) -> Floats:
-    """(1 + β²) TP / (given + β² positives): van Rijsbergen's F."""
-    return np.asarray((1 + beta**2) * true / np.maximum(given + beta**2 * positives, 1e-12))
-
-
-def curve(probabilities: Floats, targets: Floats) -> Curve:
-    """Return what each threshold would give: one histogram a label makes all cost one pass.
+def curve(probabilities: Floats, targets: Floats) -> Counts:
+    """Return the counts at each threshold of `GRID`, from one histogram per label.
 
     Args:
         probabilities: (rows, labels).
         targets: (rows, labels) of 0 and 1.
+
+    Returns:
+        (99, labels) true positives and predicted, (labels,) actual.
     """
     bins = np.clip(np.ceil(np.nan_to_num(probabilities) * 100).astype(int) - 1, 0, 99)
     num_labels = probabilities.shape[1]
     flat = (bins + 100 * np.arange(num_labels)).ravel()
-    given = np.bincount(flat, minlength=100 * num_labels).reshape(num_labels, 100)
-    true = np.bincount(flat, targets.ravel(), 100 * num_labels).reshape(num_labels, 100)
-    above = [x[:, ::-1].cumsum(1)[:, ::-1][:, 1:].T.astype(float) for x in (true, given)]
-    return Curve(above[0], above[1], targets.sum(0).astype(float))
+    predicted = np.bincount(flat, minlength=100 * num_labels)
+    true = np.bincount(flat, targets.ravel(), 100 * num_labels)
+    by_bin = (x.reshape(num_labels, 100).T.astype(float) for x in (true, predicted))
+    hits, given = (x[::-1].cumsum(0)[::-1][1:] for x in by_bin)
+    return Counts(hits, given, targets.sum(0).astype(float))
 
 
 def best_global_threshold(
     probabilities: Floats, targets: Floats, average: Average = "micro", beta: float = 1.0
 ) -> float:
     """Return the threshold, of 0.01 … 0.99, with the highest micro- or macro-averaged F-beta."""
-    scores = curve(probabilities, targets).pooled_f(beta, average)
+    scores = curve(probabilities, targets).averaged_f(average, beta)
     return float(GRID[_peak(scores[:, None])[0]])
 
 
@@ -157,10 +130,10 @@ class PerLabelThreshold(_Maximising):
     def fit(self, probabilities: Floats, targets: Floats, average: Average) -> Fitted:
         """Return a threshold for each label."""
         found = curve(probabilities, targets)
-        together = GRID[_peak(found.pooled_f(self.beta, "macro")[:, None])[0]]
+        together = GRID[_peak(found.averaged_f("macro", self.beta)[:, None])[0]]
         own = GRID[_peak(found.f(self.beta))]
-        weight = found.positives + self.shrinkage
-        share = np.where(weight > 0, found.positives / np.maximum(weight, 1e-12), 0.0)
+        weight = found.actual + self.shrinkage
+        share = np.where(weight > 0, found.actual / np.maximum(weight, 1e-12), 0.0)
         logits = share * _logit(own) + (1 - share) * _logit(together)
         return tuple(round(float(t), 6) for t in 1 / (1 + np.exp(-logits)))
 
@@ -192,11 +165,11 @@ class FloorThreshold(ThresholdSpec):
         """Return a threshold for each label."""
         found = curve(probabilities, targets)
         if self.precision is not None:
-            keeps = self._share(found.true, found.given) >= self.precision
+            keeps = self._share(found.true_positives, found.predicted) >= self.precision
             first = np.where(keeps.any(0), keeps.argmax(0), len(GRID) - 1)
             return tuple(float(t) for t in GRID[first])
-        positives = np.broadcast_to(found.positives, found.true.shape)
-        keeps = self._share(found.true, positives) >= (self.recall or 0)
+        actual = np.broadcast_to(found.actual, found.predicted.shape)
+        keeps = self._share(found.true_positives, actual) >= (self.recall or 0)
         last = np.where(keeps.any(0), len(GRID) - 1 - keeps[::-1].argmax(0), 0)
         return tuple(float(t) for t in GRID[last])
 

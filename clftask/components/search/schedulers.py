@@ -18,7 +18,7 @@ from pydantic import Field
 
 from clftask.components.search.goal import Goal
 from clftask.components.search.ray_schedulers import keeping_number, never_stuck
-from clftask.components.search.space import LogUniform, Space, Uniform
+from clftask.components.search.space import Space
 from clftask.errors import Problem
 from clftask.spec import BareKind, Spec
 
@@ -295,7 +295,7 @@ class Pb2(_Population):
         return super()._own_problems(space, epochs) + [
             Problem(f"space.{name}", d.kind, allowed, "Use scheduler: pbt.")
             for name, d in space.names().items()
-            if not isinstance(d, Uniform | LogUniform)
+            if not d.is_continuous
         ]
 
     def build(self, space: Space, goal: Goal, epochs: int, seed: int) -> Any:

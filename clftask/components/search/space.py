@@ -14,7 +14,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
 from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
@@ -28,6 +28,8 @@ class Distribution(Spec):
     """Base of all: what a path of the job may be."""
 
     kind: str
+    is_listed: ClassVar[bool] = False  # a pick is a place in `values`
+    is_continuous: ClassVar[bool] = False  # any number between two bounds
 
     @abstractmethod
     def draw(self, random: np.random.Generator) -> Any:
@@ -80,6 +82,7 @@ class Uniform(_Range):
     """Any number from low to high."""
 
     kind: Literal["uniform"] = "uniform"
+    is_continuous: ClassVar[bool] = True
 
     def draw(self, random: np.random.Generator) -> float:
         return float(random.uniform(self.low, self.high))
@@ -97,6 +100,7 @@ class LogUniform(_Range):
     """Any number from low to high, every order of magnitude as likely as the next."""
 
     kind: Literal["loguniform"] = "loguniform"
+    is_continuous: ClassVar[bool] = True
     low: float = Field(gt=0)
 
     def draw(self, random: np.random.Generator) -> float:
@@ -182,6 +186,7 @@ class RandInt(Distribution):
 class _Listed(Distribution):
     """Base of those that list their values; a pick is a place in the list."""
 
+    is_listed: ClassVar[bool] = True
     values: tuple[Any, ...] = Field(min_length=1)
 
     @field_validator("values")
@@ -231,7 +236,7 @@ AnyDistribution = Annotated[
     Uniform | LogUniform | QUniform | RandInt | Choice | Grid, Field(discriminator="kind")
 ]
 _MEMBERS: TypeAdapter[Any] = TypeAdapter(AnyDistribution)
-KINDS = ("uniform", "loguniform", "quniform", "randint", "choice", "grid")
+KINDS = {member.model_fields["kind"].default for member in get_args(get_args(AnyDistribution)[0])}
 
 
 def _parsed(value: Any) -> Any:
@@ -291,7 +296,7 @@ class Space:
         while waiting:
             name, distribution = waiting.pop(0)
             found[name] = distribution
-            if isinstance(distribution, _Listed):
+            if distribution.is_listed:
                 for pick in distribution.probes():
                     waiting += _below(name, distribution, pick)
         return found

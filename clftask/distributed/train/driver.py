@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from clftask import logs
+from clftask.components import trackers
 from clftask.config.train import TrainJob
 from clftask.data.prepare import Prepared, prepare, tokenise
 from clftask.distributed import spot_notice
@@ -44,7 +45,7 @@ def train(job: TrainJob, say: Say, show: Show) -> dict[str, Any]:
         JobError: The workers failed more often than `scaling.max_failures`.
     """
     started = time.perf_counter()
-    run_dir.check_tracking(job.tracking, job.run.storage)
+    trackers.check(job.tracking, job.run.storage)
     run = run_dir.find(job.run, job.task)
     if run.exists:
         run_dir.same_job(run, job)
@@ -63,10 +64,7 @@ def _finished(job: TrainJob, run: run_dir.Run, say: Say) -> dict[str, Any]:
 
 
 def _trained(job: TrainJob, run: run_dir.Run, say: Say, show: Show) -> dict[str, Any]:
-    from clftask.training.arguments import check_arguments  # imports transformers
-
     tokenizer = check_base(job.model)
-    check_arguments(job)
     prepared = prepare(job)
     if run.exists:
         run_dir.same_data(run, prepared.fingerprint)

@@ -54,17 +54,12 @@ def check_trials(job: TuneJob) -> dict[str, Any]:
     """Refuse trials that could not train; return the tokenizer of each base.
 
     Raises:
-        ConfigError: `training.hf` or the model of one of them cannot be used.
+        ConfigError: The model of one of them cannot be used.
     """
-    from clftask.training.arguments import check_arguments  # imports transformers
-
     trials = job.probed()
     models = {(t.model.base, t.model.max_length, t.model.head.kind): t.model for t in trials}
     mistakes: list[Problem] = []
     tokenizers = {}
-    for trial in {repr(trial.training.hf): trial for trial in trials}.values():
-        with _collecting(mistakes):
-            check_arguments(trial)
     for model in models.values():
         with _collecting(mistakes):
             tokenizers[model.base] = check_base(model)

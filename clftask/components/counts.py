@@ -1,0 +1,79 @@
+"""Counts of true positives, predicted and actual labels: what precision, recall and F come from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from clftask.array_types import Array
+
+Average = Literal["micro", "macro"]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Counts with one entry per label (or per row) along the last axis.
+
+    Ratios whose denominator is 0 are 0, as scikit-learn's with `zero_division=0`.
+
+    Attributes:
+        true_positives: (…, entries): predicted and actual.
+        predicted: (…, entries).
+        actual: (…, entries) or (entries,).
+    """
+
+    true_positives: Array
+    predicted: Array
+    actual: Array
+
+    def precision(self) -> Array:
+        """Return the precision of each entry."""
+        return _ratio(self.true_positives, self.predicted)
+
+    def recall(self) -> Array:
+        """Return the recall of each entry."""
+        return _ratio(self.true_positives, self.actual)
+
+    def f(self, beta: float = 1.0) -> Array:
+        """Return F-beta of each entry (van Rijsbergen 1979)."""
+        whole = self.predicted + beta**2 * self.actual
+        return _ratio((1 + beta**2) * self.true_positives, whole)
+
+    def pooled(self) -> Counts:
+        """Return the counts summed over the last axis: what micro averages come from."""
+        parts = self.true_positives, self.predicted, self.actual
+        return Counts(*(np.asarray(part.sum(-1)) for part in parts))
+
+    def averaged_f(self, average: Average, beta: float = 1.0) -> Array:
+        """Return micro- or macro-averaged F-beta; entries without any count are 0 in the mean."""
+        return self.pooled().f(beta) if average == "micro" else np.asarray(self.f(beta).mean(-1))
+
+
+def count(decided: Array, targets: Array) -> tuple[Counts, Counts]:
+    """Return the counts by label and by row.
+
+    Args:
+        decided: (rows, labels) of 0 and 1: the labels predicted.
+        targets: (rows, labels) of 0 and 1.
+    """
+    predicted, actual = decided.astype(bool, copy=False), targets.astype(bool)
+    parts = predicted & actual, predicted, actual
+    by_label, by_row = (Counts(*(np.count_nonzero(p, axis) for p in parts)) for axis in (0, 1))
+    return by_label, by_row
+
+
+def weighted(weights: Array, decided: Array, targets: Array) -> Counts:
+    """Return the (resamples, labels) counts by label of weighted rows.
+
+    Args:
+        weights: (resamples, rows) float32: how often each row occurs.
+        decided: (rows, labels) float32 of 0 and 1: the labels predicted.
+        targets: (rows, labels) float32 of 0 and 1.
+    """
+    return Counts(weights @ (decided * targets), weights @ decided, weights @ targets)
+
+
+def _ratio(part: Any, whole: Any) -> Array:
+    return np.asarray(part / np.where(whole > 0, whole, 1))

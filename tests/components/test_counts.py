@@ -1,0 +1,101 @@
+"""Counts and what is computed from them, compared with scikit-learn."""
+
+import warnings
+
+import numpy as np
+import pytest
+import sklearn.metrics as sk
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clftask.components.counts import Counts, count, weighted
+from clftask.components.metrics import DECIDED, METRICS, compute
+
+AVERAGES = ("micro", "macro", "weighted", "samples")
+
+
+def multilabel(seed, num_rows=40, num_labels=6):
+    """Return decided and targets; one label never occurs, one is never predicted, one neither."""
+    random = np.random.default_rng(seed)
+    decided, targets = random.random((2, num_rows, num_labels)) < random.random(num_labels)
+    targets[:, [-1, -3]] = decided[:, [-2, -3]] = False
+    return decided, targets.astype(np.float32)
+
+
+def multiclass(seed, num_rows=40, num_labels=6):
+    """Return decided and targets; one class never occurs, and some rows get none."""
+    random = np.random.default_rng(seed)
+    true, found = random.integers(0, num_labels - 1, (2, num_rows))
+    decided = np.eye(num_labels, dtype=bool)[found]
+    decided[random.random(num_rows) < random.choice([0, 0.3])] = False
+    return decided, np.eye(num_labels, dtype=np.float32)[true]
+
+
+def of_sklearn(decided, targets, task):
+    """Return the metrics of decisions by scikit-learn, zeros where a ratio is not defined."""
+    true = targets.astype(bool)
+    averages = AVERAGES if task == "multilabel" else AVERAGES[:3]
+    found = {}
+    for average in averages:
+        figures = sk.precision_recall_fscore_support(
+            true, decided, average=average, zero_division=0.0
+        )
+        names = (f"{average}_{name}" for name in ("precision", "recall", "f1"))
+        found |= dict(zip(names, figures, strict=False))
+    if task == "multilabel":
+        shares = {"subset_accuracy": sk.accuracy_score, "hamming_loss": sk.hamming_loss}
+        return found | {name: score(true, decided) for name, score in shares.items()}
+    given = np.where(decided.any(1), decided.argmax(1), decided.shape[1])
+    return found | {
+        "accuracy": sk.accuracy_score(targets.argmax(1), given),
+        "balanced_accuracy": sk.balanced_accuracy_score(targets.argmax(1), given),
+        "mcc": sk.matthews_corrcoef(targets.argmax(1), given),
+    }
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from(["multilabel", "multiclass"]),
+    st.sampled_from([1, 2, 40]),
+)
+def test_metrics_of_decisions_are_those_of_sklearn(seed, task, num_rows):
+    make = multilabel if task == "multilabel" else multiclass
+    decided, targets = make(seed, num_rows)
+    names = [name for name in METRICS[task] if name in DECIDED]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of classes that do not occur
+        expected = of_sklearn(decided, targets, task)
+    assert compute(decided, decided, targets, task, names) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("beta", [0.5, 1.0, 2.0])
+def test_f_of_labels_is_that_of_sklearn(beta):
+    decided, targets = multilabel(0)
+    by_label, by_row = count(decided, targets)
+    options = {"beta": beta, "zero_division": 0.0}
+    for counts, average in ((by_label, None), (by_row, "samples")):
+        expected = sk.fbeta_score(targets > 0, decided, average=average, **options)
+        found = counts.f(beta) if average is None else counts.f(beta).mean()
+        np.testing.assert_allclose(found, expected)
+    for average in ("micro", "macro"):
+        expected = sk.fbeta_score(targets > 0, decided, average=average, **options)
+        assert by_label.averaged_f(average, beta) == pytest.approx(expected)
+
+
+def test_counts_of_weighted_rows_are_those_of_repeated_rows():
+    decided, targets = multilabel(1)
+    weights = np.random.default_rng(0).integers(0, 3, len(targets))
+    found = weighted(weights[None].astype(np.float32), decided.astype(np.float32), targets)
+    again = np.repeat(np.arange(len(targets)), weights)
+    expected, _ = count(decided[again], targets[again])
+    for name in ("true_positives", "predicted", "actual"):
+        assert getattr(found, name).tolist() == [getattr(expected, name).tolist()]
+
+
+def test_ratios_without_a_denominator_are_0():
+    counts = Counts(np.array([0, 1]), np.array([0, 2]), np.array([0, 1]))
+    assert counts.precision().tolist() == [0.0, 0.5]
+    assert counts.recall().tolist() == [0.0, 1.0]
+    assert counts.f().tolist() == [0.0, pytest.approx(2 / 3)]
+    assert Counts(*np.zeros((3, 4))).averaged_f("micro") == 0.0
