@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
+from clftask.cli.estimate_summaries import tune_estimate
 from clftask.cli.main import app
 from clftask.config.tune import TuneJob
 from clftask.data.prepare import Prepared, prepare, tokenise
@@ -20,6 +22,7 @@ from clftask.errors import JobError
 from clftask.estimate.measure import Range, Workers
 from clftask.estimate.trial_cost import Cost, _typical_batches, measure_cost, sampled
 from clftask.estimate.tune import (
+    Kind,
     Schedule,
     Search,
     costs_of,
@@ -186,6 +189,23 @@ def test_a_time_budget_ends_the_search_but_no_finalists() -> None:
     assert found.seconds.typical == 1 + 79 + 99 + 12
     assert found.warnings == ("time_budget ends the search after 33% of its typical time",)
     assert schedule(job(trials=5, time_budget="1h")).estimate("/run").warnings == ()
+
+
+def test_the_estimate_is_printed() -> None:
+    search = job(trials=5, scheduler="fifo", finalists={"top": 3, "seeds": 2}, time_budget="1h")
+    found, shown = schedule(search).estimate("/run"), io.StringIO()
+    kind = Kind({"training.batch_size": 8}, (0, 1, 2, 3, 4), COST)
+    tune_estimate(replace(found, kinds=(kind,), warnings=("[careful]",)), shown)
+    lines = " ".join(shown.getvalue().split())
+    for words in (
+        "5 trials, batch_size 8: 10 s an epoch",
+        "time, 2 trials at a time │ 0:06:40 to 0:12:04, typically 0:08:53",
+        "5 trials on cpu │ 0:03:57, time_budget 1:00:00",
+        "6 finalists │ 0:04:43",
+        "on disk at most │ 12.3KB",
+        "warning: [careful]",
+    ):
+        assert words in lines
 
 
 # ------------------------------------------------------------------ real steps
