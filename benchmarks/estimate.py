@@ -2,8 +2,8 @@
 
 A training makes a bundle. Then, in each round, `clftask score` of some thousand texts with one and
 with two workers, and a small `clftask tune` with one and two trials side by side, are estimated
-and run. Printed: seconds said and taken with their ratio, and bytes likewise. What a job takes
-holds the start of Ray and of its workers, some 15 to 30 s here, which no estimate does.
+and run. Printed: typical seconds said and seconds taken with their ratio, and bytes likewise. Both
+include the start of Ray and of its workers, but not the imports of the command itself.
 
     python benchmarks/estimate.py [--rows 4000] [--train-rows 640] [--rounds 2]
 """
@@ -66,7 +66,7 @@ def score(bundle: str, corpus: Path, folder: Path, ratios: Ratios) -> None:
         job = score_job(bundle, corpus, workers, output)
         said, found = run("score", job, folder, "--estimate"), run("score", job, folder)
         what = f"score, {workers} workers"
-        tell(f"{what}: seconds", said["seconds"], found["seconds"], ratios)
+        tell(f"{what}: seconds", said["seconds"]["typical"], found["seconds"], ratios)
         size = sum(file.stat().st_size for file in output.glob("part-*.parquet"))
         tell(f"{what}: bytes", said["bytes_written"], size, ratios)
 

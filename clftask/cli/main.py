@@ -320,8 +320,8 @@ def _judged(run: Callable[[Callable[[str], None]], dict[str, Any]], as_json: boo
 
 
 def _shown(
-    run: Callable[[Callable[[str], None]], dict[str, Any]],
-    show: Callable[[dict[str, Any], IO[str]], None],
+    run: Callable[[Callable[[str], None]], Any],
+    show: Callable[[Any, IO[str]], None],
     as_json: bool,
 ) -> None:
     from clftask.logs import quiet_libraries
@@ -330,7 +330,7 @@ def _shown(
     result = run(say)
     show(result, tables(as_json))
     if as_json:
-        typer.echo(json.dumps(result))
+        typer.echo(json.dumps(result, default=vars))  # of dataclasses, their fields
 
 
 def _print_job(job: Spec, as_json: bool) -> None:

@@ -1,166 +1,236 @@
-"""What scoring a corpus will take: time, workers, bytes."""
+"""What scoring a corpus will take: a worker scores a sample here, in a folder that is removed."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import parquet
+
+from clftask.components.score_table import read_footer, write_part
 from clftask.config.score import ScoreJob
-from clftask.estimate.machine import WorkerResources, not_as_large
-from clftask.estimate.sampling import Sample, draw
-from clftask.estimate.timing import Measured, measure
+from clftask.data.readers.base import FILE, ROW
+from clftask.errors import DataError, Problem
+from clftask.estimate import measure
+from clftask.estimate.measure import Clock, Range, Say, Workers
 from clftask.io import storage
-from clftask.io.parallel import map_in_threads
+from clftask.io.tempdirs import temporary_folder
 from clftask.messages import counted
 from clftask.models.bundle_meta import BundleMeta
+from clftask.models.predictor import load
+from clftask.scoring.input import ShardRows, read_shards
+from clftask.scoring.manifest import Piece, Shard
 from clftask.scoring.plan import Planned
+from clftask.scoring.worker import Failure, ScoreWork, ShardScorer
 
-COLUMNS_OF_WORKERS = (1, 2, 4, 8, 16)
-HOUR_S = 3600.0
-NOT_MEASURED = (
-    "the start of workers, and the installation of what they need",
-    "how fast the corpus is read, and the table written over a network",
-    "machines other than this one",
-)
-NOT_COMPILED = "workers with less than ten minutes of work, which do not compile"
-Say = Callable[[str], None]
+NUM_PLACES, ROWS_OF_PLACE = 24, {"cpu": 1_000, "cuda": 5_000}
+NUM_CHUNKS, MEASURED_S, WARM_UP_ROWS = 6, 20.0, 32
+
+
+@dataclass(frozen=True)
+class ScoreEstimate:
+    """What is left of a scoring job and what it takes; zeros where nothing is left.
+
+    Attributes:
+        rows_read, rows_bad, rows_measured: Of the sample.
+        rows_per_s: Of one worker.
+        start_s: Until the first row is scored: Ray, workers, the model; part of `seconds`.
+        seconds: Of the job with `workers` workers.
+        by_workers: Typical seconds by number of workers.
+        bytes_written: Of the parts that are left.
+    """
+
+    output: str
+    rows_done: int
+    rows_left: int
+    shards_left: int
+    rows_read: int = 0
+    rows_bad: int = 0
+    rows_measured: int = 0
+    rows_per_s: float = 0.0
+    start_s: float = 0.0
+    workers: int = 0
+    device: str = ""
+    seconds: Range = measure.NOTHING
+    by_workers: dict[int, float] = field(default_factory=dict)
+    bytes_written: int = 0
+    warnings: tuple[str, ...] = ()
+    not_measured: tuple[str, ...] = measure.NOT_MEASURED
+
+
+def remaining(job: ScoreJob, planned: Planned) -> ScoreEstimate:
+    """Return what is left of a job, without measuring."""
+    num_left = sum(shard.num_rows for shard in planned.missing)
+    return ScoreEstimate(job.output.path, planned.counts.rows_in, num_left, len(planned.missing))
 
 
 def estimate(
-    job: ScoreJob, meta: BundleMeta, planned: Planned, asked: WorkerResources, say: Say
-) -> dict[str, Any]:
-    """Measure a sample of what is still to be scored, and say what all of it will take.
+    job: ScoreJob,
+    meta: BundleMeta,
+    planned: Planned,
+    workers: Workers,
+    start_s: float,
+    say: Say,
+    clock: Clock = time.perf_counter,
+) -> ScoreEstimate:
+    """Score a sample of what is left, and extrapolate.
 
     Args:
         job: The job.
         meta: Of its bundle.
         planned: What is to be scored; at least one shard is missing.
-        asked: The job's workers.
+        workers: The job's workers.
+        start_s: Until a worker opens the bundle.
         say: Takes lines for the user.
+        clock: Gives seconds.
 
-    Returns:
-        What `--json` prints.
+    Raises:
+        DataError: No sampled row can be scored, or a file cannot be read.
+        ClftaskError: What would end the job.
     """
-    sample = draw(job, meta, planned, asked.device)
-    where = counted(len(sample.chunks), "place")
-    say(f"measuring up to {counted(sample.num_rows, 'row')} from {where} of the corpus")
-    found = measure(job, meta, planned, sample, asked)
-    return {
-        **progress(job, planned),
-        **_measured(found, sample, asked.device),
-        **_needed(planned, found, sample, asked.workers),
-        "warnings": [*_bad_warnings(job, planned, sample), *not_as_large(asked, found.cpus)],
-        "not_measured": [*NOT_MEASURED, *([NOT_COMPILED] if found.is_compiled else [])],
-    }
-
-
-def _measured(found: Measured, sample: Sample, device: str) -> dict[str, Any]:
-    return {
-        "sample": {
-            "places": len(sample.chunks),
-            "rows_read": sample.num_rows,
-            "rows_bad": sample.num_bad,
-            "rows_measured": found.counts.rows_in,
-            "truncated": found.counts.rows_truncated / max(found.counts.rows_scored, 1),
-        },
-        "device": device,
-        "precision": found.precision,
-        "cpus": found.cpus,
-        "compiled": found.is_compiled,
-        "rows_per_s": round(found.pace.rows_per_s, 2),
-        "rows_per_s_interval": [found.pace.low, found.pace.high],
-        "startup_s": round(found.startup_s, 1),
-    }
-
-
-def _needed(planned: Planned, found: Measured, sample: Sample, workers: int) -> dict[str, Any]:
-    bad = sample.num_bad / sample.num_rows
-    rows = sum(shard.num_rows for shard in planned.missing)
-    left = Load(rows, len(planned.missing), found.pace.rows_per_s, found.startup_s)
-    of_part, of_row = found.part_bytes
-    written = left.shards * of_part + rows * (1 - bad) * of_row
-    return {
-        "worker_hours": round(rows / found.pace.rows_per_s / HOUR_S, 3),
-        "workers": workers,
-        "seconds": left.seconds(workers),
-        "by_workers": left.by_workers(workers),
-        "workers_for_one_hour": left.workers_within(HOUR_S),
-        "bytes_read": _bytes_read(planned),
-        "bytes_written": round(written),
-        "bytes_per_row": round(written / rows, 1),
-        "rows_quarantined": round(planned.counts.rows_quarantined + bad * rows),
-    }
-
-
-def progress(job: ScoreJob, planned: Planned) -> dict[str, Any]:
-    """Return what of a job is done and what is left, as `--json` prints it."""
-    return {
-        "output": job.output.path,
-        "files": len(planned.plan.files),
-        "rows": planned.plan.num_rows,
-        "rows_done": planned.counts.rows_in,
-        "rows_left": sum(shard.num_rows for shard in planned.missing),
-        "shards": len(planned.plan.shards),
-        "shards_left": len(planned.missing),
-    }
+    sample = _sample(job, meta, planned, workers.device)
+    num_read, left = sample.table.num_rows, remaining(job, planned)
+    say(f"measuring up to {counted(num_read, 'row')} from all over the corpus")
+    ahead = left.rows_left // workers.count
+    with temporary_folder() as scratch, measure.as_worker(workers) as warnings:
+        output = job.output.model_copy(update={"path": f"{scratch}/table"})
+        work = ScoreWork(job.model_copy(update={"output": output}), planned.plan, meta)
+        pace = _measured(work, sample, workers.device, ahead, clock)
+    num_bad = num_read - sample.reasons.null_count
+    return replace(
+        extrapolate(left, pace, workers, start_s),
+        rows_read=num_read,
+        rows_bad=num_bad,
+        bytes_written=round(left.rows_left * (1 - num_bad / num_read) * pace.row_bytes),
+        warnings=(*_bad_rows(job, planned, sample), *warnings),
+    )
 
 
 @dataclass(frozen=True)
-class Load:
-    """What is left to be scored, and how fast a worker does it.
+class Pace:
+    """What was measured: rows, seconds a row, seconds until the first one, bytes a row."""
 
-    Attributes:
-        rows: That are left.
-        shards: That are left: no worker does less than one.
-        rows_per_s: Of a worker.
-        startup_s: Of each worker.
-    """
-
-    rows: int
-    shards: int
-    rows_per_s: float
-    startup_s: float
-
-    def seconds(self, workers: int) -> float:
-        """Return how long it takes that many workers."""
-        most = math.ceil(self.shards / min(workers, self.shards))
-        return round(self.startup_s + most * self.rows / self.shards / self.rows_per_s, 1)
-
-    def by_workers(self, workers: int) -> list[dict[str, float]]:
-        """Return the seconds at some numbers of workers, that one among them."""
-        counts = sorted({*COLUMNS_OF_WORKERS, workers})
-        return [{"workers": count, "seconds": self.seconds(count)} for count in counts]
-
-    def workers_within(self, seconds: float) -> int | None:
-        """Return the fewest workers that need no longer than that, None if no number does."""
-        left = seconds - self.startup_s
-        most = int(left * self.rows_per_s * self.shards / self.rows) if left > 0 else 0
-        return math.ceil(self.shards / most) if most else None
+    num_rows: int
+    row_s: float
+    open_s: float
+    row_bytes: float
 
 
-def _bytes_read(planned: Planned) -> int:
-    """Return the bytes of the files, each by its share of rows that are left."""
-    left: dict[int, int] = {}
-    for piece in (piece for shard in planned.missing for piece in shard.pieces):
-        left[piece.file] = left.get(piece.file, 0) + piece.num_rows
-    files = [planned.plan.files[number] for number in left]
-    sizes = map_in_threads(lambda file: storage.size(file.path), files)
-    shares = (rows / file.num_rows for rows, file in zip(left.values(), files, strict=True))
-    return round(sum(size * share for size, share in zip(sizes, shares, strict=True)))
+def extrapolate(left: ScoreEstimate, pace: Pace, workers: Workers, start_s: float) -> ScoreEstimate:
+    """Return how long what is left takes; a worker scores whole shards."""
+    start_s += pace.open_s
+
+    def seconds(count: int) -> float:
+        shards = math.ceil(left.shards_left / count)  # of the worker with the most
+        return round(start_s + shards * left.rows_left / left.shards_left * pace.row_s, 1)
+
+    return replace(
+        left,
+        rows_measured=pace.num_rows,
+        rows_per_s=round(1 / pace.row_s, 2),
+        start_s=round(start_s, 1),
+        workers=workers.count,
+        device=workers.device,
+        seconds=measure.within(seconds(workers.count)),
+        by_workers={n: seconds(n) for n in sorted({*measure.WORKER_COUNTS, workers.count})},
+    )
 
 
-def _bad_warnings(job: ScoreJob, planned: Planned, sample: Sample) -> list[str]:
-    """Warn of bad rows that would end the job."""
-    if not sample.num_bad:
+def _sample(job: ScoreJob, meta: BundleMeta, planned: Planned, device: str) -> ShardRows:
+    pieces = places(planned.missing, NUM_PLACES, min(ROWS_OF_PLACE[device], job.shard_rows))
+    recipe = job.input.recipe(meta.text)
+    sample = next(read_shards(planned.plan, [Shard(index=0, pieces=pieces)], recipe))
+    if not sample.reasons.null_count:
+        count = counted(len(sample.reasons), "sampled row")
+        allowed = f"none of {count} can be scored: {_first_bad(sample)}"
+        raise DataError(Problem("input.path", job.input.path, allowed, "Check input.text."))
+    return sample
+
+
+def places(shards: Sequence[Shard], count: int, num_rows: int) -> tuple[Piece, ...]:
+    """Draw at most `num_rows` consecutive rows at up to `count` places all over the files."""
+    pieces = sorted((p for s in shards for p in s.pieces), key=lambda p: (p.file, p.start))
+    starts = np.cumsum([0, *(piece.num_rows for piece in pieces)])
+    random, found = np.random.default_rng(0), []
+    for low, high in pairwise(np.linspace(0, starts[-1], count + 1).astype(int)):
+        first = random.integers(low, max(low, high - num_rows) + 1)
+        last = min(first + num_rows, high)
+        begin, end = np.searchsorted(starts, first, "right") - 1, np.searchsorted(starts, last)
+        for piece, start in zip(pieces[begin:end], starts[begin:end], strict=True):
+            skipped = max(0, int(first - start))
+            rows = min(int(last - start), piece.num_rows) - skipped
+            if rows > 0:
+                found.append(Piece(file=piece.file, start=piece.start + skipped, num_rows=rows))
+    return tuple(found)
+
+
+def _first_bad(rows: ShardRows) -> str:
+    index = pc.indices_nonzero(rows.reasons.is_valid())[0].as_py()
+    file, row = rows.table[FILE][index], rows.table[ROW][index]
+    return f"{file}, row {row}: {rows.reasons[index]}"
+
+
+def _bad_rows(job: ScoreJob, planned: Planned, sample: ShardRows) -> list[str]:
+    """Return a warning if bad rows would end the job."""
+    total = len(sample.reasons)
+    num_bad = total - sample.reasons.null_count
+    num_left = sum(shard.num_rows for shard in planned.missing)
+    expected = planned.counts.rows_quarantined + num_bad / total * num_left
+    fails = job.on_bad_row == "fail"
+    if not num_bad or (not fails and expected <= job.max_bad_rows * planned.plan.num_rows):
         return []
-    share = sample.num_bad / sample.num_rows
-    found = f"{sample.num_bad:,} of {sample.num_rows:,} sampled rows are bad"
-    if job.on_bad_row == "fail":
-        return [f"{found}, and on_bad_row: fail ends the job at the first: {sample.first_bad}"]
-    expected = planned.counts.rows_quarantined + share * sum(s.num_rows for s in planned.missing)
-    if expected <= job.max_bad_rows * planned.plan.num_rows:
-        return []
-    allowed = f"more than max_bad_rows ({job.max_bad_rows:g}) would end the job"
-    return [f"{found}: {allowed}. The first: {sample.first_bad}"]
+    limit = "on_bad_row: fail" if fails else f"max_bad_rows ({job.max_bad_rows:g})"
+    found = f"{num_bad:,} of {total:,} sampled rows are bad; {limit} would end the job"
+    return [f"{found}. The first: {_first_bad(sample)}"]
+
+
+def _measured(
+    work: ScoreWork, sample: ShardRows, device: str, rows_ahead: int, clock: Clock
+) -> Pace:
+    began = clock()
+    scorer = load(work.job.bundle, device, work.job.precision)
+    order = np.random.default_rng(0).permutation(pc.indices_nonzero(sample.reasons.is_null()))
+    few = _taken(sample, order[:WARM_UP_ROWS], 0)
+    times = [clock()]
+    for _ in range(2):  # the first batch takes longer
+        scorer.probabilities(scorer.tokenise(few.text, few.text_pair))
+        times.append(clock())
+    open_s, row_s = times[1] - began, (times[2] - times[1]) / few.table.num_rows
+    parts = np.array_split(order[: max(NUM_CHUNKS, int(MEASURED_S / row_s))], NUM_CHUNKS)
+    chunks = [_taken(sample, part, i) for i, part in enumerate(parts) if len(part)]
+    worker = ShardScorer(work, scorer, lambda plan, shards, recipe: iter(chunks))
+    times = [clock()]
+    for done in worker.run([chunk.shard for chunk in chunks], rows_ahead):
+        if isinstance(done, Failure):
+            raise done.error
+        times.append(clock())
+    # A chunk is reported when the next one is scored: the first interval holds two chunks.
+    sizes = [len(part) for part in parts]
+    if len(chunks) > 2:
+        row_s = (times[-1] - times[1]) / sum(sizes[2:])
+    if scorer.is_compiled:
+        open_s += max(0.0, times[1] - times[0] - sum(sizes[:2]) * row_s)
+    stored = [worker.store.part(chunk.shard.index) for chunk in chunks]
+    return Pace(sum(sizes), row_s, open_s, _bytes_per_row(stored))
+
+
+def _taken(rows: ShardRows, order: npt.NDArray[np.int64], index: int) -> ShardRows:
+    """Return some rows as a shard of their own."""
+    chosen, shard = pa.array(order), rows.shard.model_copy(update={"index": index})
+    pair = None if rows.text_pair is None else rows.text_pair.take(chosen)
+    columns = rows.table.take(chosen), rows.text.take(chosen), pair, rows.reasons.take(chosen)
+    return ShardRows(shard, *columns)
+
+
+def _bytes_per_row(parts: Sequence[str]) -> float:
+    """Return the bytes of a row when all parts are written as one."""
+    data = [storage.read_bytes(part) for part in parts]
+    table = pa.concat_tables([parquet.read_table(pa.BufferReader(part)) for part in data])
+    return float(len(write_part(table, read_footer(data[0]))) / table.num_rows)

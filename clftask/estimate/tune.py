@@ -1,153 +1,339 @@
-"""What a search will take: time, trials, disk."""
+"""What a search will take: the trials that are left, by what each kind of trial costs."""
 
 from __future__ import annotations
 
+import heapq
+import json
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
-from clftask.components.truncation import LongTextSpec
+from clftask.config.train import TrainJob
+from clftask.config.tune import TuneJob
 from clftask.data.prepare import Prepared, tokenise
-from clftask.errors import JobError, Problem
-from clftask.estimate.kinds import Kind, kinds_of, spread, trials_of
-from clftask.estimate.machine import WorkerResources, as_worker, not_as_large
-from clftask.estimate.spending import Plan, Search
-from clftask.estimate.steps import Cost, measure, sampled
+from clftask.errors import ConfigError, JobError, Problem
+from clftask.estimate import measure
+from clftask.estimate.measure import Clock, Range, Say, Workers
+from clftask.estimate.trial_cost import Cost, measure_cost, sampled
 from clftask.messages import counted
 from clftask.models.precision import bf16_pays, resolve_precision
+from clftask.tuning.trial_store import Trial
 
-NOT_MEASURED = (
-    "the start of workers, and of trials on them",
-    "checkpoints, and how fast they are written over a network",
-    "early stopping, which may end trials before",
-    "machines other than this one",
-)
-Say = Callable[[str], None]
-Tables = dict[tuple[str, int, LongTextSpec], dict[str, pa.Table]]
+MAX_MEASURED = 8  # kinds of trials
+NOT_MEASURED = (*measure.NOT_MEASURED, "trials that share a GPU, workers that share a trial")
+_OF_MODEL = ("base", "max_length", "long_text", "adapt", "head")
+_OF_TRAINING = ("batch_size", "micro_batch_size", "optimizer", "precision", "hf")
+_ALWAYS_SHOWN = ("model.base", "model.max_length", "training.batch_size")
 
 
-def estimate(search: Search, say: Say) -> dict[str, Any]:
-    """Train a few steps of each kind of trial, and say what all of them will take.
+@dataclass(frozen=True)
+class Search:
+    """A search that is about to start or to resume.
+
+    Attributes:
+        tokenizers: By base.
+        workers: Of each trial.
+        concurrency: Trials at a time.
+        needed_bytes: What it needs on disk at most.
+        start_s: Until its rows are read and Ray is connected.
+        worker_s: Until the process of a worker is ready.
+        known: The trials that were begun before, finalists among them.
+    """
+
+    job: TuneJob
+    prepared: Prepared
+    tokenizers: dict[str, Any]
+    workers: Workers
+    concurrency: int
+    needed_bytes: int
+    start_s: float
+    worker_s: float
+    known: Sequence[Trial] = ()
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Trials that cost the same.
+
+    Attributes:
+        fields: What differs between kinds, by path of the training job.
+        numbers: The trials.
+        cost: Of each; None if it was not measured.
+    """
+
+    fields: dict[str, object]
+    numbers: tuple[int, ...]
+    cost: Cost | None = None
+
+    def __str__(self) -> str:
+        return ", ".join(f"{p.rpartition('.')[2]} {value}" for p, value in self.fields.items())
+
+
+@dataclass(frozen=True)
+class TuneEstimate:
+    """What is left of a search and what it takes; zeros where nothing is left.
+
+    Attributes:
+        epochs: That trials train: typically fewer than at most where the scheduler stops some.
+        start_s, search_s, finalists_s, publish_s: Typically; they make up `seconds`.
+        seconds: Of all; high if no trial is stopped early.
+        by_concurrency: Typical seconds by number of trials at a time.
+        bytes_stored: At most, at once.
+    """
+
+    run: str
+    trials_left: int = 0
+    finalists_left: int = 0
+    epochs: Range = measure.NOTHING
+    kinds: tuple[Kind, ...] = ()
+    workers: int = 0
+    device: str = ""
+    concurrency: int = 0
+    start_s: float = 0.0
+    search_s: float = 0.0
+    finalists_s: float = 0.0
+    publish_s: float = 0.0
+    seconds: Range = measure.NOTHING
+    by_concurrency: dict[int, float] = field(default_factory=dict)
+    time_budget_s: float | None = None
+    bytes_stored: int = 0
+    storage_budget: int | None = None
+    warnings: tuple[str, ...] = ()
+    not_measured: tuple[str, ...] = NOT_MEASURED
+
+
+def estimate(search: Search, run: str, say: Say, clock: Clock = time.perf_counter) -> TuneEstimate:
+    """Train a few steps of each kind of trial, and extrapolate.
 
     Args:
         search: The search.
+        run: Its folder.
         say: Takes lines for the user.
-
-    Returns:
-        What `--json` prints.
+        clock: Gives seconds.
 
     Raises:
         JobError: No trial can be trained on this machine.
     """
-    asked = search.asked
-    trials = trials_of(search.job, [trial for trial in search.known if not trial.is_finalist])
-    kinds = kinds_of(trials)
-    chosen = spread(kinds)
-    tables, prepare_s = _tokens(search, chosen)
-    with as_worker(asked.cpus) as cpus:
-        costs = _costs(search, chosen, tables, say)
-    plan = Plan(search, trials, _by_trial(kinds, chosen, costs), prepare_s)
-    return {
-        "storage": search.job.run.storage,
-        **plan.counts(),
-        "kinds": [_shown(kind, cost) for kind, cost in zip(chosen, costs, strict=True)],
-        "kinds_not_measured": len(kinds) - len(chosen),
-        "device": asked.device,
-        "cpus": cpus,
-        "workers": asked.workers,
-        "concurrency": search.concurrency,
-        **plan.times(search.concurrency),
-        "by_concurrency": plan.by_concurrency(),
-        "bytes_stored": search.needed_bytes,
-        "storage_budget": search.job.storage_budget,
-        "warnings": [*_failing(chosen, costs), *plan.warnings(), *not_as_large(asked, cpus)],
-        "not_measured": [*NOT_MEASURED, *_of_many(asked)],
-    }
+    trials = trials_of(search)
+    with measure.as_worker(search.workers) as warnings:
+        kinds, tokenise_s = _measured(search, trials, say, clock)
+    failing = [
+        f"{counted(len(kind.numbers), 'trial')} ({kind}) cannot train here: {kind.cost.reason}"
+        for kind in kinds
+        if kind.cost and kind.cost.reason
+    ]
+    search = replace(search, start_s=search.start_s + tokenise_s)
+    found = Schedule(search, trials, costs_of(kinds)).estimate(run)
+    return replace(found, kinds=kinds, warnings=(*failing, *found.warnings, *warnings))
 
 
-# ------------------------------------------------------------------ the measurement
+# ------------------------------------------------------------------ the trials
 
 
-def _tokens(search: Search, kinds: Sequence[Kind]) -> tuple[Tables, float]:
-    """Tokenise some rows for each model; return also the seconds that all rows take."""
-    largest = max(kind.job.training.batch_size for kind in kinds)
-    some = sampled(search.prepared, largest)
-    began, tables = time.perf_counter(), {}
-    for model in {kind.job.model.tokens: kind.job.model for kind in kinds}.values():
-        tables[model.tokens] = tokenise(some, search.tokenizers[model.base], model)
-    seconds = (time.perf_counter() - began) / len(tables) * len(search.job.token_models)
-    return tables, seconds * _num_rows(search.prepared) / _num_rows(some)
+def trials_of(search: Search) -> dict[int, TrainJob]:
+    """Return the trials by number: the known ones, and draws where a searcher decides.
+
+    A draw that makes no training job is left out: it fails at once.
+    """
+    job, random, found = search.job, np.random.default_rng(0), {}
+    drawn = job.points() or [job.searched.draw(random) for _ in range(job.num_trials)]
+    known = {t.number: t.picks for t in search.known if not t.is_finalist}
+    for number, picks in {**dict(enumerate(drawn)), **known}.items():
+        try:
+            found[number] = job.trial(picks)
+        except ConfigError:
+            continue
+    return found
+
+
+def kinds_of(trials: dict[int, TrainJob]) -> list[Kind]:
+    """Return the trials by what decides their cost."""
+    groups: dict[str, Kind] = {}
+    for number, job in trials.items():
+        model, training = job.model.dump(), job.training.dump()
+        fields = {f"model.{name}": model[name] for name in _OF_MODEL}
+        fields |= {f"training.{name}": training[name] for name in _OF_TRAINING}
+        key = json.dumps(fields, sort_keys=True)
+        kind = groups.get(key, Kind(fields, ()))
+        groups[key] = replace(kind, numbers=(*kind.numbers, number))
+    kinds = list(groups.values())
+    first = kinds[0].fields
+    shown = [p for p in first if any(k.fields[p] != first[p] for k in kinds)] or _ALWAYS_SHOWN
+    return [replace(kind, fields={p: kind.fields[p] for p in shown}) for kind in kinds]
+
+
+def costs_of(kinds: Sequence[Kind]) -> dict[int, Cost]:
+    """Return what each trial costs that can train; the mean where its kind was not measured."""
+    measured = {kind.numbers: kind.cost for kind in kinds if kind.cost}
+    able = {numbers: astuple(cost)[:-1] for numbers, cost in measured.items() if not cost.reason}
+    mean = Cost(*np.average([*able.values()], axis=0, weights=[len(n) for n in able]).tolist())
+    costs = {n: measured.get(kind.numbers, mean) for kind in kinds for n in kind.numbers}
+    return {number: cost for number, cost in costs.items() if not cost.reason}
+
+
+def _measured(
+    search: Search, trials: dict[int, TrainJob], say: Say, clock: Clock
+) -> tuple[tuple[Kind, ...], float]:
+    """Measure some kinds, evenly from all; return also how long all rows take to tokenise.
+
+    Raises:
+        JobError: None of them can be trained.
+    """
+    kinds, prepared, device = kinds_of(trials), search.prepared, search.workers.device
+    chosen = np.linspace(0, len(kinds) - 1, min(MAX_MEASURED, len(kinds))).round().astype(int)
+    jobs = {index: trials[kinds[index].numbers[0]] for index in chosen}
+    some = sampled(prepared, max(job.training.batch_size for job in jobs.values()))
+    models = {job.model.tokens: job.model for job in jobs.values()}
+    began = clock()
+    tables = {k: tokenise(some, search.tokenizers[m.base], m) for k, m in models.items()}
+    share = len(search.job.token_models) / len(models) * _num_rows(prepared) / _num_rows(some)
+    tokenise_s, pays, costs = (clock() - began) * share, bf16_pays(device), []
+    for index, job in jobs.items():
+        say(f"measuring steps of {counted(len(kinds[index].numbers), 'trial')}: {kinds[index]}")
+        precision = resolve_precision(job.training.precision, device, pays)
+        training = job.training.model_copy(update={"precision": precision})
+        exact = job.model_copy(update={"training": training})
+        costs.append(measure_cost(exact, prepared, tables[job.model.tokens], device, clock))
+        kinds[index] = replace(kinds[index], cost=costs[-1])
+    if all(cost.reason for cost in costs):
+        allowed = f"no trial can train here: {costs[0].reason}"
+        remedy = "Lower max_length or batch_size, or use a larger machine."
+        raise JobError(Problem("train", None, allowed, remedy))
+    return tuple(kinds), tokenise_s
 
 
 def _num_rows(prepared: Prepared) -> int:
     return sum(table.num_rows for table in prepared.tables.values())
 
 
-def _costs(search: Search, kinds: Sequence[Kind], tables: Tables, say: Say) -> list[Cost]:
-    """Measure each kind.
+# ------------------------------------------------------------------ the time
 
-    Raises:
-        JobError: All of them fail.
-    """
-    device = search.asked.device
-    num_rows = {split: table.num_rows for split, table in search.prepared.tables.items()}
-    names, pays, costs = search.prepared.space.names, bf16_pays(device), []
-    for kind in kinds:
-        say(f"measuring steps of {counted(len(kind.numbers), 'trial')}: {kind}")
-        training = kind.job.training
-        precision = resolve_precision(training.precision, device, pays)
-        training = training.model_copy(update={"precision": precision})
-        job = kind.job.model_copy(update={"training": training})
-        costs.append(measure(job, tables[job.model.tokens], names, num_rows, device))
-    if all(cost.reason for cost in costs):
-        remedy = "Lower max_length or batch_size, or use a larger machine."
-        raise JobError(
-            Problem("train", None, f"no trial can train here: {costs[0].reason}", remedy)
+
+@dataclass(frozen=True)
+class Schedule:
+    """What is left of a search, and how long it takes; `costs`: of the trials that can train."""
+
+    search: Search
+    trials: dict[int, TrainJob]
+    costs: dict[int, Cost]
+
+    def estimate(self, run: str) -> TuneEstimate:
+        """Return the estimate."""
+        search, job, concurrency = self.search, self.search.job, self.search.concurrency
+        budget, counts = job.time_budget, sorted({*measure.WORKER_COUNTS, concurrency})
+        typical, unlimited = self.typical_epochs, self.search_s(concurrency)[0]
+        warnings = []
+        if unlimited > self.budget_s:
+            share = f"{self.budget_s / unlimited:.0%}"
+            warnings.append(f"time_budget ends the search after {share} of its typical time")
+        return TuneEstimate(
+            run,
+            trials_left=len(self.left),
+            finalists_left=self.num_finalists,
+            epochs=Range(typical, typical, sum(self.left.values())),
+            workers=search.workers.count,
+            device=search.workers.device,
+            concurrency=concurrency,
+            start_s=search.start_s,
+            search_s=min(unlimited, self.budget_s),
+            finalists_s=self.finalists_s(concurrency)[0],
+            publish_s=self.publish_s,
+            seconds=self.seconds(concurrency),
+            by_concurrency={n: self.seconds(n).typical for n in counts},
+            time_budget_s=None if budget is None else budget.total_seconds(),
+            bytes_stored=search.needed_bytes,
+            storage_budget=job.storage_budget,
+            warnings=tuple(warnings),
         )
-    return costs
+
+    @property
+    def left(self) -> dict[int, float]:
+        """The epochs that trials which have not ended may still train, by number."""
+        known = {t.number: t for t in self.search.known if not t.is_finalist}
+        return {
+            n: self.trials[n].training.epochs - (_epochs(known[n]) if n in known else 0)
+            for n in self.costs
+            if n not in known or known[n].state == "running"
+        }
+
+    @property
+    def typical_epochs(self) -> float:
+        """The epochs of them that the scheduler typically trains."""
+        job, epochs = self.search.job, self.search.job.train.training.epochs
+        share = job.scheduler.typical_epochs(job.num_trials, epochs) / (job.num_trials * epochs)
+        whole = sum(trial.training.epochs for trial in self.trials.values())
+        spent = sum(_epochs(trial) for trial in self.search.known if not trial.is_finalist)
+        return min(sum(self.left.values()), max(0.0, share * whole - spent))
+
+    @property
+    def num_finalists(self) -> int:
+        """How many finalists are still to be trained."""
+        job = self.search.job
+        if job.finalists is None:
+            return 0
+        ended = sum(t.is_finalist and t.state != "running" for t in self.search.known)
+        return max(0, min(job.finalists.top, job.num_trials) * job.finalists.seeds - ended)
+
+    @property
+    def budget_s(self) -> float:
+        """The most that the search may take, without its finalists."""
+        budget = self.search.job.time_budget
+        return math.inf if budget is None else budget.total_seconds()
+
+    def seconds(self, concurrency: int) -> Range:
+        """Return the seconds of all; at most, no trial is stopped early."""
+        fixed = self.search.start_s + self.publish_s
+        phases = zip(self.search_s(concurrency), self.finalists_s(concurrency), strict=True)
+        typical, most = (fixed + min(first, self.budget_s) + then for first, then in phases)
+        return measure.within(typical, most)
+
+    def search_s(self, concurrency: int) -> tuple[float, float]:
+        """Return the seconds of the search, typically and at most, without its budget."""
+        left = self.left
+        if not left:
+            return 0.0, 0.0
+        share = self.typical_epochs / sum(left.values())
+        whole = [self._trial_s(number, epochs) for number, epochs in left.items()]
+        some = [self._trial_s(number, share * epochs) for number, epochs in left.items()]
+        most = makespan(whole, concurrency)
+        # One trial at least trains all its epochs.
+        typical = min(most, max(sum(some) / concurrency, float(np.mean(whole))))
+        return self.process_s + typical, self.process_s + most
+
+    def finalists_s(self, concurrency: int) -> tuple[float, float]:
+        """Return the seconds of the finalists: of the mean trial, and of the longest one."""
+        rounds = math.ceil(self.num_finalists / concurrency)
+        whole = [self._trial_s(n, self.trials[n].training.epochs) for n in self.costs]
+        each = (float(np.mean(whole)), max(whole)) if rounds else (0.0, 0.0)
+        typical, most = (self.process_s * bool(rounds) + rounds * seconds for seconds in each)
+        return typical, most
+
+    @property
+    def publish_s(self) -> float:
+        """The seconds of the end, in a process of its own."""
+        return self.process_s + max(cost.publish_s for cost in self.costs.values())
+
+    @property
+    def process_s(self) -> float:
+        """The seconds until a process can train; those of all trials at a time start at once."""
+        return self.search.worker_s + max(cost.first_s for cost in self.costs.values())
+
+    def _trial_s(self, number: int, epochs: float) -> float:
+        share = min(self.search.workers.gpus or 1.0, 1.0)  # of a GPU's speed
+        return (self.costs[number].start_s + epochs * self.costs[number].epoch_s) / share
 
 
-def _by_trial(
-    kinds: Sequence[Kind], measured: Sequence[Kind], costs: Sequence[Cost]
-) -> dict[int, Cost]:
-    """Return what each trial costs: the mean, where its kind was not measured."""
-    known = {id(kind): cost for kind, cost in zip(measured, costs, strict=True)}
-    able = [(kind, cost) for kind, cost in zip(measured, costs, strict=True) if not cost.reason]
-    weights = [len(kind.numbers) for kind, _ in able]
-    names = ("startup_s", "step_s", "steps", "evaluation_s")
-    means = {n: float(np.average([getattr(c, n) for _, c in able], weights=weights)) for n in names}
-    mean = Cost(means["startup_s"], means["step_s"], round(means["steps"]), means["evaluation_s"])
-    return {number: known.get(id(kind), mean) for kind in kinds for number in kind.numbers}
+def _epochs(trial: Trial) -> float:
+    return trial.evaluations[-1].epoch if trial.evaluations else 0.0
 
 
-def _shown(kind: Kind, cost: Cost) -> dict[str, Any]:
-    return {
-        "fields": kind.fields,
-        "trials": len(kind.numbers),
-        "steps": cost.steps,
-        "seconds_per_step": round(cost.step_s, 4),
-        "seconds_per_evaluation": round(cost.evaluation_s, 3),
-        "seconds_per_epoch": round(cost.epoch_s, 2),
-        "startup_s": round(cost.startup_s, 2),
-        "fails": cost.reason or None,
-    }
-
-
-def _failing(kinds: Sequence[Kind], costs: Sequence[Cost]) -> list[str]:
-    return [
-        f"{counted(len(kind.numbers), 'trial')} ({kind}) cannot train here: {cost.reason}"
-        for kind, cost in zip(kinds, costs, strict=True)
-        if cost.reason
-    ]
-
-
-def _of_many(asked: WorkerResources) -> list[str]:
-    """Return what several workers of a trial, or several trials on a GPU, do to each other."""
-    if asked.workers > 1:
-        return ["how long the workers of a trial wait for each other"]
-    if 0 < asked.gpus < 1:
-        return ["trials that share a GPU: each is taken to have its share of the speed"]
-    return []
+def makespan(seconds: Sequence[float], slots: int) -> float:
+    """Return how long jobs take that start in order wherever a slot is free."""
+    ends = [0.0] * slots
+    for duration in seconds:
+        heapq.heapreplace(ends, ends[0] + duration)
+    return max(ends)

@@ -1,4 +1,4 @@
-"""What scoring a corpus will take, and how it is learned: from a sample, with nothing written."""
+"""What scoring a corpus will take: extrapolated from a sample, with nothing written."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pytest
 import torch
@@ -21,21 +20,28 @@ from clftask.config.score import ScoreJob
 from clftask.data.readers.base import Source
 from clftask.distributed.session import connected
 from clftask.errors import ConfigError, DataError
-from clftask.estimate.machine import WorkerResources, as_worker, check_device
-from clftask.estimate.pace import Pace, pace_of
-from clftask.estimate.sampling import draw, places
-from clftask.estimate.score import Load, estimate
-from clftask.estimate.timing import _padding_of_shards, spread
+from clftask.estimate.measure import Range, Workers, as_worker, check_device, within
+from clftask.estimate.score import ScoreEstimate, _sample, estimate, places
 from clftask.models import bundle
 from clftask.models.predictor import Scorer
 from clftask.scoring import plan as planning
-from clftask.scoring.input import read_shards
 from clftask.scoring.manifest import Piece, Shard
 from clftask.scoring.plan import Planned
 from clftask.scoring.worker import Done, ScoreWork, ShardScorer
 
-ASKED = WorkerResources(workers=1, cpus=1)
+ONE = Workers(count=1, cpus=1)
 WORDS = ["fast", "audio", "tool", "router", "shader", "melody", "library", "simple"]
+
+
+class Ticks:
+    """A clock that goes on by a second each time that it is read."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        self.seconds += 1.0
+        return self.seconds
 
 
 class World:
@@ -70,9 +76,10 @@ class World:
     def planned(self, job: ScoreJob) -> Planned:
         return planning.plan(job, self.meta)
 
-    def estimate(self, asked: WorkerResources = ASKED, **settings: Any) -> dict[str, Any]:
-        job = self.job(**settings)
-        return estimate(job, self.meta, self.planned(job), asked, lambda line: None)
+    def estimate(self, workers: Workers = ONE, start_s: float = 0.0, **job: Any) -> ScoreEstimate:
+        found = self.job(**job)
+        planned = self.planned(found)
+        return estimate(found, self.meta, planned, workers, start_s, lambda line: None, Ticks())
 
     def score(self, job: ScoreJob, most: int = 10**9) -> int:
         """Score shards of the job in this process; return the bytes of their parts."""
@@ -92,48 +99,40 @@ def texts(count: int, longest: int = 20, seed: int = 0) -> list[str | None]:
     return [" ".join(lot.choices(WORDS, k=lot.randint(1, longest))) for _ in range(count)]
 
 
-# ------------------------------------------------------------------ places
+# ------------------------------------------------------------------ the sample
 
 
 def shard(*pieces: tuple[int, int, int]) -> Shard:
     return Shard(index=0, pieces=tuple(Piece(file=f, start=s, num_rows=n) for f, s, n in pieces))
 
 
-def rows_of(shards: list[Shard]) -> list[tuple[int, int]]:
-    pieces = [piece for found in shards for piece in found.pieces]
+def rows_of(pieces: tuple[Piece, ...]) -> list[tuple[int, int]]:
     return [(p.file, row) for p in pieces for row in range(p.start, p.start + p.num_rows)]
 
 
 def test_places_lie_in_all_files_and_all_over_each() -> None:
-    shards = [shard((1, 150, 150)), shard((0, 0, 100)), shard((1, 0, 150))]
-    found = places(shards, 4, 10, seed=1)
-    assert [s.index for s in found] == [0, 1, 2, 3]
-    assert [s.num_rows for s in found] == [10, 10, 10, 10]
-    rows = rows_of(found)
-    batches = [{(0, r) for r in range(100)}, *({(1, r) for r in range(a, a + 100)}
-                 for a in (0, 100, 200))]  # fmt: skip
-    for i, shard_batch in enumerate(batches):
-        assert set(rows[10 * i : 10 * i + 10]) <= shard_batch
-    others = {tuple(rows_of(places(shards, 4, 10, seed=seed))) for seed in range(20)}
-    assert len(others) == 20
+    rows = rows_of(places([shard((1, 150, 150)), shard((0, 0, 100)), shard((1, 0, 150))], 4, 10))
+    quarters = [{(0, row) for row in range(100)}, *({(1, row) for row in range(a, a + 100)}
+                for a in (0, 100, 200))]  # fmt: skip
+    assert len(rows) == 40
+    for i, quarter in enumerate(quarters):
+        found = rows[10 * i : 10 * i + 10]
+        assert set(found) <= quarter
+        assert [row for _, row in found] == list(range(found[0][1], found[0][1] + 10))
 
 
-def test_places_leave_out_what_is_done() -> None:
-    found = places([shard((0, 40, 10)), shard((0, 90, 10))], 2, 100, seed=0)
-    assert rows_of(found) == [(0, row) for row in [*range(40, 50), *range(90, 100)]]
-
-
-def test_a_place_goes_on_in_the_next_file() -> None:
-    found = places([shard((0, 0, 3), (1, 0, 4)), shard((2, 5, 3))], 2, 5, seed=0)
-    assert [[(p.file, p.start, p.num_rows) for p in s.pieces] for s in found] == [
-        [(0, 0, 3), (1, 0, 2)],
-        [(1, 2, 2), (2, 5, 3)],
-    ]
-
-
-def test_few_rows_are_all_sampled_once() -> None:
-    found = places([shard((0, 0, 5))], 24, 1000, seed=0)
-    assert rows_of(found) == [(0, row) for row in range(5)]
+@pytest.mark.parametrize(
+    ("shards", "count", "size", "expected"),
+    [
+        ([shard((0, 40, 10)), shard((0, 90, 10))], 2, 100, [(0, 40, 10), (0, 90, 10)]),
+        ([shard((0, 0, 3), (1, 0, 4)), shard((2, 5, 3))], 2, 5,
+         [(0, 0, 3), (1, 0, 2), (1, 2, 2), (2, 5, 3)]),
+        ([shard((0, 0, 3))], 24, 1000, [(0, 0, 1), (0, 1, 1), (0, 2, 1)]),
+    ],
+    ids=["what is done is left out", "a place goes on in the next file", "few rows: all, once"],
+)  # fmt: skip
+def test_places(shards: Any, count: int, size: int, expected: Any) -> None:
+    assert [(p.file, p.start, p.num_rows) for p in places(shards, count, size)] == expected
 
 
 @pytest.mark.parametrize(("name", "passes"), [("a.csv", 1), ("a.parquet", 24)])
@@ -152,95 +151,57 @@ def test_the_sample_is_what_stands_at_its_places(
         return batches(self, file, *rest, **options)
 
     monkeypatch.setattr(Source, "batches", counted)
-    sample = draw(job, world.meta, planned, "cpu")
+    sample = _sample(job, world.meta, planned, "cpu")
+    rows = sample.table["_row"].to_pylist()
     assert len(opened) == passes
-    assert sample.num_rows == 24_000
-    for chunk in sample.chunks:
-        rows = chunk.table["_row"].to_pylist()
-        assert chunk.text.to_pylist() == [told[row] for row in rows]
-        assert chunk.table["id"].to_pylist() == [f"{name}-{row}" for row in rows]
+    assert len(set(rows)) == 24_000
+    assert sample.text.to_pylist() == [told[row] for row in rows]
+    assert sample.table["id"].to_pylist() == [f"{name}-{row}" for row in rows]
 
 
-def test_shards_of_a_text_file_are_read_in_one_pass_with_gaps(world: World) -> None:
-    told = texts(20_000)
-    world.write("a.csv", told)
-    job = world.job(shard_rows=1_000)
-    plan = world.planned(job).plan
-    chosen = [plan.shards[i] for i in (1, 2, 15, 3)]
-    found = list(read_shards(plan, chosen, job.input.recipe(world.meta.text)))
-    for chunk, wanted in zip(found, chosen, strict=True):
-        start = wanted.pieces[0].start
-        assert chunk.text.to_pylist() == told[start : start + 1_000]
-        assert chunk.table["_row"].to_pylist() == list(range(start, start + 1_000))
+# ------------------------------------------------------------------ this machine
 
 
-# ------------------------------------------------------------------ figures
-
-
-def test_a_steady_pace_is_certain() -> None:
-    found = pace_of([10, 20, 10], [1.0, 2.0, 1.0])
-    assert found == Pace(10.0, 10.0, 10.0)
-    assert found.is_steady
-    assert found.faster(1.5) == Pace(15.0, 15.0, 15.0)
-    assert Pace(10.0).faster(2) == Pace(20.0)
-
-
-def test_an_unsteady_pace_has_an_interval() -> None:
-    # Of the seconds 1, 2, 3 the standard error is 1/√3; Student's t with 2 degrees is 4.3027.
-    found = pace_of([10, 10, 10], [1.0, 2.0, 3.0])
-    assert found.rows_per_s == pytest.approx(5.0)
-    assert found.low == pytest.approx(1 / (0.2 + 0.24842), rel=1e-4)
-    assert found.high is None
-    assert not found.is_steady
-    assert pace_of([10], [2.0]) == Pace(5.0)
-    assert not Pace(5.0).is_steady
-
-
-def test_time_depends_on_workers_until_each_has_one_shard() -> None:
-    load = Load(rows=1_000, shards=10, rows_per_s=10.0, startup_s=5.0)
-    assert [load.seconds(n) for n in (1, 2, 4, 10, 16)] == [105.0, 55.0, 35.0, 15.0, 15.0]
-    assert load.by_workers(3)[2] == {"workers": 3, "seconds": 45.0}
-    assert [row["workers"] for row in load.by_workers(3)] == [1, 2, 3, 4, 8, 16]
-    assert [load.workers_within(s) for s in (105, 104, 35, 15, 14)] == [1, 2, 4, 10, None]
+def test_a_range_is_a_quarter_wide_and_reaches_the_most() -> None:
+    assert within(100.0) == Range(75.0, 100.0, 125.0)
+    assert within(100.0, 200.0) == Range(75.0, 100.0, 250.0)
 
 
 def test_a_worker_has_the_cpus_of_a_worker_and_gives_them_back() -> None:
     before = torch.get_num_threads(), os.sched_getaffinity(0)
-    with as_worker(1.5) as cpus:
-        assert (cpus, torch.get_num_threads(), len(os.sched_getaffinity(0))) == (1, 1, 1)
-    with as_worker(1000) as cpus:
-        assert cpus == len(before[1])
+    with as_worker(Workers(1, 1.5)) as warnings:
+        assert (warnings, torch.get_num_threads(), len(os.sched_getaffinity(0))) == ([], 1, 1)
+    with as_worker(Workers(1, 1000)) as warnings:
+        assert os.sched_getaffinity(0) == before[1]
+    assert warnings[0].endswith("but a worker has 1,000 CPUs")
     assert (torch.get_num_threads(), os.sched_getaffinity(0)) == before
 
 
-def test_workers_with_gpus_are_not_measured_without_one(monkeypatch) -> None:
+def test_workers_with_gpus_are_not_measured_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match=r"scaling\.use_gpu: .*this machine has none") as caught:
-        check_device(WorkerResources(1, 1, 1.0), "auto", "scaling.use_gpu")
+        check_device(Workers(1, 1, 1.0), "auto", "scaling.use_gpu")
     assert caught.value.exit_code == 2
-    check_device(ASKED, "auto", "scaling.use_gpu")
+    check_device(ONE, "auto", "scaling.use_gpu")
 
 
 # ------------------------------------------------------------------ a corpus
 
 
-def test_counts_are_those_of_the_job_and_nothing_is_written(world: World) -> None:
-    paths = [world.write("a.parquet", texts(260)), world.write("b.parquet", texts(130, seed=1))]
-    found = world.estimate(WorkerResources(workers=2, cpus=1))
-    assert (found["files"], found["rows"], found["rows_left"], found["rows_done"]) == (
-        2, 390, 390, 0,
-    )  # fmt: skip
-    assert (found["shards"], found["shards_left"]) == (9, 9)
-    assert found["bytes_read"] == sum(path.stat().st_size for path in paths)
-    assert found["sample"]["rows_read"] == 390
-    assert found["sample"]["rows_bad"] == found["rows_quarantined"] == 0
-    assert found["rows_per_s"] > 0
-    assert (found["workers"], found["cpus"]) == (2, 1)
-    seconds = {row["workers"]: row["seconds"] for row in found["by_workers"]}
-    assert found["seconds"] == seconds[2]
-    assert found["warnings"] == []
+def test_the_whole_is_extrapolated_and_nothing_is_written(world: World) -> None:
+    """Six chunks of 65 rows: a second from each to the next, 5 s for the last four of them."""
+    world.write("a.parquet", texts(260))
+    world.write("b.parquet", texts(130, seed=1))
+    found = world.estimate(Workers(count=2, cpus=1), start_s=7.0)
+    assert (found.rows_done, found.rows_left, found.shards_left) == (0, 390, 9)
+    assert (found.rows_read, found.rows_bad, found.rows_measured) == (390, 0, 390)
+    assert (found.rows_per_s, found.workers, found.device) == (52.0, 2, "cpu")
+    assert found.start_s == 9.0  # 2 s to open the bundle and for the first batch
+    assert found.seconds == Range(9.9, 13.2, 16.5)
+    assert found.by_workers == {1: 16.5, 2: 13.2, 4: 11.5, 8: 10.7, 16: 9.8}
+    assert found.warnings == ()
     assert not world.output.exists()
-    assert sorted(p.name for p in world.input.iterdir()) == ["a.parquet", "b.parquet"]
+    assert sorted(path.name for path in world.input.iterdir()) == ["a.parquet", "b.parquet"]
 
 
 @pytest.mark.parametrize("layout", ["wide", "list", "top_k"])
@@ -248,82 +209,47 @@ def test_bytes_to_be_written_are_about_those_that_are(world: World, layout: str)
     world.write("a.parquet", texts(2_000))
     settings = {"output": {"path": str(world.output), "layout": layout}, "shard_rows": 500}
     found = world.estimate(**settings)
-    written = world.score(world.job(**settings))
-    assert found["bytes_written"] == pytest.approx(written, rel=0.1)
-    assert found["bytes_per_row"] == pytest.approx(found["bytes_written"] / 2_000, abs=0.05)
-
-
-def test_small_chunks_are_padded_more_than_shards(world: World) -> None:
-    """Of 3 and 5 tokens; 10 go through the model at once."""
-    world.write("a.parquet", ["fast", "fast audio tool"] * 2)
-    job = world.job(shard_rows=2)
-    plan = world.planned(job).plan
-    chunks = list(read_shards(plan, plan.shards, job.input.recipe(world.meta.text)))
-    world.scorer.max_tokens = 10
-    # Each chunk is padded to 2 x 5; both together make a batch of 2 x 5 and one of 2 x 3.
-    assert _padding_of_shards(world.scorer, chunks, shard_rows=4) == pytest.approx(16 / 20)
-    assert _padding_of_shards(world.scorer, chunks[:1], shard_rows=4) == 1.0
-
-
-def test_truncated_rows_are_estimated_from_all_places(world: World) -> None:
-    """All of the first file is short, all of the second is cut off at 32 tokens."""
-    world.write("a.parquet", texts(600, longest=5))
-    world.write("b.parquet", [" ".join(WORDS * 10)] * 200)
-    found = world.estimate()
-    assert found["sample"]["truncated"] == pytest.approx(0.25, abs=0.12)
-    assert 0 < found["sample"]["truncated"] < 1
-
-
-@pytest.mark.parametrize("count", [1, 2, 3, 7, 24, 100])
-def test_whenever_measuring_stops_all_of_the_corpus_has_been_looked_at(count: int) -> None:
-    order = spread(count)
-    assert sorted(order) == list(range(count))
-    for most in range(9, count):
-        shares = np.histogram(order[:most], bins=4, range=(0, count))[0] / most
-        assert shares == pytest.approx(0.25, abs=0.12)
+    assert found.bytes_written == pytest.approx(world.score(world.job(**settings)), rel=0.2)
 
 
 def test_of_a_job_under_way_the_rest_is_estimated(world: World) -> None:
-    path = world.write("a.parquet", texts(400))
+    world.write("a.parquet", texts(400))
     world.score(world.job(), most=6)
     before = {p: p.stat().st_mtime_ns for p in world.output.rglob("*")}
     found = world.estimate()
-    assert (found["rows"], found["rows_done"], found["rows_left"]) == (400, 300, 100)
-    assert (found["shards"], found["shards_left"]) == (8, 2)
-    assert found["sample"]["rows_read"] == 100
-    assert found["bytes_read"] == round(path.stat().st_size / 4)
+    assert (found.rows_done, found.rows_left, found.shards_left) == (300, 100, 2)
+    assert found.rows_read == 100
     assert {p: p.stat().st_mtime_ns for p in world.output.rglob("*")} == before
 
 
 def test_bad_rows_that_would_end_the_job_are_told(world: World) -> None:
     path = world.write("a.parquet", [None, *texts(98), "  "])
     found = world.estimate(max_bad_rows=0.02)
-    assert (found["sample"]["rows_bad"], found["rows_quarantined"]) == (2, 2)
-    assert found["warnings"] == []
-    first = f"{path}, row 0: the text is null or blank"
-    assert world.estimate(max_bad_rows=0.01)["warnings"] == [
-        "2 of 100 sampled rows are bad: more than max_bad_rows (0.01) would end the job. "
-        f"The first: {first}"
-    ]
-    assert world.estimate(on_bad_row="fail")["warnings"] == [
-        f"2 of 100 sampled rows are bad, and on_bad_row: fail ends the job at the first: {first}"
-    ]
+    assert (found.rows_read, found.rows_bad, found.warnings) == (100, 2, ())
+    for settings, limit in (
+        ({"max_bad_rows": 0.01}, "max_bad_rows (0.01)"),
+        ({"on_bad_row": "fail"}, "on_bad_row: fail"),
+    ):
+        assert world.estimate(**settings).warnings == (
+            f"2 of 100 sampled rows are bad; {limit} would end the job. "
+            f"The first: {path}, row 0: the text is null or blank",
+        )
 
 
 def test_a_corpus_of_bad_rows_is_refused(world: World) -> None:
     path = world.write("a.parquet", [None] * 30)
-    with pytest.raises(DataError, match="not one of 30 sampled rows can be scored") as caught:
+    with pytest.raises(DataError, match="none of 30 sampled rows can be scored") as caught:
         world.estimate()
     assert caught.value.exit_code == 2
     assert f"{path}, row 0: the text is null or blank" in str(caught.value)
 
 
-def test_a_corpus_of_one_row_has_a_pace_without_interval(world: World) -> None:
+def test_a_corpus_of_one_row(world: World) -> None:
+    """A second for the first batch, then one a row."""
     world.write("a.parquet", ["fast audio"])
     found = world.estimate()
-    assert found["rows_left"] == found["sample"]["rows_measured"] == 1
-    assert found["rows_per_s"] > 0
-    assert found["rows_per_s_interval"] == [None, None]
+    assert (found.rows_left, found.rows_measured) == (1, 1)
+    assert (found.rows_per_s, found.start_s, found.seconds.typical) == (1.0, 2.0, 3.0)
 
 
 # ------------------------------------------------------------------ the command
@@ -350,21 +276,19 @@ def problems(result: Any) -> list[dict[str, Any]]:
 
 def test_the_command_prints_the_estimate(world: World, ray_here: None) -> None:
     world.write("a.parquet", texts(500))
-    shown = run(world, "--estimate")
-    assert shown.exit_code == 0, shown.output
-    for words in ("rows/s of a worker", "time of 1 worker", "in one hour: 1 worker",
-                  "500 in 10 shards", "not measured: the start of workers"):  # fmt: skip
-        assert words in shown.stdout
-    found = json.loads(run(world, "--estimate", "--json").stdout)
+    result = run(world, "--estimate", "--json")
+    assert result.exit_code == 0, result.output
+    for words in ("rows/s of a worker", "time with 1 worker", "500 in 10 shards",
+                  "not measured: reading and writing over a network"):  # fmt: skip
+        assert words in result.stderr
+    found = json.loads(result.stdout)
     assert set(found) == {
-        "output", "files", "rows", "rows_done", "rows_left", "shards", "shards_left", "sample",
-        "device", "precision", "cpus", "compiled", "rows_per_s", "rows_per_s_interval",
-        "startup_s", "worker_hours", "workers", "seconds", "by_workers", "workers_for_one_hour",
-        "bytes_read", "bytes_written", "bytes_per_row", "rows_quarantined", "warnings",
-        "not_measured",
+        "output", "rows_done", "rows_left", "shards_left", "rows_read", "rows_bad",
+        "rows_measured", "rows_per_s", "start_s", "workers", "device", "seconds", "by_workers",
+        "bytes_written", "warnings", "not_measured",
     }  # fmt: skip
-    assert (found["rows"], found["workers"]) == (500, 1)
-    assert found["cpus"] == len(os.sched_getaffinity(0))
+    assert (found["rows_left"], found["workers"]) == (500, 1)
+    assert set(found["seconds"]) == {"low", "typical", "high"}
     assert not world.output.exists()
 
 

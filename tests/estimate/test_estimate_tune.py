@@ -1,10 +1,11 @@
-"""What a search will take, and how it is learned: from real steps, with nothing written."""
+"""What a search will take: extrapolated from real steps, with nothing written."""
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
-from datetime import timedelta
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +13,42 @@ import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
+from clftask.cli.estimate_summaries import tune_estimate
 from clftask.cli.main import app
 from clftask.config.tune import TuneJob
 from clftask.data.prepare import Prepared, prepare, tokenise
 from clftask.distributed.session import connected
 from clftask.errors import JobError
-from clftask.estimate.kinds import kinds_of, spread, trials_of
-from clftask.estimate.machine import WorkerResources
-from clftask.estimate.spending import Plan, Search, makespan
-from clftask.estimate.steps import Cost, _of_typical_steps, measure, sampled
-from clftask.estimate.tune import _by_trial, estimate
+from clftask.estimate.measure import Range, Workers
+from clftask.estimate.trial_cost import Cost, _typical_batches, measure_cost, sampled
+from clftask.estimate.tune import (
+    Kind,
+    Schedule,
+    Search,
+    costs_of,
+    estimate,
+    kinds_of,
+    makespan,
+    trials_of,
+)
 from clftask.models.loading import load_tokenizer
 from clftask.training.trainer import ClassifierTrainer
 from clftask.tuning.trial_store import Evaluation, Trial
 
 RATES = {"training.learning_rate": {"kind": "loguniform", "low": 1e-5, "high": 1e-3}}
 SIZES = {"training.batch_size": {"kind": "choice", "values": [8, 16]}}
-ASKED = WorkerResources(workers=1, cpus=1)
+COST = Cost(first_s=3.0, start_s=2.0, epoch_s=10.0, publish_s=5.0)
+
+
+class Ticks:
+    """A clock that goes on by a second each time that it is read."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        self.seconds += 1.0
+        return self.seconds
 
 
 def job(base: str = "pkg://some_package/model", epochs: int = 9, **fields: Any) -> TuneJob:
@@ -38,24 +58,39 @@ def job(base: str = "pkg://some_package/model", epochs: int = 9, **fields: Any) 
     return TuneJob.load({"train": train, "space": RATES} | fields)
 
 
+def search_of(found: TuneJob, known: Any = (), concurrency: int = 2, gpus: float = 0.0) -> Search:
+    """Return a search whose rows are read after 1 s, a process of which needs 4 s to start."""
+    empty = Prepared({}, None, None, None, "")  # type: ignore[arg-type]
+    return Search(found, empty, {}, Workers(1, 1, gpus), concurrency, 12345, 1.0, 4.0, known)
+
+
+def schedule(found: TuneJob, known: Any = (), **options: Any) -> Schedule:
+    search = search_of(found, known, **options)
+    trials = trials_of(search)
+    return Schedule(search, trials, dict.fromkeys(trials, COST))
+
+
+def a_trial(number: int, epochs: int, state: Any = "running", **fields: Any) -> Trial:
+    seen = tuple(Evaluation(epoch=i + 1, step=i, seconds=i, metrics={}) for i in range(epochs))
+    picks = {"training.learning_rate": 1e-4}
+    return Trial(
+        number=number, picks=picks, params={}, seed=42, state=state, evaluations=seen, **fields
+    )
+
+
 # ------------------------------------------------------------------ kinds of trials
 
 
 def test_trials_that_differ_in_rates_alone_cost_the_same() -> None:
-    (kind,) = kinds_of(trials_of(job(trials=5), []))
+    (kind,) = kinds_of(trials_of(search_of(job(trials=5))))
     assert kind.numbers == (0, 1, 2, 3, 4)
-    assert kind.fields == {
-        "model.base": "pkg://some_package/model",
-        "model.max_length": 128,
-        "training.batch_size": 16,
-    }
     assert str(kind) == "base pkg://some_package/model, max_length 128, batch_size 16"
 
 
 def test_kinds_are_told_by_what_differs() -> None:
-    lengths = {"model.max_length": {"kind": "choice", "values": [64, 128]}}
-    search = job(space=SIZES | lengths, searcher="grid")
-    assert [(kind.fields, kind.numbers) for kind in kinds_of(trials_of(search, []))] == [
+    space = SIZES | {"model.max_length": {"kind": "choice", "values": [64, 128]}}
+    kinds = kinds_of(trials_of(search_of(job(space=space, searcher="grid"))))
+    assert [(kind.fields, kind.numbers) for kind in kinds] == [
         ({"model.max_length": 64, "training.batch_size": 8}, (0,)),
         ({"model.max_length": 128, "training.batch_size": 8}, (1,)),
         ({"model.max_length": 64, "training.batch_size": 16}, (2,)),
@@ -66,45 +101,21 @@ def test_kinds_are_told_by_what_differs() -> None:
 def test_where_a_searcher_decides_trials_are_drawn_and_known_ones_kept() -> None:
     search = job(space=RATES | SIZES, searcher="optuna", trials=6)
     picks = {"training.learning_rate": 1e-4, "training.batch_size": 0}
-    known = [Trial(number=2, picks=picks, params={}, seed=42)]
-    found = trials_of(search, known)
+    found = trials_of(search_of(search, [Trial(number=2, picks=picks, params={}, seed=42)]))
     assert list(found) == [0, 1, 2, 3, 4, 5]
     assert (found[2].training.batch_size, found[2].training.learning_rate) == (8, 1e-4)
     assert {trial.training.batch_size for trial in found.values()} == {8, 16}
 
 
-def test_of_many_kinds_some_are_measured() -> None:
-    sizes = {"training.batch_size": {"kind": "grid", "values": list(range(1, 23))}}
-    kinds = kinds_of(trials_of(job(space=sizes, searcher="grid"), []))
-    measured = [kind.job.training.batch_size for kind in spread(kinds)]
-    assert measured == [1, 4, 7, 10, 13, 16, 19, 22]
-    costs = [Cost(step_s=float(size), steps=10, evaluation_s=2.0) for size in measured]
-    costs[-1] = Cost(reason="out of memory")
-    found = _by_trial(kinds, spread(kinds), costs)
-    assert found[3] == costs[1]
-    assert found[4] == Cost(0.0, 10.0, 10, 2.0)  # the mean of those that can train
-    assert found[21].reason == "out of memory"
+def test_kinds_that_were_not_measured_cost_the_mean_and_those_that_fail_are_left_out() -> None:
+    sizes = {"training.batch_size": {"kind": "grid", "values": [1, 2, 3, 4]}}
+    kinds = kinds_of(trials_of(search_of(job(space=sizes, searcher="grid"))))
+    measured = [COST, None, replace(COST, epoch_s=20.0), Cost(reason="out of memory")]
+    kinds = [replace(kind, cost=cost) for kind, cost in zip(kinds, measured, strict=True)]
+    assert costs_of(kinds) == {0: COST, 1: Cost(3.0, 2.0, 15.0, 5.0), 2: measured[2]}
 
 
-# ------------------------------------------------------------------ what is left of a search
-
-
-def plan(search: TuneJob, known: Any = (), concurrency: int = 2, **asked: Any) -> Plan:
-    """Return a plan with 2 s to start a trial, 10 s an epoch, and a second to prepare."""
-    trials = trials_of(search, [])
-    asked_for = WorkerResources(**{"workers": 1, "cpus": 1, **asked})
-    inside = Search(
-        search, Prepared({}, None, None, None, ""), {}, asked_for, concurrency, 0, known
-    )  # type: ignore[arg-type]
-    costs = dict.fromkeys(trials, Cost(startup_s=2.0, step_s=1.0, steps=9, evaluation_s=1.0))
-    return Plan(inside, trials, costs, 1.0)
-
-
-def a_trial(number: int, epochs: int, state: Any = "running", **fields: Any) -> Trial:
-    seen = tuple(Evaluation(epoch=i + 1, step=i, seconds=i, metrics={}) for i in range(epochs))
-    return Trial(
-        number=number, picks={}, params={}, seed=42, state=state, evaluations=seen, **fields
-    )
+# ------------------------------------------------------------------ the time
 
 
 def test_makespan_of_trials_in_order() -> None:
@@ -114,42 +125,41 @@ def test_makespan_of_trials_in_order() -> None:
     assert makespan([], 3) == 0
 
 
-def test_all_epochs_of_all_trials_and_finalists() -> None:
-    found = plan(job(trials=5, scheduler="fifo", finalists={"top": 3, "seeds": 2}))
-    assert found.counts() == {
-        "trials": 5,
-        "trials_left": 5,
-        "finalists_left": 6,
-        "epochs": {"at_most": 45, "typical": 45, "finalists": 54},
-    }
-    # A trial takes 92 s: three rounds of two, and three of finalists; half a round is not full.
-    times = found.times(2)
-    assert times["search_s"] == {"at_most": 276.0, "typical": 230.0}
-    assert times["finalists_s"] == {"at_most": 276.0, "typical": 276.0}
-    assert times["seconds"] == {"at_most": 553.0, "typical": 507.0}
-    assert times["time_budget_s"] is None
-    rows = found.by_concurrency()
-    assert [row["concurrency"] for row in rows] == [1, 2, 4, 8, 16]
-    assert rows[-1] == {"concurrency": 16, "at_most": 185.0, "typical": 185.0}
+def test_starts_trials_finalists_and_the_end_make_up_the_time() -> None:
+    """A trial takes 92 s: two and a half rounds of two, and three rounds of finalists.
+
+    Each phase and the end start processes, for 7 s.
+    """
+    search = job(trials=5, scheduler="fifo", finalists={"top": 3, "seeds": 2})
+    found = schedule(search).estimate("/run")
+    assert (found.trials_left, found.finalists_left) == (5, 6)
+    assert found.epochs == Range(45, 45, 45)
+    assert (found.start_s, found.search_s, found.finalists_s, found.publish_s) == (1, 237, 283, 12)
+    # At most: no half round, 46 s more.
+    assert found.seconds == Range(round(0.75 * 533, 1), 533.0, round(1.25 * 579, 1))
+    # With 16 at a time: 1 + 7 + 92 + 7 + 92 + 12.
+    assert found.by_concurrency[16] == 211.0
+    assert list(found.by_concurrency) == [1, 2, 4, 8, 16]
+    assert found.bytes_stored == 12345
 
 
 def test_epochs_that_are_searched_count_one_by_one() -> None:
     space = {"training.epochs": {"kind": "grid", "values": [1, 2, 4]}}
     search = job(space=space, scheduler="fifo", searcher="grid", finalists=None)
-    found = plan(search, concurrency=1)
-    assert found.counts()["epochs"] == {"at_most": 7, "typical": 7, "finalists": 0}
-    assert found.times(1)["seconds"] == {"at_most": 77.0, "typical": 77.0}
+    found = schedule(search, concurrency=1).estimate("/run")
+    assert (found.epochs.typical, found.epochs.high) == (7, 7)
+    assert (found.search_s, found.finalists_s) == (7 + 3 * 2 + 70, 0)
 
 
-def test_asha_spends_less() -> None:
-    found = plan(job(trials=16, finalists=None))
-    epochs = found.counts()["epochs"]
-    assert epochs["at_most"] == 144
-    assert epochs["typical"] == pytest.approx(58, abs=3)
-    times = found.times(2)["search_s"]
-    assert times["at_most"] == 8 * 92.0
-    assert times["typical"] == pytest.approx((16 * 2 + 10 * epochs["typical"]) / 2, abs=1)
-    assert found.times(16)["search_s"] == {"at_most": 92.0, "typical": 92.0}
+def test_a_scheduler_that_stops_trials_spends_less() -> None:
+    found = schedule(job(trials=16, finalists=None))
+    estimated = found.estimate("/run")
+    assert estimated.epochs.high == 144
+    assert estimated.epochs.typical == pytest.approx(58, abs=3)
+    typical, most = found.search_s(2)
+    assert typical == pytest.approx(7 + (16 * 2 + 10 * estimated.epochs.typical) / 2)
+    assert most == 7 + 8 * 92
+    assert found.search_s(16) == (99, 99)  # one trial at least trains all its epochs
 
 
 def test_of_a_search_under_way_the_rest_counts() -> None:
@@ -161,29 +171,42 @@ def test_of_a_search_under_way_the_rest_counts() -> None:
         a_trial(1, 4, "finished", is_finalist=True),
     ]
     search = job(trials=4, epochs=4, scheduler="fifo", finalists={"top": 1, "seeds": 3})
-    found = plan(search, known, concurrency=1)
+    found = schedule(search, known, concurrency=1)
     assert found.left == {1: 2.0, 3: 4.0}
-    assert found.counts()["finalists_left"] == 2
-    assert found.counts()["epochs"] == {"at_most": 6, "typical": 6, "finalists": 8}
-    assert found.times(1)["search_s"]["at_most"] == 64.0
+    assert found.num_finalists == 2
+    assert found.search_s(1) == (7 + 2 * 2 + 60, 7 + 2 * 2 + 60)
 
 
 def test_trials_that_share_a_gpu_have_a_share_of_its_speed() -> None:
     search = job(trials=4, scheduler="fifo", finalists=None)
-    assert plan(search, gpus=0.5).times(2)["search_s"]["at_most"] == 368.0
-    assert plan(search, gpus=1.0).times(2)["search_s"]["at_most"] == 184.0
+    assert schedule(search, gpus=0.5).search_s(2)[1] == 7 + 368
+    assert schedule(search, gpus=1.0).search_s(2)[1] == 7 + 184
 
 
 def test_a_time_budget_ends_the_search_but_no_finalists() -> None:
-    search = job(trials=5, scheduler="fifo", finalists={"top": 1}, time_budget="115s")
-    found = plan(search)
-    assert found.times(2)["search_s"] == {"at_most": 115.0, "typical": 115.0}
-    assert found.times(2)["finalists_s"]["at_most"] == 92.0
-    assert found.times(2)["time_budget_s"] == 115.0
-    assert found.warnings() == [
-        "time_budget ends the search after 50% of what it would typically train"
-    ]
-    assert plan(search.model_copy(update={"time_budget": timedelta(hours=1)})).warnings() == []
+    search = job(trials=5, scheduler="fifo", finalists={"top": 1}, time_budget="79s")
+    found = schedule(search).estimate("/run")
+    assert (found.search_s, found.finalists_s, found.time_budget_s) == (79.0, 99.0, 79.0)
+    assert found.seconds.typical == 1 + 79 + 99 + 12
+    assert found.warnings == ("time_budget ends the search after 33% of its typical time",)
+    assert schedule(job(trials=5, time_budget="1h")).estimate("/run").warnings == ()
+
+
+def test_the_estimate_is_printed() -> None:
+    search = job(trials=5, scheduler="fifo", finalists={"top": 3, "seeds": 2}, time_budget="1h")
+    found, shown = schedule(search).estimate("/run"), io.StringIO()
+    kind = Kind({"training.batch_size": 8}, (0, 1, 2, 3, 4), COST)
+    tune_estimate(replace(found, kinds=(kind,), warnings=("[careful]",)), shown)
+    lines = " ".join(shown.getvalue().split())
+    for words in (
+        "5 trials, batch_size 8: 10 s an epoch",
+        "time, 2 trials at a time │ 0:06:40 to 0:12:04, typically 0:08:53",
+        "5 trials on cpu │ 0:03:57, time_budget 1:00:00",
+        "6 finalists │ 0:04:43",
+        "on disk at most │ 12.3KB",
+        "warning: [careful]",
+    ):
+        assert words in lines
 
 
 # ------------------------------------------------------------------ real steps
@@ -210,22 +233,29 @@ def search(toy_table: Any, tiny_base: Path, tmp_path: Path) -> dict[str, Any]:
     }
 
 
-def read(document: dict[str, Any], asked: WorkerResources = ASKED) -> Search:
+def read(document: dict[str, Any]) -> Search:
     found = TuneJob.load(document)
     base = found.train.model.base
-    tokenizers = {base: load_tokenizer(base)}
-    return Search(found, prepare(found.train), tokenizers, asked, 2, 12345)
+    tokenizers, prepared = {base: load_tokenizer(base)}, prepare(found.train)
+    return Search(found, prepared, tokenizers, Workers(1, 1), 2, 12345, 1.0, 4.0)
+
+
+def cost_of(search: Search, prepared: Prepared) -> Cost:
+    train = search.job.train
+    tokens = tokenise(search.prepared, search.tokenizers[train.model.base], train.model)
+    return measure_cost(train, prepared, tokens, "cpu", Ticks())
+
+
+def larger(prepared: Prepared, times: int) -> Prepared:
+    tables = {split: pa.concat_tables([t] * times) for split, t in prepared.tables.items()}
+    return replace(prepared, tables=tables)
 
 
 def test_some_rows_are_sampled_of_a_large_table(search: dict[str, Any]) -> None:
     prepared = read(search).prepared
-    many = {split: pa.concat_tables([table] * 50) for split, table in prepared.tables.items()}
-    large = Prepared(many, prepared.space, prepared.report, prepared.rows, "")
+    large = larger(prepared, 50)
     some = sampled(large, batch_size=16).tables
-    assert {split: table.num_rows for split, table in some.items()} == {
-        "train": 4_000,
-        "validation": 500,
-    }
+    assert (some["train"].num_rows, some["validation"].num_rows) == (4_000, 500)
     assert len(set(some["train"]["_row"].to_pylist())) > 150
     assert sampled(large, batch_size=1_000).tables["train"].num_rows == 6_000
     assert sampled(prepared, batch_size=16).tables["train"].num_rows == 192
@@ -234,67 +264,53 @@ def test_some_rows_are_sampled_of_a_large_table(search: dict[str, Any]) -> None:
 def test_steps_are_of_short_and_of_long_texts() -> None:
     lengths = [i % 100 + 1 for i in range(2_000)]
     table = pa.table({"length": pa.array(lengths, pa.int32())})
-    found = _of_typical_steps(table, 20)["length"].to_pylist()
+    found = _typical_batches(table, 20)["length"].to_pylist()
     assert len(found) == 120
     assert sum(found) / 120 == pytest.approx(50.5, abs=2)
     assert (min(found), max(found)) == (pytest.approx(9, abs=3), pytest.approx(92, abs=3))
 
 
-def test_steps_and_evaluations_are_timed(search: dict[str, Any]) -> None:
+def test_the_start_steps_evaluations_and_the_end_are_timed(search: dict[str, Any]) -> None:
+    """A second each: the trainer, a step, an evaluation, the bundle; of 100 times the rows.
+
+    The bundle evaluates 99 times as many rows of validation and test again.
+    """
     asked = read(search)
-    tokens = tokenise(asked.prepared, asked.tokenizers[asked.job.train.model.base],
-                      asked.job.train.model)  # fmt: skip
-    num_rows = {"train": 19_200, "validation": 2_400}
-    before = {k: v.num_rows for k, v in tokens.items()}
-    found = measure(asked.job.train, tokens, asked.prepared.space.names, num_rows, "cpu")
-    assert found.reason == ""
-    assert found.steps == 1_200
-    assert 0 < found.step_s < 5
-    assert found.evaluation_s > 0
-    assert found.epoch_s == found.steps * found.step_s + found.evaluation_s
-    assert found.startup_s > 0
-    assert {k: v.num_rows for k, v in tokens.items()} == before
+    tables = asked.prepared.tables
+    found = cost_of(asked, larger(asked.prepared, 100))
+    assert (found.reason, found.first_s, found.start_s) == ("", 0.0, 1.0)
+    assert found.epoch_s == pytest.approx(1_200 + 100)
+    test_rows = tables["test"].num_rows / tables["validation"].num_rows
+    assert found.publish_s == pytest.approx(1 + 99 + 99 * test_rows)
 
 
-@pytest.fixture
-def broken_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let every training step fail."""
-
+def test_trials_that_cannot_train_say_why(
+    search: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: Any) -> None:
         raise RuntimeError("no kernel for this device")
 
     monkeypatch.setattr(ClassifierTrainer, "training_step", fail)
-
-
-@pytest.mark.usefixtures("broken_training")
-def test_trials_that_cannot_train_say_why(search: dict[str, Any]) -> None:
     asked = read(search)
-    train = asked.job.train
-    tokens = tokenise(asked.prepared, asked.tokenizers[train.model.base], train.model)
-    num_rows = {"train": 192, "validation": 24}
-    found = measure(train, tokens, asked.prepared.space.names, num_rows, "cpu")
+    found = cost_of(asked, asked.prepared)
     assert found.reason == "RuntimeError: no kernel for this device"
-    assert found.epoch_s == 0
-
-
-@pytest.mark.usefixtures("broken_training")
-def test_a_search_in_which_none_can_train_is_no_estimate(search: dict[str, Any]) -> None:
     with pytest.raises(JobError, match="no trial can train here"):
-        estimate(read(search), lambda line: None)
+        estimate(asked, "/run", lambda line: None, Ticks())
 
 
 def test_each_kind_is_measured_and_the_whole_told(search: dict[str, Any]) -> None:
+    """Of 192 rows: 24 steps or 12 of a second each, and a second for the evaluation."""
     said: list[str] = []
-    found = estimate(read(search, WorkerResources(workers=2, cpus=1)), said.append)
-    steps = {kind["fields"]["training.batch_size"]: kind["steps"] for kind in found["kinds"]}
-    assert steps == {8: 24, 16: 12}
-    assert sum(kind["trials"] for kind in found["kinds"]) == found["trials"] == 6
+    found = estimate(read(search), "/run", said.append, Ticks())
+    costs = {kind.fields["training.batch_size"]: kind.cost for kind in found.kinds}
+    assert {size: cost and cost.epoch_s for size, cost in costs.items()} == {8: 25.0, 16: 13.0}
+    assert sum(len(kind.numbers) for kind in found.kinds) == found.trials_left == 6
     assert len(said) == 2
-    assert found["bytes_stored"] == 12345
-    assert found["epochs"]["at_most"] == 24
-    assert found["epochs"]["finalists"] == 12
-    assert found["seconds"]["at_most"] >= found["seconds"]["typical"] > 0
-    assert "how long the workers of a trial wait for each other" in found["not_measured"]
+    assert (found.epochs.high, found.finalists_left, found.start_s) == (24, 3, 2.0)
+    # Finalists: 4 s for their processes, two rounds of 4 epochs of the mean kind.
+    numbers = {kind.fields["training.batch_size"]: len(kind.numbers) for kind in found.kinds}
+    mean = (numbers[8] * 25 + numbers[16] * 13) / 6
+    assert found.finalists_s == pytest.approx(4 + 2 * (1 + 4 * mean))
 
 
 # ------------------------------------------------------------------ the command
@@ -320,27 +336,21 @@ def problems(result: Any) -> list[dict[str, Any]]:
 def test_the_command_prints_the_estimate(
     search: dict[str, Any], tmp_path: Path, ray_here: None
 ) -> None:
-    result = run(search, tmp_path, "--estimate", "--json", "time_budget=1s")
+    result = run(search, tmp_path, "--estimate", "--json", "time_budget=10h")
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     assert set(found) == {
-        "storage", "trials", "trials_left", "finalists_left", "epochs", "kinds",
-        "kinds_not_measured", "device", "cpus", "workers", "concurrency", "seconds", "prepare_s",
-        "search_s", "finalists_s", "time_budget_s", "by_concurrency", "bytes_stored",
-        "storage_budget", "warnings", "not_measured",
+        "run", "trials_left", "finalists_left", "epochs", "kinds", "workers", "device",
+        "concurrency", "start_s", "search_s", "finalists_s", "publish_s", "seconds",
+        "by_concurrency", "time_budget_s", "bytes_stored", "storage_budget", "warnings",
+        "not_measured",
     }  # fmt: skip
     # 10 336 weights: 2 checkpoints of each trial at a time, and weights of the finalists.
-    weights = 10_336 * 4
-    both = found["concurrency"]
+    weights, both = 10_336 * 4, found["concurrency"]
     assert found["bytes_stored"] == (both * 2 * 3 + (3 + both) + 1) * weights
-    assert found["search_s"] == {"at_most": 1.0, "typical": 1.0}
-    for words in (
-        "training.batch_size",
-        "epochs of 6 trials",
-        "time_budget of the search",
-        "warning: time_budget ends the search",
-        "not measured: the start of workers",
-    ):
+    assert (found["run"], found["time_budget_s"]) == (str(tmp_path / "runs" / "search"), 36_000.0)
+    for words in ("batch_size 8: ", "6 trials on cpu", "time_budget 10:00:00",
+                  "writing the bundle", "not measured: "):  # fmt: skip
         assert words in result.stderr
     assert not (tmp_path / "runs").exists()
     assert not (tmp_path / "trained").exists()
