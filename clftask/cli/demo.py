@@ -1,4 +1,4 @@
-"""The demo: a real corpus, a real encoder, three jobs on Ray, and what came out."""
+"""The demo: a real corpus, a real encoder, three jobs on Ray, and their results."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ that are not in the training data. A job with that split is ready to run:
 
 
 def demo(folder: Path, file: IO[str]) -> dict[str, Any]:
-    """Build the corpus, train a multilabel and a multiclass model, score, print what came out.
+    """Build the corpus, train a multilabel and a multiclass model, score, print the results.
 
     Args:
         folder: Takes data, jobs, runs and the score table.
@@ -87,7 +87,7 @@ def _most_confident(output: str) -> Table:
 
 
 def _write_data(folder: Path, say: Callable[[str], None]) -> dict[str, Path]:
-    """Write the corpus whole, and a sample of it for each job."""
+    """Write the whole corpus, and a sample of it for each job."""
     operations = demo_corpus.aws_operations()
     tables = {
         "aws_errors": demo_corpus.with_frequent_errors(operations),

@@ -1,4 +1,4 @@
-"""The command line: parse, load, run, exit code. Heavy imports wait until they are needed."""
+"""The command line: parse, load, run, exit code. Heavy imports are lazy."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ Overrides = Annotated[
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved job and exit.")]
 Estimate = Annotated[
-    bool, typer.Option("--estimate", help="Measure a sample, say what the job takes, and exit.")
+    bool,
+    typer.Option("--estimate", help="Measure a sample, say what the job takes, and exit."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="End stdout with one JSON object.")]
 

@@ -23,7 +23,7 @@ def tune_summary(result: TuneResult, file: IO[str]) -> None:
     console.print(f"trials: {counts}")
     for number, reason in list(result.failures.items())[:MAX_LABEL_ROWS]:
         console.print(f"trial {number} failed: {escaped(reason)}", soft_wrap=True)
-    table = Table(title=f"the best: trial {result.best['trial']}", show_header=False)
+    table = Table(title=f"best: trial {result.best['trial']}", show_header=False)
     for name, value in result.best["params"].items():
         table.add_row(
             escaped(name), escaped(f"{value:.4g}" if isinstance(value, float) else str(value))
@@ -38,7 +38,7 @@ def tune_summary(result: TuneResult, file: IO[str]) -> None:
 
 
 def score_summary(result: ScoreResult, file: IO[str]) -> None:
-    """Print what the whole table holds: rows, labels, confidence."""
+    """Print the totals of a score table: rows, labels, confidence."""
     console = Console(file=file, highlight=False)
     scored = max(result.rows_scored, 1)
     table = Table(show_header=False)
@@ -97,13 +97,13 @@ def compare_summary(result: dict[str, Any], file: IO[str]) -> None:
     labels = Table(
         title="labels, F1", caption=f"{len(changed)} of {len(result['per_label'])} changed"
     )
-    _columns(labels, "label", "A", "B", "B − A", "95 %", "rows", "changed")
+    _columns(labels, "label", "A", "B", "B − A", "95 %", "rows", "predictions changed")
     for row in changed[:MAX_LABEL_ROWS]:
         counts = str(row["rows"]), str(row["changed"])
         figures = f"{row['f1_a']:.3f}", f"{row['f1_b']:.3f}"
         labels.add_row(escaped(row["label"]), *figures, *_change(row), *counts)
     console.print(labels)
-    console.print(f"{result['changed']:.1%} of the rows are changed")
+    console.print(f"{result['changed']:.1%} of the rows have a different prediction")
     for name, examples in result["examples"].items():
         for example in examples[:3]:
             console.print(f"{name}: {escaped(_example_line(example))}", soft_wrap=True)
@@ -112,7 +112,7 @@ def compare_summary(result: dict[str, Any], file: IO[str]) -> None:
 
 def _print_gates(result: dict[str, Any], console: Console) -> None:
     for gate in result["gates"]:
-        state = "kept" if gate["passed"] else "FAILED"
+        state = "passed" if gate["passed"] else "FAILED"
         wanted = f"{gate['metric']}{gate['sign']}{gate['bound']:g}"
         console.print(f"gate {wanted}: {gate['difference']:+.4f}, {state}")
 
@@ -159,11 +159,11 @@ def _example_line(example: dict[str, Any]) -> str:
 
 
 def _metric_table(metrics: dict[str, dict[str, float]], intervals: Any = None) -> Table:
-    """Return metrics by split, each with the decision and, if that differs, without.
+    """Return metrics by split, with the decision and, where they differ, the plain ones.
 
     Args:
         metrics: By split and name.
-        intervals: The same, of those that have one.
+        intervals: 95 % intervals by split and name.
     """
     splits = {split: with_plain(figures) for split, figures in metrics.items()}
     is_plain = all(plain is None for found in splits.values() for _, plain in found.values())
@@ -220,10 +220,10 @@ def _in_words(value: Any) -> str:
 
 
 def escaped(text: str) -> str:
-    """Return a text of others so that it steers neither rich nor the terminal."""
+    """Escape rich markup and control characters in text from outside."""
     return escape(printable(text))
 
 
 def shown(value: float | None) -> str:
-    """Return a figure with four decimals, or nothing where there is none."""
+    """Return a figure with four decimals; empty for None."""
     return "" if value is None else f"{value:.4f}"
