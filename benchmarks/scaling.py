@@ -35,8 +35,8 @@ def train_speeds(document: dict, workers: int, name: str) -> tuple[float, float,
     document["scaling"] = {"workers": workers, "use_gpu": False, "cpus_per_worker": 1}
     started = time.perf_counter()
     found = train(TrainJob.load(document), lambda line: None, lambda record: None)
-    rows = found["steps"] * document["training"]["batch_size"]
-    return found["samples_per_s"], rows / (time.perf_counter() - started), found["bundle"]
+    rows = found.steps * document["training"]["batch_size"]
+    return found.samples_per_s, rows / (time.perf_counter() - started), found.bundle
 
 
 def score_speeds(bundle: str, path: Path, workers: int, output: Path) -> tuple[float, float]:
@@ -55,10 +55,10 @@ def score_speeds(bundle: str, path: Path, workers: int, output: Path) -> tuple[f
         lambda line: None,
         lambda record: stamps.append((time.perf_counter(), record["rows"])),
     )
-    total = found["rows_in"]
+    total = found.rows_in
     middle = [stamp for stamp in stamps if 0.2 * total <= stamp[1] <= 0.9 * total]
     (begin, before), (end, after) = middle[0], middle[-1]
-    return (after - before) / (end - begin), found["rows_per_s"]
+    return (after - before) / (end - begin), found.rows_per_s
 
 
 def tell(what: str, found: list[tuple[float, float]]) -> None:

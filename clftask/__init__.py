@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from clftask.models.registration import register_when_needed
-
 if TYPE_CHECKING:
     from clftask.models.predictor import Scorer
 
-__all__ = ["load"]
+__all__ = ["__version__", "load", "register"]
 
-register_when_needed()
+__version__ = "0.1.0"
 
 
 def load(bundle: str, device: str | None = None, precision: str = "auto") -> Scorer:
@@ -29,3 +27,13 @@ def load(bundle: str, device: str | None = None, precision: str = "auto") -> Sco
     from clftask.models.predictor import load as open_bundle
 
     return open_bundle(bundle, device, precision)
+
+
+def register() -> None:
+    """Register the MLP head with transformers, so that `from_pretrained` opens its bundles.
+
+    `clftask.load` and the commands do this themselves. Importing transformers takes seconds.
+    """
+    from clftask.models.mlp import register as register_head
+
+    register_head()

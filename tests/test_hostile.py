@@ -109,7 +109,7 @@ def run(*arguments: object) -> tuple[int, str]:
     assert result.exception is None or isinstance(result.exception, SystemExit)
     assert result.exit_code in (0, 1, 2)
     assert "Traceback" not in result.output
-    assert "failed inside" not in result.output
+    assert "internal error" not in result.output
     return result.exit_code, result.output
 
 
@@ -973,7 +973,7 @@ def test_a_plan_whose_id_is_no_name_is_refused(table: Path, tmp_path: Path) -> N
     plan = json.loads((folder / "_plan.json").read_text())
     plan["settings"]["input.id"] = {"a": 1}
     (folder / "_plan.json").write_text(json.dumps(plan))
-    with pytest.raises(DataError, match=r"input\.id is no name"):
+    with pytest.raises(DataError, match=r"an invalid input\.id"):
         compare_tables(str(folder), str(folder), [])
 
 

@@ -1,4 +1,4 @@
-"""A real labelled corpus that every machine with boto3 already has: AWS's API models.
+"""A real labelled corpus that comes with boto3: the API models of AWS.
 
 `botocore` describes each operation of each service in prose, with the errors that it can
 raise (multilabel), its service (multiclass, or the group of a grouped split) and its HTTP
@@ -47,17 +47,17 @@ def _row(service: str, name: str, operation: dict[str, Any]) -> dict[str, Any]:
 
 
 def plain_text(markup: str) -> str:
-    """Return text without tags and entities, blanks collapsed."""
+    """Strip tags, decode entities, collapse whitespace."""
     return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", markup)).split())
 
 
 def with_frequent_errors(operations: pa.Table) -> pa.Table:
-    """Keep operations with one of the errors that stand on 200 operations or more."""
+    """Keep operations with at least one error that occurs in 200 operations or more."""
     return operations.filter(pa.array(_has_frequent_error(operations)))
 
 
 def without_frequent_errors(operations: pa.Table) -> pa.Table:
-    """Keep the others: nobody has said which of those errors they can raise."""
+    """Keep the other operations, which have none of these labels."""
     return operations.filter(pa.array([not has for has in _has_frequent_error(operations)]))
 
 
@@ -68,14 +68,14 @@ def _has_frequent_error(operations: pa.Table) -> list[bool]:
 
 
 def of_large_services(operations: pa.Table) -> pa.Table:
-    """Keep the operations of the services that have most of them."""
+    """Keep the operations of the services with the most operations."""
     services = operations["service"].to_pylist()
     largest = {name for name, _ in Counter(services).most_common(NUM_SERVICES)}
     return operations.filter(pa.array([name in largest for name in services]))
 
 
 def sample(table: pa.Table, num_rows: int, seed: int) -> pa.Table:
-    """Return rows at random, in their order."""
+    """Return a random sample of rows, in the original order."""
     import numpy as np
 
     chosen = np.random.default_rng(seed).permutation(table.num_rows)[:num_rows]

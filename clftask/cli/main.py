@@ -1,19 +1,23 @@
-"""The command line: parse, load, run, exit code. Heavy imports wait until they are needed."""
+"""The command line: parse, load, run, exit code. Heavy imports are lazy."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from clftask import __version__, logs
 from clftask.cli.output import explain, guarded, say, tables
 from clftask.errors import ConfigError, JobError, Problem
 
 if TYPE_CHECKING:
     from clftask.spec import Spec
+
+Shown = TypeVar("Shown")
 
 app = typer.Typer(
     name="clftask",
@@ -29,9 +33,21 @@ Overrides = Annotated[
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved job and exit.")]
 Estimate = Annotated[
-    bool, typer.Option("--estimate", help="Measure a sample, say what the job takes, and exit.")
+    bool,
+    typer.Option("--estimate", help="Measure a sample, say what the job takes, and exit."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="End stdout with one JSON object.")]
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    if version:
+        typer.echo(f"clftask {__version__}")
+        raise typer.Exit
 
 
 @app.command()
@@ -39,28 +55,7 @@ def train(
     job: JobFile, overrides: Overrides = None, dry_run: DryRun = False, as_json: AsJson = False
 ) -> None:
     """Train, evaluate, write a bundle."""
-    guarded(lambda: _train(job, overrides or [], dry_run, as_json), as_json)
-
-
-def _train(path: str, overrides: list[str], dry_run: bool, as_json: bool) -> None:
-    from clftask.config.train import TrainJob
-
-    job = TrainJob.load(path, overrides)
-    if dry_run:
-        _print_job(job, as_json)
-        return
-    from clftask.cli.progress import TrainScreen
-    from clftask.cli.summaries import train_summary
-    from clftask.distributed.train.driver import train as run
-    from clftask.logs import quiet_libraries
-
-    quiet_libraries()
-    with TrainScreen() as screen:
-        result = run(job, screen.say, screen.show)
-    train_summary(result, file=tables(as_json))
-    if as_json:
-        kept = ("run", "bundle", "metrics", "epochs", "seconds", "samples_per_s", "workers")
-        typer.echo(json.dumps({name: result[name] for name in kept}))
+    _run_job("train", job, overrides, dry_run, False, as_json)
 
 
 @app.command()
@@ -72,35 +67,7 @@ def tune(
     as_json: AsJson = False,
 ) -> None:
     """Search hyperparameters, write the best job and its bundle."""
-
-    def run() -> None:
-        if estimate:
-            _refuse_both(dry_run)
-            _estimate_tune(job, overrides or [], as_json)
-        else:
-            _tune(job, overrides or [], dry_run, as_json)
-
-    guarded(run, as_json)
-
-
-def _tune(path: str, overrides: list[str], dry_run: bool, as_json: bool) -> None:
-    from clftask.config.tune import TuneJob
-
-    job = TuneJob.load(path, overrides)
-    if dry_run:
-        _print_job(job, as_json)
-        return
-    from clftask.cli.progress import TuneScreen
-    from clftask.cli.summaries import tune_summary
-    from clftask.distributed.tune.driver import tune as run
-    from clftask.logs import quiet_libraries
-
-    quiet_libraries()
-    with TuneScreen(job.goal, job.num_trials) as screen:
-        result = run(job, screen.say, screen.show)
-    tune_summary(result, job.goal, file=tables(as_json))
-    if as_json:
-        typer.echo(json.dumps(result))
+    _run_job("tune", job, overrides, dry_run, estimate, as_json)
 
 
 @app.command()
@@ -112,62 +79,36 @@ def score(
     as_json: AsJson = False,
 ) -> None:
     """Score a corpus into a probability table."""
+    _run_job("score", job, overrides, dry_run, estimate, as_json)
+
+
+def _run_job(
+    kind: str,
+    path: str,
+    overrides: list[str] | None,
+    dry_run: bool,
+    estimate: bool,
+    as_json: bool,
+) -> None:
+    """Run, print or estimate a job, whatever its kind."""
 
     def run() -> None:
+        if dry_run and estimate:
+            allowed = "cannot go with --estimate"
+            raise ConfigError(Problem("--dry-run", None, allowed, "Leave one of them out."))
+        job = _job_types()[kind].load(path, overrides or [])
+        if dry_run:
+            typer.echo(json.dumps(job.dump()) if as_json else job.to_yaml(), nl=as_json)
+            return
+        from clftask.cli.job_kinds import ESTIMATES, KINDS
+
         if estimate:
-            _refuse_both(dry_run)
-            _estimate_score(job, overrides or [], as_json)
+            measure, show = ESTIMATES[kind]
+            _show(lambda: measure(job, say), show, as_json)
         else:
-            _score(job, overrides or [], dry_run, as_json)
+            _show(lambda: KINDS[kind].run(job), KINDS[kind].summarise, as_json)
 
     guarded(run, as_json)
-
-
-def _score(path: str, overrides: list[str], dry_run: bool, as_json: bool) -> None:
-    from clftask.config.score import ScoreJob
-
-    job = ScoreJob.load(path, overrides)
-    if dry_run:
-        _print_job(job, as_json)
-        return
-    from clftask.cli.progress import ScoreScreen
-    from clftask.cli.summaries import score_summary
-    from clftask.distributed.score.driver import score as run
-    from clftask.logs import quiet_libraries
-
-    quiet_libraries()
-    with ScoreScreen() as screen:
-        result = run(job, screen.say, screen.show)
-    score_summary(result, file=tables(as_json))
-    if as_json:
-        left_out = ("labels", "rows_truncated", "mean_confidence")
-        typer.echo(json.dumps({k: v for k, v in result.items() if k not in left_out}))
-
-
-def _refuse_both(dry_run: bool) -> None:
-    if dry_run:
-        allowed = "prints the job, --estimate measures it: not both at once"
-        raise ConfigError(Problem("--dry-run", None, allowed, "Leave one of them out."))
-
-
-def _estimate_score(path: str, overrides: list[str], as_json: bool) -> None:
-    from clftask.config.score import ScoreJob
-
-    job = ScoreJob.load(path, overrides)
-    from clftask.cli.estimate_summaries import score_estimate
-    from clftask.distributed.estimate import estimate_score
-
-    _shown(lambda say: estimate_score(job, say), score_estimate, as_json)
-
-
-def _estimate_tune(path: str, overrides: list[str], as_json: bool) -> None:
-    from clftask.config.tune import TuneJob
-
-    job = TuneJob.load(path, overrides)
-    from clftask.cli.estimate_summaries import tune_estimate
-    from clftask.distributed.estimate import estimate_tune
-
-    _shown(lambda say: estimate_tune(job, say), tune_estimate, as_json)
 
 
 @app.command()
@@ -235,9 +176,10 @@ def evaluate(
     """Measure a bundle on a labelled table."""
 
     def run() -> None:
+        from clftask.cli.summaries import evaluation_summary
         from clftask.commands.evaluate import evaluate_bundle
 
-        _judged(lambda say: evaluate_bundle(bundle, table, say), as_json)
+        _show(lambda: evaluate_bundle(bundle, table, say), evaluation_summary, as_json)
 
     guarded(run, as_json)
 
@@ -258,9 +200,11 @@ def decide(
     """Refit calibration and thresholds on new labelled rows, without training."""
 
     def run() -> None:
+        from clftask.cli.summaries import evaluation_summary
         from clftask.commands.evaluate import decide_bundle
 
-        _judged(lambda say: decide_bundle(bundle, table, overrides or [], output, say), as_json)
+        refit = partial(decide_bundle, bundle, table, overrides or [], output, say)
+        _show(refit, evaluation_summary, as_json)
 
     guarded(run, as_json)
 
@@ -282,59 +226,20 @@ def compare(
     """Say what changed between two bundles or two score tables; exit 1 when a gate fails."""
 
     def run() -> None:
-        from clftask.logs import quiet_libraries
+        from clftask.cli.summaries import compare_summary, compare_tables_summary
+        from clftask.commands.compare_bundles import compare_bundles
+        from clftask.commands.compare_tables import compare_tables
 
-        quiet_libraries()
-        compared = _compared_tables if table is None else _compared_bundles
-        result = compared(a, b, table, gate or [], tables(as_json))
-        if as_json:
-            typer.echo(json.dumps(result))
+        if table is None:
+            tables_compared = partial(compare_tables, a, b, gate or [])
+            result = _show(tables_compared, compare_tables_summary, as_json)
+        else:
+            bundles_compared = partial(compare_bundles, a, b, table, gate or [], say)
+            result = _show(bundles_compared, compare_summary, as_json)
         if not result["passed"]:
             raise typer.Exit(1)
 
     guarded(run, as_json)
-
-
-def _compared_bundles(a: str, b: str, table: Any, gates: list[str], file: Any) -> dict[str, Any]:
-    from clftask.cli.summaries import compare_summary
-    from clftask.commands.compare_bundles import compare_bundles
-
-    result = compare_bundles(a, b, table, gates, say)
-    compare_summary(result, file)
-    return result
-
-
-def _compared_tables(a: str, b: str, _: Any, gates: list[str], file: Any) -> dict[str, Any]:
-    from clftask.cli.summaries import compare_tables_summary
-    from clftask.commands.compare_tables import compare_tables
-
-    result = compare_tables(a, b, gates)
-    compare_tables_summary(result, file)
-    return result
-
-
-def _judged(run: Callable[[Callable[[str], None]], dict[str, Any]], as_json: bool) -> None:
-    from clftask.cli.summaries import evaluation_summary
-
-    _shown(run, evaluation_summary, as_json)
-
-
-def _shown(
-    run: Callable[[Callable[[str], None]], Any],
-    show: Callable[[Any, IO[str]], None],
-    as_json: bool,
-) -> None:
-    from clftask.logs import quiet_libraries
-
-    quiet_libraries()
-    result = run(say)
-    show(result, tables(as_json))
-    if as_json:
-        typer.echo(json.dumps(result, default=vars))  # of dataclasses, their fields
-
-
-def _print_job(job: Spec, as_json: bool) -> None:
-    typer.echo(json.dumps(job.dump()) if as_json else job.to_yaml(), nl=as_json)
 
 
 @app.command()
@@ -351,10 +256,7 @@ def inspect(
         from clftask.cli.summaries import inspect_summary
         from clftask.commands.inspect import inspect as look
 
-        found = look(path, verify)
-        inspect_summary(found, file=tables(as_json))
-        if as_json:
-            typer.echo(json.dumps(found))
+        _show(lambda: look(path, verify), inspect_summary, as_json)
 
     guarded(run, as_json)
 
@@ -366,11 +268,7 @@ def schema(
     """Print the JSON Schema of a job file."""
 
     def run() -> None:
-        from clftask.config.score import ScoreJob
-        from clftask.config.train import TrainJob
-        from clftask.config.tune import TuneJob
-
-        jobs: dict[str, type[Spec]] = {"train": TrainJob, "tune": TuneJob, "score": ScoreJob}
+        jobs = _job_types()
         if kind not in jobs:
             raise ConfigError(Problem("schema", kind, "must be train, tune or score"))
         typer.echo(json.dumps(jobs[kind].model_json_schema(), indent=2))
@@ -390,9 +288,33 @@ def demo(
 
         result = show(folder, tables(as_json))
         if as_json:
-            typer.echo(json.dumps(result))
+            typer.echo(json.dumps(result, default=_as_json))
 
     guarded(run, as_json)
+
+
+def _job_types() -> dict[str, type[Spec]]:
+    from clftask.config.score import ScoreJob
+    from clftask.config.train import TrainJob
+    from clftask.config.tune import TuneJob
+
+    return {"train": TrainJob, "tune": TuneJob, "score": ScoreJob}
+
+
+def _show(run: Callable[[], Shown], summarise: Callable[..., None], as_json: bool) -> Shown:
+    """Run something, print its result for people and, with --json, for programs."""
+    logs.quiet_libraries()
+    result = run()
+    summarise(result, file=tables(as_json))
+    if as_json:
+        typer.echo(json.dumps(result, default=_as_json))
+    return result
+
+
+def _as_json(result: Any) -> dict[str, Any]:
+    """Return a dataclass as JSON holds it; results of jobs choose what they print."""
+    found: dict[str, Any] = result.as_json() if hasattr(result, "as_json") else vars(result)
+    return found
 
 
 def main(arguments: list[str] | None = None) -> Any:

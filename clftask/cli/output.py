@@ -1,4 +1,4 @@
-"""What the command line says, and how it ends: lines, tables, messages, exit codes."""
+"""Output and exit codes of the command line: lines, tables, error messages."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from clftask.messages import printable
 
 
 def say(line: str) -> None:
-    """Tell the user on stderr."""
+    """Print a line for the user on stderr."""
     logs.say(line) if logs.is_json() else typer.echo(printable(line), err=True)
 
 
 def tables(as_json: bool) -> IO[str]:
-    """Return where tables for people go: with --json not to stdout, and never among JSON lines."""
+    """Return where tables are printed: stdout, or with --json stderr unless logs are JSON."""
     if not as_json:
         return sys.stdout
     return io.StringIO() if logs.is_json() else sys.stderr
 
 
 def guarded(run: Callable[[], None], as_json: bool = False) -> None:
-    """Run a command; turn its errors into a message and an exit code, never a traceback."""
-    terminated: list[int] = []  # told apart by this: Ray makes all interruptions one
+    """Run a command; turn its errors into a message and an exit code, without a traceback."""
+    terminated: list[int] = []  # Ray turns SIGTERM into KeyboardInterrupt, too
 
     def terminate(number: int, frame: object) -> None:
         terminated.append(number)
@@ -57,17 +57,17 @@ def guarded(run: Callable[[], None], as_json: bool = False) -> None:
     except BrokenPipeError:
         sys.stderr.close()
         raise typer.Exit(0) from None
-    except Exception as error:  # a defect of ours: still no traceback, still JSON
+    except Exception as error:  # a bug in clftask: no traceback either, and valid JSON
         if os.environ.get("CLFTASK_DEBUG"):
             raise
         remedy = "Please report it; CLFTASK_DEBUG=1 shows where it comes from."
         reason = f"{type(error).__name__}: {error}"
-        explain(JobError(Problem("clftask", None, f"failed inside: {reason}", remedy)), as_json)
+        explain(JobError(Problem("clftask", None, f"internal error: {reason}", remedy)), as_json)
         raise typer.Exit(1) from None
 
 
 def explain(error: ClftaskError, as_json: bool, code: int | None = None) -> None:
-    """Print an error's problems, and with `as_json` the object that stdout ends with."""
+    """Print an error's problems; with `as_json` also the final JSON object on stdout."""
     for problem in error.problems:
         say(f"error: {problem}")
     if as_json:

@@ -1,4 +1,4 @@
-"""What the terminal shows: one progress bar while a job runs, tables at the end."""
+"""Progress on the terminal: a bar, or a table of trials, while a job runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LINE_EVERY_S = 10.0
 
 
 def _console() -> Console:
-    """Return stderr, which is no terminal if JSON lines go there."""
+    """Return stderr; never treated as a terminal when logs are JSON lines."""
     return Console(stderr=True, highlight=False, force_terminal=False if logs.is_json() else None)
 
 
@@ -29,7 +29,7 @@ def _say(console: Console, line: str) -> None:
 
 
 class _Screen:
-    """One bar on stderr with figures beside it; plain lines where there is no terminal."""
+    """One progress bar with figures on stderr; plain lines without a terminal."""
 
     name = ""
 
@@ -70,7 +70,7 @@ class TrainScreen(_Screen):
         self.figures: dict[str, float] = {}
 
     def show(self, record: dict[str, Any]) -> None:
-        """Move the bar; an evaluation also gets a line of its own."""
+        """Move the bar; print a line for each evaluation."""
         self.figures |= {k: v for k, v in record.items() if k in ("loss", "samples_per_s")}
         if "eval_loss" in record:
             found = {k[5:]: v for k, v in record.items() if k.startswith("eval_")}
@@ -86,13 +86,13 @@ class TrainScreen(_Screen):
 
 
 class ScoreScreen(_Screen):
-    """Rows, with speed, bad rows and those that were there before."""
+    """Rows, with speed, bad rows, and rows scored before."""
 
     name = "scoring"
 
     def __init__(self) -> None:
         super().__init__()
-        self.first: tuple[float, int] | None = None  # when, and rows by then
+        self.first: tuple[float, int] | None = None  # time and rows of the first record
         self.said = 0.0
 
     def show(self, record: dict[str, Any]) -> None:
@@ -117,7 +117,7 @@ class ScoreScreen(_Screen):
 
 
 class TuneScreen:
-    """A table of trials that changes in place; plain lines where there is no terminal."""
+    """A live table of trials; plain lines without a terminal."""
 
     def __init__(self, goal: Goal, num_trials: int) -> None:
         self.goal, self.num_trials = goal, num_trials
@@ -136,7 +136,7 @@ class TuneScreen:
         _say(self.console, line)
 
     def show(self, record: dict[str, Any]) -> None:
-        """Take a record of a trial; without a terminal, print it."""
+        """Add a record of a trial; print it without a terminal."""
         row = self.rows.setdefault(record["id"], {})
         row |= record
         value = record.get("value")
@@ -163,7 +163,7 @@ class TuneScreen:
         return found
 
     def _table(self) -> Table:
-        rows = list(self.rows.values())  # the search adds to them meanwhile
+        rows = list(self.rows.values())  # a copy: the search adds rows concurrently
         searched = [row for row in rows if not row["is_final"]]
         ended = sum(row["state"] != "running" for row in searched)
         trials = counted(self.num_trials, "trial")

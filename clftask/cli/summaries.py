@@ -9,48 +9,48 @@ from rich.markup import escape
 from rich.table import Table
 
 from clftask.components.metrics import with_plain
-from clftask.components.search.goal import Goal
+from clftask.config.results import ScoreResult, TrainResult, TuneResult
 from clftask.messages import counted, printable
 
 MAX_LABEL_ROWS = 20
 PLAIN_CAPTION = "plain: uncalibrated, at 0.5 or the most probable class"
 
 
-def tune_summary(result: dict[str, Any], goal: Goal, file: IO[str]) -> None:
+def tune_summary(result: TuneResult, file: IO[str]) -> None:
     """Print the winner's settings, its metrics, and where everything is."""
     console = Console(file=file, highlight=False)
-    counts = ", ".join(f"{n} {state}" for state, n in result["trials"].items())
+    counts = ", ".join(f"{n} {state}" for state, n in result.trials.items())
     console.print(f"trials: {counts}")
-    for number, reason in list(result["failures"].items())[:MAX_LABEL_ROWS]:
+    for number, reason in list(result.failures.items())[:MAX_LABEL_ROWS]:
         console.print(f"trial {number} failed: {escaped(reason)}", soft_wrap=True)
-    table = Table(title=f"the best: trial {result['best']['trial']}", show_header=False)
-    for name, value in result["best"]["params"].items():
+    table = Table(title=f"best: trial {result.best['trial']}", show_header=False)
+    for name, value in result.best["params"].items():
         table.add_row(
             escaped(name), escaped(f"{value:.4g}" if isinstance(value, float) else str(value))
         )
     console.print(table)
-    for finalist in result["finalists"]:
-        scores = ", ".join(f"{score:.4f}" for score in finalist[goal.metric])
-        console.print(f"finalist {finalist['trial']}: {goal.metric} with new seeds {scores}")
-    console.print(_metric_table(result["best"]["metrics"]))
-    for name in ("job", "bundle"):
-        console.print(f"{name}: {escaped(result[name])}", soft_wrap=True)
+    for finalist in result.finalists:
+        scores = ", ".join(f"{score:.4f}" for score in finalist[result.metric])
+        console.print(f"finalist {finalist['trial']}: {result.metric} with new seeds {scores}")
+    console.print(_metric_table(result.best["metrics"]))
+    console.print(f"job: {escaped(result.job)}", soft_wrap=True)
+    console.print(f"bundle: {escaped(result.bundle)}", soft_wrap=True)
 
 
-def score_summary(result: dict[str, Any], file: IO[str]) -> None:
-    """Print what the whole table holds: rows, labels, confidence."""
+def score_summary(result: ScoreResult, file: IO[str]) -> None:
+    """Print the totals of a score table: rows, labels, confidence."""
     console = Console(file=file, highlight=False)
-    scored = max(result["rows_scored"], 1)
+    scored = max(result.rows_scored, 1)
     table = Table(show_header=False)
-    table.add_row("rows", f"{result['rows_in']:,}")
-    table.add_row("scored", f"{result['rows_scored']:,}")
-    table.add_row("quarantined", f"{result['rows_quarantined']:,}")
-    table.add_row("truncated", f"{result['rows_truncated'] / scored:.1%}")
-    table.add_row("mean confidence", f"{result['mean_confidence']:.3f}")
-    table.add_row("rows/s", f"{result['rows_per_s']:,.1f}")
+    table.add_row("rows", f"{result.rows_in:,}")
+    table.add_row("scored", f"{result.rows_scored:,}")
+    table.add_row("quarantined", f"{result.rows_quarantined:,}")
+    table.add_row("truncated", f"{result.rows_truncated / scored:.1%}")
+    table.add_row("mean confidence", f"{result.mean_confidence:.3f}")
+    table.add_row("rows/s", f"{result.rows_per_s:,.1f}")
     console.print(table)
-    console.print(_distribution(result["labels"], scored))
-    console.print(f"score table: {escaped(result['output'])}", soft_wrap=True)
+    console.print(_distribution(result.labels, scored))
+    console.print(f"score table: {escaped(result.output)}", soft_wrap=True)
 
 
 def _distribution(labels: dict[str, int], rows: int) -> Table:
@@ -65,14 +65,14 @@ def _distribution(labels: dict[str, int], rows: int) -> Table:
     return table
 
 
-def train_summary(result: dict[str, Any], file: IO[str]) -> None:
+def train_summary(result: TrainResult, file: IO[str]) -> None:
     """Print metrics by split, the labels, and where the bundle is."""
     console = Console(file=file, highlight=False)
-    console.print(_metric_table(result["metrics"], result.get("intervals")))
-    split = "test" if "test" in result["per_label"] else "validation"
-    console.print(_label_table(result["per_label"][split], split))
-    console.print(f"bundle: {escaped(result['bundle'])}", soft_wrap=True)
-    console.print(f"report: {escaped(result['bundle'])}/report.html", soft_wrap=True)
+    console.print(_metric_table(result.metrics, result.intervals))
+    split = "test" if "test" in result.per_label else "validation"
+    console.print(_label_table(result.per_label[split], split))
+    console.print(f"bundle: {escaped(result.bundle)}", soft_wrap=True)
+    console.print(f"report: {escaped(result.bundle)}/report.html", soft_wrap=True)
 
 
 def evaluation_summary(result: dict[str, Any], file: IO[str]) -> None:
@@ -97,13 +97,13 @@ def compare_summary(result: dict[str, Any], file: IO[str]) -> None:
     labels = Table(
         title="labels, F1", caption=f"{len(changed)} of {len(result['per_label'])} changed"
     )
-    _columns(labels, "label", "A", "B", "B − A", "95 %", "rows", "decided otherwise")
+    _columns(labels, "label", "A", "B", "B − A", "95 %", "rows", "predictions changed")
     for row in changed[:MAX_LABEL_ROWS]:
         counts = str(row["rows"]), str(row["changed"])
         figures = f"{row['f1_a']:.3f}", f"{row['f1_b']:.3f}"
         labels.add_row(escaped(row["label"]), *figures, *_change(row), *counts)
     console.print(labels)
-    console.print(f"{result['changed']:.1%} of the rows are decided otherwise")
+    console.print(f"{result['changed']:.1%} of the rows have a different prediction")
     for name, examples in result["examples"].items():
         for example in examples[:3]:
             console.print(f"{name}: {escaped(_example_line(example))}", soft_wrap=True)
@@ -112,7 +112,7 @@ def compare_summary(result: dict[str, Any], file: IO[str]) -> None:
 
 def _print_gates(result: dict[str, Any], console: Console) -> None:
     for gate in result["gates"]:
-        state = "kept" if gate["passed"] else "FAILED"
+        state = "passed" if gate["passed"] else "FAILED"
         wanted = f"{gate['metric']}{gate['sign']}{gate['bound']:g}"
         console.print(f"gate {wanted}: {gate['difference']:+.4f}, {state}")
 
@@ -159,11 +159,11 @@ def _example_line(example: dict[str, Any]) -> str:
 
 
 def _metric_table(metrics: dict[str, dict[str, float]], intervals: Any = None) -> Table:
-    """Return metrics by split, each with the decision and, if that differs, without.
+    """Return metrics by split, with the decision and, where they differ, the plain ones.
 
     Args:
         metrics: By split and name.
-        intervals: The same, of those that have one.
+        intervals: 95 % intervals by split and name.
     """
     splits = {split: with_plain(figures) for split, figures in metrics.items()}
     is_plain = all(plain is None for found in splits.values() for _, plain in found.values())
@@ -220,10 +220,10 @@ def _in_words(value: Any) -> str:
 
 
 def escaped(text: str) -> str:
-    """Return a text of others so that it steers neither rich nor the terminal."""
+    """Escape rich markup and control characters in text from outside."""
     return escape(printable(text))
 
 
 def shown(value: float | None) -> str:
-    """Return a figure with four decimals, or nothing where there is none."""
+    """Return a figure with four decimals; empty for None."""
     return "" if value is None else f"{value:.4f}"

@@ -1,4 +1,4 @@
-"""Two bundles held against each other on the same rows: what changed, and is it better. No Ray."""
+"""Compare two bundles on the same labelled rows. No Ray."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _LABELS = "of labels"
 
 @dataclass(frozen=True)
 class Decided:
-    """What a bundle says of the rows.
+    """The predictions of a bundle.
 
     Attributes:
-        probabilities: (rows, labels) float32, in the order of the labels that both share.
+        probabilities: (rows, labels) float32, in the order of the shared labels.
         decided: (rows, labels) bool.
     """
 
@@ -46,17 +46,17 @@ def compare_bundles(a: str, b: str, table: str, gates: list[str], say: Say) -> d
         a: The bundle before.
         b: The bundle after.
         table: Rows with the columns of text and labels that both were trained on.
-        gates: What B − A must keep to: `macro_f1>=-0.005`.
+        gates: Bounds on B − A: `macro_f1>=-0.005`.
         say: Takes lines for the user.
 
     Returns:
         a, b, table, rows, metrics (a, b, difference and its paired bootstrap interval where
-        there is one), per_label, changed (share of rows decided otherwise), examples (better,
-        worse: rows that only one of them decides rightly), gates, passed.
+        there is one), per_label, changed (share of rows whose prediction changed), examples
+        (better, worse: rows that only one of them predicts correctly), gates, passed.
 
     Raises:
-        ConfigError: A gate is none, or names no metric.
-        DataError: A bundle is none, their tasks differ, or the table does not fit them.
+        ConfigError: A gate is invalid.
+        DataError: A bundle is missing, their tasks differ, or the table does not match them.
     """
     jobs = [TrainJob.load(read_meta(path).job) for path in (a, b)]
     space = _space(a, b)
@@ -77,7 +77,7 @@ def compare_bundles(a: str, b: str, table: str, gates: list[str], say: Say) -> d
 
 
 def _space(a: str, b: str) -> LabelSpace:
-    """Return the labels of either: a bundle never gives one that it does not know."""
+    """Return the union of both label sets; a bundle never predicts a label that it lacks."""
     one, other = read_meta(a), read_meta(b)
     if one.task != other.task:
         allowed = f"is {other.task}, and {a} is {one.task}"
@@ -88,7 +88,7 @@ def _space(a: str, b: str) -> LabelSpace:
 def _shared_rows(
     jobs: list[TrainJob], space: LabelSpace, table: str, say: Say
 ) -> tuple[pa.Table, pa.Table]:
-    """Return the rows that both bundles can read, as each of them reads them."""
+    """Return the rows that both bundles can read, prepared for each bundle."""
     report = DataReport()
     first = read_labelled(jobs[0], space, table, report)
     for line in report.warnings():
@@ -110,7 +110,7 @@ def _places(table: pa.Table) -> dict[tuple[str, int], int]:
 
 
 def _decided(path: str, rows: pa.Table, space: LabelSpace, say: Say) -> Decided:
-    """Return what a bundle says, its labels put where they stand in the shared space."""
+    """Return a bundle's predictions in the order of the shared labels."""
     meta, own = score_rows(path, rows, say)
     places = [space.names.index(name) for name in meta.label_names]
     probabilities = np.zeros((len(own), len(space.names)), np.float32)
@@ -121,7 +121,7 @@ def _decided(path: str, rows: pa.Table, space: LabelSpace, say: Say) -> Decided:
 
 
 def _differences(sides: list[Decided], targets: Array, groups: Array | None) -> dict[str, Array]:
-    """Return B − A of the headline metrics, and of each label's F1, on resampled rows."""
+    """Bootstrap B − A of the headline metrics and of each label's F1."""
     one, other = (figures_of(side.decided, targets) for side in sides)
     true = (targets > 0).astype(np.float32)
     given = [side.decided.astype(np.float32) for side in sides]
@@ -151,7 +151,7 @@ def _metrics(
 def _per_label(
     sides: list[Decided], targets: Array, differences: dict[str, Array], space: LabelSpace
 ) -> list[dict[str, Any]]:
-    """Return the labels, those whose F1 changed most first."""
+    """Return the labels, largest change of F1 first."""
     one, other = (per_label(side.decided, targets, space.names) for side in sides)
     changed = (sides[0].decided != sides[1].decided).sum(0)
     found = []
@@ -168,7 +168,7 @@ def _per_label(
 def _examples(
     sides: list[Decided], targets: Array, rows: pa.Table, space: LabelSpace
 ) -> dict[str, list[dict[str, Any]]]:
-    """Return rows that one of them decides rightly and the other does not, the surest first."""
+    """Return rows that only one bundle predicts correctly, largest change of probability first."""
     right = [(side.decided == (targets > 0)).all(1) for side in sides]
     moved = np.abs(sides[1].probabilities - sides[0].probabilities).max(1)
     found = {}

@@ -1,4 +1,4 @@
-"""Two score tables held against each other, without labels: what changed, what drifted. No Ray."""
+"""Compare two score tables without true labels: churn and drift. No Ray."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Scored:
 
     Attributes:
         keys: (rows,) strings: the id, or file and row.
-        given: (rows, labels) scipy CSR of 0 and 1: the labels given, the last for none.
+        given: (rows, labels) scipy CSR of 0 and 1: the predicted labels; the last: no label.
         confidence: (rows,) float32.
         task: multiclass or multilabel.
     """
@@ -52,7 +52,7 @@ def compare_tables(a: str, b: str, gates: list[str]) -> dict[str, Any]:
     Args:
         a: The table before.
         b: The table after.
-        gates: What must hold: `changed<=0.05`, `label_drift<=0.1`, `confidence_drift<=0.1`.
+        gates: Bounds: `changed<=0.05`, `label_drift<=0.1`, `confidence_drift<=0.1`.
 
     Returns:
         a, b; rows_a, rows_b, rows: those in both, but for keys that
@@ -61,11 +61,11 @@ def compare_tables(a: str, b: str, gates: list[str]) -> dict[str, Any]:
         Jensen-Shannon distance (0 to 1) of the distributions of labels given (Lin 1991);
         confidence_drift: the Kolmogorov-Smirnov distance (0 to 1) of confidences;
         per_label: shares of rows, their difference with a 95 % interval, and rows that gained
-        or lost the label; examples: rows that changed, the surest first; gates, passed.
+        or lost the label; examples: rows that changed, most confident first; gates, passed.
 
     Raises:
-        ConfigError: A gate is none, or names no figure.
-        DataError: A table is none, is not complete, or their tasks differ.
+        ConfigError: A gate is invalid.
+        DataError: A table is missing or incomplete, or their tasks differ.
     """
     wanted = read_gates(gates, GATED, GATED)
     manifests = [_manifest(name, path) for name, path in (("A", a), ("B", b))]
@@ -77,7 +77,7 @@ def compare_tables(a: str, b: str, gates: list[str]) -> dict[str, Any]:
     figures = _figures(one, other, same)
     if "changed" not in figures and any(gate.metric == "changed" for gate in wanted):
         remedy = "Gate label_drift or confidence_drift."
-        raise DataError(Problem("TABLE_B", b, "shares no row with TABLE_A", remedy))
+        raise DataError(Problem("TABLE_B", b, "has no rows in common with TABLE_A", remedy))
     return {
         **{"a": a, "b": b, "task": one.task},
         **{"rows_a": len(one.keys), "rows_b": len(other.keys), "rows": len(rows[0])},
@@ -98,7 +98,7 @@ def _manifest(name: str, path: str) -> Manifest:
         return manifest
     if store.plan() is not None:
         remedy = "Run its scoring job to the end."
-        raise DataError(Problem(f"TABLE_{name}", path, "is not complete", remedy))
+        raise DataError(Problem(f"TABLE_{name}", path, "is incomplete", remedy))
     remedy = "Two bundles are compared on a labelled table: clftask compare A B TABLE."
     raise DataError(Problem(f"TABLE_{name}", path, "must be a score table", remedy))
 
@@ -107,20 +107,20 @@ def _check(manifests: list[Manifest], places: tuple[str, str]) -> None:
     one, other = manifests
     for name, place, manifest in zip("AB", places, manifests, strict=True):
         if not manifest.counts.rows_scored or not any(part.num_rows for part in manifest.parts):
-            raise DataError(Problem(f"TABLE_{name}", place, "holds no row"))
+            raise DataError(Problem(f"TABLE_{name}", place, "contains no rows"))
     if one.task != other.task:
         allowed = f"is {other.task}, and TABLE_A is {one.task}"
         raise DataError(Problem("TABLE_B", places[1], allowed, "Compare tables of one task."))
 
 
 def _read(path: str, manifest: Manifest, names: list[str]) -> Scored:
-    """Read a table's keys, labels and confidences; labels stand where they are in `names`."""
+    """Read a table's keys, labels and confidences; labels in the order of `names`."""
     place = filesystems.absolute(path)
     plan = ScoreTableStore(place).plan()
     own = plan.settings.get("input.id") if plan is not None else None
     if not isinstance(own, str | None):
         remedy = "Restore its _plan.json."
-        raise DataError(Problem(place, None, "has a plan whose input.id is no name", remedy))
+        raise DataError(Problem(place, None, "has a plan with an invalid input.id", remedy))
     keys = [own] if own else [FILE, ROW]
     label = "labels" if manifest.task == "multilabel" else "label"
     read = partial(_columns, [*keys, label, "confidence"])
@@ -145,7 +145,7 @@ def _columns(columns: list[str], place: str) -> pa.Table:
         place_of = table.column_names.index("confidence")
         confidence = table["confidence"].cast(pa.float32())
         if confidence.null_count or not pc.all(pc.is_finite(confidence), min_count=0).as_py():
-            raise ValueError("a confidence is no number")
+            raise ValueError("a confidence is missing or not finite")
         return table.set_column(place_of, "confidence", confidence)
 
 
@@ -157,10 +157,10 @@ def _keys(table: pa.Table, columns: list[str]) -> pa.Array:
 
 
 def _given(place: str, column: pa.ChunkedArray, names: list[str]) -> Any:
-    """Return the labels given as a CSR matrix; the last column: no label at all.
+    """Return the predicted labels as a CSR matrix; the last column: no label.
 
     Raises:
-        DataError: A label is none of those of the table's manifest.
+        DataError: A label is not in the table's manifest.
     """
     from scipy.sparse import csr_matrix
 
@@ -173,7 +173,7 @@ def _given(place: str, column: pa.ChunkedArray, names: list[str]) -> Any:
         codes = pc.index_in(column.drop_null(), known).combine_chunks()
     if codes.null_count:
         remedy = "Score the corpus again."
-        raise DataError(Problem(place, None, "holds labels that its manifest lacks", remedy))
+        raise DataError(Problem(place, None, "contains labels not in its manifest", remedy))
     flat = np.full(int(np.maximum(counts, 1).sum()), len(names))
     width = np.maximum(counts, 1)
     flat[np.repeat(counts > 0, width)] = codes.to_numpy()
@@ -185,7 +185,7 @@ def _given(place: str, column: pa.ChunkedArray, names: list[str]) -> Any:
 
 
 def _shared(one: Scored, other: Scored) -> tuple[Array, Array]:
-    """Return the places of the rows that both have, in either; keys that repeat tell no row."""
+    """Return the row numbers, in each table, of the keys that occur once in both."""
     single = [np.flatnonzero(_is_single(side.keys)) for side in (one, other)]
     keys = [side.keys.take(pa.array(p)) for side, p in zip((one, other), single, strict=True)]
     found = pc.index_in(keys[1], keys[0])
@@ -194,7 +194,7 @@ def _shared(one: Scored, other: Scored) -> tuple[Array, Array]:
 
 
 def _is_single(keys: pa.Array) -> Array:
-    """Return (rows,) bool: whether a key is there, and there once."""
+    """Return (rows,) bool: whether a key occurs exactly once."""
     codes = keys.dictionary_encode().indices
     places = codes.fill_null(0).to_numpy()
     return np.asarray((np.bincount(places)[places] == 1) & codes.is_valid().to_numpy(False))
@@ -221,11 +221,11 @@ def _figures(one: Scored, other: Scored, same: tuple[Scored, Scored]) -> dict[st
 def _per_label(
     one: Scored, other: Scored, same: tuple[Scored, Scored], names: list[str]
 ) -> list[dict[str, Any]]:
-    """Return the labels, those whose share changed most first."""
+    """Return the labels, largest change of share first."""
     shares = [np.asarray(side.given.mean(0)).ravel() for side in (one, other)]
     gained, lost = (np.asarray((x.given > y.given).sum(0)).ravel() for x, y in (same[::-1], same))
     is_paired = len(same[0].keys) == len(one.keys) == len(other.keys)
-    if is_paired:  # of the same rows: only those that changed say anything (McNemar 1947)
+    if is_paired:  # paired rows: only those that changed count (McNemar 1947)
         moved = (gained + lost) / len(one.keys)
         variance = (moved - (shares[1] - shares[0]) ** 2) / len(one.keys)
     else:
@@ -242,7 +242,7 @@ def _per_label(
 
 
 def _examples(one: Scored, other: Scored, names: list[str]) -> list[dict[str, Any]]:
-    """Return rows whose labels changed, those first of which both tables were sure."""
+    """Return rows whose labels changed, most confident in both tables first."""
     changed = np.flatnonzero(_changed(one, other))
     surest = np.minimum(one.confidence, other.confidence)[changed]
     rows = changed[np.argsort(-surest, kind="stable")][:NUM_EXAMPLES]

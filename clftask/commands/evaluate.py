@@ -1,4 +1,4 @@
-"""Bundles held against labelled tables: measured, or given a decision anew. No Ray."""
+"""Evaluate a bundle on a labelled table, or refit its decision there. No Ray."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class LabelledBundle:
-    """A bundle and what it says of a labelled table.
+    """A bundle and its outputs on a labelled table.
 
     Attributes:
         meta: The bundle's description.
         folder: Its local folder.
         rows: Uncalibrated logits, and targets.
-        warnings: Of rows that were left out.
+        warnings: About rows that were left out.
     """
 
     meta: BundleMeta
@@ -60,10 +60,10 @@ def evaluate_bundle(path: str, table: str, say: Say) -> dict[str, Any]:
         confusion_matrix for multiclass.
 
     Raises:
-        DataError: There is no bundle, or the table does not fit it.
+        DataError: There is no bundle, or the table does not match it.
     """
     with temporary_folder() as scratch:
-        found = _judged(path, table, scratch, say)
+        found = _labelled_bundle(path, table, scratch, say)
     decision, rows = found.meta.decision, found.rows
     again = {"calibration": decision.calibration.model_copy(update={"is_folded": False})}
     outcome = decision.model_copy(update=again).apply(rows.logits, found.meta.task)
@@ -85,20 +85,20 @@ def decide_bundle(
         say: Takes lines for the user.
 
     Returns:
-        What `evaluate_bundle` returns, the figures out of fold.
+        What `evaluate_bundle` returns; the figures are cross-fitted: fitted on the other folds.
 
     Raises:
-        ConfigError: The overrides are no decision.
-        DataError: There is no bundle, or the table does not fit it.
+        ConfigError: An override is not a field of the decision.
+        DataError: There is no bundle, or the table does not match it.
     """
     meta = bundle.read_meta(path)
     job = _with_decision(meta, overrides)
     place = _place(path, output)
     with temporary_folder() as scratch:
-        found = _judged(path, table, scratch, say)
+        found = _labelled_bundle(path, table, scratch, say)
         if len(found.rows.logits) < FEW_ROWS:
             rows = counted(len(found.rows.logits), "row")
-            say(f"warning: {rows} are few to fit a decision on: it follows their noise")
+            say(f"warning: {rows} are few to fit a decision on: expect it to overfit")
         refitted = decide(job, found.meta.space, {"validation": found.rows})
         _rewrite(found, job, refitted, table, place, _records(path), say)
     figures = {name: by_split["validation"] for name, by_split in refitted.figures.items()}
@@ -113,8 +113,8 @@ def _place(path: str, output: str | None) -> str:
     """Return where the new bundle goes.
 
     Raises:
-        ConfigError: Something else is there.
-        StorageError: It cannot be written.
+        ConfigError: The folder contains something else.
+        StorageError: The folder cannot be written.
     """
     if output is None:
         place = filesystems.absolute(path)
@@ -151,7 +151,7 @@ def score_rows(path: str, rows: Any, say: Say) -> tuple[BundleMeta, Any]:
     return meta, meta.decision.probabilities(logits, meta.task)
 
 
-def _judged(path: str, table: str, scratch: str, say: Say) -> LabelledBundle:
+def _labelled_bundle(path: str, table: str, scratch: str, say: Say) -> LabelledBundle:
     folder, meta = bundle.fetch(path, scratch)
     report = DataReport()
     rows = read_labelled(TrainJob.load(meta.job), meta.space, table, report)
@@ -174,7 +174,7 @@ def _logits(folder: str, meta: BundleMeta, rows: Any, say: Say) -> Any:
 def _tokenised(folder: str, meta: BundleMeta, rows: Any, say: Say) -> tuple[Scorer, Any]:
     with quiet_loading():
         model, tokenizer = bundle.open_model(folder, meta)
-    # In fp32 everywhere: figures must not depend on which precision pays at the moment.
+    # Always fp32: figures must not depend on the fastest precision of a machine.
     scorer = Scorer(model, tokenizer, meta, default_device())
     say(f"scoring {counted(rows.num_rows, 'row')} on {scorer.device}")
     return scorer, scorer.tokenise(*_texts(rows))
@@ -210,19 +210,19 @@ def _rewrite(
 
 
 def _records(path: str) -> list[dict[str, Any]]:
-    """Return what was recorded while a bundle was trained, if it still is in its run."""
+    """Return the training records of a bundle that is still in its run, else none."""
     run = filesystems.absolute(path).rpartition("/")[0]
     return run_dir.records(run) if storage.exists(storage.join(run, run_dir.JOB)) else []
 
 
 def _of_training(folder: str) -> dict[str, Any]:
-    """Return what `metrics.json` says: how a bundle was trained stays true."""
+    """Return `metrics.json`: the figures of training stay valid."""
     file = Path(folder, "metrics.json")
     return storage.read_json(str(file), bundle.AGAIN) if file.is_file() else {}
 
 
 def _recalibrated(layer: Any, before: Decision, after: Decision) -> Calibration:
-    """Put a calibration into the last layer in place of another; nothing changes if none does."""
+    """Replace the calibration in the last layer, unless both are equal."""
     old, new = before.calibration, after.calibration
     if new.is_close(old):
         return old

@@ -1,4 +1,4 @@
-"""Gates: what a comparison must keep to, so that CI can refuse a bundle or a table."""
+"""Gates: bounds that a comparison must satisfy, for CI."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 
 from clftask.errors import ConfigError, Problem
 
-_ROUNDING = 1e-9  # 0.695 - 0.7 is a little below -0.005
+_ROUNDING = 1e-9  # 0.695 - 0.7 is slightly below -0.005
 _GATE = re.compile(r"^\s*([a-z][a-z0-9_]*)\s*(>=|<=)\s*([-+]?[0-9.]+(?:e[-+]?[0-9]+)?)\s*$")
 
 
 @dataclass(frozen=True)
 class Gate:
-    """What a figure must keep to.
+    """A bound on a figure.
 
     Attributes:
         metric: The figure's name.
         sign: `>=`, or `<=` where lower is better.
-        bound: Of the figure, or of the difference B − A.
+        bound: On the figure, or on the difference B − A.
     """
 
     metric: str
@@ -30,8 +30,8 @@ class Gate:
     def outcome(self, value: float) -> dict[str, Any]:
         """Return the gate with the value, as `difference`, and whether it passed."""
         margin = value - self.bound if self.sign == ">=" else self.bound - value
-        is_kept = margin >= -_ROUNDING
-        return {**vars(self), "difference": value, "passed": bool(is_kept)}
+        is_met = margin >= -_ROUNDING
+        return {**vars(self), "difference": value, "passed": bool(is_met)}
 
 
 def read_gates(
@@ -41,12 +41,11 @@ def read_gates(
 
     Args:
         texts: As the user wrote them.
-        known: The figures that there are.
-        lower_is_better: Those of them whose gate is `<=`.
+        known: The figures of the comparison.
+        lower_is_better: Figures whose gates use `<=`.
 
     Raises:
-        ConfigError: One is no gate, names no figure, or looks in the direction that is never
-            worse.
+        ConfigError: A gate is invalid, names an unknown figure, or has the wrong direction.
     """
     found: list[Gate] = []
     mistakes: list[Problem] = []
@@ -74,8 +73,8 @@ def _read(text: str, known: Collection[str], lower_is_better: Collection[str]) -
         remedy = "Write it as macro_f1>=-0.005, or ece<=0.01."
         raise ConfigError(Problem("--gate", text, "must be metric>=number", remedy)) from None
     if metric not in known:
-        remedy = f"There are {', '.join(sorted(known))}."
-        raise ConfigError(Problem("--gate", text, "names no figure of this comparison", remedy))
+        remedy = f"Allowed: {', '.join(sorted(known))}."
+        raise ConfigError(Problem("--gate", text, "unknown figure", remedy))
     wanted = "<=" if metric in lower_is_better else ">="
     if sign != wanted:
         better = "lower" if wanted == "<=" else "higher"

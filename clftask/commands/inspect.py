@@ -1,4 +1,4 @@
-"""Says what lies at a path: a run, a bundle, a score table or a job file."""
+"""Describe a path: a run, a bundle, a score table or a job file."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ from clftask.yaml_io import parse_job, read_yaml
 
 
 def inspect(path: str, verify: bool = False) -> dict[str, Any]:
-    """Return what a path is and its main figures.
+    """Return the kind of a path and its main figures.
 
     Args:
         path: A run, a bundle, a score table or a job file.
-        verify: Whether to read every part of a score table and check what it holds.
+        verify: Read and check every part of a score table.
 
     Raises:
-        DataError: It is nothing that clftask writes or reads.
-        JobError: Parts of a score table are not what was written.
+        DataError: The path is none of these.
+        JobError: Parts of a score table are missing or changed.
     """
     place = filesystems.absolute(path)
     if storage.exists(storage.join(place, bundle.META)):
@@ -103,45 +103,45 @@ def _state(manifest: Manifest | None, missing: list[int]) -> str:
 
 
 def _verify(store: ScoreTableStore, plan: ScorePlan, manifest: Manifest | None) -> str:
-    """Hold every part against its receipt and the manifest, or else against the plan.
+    """Check every part against its receipt and the manifest, or else against the plan.
 
     Returns:
-        How many parts there are, and what they were held against.
+        How many parts were checked, and against what.
 
     Raises:
-        JobError: Names what is gone, changed or foreign.
+        JobError: Parts are missing, changed or from another table.
     """
     entries = {entry.name: entry.sha256 for entry in manifest.parts} if manifest else {}
     receipts, stored = list(store.receipts()), store.stored_parts()
     bare = stored - {receipt.shard for receipt in receipts}
     shards = [shard for shard in plan.shards if shard.index in bare]
-    looked = map_in_threads(lambda receipt: _held_against(store, receipt, entries), receipts)
-    looked += map_in_threads(lambda shard: _held_against_plan(store, plan, shard), shards)
+    looked = map_in_threads(lambda receipt: _check_receipt(store, receipt, entries), receipts)
+    looked += map_in_threads(lambda shard: _check_plan(store, plan, shard), shards)
     problems = [problem for found in looked for problem in found]
     foreign = sorted(stored - {shard.index for shard in plan.shards})
-    problems += [_unsound(store.part(index), "is not of this table") for index in foreign]
+    problems += [_unsound(store.part(index), "does not belong to this table") for index in foreign]
     if problems:
         raise JobError(*problems)
     said = [f"{counted(len(receipts), 'part')} as written"] if receipts else []
     if shards:
-        said.append(f"{counted(len(shards), 'part')} without a receipt, whole and of the plan")
-    return "; ".join(said) or "no part is there yet"
+        said.append(f"{counted(len(shards), 'part')} without a receipt, complete and as planned")
+    return "; ".join(said) or "no parts yet"
 
 
-def _held_against(
+def _check_receipt(
     store: ScoreTableStore, receipt: Receipt, entries: dict[str, str]
 ) -> list[Problem]:
-    """Say what is wrong with a part that has a receipt; `entries`: checksums of the manifest."""
+    """Return the problems of a part with a receipt; `entries`: checksums of the manifest."""
     place = store.part(receipt.shard)
     wanted = {receipt.sha256, entries.get(place.rpartition("/")[2], receipt.sha256)}
     found = []
     if not storage.exists(place) or {checksum(storage.read_bytes(place))} != wanted:
-        found.append(_unsound(place, "is gone, or does not hold what was written"))
-    return [*found, *_quarantine_gone(store, receipt.shard, receipt.counts)]
+        found.append(_unsound(place, "is missing, or its content was changed"))
+    return [*found, *_missing_quarantine(store, receipt.shard, receipt.counts)]
 
 
-def _held_against_plan(store: ScoreTableStore, plan: ScorePlan, shard: Shard) -> list[Problem]:
-    """Say what is wrong with a part that has no receipt: a kill came before it was written."""
+def _check_plan(store: ScoreTableStore, plan: ScorePlan, shard: Shard) -> list[Problem]:
+    """Return the problems of a part without a receipt: a kill came before it was written."""
     place = store.part(shard.index)
     data = storage.read_bytes(place)
     try:
@@ -150,16 +150,16 @@ def _held_against_plan(store: ScoreTableStore, plan: ScorePlan, shard: Shard) ->
     except (pa.ArrowException, OSError, ValueError, RecursionError, ClftaskError):
         return [_unsound(place, "is damaged")]
     if not plan.mark(shard).items() <= footer.items():
-        return [_unsound(place, "is of another job, or of an input that was changed")]
+        return [_unsound(place, "belongs to another job, or to an input that was changed")]
     if (counts.rows_in, counts.rows_scored) != (shard.num_rows, num_rows):
-        return [_unsound(place, "does not hold the rows that its footer names")]
-    return _quarantine_gone(store, shard.index, counts)
+        return [_unsound(place, "does not contain the rows that its footer names")]
+    return _missing_quarantine(store, shard.index, counts)
 
 
-def _quarantine_gone(store: ScoreTableStore, index: int, counts: Counts) -> list[Problem]:
+def _missing_quarantine(store: ScoreTableStore, index: int, counts: Counts) -> list[Problem]:
     place = store.quarantine(index)
     is_gone = counts.rows_quarantined and not storage.exists(place)
-    return [_unsound(place, "is gone", store.part(index))] if is_gone else []
+    return [_unsound(place, "is missing", store.part(index))] if is_gone else []
 
 
 def _unsound(place: str, problem: str, part: str | None = None) -> Problem:
@@ -190,7 +190,7 @@ def _run(place: str) -> dict[str, Any]:
 
 
 def _search(place: str) -> dict[str, Any]:
-    """Return how a search stands: its trials by state, and the best so far."""
+    """Return the state of a search: its trials by state, and the best so far."""
     text = storage.read_bytes(storage.join(place, run_dir.SEARCH))
     job = TuneJob.load(parse_job(text, run_dir.SEARCH))
     trials = TrialStore(place).all()

@@ -24,6 +24,16 @@ PROBLEM_TYPES: dict[Task, str] = {
 }
 
 
+def _transformers() -> Any:
+    """Import transformers, clftask's own classes registered."""
+    import transformers
+
+    from clftask.models.mlp import register
+
+    register()
+    return transformers
+
+
 def find_base(base: str, scratch: str) -> str:
     """Return what transformers opens: a local folder, or a hub id as it is.
 
@@ -75,20 +85,19 @@ def check_base(spec: ModelSpec) -> Any:
 
 
 def _check_base(spec: ModelSpec, base: str) -> Any:
-    from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
-
+    transformers = _transformers()
     if Path(base).is_dir():
         check_files(Path(base), functools.partial(_refuse, spec.base))
     try:
-        config = AutoConfig.from_pretrained(base, trust_remote_code=False)
+        config = transformers.AutoConfig.from_pretrained(base, trust_remote_code=False)
     except Exception as error:  # transformers raises OSError, ValueError, KeyError and more
         reason = " ".join(str(error).split())[:300]
         remedy = "Give a hub id that can be reached, a folder, s3:// or pkg://package/folder."
         raise _refuse(spec.base, f"cannot be opened: {reason}", remedy) from None
-    if isinstance(spec.head, MlpHead) and type(config) not in AutoModel._model_mapping:
+    if isinstance(spec.head, MlpHead) and type(config) not in transformers.AutoModel._model_mapping:
         remedy = "Use head: linear, the model's own head."
         raise _refuse(spec.base, f"{config.model_type} does not support another head", remedy)
-    mapping = AutoModelForSequenceClassification._model_mapping
+    mapping = transformers.AutoModelForSequenceClassification._model_mapping
     if type(config) not in mapping and not isinstance(spec.head, MlpHead):
         raise _refuse(
             spec.base, f"{config.model_type} has no sequence classification in transformers"
@@ -131,9 +140,7 @@ def _refuse(base: str, allowed: str, remedy: str = "") -> ConfigError:
 
 def load_tokenizer(base: str) -> Any:
     """Open the tokenizer of a base or bundle, without remote code."""
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(base, trust_remote_code=False)
+    return _transformers().AutoTokenizer.from_pretrained(base, trust_remote_code=False)
 
 
 def open_classifier(folder: str, num_labels: int, max_length: int) -> tuple[Any, Any]:
@@ -165,9 +172,8 @@ def open_classifier(folder: str, num_labels: int, max_length: int) -> tuple[Any,
 
 def _opened(folder: str) -> tuple[Any, Any, list[str]]:
     import torch
-    from transformers import AutoModelForSequenceClassification
 
-    model, info = AutoModelForSequenceClassification.from_pretrained(
+    model, info = _transformers().AutoModelForSequenceClassification.from_pretrained(
         folder,
         dtype=torch.float32,
         trust_remote_code=False,
@@ -200,10 +206,8 @@ def build_model(
     Returns:
         The model, and the names of its fresh parameters: none if the base's head is kept.
     """
-    from transformers import AutoConfig
-
     names = dict(enumerate(space.names))
-    config = AutoConfig.from_pretrained(
+    config = _transformers().AutoConfig.from_pretrained(
         base,
         trust_remote_code=False,
         num_labels=len(names),
@@ -223,9 +227,7 @@ def build_model(
 
 def _is_classifier_of(space: LabelSpace, base: str) -> bool:
     """Tell whether a base's own configuration has these labels, in this order, for this task."""
-    from transformers import AutoConfig
-
-    own = AutoConfig.from_pretrained(base, trust_remote_code=False)
+    own = _transformers().AutoConfig.from_pretrained(base, trust_remote_code=False)
     # Without a problem type transformers takes a classifier of several labels for multiclass.
     problem_type = own.problem_type or PROBLEM_TYPES["multiclass"]
     names = dict(enumerate(space.names))
@@ -248,7 +250,6 @@ def _start_output(model: Any, absent: set[str], bias: Array) -> None:
 def _with_head(base: str, spec: ModelSpec, config: Any) -> tuple[Any, set[str], set[str]]:
     """Return the model, its head's parameters, and the parameters that the base lacks."""
     import torch
-    from transformers import AutoModelForSequenceClassification
 
     if isinstance(spec.head, MlpHead):
         from clftask.models.mlp import build
@@ -256,7 +257,7 @@ def _with_head(base: str, spec: ModelSpec, config: Any) -> tuple[Any, set[str], 
         model, fresh, lost = build(base, spec.head, config)
         refuse_lost(base, lost)
         return model, fresh, fresh
-    model, info = AutoModelForSequenceClassification.from_pretrained(
+    model, info = _transformers().AutoModelForSequenceClassification.from_pretrained(
         base,
         config=config,
         trust_remote_code=False,
@@ -328,13 +329,13 @@ def prior_of(codes: Any, num_labels: int) -> Float64:
 def num_parameters(spec: ModelSpec, num_labels: int) -> int:
     """Return how many parameters a job's model has, without loading it."""
     import torch
-    from transformers import AutoConfig, AutoModel
 
+    transformers = _transformers()
     with temporary_folder() as scratch:
         base = find_base(spec.base, scratch)
-        config = AutoConfig.from_pretrained(base, trust_remote_code=False)
+        config = transformers.AutoConfig.from_pretrained(base, trust_remote_code=False)
     with torch.device("meta"):
-        body = AutoModel.from_config(config)
+        body = transformers.AutoModel.from_config(config)
     width = getattr(config, "hidden_size", 0) or 0
     return sum(int(p.numel()) for p in body.parameters()) + int(width * (width + num_labels))
 

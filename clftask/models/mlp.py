@@ -1,7 +1,7 @@
-"""The MLP head: a class of clftask's own, as transformers has none.
+"""The MLP head: a class of clftask's own, because transformers has none.
 
-`import clftask` registers it; then `AutoModelForSequenceClassification.from_pretrained`
-opens its bundles, without remote code.
+After `clftask.register()`, `AutoModelForSequenceClassification.from_pretrained` opens its
+bundles without remote code.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class MlpClassifier(PreTrainedModel):  # type: ignore[misc]
         inner = config.encoder_config()
         self.encoder = AutoModel.from_config(inner)
         if getattr(self.encoder, "pooler", None) is not None:
-            self.encoder.pooler = None  # nothing reads it: gradients would be waited for in vain
+            self.encoder.pooler = None  # unused: DDP would wait for its gradients
         self.dense = nn.Linear(inner.hidden_size, config.hidden)
         self.dropout = nn.Dropout(config.dropout)
         self.classifier = nn.Linear(config.hidden, config.num_labels)
@@ -101,7 +101,7 @@ class MlpClassifier(PreTrainedModel):  # type: ignore[misc]
 
 
 def register() -> None:
-    """Make transformers know the class."""
+    """Register the head's classes with transformers; doing it again changes nothing."""
     AutoConfig.register(MlpClassifierConfig.model_type, MlpClassifierConfig, exist_ok=True)
     AutoModelForSequenceClassification.register(MlpClassifierConfig, MlpClassifier, exist_ok=True)
 
@@ -117,7 +117,6 @@ def build(base: str, head: MlpHead, labelled: Any) -> tuple[MlpClassifier, set[s
     Returns:
         The model, the names of its fresh parameters, and the weights that the base lacks.
     """
-    register()
     encoder, info = AutoModel.from_pretrained(
         base,
         trust_remote_code=False,
@@ -137,6 +136,3 @@ def build(base: str, head: MlpHead, labelled: Any) -> tuple[MlpClassifier, set[s
     model.encoder.load_state_dict(encoder.state_dict(), strict=False)
     fresh = {n for n, _ in model.named_parameters() if not n.startswith("encoder.")}
     return model, fresh, [n for n in info["missing_keys"] if not n.startswith("pooler")]
-
-
-register()

@@ -111,4 +111,4 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_scored(
     assert "Compare bundles of one task" in found.stdout
     found = run(trained[0], trained[0], trained[1], "--gate", "accuracy>=0")
     assert found.exit_code == 2
-    assert "names no figure of this comparison" in found.stdout
+    assert "unknown figure" in found.stdout

@@ -34,7 +34,7 @@ def test_a_gate_is_kept_up_to_its_bound():
         ("macro_f1>=1.2.3", "must be metric>=number"),
         ("macro_f1<=0.1", "higher macro_f1 is better"),
         ("ece>=0", "lower ece is better"),
-        ("micro_f1>=0", "There are ece, macro_f1"),
+        ("micro_f1>=0", "Allowed: ece, macro_f1"),
     ],
 )
 def test_gates_that_mean_nothing_are_refused(text, words):

@@ -42,7 +42,7 @@ def labels(found, split):
     return [found.space.decode(row) for row in codes]
 
 
-SCORE_NAMES = ["score-answers", "score-corpus", "score-debian"]
+SCORE_NAMES = ["score-answers", "score-aws", "score-corpus", "score-debian"]
 TUNE_NAMES = ["tune-aws-errors", "tune-debian-tags"]
 
 

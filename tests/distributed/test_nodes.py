@@ -22,6 +22,7 @@ from pyarrow import parquet
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from clftask.commands.inspect import inspect
+from clftask.config.results import TrainResult
 from clftask.config.score import ScoreJob
 from clftask.config.train import TrainJob
 from clftask.config.tune import TuneJob
@@ -137,7 +138,7 @@ class Once:
             raise self.failure
 
 
-def fit(document: dict[str, Any], show: Any, *overrides: str) -> dict[str, Any]:
+def fit(document: dict[str, Any], show: Any, *overrides: str) -> TrainResult:
     return train(TrainJob.load(document, overrides), lambda line: None, show)
 
 
@@ -164,7 +165,7 @@ def node_of_first_worker() -> str:
 def test_training_outlives_the_node_of_its_first_worker(cluster, document):
     """It ends with fewer workers, after the same steps as if nothing had been."""
     whole = fit(document, lambda record: None, "run.name=whole")
-    assert whole["workers"] == 2
+    assert whole.workers == 2
 
     def take_away() -> None:
         first = node_of_first_worker()
@@ -173,14 +174,14 @@ def test_training_outlives_the_node_of_its_first_worker(cluster, document):
     beside = Once(lambda record: record["step"] >= 10 and "eval_loss" in record, take_away)
     result = fit(document, beside, "scaling.workers=[1,2]", "scaling.max_failures=1")
     beside.end()
-    assert result["workers"] == 1
-    assert "resuming from the checkpoint of step" in log_of(result["run"])
+    assert result.workers == 1
+    assert "resuming from the checkpoint of step" in log_of(result.run)
     # The first log after a restart is a mean over fewer steps.
-    later = [{s: x for s, x in losses(r["run"]).items() if s > 20} for r in (result, whole)]
+    later = [{s: x for s, x in losses(r.run).items() if s > 20} for r in (result, whole)]
     assert later[0] == pytest.approx(later[1], abs=1e-5)
     assert max(later[0]) == 60
-    for split, found in result["metrics"].items():
-        assert found == pytest.approx(whole["metrics"][split], abs=1e-4)
+    for split, found in result.metrics.items():
+        assert found == pytest.approx(whole.metrics[split], abs=1e-4)
 
 
 def corpus(place: str, rows: int) -> None:
@@ -214,7 +215,7 @@ def test_scoring_outlives_its_nodes_and_uses_one_that_joins(cluster, place, tiny
     beside = Once(lambda record: record["rows"] > 0, replace_both_nodes)
     result = score(ScoreJob.load(job), lambda line: None, beside)
     beside.end()
-    assert result["rows_scored"] == num_rows
+    assert result.rows_scored == num_rows
     assert inspect(job["output"]["path"], verify=True)["state"] == "complete"
     files = [f.path for f in listing.list_files(f"{place}/out") if f.path.endswith(".parquet")]
     ids = [
@@ -239,8 +240,8 @@ def test_a_search_outlives_a_node(cluster, document, place):
     beside = Once(lambda record: True, cluster.nodes[2].kill)
     result = tune(TuneJob.load(search), lambda line: None, beside)
     beside.end()
-    assert result["trials"] == {"done": 4, "stopped": 0, "failed": 0}
-    assert all(len(trial.evaluations) == 4 for trial in TrialStore(result["run"]).all())
+    assert result.trials == {"done": 4, "stopped": 0, "failed": 0}
+    assert all(len(trial.evaluations) == 4 for trial in TrialStore(result.run).all())
 
 
 def test_a_killed_driver_does_not_keep_the_machines_of_a_range(s3, document, tmp_path):
@@ -269,8 +270,8 @@ def test_a_node_that_joins_is_used_by_a_training(s3, document, monkeypatch):
         beside = Once(lambda record: "eval_loss" in record, nodes.add)
         result = fit(document, beside, "scaling.workers=[1,2]", "training.epochs=150")
         beside.end()
-    assert result["workers"] == 2
-    assert sorted(losses(result["run"]))[-1] == result["steps"] == 150 * 5
+    assert result.workers == 2
+    assert sorted(losses(result.run))[-1] == result.steps == 150 * 5
 
 
 def test_a_machine_that_says_that_it_leaves_costs_few_steps(s3, document, place, toy_table):
@@ -291,13 +292,13 @@ def test_a_machine_that_says_that_it_leaves_costs_few_steps(s3, document, place,
         beside = Once(lambda record: record["step"] >= 50, reclaim)
         result = fit(document, beside, "training.epochs=1", "scaling.max_failures=0")
         beside.end()
-    log = log_of(result["run"])
+    log = log_of(result.run)
     steps = [
         int(line.split("step ")[1].split(":")[0])
         for line in log.splitlines()
         if ": checkpoint" in line
     ]
-    assert steps[0] < 1440 == result["steps"]
+    assert steps[0] < 1440 == result.steps
     assert f"resuming from the checkpoint of step {steps[0]}" in log or len(steps) > 2
 
 
@@ -329,5 +330,5 @@ def test_a_cluster_grows_from_nothing_for_a_scoring_job(s3, place, tiny_bundle, 
         assert capacity().nodes == ((0.0, 0.0), (1.0, 0.0), (1.0, 0.0))
         result = score(ScoreJob.load(job), said.append, lambda record: None)
         assert len(nodes.alive()) > 1  # the second may come when all is done
-    assert result["rows_scored"] == 5_000
+    assert result.rows_scored == 5_000
     assert any("1 to 2 CPU workers" in line for line in said)

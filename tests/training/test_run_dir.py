@@ -6,17 +6,24 @@ import contextlib
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from clftask.config.results import TrainResult
 from clftask.config.train import RunSpec, TrainJob
 from clftask.data.prepare import prepare
 from clftask.distributed.train.driver import train
 from clftask.errors import ConfigError
 from clftask.training import run_dir
 
-OUTCOME = {"metrics": {"validation": {"micro_f1": 0.5}}, "epochs": 3}
+OUTCOME = {
+    "metrics": {"validation": {"micro_f1": 0.5}},
+    "epochs": 3,
+    "samples_per_s": 100.0,
+    "workers": 1,
+    "steps": 9,
+    "per_label": {"validation": []},
+}
 
 
 @pytest.fixture
@@ -45,7 +52,7 @@ def finished(toy_table, tiny_base, tmp_path) -> TrainJob:
     return job
 
 
-def again(job: TrainJob, *overrides: str) -> tuple[dict[str, Any], list[str]]:
+def again(job: TrainJob, *overrides: str) -> tuple[TrainResult, list[str]]:
     said: list[str] = []
     changed = TrainJob.load(job.dump(), overrides)
     return train(changed, said.append, lambda record: None), said
@@ -53,8 +60,8 @@ def again(job: TrainJob, *overrides: str) -> tuple[dict[str, Any], list[str]]:
 
 def test_a_finished_run_returns_without_its_base(finished):
     result, said = again(finished, "scaling.workers=2")
-    assert {name: result[name] for name in OUTCOME} == OUTCOME
-    assert said == [f"the run is finished: {result['run']}"]
+    assert {name: getattr(result, name) for name in OUTCOME} == OUTCOME
+    assert said == [f"the run is finished: {result.run}"]
 
 
 def test_what_a_driver_left_that_was_killed_at_the_very_end_is_removed(finished):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -351,6 +353,23 @@ def test_bundle_fingerprint_covers_the_decision(make_work, tmp_path):
         bundle.fetch(str(folder), "")
 
 
+@pytest.mark.parametrize(
+    "opening",
+    [
+        'clftask.register(); import transformers as t; t.pipeline("text-classification", {})',
+        "clftask.load({})",
+    ],
+)
+def test_a_fresh_process_opens_the_head_of_clftask(make_work, opening):
+    work = make_work(head={"kind": "mlp", "hidden": 8}, epochs=1)
+    run(work)
+    folder = Path(work.run, "bundle")
+    code = "import clftask; " + opening.format(repr(str(folder)))
+    subprocess.run([sys.executable, "-c", code], check=True)
+    lines = (folder / "README.md").read_text().splitlines()
+    assert lines.index("import clftask") < lines.index("clftask.register()  # the MLP head")
+
+
 @pytest.mark.parametrize("head", ["linear", {"kind": "mlp", "hidden": 8}])
 def test_plain_transformers_gives_the_calibrated_probabilities(make_work, head):
     from transformers import pipeline
@@ -364,6 +383,7 @@ def test_plain_transformers_gives_the_calibrated_probabilities(make_work, head):
     assert (meta.decision.calibration.kind, meta.decision.calibration.is_folded) == ("platt", True)
     assert len(meta.decision.threshold) == len(work.label_names)
     texts = ["shader pixel fast tool", "audio volume", "socket"]
+    clftask.register()
     scores = pipeline("text-classification", folder, top_k=None)(texts)
     ours = clftask.load(folder, precision="fp32").predict(texts)  # as the pipeline's
     for found, probabilities, labels in zip(scores, ours.probabilities, ours.labels, strict=True):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from clftask.config.results import ScoreResult
 from clftask.config.score import ScoreJob
 from clftask.data.summary import describe_left_out
 from clftask.distributed.capacity import capacity, plan
@@ -38,20 +39,16 @@ MAX_SHOWN = 20
 Show = Callable[[dict[str, Any]], None]
 
 
-def score(job: ScoreJob, say: Callable[[str], None], show: Show) -> dict[str, Any]:
+def score(job: ScoreJob, say: Callable[[str], None], show: Show) -> ScoreResult:
     """Run a scoring job to its end.
 
     Args:
-        job: The job; all that a user can mend is refused before a worker starts.
+        job: The job; every user error is refused before a worker starts.
         say: Takes lines for the user.
         show: Takes progress records: rows, total, scored_now, quarantined, skipped.
 
-    Returns:
-        output, rows_in, rows_scored, rows_quarantined, shards, shards_skipped, seconds,
-        rows_per_s, rows_truncated, mean_confidence, labels.
-
     Raises:
-        ConfigError, DataError, StorageError: What a user can mend; no part was written.
+        ConfigError, DataError, StorageError: A user error; no part was written.
         JobError: Shards failed, or too many rows are bad; the same job goes on from there.
     """
     started = time.perf_counter()
@@ -111,22 +108,22 @@ def checked_bundle(path: str) -> BundleMeta:
 
 def _result(
     job: ScoreJob, manifest: Manifest, num_skipped: int, rows_done: int, started: float
-) -> dict[str, Any]:
+) -> ScoreResult:
     seconds = time.perf_counter() - started
     counts = manifest.counts
-    return {
-        "output": job.output.path,
-        "rows_in": counts.rows_in,
-        "rows_scored": counts.rows_scored,
-        "rows_quarantined": counts.rows_quarantined,
-        "shards": len(manifest.parts),
-        "shards_skipped": num_skipped,
-        "seconds": round(seconds, 1),
-        "rows_per_s": round(rows_done / seconds, 1),
-        "rows_truncated": counts.rows_truncated,
-        "mean_confidence": counts.confidence_sum / max(counts.rows_scored, 1),
-        "labels": {name: counts.labels.get(name, 0) for name in manifest.label_names},
-    }
+    return ScoreResult(
+        output=job.output.path,
+        rows_in=counts.rows_in,
+        rows_scored=counts.rows_scored,
+        rows_quarantined=counts.rows_quarantined,
+        shards=len(manifest.parts),
+        shards_skipped=num_skipped,
+        seconds=round(seconds, 1),
+        rows_per_s=round(rows_done / seconds, 1),
+        rows_truncated=counts.rows_truncated,
+        mean_confidence=counts.confidence_sum / max(counts.rows_scored, 1),
+        labels={name: counts.labels.get(name, 0) for name in manifest.label_names},
+    )
 
 
 class ScoreRun:
@@ -226,7 +223,7 @@ class ScoreRun:
         piece = shard.pieces[0]
         where = f"{self.plan.files[piece.file].path}, rows from {piece.start}"
         problem = error.problems[0]
-        remedy = "Mend it and run the same job again: only what is missing is scored."
+        remedy = "Fix it and run the same job again: only what is missing is scored."
         return Problem(f"part-{index:05d} ({where})", None, f"failed: {problem}", remedy)
 
     def _manifest(self) -> tuple[Manifest, set[int]]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from clftask import logs
 from clftask.components import trackers
+from clftask.config.results import TrainResult
 from clftask.config.train import TrainJob
 from clftask.data.prepare import Prepared, prepare, tokenise
 from clftask.distributed import spot_notice
@@ -29,19 +30,16 @@ Say = Callable[[str], None]
 Show = Callable[[dict[str, Any]], None]
 
 
-def train(job: TrainJob, say: Say, show: Show) -> dict[str, Any]:
+def train(job: TrainJob, say: Say, show: Show) -> TrainResult:
     """Run a training job to its end.
 
     Args:
-        job: The job; all that a user can mend is refused before a worker starts.
+        job: The job; every user error is refused before a worker starts.
         say: Takes lines for the user.
         show: Takes the first worker's progress records.
 
-    Returns:
-        run, bundle, metrics by split, epochs, seconds, samples_per_s, workers, per_label.
-
     Raises:
-        ConfigError, DataError, StorageError: What a user can mend; nothing was written.
+        ConfigError, DataError, StorageError: A user error; nothing was written.
         JobError: The workers failed more often than `scaling.max_failures`.
     """
     started = time.perf_counter()
@@ -52,7 +50,7 @@ def train(job: TrainJob, say: Say, show: Show) -> dict[str, Any]:
     is_finished = run.exists and run.is_finished()
     outcome = _finished(job, run, say) if is_finished else _trained(job, run, say, show)
     seconds = round(time.perf_counter() - started, 1)
-    return {"run": run.path, "bundle": run.bundle, **outcome, "seconds": seconds}
+    return TrainResult.of(outcome, run=run.path, bundle=run.bundle, seconds=seconds)
 
 
 def _finished(job: TrainJob, run: run_dir.Run, say: Say) -> dict[str, Any]:

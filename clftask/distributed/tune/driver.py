@@ -11,6 +11,7 @@ import contextlib
 import time
 from typing import Any
 
+from clftask.config.results import TuneResult
 from clftask.config.train import TrainJob
 from clftask.config.tune import TuneJob
 from clftask.data.prepare import Prepared, prepare, tokenise
@@ -34,20 +35,16 @@ from clftask.tuning.storage_budget import check_disk
 from clftask.tuning.trial_store import TrialStore
 
 
-def tune(job: TuneJob, say: Say, show: Show) -> dict[str, Any]:
+def tune(job: TuneJob, say: Say, show: Show) -> TuneResult:
     """Run a search to its end.
 
     Args:
-        job: The search; all that a user can mend is refused before a worker starts.
+        job: The search; every user error is refused before a worker starts.
         say: Takes lines for the user.
         show: Takes a record of each trial's evaluations and ends.
 
-    Returns:
-        run, best (params, seed, metrics by split, and of its finalists), job, bundle,
-        trials (done, stopped, failed), failures (reasons by trial), finalists, seconds.
-
     Raises:
-        ConfigError, DataError, StorageError: What a user can mend; nothing was written.
+        ConfigError, DataError, StorageError: A user error; nothing was written.
         JobError: No trial could be used, or the winner could not be measured.
     """
     started = time.perf_counter()
@@ -56,7 +53,8 @@ def tune(job: TuneJob, say: Say, show: Show) -> dict[str, Any]:
         run_dir.same_job(run, job)
     is_finished = storage.exists(storage.join(run.path, run_dir.RESULT))
     found = _finished(run, say) if is_finished else _searched(job, run, say, show)
-    return {**found, "seconds": round(time.perf_counter() - started, 1)}
+    seconds = round(time.perf_counter() - started, 1)
+    return TuneResult.of(found, metric=job.goal.metric, seconds=seconds)
 
 
 def _finished(run: run_dir.Run, say: Say) -> dict[str, Any]:
@@ -162,6 +160,3 @@ def _precision(job: TrainJob, chosen: Slots, store: TrialStore) -> str:
         return resolve_precision(wanted, chosen.device, wanted == "auto" and bf16_pays("cpu"))
     measure = ray.remote(num_cpus=chosen.cpus, num_gpus=chosen.gpus)(bf16_pays)
     return resolve_precision(wanted, "cuda", ray.get(measure.remote("cuda")))
-
-
-# ------------------------------------------------------------------ the search

@@ -21,6 +21,7 @@ from proxy import Unwilling, between
 from pyarrow import parquet
 
 from clftask.commands.inspect import inspect
+from clftask.config.results import ScoreResult
 from clftask.config.score import ScoreJob
 from clftask.distributed.score.driver import score
 from clftask.distributed.session import connected
@@ -75,7 +76,7 @@ def document(bundle: str, place: str, name: str = "csv") -> dict[str, Any]:
     }
 
 
-def run(job: dict[str, Any], *overrides: str, show: Any = None) -> dict[str, Any]:
+def run(job: dict[str, Any], *overrides: str, show: Any = None) -> ScoreResult:
     return score(ScoreJob.load(job, overrides), lambda line: None, show or (lambda record: None))
 
 
@@ -102,11 +103,11 @@ def test_scores_from_s3_to_s3(ray_cluster, job):
     seen: list[dict[str, Any]] = []
     result = run(job, show=seen.append)
     assert_complete(job)
-    assert result["rows_in"] == result["rows_scored"] == 500
-    assert result["shards"] == 21
+    assert result.rows_in == result.rows_scored == 500
+    assert result.shards == 21
     assert seen[-1]["rows"] == seen[-1]["total"] == 500
     again = run(job)
-    assert (again["shards_skipped"], again["rows_in"]) == (21, 500)
+    assert (again.shards_skipped, again.rows_in) == (21, 500)
 
 
 def test_killed_worker_is_replaced(ray_cluster, job):

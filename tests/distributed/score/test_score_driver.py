@@ -495,18 +495,18 @@ def test_verifying_finds_what_is_foreign_changed_or_gone(world):
     parts = sorted(world.output.glob("part-*"))
     assert inspect(str(world.output), verify=True)["complete"] is True
     shutil.copy(parts[0], world.output / "part-00007.parquet")
-    with pytest.raises(JobError, match=r"part-00007\.parquet: is not of this table"):
+    with pytest.raises(JobError, match=r"part-00007\.parquet: does not belong to this table"):
         inspect(str(world.output), verify=True)
     (world.output / "part-00007.parquet").unlink()
     quarantine = world.output / "_quarantine" / "part-00001.jsonl"
     quarantine.unlink()
-    with pytest.raises(JobError, match=r"_quarantine/part-00001\.jsonl: is gone. Delete .*part-0"):
+    with pytest.raises(JobError, match=r"_quarantine/part-00001\.jsonl: is missing. Delete .*part"):
         inspect(str(world.output), verify=True)
     parts[1].unlink()
     world.run(max_bad_rows=0.1)
     assert quarantine.exists()
     parts[0].write_bytes(parts[1].read_bytes())
-    with pytest.raises(JobError, match=r"part-00000\.parquet: is gone, or does not hold"):
+    with pytest.raises(JobError, match=r"part-00000\.parquet: is missing, or its content"):
         inspect(str(world.output), verify=True)
 
 
@@ -521,17 +521,17 @@ def test_verifying_holds_parts_without_receipts_against_the_plan(world):
 
     for receipt in sorted(world.output.glob("_receipts/*"))[1:]:
         receipt.unlink()
-    bare = "without a receipt, whole and of the plan"
+    bare = "without a receipt, complete and as planned"
     assert verified() == f"1 part as written; {counted(len(parts) - 1, 'part')} {bare}"
     next(world.output.glob("_receipts/*")).unlink()
     assert verified() == f"{len(parts)} parts {bare}"
     (world.output / "_quarantine" / "part-00001.jsonl").rename(world.output / "aside")
-    with pytest.raises(JobError, match=r"_quarantine/part-00001\.jsonl: is gone. Delete .*part-0"):
+    with pytest.raises(JobError, match=r"_quarantine/part-00001\.jsonl: is missing. Delete .*part"):
         verified()
     (world.output / "aside").rename(world.output / "_quarantine" / "part-00001.jsonl")
     first, second = (part.read_bytes() for part in parts[:2])
     parts[0].write_bytes(second)
-    with pytest.raises(JobError, match=r"part-00000\.parquet: is of another job, or of an input"):
+    with pytest.raises(JobError, match=r"part-00000\.parquet: belongs to another job, or to"):
         verified()
     for content in (first[:1000], b"", first[:100] + bytes(300) + first[400:]):
         parts[0].write_bytes(content)
@@ -541,7 +541,7 @@ def test_verifying_holds_parts_without_receipts_against_the_plan(world):
             verified()
     for part in parts:
         part.unlink()
-    assert verified() == "no part is there yet"
+    assert verified() == "no parts yet"
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"a": 1}'])

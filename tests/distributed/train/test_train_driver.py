@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from clftask.config.results import TrainResult
 from clftask.config.train import TrainJob
 from clftask.distributed.session import connected
 from clftask.distributed.train.driver import train
@@ -68,7 +69,7 @@ def document(toy_table, tiny_base, tmp_path) -> dict[str, Any]:
     }
 
 
-def run(document: dict[str, Any], *overrides: str, show: Any = None) -> dict[str, Any]:
+def run(document: dict[str, Any], *overrides: str, show: Any = None) -> TrainResult:
     job = TrainJob.load(document, overrides)
     return train(job, lambda line: None, show or (lambda record: None))
 
@@ -94,8 +95,8 @@ def test_same_steps_on_one_and_two_workers_with_and_without_accumulation(
     for workers, micro in ((1, "auto"), (2, "auto"), (2, 3)):
         options = [f"scaling.workers={workers}", f"training.micro_batch_size={micro}"]
         result = run(document, *options, f"run.name=w{workers}-{micro}")
-        logs = [r for r in records(result["run"]) if "loss" in r]
-        found[workers, micro] = logs, weights(result["run"])
+        logs = [r for r in records(result.run) if "loss" in r]
+        found[workers, micro] = logs, weights(result.run)
     logs, model = found[1, "auto"]
     assert len(logs) >= 2
     assert logs[0]["grad_norm"] > 1e-3
@@ -111,17 +112,17 @@ def test_same_steps_on_one_and_two_workers_with_and_without_accumulation(
 def test_run_on_s3_leaves_all_of_a_run_there(ray_cluster, document, s3):
     seen: list[dict[str, Any]] = []
     result = run(document, f"run.storage={s3.bucket}/runs", "run.name=on-s3", show=seen.append)
-    names = {f.path[len(result["run"]) + 1 :] for f in listing.list_files(result["run"])}
+    names = {f.path[len(result.run) + 1 :] for f in listing.list_files(result.run)}
     expected = {"job.yaml", "split.parquet", "metrics.jsonl", "log.txt", "bundle/clftask.json"}
     assert expected <= names
     assert not any(name.startswith(".ray") for name in names)
     folders = {name.split("/")[1] for name in names if name.startswith("checkpoints/")}
     assert 1 <= len(folders) <= 3
-    assert result["workers"] == 2
-    assert {"validation", "test"} == set(result["metrics"])
+    assert result.workers == 2
+    assert {"validation", "test"} == set(result.metrics)
     assert [r["step"] for r in seen if "eval_loss" in r] == [5, 10]
     again = run(document, f"run.storage={s3.bucket}/runs", "run.name=on-s3", "run.resume=true")
-    assert again["metrics"] == result["metrics"]
+    assert again.metrics == result.metrics
 
 
 def test_name_is_never_taken_twice_and_resume_wants_the_same_job(ray_cluster, document):
@@ -155,11 +156,11 @@ def test_killed_worker_is_replaced_and_goes_on(ray_cluster, document):
     options = ["training.epochs=10", "training.batch_size=4", "training.keep_checkpoints=1"]
     result = run(document, *options, show=kill_once)
     assert killed
-    log = storage.read_bytes(storage.join(result["run"], "log.txt")).decode()
+    log = storage.read_bytes(storage.join(result.run, "log.txt")).decode()
     assert "resuming from the checkpoint of step" in log
-    steps = [r["step"] for r in records(result["run"]) if "eval_loss" in r]
+    steps = [r["step"] for r in records(result.run) if "eval_loss" in r]
     assert steps == [24 * epoch for epoch in range(1, 11)]
-    assert len(list(Path(result["run"], "checkpoints").iterdir())) <= 2
+    assert len(list(Path(result.run, "checkpoints").iterdir())) <= 2
 
 
 def _worker_pid() -> int:

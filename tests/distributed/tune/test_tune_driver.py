@@ -10,12 +10,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from clftask.config.results import TuneResult
 from clftask.config.train import TrainJob
 from clftask.config.tune import TuneJob
 from clftask.distributed.session import connected
@@ -55,7 +57,7 @@ def document(toy_table, tiny_base, tmp_path) -> dict[str, Any]:
     }
 
 
-def run(document: dict[str, Any], *overrides: str, show: Any = None) -> dict[str, Any]:
+def run(document: dict[str, Any], *overrides: str, show: Any = None) -> TuneResult:
     job = TuneJob.load(document, overrides)
     return tune(job, lambda line: None, show or (lambda record: None))
 
@@ -81,28 +83,28 @@ def test_search_ships_one_bundle_and_a_job_that_trains(ray_cluster, document, s3
     run_path = f"{s3.bucket}/searches/search"
     trials = TrialStore(run_path).all()
     assert [(t.number, t.seed) for t in trials if not t.is_finalist] == [(i, 42) for i in range(5)]
-    assert sum(result["trials"].values()) == 5
-    assert result["trials"]["failed"] == 1
+    assert sum(result.trials.values()) == 5
+    assert result.trials["failed"] == 1
     assert (trials[1].state, "no finite number" in trials[1].reason) == ("failed", True)
     assert [t.seed for t in trials if t.is_finalist] == [43, 43]
-    assert result["best"]["seed"] == 43
-    assert result["best"]["trial"] in [f["trial"] for f in result["finalists"]]
-    assert set(result["best"]["metrics"]) == {"validation", "test"}
+    assert result.best["seed"] == 43
+    assert result.best["trial"] in [f["trial"] for f in result.finalists]
+    assert set(result.best["metrics"]) == {"validation", "test"}
     assert files(run_path) == {
         "search.yaml", "split.parquet", "searched.json", "job.yaml", "trials.parquet",
         "report.html", "result.json",
         *(f"trials/{t.key}/trial.json" for t in trials),
         *(f"bundle/{name}" for name in files(f"{run_path}/bundle")),
     }  # fmt: skip
-    meta = bundle.read_meta(result["bundle"])
-    winner = TrainJob.load(parse_yaml(storage.read_bytes(result["job"]).decode(), "job.yaml"))
+    meta = bundle.read_meta(result.bundle)
+    winner = TrainJob.load(parse_yaml(storage.read_bytes(result.job).decode(), "job.yaml"))
     assert winner.identity() == TrainJob.load(meta.job).identity()
-    assert winner.training.learning_rate == rates["values"][result["best"]["trial"]]
+    assert winner.training.learning_rate == rates["values"][result.best["trial"]]
     assert (winner.seed, winner.run.name, winner.training.epochs) == (43, None, 6)
     assert {r["trial"] for r in seen} == set(range(5))
     assert lives() == 0
     again = run(document, place, "finalists.top=2", "run.resume=true")
-    assert {**again, "seconds": 0} == {**result, "seconds": 0}
+    assert replace(again, seconds=0) == replace(result, seconds=0)
     with pytest.raises(ConfigError, match=r"run\.name: is taken"):
         run(document, place, "finalists.top=2")
     with pytest.raises(ConfigError, match=r"train\.training\.epochs: was 6 in the run \(found 2\)"):
@@ -116,17 +118,17 @@ def test_population_of_two_workers_each_exploits_and_leaves_no_resources(ray_clu
     document |= {"searcher": "random"}
     options = ["train.scaling.workers=2", "train.scaling.cpus_per_worker=1"]
     result = run(document, *options, "scheduler={kind: pbt, quantile: 0.5}", "train.seed=1")
-    trials = TrialStore(result["run"]).all()
+    trials = TrialStore(result.run).all()
     assert {t.state for t in trials} == {"finished"}
     assert all(t.evaluations[-1].epoch == 6 for t in trials)
     assert any(t.source_trial is not None for t in trials)
-    best = trials[result["best"]["trial"]].best(TuneJob.load(document).goal)
-    winner = TrainJob.load(parse_yaml(storage.read_bytes(result["job"]).decode(), "job.yaml"))
+    best = trials[result.best["trial"]].best(TuneJob.load(document).goal)
+    winner = TrainJob.load(parse_yaml(storage.read_bytes(result.job).decode(), "job.yaml"))
     rate = rates["values"][best.picks["training.learning_rate"]]
     assert rate == winner.training.learning_rate
     assert best.picks["training.weight_decay"] == winner.training.weight_decay
     assert lives() == 0
-    names = files(result["run"])
+    names = files(result.run)
     assert not any(name.startswith("trials/") and "trial.json" not in name for name in names)
 
 
@@ -138,10 +140,10 @@ def test_a_trial_that_others_wait_for_may_end_by_itself(ray_cluster, document):
     document["train"]["training"] |= {"metric": "loss", "precision": "fp32"}
     options = ["scheduler=hyperband", "finalists=null", "train.scaling.cpus_per_worker=2"]
     result = run(document, *options, "time_budget=10m")
-    trials = TrialStore(result["run"]).all()
+    trials = TrialStore(result.run).all()
     assert [t.evaluations[-1].epoch for t in trials] == [3, 2]
-    assert result["trials"] == {"done": 2, "stopped": 0, "failed": 0}
-    assert result["seconds"] < 600
+    assert result.trials == {"done": 2, "stopped": 0, "failed": 0}
+    assert result.seconds < 600
     assert lives() == 0
 
 
@@ -156,8 +158,8 @@ def test_killed_worker_is_replaced_and_its_trial_goes_on(ray_cluster, document):
     options = ["scheduler=fifo", "finalists=null", "trials=2"]
     result = run(document, *options, show=kill_once)
     assert killed
-    assert result["trials"] == {"done": 2, "stopped": 0, "failed": 0}
-    for trial in TrialStore(result["run"]).all():
+    assert result.trials == {"done": 2, "stopped": 0, "failed": 0}
+    for trial in TrialStore(result.run).all():
         assert [e.epoch for e in trial.evaluations] == [1, 2, 3, 4, 5, 6]
 
 
@@ -183,8 +185,8 @@ def test_worker_beside_the_first_that_dies_is_not_the_trials_fault(ray_cluster, 
     threading.Thread(target=kill_first, daemon=True).start()
     result = run(document, *options, show=kill_later)
     assert len(set(killed)) == 2
-    assert result["trials"] == {"done": 1, "stopped": 0, "failed": 0}
-    (trial,) = TrialStore(result["run"]).all()
+    assert result.trials == {"done": 1, "stopped": 0, "failed": 0}
+    (trial,) = TrialStore(result.run).all()
     assert [e.epoch for e in trial.evaluations] == [1, 2, 3, 4, 5, 6]
     assert lives() == 0
 
@@ -198,9 +200,9 @@ def _pids_of(title: str) -> list[int]:
 def test_time_budget_ends_with_the_best_so_far(ray_cluster, document):
     options = ["time_budget=45s", "finalists=null", "scheduler=fifo", "trials=400"]
     result = run(document, *options, "train.training.epochs=3")
-    counts = result["trials"]
+    counts = result.trials
     assert 1 <= counts["done"] + counts["stopped"] < 400
-    assert storage.exists(result["bundle"] + "/clftask.json")
+    assert storage.exists(result.bundle + "/clftask.json")
 
 
 def test_time_budget_too_short_for_any_evaluation_loses_nothing(ray_cluster, document):
@@ -208,7 +210,7 @@ def test_time_budget_too_short_for_any_evaluation_loses_nothing(ray_cluster, doc
     with pytest.raises(JobError, match="time_budget ended before any evaluation"):
         run(document, *options, "time_budget=1s")
     result = run(document, *options, "time_budget=10m", "run.resume=true")
-    assert result["trials"] == {"done": 2, "stopped": 0, "failed": 0}
+    assert result.trials == {"done": 2, "stopped": 0, "failed": 0}
 
 
 IMPOSSIBLE = [
