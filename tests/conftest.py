@@ -16,9 +16,10 @@ from typing import Any
 
 import pytest
 
-from clftask.models import bundle_meta
-
 os.environ["HF_HUB_OFFLINE"] = "1"
+# One thread: those of several processes would wait for each other's, for most of the time. It is
+# read when torch is imported, hence no import of clftask above.
+os.environ["OMP_NUM_THREADS"] = "1"
 # The same machine for all: two CPUs, no GPU, and no worker killed for lack of memory.
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ["RAY_OVERRIDE_RESOURCES"] = json.dumps(
@@ -332,7 +333,7 @@ def tiny_bundle(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> st
 
     from clftask.components.decision.decision import Decision
     from clftask.config.train import TrainJob
-    from clftask.models import bundle
+    from clftask.models import bundle, bundle_meta
 
     names = tuple(sorted(_WORDS))
     model = AutoModelForSequenceClassification.from_pretrained(
