@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test lint bench chaos clean
+.PHONY: install demo test test-long lint bench chaos clean
 
 install: $(STAMP)
 
@@ -17,7 +17,11 @@ demo: install
 	$(BIN)/clftask demo
 
 test: install
-	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest --numprocesses 2 --dist worksteal
+
+# What `make test` leaves out, except chaos.
+test-long: install
+	$(BIN)/pytest --numprocesses 2 --dist worksteal -m 'slow and not chaos'
 
 lint: install
 	$(BIN)/ruff check .

@@ -16,9 +16,16 @@ from typing import Any
 
 import pytest
 
-from clftask.models import bundle_meta
-
 os.environ["HF_HUB_OFFLINE"] = "1"
+# One thread: those of several processes would wait for each other's, for most of the time. It is
+# read when torch is imported, hence no import of clftask above.
+os.environ["OMP_NUM_THREADS"] = "1"
+# The same machine for all: two CPUs, no GPU, and no worker killed for lack of memory.
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+os.environ["RAY_OVERRIDE_RESOURCES"] = json.dumps(
+    {"CPU": 2, "GPU": 0, "object_store_memory": 200_000_000}
+)
+os.environ["RAY_memory_monitor_refresh_ms"] = "0"  # noqa: SIM112
 # Ray puts its workers behind all else that runs: beside other tests they would hardly move.
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
 
@@ -70,13 +77,70 @@ class S3Process:
                 left.unlink(missing_ok=True)
 
 
-LONGEST = ("test_tune", "test_train", "test_score", "test_secrets", "test_submit")
+# ------------------------------------------------------------------ markers and order
+
+RAY_FIXTURES = {"ray_cluster", "ray_session", "ray_here", "cluster"}
+# Files with long tests, the longest first.
+LONG_FILES = ("test_train_driver", "test_tune_driver", "test_score_command", "test_hostile")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the longest files: two processes then end at about the same time."""
-    rank = {name: i for i, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+    """Mark tests by the fixtures that they use, and begin with the longest.
+
+    Tests that share a Ray session follow one another. What is short comes last: idle processes
+    take over from the end of the queue.
+    """
+    for item in items:
+        _add_marker(item)
+    items.sort(key=_rank)
+
+
+def _add_marker(item: pytest.Item) -> None:
+    fixtures = set(getattr(item, "fixturenames", ()))
+    parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    if any(isinstance(value, str) and value == "s3" for value in parameters):
+        fixtures.add("s3")  # `place` looks it up when the test runs
+    found = {"ray": fixtures & RAY_FIXTURES, "s3": fixtures & {"s3"}, "browser": fixtures & {"tab"}}
+    for name in (name for name, used in found.items() if used):
+        item.add_marker(name)
+    if not any(item.get_closest_marker(name) for name in (*found, "slow", "chaos")):
+        item.add_marker("unit")
+
+
+def _rank(item: pytest.Item) -> tuple[int, int]:
+    shares_ray = "ray_cluster" in getattr(item, "fixturenames", ())
+    kind = 0 if shares_ray else 1 if item.get_closest_marker("ray") else 2
+    stem = item.path.stem
+    return kind, LONG_FILES.index(stem) if stem in LONG_FILES else len(LONG_FILES)
+
+
+# ------------------------------------------------------------------ Ray and S3
+
+_shared_ray = contextlib.ExitStack()
+
+
+@pytest.fixture
+def ray_cluster(s3: S3Server) -> None:
+    """Ray on this machine, one session for all tests in a row; its workers reach the S3 server."""
+    import ray
+
+    from clftask.distributed.session import connected
+
+    if not ray.is_initialized():
+        _shared_ray.close()  # a test may have ended the session
+        _shared_ray.enter_context(connected())
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """End the shared Ray session before a test that does not use it."""
+    if "ray_cluster" not in getattr(item, "fixturenames", ()):
+        _shared_ray.close()
+
+
+def pytest_sessionfinish() -> None:
+    _shared_ray.close()
 
 
 @pytest.fixture(scope="session")
@@ -205,7 +269,7 @@ def _write_identities(path: Path) -> None:
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], ports: list[int], log: Path) -> None:
-    give_up = time.monotonic() + 90
+    give_up = time.monotonic() + 300
     while time.monotonic() < give_up and process.poll() is None:
         healthy = _get(f"http://127.0.0.1:{ports[0]}/healthz")
         if healthy is not None and "fid" in (
@@ -218,7 +282,7 @@ def _wait_until_ready(process: subprocess.Popen[bytes], ports: list[int], log: P
 
 def _get(url: str) -> str | None:
     try:
-        with urllib.request.urlopen(url, timeout=2) as answer:
+        with urllib.request.urlopen(url, timeout=20) as answer:
             return str(answer.read().decode())
     except OSError:
         return None
@@ -269,7 +333,7 @@ def tiny_bundle(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> st
 
     from clftask.components.decision.decision import Decision
     from clftask.config.train import TrainJob
-    from clftask.models import bundle
+    from clftask.models import bundle, bundle_meta
 
     names = tuple(sorted(_WORDS))
     model = AutoModelForSequenceClassification.from_pretrained(

@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 from conftest import environment, free_ports
 
-START_S = 90.0
+START_S = 300.0
 
 
 @dataclass
@@ -85,7 +85,7 @@ class RayNodes:
         """Return the ids of the nodes that the cluster counts as alive."""
         from ray._raylet import GcsClient
 
-        found = GcsClient(address=self.address).get_all_node_info(timeout=10)
+        found = GcsClient(address=self.address).get_all_node_info(timeout=60)
         return {str(node_id.hex()) for node_id, info in found.items() if info.state == 0}
 
     def _start(self, *options: str) -> Node:
@@ -129,7 +129,7 @@ def version_of(dashboard: str, token: str) -> str | None:
         f"{dashboard}/api/version", headers={"Authorization": f"Bearer {token}"}
     )
     try:
-        with urllib.request.urlopen(request, timeout=2) as answer:
+        with urllib.request.urlopen(request, timeout=20) as answer:
             return str(answer.read().decode())
     except OSError:
         return None
@@ -155,6 +155,7 @@ def ray_nodes(
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_ADDRESS": None,
+        "RAY_OVERRIDE_RESOURCES": None,
         # Jobs run the `python` of their node: nodes start as from an activated environment.
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
         # A node that is gone counts as gone after 5 s, not 30.

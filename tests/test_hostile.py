@@ -55,7 +55,7 @@ from clftask.spec import Spec
 from clftask.yaml_io import parse_yaml
 
 FUZZ = int(os.environ.get("CLFTASK_FUZZ", "0"))
-SECONDS = 120  # of one input; most take milliseconds
+SECONDS = 600  # of one input; most take milliseconds
 
 
 def fuzzed(max_examples: int) -> Any:
@@ -263,6 +263,7 @@ YAML_TEXT = st.text(
 BASE = yaml.safe_dump(DOCUMENTS[0])
 
 
+@pytest.mark.slow
 @fuzzed(120)
 @given(
     st.binary(max_size=80)
@@ -708,6 +709,7 @@ def test_a_bundle_without_a_padding_token_is_refused(tiny_bundle: str, tmp_path:
         use(folder)
 
 
+@pytest.mark.slow
 @fuzzed(60)
 @given(st.data())
 def test_a_mutated_bundle_is_used_or_refused(tiny_bundle: str, data: Any) -> None:
@@ -1000,6 +1002,7 @@ SEARCH = next(
 RECORD = {"step": 3, "loss": 0.5}
 
 
+@pytest.mark.slow
 @fuzzed(60)
 @given(
     name=st.sampled_from(["job.yaml", "metrics.jsonl", "search.yaml", "trials/0000/trial.json"]),

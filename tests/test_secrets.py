@@ -146,6 +146,7 @@ def ray_session(s3: Any) -> Iterator[Path]:
         yield Path(ray._private.worker._global_node.get_session_dir_path())
 
 
+@pytest.mark.slow
 def test_no_secret_is_in_what_ray_stores(ray_session, s3, document, place, capfd):
     """While a training and a search run, and after; what Ray keeps on S3 goes when they end."""
     seen: set[str] = set()

