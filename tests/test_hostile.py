@@ -1025,7 +1025,7 @@ def test_a_mutated_run_folder_is_read_or_refused(name: str, data: Any) -> None:
 
 def test_a_search_file_that_is_a_path_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "search.yaml").write_text(str(CONFIGS[0]))
-    assert "a job file is a mapping" in run("inspect", tmp_path)[1]
+    assert "a job file must be a mapping" in run("inspect", tmp_path)[1]
 
 
 # ------------------------------------------------------------------ the terminal

@@ -76,7 +76,7 @@ def test_all_wrong_columns_at_once(document, tmp_path):
         (["data.labels.column=tags"], "tags", "one label a row"),
         (["data.split={kind: random, validation: 0.5, test: 0.5}"], "data.split", "below 1"),
         (["data.split={kind: column, column: source}"], "data.split.column", "train"),
-        (["model.base=/no/such/folder"], "model.base", "no folder"),
+        (["model.base=/no/such/folder"], "model.base", "is not a folder"),
         (["model.base=pkg://no_such_package/model"], "model.base", "not installed"),
         (["model.base=no-owner/no-such-model"], "model.base", "cannot be opened"),
         (["model.max_length=4096"], "model.max_length", "at most 128"),
@@ -150,7 +150,7 @@ def test_half_downloaded_model(document, tmp_path, tiny_base):
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     found = refused(document, tmp_path, f"model.base={folder}")
-    assert "half downloaded" in found[0]["allowed"]
+    assert "damaged or incomplete" in found[0]["allowed"]
 
 
 def test_model_that_wants_remote_code(document, tmp_path, tiny_base):

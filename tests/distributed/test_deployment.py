@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import re
 import shlex
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from ray.autoscaler._private.kuberay.autoscaling_config import (
 )
 from ray.autoscaler._private.util import prepare_config, validate_config
 
+import clftask
 from clftask.config.score import ScoreJob
 from clftask.config.train import TrainJob
 from clftask.config.tune import TuneJob
@@ -37,7 +37,7 @@ DEPLOYED = [ROOT / "cluster.yaml", *sorted((JOBS / "kuberay").iterdir())]
 PINNED = dict(
     line.split("==") for line in (ROOT / "constraints.txt").read_text().split() if "==" in line
 )
-RELEASE = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+RELEASE = clftask.__version__
 
 
 def changed(config: Any, path: str, value: Any) -> Any:

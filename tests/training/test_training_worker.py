@@ -283,7 +283,7 @@ def test_head_learns_at_its_own_rate(make_work):
 
 def test_nan_ends_the_run_with_advice(make_work):
     work = make_work(learning_rate=1e30, optimizer="sgd", max_grad_norm=1e30)
-    with pytest.raises(JobError, match=r"no finite number.*learning_rate"):
+    with pytest.raises(JobError, match=r"the loss is NaN or infinite.*learning_rate"):
         run(work)
 
 

@@ -128,7 +128,7 @@ def _is_actor(command: list[str] | None) -> bool:
 def test_elastic_pool_starts_with_what_fits(ray_cluster, job):
     """Of at most six workers those start that the machine has CPUs for."""
     job["scaling"] = {"workers": [1, 6], "cpus_per_worker": 1}
-    assert run(job)["rows_scored"] == 500
+    assert run(job).rows_scored == 500
     assert_complete(job)
 
 
