@@ -131,7 +131,7 @@ def importances(trials: list[Trial], goal: Goal, distributions: dict[str, Any]) 
         "hovertemplate": "%{y}: %{x:.3f}<extra></extra>",
     }
     layout = plotting.layout(
-        plotting.axis("loss of R² when shuffled", rangemode="tozero"),
+        plotting.axis("drop in R² when shuffled", rangemode="tozero"),
         plotting.axis("setting", type="category", ticklabelstandoff=6),
     )
     aid = (

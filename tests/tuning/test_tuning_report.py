@@ -448,7 +448,7 @@ def test_figures_are_valid_named_and_explained():
     assert titles == [
         ["trial", "best micro_f1, validation"],
         ["epoch", "micro_f1, validation"],
-        ["loss of R² when shuffled", "setting"],
+        ["drop in R² when shuffled", "setting"],
     ]
 
 
