@@ -1,8 +1,8 @@
-"""Estimates: what `--estimate` says beforehand against what the job then takes, in turn.
+"""Estimates: the predictions of `--estimate` compared with the jobs that follow.
 
-A training makes a bundle. Then, in each round, `clftask score` of some thousand texts with one and
-with two workers, and a small `clftask tune` with one and two trials side by side, are estimated
-and run. Printed: typical seconds said and seconds taken with their ratio, and bytes likewise. Both
+A training run creates a bundle. Each round estimates and then runs `clftask score` on some
+thousand texts with one and two workers, and a small `clftask tune` with one and two concurrent
+trials. Printed: predicted (typical) and actual seconds and their ratio, and bytes likewise. Both
 include the start of Ray and of its workers, but not the imports of the command itself.
 
     python benchmarks/estimate.py [--rows 4000] [--train-rows 640] [--rounds 2]

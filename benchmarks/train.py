@@ -1,8 +1,8 @@
-"""Training speed: `clftask train` on two workers against a plain Trainer script, in turn.
+"""Training speed: `clftask train` on two workers compared with a plain Trainer script.
 
-Both get the same model, rows, global batch size and number of steps. Printed: samples per
-second of both and their ratio, pair by pair; validation micro-F1 with the precision that
-`auto` picks and with fp32; and where the time from the command to the first step goes.
+Both use the same model, rows, global batch size and number of steps. Printed: samples per
+second of both and their ratio, for each pair of runs; validation micro-F1 with the precision
+that `auto` selects and with fp32; and the time from the command to the first step by phase.
 
     python benchmarks/train.py [--pairs 3] [--rows 1280] [--job JOB.yaml]
 """
@@ -60,7 +60,7 @@ def cut(
     document["data"] = {"text": "text", "labels": labels, "split": split, **paths}
     document["run"] = {"storage": str(folder / "runs")}
     document["scaling"] = {"workers": 2}
-    document["loss"] = "bce"  # the Trainer's own for labels
+    document["loss"] = "bce"  # the same as transformers uses for multilabel models
     return document, len(names)
 
 
