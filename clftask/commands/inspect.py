@@ -115,9 +115,9 @@ def _verify(store: ScoreTableStore, plan: ScorePlan, manifest: Manifest | None) 
     receipts, stored = list(store.receipts()), store.stored_parts()
     bare = stored - {receipt.shard for receipt in receipts}
     shards = [shard for shard in plan.shards if shard.index in bare]
-    looked = map_in_threads(lambda receipt: _check_receipt(store, receipt, entries), receipts)
-    looked += map_in_threads(lambda shard: _check_plan(store, plan, shard), shards)
-    problems = [problem for found in looked for problem in found]
+    results = map_in_threads(lambda receipt: _check_receipt(store, receipt, entries), receipts)
+    results += map_in_threads(lambda shard: _check_plan(store, plan, shard), shards)
+    problems = [problem for found in results for problem in found]
     foreign = sorted(stored - {shard.index for shard in plan.shards})
     problems += [_unsound(store.part(index), "does not belong to this table") for index in foreign]
     if problems:

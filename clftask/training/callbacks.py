@@ -207,12 +207,13 @@ class Saver(TrainerCallback):  # type: ignore[misc]
         step, folder = state.global_step, f"{args.output_dir}/checkpoint-{state.global_step}"
         if state.is_world_process_zero:
             self.log.add_line(f"step {step}: checkpoint")
-            best, precision = state.best_global_step, _precision_of(args)
+            best, precision = state.best_global_step, precision_of(args)
             self.checkpoints.save(folder, step, best, precision, self.log.write)
         if self.patience is not None and evaluations_without_gain(args, state) >= self.patience:
             control.should_training_stop = True
         return control
 
 
-def _precision_of(args: Any) -> str:
+def precision_of(args: Any) -> str:
+    """Return the precision of TrainingArguments."""
     return "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"

@@ -175,6 +175,7 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None:
             return
+        # torch's LambdaLR computes each rate from base_lrs, which its state_dict restores.
         schedule = self.lr_scheduler
         own = self._parameter_groups()
         schedule.base_lrs = [group["lr"] for group in own]

@@ -44,7 +44,7 @@ from clftask.training.callbacks import (
     StepSeed,
     StopOnNan,
     Stopwatch,
-    _precision_of,
+    precision_of,
     evaluations_without_gain,
 )
 from clftask.training.checkpoints import Checkpoints, read_state
@@ -186,7 +186,7 @@ def _description(trainer: ClassifierTrainer) -> str:
     total, trained = parameter_counts(trainer.model)
     head = "" if trainer.fresh else "; the base's own head is kept"
     return (
-        f"{counted(args.world_size, 'worker')} on {args.device.type}, {_precision_of(args)}; "
+        f"{counted(args.world_size, 'worker')} on {args.device.type}, {precision_of(args)}; "
         f"{trained:,} of {total:,} parameters trained{head}"
     )
 

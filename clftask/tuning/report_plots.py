@@ -79,7 +79,7 @@ def parallel(trials: list[Trial], goal: Goal, distributions: dict[str, Any]) -> 
     """
     name, title, scored = "parallel", "Settings and scores", _scored(trials, goal)
     if len(scored) < 2:
-        aid = f"Comparing settings requires 2 trials with a score; there is {len(scored)}."
+        aid = f"Comparing settings requires 2 trials with a score; found {len(scored)}."
         return Plot(name, title, aid)
     found = axes(distributions, scored)
     names = short_names(axis.name for axis in found)
