@@ -44,8 +44,8 @@ from clftask.training.callbacks import (
     StepSeed,
     StopOnNan,
     Stopwatch,
-    precision_of,
     evaluations_without_gain,
+    precision_of,
 )
 from clftask.training.checkpoints import Checkpoints, read_state
 from clftask.training.collectives import broadcast_from_first
