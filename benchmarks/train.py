@@ -120,11 +120,11 @@ def main() -> None:
         document, num_labels = cut(job, args.rows, folder)
         ratios = []
         for pair in range(args.pairs):
-            peer = plain(document, num_labels, folder)
+            baseline = plain(document, num_labels, folder)
             ours = clftask(document, folder)
-            ratios.append(ours["samples_per_s"] / peer["samples_per_s"])
+            ratios.append(ours["samples_per_s"] / baseline["samples_per_s"])
             print(
-                f"pair {pair + 1}: plain {peer['samples_per_s']:.1f} samples/s, "
+                f"pair {pair + 1}: plain {baseline['samples_per_s']:.1f} samples/s, "
                 f"clftask {ours['samples_per_s']:.1f} samples/s, ratio {ratios[-1]:.2f}",
                 flush=True,
             )
@@ -133,7 +133,7 @@ def main() -> None:
     print(f"ratio: median {statistics.median(ratios):.2f}, {low:.2f} to {high:.2f}")
     scores = [r["metrics"]["validation"]["micro_f1"] for r in (ours, exact)]
     print(f"validation micro-F1: auto {scores[0]:.4f}, fp32 {scores[1]:.4f}; ", end="")
-    print(f"plain Trainer {peer['micro_f1']:.4f}")
+    print(f"plain Trainer {baseline['micro_f1']:.4f}")
     print("seconds to the first step:", ours["phases"])
 
 

@@ -149,7 +149,9 @@ def replays(job: TuneJob, file: Path) -> None:
     )
 
 
-def peer(document: dict, num_labels: int, folder: Path, trials: int) -> list[tuple[float, float]]:
+def run_baseline(
+    document: dict, num_labels: int, folder: Path, trials: int
+) -> list[tuple[float, float]]:
     """Return the seconds at which the plain search's best score rose, and the score."""
     model = document["model"]
     options = [
@@ -202,7 +204,7 @@ def main() -> None:
         if args.peer_trials:
             few = searched(document, args.peer_trials, searcher="optuna", scheduler="fifo")
             ours = run(few, folder)
-            theirs = peer(document, num_labels, folder, args.peer_trials)
+            theirs = run_baseline(document, num_labels, folder, args.peer_trials)
             score = theirs[-1][1]
             reached = next((at for at, best in ours["rises"] if best >= score), None)
             print(f"plain search, {args.peer_trials} trials: {score:.4f} after "
