@@ -1,8 +1,8 @@
-"""Decisions: what calibration and thresholds are worth on test rows, over seeds and variants.
+"""Decisions: effect of calibration and thresholds on test metrics, over seeds and variants.
 
-Each job is trained on samples of its train rows, one a seed; the logits of validation and test
-are kept, so that decisions are fitted and compared without training again. A variant is a list
-of overrides of the job, such as other losses.
+Each job is trained on samples of its train rows, one per seed. The logits of validation and
+test are saved, so that decisions are fitted and compared without retraining. A variant is a
+list of overrides of the job, such as another loss.
 
     python benchmarks/decide.py JOB.yaml [JOB.yaml …] [--rows 5000] [--held-out 4000] [--seeds 3]
                                 [--keep FOLDER] [--variant "loss.kind=focal"]
@@ -48,7 +48,7 @@ DECISIONS = {
 
 
 class Silent:
-    """A sink that keeps nothing."""
+    """A sink that drops all records."""
 
     def post(self, record: dict) -> None:
         pass
@@ -61,7 +61,7 @@ class Silent:
 
 
 def sampled(job: TrainJob, rows: int, held_out: int, seed: int):
-    """Return the prepared data with a sample of the train rows, and at most so many held out."""
+    """Return the prepared data with samples of the train rows and of the held-out rows."""
     prepared = prepare(job)
     draw = np.random.default_rng(seed)
     sizes = {"train": (rows, draw), "validation": (held_out, np.random.default_rng(0))}
@@ -74,7 +74,7 @@ def sampled(job: TrainJob, rows: int, held_out: int, seed: int):
 
 
 def train(job: TrainJob, rows: int, held_out: int, seed: int, file: Path) -> None:
-    """Train in this process and keep logits, targets and groups of the held-out rows."""
+    """Train in this process and save logits, targets and groups of the held-out rows."""
     prepared = sampled(job, rows, held_out, seed)
     tables = tokenise(prepared, check_base(job.model), job.model)
     data = {"fingerprint": prepared.fingerprint, "report": prepared.report.as_json()}
@@ -112,7 +112,7 @@ def load(file: Path) -> dict[str, Labelled]:
 
 
 def on_test(task: str, splits: dict[str, Labelled], decision: dict, average: str) -> dict:
-    """Fit a decision on validation and measure it on test."""
+    """Fit a decision on validation and evaluate it on test."""
     held_out, test = splits["validation"], splits["test"]
     spec = DecisionSpec.load(decision)
     fitted = spec.fit(held_out.logits, held_out.targets, task, average, held_out.groups)
@@ -121,7 +121,7 @@ def on_test(task: str, splits: dict[str, Labelled], decision: dict, average: str
 
 
 def on_validation(task: str, splits: dict[str, Labelled], average: str) -> dict:
-    """Measure the default decision on validation, out of fold."""
+    """Evaluate the default decision on validation, cross-fitted."""
     rows = splits["validation"]
     found = cross_fitted(DecisionSpec(), rows.logits, rows.targets, task, average, rows.groups)
     return compute(found.probabilities, found.decided, rows.targets, task, SHOWN)

@@ -1,8 +1,8 @@
-"""Estimates: what `--estimate` says beforehand against what the job then takes, in turn.
+"""Estimates: the predictions of `--estimate` compared with the jobs that follow.
 
-A training makes a bundle. Then, in each round, `clftask score` of some thousand texts with one and
-with two workers, and a small `clftask tune` with one and two trials side by side, are estimated
-and run. Printed: typical seconds said and seconds taken with their ratio, and bytes likewise. Both
+A training run creates a bundle. Each round estimates and then runs `clftask score` on some
+thousand texts with one and two workers, and a small `clftask tune` with one and two concurrent
+trials. Printed: predicted (typical) and actual seconds and their ratio, and bytes likewise. Both
 include the start of Ray and of its workers, but not the imports of the command itself.
 
     python benchmarks/estimate.py [--rows 4000] [--train-rows 640] [--rounds 2]
@@ -64,25 +64,28 @@ def score(bundle: str, corpus: Path, folder: Path, ratios: Ratios) -> None:
     for workers in (1, 2):
         output = Path(tempfile.mkdtemp(dir=folder), "scores")
         job = score_job(bundle, corpus, workers, output)
-        said, found = run("score", job, folder, "--estimate"), run("score", job, folder)
+        predicted, found = run("score", job, folder, "--estimate"), run("score", job, folder)
         what = f"score, {workers} workers"
-        tell(f"{what}: seconds", said["seconds"]["typical"], found["seconds"], ratios)
+        add_ratio(f"{what}: seconds", predicted["seconds"]["typical"], found["seconds"], ratios)
         size = sum(file.stat().st_size for file in output.glob("part-*.parquet"))
-        tell(f"{what}: bytes", said["bytes_written"], size, ratios)
+        add_ratio(f"{what}: bytes", predicted["bytes_written"], size, ratios)
 
 
 def tune(document: dict, folder: Path, ratios: Ratios) -> None:
     for concurrency in (1, 2):
         name = Path(tempfile.mkdtemp(dir=folder)).name
         job = tune_job(document, concurrency, name)
-        said, found = run("tune", job, folder, "--estimate"), run("tune", job, folder)
+        predicted, found = run("tune", job, folder, "--estimate"), run("tune", job, folder)
         what = f"tune, {concurrency} trials at once: seconds"
-        tell(what, said["seconds"]["typical"], found["seconds"], ratios)
+        add_ratio(what, predicted["seconds"]["typical"], found["seconds"], ratios)
 
 
-def tell(what: str, said: float, taken: float, ratios: Ratios) -> None:
-    ratios.setdefault(what, []).append(said / taken)
-    print(f"{what}: {said:,.0f} said, {taken:,.0f} taken, ratio {said / taken:.2f}", flush=True)
+def add_ratio(what: str, predicted: float, actual: float, ratios: Ratios) -> None:
+    ratio = predicted / actual
+    ratios.setdefault(what, []).append(ratio)
+    print(
+        f"{what}: {predicted:,.0f} predicted, {actual:,.0f} actual, ratio {ratio:.2f}", flush=True
+    )
 
 
 def main() -> None:
@@ -103,7 +106,7 @@ def main() -> None:
             score(bundle, corpus, folder, ratios)
             tune(document, folder, ratios)
     for what, found in ratios.items():
-        print(f"{what}: said over taken {min(found):.2f} to {max(found):.2f}")
+        print(f"{what}: predicted over actual {min(found):.2f} to {max(found):.2f}")
 
 
 if __name__ == "__main__":

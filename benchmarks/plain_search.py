@@ -1,4 +1,4 @@
-"""The peer: `Trainer.hyperparameter_search` with its Optuna backend, in one process.
+"""The baseline: `Trainer.hyperparameter_search` with its Optuna backend, in one process.
 
 Reads train.parquet and validation.parquet (text, labels as lists of columns) from a folder
 and prints a JSON line for each evaluation: micro-F1 at the best of 19 global thresholds.
@@ -23,7 +23,7 @@ from transformers import (
 THRESHOLDS = np.arange(0.05, 1.0, 0.05)
 
 
-class Say(TrainerCallback):
+class PrintEvaluation(TrainerCallback):
     def on_evaluate(self, args, state, control, metrics=None, **_):
         found = {"epoch": state.epoch, "score": metrics["eval_micro_f1"]}
         print(json.dumps(found), flush=True)
@@ -83,7 +83,7 @@ def main() -> None:
         eval_dataset=read("validation"),
         processing_class=tokenizer,
         compute_metrics=score,
-        callbacks=[Say()],
+        callbacks=[PrintEvaluation()],
     )
     sizes = args.batch_sizes
     trainer.hyperparameter_search(

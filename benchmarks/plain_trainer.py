@@ -1,4 +1,4 @@
-"""The peer: the tutorial's Trainer script with its defaults, in one process.
+"""The baseline: the tutorial's Trainer script with its defaults, in one process.
 
 Reads train.parquet and validation.parquet (text, labels as lists of columns) from a folder
 and prints one JSON line: samples per second of training, and the validation micro-F1.

@@ -1,8 +1,8 @@
-"""Scaling: training and scoring with 1 and with 2 workers of one CPU each, in turn.
+"""Scaling: training and scoring with 1 and 2 workers of one CPU each, alternating.
 
-Efficiency is the speed with 2 workers over twice the speed with 1: of the steps of training,
-without its start and its evaluations; of scoring between a fifth and nine tenths of the rows;
-and of both jobs as a whole, from the call to its return. The global batch is the same.
+Efficiency is the speed with 2 workers divided by twice the speed with 1. Measured: training
+steps without start and evaluations; scoring between 20 % and 90 % of the rows; and both jobs
+as a whole, from call to return. The global batch size is the same.
 
     python benchmarks/scaling.py [--train-rows 1280] [--score-rows 6000] [--rounds 3]
 """
@@ -29,7 +29,7 @@ WHATS = ("training, steps", "training, whole job", "scoring, middle", "scoring, 
 
 
 def train_speeds(document: dict, workers: int, name: str) -> tuple[float, float, str]:
-    """Return rows a second of the steps and of the whole job, and the bundle."""
+    """Return rows per second of the steps and of the whole job, and the bundle."""
     document["run"] |= {"name": name}
     document["training"] |= {"precision": PRECISION}
     document["scaling"] = {"workers": workers, "use_gpu": False, "cpus_per_worker": 1}
@@ -40,7 +40,7 @@ def train_speeds(document: dict, workers: int, name: str) -> tuple[float, float,
 
 
 def score_speeds(bundle: str, path: Path, workers: int, output: Path) -> tuple[float, float]:
-    """Return rows a second of the middle, and of the whole job."""
+    """Return rows per second of the middle part and of the whole job."""
     job = {
         "bundle": bundle,
         "input": {"path": str(path), "text": "text"},

@@ -1,10 +1,10 @@
-"""Scoring speed: the scorer, and a whole job, against transformers' `pipeline`, in turn.
+"""Scoring speed: the scorer and a whole job compared with transformers' `pipeline`.
 
-Printed, round by round on the same texts: documents per second of `pipeline` at batch sizes 1,
-8 and 32, of the scorer in the precision that `auto` picks, as it is and compiled, and the
-ratio of the compiled one to the best pipeline; how far decisions agree with fp32; the share
-of the measured peak of the matrix product that the model reaches; and with `--job-rows` a
-whole job (Ray, reading, writing) against the bare scorer on the same rows.
+Printed for each round, on the same texts: documents per second of `pipeline` with batch sizes
+1, 8 and 32, and of the scorer in the precision that `auto` selects, eager and compiled; the
+ratio of the compiled scorer to the best pipeline; the agreement of decisions with fp32; the
+share of the measured peak matrix product throughput; and with `--job-rows` a whole job (Ray,
+reading, writing) compared with the scorer alone on the same rows.
 
     python benchmarks/score.py --bundle BUNDLE --input TABLE [--rows 6000] [--rounds 3]
 """
@@ -32,7 +32,7 @@ BATCH_SIZES = (1, 8, 32)
 
 
 def read_texts(path: str, meta: bundle_meta.BundleMeta) -> pa.Array:
-    """Return the texts that the bundle would see, rows without text left out."""
+    """Return the texts as the bundle reads them, without rows that have no text."""
     source = open_source(path, "input")["train"]
     text, _ = meta.text.apply(source.read(meta.text.columns, meta.text.columns))
     return text.drop_null().combine_chunks()
@@ -45,14 +45,14 @@ def seconds_of(call) -> float:
 
 
 def peak(dtype: torch.dtype) -> float:
-    """Return TFLOP/s of a large matrix product."""
+    """Return the TFLOP/s of a large matrix product."""
     a = torch.randn(2048, 2048).to(dtype)
     best = min(seconds_of(lambda: a @ a) for _ in range(6))
     return 2 * 2048**3 / best / 1e12
 
 
 def flop(scorer: Scorer, tokens: pa.Table) -> float:
-    """Return the operations of the linear layers and of attention, padding left out."""
+    """Return the FLOPs of the linear layers and of attention, without padding."""
     config = scorer.model.config
     linear = sum(
         p.numel() for n, p in scorer.model.named_parameters() if "layer." in n and p.ndim == 2
@@ -113,7 +113,7 @@ def rounds(args: argparse.Namespace, meta: bundle_meta.BundleMeta, folder: str) 
 
 
 def whole_job(args: argparse.Namespace, meta: bundle_meta.BundleMeta, scorer: Scorer) -> None:
-    """Score a corpus of `--job-rows` rows by the command, then with the bare scorer."""
+    """Score a corpus of `--job-rows` rows with the command, then with the scorer alone."""
     texts = read_texts(args.input, meta)
     repeats = -(-args.job_rows // len(texts))
     texts = pa.concat_arrays([texts] * repeats).slice(0, args.job_rows)

@@ -1,7 +1,7 @@
-"""What a shard costs the driver of a scoring job, its workers costing nothing.
+"""The driver's cost per shard of a scoring job, with workers that do no work.
 
-The workers give each shard a receipt and neither read nor score. From the driver's cost follows
-how many workers it can keep busy: as many as one shard's scoring takes longer than that.
+The workers write a receipt for each shard and neither read nor score. The time to score a shard
+divided by the driver's cost per shard is the number of workers that one driver can keep busy.
 
     python benchmarks/score_driver.py [--shards 2000 20000] [--workers 2]
 """
@@ -32,7 +32,7 @@ NAMES = tuple(f"label-{i}" for i in range(263))
 
 
 class IdleActor(actor_pool.ScoreActor):
-    """Has no model, and says of each shard that it is done."""
+    """Has no model and reports each shard as done."""
 
     def _open(self):
         return self
@@ -53,7 +53,7 @@ class IdleActor(actor_pool.ScoreActor):
 
 
 class Clock:
-    """Wall time and the driver's own CPU time, in milliseconds a shard."""
+    """Wall time and the driver's CPU time, in milliseconds per shard."""
 
     def __init__(self, shards):
         self.shards = shards

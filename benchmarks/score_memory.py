@@ -1,7 +1,7 @@
 """Peak memory of a scoring job's driver and workers, for corpora of two sizes.
 
-Shared memory is counted in each process that maps it. Printed: the peak of the resident set of
-the driver and of the largest worker, for each size; they should be alike.
+Shared memory counts in each process that maps it. Printed for each size: the peak resident set
+size of the driver and of the largest worker. It should not depend on the corpus size.
 
     python benchmarks/score_memory.py --bundle BUNDLE --input TABLE [--rows 10000 100000]
 """
@@ -23,7 +23,7 @@ from clftask.models import bundle
 
 
 def write_corpus(args: argparse.Namespace, num_rows: int, path: Path) -> list[str]:
-    """Repeat the input's rows in one row group of the wanted size; return the text columns."""
+    """Write the input's rows, repeated, as one row group; return the text columns."""
     meta = bundle.read_meta(args.bundle)
     columns = args.text or meta.text.columns
     table = open_source(args.input, "input")["train"].read(columns, columns).select(columns)

@@ -1,8 +1,8 @@
-"""Training speed: `clftask train` on two workers against a plain Trainer script, in turn.
+"""Training speed: `clftask train` on two workers compared with a plain Trainer script.
 
-Both get the same model, rows, global batch size and number of steps. Printed: samples per
-second of both and their ratio, pair by pair; validation micro-F1 with the precision that
-`auto` picks and with fp32; and where the time from the command to the first step goes.
+Both use the same model, rows, global batch size and number of steps. Printed: samples per
+second of both and their ratio, for each pair of runs; validation micro-F1 with the precision
+that `auto` selects and with fp32; and the time from the command to the first step by phase.
 
     python benchmarks/train.py [--pairs 3] [--rows 1280] [--job JOB.yaml]
 """
@@ -60,7 +60,7 @@ def cut(
     document["data"] = {"text": "text", "labels": labels, "split": split, **paths}
     document["run"] = {"storage": str(folder / "runs")}
     document["scaling"] = {"workers": 2}
-    document["loss"] = "bce"  # the Trainer's own for labels
+    document["loss"] = "bce"  # the same as transformers uses for multilabel models
     return document, len(names)
 
 
@@ -120,11 +120,11 @@ def main() -> None:
         document, num_labels = cut(job, args.rows, folder)
         ratios = []
         for pair in range(args.pairs):
-            peer = plain(document, num_labels, folder)
+            baseline = plain(document, num_labels, folder)
             ours = clftask(document, folder)
-            ratios.append(ours["samples_per_s"] / peer["samples_per_s"])
+            ratios.append(ours["samples_per_s"] / baseline["samples_per_s"])
             print(
-                f"pair {pair + 1}: plain {peer['samples_per_s']:.1f} samples/s, "
+                f"pair {pair + 1}: plain {baseline['samples_per_s']:.1f} samples/s, "
                 f"clftask {ours['samples_per_s']:.1f} samples/s, ratio {ratios[-1]:.2f}",
                 flush=True,
             )
@@ -133,7 +133,7 @@ def main() -> None:
     print(f"ratio: median {statistics.median(ratios):.2f}, {low:.2f} to {high:.2f}")
     scores = [r["metrics"]["validation"]["micro_f1"] for r in (ours, exact)]
     print(f"validation micro-F1: auto {scores[0]:.4f}, fp32 {scores[1]:.4f}; ", end="")
-    print(f"plain Trainer {peer['micro_f1']:.4f}")
+    print(f"plain Trainer {baseline['micro_f1']:.4f}")
     print("seconds to the first step:", ours["phases"])
 
 

@@ -1,11 +1,11 @@
-"""Search: early stopping against training every trial to its end, and against a plain search.
+"""Search: early stopping compared with full training of each trial and with a plain search.
 
-On the same rows, configurations and seeds: all trials to their end (whose learning curves are
-kept), then ASHA: epochs spent, best validation score, wall time; the time from a trial's end
-to the next one's first step on the same slot; the most that the search holds on disk, in
-bundles; ASHA replayed on the curves in other orders of the trials; and
-`Trainer.hyperparameter_search` on the same space: seconds until either reaches the score that
-the peer ends with.
+Runs all trials to their end and saves their learning curves, then ASHA, with the same rows,
+configurations and seeds. Printed: epochs trained, best validation score, wall time; the time
+from a trial's end to the next one's first step on the same slot; the peak storage of the search
+in bundles; ASHA simulated on the curves with other orders of the trials; and, for
+`Trainer.hyperparameter_search` on the same space, the seconds until each search reaches the
+baseline's final score.
 
     python benchmarks/tune.py [--rows 1200] [--job JOB.yaml] [--curves FILE]
 """
@@ -52,7 +52,7 @@ def folder_bytes(folder: Path) -> int:
 
 
 def run(job: dict, folder: Path) -> dict:
-    """Run the command; add the seconds at which its best score rose, and its peak on disk."""
+    """Run the command; add the seconds at which its best score rose, and its peak storage."""
     file = folder / "search.yaml"
     file.write_text(json.dumps(job))
     command = [sys.executable, "-m", "clftask", "tune", str(file), "--json"]
@@ -84,7 +84,7 @@ def records(run: str) -> list[dict]:
 
 
 def gaps(trials: list[dict]) -> list[float]:
-    """Return the seconds from each end to the next first step on the same slot."""
+    """Return the seconds from each trial's end to the next first step on the same slot."""
     ends = sorted(t["ended_at"] for t in trials)
     found = []
     for start in sorted(t["first_step_at"] for t in trials):
@@ -109,7 +109,7 @@ def summary(name: str, found: dict, all_epochs: int) -> float:
 
 
 def replay(job: TuneJob, curves: list[list[float]], slots: int, order: list[int]) -> tuple:
-    """Let ASHA decide on recorded curves, an epoch costing the same for all; no training."""
+    """Simulate ASHA on recorded curves, without training; each epoch takes the same time."""
     goal, epochs = job.goal, job.train.training.epochs
     scheduler = job.scheduler.build(job.searched, goal, epochs, 0)
     waiting, running, spent, best = list(order), {}, 0, 0.0
@@ -149,8 +149,10 @@ def replays(job: TuneJob, file: Path) -> None:
     )
 
 
-def peer(document: dict, num_labels: int, folder: Path, trials: int) -> list[tuple[float, float]]:
-    """Return when the plain search's best score rose, and to what."""
+def run_baseline(
+    document: dict, num_labels: int, folder: Path, trials: int
+) -> list[tuple[float, float]]:
+    """Return the seconds at which the plain search's best score rose, and the score."""
     model = document["model"]
     options = [
         str(folder), "--base", find_base(model["base"], str(folder)),
@@ -202,7 +204,7 @@ def main() -> None:
         if args.peer_trials:
             few = searched(document, args.peer_trials, searcher="optuna", scheduler="fifo")
             ours = run(few, folder)
-            theirs = peer(document, num_labels, folder, args.peer_trials)
+            theirs = run_baseline(document, num_labels, folder, args.peer_trials)
             score = theirs[-1][1]
             reached = next((at for at, best in ours["rises"] if best >= score), None)
             print(f"plain search, {args.peer_trials} trials: {score:.4f} after "

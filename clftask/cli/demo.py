@@ -1,4 +1,4 @@
-"""The demo: a real corpus, a real encoder, three jobs on Ray, and their results."""
+"""The demo: a real corpus, a real encoder, and three jobs on Ray."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def demo(folder: Path, file: IO[str]) -> dict[str, Any]:
     """Build the corpus, train a multilabel and a multiclass model, score, print the results.
 
     Args:
-        folder: Takes data, jobs, runs and the score table.
-        file: Where the tables are printed.
+        folder: The folder of data, jobs, runs and the score table.
+        file: The stream for the tables.
 
     Returns:
-        The results of all jobs by name, and `seconds` of the whole demo.
+        The results of all jobs by name, and the demo's total `seconds`.
     """
     started = time.perf_counter()
     quiet_libraries()
@@ -66,7 +66,7 @@ def demo(folder: Path, file: IO[str]) -> dict[str, Any]:
 
 
 def _run(kind: str, path: Path, console: Console) -> Any:
-    """Run a job file as the command line does."""
+    """Run a job file like the command line."""
     console.print(f"\n[bold]clftask {kind} {escape(str(path))}[/bold]", soft_wrap=True)
     result = KINDS[kind].run(_TYPES[kind].load(path))
     KINDS[kind].summarise(result, console.file)
@@ -87,7 +87,7 @@ def _most_confident(output: str) -> Table:
 
 
 def _write_data(folder: Path, say: Callable[[str], None]) -> dict[str, Path]:
-    """Write the whole corpus, and a sample of it for each job."""
+    """Write the full corpus, and a sample for each job."""
     operations = demo_corpus.aws_operations()
     tables = {
         "aws_errors": demo_corpus.with_frequent_errors(operations),
@@ -105,7 +105,7 @@ def _write_data(folder: Path, say: Callable[[str], None]) -> dict[str, Path]:
 
 
 def _write_job(folder: Path, name: str, data: dict[str, Path], bundle: str = "") -> Path:
-    """Write one of `JOBS` with the demo's places and sizes; return the file."""
+    """Write one of `JOBS` with the demo's paths and sizes; return the file."""
     changes: dict[str, Any] = {"scaling.workers": 2}
     if bundle:
         output = folder / "scores" / bundle.split("/")[-2]
@@ -116,7 +116,7 @@ def _write_job(folder: Path, name: str, data: dict[str, Path], bundle: str = "")
         changes |= {"data.train": str(data[name.replace("-", "_")]), "data.split.test": 0.2}
     if name == "aws-errors":
         changes["data.labels.min_count"] = 25
-    # JSON is YAML, whatever a path contains.
+    # JSON is valid YAML, so any path is quoted correctly.
     overrides = [f"{field}={json.dumps(value)}" for field, value in changes.items()]
     path = folder / "jobs" / f"{name}.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,7 @@
-"""A real labelled corpus that comes with boto3: the API models of AWS.
+"""A real labelled corpus that is part of boto3: the API models of AWS.
 
-`botocore` describes each operation of each service in prose, with the errors that it can
-raise (multilabel), its service (multiclass, or the group of a grouped split) and its HTTP
-method.
+botocore contains the documentation of each operation of each service, its errors
+(multilabel), its service (multiclass, or the group of a grouped split) and its HTTP method.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ def with_frequent_errors(operations: pa.Table) -> pa.Table:
 
 
 def without_frequent_errors(operations: pa.Table) -> pa.Table:
-    """Keep the other operations, which have none of these labels."""
+    """Keep the operations without any of these errors."""
     return operations.filter(pa.array([not has for has in _has_frequent_error(operations)]))
 
 

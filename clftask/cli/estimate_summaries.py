@@ -1,4 +1,4 @@
-"""What the terminal shows of an estimate."""
+"""The tables of `--estimate`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Rows = Iterable[tuple[str, ...]]
 
 
 def score_estimate(found: ScoreEstimate, file: IO[str]) -> None:
-    """Print what scoring a corpus will take."""
+    """Print the estimate of a scoring job."""
     console = Console(file=file, highlight=False)
     if not found.rows_left:
         console.print(f"nothing is left to be scored: {escape(found.output)}", soft_wrap=True)
@@ -36,21 +36,21 @@ def score_estimate(found: ScoreEstimate, file: IO[str]) -> None:
         ("rows/s of a worker", f"{found.rows_per_s:,.1f} on {found.device}"),
         ("measured", counted(found.rows_measured, "row")),
         ("bad rows", f"{found.rows_bad:,} of {counted(found.rows_read, 'row')} read"),
-        ("to write", _bytes(found.bytes_written)),
+        ("output size", _bytes(found.bytes_written)),
     ]
     console.print(_table("estimate", ("", ""), rows))
     _print_end(console, "workers", found.by_workers, found.warnings, found.not_measured)
 
 
 def tune_estimate(found: TuneEstimate, file: IO[str]) -> None:
-    """Print what a search will take."""
+    """Print the estimate of a search."""
     console = Console(file=file, highlight=False)
     if not found.trials_left and not found.finalists_left:
         console.print("nothing is left to be trained")
         return
     for kind in found.kinds:
         cost, trials = kind.cost, counted(len(kind.numbers), "trial")
-        epoch = f"{cost.epoch_s:.3g} s an epoch" if cost else "not measured: taken as the mean"
+        epoch = f"{cost.epoch_s:.3g} s an epoch" if cost else "not measured: the mean is used"
         failed = bool(cost and cost.reason)
         console.print(f"{trials}, {escape(str(kind))}: {'fails' if failed else epoch}")
     epochs, budget = found.epochs, found.time_budget_s
@@ -63,7 +63,7 @@ def tune_estimate(found: TuneEstimate, file: IO[str]) -> None:
             f"{counted(found.trials_left, 'trial')} on {found.device}",
             _time(found.search_s) + within,
         ),
-        ("epochs of them", f"{epochs.typical:,.0f}, at most {epochs.high:,.0f}"),
+        ("epochs of these trials", f"{epochs.typical:,.0f}, at most {epochs.high:,.0f}"),
         (counted(found.finalists_left, "finalist"), _time(found.finalists_s)),
         ("writing the bundle", _time(found.publish_s)),
         ("on disk at most", _bytes(found.bytes_stored) + limit),

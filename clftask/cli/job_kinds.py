@@ -1,4 +1,4 @@
-"""What the commands train, tune and score consist of. Importing this takes seconds."""
+"""The functions behind the commands train, tune and score. Slow to import: Ray, torch."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class JobKind:
     """One kind of job.
 
     Attributes:
-        drive: Runs a job to its end: `drive(job, say, show)`.
-        screen: Returns what shows a job's progress.
+        drive: Runs a job: `drive(job, say, show)`.
+        screen: Returns the progress display of a job.
         summarise: Prints a result: `summarise(result, file)`.
     """
 
@@ -31,7 +31,7 @@ class JobKind:
     summarise: Callable[..., None]
 
     def run(self, job: Any) -> Result:
-        """Run a job to its end, and show its progress."""
+        """Run a job and show its progress."""
         with self.screen(job) as screen:
             result: Result = self.drive(job, screen.say, screen.show)
         return result
@@ -42,7 +42,7 @@ KINDS = {
     "tune": JobKind(tune, lambda job: TuneScreen(job.goal, job.num_trials), tune_summary),
     "score": JobKind(score, lambda _: ScoreScreen(), score_summary),
 }
-# What measures a job, and what prints that.
+# By kind: the function that measures a job, and the one that prints the estimate.
 ESTIMATES: dict[str, tuple[Callable[..., Any], Callable[..., None]]] = {
     "tune": (estimate_tune, tune_estimate),
     "score": (estimate_score, score_estimate),

@@ -1,4 +1,4 @@
-"""The command line: parse, load, run, exit code. Heavy imports are lazy."""
+"""The command-line interface. Imports of Ray and transformers take seconds, so they are lazy."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Overrides = Annotated[
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved job and exit.")]
 Estimate = Annotated[
     bool,
-    typer.Option("--estimate", help="Measure a sample, say what the job takes, and exit."),
+    typer.Option("--estimate", help="Estimate time and storage from a sample, and exit."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="End stdout with one JSON object.")]
 
@@ -90,12 +90,12 @@ def _run_job(
     estimate: bool,
     as_json: bool,
 ) -> None:
-    """Run, print or estimate a job, whatever its kind."""
+    """Run, print or estimate a job of any kind."""
 
     def run() -> None:
         if dry_run and estimate:
-            allowed = "cannot go with --estimate"
-            raise ConfigError(Problem("--dry-run", None, allowed, "Leave one of them out."))
+            allowed = "cannot be combined with --estimate"
+            raise ConfigError(Problem("--dry-run", None, allowed, "Remove one of them."))
         job = _job_types()[kind].load(path, overrides or [])
         if dry_run:
             typer.echo(json.dumps(job.dump()) if as_json else job.to_yaml(), nl=as_json)
@@ -113,28 +113,28 @@ def _run_job(
 
 @app.command()
 def submit(
-    kind: Annotated[str, typer.Argument(metavar="train|tune|score", help="What to run.")],
+    kind: Annotated[str, typer.Argument(metavar="train|tune|score", help="The kind of job.")],
     job: JobFile,
     overrides: Overrides = None,
     address: Annotated[
         str, typer.Option(help="The cluster's dashboard: http://host:8265.", show_default=False)
     ] = "",
     no_wait: Annotated[
-        bool, typer.Option("--no-wait", help="Print the job's id and leave it running.")
+        bool, typer.Option("--no-wait", help="Print the job's id without waiting for it.")
     ] = False,
     shared: Annotated[
         list[str] | None,
-        typer.Option(metavar="FOLDER", help="A folder that all nodes of the cluster have."),
+        typer.Option(metavar="FOLDER", help="A folder that all nodes of the cluster mount."),
     ] = None,
     packages: Annotated[
-        bool, typer.Option("--pip", help="Let the cluster install the packages used here.")
+        bool, typer.Option("--pip", help="Install the local package versions on the cluster.")
     ] = False,
     image: Annotated[
         str | None, typer.Option(help="A container image with clftask for the job to run in.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run a job on a Ray cluster; show its log, end with its exit code."""
+    """Run a job on a Ray cluster; print its log and return its exit code."""
 
     def run() -> None:
         from clftask.distributed.submit.client import send
@@ -159,9 +159,8 @@ def _wait_for(submitted: Any, as_json: bool) -> None:
     if result is not None:
         typer.echo(result)
     elif as_json and code:
-        problem = Problem(
-            "submit", submitted.id, f"ended with {code} and no result", submitted.where()
-        )
+        allowed = f"exited with code {code} without a result"
+        problem = Problem("submit", submitted.id, allowed, submitted.where())
         explain(JobError(problem), as_json, code)
     if code:
         raise typer.Exit(code)
@@ -173,7 +172,7 @@ def evaluate(
     table: Annotated[str, typer.Argument(metavar="TABLE", help="A labelled table.")],
     as_json: AsJson = False,
 ) -> None:
-    """Measure a bundle on a labelled table."""
+    """Evaluate a bundle on a labelled table."""
 
     def run() -> None:
         from clftask.cli.summaries import evaluation_summary
@@ -190,10 +189,10 @@ def decide(
     table: Annotated[str, typer.Argument(metavar="TABLE", help="A labelled table.")],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[decision.field=value ...]", help="Another kind of decision."),
+        typer.Argument(metavar="[decision.field=value ...]", help="Override decision fields."),
     ] = None,
     output: Annotated[
-        str | None, typer.Option(help="Where the bundle goes; else it is changed in place.")
+        str | None, typer.Option(help="The new bundle's path; default: replace the bundle.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -211,19 +210,19 @@ def decide(
 
 @app.command()
 def compare(
-    a: Annotated[str, typer.Argument(metavar="A", help="The bundle or score table before.")],
-    b: Annotated[str, typer.Argument(metavar="B", help="The bundle or score table after.")],
+    a: Annotated[str, typer.Argument(metavar="A", help="The baseline bundle or score table.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="The new bundle or score table.")],
     table: Annotated[
         str | None,
         typer.Argument(metavar="[TABLE]", help="For bundles: labelled rows.", show_default=False),
     ] = None,
     gate: Annotated[
         list[str] | None,
-        typer.Option(metavar="FIGURE>=NUMBER", help="Exit 1 unless B − A keeps to it."),
+        typer.Option(metavar="FIGURE>=NUMBER", help="Exit 1 if B − A violates this bound."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what changed between two bundles or two score tables; exit 1 when a gate fails."""
+    """Compare two bundles or two score tables; exit 1 if a gate fails."""
 
     def run() -> None:
         from clftask.cli.summaries import compare_summary, compare_tables_summary
@@ -250,7 +249,7 @@ def inspect(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a run, a bundle, a job or a score table is."""
+    """Describe a run, a bundle, a score table or a job file."""
 
     def run() -> None:
         from clftask.cli.summaries import inspect_summary
@@ -263,7 +262,7 @@ def inspect(
 
 @app.command()
 def schema(
-    kind: Annotated[str, typer.Argument(metavar="train|tune|score", help="Which job file.")],
+    kind: Annotated[str, typer.Argument(metavar="train|tune|score", help="The kind of job.")],
 ) -> None:
     """Print the JSON Schema of a job file."""
 
@@ -278,10 +277,10 @@ def schema(
 
 @app.command()
 def demo(
-    folder: Annotated[Path, typer.Argument(help="Where data, jobs and runs go.")] = Path("demo"),
+    folder: Annotated[Path, typer.Argument(help="Folder of data, jobs and runs.")] = Path("demo"),
     as_json: AsJson = False,
 ) -> None:
-    """Build a real corpus, train on it, report: the embedded default."""
+    """Build a real corpus from boto3, train on it, and score new rows."""
 
     def run() -> None:
         from clftask.cli.demo import demo as show
@@ -302,7 +301,7 @@ def _job_types() -> dict[str, type[Spec]]:
 
 
 def _show(run: Callable[[], Shown], summarise: Callable[..., None], as_json: bool) -> Shown:
-    """Run something, print its result for people and, with --json, for programs."""
+    """Run a function and print its result as tables and, with --json, as JSON."""
     logs.quiet_libraries()
     result = run()
     summarise(result, file=tables(as_json))
@@ -312,7 +311,7 @@ def _show(run: Callable[[], Shown], summarise: Callable[..., None], as_json: boo
 
 
 def _as_json(result: Any) -> dict[str, Any]:
-    """Return a dataclass as JSON holds it; results of jobs choose what they print."""
+    """Return a dataclass as a JSON object; results of jobs define their own."""
     found: dict[str, Any] = result.as_json() if hasattr(result, "as_json") else vars(result)
     return found
 

@@ -23,15 +23,15 @@ def say(line: str) -> None:
 
 
 def tables(as_json: bool) -> IO[str]:
-    """Return where tables are printed: stdout, or with --json stderr unless logs are JSON."""
+    """Return the stream for tables: stdout; with --json, stderr, or nowhere if logs are JSON."""
     if not as_json:
         return sys.stdout
     return io.StringIO() if logs.is_json() else sys.stderr
 
 
 def guarded(run: Callable[[], None], as_json: bool = False) -> None:
-    """Run a command; turn its errors into a message and an exit code, without a traceback."""
-    terminated: list[int] = []  # Ray turns SIGTERM into KeyboardInterrupt, too
+    """Run a command; print errors without a traceback and set the exit code."""
+    terminated: list[int] = []  # Ray, too, raises KeyboardInterrupt on SIGTERM
 
     def terminate(number: int, frame: object) -> None:
         terminated.append(number)
@@ -57,10 +57,10 @@ def guarded(run: Callable[[], None], as_json: bool = False) -> None:
     except BrokenPipeError:
         sys.stderr.close()
         raise typer.Exit(0) from None
-    except Exception as error:  # a bug in clftask: no traceback either, and valid JSON
+    except Exception as error:  # a bug in clftask: also without a traceback, with valid JSON
         if os.environ.get("CLFTASK_DEBUG"):
             raise
-        remedy = "Please report it; CLFTASK_DEBUG=1 shows where it comes from."
+        remedy = "Please report it with the traceback that CLFTASK_DEBUG=1 prints."
         reason = f"{type(error).__name__}: {error}"
         explain(JobError(Problem("clftask", None, f"internal error: {reason}", remedy)), as_json)
         raise typer.Exit(1) from None

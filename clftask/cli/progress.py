@@ -1,4 +1,4 @@
-"""Progress on the terminal: a bar, or a table of trials, while a job runs."""
+"""Progress of a running job on the terminal: a bar, or a table of trials."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LINE_EVERY_S = 10.0
 
 
 def _console() -> Console:
-    """Return stderr; never treated as a terminal when logs are JSON lines."""
+    """Return a console on stderr; not a terminal if logs are JSON lines."""
     return Console(stderr=True, highlight=False, force_terminal=False if logs.is_json() else None)
 
 
@@ -29,7 +29,7 @@ def _say(console: Console, line: str) -> None:
 
 
 class _Screen:
-    """One progress bar with figures on stderr; plain lines without a terminal."""
+    """A progress bar with figures on stderr; plain lines without a terminal."""
 
     name = ""
 
@@ -44,7 +44,7 @@ class _Screen:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.progress.live.is_started:  # else it would print an empty line
+        if self.progress.live.is_started:  # else rich prints an empty line
             self.progress.stop()
 
     def say(self, line: str) -> None:
@@ -93,17 +93,17 @@ class ScoreScreen(_Screen):
     def __init__(self) -> None:
         super().__init__()
         self.first: tuple[float, int] | None = None  # time and rows of the first record
-        self.said = 0.0
+        self.printed_at = 0.0
 
     def show(self, record: dict[str, Any]) -> None:
-        """Move the bar; without a terminal a line every ten seconds."""
+        """Move the bar; without a terminal, print a line every ten seconds."""
         now = time.monotonic()
         self.first = self.first or (now, record["scored_now"])
         since, before = self.first
         speed = (record["scored_now"] - before) / (now - since) if now > since else 0.0
         figures = self._figures(record, speed)
-        if not self.console.is_terminal and now - self.said > LINE_EVERY_S:
-            self.said = now
+        if not self.console.is_terminal and now - self.printed_at > LINE_EVERY_S:
+            self.printed_at = now
             self.say(f"{record['rows']:,} of {counted(record['total'], 'row')}: {figures}")
         self.move(record["rows"], record["total"], figures)
 

@@ -1,4 +1,4 @@
-"""The tables that commands end with."""
+"""The result tables of the commands."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PLAIN_CAPTION = "plain: uncalibrated, at 0.5 or the most probable class"
 
 
 def tune_summary(result: TuneResult, file: IO[str]) -> None:
-    """Print the winner's settings, its metrics, and where everything is."""
+    """Print the winner's settings, its metrics, and the paths of its job and bundle."""
     console = Console(file=file, highlight=False)
     counts = ", ".join(f"{n} {state}" for state, n in result.trials.items())
     console.print(f"trials: {counts}")
@@ -57,7 +57,7 @@ def _distribution(labels: dict[str, int], rows: int) -> Table:
     ordered = sorted(labels.items(), key=lambda pair: -pair[1])
     left_out = max(0, len(ordered) - MAX_LABEL_ROWS)
     caption = f"and {counted(left_out, 'more label')}" if left_out else None
-    table = Table(title="labels given", caption=caption)
+    table = Table(title="predicted labels", caption=caption)
     for name in ("label", "rows", "share"):
         table.add_column(name, justify="left" if name == "label" else "right")
     for label, count in ordered[:MAX_LABEL_ROWS]:
@@ -66,7 +66,7 @@ def _distribution(labels: dict[str, int], rows: int) -> Table:
 
 
 def train_summary(result: TrainResult, file: IO[str]) -> None:
-    """Print metrics by split, the labels, and where the bundle is."""
+    """Print metrics by split and by label, and the path of the bundle."""
     console = Console(file=file, highlight=False)
     console.print(_metric_table(result.metrics, result.intervals))
     split = "test" if "test" in result.per_label else "validation"
@@ -76,7 +76,7 @@ def train_summary(result: TrainResult, file: IO[str]) -> None:
 
 
 def evaluation_summary(result: dict[str, Any], file: IO[str]) -> None:
-    """Print the figures of a bundle on one table of rows."""
+    """Print the metrics of a bundle on one table."""
     console = Console(file=file, highlight=False)
     title = counted(result["rows"], "row")
     console.print(_metric_table({title: result["metrics"]}, {title: result["intervals"]}))
@@ -85,7 +85,7 @@ def evaluation_summary(result: dict[str, Any], file: IO[str]) -> None:
 
 
 def compare_summary(result: dict[str, Any], file: IO[str]) -> None:
-    """Print what changed: metrics, labels, examples, gates."""
+    """Print the differences between two bundles: metrics, labels, examples, gates."""
     console = Console(file=file, highlight=False)
     title = f"B − A on {counted(result['rows'], 'row')}"
     table = Table(title=title, caption="95 %: paired bootstrap")
@@ -118,11 +118,11 @@ def _print_gates(result: dict[str, Any], console: Console) -> None:
 
 
 def compare_tables_summary(result: dict[str, Any], file: IO[str]) -> None:
-    """Print what changed between two score tables: labels, drift, examples, gates."""
+    """Print the differences between two score tables: labels, drift, examples, gates."""
     console = Console(file=file, highlight=False)
     changed = [row for row in result["per_label"] if row["difference"] or row["gained"]]
     count = f"{len(changed)} of {len(result['per_label'])} labels changed"
-    labels = Table(title="share of the rows that get a label", caption=count)
+    labels = Table(title="share of rows by predicted label", caption=count)
     _columns(labels, "label", "A", "B", "B − A", "95 %", "gained", "lost")
     for row in changed[:MAX_LABEL_ROWS]:
         shares = f"{row['share_a']:.2%}", f"{row['share_b']:.2%}"
@@ -131,7 +131,7 @@ def compare_tables_summary(result: dict[str, Any], file: IO[str]) -> None:
     console.print(labels)
     console.print(f"{result['rows_a']:,} rows in A, {result['rows_b']:,} in B")
     if result["changed"] is not None:
-        share = f"{result['changed']:.2%} got other labels"
+        share = f"{result['changed']:.2%} have different predictions"
         console.print(f"{counted(result['rows'], 'row')} in both: {share}")
     drift = f"labels {result['label_drift']:.4f}, confidence {result['confidence_drift']:.4f}"
     console.print(f"drift, from 0 to 1: {drift}")
@@ -154,12 +154,12 @@ def _change(row: dict[str, Any]) -> tuple[str, str]:
 
 def _example_line(example: dict[str, Any]) -> str:
     text = " ".join(example["text"].split())[:100]
-    said = (f"{name} {', '.join(example[name]) or 'nothing'}" for name in ("true", "a", "b"))
-    return f"{text} … ({'; '.join(said)})"
+    sides = (f"{name} {', '.join(example[name]) or 'nothing'}" for name in ("true", "a", "b"))
+    return f"{text} … ({'; '.join(sides)})"
 
 
 def _metric_table(metrics: dict[str, dict[str, float]], intervals: Any = None) -> Table:
-    """Return metrics by split, with the decision and, where they differ, the plain ones.
+    """Return metrics by split, with the decision and, if they differ, the plain ones.
 
     Args:
         metrics: By split and name.
@@ -200,7 +200,7 @@ def _label_table(rows: list[dict[str, Any]], split: str) -> Table:
 
 
 def inspect_summary(found: dict[str, Any], file: IO[str]) -> None:
-    """Print what was found as a table of names and values."""
+    """Print the result of `inspect` as a table of names and values."""
     table = Table(show_header=False)
     for name, value in found.items():
         if name != "metrics":
@@ -220,7 +220,7 @@ def _in_words(value: Any) -> str:
 
 
 def escaped(text: str) -> str:
-    """Escape rich markup and control characters in text from outside."""
+    """Escape rich markup and control characters in untrusted text."""
     return escape(printable(text))
 
 

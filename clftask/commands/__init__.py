@@ -1,1 +1,1 @@
-"""Commands that need no Ray: evaluate, decide, compare, inspect."""
+"""Commands without Ray: evaluate, decide, compare, inspect."""

@@ -1,4 +1,4 @@
-"""Compare two bundles on the same labelled rows. No Ray."""
+"""Compare two bundles on the same labelled rows. Without Ray."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ def compare_bundles(a: str, b: str, table: str, gates: list[str], say: Say) -> d
     """Compare two bundles on a labelled table.
 
     Args:
-        a: The bundle before.
-        b: The bundle after.
-        table: Rows with the columns of text and labels that both were trained on.
+        a: The baseline bundle.
+        b: The new bundle.
+        table: Rows with the text and label columns of both training jobs.
         gates: Bounds on B − A: `macro_f1>=-0.005`.
-        say: Takes lines for the user.
+        say: Prints a line for the user.
 
     Returns:
-        a, b, table, rows, metrics (a, b, difference and its paired bootstrap interval where
-        there is one), per_label, changed (share of rows whose prediction changed), examples
-        (better, worse: rows that only one of them predicts correctly), gates, passed.
+        a, b, table, rows, metrics (a, b, difference and, for some, its paired bootstrap
+        interval), per_label, changed (share of rows whose prediction changed), examples
+        (better, worse: rows that only one bundle predicts correctly), gates, passed.
 
     Raises:
         ConfigError: A gate is invalid.

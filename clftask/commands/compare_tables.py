@@ -1,4 +1,4 @@
-"""Compare two score tables without true labels: churn and drift. No Ray."""
+"""Compare two score tables without true labels: churn and drift. Without Ray."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Scored:
 
     Attributes:
         keys: (rows,) strings: the id, or file and row.
-        given: (rows, labels) scipy CSR of 0 and 1: the predicted labels; the last: no label.
+        given: (rows, labels + 1) scipy CSR of 0 and 1: predicted labels; last column: no label.
         confidence: (rows,) float32.
         task: multiclass or multilabel.
     """
@@ -47,21 +47,21 @@ class Scored:
 
 
 def compare_tables(a: str, b: str, gates: list[str]) -> dict[str, Any]:
-    """Compare two score tables: of one corpus by two bundles, or of two corpora.
+    """Compare two score tables: one corpus scored by two bundles, or two corpora.
 
     Args:
-        a: The table before.
-        b: The table after.
+        a: The baseline table.
+        b: The new table.
         gates: Bounds: `changed<=0.05`, `label_drift<=0.1`, `confidence_drift<=0.1`.
 
     Returns:
-        a, b; rows_a, rows_b, rows: those in both, but for keys that
-        repeat in one of them; changed: the share of those whose labels
-        differ (churn: Milani Fard et al. 2016), null where none is in both; label_drift: the
-        Jensen-Shannon distance (0 to 1) of the distributions of labels given (Lin 1991);
-        confidence_drift: the Kolmogorov-Smirnov distance (0 to 1) of confidences;
-        per_label: shares of rows, their difference with a 95 % interval, and rows that gained
-        or lost the label; examples: rows that changed, most confident first; gates, passed.
+        a, b, task; rows_a, rows_b; rows: the rows whose key is in both tables and unique in
+        each; changed: the share of these whose labels differ (churn: Milani Fard et al. 2016),
+        null if there are none; label_drift: the Jensen-Shannon distance (0 to 1) of the
+        distributions of predicted labels (Lin 1991); confidence_drift: the Kolmogorov-Smirnov
+        distance (0 to 1) of the confidences; per_label: shares of rows, their difference with a
+        95 % interval, and rows that gained or lost the label; examples: rows that changed, most
+        confident first; gates, passed.
 
     Raises:
         ConfigError: A gate is invalid.
@@ -99,7 +99,7 @@ def _manifest(name: str, path: str) -> Manifest:
     if store.plan() is not None:
         remedy = "Run its scoring job to the end."
         raise DataError(Problem(f"TABLE_{name}", path, "is incomplete", remedy))
-    remedy = "Two bundles are compared on a labelled table: clftask compare A B TABLE."
+    remedy = "To compare two bundles, add a labelled table: clftask compare A B TABLE."
     raise DataError(Problem(f"TABLE_{name}", path, "must be a score table", remedy))
 
 
@@ -114,7 +114,7 @@ def _check(manifests: list[Manifest], places: tuple[str, str]) -> None:
 
 
 def _read(path: str, manifest: Manifest, names: list[str]) -> Scored:
-    """Read a table's keys, labels and confidences; labels in the order of `names`."""
+    """Read a table's keys, labels and confidences; label columns in the order of `names`."""
     place = filesystems.absolute(path)
     plan = ScoreTableStore(place).plan()
     own = plan.settings.get("input.id") if plan is not None else None
@@ -151,13 +151,14 @@ def _columns(columns: list[str], place: str) -> pa.Table:
 
 def _keys(table: pa.Table, columns: list[str]) -> pa.Array:
     parts = [table[name].cast(pa.large_string()) for name in columns]
+    # The last argument of Arrow's join is the separator, not a part.
     mark = pa.scalar("#", pa.large_string())
     whole = pc.binary_join_element_wise(*parts, mark)
     return pa.concat_arrays(whole.chunks) if whole.num_chunks else pa.array([], pa.large_string())
 
 
 def _given(place: str, column: pa.ChunkedArray, names: list[str]) -> Any:
-    """Return the predicted labels as a CSR matrix; the last column: no label.
+    """Return the predicted labels as a CSR matrix; the last column means no label.
 
     Raises:
         DataError: A label is not in the table's manifest.
@@ -185,7 +186,7 @@ def _given(place: str, column: pa.ChunkedArray, names: list[str]) -> Any:
 
 
 def _shared(one: Scored, other: Scored) -> tuple[Array, Array]:
-    """Return the row numbers, in each table, of the keys that occur once in both."""
+    """Return the row numbers, in each table, of the keys that occur once in each."""
     single = [np.flatnonzero(_is_single(side.keys)) for side in (one, other)]
     keys = [side.keys.take(pa.array(p)) for side, p in zip((one, other), single, strict=True)]
     found = pc.index_in(keys[1], keys[0])
@@ -194,7 +195,7 @@ def _shared(one: Scored, other: Scored) -> tuple[Array, Array]:
 
 
 def _is_single(keys: pa.Array) -> Array:
-    """Return (rows,) bool: whether a key occurs exactly once."""
+    """Return (rows,) bool: whether a key is unique."""
     codes = keys.dictionary_encode().indices
     places = codes.fill_null(0).to_numpy()
     return np.asarray((np.bincount(places)[places] == 1) & codes.is_valid().to_numpy(False))
@@ -221,11 +222,11 @@ def _figures(one: Scored, other: Scored, same: tuple[Scored, Scored]) -> dict[st
 def _per_label(
     one: Scored, other: Scored, same: tuple[Scored, Scored], names: list[str]
 ) -> list[dict[str, Any]]:
-    """Return the labels, largest change of share first."""
+    """Return the figures of each label, largest change of share first."""
     shares = [np.asarray(side.given.mean(0)).ravel() for side in (one, other)]
     gained, lost = (np.asarray((x.given > y.given).sum(0)).ravel() for x, y in (same[::-1], same))
     is_paired = len(same[0].keys) == len(one.keys) == len(other.keys)
-    if is_paired:  # paired rows: only those that changed count (McNemar 1947)
+    if is_paired:  # paired rows: the variance depends on changed rows only (McNemar 1947)
         moved = (gained + lost) / len(one.keys)
         variance = (moved - (shares[1] - shares[0]) ** 2) / len(one.keys)
     else:

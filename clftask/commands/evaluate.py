@@ -1,4 +1,4 @@
-"""Evaluate a bundle on a labelled table, or refit its decision there. No Ray."""
+"""Evaluate a bundle on a labelled table, or refit its decision there. Without Ray."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class LabelledBundle:
         meta: The bundle's description.
         folder: Its local folder.
         rows: Uncalibrated logits, and targets.
-        warnings: About rows that were left out.
+        warnings: Warnings about skipped rows.
     """
 
     meta: BundleMeta
@@ -48,12 +48,12 @@ class LabelledBundle:
 
 
 def evaluate_bundle(path: str, table: str, say: Say) -> dict[str, Any]:
-    """Measure a bundle on a labelled table with its own decision.
+    """Evaluate a bundle, with its own decision, on a labelled table.
 
     Args:
         path: The bundle.
-        table: Rows with the columns of text and labels that it was trained on.
-        say: Takes lines for the user.
+        table: Rows with the text and label columns of the training job.
+        say: Prints a line for the user.
 
     Returns:
         bundle, table, rows, warnings, metrics, intervals, per_label, by_length, and
@@ -79,13 +79,13 @@ def decide_bundle(
 
     Args:
         path: The bundle.
-        table: Rows with the columns of text and labels that it was trained on.
+        table: Rows with the text and label columns of the training job.
         overrides: Fields of the training job's decision: `decision.threshold=per_label`.
-        output: Where the bundle goes; None: where it was.
-        say: Takes lines for the user.
+        output: The path of the new bundle; None replaces the old one.
+        say: Prints a line for the user.
 
     Returns:
-        What `evaluate_bundle` returns; the figures are cross-fitted: fitted on the other folds.
+        The same as `evaluate_bundle`, cross-fitted: the decision is fitted on the other folds.
 
     Raises:
         ConfigError: An override is not a field of the decision.
@@ -98,7 +98,7 @@ def decide_bundle(
         found = _labelled_bundle(path, table, scratch, say)
         if len(found.rows.logits) < FEW_ROWS:
             rows = counted(len(found.rows.logits), "row")
-            say(f"warning: {rows} are few to fit a decision on: expect it to overfit")
+            say(f"warning: the decision is fitted on only {rows} and may overfit")
         refitted = decide(job, found.meta.space, {"validation": found.rows})
         _rewrite(found, job, refitted, table, place, _records(path), say)
     figures = {name: by_split["validation"] for name, by_split in refitted.figures.items()}
@@ -110,7 +110,7 @@ def _of_table(table: str, found: LabelledBundle) -> dict[str, Any]:
 
 
 def _place(path: str, output: str | None) -> str:
-    """Return where the new bundle goes.
+    """Return the path of the new bundle.
 
     Raises:
         ConfigError: The folder contains something else.
@@ -122,7 +122,7 @@ def _place(path: str, output: str | None) -> str:
         place = filesystems.absolute(output) if output else ""
         is_other = place and not bundle.is_there(place) and listing.list_files(place)
         if not place or is_other:
-            allowed = "must be a new or an empty folder, or a bundle that is replaced"
+            allowed = "must be a new or empty folder, or an existing bundle to replace"
             raise ConfigError(Problem("--output", output, allowed))
     storage.check_writable(place, "output")
     return place
@@ -138,12 +138,12 @@ def _with_decision(meta: BundleMeta, overrides: list[str]) -> TrainJob:
 
 
 def score_rows(path: str, rows: Any, say: Say) -> tuple[BundleMeta, Any]:
-    """Return a bundle's description, and its (rows, labels) float32 probabilities of rows.
+    """Return a bundle's description and the (rows, labels) float32 probabilities of rows.
 
     Args:
         path: The bundle.
-        rows: text, and text_pair for pair tasks.
-        say: Takes lines for the user.
+        rows: Table with text, and text_pair for text pairs.
+        say: Prints a line for the user.
     """
     with temporary_folder() as scratch:
         folder, meta = bundle.fetch(path, scratch)
@@ -161,8 +161,8 @@ def _labelled_bundle(path: str, table: str, scratch: str, say: Say) -> LabelledB
     raw = meta.decision.calibration.raw(scorer.logits(tokens))
     targets = multi_hot(rows["labels"].combine_chunks(), len(meta.label_names))
     num_tokens = full_lengths(*_texts(rows), tokens, scorer.tokenizer)
-    held = rows.set_column(rows.column_names.index("text"), "text", beginnings(rows))
-    found = labelled(held.append_column("num_tokens", num_tokens), raw, targets)
+    shown = rows.set_column(rows.column_names.index("text"), "text", beginnings(rows))
+    found = labelled(shown.append_column("num_tokens", num_tokens), raw, targets)
     return LabelledBundle(meta, folder, found, report.warnings())
 
 
@@ -174,7 +174,7 @@ def _logits(folder: str, meta: BundleMeta, rows: Any, say: Say) -> Any:
 def _tokenised(folder: str, meta: BundleMeta, rows: Any, say: Say) -> tuple[Scorer, Any]:
     with quiet_loading():
         model, tokenizer = bundle.open_model(folder, meta)
-    # Always fp32: figures must not depend on the fastest precision of a machine.
+    # Always fp32: metrics must not depend on which precision is fastest on a machine.
     scorer = Scorer(model, tokenizer, meta, default_device())
     say(f"scoring {counted(rows.num_rows, 'row')} on {scorer.device}")
     return scorer, scorer.tokenise(*_texts(rows))
@@ -210,19 +210,19 @@ def _rewrite(
 
 
 def _records(path: str) -> list[dict[str, Any]]:
-    """Return the training records of a bundle that is still in its run, else none."""
+    """Return the training log of a bundle that is still in its run folder, else an empty list."""
     run = filesystems.absolute(path).rpartition("/")[0]
     return run_dir.records(run) if storage.exists(storage.join(run, run_dir.JOB)) else []
 
 
 def _of_training(folder: str) -> dict[str, Any]:
-    """Return `metrics.json`: the figures of training stay valid."""
+    """Return `metrics.json`: the training figures remain valid."""
     file = Path(folder, "metrics.json")
     return storage.read_json(str(file), bundle.AGAIN) if file.is_file() else {}
 
 
 def _recalibrated(layer: Any, before: Decision, after: Decision) -> Calibration:
-    """Replace the calibration in the last layer, unless both are equal."""
+    """Replace the calibration folded into the last layer, unless both are equal."""
     old, new = before.calibration, after.calibration
     if new.is_close(old):
         return old

@@ -1,4 +1,4 @@
-"""Gates: bounds that a comparison must satisfy, for CI."""
+"""Gates: bounds on a comparison's figures, for CI."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Gate:
     Attributes:
         metric: The figure's name.
         sign: `>=`, or `<=` where lower is better.
-        bound: On the figure, or on the difference B − A.
+        bound: The bound on the figure, or on the difference B − A.
     """
 
     metric: str
@@ -40,9 +40,9 @@ def read_gates(
     """Read gates such as `macro_f1>=-0.005`.
 
     Args:
-        texts: As the user wrote them.
-        known: The figures of the comparison.
-        lower_is_better: Figures whose gates use `<=`.
+        texts: The gates as given on the command line.
+        known: Names of the comparison's figures.
+        lower_is_better: Names of the figures whose gates use `<=`.
 
     Raises:
         ConfigError: A gate is invalid, names an unknown figure, or has the wrong direction.

@@ -34,7 +34,7 @@ def inspect(path: str, verify: bool = False) -> dict[str, Any]:
 
     Args:
         path: A run, a bundle, a score table or a job file.
-        verify: Read and check every part of a score table.
+        verify: Read and check each part of a score table.
 
     Raises:
         DataError: The path is none of these.
@@ -52,7 +52,7 @@ def inspect(path: str, verify: bool = False) -> dict[str, Any]:
     if place.endswith((".yaml", ".yml")):
         return _job(place)
     allowed = "must be a run, a search, a bundle, a score table or a job file"
-    remedy = "Give the folder that holds clftask.json, job.yaml, search.yaml or _plan.json."
+    remedy = "Give a folder with clftask.json, job.yaml, search.yaml or _plan.json."
     raise DataError(Problem("path", path, allowed, remedy))
 
 
@@ -103,10 +103,10 @@ def _state(manifest: Manifest | None, missing: list[int]) -> str:
 
 
 def _verify(store: ScoreTableStore, plan: ScorePlan, manifest: Manifest | None) -> str:
-    """Check every part against its receipt and the manifest, or else against the plan.
+    """Check each part against its receipt and the manifest; without a receipt, against the plan.
 
     Returns:
-        How many parts were checked, and against what.
+        The numbers of checked parts.
 
     Raises:
         JobError: Parts are missing, changed or from another table.
@@ -115,23 +115,23 @@ def _verify(store: ScoreTableStore, plan: ScorePlan, manifest: Manifest | None) 
     receipts, stored = list(store.receipts()), store.stored_parts()
     bare = stored - {receipt.shard for receipt in receipts}
     shards = [shard for shard in plan.shards if shard.index in bare]
-    looked = map_in_threads(lambda receipt: _check_receipt(store, receipt, entries), receipts)
-    looked += map_in_threads(lambda shard: _check_plan(store, plan, shard), shards)
-    problems = [problem for found in looked for problem in found]
+    results = map_in_threads(lambda receipt: _check_receipt(store, receipt, entries), receipts)
+    results += map_in_threads(lambda shard: _check_plan(store, plan, shard), shards)
+    problems = [problem for found in results for problem in found]
     foreign = sorted(stored - {shard.index for shard in plan.shards})
     problems += [_unsound(store.part(index), "does not belong to this table") for index in foreign]
     if problems:
         raise JobError(*problems)
-    said = [f"{counted(len(receipts), 'part')} as written"] if receipts else []
+    checked = [f"{counted(len(receipts), 'part')} as written"] if receipts else []
     if shards:
-        said.append(f"{counted(len(shards), 'part')} without a receipt, complete and as planned")
-    return "; ".join(said) or "no parts yet"
+        checked.append(f"{counted(len(shards), 'part')} without a receipt, complete and as planned")
+    return "; ".join(checked) or "no parts yet"
 
 
 def _check_receipt(
     store: ScoreTableStore, receipt: Receipt, entries: dict[str, str]
 ) -> list[Problem]:
-    """Return the problems of a part with a receipt; `entries`: checksums of the manifest."""
+    """Return the problems of a part with a receipt; `entries`: the manifest's checksums."""
     place = store.part(receipt.shard)
     wanted = {receipt.sha256, entries.get(place.rpartition("/")[2], receipt.sha256)}
     found = []
@@ -141,7 +141,7 @@ def _check_receipt(
 
 
 def _check_plan(store: ScoreTableStore, plan: ScorePlan, shard: Shard) -> list[Problem]:
-    """Return the problems of a part without a receipt: a kill came before it was written."""
+    """Return the problems of a part without a receipt: its worker was killed before writing it."""
     place = store.part(shard.index)
     data = storage.read_bytes(place)
     try:
@@ -152,7 +152,7 @@ def _check_plan(store: ScoreTableStore, plan: ScorePlan, shard: Shard) -> list[P
     if not plan.mark(shard).items() <= footer.items():
         return [_unsound(place, "belongs to another job, or to an input that was changed")]
     if (counts.rows_in, counts.rows_scored) != (shard.num_rows, num_rows):
-        return [_unsound(place, "does not contain the rows that its footer names")]
+        return [_unsound(place, "has another number of rows than its footer states")]
     return _missing_quarantine(store, shard.index, counts)
 
 
@@ -190,7 +190,7 @@ def _run(place: str) -> dict[str, Any]:
 
 
 def _search(place: str) -> dict[str, Any]:
-    """Return the state of a search: its trials by state, and the best so far."""
+    """Return the state of a search: numbers of trials by state, and the best so far."""
     text = storage.read_bytes(storage.join(place, run_dir.SEARCH))
     job = TuneJob.load(parse_job(text, run_dir.SEARCH))
     trials = TrialStore(place).all()

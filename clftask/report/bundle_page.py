@@ -188,4 +188,4 @@ def _lengths(subject: Subject) -> dict[str, Any] | None:
     if not bins:
         return None
     plot = learning_plots.lengths(bins)
-    return drawn(plot.with_aid(f"{plot.aid} On {subject.where}."))  # of all rows
+    return drawn(plot.with_aid(f"{plot.aid} On {subject.where}."))  # all rows, not the sample

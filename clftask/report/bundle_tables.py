@@ -134,7 +134,7 @@ def splits(report: dict[str, Any]) -> Table:
 
 
 def warnings(data: dict[str, Any]) -> list[str]:
-    """Return the warnings about rows left out."""
+    """Return the warnings about skipped rows."""
     return [line.removeprefix("warning: ") for line in DataReport(**data["report"]).warnings()]
 
 

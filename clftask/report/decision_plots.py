@@ -55,7 +55,7 @@ def precision_recalls(sample: Sample, space: LabelSpace) -> Plot:
 def _curve(
     name: str, found: PrecisionRecall, decided: Any, targets: Any, colour: str, width: int
 ) -> list[dict[str, Any]]:
-    """Return a curve, and the point of the decision on it."""
+    """Return a curve, and the point of the decision in use."""
     shown = plotting.plain(plotting.cut(name, NAME_CHARACTERS))
     hits, given = int((decided & targets).sum()), int(decided.sum())
     point = {"size": 11, "symbol": "diamond", "color": colour}
@@ -74,7 +74,7 @@ def _curve(
         "y": [hits / max(1, given)],
         "marker": point,
         "showlegend": False,
-        "hovertemplate": "%{meta} as decided: recall %{x:.3f}, precision %{y:.3f}<extra></extra>",
+        "hovertemplate": "%{meta}, in use: recall %{x:.3f}, precision %{y:.3f}<extra></extra>",
     }
     return [shared | line, shared | chosen] if given else [shared | line]
 
@@ -169,7 +169,9 @@ def thresholds(sample: Sample, decision: Decision, space: LabelSpace) -> Plot:
         plotting.axis("share", range=[0, 1.03]),
         shapes=[] if floor is None else [plotting.upright(floor)],
     )
-    chosen = "Now every row gets a label." if floor is None else f"The dotted line is {floor:g}."
+    chosen = (
+        "Currently every row gets a label." if floor is None else f"The dotted line is {floor:g}."
+    )
     aid = (
         "Rows whose highest probability is below abstain_below get no label: a higher value "
         f"lowers coverage and usually raises accuracy. {chosen}"

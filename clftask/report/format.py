@@ -20,7 +20,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table; the winner's is highlighted."""
+    """A row of a table; a winner's row is highlighted."""
 
     cells: list[Cell]
     is_winner: bool = False
@@ -34,7 +34,7 @@ class Table:
     rows: list[Row]
 
     def holds_numbers(self, column: int) -> bool:
-        """Tell whether a column contains only numbers and is right-aligned."""
+        """Return whether a column contains only numbers and is right-aligned."""
         return all("number" in row.cells[column].kind.split() for row in self.rows)
 
 
@@ -68,7 +68,7 @@ def number(value: Any) -> str:
 
 
 def is_number(value: Any) -> bool:
-    """Tell whether a value is a finite number; booleans are not."""
+    """Return whether a value is a finite number; booleans are not."""
     is_real = isinstance(value, int | float) and not isinstance(value, bool)
     return is_real and math.isfinite(value)
 

@@ -15,8 +15,8 @@ PALETTE = (BLUE, ORANGE, "#3a9d6e", "#a06cc9", "#b8952b", "#d0587e")
 FAINT, GRID, NONE = "rgba(133,142,153,.55)", "rgba(133,142,153,.25)", "rgba(0,0,0,0)"
 _CONFIG = {
     "displaylogo": False,
-    "modeBarButtonsToRemove": ["lasso2d", "select2d", "autoScale2d"],  # of no use here
-    "showSendToCloud": False,  # Plotly's default is a button that uploads the data
+    "modeBarButtonsToRemove": ["lasso2d", "select2d", "autoScale2d"],  # no use in a report
+    "showSendToCloud": False,  # by default, Plotly shows a button that uploads the data
 }
 
 
@@ -58,7 +58,7 @@ def drawn(plot: Plot) -> dict[str, Any]:
         include_plotlyjs=False,
         full_html=False,
         default_height=f"{plot.height}px",
-        validate=False,  # takes seconds; a test validates
+        validate=False,  # validation takes seconds; a test validates the figures
         div_id=plot.name,
     )
     return {**vars(plot), "html": Markup(found)}  # noqa: S704 to_html escapes the data

@@ -1,1 +1,1 @@
-"""What one training worker does."""
+"""Training on one worker: Trainer, callbacks, checkpoints, run folders."""

@@ -1,4 +1,4 @@
-"""The Trainer's arguments for a job."""
+"""transformers' TrainingArguments of a job."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from clftask.config.train import TrainJob
 def training_arguments(
     job: TrainJob, folder: str, world: int, device: str, precision: str
 ) -> TrainingArguments:
-    """Return the Trainer's arguments for one of `world` workers."""
+    """Return the TrainingArguments of one of `world` workers."""
     t = job.training
     return TrainingArguments(
         **{"logging_steps": 10, **t.hf.dump()},
         output_dir=folder,
         seed=job.seed,
+        # Without use_cpu, accelerate trains independent models on CPU instead of one with DDP.
         use_cpu=device == "cpu",
         num_train_epochs=t.epochs,
         per_device_train_batch_size=t.batch_size // world,
@@ -32,12 +33,15 @@ def training_arguments(
         eval_strategy="epoch",
         save_strategy="epoch",
         logging_first_step=True,
+        # By default, Trainer hides a NaN loss in its log; `StopOnNan` must see it.
         logging_nan_inf_filter=False,
         metric_for_best_model=f"eval_{t.metric}",
         greater_is_better=t.greater_is_better,
         report_to=[t.value for t in job.tracking] or "none",
         disable_tqdm=True,
+        # Trainer would drop the columns that the model's forward does not accept.
         remove_unused_columns=False,
+        # By default, Trainer makes DDP search the graph for unused parameters in each step.
         ddp_find_unused_parameters=False,
         dataloader_pin_memory=device == "cuda",
     )

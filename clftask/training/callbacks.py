@@ -1,4 +1,4 @@
-"""What watches over a Trainer: the seed of each step, its loss, its speed, its checkpoints."""
+"""Trainer callbacks: seeds, NaN loss, speed, checkpoints, progress."""
 
 from __future__ import annotations
 
@@ -21,19 +21,20 @@ from clftask.training.collectives import broadcast_from_first
 from clftask.training.trainer import ClassifierTrainer
 
 _log = logging.getLogger(__name__)
-LOOK_S = 5.0  # between two looks at the clock, which the workers take together
-MAX_STEPS = 10
-LEAVING_S = 20.0  # between checkpoints while a machine is about to be taken away
+CHECK_S = 5.0  # between two checks of the clock; each is a collective of all workers
+MAX_STEPS = 10  # between two checks
+LEAVING_S = 20.0  # between checkpoints while a node is being preempted
 
 
 class StepSeed(TrainerCallback):  # type: ignore[misc]
-    """Seeds dropout by job seed, step and worker, so that a resumed run repeats it exactly."""
+    """Seeds dropout by job seed, step and rank, so that a resumed run is reproducible."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Seed torch for this step."""
+        # numpy's SeedSequence hashes its entries: seed + step + rank would collide.
         words = np.random.SeedSequence([self.seed, state.global_step, args.process_index])
         torch.manual_seed(int(words.generate_state(1)[0]))
 
@@ -42,7 +43,7 @@ class StopOnNan(TrainerCallback):  # type: ignore[misc]
     """Ends a run whose loss is NaN or infinite."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        """Look at every logged loss; it is the same on all workers."""
+        """Check each logged loss; it is the same on all workers."""
         loss = (logs or {}).get("loss")
         if loss is not None and not math.isfinite(loss):
             remedy = "Lower training.learning_rate, or use precision fp32."
@@ -51,14 +52,14 @@ class StopOnNan(TrainerCallback):  # type: ignore[misc]
 
 
 class Stopwatch(TrainerCallback):  # type: ignore[misc]
-    """Measures the time spent in training steps alone."""
+    """Measures the time spent in training steps, without evaluation and checkpoints."""
 
     def __init__(self, trainer: ClassifierTrainer) -> None:
         self.trainer, self.seconds, self._start = trainer, 0.0, 0.0
 
     @property
     def samples_per_s(self) -> float:
-        """Rows that all workers together trained on in a second; only the first one knows."""
+        """Training rows per second of all workers; valid on the first worker only."""
         return round(self.trainer.rows_seen / self.seconds, 2) if self.seconds else 0.0
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -71,48 +72,50 @@ class Stopwatch(TrainerCallback):  # type: ignore[misc]
 
 
 class SaveEvery(TrainerCallback):  # type: ignore[misc]
-    """Asks for a checkpoint when the last is old: epochs may take hours, and machines are lost.
+    """Saves a checkpoint at a time interval: an epoch may take hours, and nodes fail.
 
     Args:
-        seconds: How old a checkpoint gets.
-        is_leaving: Tells whether a machine of the run is about to be taken away; called by all
-            workers equally often. Then one is asked for at once, and every `LEAVING_S` seconds.
+        seconds: The interval.
+        is_leaving: Returns whether a node of the run is being preempted; all workers call it
+            equally often. If so, a checkpoint is saved at once, then every `LEAVING_S` seconds.
     """
 
     def __init__(self, seconds: float, is_leaving: Callable[[], bool]) -> None:
         self.seconds, self.is_leaving = seconds, is_leaving
-        self.last = self.looked = time.monotonic()
-        self.next_look, self.seen, self.was_leaving = 1, 0, False
+        self.last = self.checked_at = time.monotonic()
+        self.next_check, self.checked_step, self.was_leaving = 1, 0, False
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
-        """Let the first worker's clock decide for all, about every `LOOK_S` seconds."""
-        if state.global_step < self.next_look or float(state.epoch).is_integer():
-            return control  # the end of an epoch saves anyway
+        """Request a checkpoint on all workers by the first one's clock, checked every CHECK_S."""
+        if state.global_step < self.next_check or float(state.epoch).is_integer():
+            return control  # save_strategy="epoch" saves at the end of an epoch
         is_due, steps = broadcast_from_first((self._is_due(), self._steps(state)))
         control.should_save |= is_due
-        self.next_look = state.global_step + steps
+        self.next_check = state.global_step + steps
         return control
 
     def _is_due(self) -> bool:
         is_leaving = self.is_leaving()
-        is_news = is_leaving and not self.was_leaving
+        is_first_notice = is_leaving and not self.was_leaving
         self.was_leaving = is_leaving
-        return is_news or time.monotonic() - self.last > (LEAVING_S if is_leaving else self.seconds)
+        age = time.monotonic() - self.last
+        return is_first_notice or age > (LEAVING_S if is_leaving else self.seconds)
 
     def _steps(self, state: Any) -> int:
-        """Return after how many steps to look again."""
+        """Return the number of steps until the next check."""
         now = time.monotonic()
-        seconds = max(now - self.looked, 1e-3) / max(1, state.global_step - self.seen)
-        self.looked, self.seen = now, state.global_step
-        return max(1, min(MAX_STEPS, int(LOOK_S / seconds)))
+        num_steps = max(1, state.global_step - self.checked_step)
+        seconds = max(now - self.checked_at, 1e-3) / num_steps
+        self.checked_at, self.checked_step = now, state.global_step
+        return max(1, min(MAX_STEPS, int(CHECK_S / seconds)))
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Start anew."""
+        """Restart the interval."""
         self.last = time.monotonic()
 
 
 def evaluations_without_gain(args: Any, state: Any) -> int:
-    """Return how many evaluations came after the best one, from the trainer's own log."""
+    """Return the number of evaluations since the best one, from the Trainer's log history."""
     name = args.metric_for_best_model
     values = [entry[name] for entry in state.log_history if name in entry]
     sign = 1 if args.greater_is_better else -1
@@ -123,38 +126,38 @@ def evaluations_without_gain(args: Any, state: Any) -> int:
 
 
 class Sink(Protocol):
-    """Where a worker's progress goes: to the driver's bar, and to Ray."""
+    """Receives a worker's progress: for the driver's progress bar, and for Ray Train."""
 
     def post(self, record: dict[str, Any]) -> None:
-        """Show a record; called by the first worker alone."""
+        """Send a log record to the driver; only the first worker calls it."""
 
     def report(self, metrics: dict[str, float]) -> None:
-        """Report an evaluation; called by all workers equally often."""
+        """Report an evaluation; all workers call it equally often."""
 
     def is_leaving(self) -> bool:
-        """Tell whether a machine is about to be taken away; called by all equally often."""
+        """Return whether a node is being preempted; all workers call it equally often."""
 
 
 class RunLog:
-    """`metrics.jsonl` and `log.txt`: held in memory, written whole, as object stores want it."""
+    """`metrics.jsonl` and `log.txt`, kept in memory: object stores cannot append to a file."""
 
     def __init__(self, run: str, preamble: str) -> None:
         self.run, self.text = run, preamble
         self.records: list[dict[str, Any]] = []
 
-    def take_over(self) -> None:
-        """Read what an earlier worker wrote: whatever happens, it is written again."""
+    def load(self) -> None:
+        """Load the files of an earlier attempt: `write` replaces both."""
         log = storage.join(self.run, "log.txt")
         if storage.exists(log):
             self.text = storage.read_bytes(log).decode(errors="replace")
         self.records = run_dir.records(self.run)
 
-    def forget_after(self, step: int) -> None:
-        """Forget the records of the steps that are taken again."""
+    def drop_after(self, step: int) -> None:
+        """Drop the records after a step: these steps are trained again."""
         self.records = [record for record in self.records if record["step"] <= step]
 
-    def say(self, line: str) -> None:
-        """Add a line to the log, here and where workers log."""
+    def add_line(self, line: str) -> None:
+        """Add a line to `log.txt`, and log it."""
         _log.info("%s", line)
         self.text += f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {line}\n"
 
@@ -166,13 +169,13 @@ class RunLog:
 
 
 class Reporter(TrainerCallback):  # type: ignore[misc]
-    """Passes logs and evaluations on to the log and the sink."""
+    """Forwards Trainer's logs and evaluations to the run's log and the sink."""
 
     def __init__(self, log: RunLog, sink: Sink, watch: Stopwatch) -> None:
         self.log, self.sink, self.watch = log, sink, watch
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        """Keep the record; show it."""
+        """Add the record to the run's log and send it to the driver."""
         if not state.is_world_process_zero or not logs or "train_runtime" in logs:
             return
         record = {"time": round(time.time(), 3), "step": state.global_step}
@@ -183,33 +186,34 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
         self.log.records.append(record)
         if "eval_loss" in logs:
             shown = ", ".join(f"{k[5:]} {v:.4f}" for k, v in logs.items() if k.startswith("eval_"))
-            self.log.say(f"step {state.global_step}/{state.max_steps}: {shown}")
+            self.log.add_line(f"step {state.global_step}/{state.max_steps}: {shown}")
         self.sink.post({**record, "max_steps": state.max_steps})
 
     def on_evaluate(
         self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any
     ) -> None:
-        """Report to Ray from every worker."""
+        """Report from every worker: all must call `ray.train.report` equally often."""
         self.sink.report({"step": state.global_step, **metrics})
 
 
 class Saver(TrainerCallback):  # type: ignore[misc]
-    """Sends checkpoints to storage, and stops when patience is spent."""
+    """Uploads checkpoints, and ends training when early stopping's patience is exhausted."""
 
     def __init__(self, checkpoints: Checkpoints, log: RunLog, patience: int | None) -> None:
         self.checkpoints, self.log, self.patience = checkpoints, log, patience
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
-        """Upload in the background from the first worker."""
+        """Upload asynchronously from the first worker."""
         step, folder = state.global_step, f"{args.output_dir}/checkpoint-{state.global_step}"
         if state.is_world_process_zero:
-            self.log.say(f"step {step}: checkpoint")
-            best, precision = state.best_global_step, _precision_of(args)
+            self.log.add_line(f"step {step}: checkpoint")
+            best, precision = state.best_global_step, precision_of(args)
             self.checkpoints.save(folder, step, best, precision, self.log.write)
         if self.patience is not None and evaluations_without_gain(args, state) >= self.patience:
             control.should_training_stop = True
         return control
 
 
-def _precision_of(args: Any) -> str:
+def precision_of(args: Any) -> str:
+    """Return the precision of TrainingArguments."""
     return "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"

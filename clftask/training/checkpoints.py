@@ -1,8 +1,8 @@
 """Checkpoints in a run's storage: uploaded asynchronously, complete or ignored.
 
-Each lies in `step-<number>/` and counts only once its `complete.json` is there, which is
-written last. The newest complete one is where a run resumes, whatever was killed: no
-controller's memory is needed to find it.
+Each is a folder `step-<number>/` and is valid only with its `complete.json`, which is written
+last. A run resumes from the newest complete checkpoint. Ray Train does not need to know of it:
+after a worker's death, its `get_checkpoint()` may lack the last report.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _AGAIN = "Delete the checkpoint: training resumes from the previous one."
 
 
 class Checkpoints:
-    """The checkpoints below one folder or prefix; one process writes, any may read.
+    """The checkpoints in one folder or prefix; one process writes, several may read.
 
     Args:
         path: The folder or prefix.
-        keep: How many are kept, the best among them.
-        scratch: A local folder of the caller's, who removes it: what is fetched goes there.
+        keep: The number of checkpoints to keep, the best among them.
+        scratch: A local folder for downloads; the caller removes it.
     """
 
     def __init__(self, path: str, keep: int, scratch: str) -> None:
@@ -37,7 +37,7 @@ class Checkpoints:
         self._upload: Future[None] | None = None
 
     def steps(self) -> dict[int, bool]:
-        """Return each checkpoint's step, and whether it is complete."""
+        """Return the step of each checkpoint, and whether it is complete."""
         found: dict[int, bool] = {}
         for file in listing.list_files(self.path):
             match = re.match(r"step-(\d+)/(.*)", file.path[len(self.path) + 1 :])
@@ -47,11 +47,11 @@ class Checkpoints:
         return found
 
     def latest(self) -> int | None:
-        """Return the step of the newest complete checkpoint, None if there is none."""
+        """Return the step of the newest complete checkpoint; None if there is none."""
         return max((step for step, complete in self.steps().items() if complete), default=None)
 
     def precision(self) -> str | None:
-        """Return what the newest complete checkpoint was trained in, None if that is not known."""
+        """Return the training precision of the newest complete checkpoint; None if unknown."""
         step = self.latest()
         if step is None:
             return None
@@ -60,7 +60,7 @@ class Checkpoints:
         return precision if isinstance(precision, str) else None
 
     def fetch(self, step: int, name: str | None = None) -> str:
-        """Return a local folder with a whole checkpoint, or with its file `name` at least."""
+        """Return a local folder with a checkpoint, or at least with its file `name`."""
         place = self._place(step)
         if not filesystems.is_url(place):
             return place
@@ -75,15 +75,15 @@ class Checkpoints:
     def save(
         self, folder: str, step: int, best: int | None, precision: str, before: Callable[[], None]
     ) -> None:
-        """Upload a local checkpoint in the background and remove it here.
+        """Upload a local checkpoint asynchronously, then remove the local folder.
 
         Args:
             folder: The local checkpoint.
             step: Its step.
             best: The step of the best checkpoint, which is always kept.
-            precision: What it was trained in; a resumed run uses the same.
-            before: Called in the same thread when all is uploaded and the checkpoint does not
-                count yet: writes what a resumed run needs.
+            precision: The training precision; a resumed run uses the same.
+            before: Called in the upload thread before the checkpoint is marked as complete;
+                writes the files that a resumed run needs.
         """
         self.wait()
         marker = json.dumps({"step": step, "precision": precision}).encode()
@@ -91,7 +91,7 @@ class Checkpoints:
         self._upload = self._pool.submit(self._save, folder, files, step, best, marker, before)
 
     def wait(self) -> None:
-        """Wait for the upload under way.
+        """Wait for the current upload.
 
         Raises:
             StorageError: The upload failed.
@@ -101,7 +101,7 @@ class Checkpoints:
             self._upload = None
 
     def clean(self, best: int | None = None) -> None:
-        """Remove what a killed run left half uploaded, and what is no longer kept."""
+        """Remove incomplete checkpoints of a killed run, and those beyond `keep`."""
         self._best = best
         self._prune({best, self.latest()})
 
@@ -114,7 +114,7 @@ class Checkpoints:
         marker: bytes,
         before: Callable[[], None],
     ) -> None:
-        self._prune({self._best if best == step else best})  # the best that is there already
+        self._prune({self._best if best == step else best})  # the best one already uploaded
         storage.upload(folder, self._place(step))
         self._check_whole(step, files)
         before()
@@ -124,19 +124,19 @@ class Checkpoints:
         self._best = best
 
     def _check_whole(self, step: int, files: dict[str, int]) -> None:
-        """Refuse to count what has lost files: the local ones, or to another who trains this run.
+        """Check an upload: local files may vanish, or another job may prune this run.
 
         Raises:
-            StorageError: It lacks some of `files`, names and sizes.
+            StorageError: Some of `files` (sizes by name) are missing in storage.
         """
         place = self._place(step)
         found = {f.path[len(place) + 1 :]: f.size for f in listing.list_files(place)}
         if not files or not files.items() <= found.items():
-            remedy = "Let one job at a time train a run."
+            remedy = "Run only one job at a time in a run folder."
             raise StorageError(Problem(place, None, "upload is incomplete", remedy))
 
     def _prune(self, always: set[int | None]) -> None:
-        """Keep what is `always` kept, and the newest others, `keep` in all and one at least."""
+        """Keep the steps in `always` and the newest others: `keep` in total, at least one."""
         steps = self.steps()
         complete = sorted((s for s, done in steps.items() if done), reverse=True)
         kept = always & set(complete)
@@ -157,5 +157,5 @@ def _sizes(folder: str) -> dict[str, int]:
 
 
 def read_state(folder: str) -> dict[str, object]:
-    """Return the trainer's state of a local checkpoint."""
+    """Return the TrainerState of a local checkpoint."""
     return storage.read_json(str(Path(folder, "trainer_state.json")), _AGAIN)

@@ -1,4 +1,4 @@
-"""What the workers of a run tell each other, in host memory."""
+"""Collectives between the workers of a run, for values in host memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _Value = TypeVar("_Value")
 
 
 def broadcast_from_first(value: _Value) -> _Value:
-    """Return the first worker's value on all workers; all of them must call it."""
+    """Return the first worker's value on all workers; every worker must call it."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return value
     box = [value]
@@ -22,23 +22,23 @@ def broadcast_from_first(value: _Value) -> _Value:
 def host_group() -> dist.ProcessGroup | None:
     """Return the process group for tensors in host memory; None is the default group.
 
-    NCCL takes tensors on GPUs only: beside it, gloo gets a group of its own.
+    NCCL only supports tensors on GPUs, so a second group uses gloo.
     """
     return None if dist.get_backend() == "gloo" else _gloo(dist.group.WORLD)
 
 
 @functools.lru_cache(maxsize=1)
 def _gloo(world: dist.ProcessGroup) -> dist.ProcessGroup:
-    """Return one group for as long as `world` is the default group."""
+    """Return a gloo group, the same one as long as `world` is the default group."""
     found: dist.ProcessGroup = dist.new_group(backend="gloo")
     return found
 
 
 def is_lost_connection(reason: str) -> bool:
-    """Tell whether a worker failed because another one is gone.
+    """Return whether a worker failed because it lost the connection to another one.
 
     Args:
-        reason: The error's type and text. torch 2.13 has no class for it: gloo raises a plain
-            RuntimeError whose text differs by platform, so every RuntimeError counts.
+        reason: The error's type and text. torch 2.13 has no class for this error: gloo raises a
+            RuntimeError whose text depends on the platform, so every RuntimeError counts.
     """
     return reason.startswith("RuntimeError")

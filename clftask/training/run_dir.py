@@ -1,4 +1,8 @@
-"""Run folders: a new run takes a free name, a resumed one proves that it is the same."""
+"""Run folders: a new run needs an unused name, a resumed one the same job and data.
+
+Ray Train itself reports success without training if the name and storage path of a finished
+run are used again; hence names are unique and resuming is explicit.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +34,7 @@ _DATA = b"clftask.data"
 
 @dataclass(frozen=True)
 class Run:
-    """A run's place, and whether it is there already."""
+    """A run's folder or prefix, and whether it exists already."""
 
     path: str
     exists: bool
@@ -38,20 +42,20 @@ class Run:
 
     @property
     def bundle(self) -> str:
-        """Where the bundle is, or will be."""
+        """The path of the bundle."""
         return storage.join(self.path, "bundle")
 
     def is_finished(self) -> bool:
-        """Tell whether the bundle is there, whole."""
+        """Return whether the bundle is complete."""
         return storage.exists(storage.join(self.bundle, bundle.META))
 
     def result(self) -> dict[str, Any]:
-        """Return what the finished run's workers found."""
+        """Return `metrics.json` of the finished run."""
         return storage.read_json(storage.join(self.bundle, "metrics.json"), bundle.AGAIN)
 
 
 def records(path: str) -> list[dict[str, Any]]:
-    """Return what `metrics.jsonl` of a run holds: losses and evaluations, by step.
+    """Return the records of a run's `metrics.jsonl`, losses and evaluations, sorted by step.
 
     Raises:
         DataError: It is damaged.
@@ -67,48 +71,48 @@ def records(path: str) -> list[dict[str, Any]]:
 
 @contextlib.contextmanager
 def resumable(run: Run) -> Iterator[Callable[[Spec, pa.Table, str], None]]:
-    """Let an interruption say how to resume the run; yield what creates it.
+    """Yield a function that creates the run; an interruption prints how to resume it.
 
-    Once it is claimed, what killed workers left half-written is removed at the end. Before, it
-    may be another's: who loses a race for a name must leave the winner's files alone.
+    Once the run is created, partial files of killed workers are removed at the end. Until then,
+    the folder may belong to a concurrent run of the same name, whose files must stay.
     """
-    name, claimed = run.path.rpartition("/")[2], []
+    name, created = run.path.rpartition("/")[2], []
 
-    def claim_it(job: Spec, rows: pa.Table, fingerprint: str) -> None:
+    def create_run(job: Spec, rows: pa.Table, fingerprint: str) -> None:
         create(run, job, rows, fingerprint)
-        claimed.append(run)
+        created.append(run)
 
     try:
         with interruption_hint(f"Resume with run.name={name} run.resume=true."):
-            yield claim_it
+            yield create_run
     finally:
-        if claimed:
+        if created:
             with contextlib.suppress(StorageError):
                 storage.clear_partial(run.path)
 
 
 def tidy(run: Run) -> None:
-    """Remove what the driver of a finished run had no time to remove, if storage lets us."""
+    """Remove temporary files that the driver of a finished run left; ignore storage errors."""
     with contextlib.suppress(StorageError):
         storage.delete(storage.join(run.path, ".ray"))
         storage.clear_partial(run.path)
 
 
 def find(spec: RunSpec, prefix: str, job_file: str = JOB) -> Run:
-    """Find a run's place, and refuse a taken name before anything else is done.
+    """Return a new or existing run; fail early if the name is taken.
 
     Args:
         spec: The job's run section.
-        prefix: What a new name begins with.
-        job_file: What the run's own job is written to: the mark that the name is taken.
+        prefix: The prefix of a generated name.
+        job_file: The run's job file; if it exists, the name is taken.
 
     Raises:
         ConfigError: The name is taken and `resume` is false.
-        StorageError: The place cannot be written.
+        StorageError: The storage is not writable.
     """
     storage.check_writable(spec.storage, "run.storage")
     path = storage.join(spec.storage, spec.name or _new_name(prefix))
-    # A finished search holds the winner's job, too: it is a search for all that.
+    # A finished search also contains the winner's job.yaml, so search.yaml comes first.
     there = [name for name in (SEARCH, JOB) if storage.exists(storage.join(path, name))]
     if there and (there[0] != job_file or not spec.resume):
         raise _taken(path, spec.name)
@@ -125,10 +129,10 @@ def _new_name(prefix: str) -> str:
 
 
 def same_job(run: Run, job: TrainJob | TuneJob) -> None:
-    """Refuse to resume a run with other settings.
+    """Check that a resumed run has the same settings.
 
     Raises:
-        ConfigError: Names every setting that differs.
+        ConfigError: Settings differ; one problem per setting.
     """
     place = storage.join(run.path, run.job_file)
     document = parse_job(storage.read_bytes(place), run.job_file)
@@ -145,10 +149,10 @@ def same_job(run: Run, job: TrainJob | TuneJob) -> None:
 
 
 def same_data(run: Run, fingerprint: str) -> None:
-    """Refuse to resume a run whose rows have changed.
+    """Check that a resumed run has the same rows.
 
     Raises:
-        ConfigError: The data's fingerprint is another one.
+        ConfigError: The data's fingerprint differs.
     """
     place = storage.join(run.path, SPLIT)
     if not storage.exists(place):
@@ -163,10 +167,10 @@ def same_data(run: Run, fingerprint: str) -> None:
 
 
 def create(run: Run, job: Spec, rows: pa.Table, fingerprint: str) -> None:
-    """Create the run: its job, written only if no other run has been quicker, and its split.
+    """Create the run: write its job file, if absent, and its split.
 
     Raises:
-        ConfigError: Another run has taken the name in the meantime.
+        ConfigError: A concurrent run has taken the name.
     """
     if not run.exists:
         text = f"# clftask run {secrets.token_hex(8)}\n{job.to_yaml()}"

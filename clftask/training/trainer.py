@@ -1,9 +1,10 @@
-"""transformers' Trainer, made exact for any number of workers.
+"""A transformers Trainer whose results do not depend on the number of workers.
 
-Plain `Trainer` multiplies the loss of BERT-type classifiers by workers times accumulation
-steps, changes the batches with the number of workers, and gathers all logits on the device.
-`ClassifierTrainer` takes one item of its loader for one optimiser step: a worker's share of
-a global batch, in micro batches.
+`Trainer` multiplies the loss of BERT-type classifiers by workers times accumulation steps: it
+expects the model to normalise by `num_items_in_batch`, which the classification loss ignores.
+Its batches change with the number of workers, and it gathers all logits on the device.
+For `ClassifierTrainer`, one item of the data loader is one optimiser step: a worker's share
+of a global batch, split into micro batches.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from clftask.data.batching import (
 from clftask.data.tokenization import sequences
 from clftask.training.collectives import broadcast_from_first, host_group
 
-# Rows times padded length of one forward pass. Larger batches no longer pay off.
+# Rows times padded length of one forward pass. Larger batches are not faster.
 MAX_TOKENS = {"cuda": 32_768, "cpu": 8_192}
 MAX_MICRO_BATCH = {"cuda": 256, "cpu": 32}
 WEIGHTS = "model.safetensors"
@@ -55,7 +56,7 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         args: From `training_arguments`.
         tables: Tokenised splits: at least train and validation.
         space: The labels.
-        fresh: Names of parameters that learn at the head's rate.
+        fresh: Names of newly initialised parameters; they use the head's learning rate.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
     ) -> None:
         rows = TokenRows(tables["validation"])
         super().__init__(model=model, args=args, eval_dataset=rows, processing_class=tokenizer)
-        self.remove_callback(PrinterCallback)
+        self.remove_callback(PrinterCallback)  # disable_tqdm adds it; it prints to stdout
         self.job, self.tables, self.space, self.fresh = job, tables, space, fresh
         self.row_loss = job.loss.rows_for(job.task, self._train_labels())
         self.collator = Collator(
@@ -90,7 +91,8 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
     # -------------------------------------------------------------- training
 
     def get_train_dataloader(self) -> EpochLoader:
-        """Return the loader of this worker's shares of the global batches."""
+        """Return a loader of this worker's shares of the global batches."""
+        # Trainer's own samplers group by length within a process, so batches depend on workers.
         table, args = self.tables["train"], self.args
         lengths = table["length"].to_numpy().astype(np.int64)
         sampler = GlobalBatches(
@@ -109,7 +111,7 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         )
 
     def create_optimizer(self, model: Any = None) -> Any:
-        """Build the optimiser with a learning rate of its own for the fresh parameters."""
+        """Create the optimiser, with a separate learning rate for new parameters."""
         if self.optimizer is None:
             cls, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
             self.optimizer = cls(self._parameter_groups(), **options)
@@ -130,7 +132,7 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
     def training_step(
         self, model: Any, inputs: Any, num_items_in_batch: Any = None
     ) -> torch.Tensor:
-        """Run one optimiser step's forward and backward passes, syncing in the last alone."""
+        """Run the forward and backward passes of one step; DDP syncs gradients in the last."""
         model.train()
         self.rows_seen += num_global_rows(inputs, self.args.world_size)
         total = torch.zeros((), device=self.args.device)
@@ -151,27 +153,29 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         return (self.row_loss(logits, targets) * weight).sum()
 
     def floating_point_ops(self, inputs: Any) -> int:
-        """Return 0: the inputs are a list of micro batches, and nobody reads the figure."""
+        """Return 0: Trainer's estimate expects a dict, not a list of micro batches."""
         return 0
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Save the weights under the model's own names, which loading checks."""
+        """Save the weights under the names of the model's parameters; loading is strict."""
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         save_model(self.model, str(folder / WEIGHTS))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Load weights; any that lacks or does not fit is an error."""
+        """Load the weights; missing or mismatched ones raise an error."""
         load_model(self.model, Path(resume_from_checkpoint, WEIGHTS), strict=True)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """Load what the optimiser has gathered, but not its settings: those are the job's.
+        """Load the optimiser's state, but take the hyperparameters from the job.
 
-        A checkpoint of another trial holds that one's rates, and a scheduler made from them.
+        Trainer restores the learning rates of the checkpoint. In PBT, it may be another trial's
+        and would undo the mutation.
         """
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None:
             return
+        # torch's LambdaLR computes each rate from base_lrs, which its state_dict restores.
         schedule = self.lr_scheduler
         own = self._parameter_groups()
         schedule.base_lrs = [group["lr"] for group in own]
@@ -192,7 +196,7 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
     # -------------------------------------------------------------- evaluation
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Measure validation, log it, and give all workers the same figures."""
+        """Compute the validation metrics, log them, and return them on all workers."""
         logits = self.logits_of("validation")
         metrics: dict[str, float] = {}
         if logits is not None:
@@ -205,9 +209,10 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         return metrics
 
     def _validation_metrics(self, logits: Float32) -> dict[str, float]:
-        """Return the job's metric, the main F1s and the loss, at the best global threshold.
+        """Return the job's metric, micro- and macro-F1 and the loss, at the best threshold.
 
-        A fixed threshold would call a young multilabel model 0 and spend its patience.
+        With a fixed threshold, the F1 of a multilabel model would be 0 for the first epochs,
+        and early stopping would end the run.
         """
         targets = self.targets_of("validation")
         probabilities = probabilities_of(logits, self.space.task)
@@ -222,7 +227,7 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         return {"loss": self.mean_loss(logits, targets), **found}
 
     def mean_loss(self, logits: Float32, targets: Float32) -> float:
-        """Return the mean training loss of rows from their logits."""
+        """Return the mean training loss of rows, given their logits."""
         parts = [
             self.row_loss(
                 torch.from_numpy(logits[i : i + 4096]), torch.from_numpy(targets[i : i + 4096])
@@ -237,13 +242,13 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         return TrainLabels(counts.astype(float), len(codes))
 
     def targets_of(self, split: str) -> Float32:
-        """Return (rows, labels) float32 of 0 and 1."""
+        """Return the (rows, labels) float32 indicator matrix of a split."""
         return multi_hot(self.tables[split]["labels"].combine_chunks(), len(self.space.names))
 
     def logits_of(self, split: str) -> Float32 | None:
-        """Return (rows, labels) float32 logits of a split on the first worker, None on others.
+        """Return (rows, labels) float32 logits of a split on the first worker, else None.
 
-        Every worker computes its share; only one batch of logits is on the device at a time.
+        Each worker computes its share; the device holds only one batch of logits at a time.
         """
         table, windows = sequences(self.tables[split])
         world = self.args.world_size

@@ -1,4 +1,4 @@
-"""What one worker of a training run does, from the tokens to the bundle. No Ray here."""
+"""One worker of a training run: from tokenised splits to the bundle. Without Ray."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ from clftask.training.callbacks import (
     StepSeed,
     StopOnNan,
     Stopwatch,
-    _precision_of,
     evaluations_without_gain,
+    precision_of,
 )
 from clftask.training.checkpoints import Checkpoints, read_state
 from clftask.training.collectives import broadcast_from_first
@@ -57,15 +57,15 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Work:
-    """All that the workers of a run share.
+    """The inputs that all workers of a run share.
 
     Attributes:
         job: The resolved job.
         run: The run's folder or prefix.
         tables: Tokenised splits.
         label_names: The labels, in order.
-        data: Fingerprint and report, for the bundle.
-        preamble: What the log begins with.
+        data: The data's fingerprint and report, for the bundle.
+        preamble: The first lines of `log.txt`.
     """
 
     job: TrainJob
@@ -82,7 +82,7 @@ class Work:
 
 
 def fit(work: Work, sink: Sink, rank: int, world: int, device: str) -> None:
-    """Train, evaluate the best checkpoint and write the bundle; run by every worker.
+    """Train, evaluate the best checkpoint and write the bundle; every worker calls it.
 
     Raises:
         JobError: The loss is NaN or infinite.
@@ -103,29 +103,29 @@ def _fit(work: Work, sink: Sink, rank: int, world: int, device: str, scratch: st
         trainer = build_trainer(work, world, device, precision, scratch)
         log, watch = RunLog(work.run, work.preamble), Stopwatch(trainer)
         if rank == 0:
-            log.take_over()
+            log.load()
         try:
             _train(trainer, checkpoints, log, sink, watch)
         except Exception as error:
             _log.exception("training failed")
             with suppress(ClftaskError):
-                checkpoints.wait()  # it reads what the scratch folder holds
+                checkpoints.wait()  # the upload reads from the scratch folder
             if rank == 0:
-                log.say(f"failed: {error}")
+                log.add_line(f"failed: {error}")
                 log.write()
             raise
     _use_best(trainer, checkpoints)
     found = evaluate(work, trainer)
     if rank == 0:
         outcome = found.figures | _outcome(trainer, watch, started, work)
-        publish(work, trainer, found, outcome, Path(scratch, "bundle"), log.records, log.say)
-        log.say("done: " + json.dumps(outcome["metrics"]["validation"]))
+        publish(work, trainer, found, outcome, Path(scratch, "bundle"), log.records, log.add_line)
+        log.add_line("done: " + json.dumps(outcome["metrics"]["validation"]))
         log.write()
         sink.post({"done": outcome})
 
 
 def _precision(job: TrainJob, checkpoints: Checkpoints, device: str) -> str:
-    """Return the run's precision: measured when it begins, and then kept with its checkpoints."""
+    """Return the run's precision: that of its checkpoints, else resolved for this device."""
     kept = checkpoints.precision()
     return kept or resolve_precision(job.training.precision, device, bf16_pays(device))
 
@@ -133,7 +133,7 @@ def _precision(job: TrainJob, checkpoints: Checkpoints, device: str) -> str:
 def build_trainer(
     work: Work, world: int, device: str, precision: str, scratch: str
 ) -> ClassifierTrainer:
-    """Return the trainer of one of `world` workers; `scratch` is a local folder of the caller's."""
+    """Return the trainer of one of `world` workers; the caller removes the folder `scratch`."""
     job = work.job
     torch.manual_seed(job.seed)
     base = find_base(job.model.base, scratch)
@@ -141,7 +141,8 @@ def build_trainer(
     prior = prior_of(work.tables["train"]["labels"].combine_chunks(), len(work.label_names))
     model, fresh = build_model(base, job.model, work.space, prior)
     arguments = training_arguments(job, f"{scratch}/trainer", world, device, precision)
-    assert arguments.world_size == world, "the Trainer would train independent models"
+    # accelerate may not find Ray's process group; then it trains independent models silently.
+    assert arguments.world_size == world, "Trainer would train independent models"
     return ClassifierTrainer(job, model, tokenizer, arguments, work.tables, work.space, fresh)
 
 
@@ -151,7 +152,7 @@ def build_trainer(
 def _train(
     trainer: ClassifierTrainer, checkpoints: Checkpoints, log: RunLog, sink: Sink, watch: Stopwatch
 ) -> None:
-    """Train from the newest checkpoint, or not at all if that one was the last."""
+    """Train from the newest checkpoint; only load it if training is already complete."""
     job, is_first = trainer.job, trainer.args.process_index == 0
     stopping = job.training.early_stopping
     patience = stopping.patience if stopping else None
@@ -168,10 +169,10 @@ def _train(
     folder = checkpoints.fetch(step) if step is not None else None
     if is_first:
         checkpoints.clean(_best_step(folder))
-        log.forget_after(step or 0)
+        log.drop_after(step or 0)
         if step is not None:
-            log.say(f"resuming from the checkpoint of step {step}")
-        log.say(_opening(trainer))
+            log.add_line(f"resuming from the checkpoint of step {step}")
+        log.add_line(_description(trainer))
     if folder is None or not _is_finished(trainer, folder, patience):
         trainer.train(resume_from_checkpoint=folder)
     else:
@@ -180,12 +181,12 @@ def _train(
     checkpoints.wait()
 
 
-def _opening(trainer: ClassifierTrainer) -> str:
+def _description(trainer: ClassifierTrainer) -> str:
     args = trainer.args
     total, trained = parameter_counts(trainer.model)
     head = "" if trainer.fresh else "; the base's own head is kept"
     return (
-        f"{counted(args.world_size, 'worker')} on {args.device.type}, {_precision_of(args)}; "
+        f"{counted(args.world_size, 'worker')} on {args.device.type}, {precision_of(args)}; "
         f"{trained:,} of {total:,} parameters trained{head}"
     )
 
@@ -196,26 +197,26 @@ def _best_step(folder: str | None) -> int | None:
 
 
 def _is_finished(trainer: ClassifierTrainer, folder: str, patience: int | None) -> bool:
-    """Tell whether a checkpoint is the last one: all steps taken, or patience spent."""
+    """Return whether a checkpoint is the last one: all steps done, or patience exhausted."""
     state = trainer.state.load_from_json(str(Path(folder, "trainer_state.json")))
     is_out = patience is not None and evaluations_without_gain(trainer.args, state) >= patience
     return bool(state.global_step >= state.max_steps or is_out)
 
 
 def _use_best(trainer: ClassifierTrainer, checkpoints: Checkpoints) -> None:
-    """Put the best checkpoint's weights into every worker's model."""
+    """Load the best checkpoint's weights on every worker."""
     state = trainer.state
-    broadcast_from_first(None)  # the first worker has finished its upload
+    broadcast_from_first(None)  # a barrier: the first worker's upload must be complete
     if state.best_global_step and state.best_global_step != state.global_step:
         folder = checkpoints.fetch(state.best_global_step, WEIGHTS)
         trainer._load_from_checkpoint(folder)
 
 
-# ------------------------------------------------------------------ the end
+# ------------------------------------------------------------------ evaluation and bundle
 
 
 def evaluate(work: Work, trainer: ClassifierTrainer) -> Evaluated:
-    """Fit the decision and measure validation and test with it; on the first worker."""
+    """Fit the decision and evaluate validation and test; empty except on the first worker."""
     splits = {}
     for split in ("validation", "test"):
         logits = trainer.logits_of(split) if split in work.tables else None
@@ -255,13 +256,13 @@ def publish(
     """Write the bundle into the run.
 
     Args:
-        work: What was trained.
-        trainer: Holds the weights.
-        found: The decision, and how held-out rows fare with it.
-        outcome: What `metrics.json` holds.
-        folder: A local one that is not there yet.
-        records: Of training, for the report's learning curves: as `metrics.jsonl` has them.
-        say: Is told if the report could not be drawn.
+        work: The inputs of the run.
+        trainer: Has the weights to export.
+        found: The decision, evaluated on held-out rows.
+        outcome: The content of `metrics.json`.
+        folder: A local folder; it must not exist.
+        records: The records of `metrics.jsonl`, for the report's learning curves.
+        say: Receives the error message if the report cannot be rendered.
     """
     job, model, decision = work.job, trainer.model.to("cpu"), found.decision
     calibration = decision.calibration.folded(output_layer(model))

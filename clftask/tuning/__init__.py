@@ -1,1 +1,1 @@
-"""Trials of a search: their records, their work, their report."""
+"""Trials of a search: records, training, storage, report."""

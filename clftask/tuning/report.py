@@ -29,7 +29,7 @@ def tuning_page(job: TuneJob, trials: list[Trial], result: dict[str, Any]) -> st
 
     Args:
         job: The search.
-        trials: All that started, finalists included.
+        trials: All trials that started, finalists included.
         result: The content of `result.json`.
     """
     goal, best = job.goal, result["best"]

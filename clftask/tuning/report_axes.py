@@ -1,4 +1,4 @@
-"""Searched settings as numbers, for the axes of a plot and for a regression."""
+"""Searched settings as numbers, for plot axes and for a regression."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Axis:
 
     Attributes:
         name: The setting.
-        values: One number per trial: the value, its logarithm, or its index among the categories;
-            below all others where the setting does not exist.
-        ticks: Labels by number.
+        values: One number per trial: the value, its logarithm, or its category's index; below
+            all others for trials without this setting.
+        ticks: Tick labels by number.
     """
 
     name: str
@@ -33,7 +33,7 @@ def axes(distributions: dict[str, Any], trials: list[Trial]) -> list[Axis]:
     """Return one axis per setting that occurs in any trial.
 
     Args:
-        distributions: By name, in the order of the axes.
+        distributions: The search space by setting, in the order of the axes.
         trials: The trials.
     """
     used = [name for name in distributions if any(name in t.params for t in trials)]
@@ -62,7 +62,7 @@ def _categories(values: list[Any]) -> tuple[list[float], dict[float, str]]:
 
 
 def _numbers(values: list[Any], distribution: Any) -> tuple[list[float], dict[float, str]]:
-    """Return numbers, and ticks over the distribution's range, widened to all values tried."""
+    """Return numbers, and ticks over the distribution's range, extended to all values."""
     is_log = isinstance(distribution, LogUniform)
     ends = distribution.probes()
     low, high = min(ends[0], *values), max(ends[-1], *values)

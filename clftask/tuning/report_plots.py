@@ -1,4 +1,4 @@
-"""The plots of a search, as plain data for Plotly."""
+"""Plots of a search, as dicts for Plotly."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MARKERS = {
 
 
 def history(trials: list[Trial], goal: Goal) -> Plot:
-    """Return scores by trial, and the best so far."""
+    """Return the score of each trial, and the best so far."""
     title, scored = "Optimisation history", [t for t in trials if t.score(goal) is not None]
     traces = [_states(state, scored, goal) for state in _MARKERS]
     traces = [trace for trace in traces if trace["x"]]
@@ -45,8 +45,8 @@ def curves(trials: list[Trial], goal: Goal, best: Trial | None) -> Plot:
     """Return the metric by epoch, one line per trial.
 
     Args:
-        trials: All, finalists included.
-        goal: Names the metric.
+        trials: All trials, finalists included.
+        goal: The objective.
         best: The winner.
     """
     again = [t for t in trials if t.is_finalist and t != best]
@@ -73,13 +73,13 @@ def parallel(trials: list[Trial], goal: Goal, distributions: dict[str, Any]) -> 
     """Return settings and scores of all trials as parallel coordinates.
 
     Args:
-        trials: Without the finalists.
+        trials: All trials except finalists.
         goal: The objective.
-        distributions: By setting.
+        distributions: The search space by setting.
     """
     name, title, scored = "parallel", "Settings and scores", _scored(trials, goal)
     if len(scored) < 2:
-        aid = f"Comparing settings requires 2 trials with a score; there is {len(scored)}."
+        aid = f"Comparing settings requires 2 trials with a score; found {len(scored)}."
         return Plot(name, title, aid)
     found = axes(distributions, scored)
     names = short_names(axis.name for axis in found)
@@ -95,8 +95,8 @@ def parallel(trials: list[Trial], goal: Goal, distributions: dict[str, Any]) -> 
     trace = {"type": "parcoords", "line": line, "dimensions": dimensions, "labelangle": -12}
     layout = plotting.layout({}, {}, margin={"l": 70, "r": 60, "t": 70, "b": 25})
     aid = (
-        "Each line is a trial; the more orange, the better its score. Values where orange lines "
-        "meet help. Drag along an axis to select the lines that pass there."
+        "Each line is a trial; the more orange, the better its score. Orange lines meet at values "
+        "with good scores. Drag along an axis to select the lines that cross it there."
     )
     width = 130 * len(dimensions)
     return Plot(name, title, aid, {"data": [trace], **layout}, height=420, min_width=width)
@@ -106,9 +106,9 @@ def importances(trials: list[Trial], goal: Goal, distributions: dict[str, Any]) 
     """Return the importance of each setting for the score.
 
     Args:
-        trials: Without the finalists.
+        trials: All trials except finalists.
         goal: The objective.
-        distributions: By setting.
+        distributions: The search space by setting.
     """
     name, title, scored = "importances", "Importance of settings", _scored(trials, goal)
     found = axes(distributions, scored)
@@ -131,17 +131,17 @@ def importances(trials: list[Trial], goal: Goal, distributions: dict[str, Any]) 
         "hovertemplate": "%{y}: %{x:.3f}<extra></extra>",
     }
     layout = plotting.layout(
-        plotting.axis("loss of R² when shuffled", rangemode="tozero"),
+        plotting.axis("drop in R² when shuffled", rangemode="tozero"),
         plotting.axis("setting", type="category", ticklabelstandoff=6),
     )
     aid = (
-        "Permutation importance: how much worse a random forest explains the scores when that "
-        "setting is shuffled among the trials. With few trials it is a hint; it proves no cause."
+        "Permutation importance: the drop in R² of a random forest that predicts the scores, when "
+        "the setting is shuffled. It shows correlation, not causation, and is noisy for few trials."
     )
     return Plot(name, title, aid, {"data": [trace], **layout}, height=140 + 34 * len(bars))
 
 
-# ------------------------------------------------------------------ their parts
+# ------------------------------------------------------------------ traces and axes
 
 
 def _scored(trials: list[Trial], goal: Goal) -> list[Trial]:
@@ -176,7 +176,7 @@ def _best_so_far(trials: list[Trial], goal: Goal) -> dict[str, Any]:
 
 
 def _curves(name: str, trials: list[Trial], goal: Goal, **line: Any) -> dict[str, Any]:
-    """Return the lines of a group of trials as one trace: hundreds of traces are slow."""
+    """Return the lines of a group of trials as one trace: Plotly is slow with many traces."""
     points: list[tuple[float | None, float | None, str]] = []
     for trial in trials:
         seed = f", seed {trial.seed}" if trial.is_finalist else ""
@@ -217,7 +217,7 @@ def _span(scores: list[float]) -> dict[str, Any]:
 
 
 def _permuted(found: list[Axis], scores: list[float]) -> dict[str, tuple[float, float]]:
-    """Return mean and spread of each setting's permutation importance (Breiman, 2001)."""
+    """Return the mean and standard deviation of permutation importance (Breiman, 2001)."""
     import numpy as np
     from sklearn.ensemble import RandomForestRegressor
     from sklearn.inspection import permutation_importance

@@ -1,4 +1,4 @@
-"""What a search needs on disk at most, compared with its budget before it starts."""
+"""Peak storage of a search, compared with `storage_budget` before it starts."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from clftask.errors import ConfigError, Problem
 from clftask.messages import counted
 from clftask.models.loading import num_parameters
 
-_BYTES = 4  # of a weight
+_BYTES = 4  # per weight: fp32
 
 
 def peak_bytes(job: TuneJob, concurrency: int, num_weights: int) -> int:
-    """Return the most that a search holds in its storage at once.
+    """Return the peak storage of a search.
 
-    While trials run, each has a checkpoint (weights and the optimiser's state), for a moment
-    two; in a population, three. The best weights of what may win are kept beside them.
+    A running trial has a checkpoint (weights and optimizer state), and two while it replaces
+    it; in a population, three. The best weights of each trial that may win are kept as well.
 
     Args:
         job: The search.
-        concurrency: Trials side by side.
-        num_weights: Of the model.
+        concurrency: The number of concurrent trials.
+        num_weights: The number of the model's weights.
     """
     weights = num_weights * _BYTES
     optimizers = {trial.training.optimizer for trial in job.probed()}
@@ -40,17 +40,17 @@ def peak_bytes(job: TuneJob, concurrency: int, num_weights: int) -> int:
 
 
 def needed_bytes(job: TuneJob, concurrency: int, num_labels: int) -> int:
-    """Return `peak_bytes` for the largest model that is searched."""
+    """Return `peak_bytes` for the largest model in the search space."""
     models = {trial.model.base: trial.model for trial in job.probed()}
     largest = max(num_parameters(model, num_labels) for model in models.values())
     return peak_bytes(job, concurrency, largest)
 
 
 def check_disk(job: TuneJob, concurrency: int, num_labels: int) -> None:
-    """Refuse a search that its `storage_budget` cannot hold.
+    """Check that the search fits its `storage_budget`.
 
     Raises:
-        ConfigError: Says what the search needs.
+        ConfigError: The search needs more.
     """
     if job.storage_budget is None:
         return

@@ -1,4 +1,4 @@
-"""The trials of a search: what each found, kept in storage; which of them wins."""
+"""Records of a search's trials in storage, and the selection of the winner."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ State = Literal["running", "finished", "stopped", "failed"]
 
 
 class Evaluation(Spec):
-    """One measurement of validation.
+    """One evaluation on validation.
 
     Attributes:
         epoch: Epochs trained.
-        step: Optimiser steps taken.
-        seconds: Since the trial began, pauses left out.
-        metrics: By name; null where not finite.
-        picks: What the trial was trained with then, where that changes; else null.
+        step: Optimiser steps done.
+        seconds: The trial's run time so far, without pauses.
+        metrics: Metrics by name; null if not finite.
+        picks: The trial's picks at that time if they change (PBT); else null.
     """
 
     epoch: float
@@ -42,18 +42,20 @@ class Trial(Spec):
     """One configuration, trained with one seed.
 
     Attributes:
-        number: Of the configuration, in the order in which they were proposed.
-        picks: What the searcher picked.
-        params: The same for people: values by name.
-        seed: Of the training job.
-        is_finalist: Whether it is one of the best, trained again with another seed.
-        reason: Why it failed.
-        is_lost: Whether its workers died: it is retried when the search is resumed.
-        source_trial: The number of the trial and the step that it goes on from, until its own
-            checkpoints are newer.
-        first_step_at: When it took its first optimiser step, in seconds since 1970; 0: not yet.
-        ended_at: When it ended.
-        precision: What it is trained in, as all of its search.
+        number: The number of its configuration, in the order of proposals.
+        picks: The searcher's proposal.
+        params: The same in readable form: values by setting.
+        seed: The seed of the training job.
+        is_finalist: Whether it retrains one of the best configurations with a new seed.
+        state: Its state.
+        reason: The error message of a failed trial.
+        is_lost: Whether its workers died; it is retried when the search is resumed.
+        source_trial: The trial's number and the step whose checkpoint it continues from, until
+            its own checkpoints are newer (PBT's exploit).
+        evaluations: Its evaluations, in order.
+        first_step_at: Unix time of its first optimiser step; 0 before.
+        ended_at: Unix time of its end; 0 before.
+        precision: Its training precision, the same for the whole search.
     """
 
     number: int
@@ -72,16 +74,16 @@ class Trial(Spec):
 
     @property
     def key(self) -> str:
-        """Its name below `trials/`."""
+        """Its folder name in `trials/`."""
         return f"{self.number:04d}" + (f"-seed{self.seed}" if self.is_finalist else "")
 
     @property
     def seconds(self) -> float:
-        """How long it trained and was measured."""
+        """Its time of training and evaluation."""
         return self.evaluations[-1].seconds if self.evaluations else 0.0
 
     def best(self, goal: Goal) -> Evaluation | None:
-        """Return its best evaluation, the first of equals; None if there is no finite one."""
+        """Return its best evaluation, the first one of ties; None if no score is finite."""
         found = [e for e in self.evaluations if e.metrics.get(goal.metric) is not None]
         return max(found, key=lambda e: _signed(e, goal), default=None)
 
@@ -98,7 +100,7 @@ def _signed(evaluation: Evaluation, goal: Goal) -> float:
 
 
 class TrialStore:
-    """The trials below a search's folder or prefix; each is written by one process at a time."""
+    """The trials of a search's folder or prefix; one process at a time writes each trial."""
 
     def __init__(self, run: str) -> None:
         self.path = storage.join(run, "trials")
@@ -108,25 +110,25 @@ class TrialStore:
         return storage.join(self.path, trial.key)
 
     def checkpoints(self, trial: Trial) -> str:
-        """Return where a trial's checkpoints lie while it runs."""
+        """Return the path of a trial's checkpoints, which exist while it runs."""
         return storage.join(self.place(trial), "checkpoints")
 
     def weights(self, trial: Trial) -> str:
-        """Return where the weights of a trial's best evaluation lie, if they are kept."""
+        """Return the path of the weights of a trial's best evaluation, if they are kept."""
         return storage.join(self.place(trial), "best")
 
     def read(self, trial: Trial) -> Trial:
-        """Return what is known of a trial; itself if nothing is."""
+        """Return the stored record of a trial; the argument if there is none."""
         place = storage.join(self.place(trial), _RECORD)
         return self._load(place) if storage.exists(place) else trial
 
     def write(self, trial: Trial) -> None:
-        """Keep what is known of a trial."""
+        """Write the record of a trial."""
         text = json.dumps(trial.dump())
         storage.put(storage.join(self.place(trial), _RECORD), text.encode())
 
     def all(self) -> list[Trial]:
-        """Return all trials that were begun, by number and seed."""
+        """Return all trials that started; finalists last, by number and seed."""
         files = [f.path for f in listing.list_files(self.path) if f.path.endswith(f"/{_RECORD}")]
         return sorted(
             (self._load(f) for f in files), key=lambda t: (t.is_finalist, t.number, t.seed)
@@ -148,19 +150,19 @@ class TrialStore:
 
 
 def finite(metrics: dict[str, float]) -> dict[str, float | None]:
-    """Return metrics with null where not finite."""
+    """Return metrics; None replaces values that are not finite."""
     return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
 
 
 def ranked(trials: Iterable[Trial], goal: Goal) -> list[Trial]:
-    """Return the trials that can win, the best first; of equals the one proposed first."""
+    """Return the trials that can win, the best first; ties by order of proposal."""
     sign = -1 if goal.greater_is_better else 1
     able = [t for t in trials if t.state != "failed" and t.score(goal) is not None]
     return sorted(able, key=lambda t: (sign * (t.score(goal) or 0.0), t.number))
 
 
 def finalists(trials: Iterable[Trial], goal: Goal, top: int, seeds: list[int]) -> list[Trial]:
-    """Return the best configurations as trials yet to be run, once with each seed."""
+    """Return new trials of the `top` best configurations, one with each seed."""
     return [
         Trial(
             number=trial.number,
@@ -175,7 +177,7 @@ def finalists(trials: Iterable[Trial], goal: Goal, top: int, seeds: list[int]) -
 
 
 def mean_scores(trials: Iterable[Trial], goal: Goal) -> dict[int, list[float]]:
-    """Return the scores of each configuration's finalists: those that selected it left out."""
+    """Return the scores of each configuration's finalists, without the trials of the search."""
     found: dict[int, list[float]] = {}
     for trial in trials:
         score = trial.score(goal)
@@ -185,10 +187,10 @@ def mean_scores(trials: Iterable[Trial], goal: Goal) -> dict[int, list[float]]:
 
 
 def winner(trials: list[Trial], goal: Goal) -> Trial | None:
-    """Return the trial that ships.
+    """Return the trial whose weights are exported; None if all failed.
 
-    Of the finalists the configuration with the best mean wins, and of its seeds the one nearest
-    to their median ships; without finalists the best trial does. None if all of them failed.
+    With finalists, the configuration with the best mean score wins, and the seed whose score
+    is nearest to its median is exported; without finalists, the best trial.
     """
     scores = mean_scores(trials, goal)
     if not any(trial.is_finalist for trial in trials):
@@ -205,10 +207,10 @@ def winner(trials: list[Trial], goal: Goal) -> Trial | None:
 
 
 def table(trials: list[Trial], goal: Goal) -> pa.Table:
-    """Return a row a trial: what was tried, how it went, and its learning curve.
+    """Return one row per trial: its settings, its result, and its learning curve.
 
     Columns: trial, finalist, seed, state, reason, epochs, seconds, the metric (best), best_epoch,
-    `param.<path>` of every searched path, curve_epochs and curve (the metric by evaluation).
+    `param.<path>` of each searched field, curve_epochs and curve (the metric by evaluation).
     """
     best = [trial.best(goal) for trial in trials]
     columns: dict[str, Any] = {
@@ -231,7 +233,7 @@ def table(trials: list[Trial], goal: Goal) -> pa.Table:
 
 
 def _column(values: list[Any]) -> pa.Array:
-    """Return values of one type as they are, mixed ones as JSON."""
+    """Return values of one type unchanged, others as JSON: Arrow has no mixed columns."""
     kinds = {type(value) for value in values if value is not None}
     if kinds == {int, float}:
         return pa.array(values, pa.float64())

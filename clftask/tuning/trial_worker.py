@@ -1,7 +1,8 @@
-"""What one worker of a trial does: train, report each epoch, stop when told to. No Ray here.
+"""One worker of a trial: train, report each epoch, stop when the scheduler decides. Without Ray.
 
-Every evaluation is written down before it is reported, so that a search whose driver died
-tells its scheduler again what was found, and trains only what was not.
+Each evaluation is stored before it is reported. A resumed search replays the stored
+evaluations to its scheduler and trains only the rest: `Tuner.restore` loses the state of
+schedulers.
 """
 
 from __future__ import annotations
@@ -38,23 +39,23 @@ Report = Callable[[Evaluation, int | None, int], None]
 
 
 class Stopped(SystemExit):
-    """The scheduler has ended the trial, for now or for good."""
+    """The scheduler has paused or ended the trial."""
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """A trial that is to be run, or to go on.
+    """A trial to start or to resume.
 
     Attributes:
         work: Its job and tokens; `run` is the search's folder.
-        trial: What is known of it.
-        goal: What is optimised.
-        saves: When its whole state is saved: at times (in case the machine dies), or at every
-            evaluation (because the scheduler may let others go on from it).
-        keeps_weights: Whether the weights of its best evaluation are kept: it may win.
-        num_told: How many of its evaluations the scheduler has heard of already.
-        is_of_population: Whether its settings change, and others may go on from its checkpoints
-            even when it has ended.
+        trial: Its record.
+        goal: The objective.
+        saves: When a checkpoint is saved: "sometimes" (at a time interval, for node failures)
+            or "always" (at each evaluation: the scheduler may resume or clone the trial).
+        keeps_weights: Whether the weights of its best evaluation are kept because it may win.
+        num_told: The number of its evaluations that the scheduler has received already.
+        is_of_population: Whether it belongs to a PBT population: its settings change, and other
+            trials may continue from its checkpoints even after its end.
     """
 
     work: Work
@@ -67,15 +68,15 @@ class Attempt:
 
 
 def replay_evaluations(spec: Attempt, report: Report) -> None:
-    """Report what the scheduler has not heard of yet.
+    """Report the stored evaluations that the scheduler has not received yet.
 
     Args:
         spec: The trial.
-        report: Takes each evaluation, the step of the newest complete checkpoint, and how many
-            evaluations there are by then; raises SystemExit to end the trial.
+        report: Receives an evaluation, the step of the newest checkpoint, and the number of
+            evaluations so far; raises SystemExit to end the trial.
 
     Raises:
-        SystemExit: The scheduler has ended the trial; this is recorded unless the trial may resume.
+        SystemExit: The scheduler has ended the trial; this is recorded unless it may resume.
     """
     trial, store = spec.trial, TrialStore(spec.work.run)
     try:
@@ -89,77 +90,77 @@ def replay_evaluations(spec: Attempt, report: Report) -> None:
 
 
 def attempt(spec: Attempt, report: Report, rank: int, world: int, device: str) -> Trial:
-    """Run a trial to its end; run by every worker.
+    """Run a trial to its end; every worker calls it.
 
     Args:
         spec: The trial.
-        report: As `replay_evaluations` takes it; the first worker alone calls it.
-        rank: This worker's place.
-        world: How many workers there are.
+        report: As for `replay_evaluations`; only the first worker calls it.
+        rank: This worker's rank.
+        world: The number of workers.
         device: cpu or cuda.
 
     Returns:
-        The trial: finished, as the first worker keeps it in storage; or failed, which nobody
-        knows until `fail`, since it may have been another worker's death.
+        The trial: finished, as stored by the first worker; or failed, which is not stored until
+        `fail`, since another worker's death may be the cause.
 
     Raises:
-        Stopped: `report` has ended it.
-        StorageError: Storage does not answer; the trial may be tried again.
-        Exception: Whatever fails on another worker than the first.
+        Stopped: The scheduler has ended the trial.
+        StorageError: Storage failed; the trial can be retried.
+        Exception: Any error of a worker other than the first.
     """
     if spec.trial.state != "running":
         return spec.trial
     with temporary_folder() as scratch:
-        keeper = TrialCallback(spec, report, rank == 0, scratch)
+        callback = TrialCallback(spec, report, rank == 0, scratch)
         try:
-            _train(keeper, rank, world, device, scratch)
+            _train(callback, rank, world, device, scratch)
         except Stopped:
-            if keeper.is_complete or spec.saves == "sometimes":
-                keeper.end("finished" if keeper.is_complete else "stopped")
+            if callback.is_complete or spec.saves == "sometimes":
+                callback.end("finished" if callback.is_complete else "stopped")
             raise
-        except Exception as error:  # whatever it is, the search goes on
+        except Exception as error:  # any error: a failed trial must not end the search
             if rank != 0 or isinstance(error, StorageError):
                 raise
-            return keeper.failed(reason_of(error))
-        keeper.end("finished")
-        return keeper.trial
+            return callback.failed(reason_of(error))
+        callback.end("finished")
+        return callback.trial
 
 
 def fail(run: str, trial: Trial) -> None:
-    """Write down that a trial of a search has failed for good."""
+    """Store a trial's final failure and remove its checkpoints."""
     store = TrialStore(run)
     store.write(trial)
     store.forget_state(trial)
 
 
-def _train(keeper: TrialCallback, rank: int, world: int, device: str, scratch: str) -> None:
-    spec = keeper.spec
+def _train(trial: TrialCallback, rank: int, world: int, device: str, scratch: str) -> None:
+    spec = trial.spec
     model = spec.work.job.model
     local = model.model_copy(update={"base": _local_base(model.base)})
     job = spec.work.job.model_copy(update={"model": local})
     work = Work(**{**vars(spec.work), "job": job})
     trainer = build_trainer(work, world, device, job.training.precision, scratch)
-    trainer.args.save_strategy = "no"
-    keeper.watch(trainer)
-    for callback in (StepSeed(job.seed), Stopwatch(trainer), StopOnNan(), keeper):
+    trainer.args.save_strategy = "no"  # `TrialCallback.on_evaluate` decides when to save
+    trial.watch(trainer)
+    for callback in (StepSeed(job.seed), Stopwatch(trainer), StopOnNan(), trial):
         trainer.add_callback(callback)
-    step, place = broadcast_from_first(keeper.start() if rank == 0 else (None, ""))
+    step, place = broadcast_from_first(trial.start() if rank == 0 else (None, ""))
     folder = None if step is None else Checkpoints(place, 1, scratch).fetch(step)
     trainer.train(resume_from_checkpoint=folder)
-    keeper.is_complete = True
-    keeper.deliver()
+    trial.is_complete = True
+    trial.deliver()
 
 
 @functools.lru_cache(maxsize=4)
 def _local_base(base: str) -> str:
-    """Return a base on this machine; it is fetched once a process."""
+    """Return the local path of a base model; each process downloads it once."""
     if not filesystems.is_url(base):
         return base
     return find_base(base, process_folder())
 
 
 def reason_of(error: Exception) -> str:
-    """Return in a line why a trial failed."""
+    """Return a trial's error message in one line."""
     if isinstance(error, ClftaskError):
         return str(error.problems[0].allowed)
     if is_out_of_memory(error):
@@ -168,10 +169,10 @@ def reason_of(error: Exception) -> str:
 
 
 class TrialCallback(TrainerCallback):  # type: ignore[misc]
-    """Writes evaluations down, saves what the scheduler may need, and reports.
+    """Stores evaluations, saves checkpoints for the scheduler, and reports.
 
-    The report waits until the epoch's checkpoint is complete: whoever hears of an evaluation
-    may go on from there.
+    An evaluation is reported when the epoch's checkpoint is complete: the scheduler may clone
+    or pause the trial as soon as it receives it.
     """
 
     def __init__(self, spec: Attempt, report: Report, is_first: bool, scratch: str) -> None:
@@ -189,30 +190,30 @@ class TrialCallback(TrainerCallback):  # type: ignore[misc]
         self.seen = spec.trial.evaluations[-1].step if spec.trial.evaluations else -1
 
     def watch(self, trainer: ClassifierTrainer) -> None:
-        """Take the trainer to keep."""
+        """Set the trainer whose weights are saved."""
         self.trainer = trainer
 
     # ------------------------------------------------------------------ the start
 
     def start(self) -> tuple[int | None, str]:
-        """Return the step to resume from and the checkpoints' path; None to begin."""
+        """Return the step to resume from, None for a new trial, and the checkpoints' path."""
         self.checkpoints.clean()
         source, step = self.checkpoints, self.checkpoints.latest()
         if self.trial.source_trial is not None:
             number, wanted = self.trial.source_trial
             source_trial = self.trial.model_copy(update={"number": number})
-            theirs = Checkpoints(self.store.checkpoints(source_trial), 1, self.scratch)
-            is_there = theirs.steps().get(wanted, False)
-            found = wanted if is_there else theirs.latest()  # it has gone on since
+            other = Checkpoints(self.store.checkpoints(source_trial), 1, self.scratch)
+            is_there = other.steps().get(wanted, False)
+            found = wanted if is_there else other.latest()  # a newer one has replaced it
             if found is not None and (step is None or step <= wanted):
-                source, step, self.seen = theirs, found, max(self.seen, found)
+                source, step, self.seen = other, found, max(self.seen, found)
         self.saved_step = step
         return step, source.path
 
     # ------------------------------------------------------------------ each epoch
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Note when the first step began."""
+        """Record the time of the first step."""
         if not self.trial.first_step_at:
             now = round(time.time(), 3)
             self.trial = self.trial.model_copy(update={"first_step_at": now})
@@ -220,7 +221,7 @@ class TrialCallback(TrainerCallback):  # type: ignore[misc]
     def on_evaluate(
         self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any
     ) -> Any:
-        """Take the evaluation; decide whether to save and whether patience is spent."""
+        """Record the evaluation; decide whether to save and whether to stop early."""
         if self.is_first and state.global_step > self.seen:
             found = finite({k.removeprefix("eval_"): v for k, v in metrics.items()})
             seconds = self.seconds_before + time.monotonic() - self.began
@@ -244,7 +245,7 @@ class TrialCallback(TrainerCallback):  # type: ignore[misc]
         return (self.spec.saves == "always" or is_old) and not is_last
 
     def _keep_weights(self) -> None:
-        """Keep the weights of the best evaluation so far, if the trial may win."""
+        """Upload the weights of the best evaluation so far, if the trial may win."""
         assert self.waiting is not None
         best = self._with(self.waiting).best(self.spec.goal)
         if self.spec.keeps_weights and best is self.waiting:
@@ -253,7 +254,7 @@ class TrialCallback(TrainerCallback):  # type: ignore[misc]
                 storage.upload(folder, self.store.weights(self.trial))
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Send the checkpoint to storage, after the evaluation: whoever goes on needs both."""
+        """Upload the checkpoint after its evaluation is stored: a resumed trial needs both."""
         self.saved_at = time.monotonic()
         if self.is_first:
             if self.waiting is not None:
@@ -264,11 +265,11 @@ class TrialCallback(TrainerCallback):  # type: ignore[misc]
             self.saved_step = step
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Report the epoch before, now that its checkpoint is on its way."""
+        """Report the previous epoch: Trainer saves its checkpoint after `on_evaluate`."""
         self.deliver()
 
     def deliver(self) -> None:
-        """Write the evaluation down and report it; all workers hear the answer.
+        """Store and report the evaluation; all workers receive the scheduler's decision.
 
         Raises:
             Stopped: The scheduler has ended the trial.
@@ -294,14 +295,14 @@ class TrialCallback(TrainerCallback):  # type: ignore[misc]
     def _with(self, evaluation: Evaluation) -> Trial:
         """Return the trial with one more evaluation."""
         known: dict[str, Any] = {"evaluations": (*self.trial.evaluations, evaluation)}
-        if self.is_complete:  # whatever comes now, it needs no more training
+        if self.is_complete:  # stored as finished: a resumed search must not train it again
             known |= {"state": "finished", "ended_at": round(time.time(), 3)}
         return self.trial.model_copy(update=known)
 
     # ------------------------------------------------------------------ the end
 
     def end(self, state: Any) -> None:
-        """Keep how it ended; what nobody will go on from is removed at once."""
+        """Store the final state; remove checkpoints that no other trial may continue from."""
         if not self.is_first:
             return
         self.trial = self._ended(state)
@@ -311,12 +312,12 @@ class TrialCallback(TrainerCallback):  # type: ignore[misc]
             self.store.forget_state(self.trial)
 
     def failed(self, reason: str) -> Trial:
-        """Return the trial as failed; whether it is so for good, others decide."""
+        """Return the trial as failed; the caller decides whether it is retried."""
         _log.warning("trial ends: failed", extra={"state": "failed", "reason": reason})
         return self._ended("failed").model_copy(update={"reason": reason})
 
     def _ended(self, state: Any) -> Trial:
-        with contextlib.suppress(ClftaskError):  # an upload that failed is no longer needed
+        with contextlib.suppress(ClftaskError):  # a failed upload no longer matters
             self.checkpoints.wait()
         return self.trial.model_copy(update={"state": state, "ended_at": round(time.time(), 3)})
 
@@ -324,17 +325,17 @@ class TrialCallback(TrainerCallback):  # type: ignore[misc]
 def publish_winner(
     work: Work, job: TrainJob, trial: Trial, device: str, world: int
 ) -> dict[str, Any]:
-    """Measure the winner's best weights on validation and test, and write its bundle.
+    """Evaluate the winner's best weights on validation and test, and write its bundle.
 
     Args:
-        work: The winner's job as it was trained; `run` is the search's folder.
-        job: The same as the user gets it.
-        trial: The trial whose weights ship.
+        work: The winner's job as trained; `run` is the search's folder.
+        job: The winner's job as exported.
+        trial: The trial whose weights are exported.
         device: cpu or cuda.
-        world: How many workers trained it.
+        world: The number of workers that trained it.
 
     Returns:
-        What `metrics.json` of the bundle holds.
+        The content of the bundle's `metrics.json`.
     """
     with temporary_folder() as scratch:
         folder = f"{scratch}/weights"
@@ -355,14 +356,14 @@ def publish_winner(
             "workers": world,
             "label_names": list(work.label_names),
         }
-        shipped = Work(**{**vars(work), "job": job})
+        exported = Work(**{**vars(work), "job": job})
         place, say = Path(scratch, "bundle"), _log.warning
-        publish(shipped, trainer, found, outcome, place, _records(trial), say)
+        publish(exported, trainer, found, outcome, place, _records(trial), say)
         return outcome
 
 
 def _records(trial: Trial) -> list[dict[str, Any]]:
-    """Return a trial's evaluations as a training run writes them down."""
+    """Return a trial's evaluations in the format of `metrics.jsonl`."""
     return [
         {"step": e.step, "epoch": e.epoch} | {f"eval_{k}": v for k, v in e.metrics.items()}
         for e in trial.evaluations

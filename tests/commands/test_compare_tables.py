@@ -186,6 +186,6 @@ def test_command_compares_tables_and_a_gate_decides(tmp_path):
     assert found.exit_code == 1
     result = json.loads(found.stdout.splitlines()[-1])
     assert [gate["passed"] for gate in result["gates"]] == [True, False]
-    assert "4 rows in both: 50.00% got other labels" in found.stderr
+    assert "4 rows in both: 50.00% have different predictions" in found.stderr
     assert "gate label_drift<=0.01" in found.stderr
     assert CliRunner().invoke(app, ["compare", a, b]).exit_code == 0

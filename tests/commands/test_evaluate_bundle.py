@@ -241,7 +241,7 @@ def test_the_same_decision_gives_the_same_bundle(trained, tmp_path):
 def test_decide_keeps_out_of_a_folder_that_holds_something_else(trained, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     for output in (str(tmp_path), ""):
-        with pytest.raises(ConfigError, match="an empty folder, or a bundle"):
+        with pytest.raises(ConfigError, match="empty folder, or an existing bundle"):
             decide_bundle(str(trained[0]), str(trained[1]), [], output, silent)
 
 

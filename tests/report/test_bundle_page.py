@@ -176,7 +176,7 @@ def test_all_plots_are_there_valid_and_explained(task):
         ("multilabel", ["decision.sets=conformal"], "Prediction sets have target coverage 90%"),
         ("multilabel", ["decision.calibration=none"], "No calibration."),
         ("multiclass", ["decision.abstain_below=0.6"], "The dotted line is 0.6."),
-        ("multiclass", [], "Now every row gets a label."),
+        ("multiclass", [], "Currently every row gets a label."),
     ],
 )
 def test_decisions_are_told(task, overrides, words):

@@ -250,7 +250,7 @@ def test_one_trial():
     found = page(search(), trials, outcome(trials[0], trials))
     assert "ran 2 of the 4 epochs that the one trial without early stopping" in found.text
     assert "No configuration was retrained with new seeds" in found.text
-    assert "Comparing settings requires 2 trials with a score; there is 1." in found.text
+    assert "Comparing settings requires 2 trials with a score; found 1." in found.text
     assert "Importances require 8 trials with a score and 2 settings;" in found.text
     assert "there are 1 and 2." in found.text
 
@@ -448,7 +448,7 @@ def test_figures_are_valid_named_and_explained():
     assert titles == [
         ["trial", "best micro_f1, validation"],
         ["epoch", "micro_f1, validation"],
-        ["loss of R² when shuffled", "setting"],
+        ["drop in R² when shuffled", "setting"],
     ]
 
 
