@@ -73,7 +73,7 @@ def _fitting(has_cpus: float, has_gpus: float, cpus: float, gpus: float) -> int:
 
 
 @dataclass(frozen=True)
-class Plan:
+class WorkerPlan:
     """How many workers there are and what each gets.
 
     Attributes:
@@ -102,14 +102,14 @@ class Plan:
         """How many there may be at any time."""
         return self.workers + self.more
 
-    def widened(self, capacity: Capacity) -> Plan:
+    def widened(self, capacity: Capacity) -> WorkerPlan:
         """Return the plan with those of `more` for whom there is room by now."""
         room = capacity.room(self.cpus_per_worker, int(self.use_gpu))
         gain = min(self.more, max(0, room - self.workers))
         return replace(self, workers=self.workers + gain, more=self.more - gain)
 
 
-def plan(spec: WorkersSpec, capacity: Capacity, most_useful: int | None = None) -> Plan:
+def plan(spec: WorkersSpec, capacity: Capacity, most_useful: int | None = None) -> WorkerPlan:
     """Decide how many workers there are at most, and on their GPUs and CPUs.
 
     `use_gpu: auto` takes one GPU a worker if there are enough for the fewest; then
@@ -141,7 +141,7 @@ def plan(spec: WorkersSpec, capacity: Capacity, most_useful: int | None = None) 
     return replace(found, least=least, more=more)
 
 
-def _plan_of(spec: WorkersSpec, workers: int, capacity: Capacity) -> Plan:
+def _plan_of(spec: WorkersSpec, workers: int, capacity: Capacity) -> WorkerPlan:
     has = f"the cluster has at most {capacity}"
     has_gpus = capacity.gpus >= workers
     use_gpu = has_gpus if spec.use_gpu == "auto" else spec.use_gpu
@@ -159,7 +159,7 @@ def _plan_of(spec: WorkersSpec, workers: int, capacity: Capacity) -> Plan:
         on_cpus = ", scaling.use_gpu: false" if spec.use_gpu == "auto" and use_gpu else ""
         remedy = f"{fewer}{on_cpus}, or a larger cluster."
         raise ConfigError(Problem("scaling.workers", workers, allowed, remedy))
-    return Plan(workers, use_gpu, cpus)
+    return WorkerPlan(workers, use_gpu, cpus)
 
 
 # ------------------------------------------------------------------ asking the cluster

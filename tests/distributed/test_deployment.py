@@ -27,7 +27,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from clftask.config.score import ScoreJob
 from clftask.config.train import TrainJob
 from clftask.config.tune import TuneJob
-from clftask.distributed.capacity import Capacity, Plan, grown, node_types, plan
+from clftask.distributed.capacity import Capacity, WorkerPlan, grown, node_types, plan
 from clftask.distributed.tune.placement import Slots, slots
 from clftask.errors import ConfigError
 
@@ -368,7 +368,7 @@ GROWN = {
 CONFIGS = sorted((JOBS / "configs").iterdir())
 
 
-def fitted(path: Path, capacity: Capacity) -> Plan | Slots:
+def fitted(path: Path, capacity: Capacity) -> WorkerPlan | Slots:
     """Return how a job would run.
 
     Raises:
@@ -399,11 +399,11 @@ def test_how_some_jobs_run() -> None:
     aws, kubernetes = GROWN["cluster"], GROWN["rayjob-train"]
     corpus, search = JOBS / "configs/score-corpus.yaml", JOBS / "configs/tune-debian-tags.yaml"
     assert (str(aws), str(kubernetes)) == ("80 CPUs and 4 GPUs", "68 CPUs and 4 GPUs")
-    assert fitted(corpus, aws) == Plan(4, True, 4, least=1)
-    assert fitted(corpus, kubernetes) == Plan(4, True, 3, least=1)
+    assert fitted(corpus, aws) == WorkerPlan(4, True, 4, least=1)
+    assert fitted(corpus, kubernetes) == WorkerPlan(4, True, 3, least=1)
     assert fitted(search, aws) == Slots(4, 1, 4, 1)
     (file,) = MANIFESTS["rayjob-train"][0]["data"].values()
-    assert plan(TrainJob.load(yaml.safe_load(file)).scaling, kubernetes) == Plan(2, True, 3)
+    assert plan(TrainJob.load(yaml.safe_load(file)).scaling, kubernetes) == WorkerPlan(2, True, 3)
 
 
 @pytest.mark.parametrize(
@@ -417,7 +417,7 @@ def test_a_cluster_without_gpus_scores_on_cpus(path: str, value: Any) -> None:
     found = fitted(
         JOBS / "configs/score-corpus.yaml", full(changed(prepared(CLUSTER), path, value))
     )
-    assert isinstance(found, Plan)
+    assert isinstance(found, WorkerPlan)
     assert (found.workers, found.use_gpu) == (16, False)
 
 

@@ -16,7 +16,7 @@ import ray
 
 from clftask import logs
 from clftask.distributed.actor_names import named
-from clftask.distributed.capacity import Plan, capacity
+from clftask.distributed.capacity import WorkerPlan, capacity
 from clftask.distributed.ray_errors import is_node_loss, last_line
 from clftask.distributed.score.dispatcher import Dispatcher
 from clftask.errors import AccessError, ClftaskError, ConfigError, DataError, JobError, Problem
@@ -98,7 +98,7 @@ class Pool:
     tell an autoscaler what to add.
     """
 
-    def __init__(self, work: ScoreWork, chosen: Plan, say: Callable[[str], None]) -> None:
+    def __init__(self, work: ScoreWork, chosen: WorkerPlan, say: Callable[[str], None]) -> None:
         resources = {"num_cpus": chosen.cpus_per_worker, "num_gpus": int(chosen.use_gpu)}
         self.actor_class = ray.remote(**resources)(ScoreActor)
         self.chosen, self.work = chosen, ray.put(work)

@@ -15,7 +15,7 @@ from clftask.config.train import TrainJob
 from clftask.data.prepare import Prepared, prepare, tokenise
 from clftask.distributed import spot_notice
 from clftask.distributed.actor_names import named
-from clftask.distributed.capacity import Plan, capacity, plan
+from clftask.distributed.capacity import WorkerPlan, capacity, plan
 from clftask.distributed.metrics import TrainMetricsExporter
 from clftask.distributed.session import connected
 from clftask.distributed.train.progress import Waiting, follow, new_progress_actor
@@ -93,7 +93,13 @@ def _named(job: TrainJob, run: run_dir.Run) -> TrainJob:
 
 
 def _fit(
-    job: TrainJob, path: str, prepared: Prepared, tables: Any, chosen: Plan, say: Say, show: Show
+    job: TrainJob,
+    path: str,
+    prepared: Prepared,
+    tables: Any,
+    chosen: WorkerPlan,
+    say: Say,
+    show: Show,
 ) -> dict[str, Any]:
     import ray
 

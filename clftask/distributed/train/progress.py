@@ -12,7 +12,7 @@ import ray
 from ray.util import placement_group_table
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from clftask.distributed.capacity import Plan
+from clftask.distributed.capacity import WorkerPlan
 from clftask.messages import counted
 
 POLL_S = 0.5
@@ -72,7 +72,7 @@ def new_progress_actor(**options: Any) -> Any:
     return ProgressActor.options(scheduling_strategy=here, **options).remote()  # type: ignore[attr-defined]
 
 
-def waiting_line(chosen: Plan, groups: Iterable[Mapping[str, Any]]) -> str | None:
+def waiting_line(chosen: WorkerPlan, groups: Iterable[Mapping[str, Any]]) -> str | None:
     """Return what to say about workers that have not started; None if they have their place.
 
     Free CPUs would not tell: the workers hold theirs from the moment they are placed, long
@@ -102,7 +102,7 @@ class Waiting:
     Once at the start, and once whenever workers were lost.
     """
 
-    def __init__(self, chosen: Plan, say: Callable[[str], None]) -> None:
+    def __init__(self, chosen: WorkerPlan, say: Callable[[str], None]) -> None:
         self.chosen, self.say = chosen, say
         self.since, self.is_said = time.monotonic(), False
 

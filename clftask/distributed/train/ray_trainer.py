@@ -15,7 +15,7 @@ from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError
 from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
 
-from clftask.distributed.capacity import Plan
+from clftask.distributed.capacity import WorkerPlan
 from clftask.distributed.ray_errors import last_line
 from clftask.distributed.session import ray_storage
 from clftask.errors import ClftaskError, JobError, Problem
@@ -30,7 +30,7 @@ _TIMEOUT_S = 10.0
 def run_workers(
     loop: Callable[[dict[str, Any]], None],
     loop_config: dict[str, Any],
-    chosen: Plan,
+    chosen: WorkerPlan,
     max_failures: int,
     path: str,
     lost: Callable[[], None] | None = None,
@@ -67,7 +67,7 @@ def run_workers(
     return None
 
 
-def _scaling(chosen: Plan) -> ScalingConfig:
+def _scaling(chosen: WorkerPlan) -> ScalingConfig:
     most = chosen.most
     return ScalingConfig(
         num_workers=(chosen.least, most) if chosen.least else chosen.workers,

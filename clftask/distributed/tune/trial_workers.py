@@ -24,7 +24,7 @@ from clftask.tuning.trial_worker import reason_of
 
 LAST_WORDS_S = 5.0
 _log = logging.getLogger(__name__)
-Task = Callable[[int, int, str], Any]
+WorkerTask = Callable[[int, int, str], Any]
 
 
 @ray.remote
@@ -42,7 +42,7 @@ class Member:
         logs.work_on("tune", self.path, rank=rank)
         _join(address, rank, world, device, cpus)
 
-    def run(self, task: Task, rank: int, world: int, device: str) -> str | None:
+    def run(self, task: WorkerTask, rank: int, world: int, device: str) -> str | None:
         """Run what the first worker runs; return why it failed here, None if it did not.
 
         A worker that fails ends its process: the first one then no longer waits for it.
@@ -112,7 +112,7 @@ class Group:
 
         threading.Thread(target=run, args=[tasks], daemon=True).start()
 
-    def run(self, task: Task) -> Any:
+    def run(self, task: WorkerTask) -> Any:
         """Run a task on all workers; return what it gives on the first, raise what it raises."""
         self.running = [
             member.run.remote(task, rank, self.workers, self.device)

@@ -206,12 +206,12 @@ def test_worker_that_dies_while_its_group_starts_is_replaced(
     """All machines are the group's: whatever it kept, the next one would wait for."""
     import ray
 
-    from clftask.distributed.capacity import Plan
+    from clftask.distributed.capacity import WorkerPlan
     from clftask.distributed.train.ray_trainer import run_workers
 
     cpus = ray.cluster_resources()["CPU"] / 2
     config = {"out": str(tmp_path), "deadly": deadly}
-    error = run_workers(write_rank, config, Plan(2, False, cpus), max_failures, str(tmp_path))
+    error = run_workers(write_rank, config, WorkerPlan(2, False, cpus), max_failures, str(tmp_path))
     assert (tmp_path / "marker").exists(), str(error)
     written = {p.name: p.read_text() for p in tmp_path.glob("[01]")}
     if max_failures:
@@ -260,7 +260,7 @@ def test_worker_that_dies_before_it_works_is_replaced(
     import ray
     from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 
-    from clftask.distributed.capacity import Plan
+    from clftask.distributed.capacity import WorkerPlan
     from clftask.distributed.train import ray_trainer
 
     kill = request.getfixturevalue(f"dies_{moment}")
@@ -279,7 +279,7 @@ def test_worker_that_dies_before_it_works_is_replaced(
 
     monkeypatch.setattr(ray_trainer._Trainer, "_create_default_callbacks", with_kills)
     cpus = ray.cluster_resources()["CPU"] / 2
-    plan = Plan(2, False, cpus)
+    plan = WorkerPlan(2, False, cpus)
     error = ray_trainer.run_workers(write_rank, {"out": str(tmp_path)}, plan, 1, str(tmp_path))
     assert error is None, str(error)
     assert (tmp_path / "marker").exists()
@@ -292,7 +292,7 @@ def test_an_interrupted_training_asks_for_no_machines_any_more(tmp_path):
     from ray._private.state import actors
     from ray.util import placement_group_table
 
-    from clftask.distributed.capacity import Plan
+    from clftask.distributed.capacity import WorkerPlan
     from clftask.distributed.train.ray_trainer import run_workers
 
     def loop(config: dict[str, Any]) -> None:
@@ -319,7 +319,7 @@ def test_an_interrupted_training_asks_for_no_machines_any_more(tmp_path):
     with ThreadPoolExecutor(1) as beside:
         interrupting = beside.submit(interrupt)
         with pytest.raises(KeyboardInterrupt):
-            run_workers(loop, {"out": str(tmp_path)}, Plan(1, False, 1), 3, str(tmp_path))
+            run_workers(loop, {"out": str(tmp_path)}, WorkerPlan(1, False, 1), 3, str(tmp_path))
         assert {"TrainController", "RayTrainWorker"} <= set(interrupting.result())
     give_up = time.monotonic() + 300
     while (living() or held()) and time.monotonic() < give_up:
@@ -332,12 +332,12 @@ def test_waiting_is_said_at_the_start_and_whenever_workers_are_lost(ray_cluster,
     import ray
     from ray.util import placement_group, remove_placement_group
 
-    from clftask.distributed.capacity import Plan
+    from clftask.distributed.capacity import WorkerPlan
     from clftask.distributed.train import progress
 
     monkeypatch.setattr(progress, "WAIT_S", 0)
     progress_actor, said = progress.new_progress_actor(), []
-    waiting = progress.Waiting(Plan(3, False, 64), said.append)
+    waiting = progress.Waiting(WorkerPlan(3, False, 64), said.append)
     waiting.look(progress_actor)
     assert said == []  # nothing was asked for yet
     group = placement_group([{"CPU": 64}] * 3)
