@@ -1,4 +1,4 @@
-"""How a job fits on a cluster: decided without one."""
+"""Number of workers and their resources, without a cluster."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_a_range_takes_no_more_than_there_is_work_for():
 def test_machines_that_join_make_room_for_more():
     chosen = plan(ScalingSpec(workers=(1, 4)), Capacity(((1, 0),)))
     assert chosen == WorkerPlan(1, False, 1, least=1, more=3)
-    assert str(chosen) == "1 CPU worker, 1 CPU each, 3 more where machines join"
+    assert str(chosen) == "1 CPU worker, 1 CPU each, 3 more if nodes join"
     assert chosen.widened(Capacity(((1, 0), (2, 0)))) == WorkerPlan(3, False, 1, least=1, more=1)
     assert chosen.widened(Capacity(((1, 0), (9, 0)))) == WorkerPlan(4, False, 1, least=1)
     assert chosen.widened(Capacity(((0, 0),))) == chosen
@@ -114,11 +114,11 @@ def test_of_an_open_cluster_nothing_is_refused():
 @pytest.mark.parametrize(
     ("there", "types", "most", "expected"),
     [
-        # From nothing but a head: what may come counts.
+        # Only a head: the nodes that may join count.
         ([(0, 0)], [((8, 1), 2)], None, ((0, 0), (8, 1), (8, 1))),
-        # What is there already counts once.
+        # Nodes that are alive count once.
         ([(0, 0), (8, 1)], [((8, 1), 2)], None, ((0, 0), (8, 1), (8, 1))),
-        # Not all at once: the largest come first.
+        # The limit does not allow all: the largest come first.
         ([(0, 0)], [((8, 0), 5), ((4, 1), 1)], 2, ((0, 0), (4, 1), (8, 0))),
         ([(0, 0), (8, 0)], [((8, 0), 5)], 1, ((0, 0), (8, 0))),
     ],
@@ -180,7 +180,7 @@ def test_a_token_is_for_its_owner_alone(tmp_path):
     assert len(token) == 64
     assert file.stat().st_mode & 0o777 == 0o600
     assert file.parent.stat().st_mode & 0o777 == 0o700
-    file.chmod(0o644)  # as Ray itself leaves it
+    file.chmod(0o644)  # as Ray writes it
     ensure_token(file)
     assert file.stat().st_mode & 0o777 == 0o600
     assert file.read_text() == token
@@ -216,7 +216,7 @@ def test_a_cluster_of_another_python_is_refused_and_not_left_aside(monkeypatch, 
     with environment({"RAY_ADDRESS": address}), pytest.raises(ConfigError) as refused:
         session._init()
     assert "3.12.3" in str(refused.value)
-    assert "to the patch" in str(refused.value)
+    assert "exact Python and Ray versions" in str(refused.value)
 
 
 def test_an_address_where_nobody_listens_is_refused_at_once(monkeypatch):

@@ -222,7 +222,7 @@ def test_interrupted_driver_says_how_to_go_on(tiny_bundle, tmp_path, number, cod
         process.send_signal(number)
         out, error = process.communicate()
     assert process.returncode == code
-    assert "was interrupted. Run the job again to go on." in error
+    assert "was interrupted. Run the job again to resume." in error
     assert "***" not in error
     assert json.loads(out.splitlines()[-1])["error"]["exit"] == code
 
