@@ -66,7 +66,7 @@ def lives() -> int:
 
 
 def test_search_ships_one_bundle_and_a_job_that_trains(ray_cluster, document, s3):
-    """On S3; one rate makes the loss no number."""
+    """On S3; one learning rate makes the loss NaN."""
     rates = {"kind": "grid", "values": [1e-2, 1e30, 1e-3, 3e-2, 2e-4]}
     document |= {"space": {"training.learning_rate": rates}, "searcher": "grid", "trials": None}
     seen: list[dict[str, Any]] = []
@@ -231,7 +231,7 @@ def test_what_no_trial_could_do_is_refused_and_nothing_is_written(
 def test_search_in_which_all_fail_says_why(ray_cluster, document):
     space = {"training.learning_rate": {"kind": "choice", "values": [1e29, 1e30]}}
     document |= {"space": space, "trials": 2}
-    with pytest.raises(JobError, match=r"no trial could be used: .*no finite number"):
+    with pytest.raises(JobError, match=r"no trial succeeded: .*no finite number"):
         run(document)
 
 
