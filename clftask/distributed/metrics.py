@@ -146,7 +146,7 @@ class MetricsExporter(ABC):
         """Set a gauge; it keeps the value until it is set again."""
         self.gauges[name, frozenset(tags.items())] = float(value)
 
-    def tell(self) -> None:
+    def send(self) -> None:
         """Send all gauges."""
         for (name, tags), value in list(self.gauges.items()):
             self.sink.put(name, value, dict(tags))
@@ -169,7 +169,7 @@ class MetricsExporter(ABC):
         while not is_last:
             is_last = self.is_over.wait(BEAT_S)
             with suppress(Exception):
-                self.tell()
+                self.send()
 
 
 class TrainMetricsExporter(MetricsExporter):
@@ -234,7 +234,7 @@ class ScoreMetricsExporter(MetricsExporter):
         self._add("rows_truncated", counts.rows_truncated)
         self.sink.observe("clftask_score_shard_duration_seconds", done.receipt.seconds)
 
-    def tell(self) -> None:
+    def send(self) -> None:
         """Send the gauges, the retries and the number of workers."""
         if self.pool is not None and self.dispatcher is not None:
             ready = len(self.pool.busy) + len(self.pool.idle)
@@ -244,7 +244,7 @@ class ScoreMetricsExporter(MetricsExporter):
             retries = sum(list(attempts.values())) - len(failed)
             self._add("shard_retries", retries - self.num_retries)
             self.num_retries = max(retries, self.num_retries)
-        super().tell()
+        super().send()
 
     def _add(self, what: str, value: int) -> None:
         if value > 0:

@@ -23,14 +23,14 @@ _log = logging.getLogger(__name__)
 
 
 @contextmanager
-def watched(tell: Callable[[datetime], None] | None = None) -> Iterator[None]:
+def watched(on_notice: Callable[[datetime], None] | None = None) -> Iterator[None]:
     """Poll for EC2's interruption notice in the background; do nothing on other machines.
 
     Args:
-        tell: Takes the time of the interruption; by default drains the Ray node.
+        on_notice: Called with the time of the interruption; drains the Ray node by default.
     """
     over = threading.Event()
-    thread = threading.Thread(target=_watch, args=(over, tell or drain), daemon=True)
+    thread = threading.Thread(target=_watch, args=(over, on_notice or drain), daemon=True)
     if os.environ.get("AWS_EC2_METADATA_DISABLED", "").lower() != "true":
         thread.start()
     try:
@@ -51,7 +51,7 @@ def drain(until: datetime) -> None:
     client.drain_node(context.get_node_id(), reason, "spot", int(until.timestamp() * 1000))
 
 
-def _watch(over: threading.Event, tell: Callable[[datetime], None]) -> None:
+def _watch(over: threading.Event, on_notice: Callable[[datetime], None]) -> None:
     if _token() is None:  # not on EC2
         return
     while not over.wait(POLL_S):
@@ -59,7 +59,7 @@ def _watch(over: threading.Event, tell: Callable[[datetime], None]) -> None:
         if until is not None:
             _log.warning("EC2 interrupts this spot instance at %s", until)
             with suppress(Exception):  # each worker on the node drains it
-                tell(until)
+                on_notice(until)
             return
 
 

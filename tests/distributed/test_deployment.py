@@ -58,7 +58,7 @@ TYPES = CLUSTER["available_node_types"]
 
 
 def prepared(config: dict[str, Any]) -> dict[str, Any]:
-    """Return what Ray makes of a configuration, if it takes it."""
+    """Return a configuration as Ray validates and resolves it."""
     found: dict[str, Any] = prepare_config(copy.deepcopy(config))
     validate_config(found)
     return found
@@ -82,7 +82,7 @@ def test_ray_fills_in_no_setup_of_its_own() -> None:
 
 
 def ec2_mistakes(config: dict[str, Any]) -> list[str]:
-    """Return what EC2's own model of `run_instances` says against any node_config."""
+    """Return the errors of botocore's model of `run_instances` in all node_configs."""
     model = botocore.session.get_session().get_service_model("ec2")
     shape = model.operation_model("RunInstances").input_shape
     found = []
@@ -254,7 +254,7 @@ def ray_cluster(name: str) -> dict[str, Any]:
 
 
 def autoscaling(spec: dict[str, Any]) -> dict[str, Any]:
-    """Return what Ray's autoscaler makes of a RayCluster; it validates it, too."""
+    """Return the autoscaler configuration of a RayCluster, which Ray validates."""
     metadata = {"name": "clftask", "namespace": "default"}
     found: dict[str, Any] = _derive_autoscaling_config_from_ray_cr(
         {"metadata": metadata, "spec": spec}
@@ -300,7 +300,7 @@ def pods(spec: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def unguarded(spec: dict[str, Any]) -> list[str]:
-    """Return what lets strangers in, shows a secret, or leaves a pod more rights than it needs."""
+    """Return the security problems: open access, visible secrets, excess pod permissions."""
     found = [] if spec.get("authOptions") == {"mode": "token"} else ["authOptions"]
     head = spec["headGroupSpec"]
     if head.get("serviceType", "ClusterIP") != "ClusterIP" or head.get("enableIngress"):
@@ -357,7 +357,7 @@ def test_the_job_finds_its_file_and_ends() -> None:
 
 
 def full(config: dict[str, Any]) -> Capacity:
-    """Return what a cluster has when all is added to its head that its autoscaler may add."""
+    """Return the capacity of a cluster that has scaled up to its limits."""
     return grown([(0, 0)], node_types(config), config["max_workers"])
 
 

@@ -163,7 +163,7 @@ def node_of_first_worker() -> str:
 
 
 def test_training_outlives_the_node_of_its_first_worker(cluster, document):
-    """It ends with fewer workers, after the same steps as if nothing had been."""
+    """It finishes with fewer workers, after the same steps as without the loss."""
     whole = fit(document, lambda record: None, "run.name=whole")
     assert whole.workers == 2
 
@@ -245,7 +245,7 @@ def test_a_search_outlives_a_node(cluster, document, place):
 
 
 def test_a_killed_driver_does_not_keep_the_machines_of_a_range(s3, document, tmp_path):
-    """Ray itself would keep them for three minutes, and let the resumed run wait."""
+    """Ray itself would keep them for three minutes, and the resumed run would wait."""
     file = tmp_path / "job.yaml"
     document["training"]["epochs"] = 40
     document["run"]["resume"] = True

@@ -121,7 +121,7 @@ class Pool:
         while dispatcher.waiting or self.busy:
             self._grow(len(dispatcher.waiting))
             self._feed(dispatcher)
-            self._say_if_waiting()
+            self._report_waiting()
             heard, _ = ray.wait([*self.starting, *self.busy], timeout=POLL_S)
             for reference in heard:
                 if reference in self.starting:
@@ -153,7 +153,7 @@ class Pool:
             actor = self.actor_class.options(**name).remote(self.work, self.chosen.cpus_per_worker)
             self.starting[actor.load.remote()] = actor
 
-    def _say_if_waiting(self) -> None:
+    def _report_waiting(self) -> None:
         if self.busy:
             self.idle_since = time.monotonic()
         elif time.monotonic() - self.idle_since > WAIT_S:

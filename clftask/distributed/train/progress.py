@@ -103,18 +103,18 @@ class Waiting:
 
     def __init__(self, chosen: WorkerPlan, say: Callable[[str], None]) -> None:
         self.chosen, self.say = chosen, say
-        self.since, self.is_said = time.monotonic(), False
+        self.since, self.is_reported = time.monotonic(), False
 
     def look(self, progress_actor: Any) -> None:
         """Check the placement groups, unless workers run or the line was printed."""
         if time.monotonic() - self.since < WAIT_S:
             return
         if ray.get(progress_actor.has_workers.remote()):
-            self.since, self.is_said = time.monotonic(), False
-        elif not self.is_said:
+            self.since, self.is_reported = time.monotonic(), False
+        elif not self.is_reported:
             line = waiting_line(self.chosen, placement_group_table().values())
             if line is not None:
-                self.is_said = True
+                self.is_reported = True
                 self.say(line)
 
 

@@ -93,7 +93,7 @@ class SearchRun:
 
     def _configs(self) -> Any:
         """Return the trials in order, or a searcher that proposes the known ones first."""
-        from clftask.distributed.tune.search_adapter import Learner
+        from clftask.distributed.tune.search_adapter import NumberedSearcher
 
         known = {t.number: t.picks for t in self.store.all() if not t.is_finalist}
         points = self.job.points()
@@ -103,7 +103,7 @@ class SearchRun:
         # With the same seed a resumed sampler would propose the known ones again.
         seed = (self.job.train.seed + len(known)) % 2**32
         inner = self.job.searcher.build(self.job.searched, self.goal, seed, picks)
-        return Learner(inner, list(known))
+        return NumberedSearcher(inner, list(known))
 
     def _run_finalists(self, top: int, seeds: int) -> None:
         first = self.job.train.seed + 1

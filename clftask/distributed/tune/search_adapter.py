@@ -13,8 +13,8 @@ from clftask.components.search.ray_schedulers import TRIAL
 
 
 @dataclass(frozen=True)
-class Learner:
-    """A searcher that learns from results.
+class NumberedSearcher:
+    """A searcher, and the numbers of known trials.
 
     Attributes:
         searcher: A Ray Tune searcher.
@@ -29,16 +29,16 @@ class Proposals(Searcher):  # type: ignore[misc]
     """Numbers the trials of a searcher, or proposes those of a list.
 
     Args:
-        source: Configurations with their numbers, or a searcher that learns.
+        source: Configurations with their numbers, or a `NumberedSearcher`.
         goal: The metric and its direction.
     """
 
     def __init__(self, source: Any, goal: Goal) -> None:
         super().__init__(metric=goal.metric, mode=goal.mode)
-        is_learning = isinstance(source, Learner)
-        self.inner: Any = source.searcher if is_learning else None
-        self.listed = [] if is_learning else list(source)
-        self.known = list(source.numbers) if is_learning else []
+        has_searcher = isinstance(source, NumberedSearcher)
+        self.inner: Any = source.searcher if has_searcher else None
+        self.listed = [] if has_searcher else list(source)
+        self.known = list(source.numbers) if has_searcher else []
         self.num_proposed = 0
 
     def suggest(self, trial_id: str) -> Any:

@@ -1,4 +1,4 @@
-"""What a pool of scoring actors does about failures: decided without a cluster."""
+"""Failures in a pool of scoring actors, without a cluster."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def done(index: int) -> Done:
 
 
 class Script:
-    """Stands for Ray: actors answer what is written here, one answer at a time."""
+    """Fake Ray: actors return scripted answers, one at a time."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, answer: Any, load: Any = None) -> None:
         self.answer, self.load_answer = answer, load or (lambda number: None)
@@ -140,7 +140,7 @@ def test_a_node_that_was_to_be_taken_away_is_never_the_shards_fault(monkeypatch)
 
 @pytest.mark.parametrize("bad", [0, 1])
 def test_a_machine_that_may_not_read_the_bundle_ends_the_job_only_as_the_first(monkeypatch, bad):
-    """The first worker tells what holds for all; a later one of its own machine alone."""
+    """The first worker's error holds for all; a later one concerns its own node only."""
     refusal = AccessError(Problem("bundle", None, "access is refused"))
     lost: list[int] = []
 

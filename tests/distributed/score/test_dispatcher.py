@@ -1,4 +1,4 @@
-"""Who scores what next: decided without a cluster."""
+"""Shard dispatch and retries, without a cluster."""
 
 from __future__ import annotations
 

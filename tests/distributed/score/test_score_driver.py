@@ -285,7 +285,7 @@ def test_output_with_foreign_parts_is_refused(world):
 
 
 def test_failed_write_ends_the_stretch_and_is_tried_again(world, monkeypatch):
-    """Whoever takes the rest over must not meet the one who failed still at work."""
+    """A failed worker has stopped before another takes over its shards."""
     world.write("a.parquet", 100)
     real, seen = storage.put_if_absent, []
 

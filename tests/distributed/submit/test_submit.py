@@ -1,4 +1,4 @@
-"""Submitting to a real cluster: its log, its exit code, and what is refused before."""
+"""Submission to a real cluster: log, exit code, and errors before submission."""
 
 from __future__ import annotations
 

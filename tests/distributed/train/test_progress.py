@@ -1,4 +1,4 @@
-"""What the driver says while the workers have not started: decided without a cluster."""
+"""Messages while workers wait for resources, without a cluster."""
 
 from __future__ import annotations
 
