@@ -73,8 +73,6 @@ def _init() -> None:
     is_verbose = bool(os.environ.get("CLFTASK_DEBUG"))
     level = logging.INFO if is_verbose else logging.ERROR
     logging.getLogger("ray").setLevel(level)
-    # The default of Ray 2.60; older ones override CUDA_VISIBLE_DEVICES of workers without GPUs.
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     options = {"log_to_driver": is_verbose, "logging_level": level, **_for_workers()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

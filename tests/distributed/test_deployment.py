@@ -1,4 +1,4 @@
-"""The files that start clusters: what Ray, EC2 and the jobs that ship make of them.
+"""The files that start clusters, checked with Ray, EC2's API model and the example jobs.
 
 Each rule is a function that returns what breaks it: none for the files, one for a changed copy.
 """
@@ -87,7 +87,7 @@ def ec2_mistakes(config: dict[str, Any]) -> list[str]:
     shape = model.operation_model("RunInstances").input_shape
     found = []
     for kind in config["available_node_types"].values():
-        # Ray adds these counts, and resolves nothing else that stands in these files.
+        # Ray adds these counts, and changes nothing else in these files.
         request = kind["node_config"] | {"MinCount": 1, "MaxCount": 1}
         report = ParamValidator().validate(request, shape)
         found += report.generate_report().splitlines() if report.has_errors() else []
@@ -142,7 +142,7 @@ def test_disks_have_room_and_are_encrypted(name: str) -> None:
     )
 
 
-# ------------------------------------------------------------------ cluster.yaml, from outside
+# ------------------------------------------------------------------ cluster.yaml: ports, tokens
 
 
 def open_to_the_world(config: dict[str, Any]) -> list[tuple[int, int]]:
@@ -208,7 +208,7 @@ def test_no_secret_stands_in_a_file(path: Path) -> None:
 
 
 def versions(text: str) -> dict[str, set[str]]:
-    """Return the versions of clftask and Ray that a file speaks of."""
+    """Return the versions of clftask and Ray in a file."""
     patterns = {
         "clftask": r"clftask\[cluster,demo\]==([\w.]+)|clftask:([\d.]+)-ray",
         "ray": r'\bray\S*==([\w.]+)|rayproject/ray:([\d.]+)-|-ray([\d.]+)\s|rayVersion: "([\d.]+)"',
@@ -353,7 +353,7 @@ def test_the_job_finds_its_file_and_ends() -> None:
     assert loaded.data.train.startswith("s3://")
 
 
-# ------------------------------------------------------------------ the jobs that ship
+# ------------------------------------------------------------------ the example jobs
 
 
 def full(config: dict[str, Any]) -> Capacity:

@@ -198,11 +198,11 @@ def test_search(tmp_path, metric, best):
     }
 
 
-# ------------------------------------------------------------------ what it may not do
+# ------------------------------------------------------------------ failures do not reach the job
 
 
 class Broken:
-    """Takes nothing."""
+    """Raises on every call."""
 
     def __getattr__(self, name: str) -> Any:
         raise OSError(f"no {name}")
@@ -242,7 +242,7 @@ Samples = dict[str, tuple[dict[str, str], float]]
 
 
 def samples(port: int) -> Samples:
-    """Return what the node's metrics agent shows of ours: labels and value, by name."""
+    """Return clftask's samples from the node's metrics agent: labels and value, by name."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as answer:
             text = answer.read().decode()

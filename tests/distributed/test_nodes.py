@@ -1,4 +1,4 @@
-"""Jobs on clusters of several nodes that share nothing but an S3 server; nodes die, and join."""
+"""Jobs on multi-node clusters that share only an S3 server; nodes die and join."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ AUTOSCALING: dict[str, Any] = {
 
 
 class Once:
-    """Does something beside a job when a record of its progress says so."""
+    """Runs an action during a job, triggered by a progress record."""
 
     def __init__(self, is_time: Callable[[dict[str, Any]], bool], what: Callable[[], Any]) -> None:
         self.is_time, self.what = is_time, what
@@ -128,7 +128,7 @@ class Once:
     def _run(self) -> None:
         try:
             self.what()
-        except BaseException as error:  # the test's own thread tells of it
+        except BaseException as error:  # re-raised in the test's thread
             self.failure = error
 
     def end(self) -> None:
