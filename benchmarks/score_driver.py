@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from clftask.components.decision.decision import Decision
 from clftask.components.text import TextRecipe
 from clftask.config.score import ScoreJob
-from clftask.distributed.capacity import Plan
+from clftask.distributed.capacity import WorkerPlan
 from clftask.distributed.score import actor_pool
 from clftask.distributed.score.driver import ScoreRun
 from clftask.distributed.session import connected
@@ -95,7 +95,7 @@ def measure(folder: Path, shards: int, workers: int) -> None:
     planned = planning.create(job, meta, planning.plan(job, meta))
     print(f"{shards:>7,} shards: plan {clock.lap()}", end="", flush=True)
     run = ScoreRun(job, meta, planned, lambda record: None)
-    chosen = Plan(workers, False, 1)
+    chosen = WorkerPlan(workers, False, 1)
     with actor_pool.Pool(ScoreWork(job, run.plan, meta), chosen, print) as actors:
         run.score(actors.done, workers)
     print(f", score {clock.lap()}", end="", flush=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from clftask.data.summary import describe_left_out
-from clftask.distributed.capacity import Capacity, Plan
+from clftask.distributed.capacity import Capacity, WorkerPlan
 from clftask.messages import are, counted
 
 
@@ -30,7 +30,7 @@ def test_are() -> None:
 
 
 def test_messages_count_one_and_many() -> None:
-    assert str(Plan(1, False, 1.0)) == "1 CPU worker, 1 CPU each"
-    assert str(Plan(2, True, 4.0)) == "2 GPU workers, 4 CPUs each"
+    assert str(WorkerPlan(1, False, 1.0)) == "1 CPU worker, 1 CPU each"
+    assert str(WorkerPlan(2, True, 4.0)) == "2 GPU workers, 4 CPUs each"
     assert str(Capacity(((1.0, 2.0),))) == "1 CPU and 2 GPUs"
     assert describe_left_out(["a.docx"]) == "1 file of no known format left out: a.docx"

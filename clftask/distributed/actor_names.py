@@ -1,4 +1,4 @@
-"""What Ray's dashboard and state API call our actors."""
+"""Names of actors in Ray's dashboard and state API."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import secrets
 def named(kind: str, path: str, *rest: object) -> dict[str, str]:
     """Return options that name an actor `clftask-<kind>:<run>:<rest>`.
 
-    Ray holds names to be unique within a namespace, and frees that of a dead actor late: so each
-    actor has a namespace of its own. Nobody looks one up by its name.
+    Ray requires unique names within a namespace and releases the name of a dead actor late, so
+    each actor gets its own namespace. No code looks actors up by name.
     """
     last = path.rstrip("/").rpartition("/")[2]
     name = ":".join([f"clftask-{kind}", last, *map(str, rest)])

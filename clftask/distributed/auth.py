@@ -1,4 +1,4 @@
-"""Ray's token authentication: who may use a cluster, and what is said of one that takes anyone."""
+"""Ray's token authentication, and the warning for clusters without authentication."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ TIMEOUT_S = 3.0
 
 
 def authenticate(make: bool = True) -> None:
-    """Ask for a token wherever Ray is started here, and send it wherever one is joined.
+    """Enable token authentication for a Ray that starts here or a cluster that it connects to.
 
-    Ray by itself would leave the token's file readable by every user of the machine, and
-    would not send it to a cluster that asks for it. A RAY_AUTH_MODE that is set is kept.
+    Ray itself writes the token file with mode 0644, and does not send the token to a cluster
+    unless RAY_AUTH_MODE is set. A RAY_AUTH_MODE that is already set is kept.
 
     Args:
-        make: Whether a token is made if there is none: one is needed to start Ray.
+        make: Whether to create a missing token; starting Ray requires one.
 
     Raises:
-        ConfigError: There is no place for the token's file.
+        ConfigError: The token file cannot be written.
     """
     try:
         _authenticate(make)
-    except (OSError, RuntimeError) as error:  # the latter where nobody knows a home folder
-        remedy = f"Name a file that this user can write in {TOKEN_PATH}."
+    except (OSError, RuntimeError) as error:  # RuntimeError: no home folder
+        remedy = f"Set {TOKEN_PATH} to a file that this user can write."
         problem = Problem(
             TOKEN_PATH, os.environ.get(TOKEN_PATH), f"cannot be used: {error}", remedy
         )
@@ -42,13 +42,13 @@ def _authenticate(make: bool) -> None:
     file = Path(os.environ.get(TOKEN_PATH) or "~/.ray/auth_token").expanduser()
     if MODE not in os.environ and (make or TOKEN in os.environ or file.is_file()):
         os.environ[MODE] = "token"
-        Config.initialize("")  # Ray read the variable when it was imported
+        Config.initialize("")  # Ray reads the variable once, at import
     if os.environ.get(MODE) == "token" and TOKEN not in os.environ and (make or file.is_file()):
         ensure_token(file)
 
 
 def ensure_token(file: Path) -> None:
-    """Make a token if there is none; let its owner alone read it."""
+    """Create the token file if it is missing; make it readable by its owner only."""
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -61,10 +61,10 @@ def ensure_token(file: Path) -> None:
 
 
 def is_open(url: str) -> bool:
-    """Tell whether a cluster takes jobs from anyone; False if its dashboard does not answer.
+    """Tell whether a cluster has no authentication; False if its dashboard does not answer.
 
     Args:
-        url: Of the dashboard, as http://host:port.
+        url: The dashboard, as http://host:port.
     """
     try:
         with urllib.request.urlopen(f"{url}/api/authentication_mode", timeout=TIMEOUT_S) as answer:  # noqa: S310
@@ -75,17 +75,17 @@ def is_open(url: str) -> bool:
 
 
 def describe_open(cluster: str) -> str:
-    """Return what to say of a cluster that takes jobs from anyone."""
+    """Return the warning for a cluster without authentication."""
     return (
-        f"{cluster} has no authentication: whoever reaches its ports can run code on it. "
+        f"{cluster} has no authentication: any client that reaches its ports can run code. "
         "Start it with RAY_AUTH_MODE=token."
     )
 
 
 def wrong_token(path: str, address: object) -> Problem:
-    """Return the problem of a cluster that takes another token, or one where none was found."""
+    """Return the problem of a missing token, or of one that the cluster rejects."""
     remedy = (
-        "On its head node, `ray get-auth-token` prints its token: put it into ~/.ray/auth_token "
-        "here (chmod 600), or into RAY_AUTH_TOKEN."
+        "Run `ray get-auth-token` on its head node and put the token into ~/.ray/auth_token on "
+        "this machine (chmod 600), or into RAY_AUTH_TOKEN."
     )
     return Problem(path, address, "authentication failed: token missing or invalid", remedy)

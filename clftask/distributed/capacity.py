@@ -1,4 +1,4 @@
-"""What a cluster can hold, counting what its autoscaler may add, and how a job fits on it."""
+"""Resources of a cluster, including what its autoscaler may add, and the workers of a job."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from clftask.distributed.kuberay import autoscaling_of_pod
 from clftask.errors import ConfigError, Problem
 from clftask.messages import counted
 
-# Where `ray up` leaves its configuration on the head node.
+# `ray up` copies its configuration to this path on the head node.
 BOOTSTRAP_CONFIG = "~/ray_bootstrap_config.yaml"
 CONFIG_VARIABLE = "CLFTASK_AUTOSCALING_CONFIG"
-HEAD = "node:__internal_head__"  # a resource that Ray gives to the head alone
-MAX_NODES = 1_000  # of one type, where the autoscaler knows no bound
+HEAD = "node:__internal_head__"  # a resource that only the head node has
+MAX_NODES = 1_000  # of one type, if the autoscaler sets no limit
 
 Node = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Capacity:
-    """What a cluster can hold.
+    """Resources of a cluster.
 
     Attributes:
-        nodes: CPUs and GPUs of each node that is there, or that its autoscaler may add.
-        is_open: Whether an autoscaler may add more, which nobody here knows.
-        is_final: Whether an autoscaler may add no more than that.
+        nodes: CPUs and GPUs of each node that is alive or that the autoscaler may add.
+        is_open: Whether an autoscaler with unknown limits may add more nodes.
+        is_final: Whether `nodes` includes everything that the autoscaler may add.
     """
 
     nodes: tuple[Node, ...]
@@ -41,25 +41,25 @@ class Capacity:
 
     @property
     def cpus(self) -> float:
-        """CPUs of all nodes together."""
+        """Total CPUs of all nodes."""
         return sum(cpus for cpus, _ in self.nodes)
 
     @property
     def gpus(self) -> float:
-        """GPUs of all nodes together."""
+        """Total GPUs of all nodes."""
         return sum(gpus for _, gpus in self.nodes)
 
     def __str__(self) -> str:
         return f"{counted(self.cpus, 'CPU')} and {counted(self.gpus, 'GPU')}"
 
     def room(self, cpus: float, gpus: float) -> int:
-        """Return how many workers of that size there can be."""
+        """Return how many workers of that size fit."""
         if self.is_open:
             return sys.maxsize
         return sum(_fitting(*node, cpus, gpus) for node in self.nodes)
 
     def even_share(self, workers: int, gpus: float) -> int:
-        """Return the most whole CPUs that each of the workers can have, 1 at least."""
+        """Return the largest whole number of CPUs that each worker can have, at least 1."""
         largest = max((int(has) for has, _ in self.nodes), default=1)
         share = max(1, min(int(self.cpus // workers), largest))
         while share > 1 and self.room(share, gpus) < workers:
@@ -73,15 +73,15 @@ def _fitting(has_cpus: float, has_gpus: float, cpus: float, gpus: float) -> int:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How many workers there are and what each gets.
+class WorkerPlan:
+    """Number of workers and the resources of each.
 
     Attributes:
-        workers: The most that there is room for.
+        workers: How many workers fit now.
         use_gpu: Whether each has a GPU.
-        cpus_per_worker: What each has of CPUs.
-        least: How many there are at least, if they may come and go; else 0.
-        more: How many more there may be once machines join.
+        cpus_per_worker: CPUs of each.
+        least: The minimum if the number is elastic; else 0.
+        more: How many more may start if nodes join.
     """
 
     workers: int
@@ -94,34 +94,34 @@ class Plan:
         range_of = f"{self.least} to " if 0 < self.least < self.workers else ""
         workers = counted(self.workers, f"{'GPU' if self.use_gpu else 'CPU'} worker")
         size = f"{counted(self.cpus_per_worker, 'CPU')} each"
-        later = f", {self.more} more where machines join" if self.more else ""
+        later = f", {self.more} more if nodes join" if self.more else ""
         return f"{range_of}{workers}, {size}{later}"
 
     @property
     def most(self) -> int:
-        """How many there may be at any time."""
+        """The maximum number of workers."""
         return self.workers + self.more
 
-    def widened(self, capacity: Capacity) -> Plan:
-        """Return the plan with those of `more` for whom there is room by now."""
+    def widened(self, capacity: Capacity) -> WorkerPlan:
+        """Return the plan with those of `more` that fit the current capacity."""
         room = capacity.room(self.cpus_per_worker, int(self.use_gpu))
         gain = min(self.more, max(0, room - self.workers))
         return replace(self, workers=self.workers + gain, more=self.more - gain)
 
 
-def plan(spec: WorkersSpec, capacity: Capacity, most_useful: int | None = None) -> Plan:
-    """Decide how many workers there are at most, and on their GPUs and CPUs.
+def plan(spec: WorkersSpec, capacity: Capacity, most_useful: int | None = None) -> WorkerPlan:
+    """Choose the number of workers and their GPUs and CPUs.
 
-    `use_gpu: auto` takes one GPU a worker if there are enough for the fewest; then
-    `cpus_per_worker: auto` shares the CPUs out evenly.
+    `use_gpu: auto` uses one GPU per worker if there are enough for the minimum number of
+    workers; then `cpus_per_worker: auto` divides the CPUs evenly.
 
     Args:
-        spec: What is asked for.
-        capacity: What there can be.
-        most_useful: How many workers there is work for.
+        spec: The scaling fields of the job.
+        capacity: Resources of the cluster.
+        most_useful: The number of workers above which some would be idle.
 
     Raises:
-        ConfigError: The cluster can never hold the fewest workers; says what it has.
+        ConfigError: The minimum number of workers never fits the cluster.
     """
     least, most = spec.bounds
     fewest = _plan_of(spec, least, capacity)
@@ -141,7 +141,7 @@ def plan(spec: WorkersSpec, capacity: Capacity, most_useful: int | None = None) 
     return replace(found, least=least, more=more)
 
 
-def _plan_of(spec: WorkersSpec, workers: int, capacity: Capacity) -> Plan:
+def _plan_of(spec: WorkersSpec, workers: int, capacity: Capacity) -> WorkerPlan:
     has = f"the cluster has at most {capacity}"
     has_gpus = capacity.gpus >= workers
     use_gpu = has_gpus if spec.use_gpu == "auto" else spec.use_gpu
@@ -159,14 +159,14 @@ def _plan_of(spec: WorkersSpec, workers: int, capacity: Capacity) -> Plan:
         on_cpus = ", scaling.use_gpu: false" if spec.use_gpu == "auto" and use_gpu else ""
         remedy = f"{fewer}{on_cpus}, or a larger cluster."
         raise ConfigError(Problem("scaling.workers", workers, allowed, remedy))
-    return Plan(workers, use_gpu, cpus)
+    return WorkerPlan(workers, use_gpu, cpus)
 
 
-# ------------------------------------------------------------------ asking the cluster
+# ------------------------------------------------------------------ resources of the cluster
 
 
 def capacity() -> Capacity:
-    """Ask the connected cluster what there is, and what its autoscaler may add."""
+    """Return the resources of the connected cluster, and those its autoscaler may add."""
     import ray
     from ray._private.state import state
     from ray.experimental.internal_kv import _internal_kv_get
@@ -185,11 +185,11 @@ def capacity() -> Capacity:
 
 
 def has_autoscaler(nodes: Iterable[Mapping[str, Any]], status: Mapping[str, Any]) -> bool:
-    """Tell whether an autoscaler is at work, and not only Ray's monitor, which runs always.
+    """Tell whether an autoscaler runs; Ray's monitor process runs in every cluster.
 
     Args:
-        nodes: The nodes as Ray lists them: autoscaled ones are labelled with their group.
-        status: What the monitor reports; without an autoscaler its names of types are ids.
+        nodes: `ray.nodes()`; autoscaled nodes have a label with their group.
+        status: The monitor's report; without an autoscaler its node types are node ids.
     """
     if any("ray.io/node-group" in node.get("Labels", {}) for node in nodes):
         return True
@@ -204,13 +204,13 @@ def grown(
     most: Any = None,
     heads: Iterable[Node] = (),
 ) -> Capacity:
-    """Return what a cluster holds when each type of node is there as often as it may be.
+    """Return the capacity of a cluster that has scaled up to its limits.
 
     Args:
-        there: The nodes now.
-        types: CPUs and GPUs of a type of node, and how many of it there may be: -1 for any.
-        most: How many nodes there may be beside the head; None for any.
-        heads: The head, if it is known and not among the others: it is of none of the types.
+        there: The nodes that are alive.
+        types: CPUs, GPUs and maximum count of each node type; -1 means unlimited.
+        most: The maximum number of nodes besides the head; None means unlimited.
+        heads: The head node, if known and not in `there`; it belongs to none of the types.
     """
     nodes, heads = list(there), list(heads)
     left, to_add = Counter(nodes), []
@@ -220,13 +220,13 @@ def grown(
         left[size] -= taken
         to_add += [size] * (count - taken)
     room = len(to_add) if most is None else max(0, most - len(nodes) + (not heads))
-    # Where not all can be had at once, the largest are asked for.
+    # If the limit does not allow all of them, count the largest.
     to_add.sort(key=lambda size: (size[1], size[0]), reverse=True)
     return Capacity((*heads, *nodes, *to_add[:room]), is_final=True)
 
 
 def autoscaling_config() -> dict[str, Any] | None:
-    """Return the configuration of `ray up`, or what KubeRay has of it; a head node finds it."""
+    """Return the configuration of `ray up` or KubeRay; only a head node can read it."""
     import yaml
 
     file = Path(os.environ.get(CONFIG_VARIABLE) or BOOTSTRAP_CONFIG).expanduser()
@@ -236,7 +236,7 @@ def autoscaling_config() -> dict[str, Any] | None:
 
 
 def grown_by(document: Mapping[str, Any], nodes: Iterable[Mapping[str, Any]]) -> Capacity:
-    """Return what nodes, as Ray lists them, come to by an autoscaler's configuration."""
+    """Return the capacity that an autoscaler configuration allows; `nodes`: `ray.nodes()`."""
     heads: list[Node] = []
     others: list[Node] = []
     for node in nodes:
@@ -245,7 +245,7 @@ def grown_by(document: Mapping[str, Any], nodes: Iterable[Mapping[str, Any]]) ->
 
 
 def node_types(document: Mapping[str, Any]) -> list[tuple[Node, int]]:
-    """Return CPUs and GPUs of each type of node, and how many of it there may be."""
+    """Return CPUs, GPUs and maximum count of each node type but the head's."""
     types = document["available_node_types"]
     most = document.get("max_workers", -1)
     return [

@@ -1,4 +1,4 @@
-"""What a job will take: asks the cluster for its size, times a worker's start, measures here."""
+"""`--estimate`: reads the cluster's resources, times a worker's start, measures a sample here."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ SCORE_WORKER, TUNE_WORKER = "clftask.scoring.worker", "clftask.distributed.tune.
 
 
 def estimate_score(job: ScoreJob, say: Say) -> ScoreEstimate:
-    """Estimate what a scoring job will take; nothing is written.
+    """Estimate the time and disk space of a scoring job; write nothing.
 
     Raises:
-        ConfigError, DataError, StorageError: What would refuse the job, or the measurement.
+        ConfigError, DataError, StorageError: The job or the measurement cannot start.
     """
     began = time.perf_counter()
     from clftask.estimate.score import estimate, remaining
@@ -50,10 +50,10 @@ def estimate_score(job: ScoreJob, say: Say) -> ScoreEstimate:
 
 
 def estimate_tune(job: TuneJob, say: Say) -> TuneEstimate:
-    """Estimate what a search will take; nothing is written.
+    """Estimate the time and disk space of a search; write nothing.
 
     Raises:
-        ConfigError, DataError, StorageError: What would refuse the search, or the measurement.
+        ConfigError, DataError, StorageError: The search or the measurement cannot start.
         JobError: No trial can be trained on this machine.
     """
     began = time.perf_counter()
@@ -81,9 +81,9 @@ def estimate_tune(job: TuneJob, say: Say) -> TuneEstimate:
 
 
 def worker_start_s(module: str) -> float:
-    """Return how long a worker's process takes to start and to import its module.
+    """Return the seconds in which a worker process starts and imports its module.
 
-    It asks for no CPU, so that no autoscaler adds a machine for it.
+    The task requests no CPU, so that an autoscaler adds no node for it.
     """
     import ray
 

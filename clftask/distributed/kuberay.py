@@ -1,4 +1,4 @@
-"""Asks Kubernetes what the autoscaler of this pod's cluster may add."""
+"""Autoscaler configuration of this pod's RayCluster, read from the Kubernetes API."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 
 def autoscaling_of_pod() -> dict[str, Any] | None:
-    """Return what Ray's autoscaler makes of the RayCluster that this pod belongs to.
+    """Return the autoscaler configuration of the RayCluster that this pod belongs to.
 
-    The form is that of `ray up`. None outside of KubeRay, without autoscaling, or where the pod
-    may not read its cluster: KubeRay grants that to the head, where submitted jobs run.
+    It has the format of `ray up`. None outside of KubeRay, without autoscaling, or if the pod
+    has no permission to read its RayCluster; KubeRay grants it to the head pod only.
     """
     name, namespace = (os.environ.get(f"RAY_CLUSTER_{key}") for key in ("NAME", "NAMESPACE"))
     if not name or not namespace:
@@ -23,8 +23,8 @@ def autoscaling_of_pod() -> dict[str, Any] | None:
 
     try:
         cluster = KubernetesHttpApiClient(namespace).get(f"rayclusters/{name}")
-    except OSError as error:  # no token, no answer, or no right to read it
-        logging.getLogger(__name__).warning("cannot read what the autoscaler may add: %s", error)
+    except OSError as error:  # no service account token, no connection, or no permission
+        logging.getLogger(__name__).warning("cannot read the autoscaler's limits: %s", error)
         return None
     if not cluster["spec"].get("enableInTreeAutoscaling"):
         return None

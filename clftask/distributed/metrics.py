@@ -1,8 +1,8 @@
-"""A job's metrics for Prometheus, from the records that the driver gets: no worker knows of them.
+"""A job's Prometheus metrics, computed on the driver from its progress records.
 
-Ray sends them to the metrics agent of the driver's node, which shows them as `ray_clftask_…`.
-It forgets a gauge that is not set again, so gauges are set anew as long as the job runs, and
-are gone soon after; counters stay. `ray.shutdown` sends what is left.
+Ray sends them to the metrics agent of the driver's node, which exports them as `ray_clftask_…`.
+The agent drops a gauge that is not set again, so a thread sets all gauges every second while the
+job runs; counters stay. `ray.shutdown` flushes the rest.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from clftask.config.tune import TuneJob
 from clftask.distributed.score.dispatcher import Dispatcher
 from clftask.scoring.worker import Done
 
-BEAT_S = 1.0  # below the shortest interval at which Ray sends
+BEAT_S = 1.0  # below Ray's shortest report interval
 SHARD_SECONDS = (0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800)
 RUN, KIND = "run", "kind"
 Show = Callable[[dict[str, Any]], None]
@@ -28,7 +28,7 @@ Show = Callable[[dict[str, Any]], None]
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric; all have the tags `run` and `kind` (of job) beside `tags`."""
+    """A metric; each has the tags `run` and `kind` (of job) in addition to `tags`."""
 
     name: str
     type: Literal["counter", "gauge", "histogram"]
@@ -40,41 +40,45 @@ METRICS: Final = {
     metric.name: metric
     for metric in (
         Metric("clftask_score_rows_total", "counter", "Rows scored."),
-        Metric("clftask_score_rows_quarantined_total", "counter", "Bad rows, set aside."),
-        Metric("clftask_score_rows_truncated_total", "counter", "Texts not read to their end."),
+        Metric("clftask_score_rows_quarantined_total", "counter", "Bad rows in quarantine."),
+        Metric("clftask_score_rows_truncated_total", "counter", "Truncated texts."),
         Metric("clftask_score_shards_total", "counter", "Shards done."),
-        Metric("clftask_score_shard_retries_total", "counter", "Shards given out again."),
-        Metric("clftask_score_shard_duration_seconds", "histogram", "From rows to a part."),
+        Metric("clftask_score_shard_retries_total", "counter", "Retries of shards."),
+        Metric(
+            "clftask_score_shard_duration_seconds",
+            "histogram",
+            "Seconds per shard.",
+        ),
         Metric("clftask_score_workers", "gauge", "Workers, starting or ready.", ("state",)),
-        Metric("clftask_score_progress_ratio", "gauge", "Share of the table's rows done."),
+        Metric("clftask_score_progress_ratio", "gauge", "Fraction of rows done."),
         Metric("clftask_train_loss", "gauge", "Training loss."),
-        Metric("clftask_train_learning_rate", "gauge", "Learning rate, that of the encoder."),
+        Metric("clftask_train_learning_rate", "gauge", "Learning rate of the encoder."),
         Metric("clftask_train_epoch", "gauge", "Epochs trained."),
-        Metric("clftask_train_step", "gauge", "Optimiser steps taken."),
-        Metric("clftask_train_progress_ratio", "gauge", "Share of the steps taken."),
-        Metric("clftask_train_rows_per_second", "gauge", "Rows trained on, by all workers."),
-        Metric("clftask_train_evaluation", "gauge", "Figures of validation.", ("metric",)),
+        Metric("clftask_train_step", "gauge", "Optimiser steps."),
+        Metric("clftask_train_progress_ratio", "gauge", "Fraction of steps done."),
+        Metric("clftask_train_rows_per_second", "gauge", "Training rows per second, all workers."),
+        Metric("clftask_train_evaluation", "gauge", "Validation metrics.", ("metric",)),
         Metric("clftask_tune_trials", "gauge", "Trials by state.", ("state", "phase")),
-        Metric("clftask_tune_best_value", "gauge", "Of the best trial so far.", ("metric",)),
+        Metric("clftask_tune_best_value", "gauge", "Metric of the best trial.", ("metric",)),
     )
 }
 
 
 class Sink(Protocol):
-    """Takes values of metrics, by name."""
+    """Receives values of metrics by name."""
 
     def add(self, name: str, value: float) -> None:
-        """Add to a counter; the value is above 0."""
+        """Add to a counter; the value is positive."""
 
     def put(self, name: str, value: float, tags: dict[str, str]) -> None:
         """Set a gauge."""
 
     def observe(self, name: str, value: float) -> None:
-        """Count a value in a histogram."""
+        """Record a value in a histogram."""
 
 
 class RayMetrics:
-    """Ray's metrics of one job; each is made at its first value."""
+    """The `ray.util.metrics` of one job, each created at its first value."""
 
     def __init__(self, run: str, kind: str) -> None:
         self.tags = {RUN: run, KIND: kind}
@@ -89,7 +93,7 @@ class RayMetrics:
         self._metric(name).set(value, tags)
 
     def observe(self, name: str, value: float) -> None:
-        """Count a value in a histogram."""
+        """Record a value in a histogram."""
         self._metric(name).observe(value)
 
     def _metric(self, name: str) -> Any:
@@ -110,12 +114,12 @@ class RayMetrics:
 
 
 class MetricsExporter(ABC):
-    """Takes a job's records, measures them and passes them on; that never fails the job.
+    """Computes metrics from a job's records and passes the records on; never fails the job.
 
     Args:
-        path: The run's folder, or the score table's place.
-        show: Takes the records after it.
-        sink: Takes the values.
+        path: The run's folder or the score table.
+        show: Receives the records afterwards.
+        sink: Receives the values.
     """
 
     kind = ""
@@ -129,20 +133,20 @@ class MetricsExporter(ABC):
         self.is_over = threading.Event()
 
     def __call__(self, record: dict[str, Any]) -> None:
-        """Measure a record, and pass it on."""
+        """Update the metrics from a record and pass it on."""
         with suppress(Exception):
             self.take(record)
         self.shown(record)
 
     @abstractmethod
     def take(self, record: dict[str, Any]) -> None:
-        """Measure a record."""
+        """Update the metrics from a record."""
 
     def set(self, name: str, value: float, **tags: str) -> None:
-        """Give a gauge its value, until it gets another one."""
+        """Set a gauge; it keeps the value until it is set again."""
         self.gauges[name, frozenset(tags.items())] = float(value)
 
-    def tell(self) -> None:
+    def send(self) -> None:
         """Send all gauges."""
         for (name, tags), value in list(self.gauges.items()):
             self.sink.put(name, value, dict(tags))
@@ -150,7 +154,7 @@ class MetricsExporter(ABC):
     def __enter__(self) -> Self:
         logs.begin(self.kind, self.path)
         if self.progress:
-            self.set(self.progress, 0)  # tells that the job is there
+            self.set(self.progress, 0)  # shows that the job runs
         self.thread = threading.Thread(target=self._beat, daemon=True)
         self.thread.start()
         return self
@@ -165,17 +169,17 @@ class MetricsExporter(ABC):
         while not is_last:
             is_last = self.is_over.wait(BEAT_S)
             with suppress(Exception):
-                self.tell()
+                self.send()
 
 
 class TrainMetricsExporter(MetricsExporter):
-    """Measures a training run."""
+    """Exports metrics of a training run."""
 
     kind = "train"
     progress = "clftask_train_progress_ratio"
 
     def take(self, record: dict[str, Any]) -> None:
-        """Measure what the first worker logs."""
+        """Update the metrics from a log record of the first worker."""
         step = record["step"]
         self.set("clftask_train_step", step)
         self.set("clftask_train_epoch", record["epoch"])
@@ -190,7 +194,7 @@ class TrainMetricsExporter(MetricsExporter):
 
 
 class ScoreMetricsExporter(MetricsExporter):
-    """Measures a scoring job."""
+    """Exports metrics of a scoring job."""
 
     kind = "score"
     progress = "clftask_score_progress_ratio"
@@ -203,11 +207,11 @@ class ScoreMetricsExporter(MetricsExporter):
         self.num_retries = 0
 
     def take(self, record: dict[str, Any]) -> None:
-        """Measure how far the table is."""
+        """Update the progress of the table."""
         self.set(self.progress, record["rows"] / max(record["total"], 1))
 
     def watching(self, pool: Any) -> Callable[[Dispatcher], Iterator[Done]]:
-        """Return what `pool.done` is, with an eye on what it yields and who works."""
+        """Return a wrapper of `pool.done` that counts its shards and workers."""
 
         def done(dispatcher: Dispatcher) -> Iterator[Done]:
             self.pool, self.dispatcher = pool, dispatcher
@@ -219,7 +223,7 @@ class ScoreMetricsExporter(MetricsExporter):
         return done
 
     def count(self, done: Done) -> None:
-        """Count a shard that this run has scored."""
+        """Count a shard that this run scored."""
         if not done.is_new or done.shard in self.seen:
             return
         self.seen.add(done.shard)
@@ -230,8 +234,8 @@ class ScoreMetricsExporter(MetricsExporter):
         self._add("rows_truncated", counts.rows_truncated)
         self.sink.observe("clftask_score_shard_duration_seconds", done.receipt.seconds)
 
-    def tell(self) -> None:
-        """Send the gauges, the retries, and who works now."""
+    def send(self) -> None:
+        """Send the gauges, the retries and the number of workers."""
         if self.pool is not None and self.dispatcher is not None:
             ready = len(self.pool.busy) + len(self.pool.idle)
             self.set("clftask_score_workers", ready, state="ready")
@@ -240,7 +244,7 @@ class ScoreMetricsExporter(MetricsExporter):
             retries = sum(list(attempts.values())) - len(failed)
             self._add("shard_retries", retries - self.num_retries)
             self.num_retries = max(retries, self.num_retries)
-        super().tell()
+        super().send()
 
     def _add(self, what: str, value: int) -> None:
         if value > 0:
@@ -248,13 +252,13 @@ class ScoreMetricsExporter(MetricsExporter):
 
 
 class TuneMetricsExporter(MetricsExporter):
-    """Measures a search.
+    """Exports metrics of a search.
 
     Args:
         path: The search's folder.
-        show: Takes the records after it.
+        show: Receives the records afterwards.
         job: The search.
-        sink: Takes the values.
+        sink: Receives the values.
     """
 
     kind = "tune"
@@ -266,7 +270,7 @@ class TuneMetricsExporter(MetricsExporter):
         self.best: float | None = None
 
     def take(self, record: dict[str, Any]) -> None:
-        """Measure what is known of a trial."""
+        """Update the metrics from a trial's record."""
         self.trials[record["id"]] = {**self.trials.get(record["id"], {}), **record}
         found = Counter(_phase_and_state(trial, self.epochs) for trial in self.trials.values())
         for phase in {phase for phase, _ in found}:
@@ -280,7 +284,7 @@ class TuneMetricsExporter(MetricsExporter):
 
 
 def _phase_and_state(trial: dict[str, Any], epochs: int) -> tuple[str, str]:
-    """Return the phase of a trial, and its state as the search's result names them."""
+    """Return the phase and state of a trial, named as in the search's result."""
     state = trial["state"]
     if state == "ended":
         is_cut = trial.get("is_cut") and (trial.get("epoch") or 0) < epochs

@@ -1,7 +1,7 @@
-"""Errors of Ray 2.60, read in one place: most carry their cause in their text alone.
+"""Classifies errors of Ray 2.60, most of which carry their cause only in the message text.
 
-`tests/distributed/test_ray_errors.py` provokes those that need no cluster;
-`tests/distributed/test_nodes.py` loses nodes.
+`tests/distributed/test_ray_errors.py` raises those that need no cluster;
+`tests/distributed/test_nodes.py` kills nodes.
 """
 
 from __future__ import annotations
@@ -10,29 +10,29 @@ import re
 
 
 def is_wrong_token(error: BaseException) -> bool:
-    """Tell whether `ray.init` was refused for its token."""
+    """Tell whether the cluster rejected the token of `ray.init`."""
     chain = (error, error.__cause__, error.__context__)
     return any("InvalidAuthToken" in str(part) for part in chain)
 
 
 def is_version_mismatch(error: BaseException) -> bool:
-    """Tell whether a cluster runs another Ray or Python: `ray.init` raises RuntimeError."""
+    """Tell whether the cluster runs another Ray or Python; `ray.init` raises RuntimeError."""
     chain = (error, error.__cause__, error.__context__)
     return any("Version mismatch" in str(part) for part in chain)
 
 
 def is_unknown_job(error: BaseException) -> bool:
-    """Tell whether a head does not know a job: its client raises RuntimeError."""
+    """Tell whether the cluster does not know a job; Ray's job client raises RuntimeError."""
     return "status code 404" in str(error)
 
 
 def is_node_loss(error: BaseException) -> bool:
-    """Tell whether a machine was taken away. `preempted` is set only where Ray was told before."""
+    """Tell whether a node was lost. Ray sets `preempted` only if the node was drained before."""
     is_preempted = getattr(error, "preempted", False)
     return bool(is_preempted) or re.search(r"\bnode\b.*\b(died|dead)\b", str(error)) is not None
 
 
 def last_line(error: BaseException) -> str:
-    """Return the last line of an error: Ray puts a worker's traceback before it."""
+    """Return the last line of an error; Ray puts the worker's traceback before it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

@@ -1,7 +1,7 @@
-"""S3 for Ray's own state of a run: reading is pyarrow's, writing is that of all of clftask.
+"""S3 filesystem for Ray's own state of a run: pyarrow reads, `clftask.io.storage` writes.
 
-pyarrow's own filesystem carries the keys of the machine that made it, and Ray pickles it into
-what it stores; it writes without encryption, and its keys end. This one carries nothing.
+Ray pickles the filesystem into what it stores, and pyarrow's `S3FileSystem` pickles its
+credentials, which also expire; it sets no server-side encryption. This one has no state.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def s3_state() -> Any:
 
 
 class _S3State(FileSystemHandler):  # type: ignore[misc]
-    """Uses, on each machine, the client and the credentials that it has now."""
+    """Uses the current client and credentials of each machine."""
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _S3State)
@@ -30,19 +30,19 @@ class _S3State(FileSystemHandler):  # type: ignore[misc]
         return hash(_S3State)
 
     def get_type_name(self) -> str:
-        """Return what Ray calls it in its logs."""
+        """Return the name that Ray logs."""
         return "clftask-s3"
 
     def normalize_path(self, path: str) -> str:
-        """Return the path as it is."""
+        """Return the path unchanged."""
         return path
 
     def get_file_info(self, paths: list[str]) -> Any:
-        """Return what is at some paths."""
+        """Return the `FileInfo` of some paths."""
         return _reader().get_file_info(paths)
 
     def get_file_info_selector(self, selector: Any) -> Any:
-        """Return what is below a path."""
+        """Return the `FileInfo` of everything below a path."""
         return _reader().get_file_info(selector)
 
     def open_input_stream(self, path: str) -> Any:
@@ -50,43 +50,43 @@ class _S3State(FileSystemHandler):  # type: ignore[misc]
         return _reader().open_input_stream(path)
 
     def open_input_file(self, path: str) -> Any:
-        """Open an object for reading anywhere in it."""
+        """Open an object for random access."""
         return _reader().open_input_file(path)
 
     def open_output_stream(self, path: str, metadata: Any) -> Any:
-        """Open an object that is written when it is closed."""
+        """Open an object; closing it uploads it."""
         return pa.PythonFile(_Upload(path), mode="w")
 
     def create_dir(self, path: str, recursive: bool) -> None:
         """Do nothing: S3 has no folders."""
 
     def delete_dir(self, path: str) -> None:
-        """Remove all below a path."""
+        """Delete everything below a path."""
         storage.delete(f"s3://{path}")
 
     def delete_dir_contents(self, path: str, missing_dir_ok: bool = False) -> None:
-        """Remove all below a path."""
+        """Delete everything below a path."""
         storage.delete(f"s3://{path}")
 
     def delete_file(self, path: str) -> None:
-        """Remove an object."""
+        """Delete an object."""
         storage.delete(f"s3://{path}")
 
     def delete_root_dir_contents(self) -> NoReturn:
-        """Refuse to remove whole buckets."""
-        raise io.UnsupportedOperation("the buckets themselves are not removed")
+        """Refuse to delete buckets."""
+        raise io.UnsupportedOperation("deleting buckets is not supported")
 
     def move(self, src: str, dest: str) -> NoReturn:
-        """Refuse: S3 moves nothing, and Ray asks for no move."""
-        raise io.UnsupportedOperation(f"nothing on S3 is moved: {src}")
+        """Refuse: S3 has no move, and Ray calls none."""
+        raise io.UnsupportedOperation(f"S3 has no move: {src}")
 
     def copy_file(self, src: str, dest: str) -> NoReturn:
-        """Refuse: Ray copies between machines and S3 alone."""
-        raise io.UnsupportedOperation(f"nothing is copied within S3: {src}")
+        """Refuse: Ray copies only between local disks and S3."""
+        raise io.UnsupportedOperation(f"copying within S3 is not supported: {src}")
 
     def open_append_stream(self, path: str, metadata: Any) -> NoReturn:
         """Refuse: S3 cannot append."""
-        raise io.UnsupportedOperation(f"S3 does not append: {path}")
+        raise io.UnsupportedOperation(f"S3 has no append: {path}")
 
 
 def _reader() -> Any:

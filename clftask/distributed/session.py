@@ -1,4 +1,4 @@
-"""Connects to Ray: to a cluster, or to one that is started on this machine."""
+"""Connects to a Ray cluster, or starts Ray on this machine."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ FOR_WORKERS = ("CLFTASK_S3_SSE", "CLFTASK_LOG")
 def connected(say: Callable[[str], None] = lambda line: None) -> Iterator[None]:
     """Connect to the cluster of RAY_ADDRESS or of `ray start`, or start Ray on this machine.
 
-    A Ray that was running before stays connected after. What is started here asks for a token;
-    of a cluster that takes jobs from anyone, `say` hears.
+    A Ray that is already initialised stays connected. A Ray that starts here requires a token;
+    `say` gets a warning if the cluster has no authentication.
 
     Raises:
-        ConfigError: RAY_ADDRESS names a cluster that does not answer, or takes another token.
+        ConfigError: The cluster of RAY_ADDRESS does not answer, or rejects the token.
     """
     import ray
 
@@ -46,16 +46,16 @@ def connected(say: Callable[[str], None] = lambda line: None) -> Iterator[None]:
     if dashboard and is_open(f"http://{dashboard}"):
         say(f"warning: {describe_open('this Ray cluster')}")
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)  # Ray's own would end with a dump
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)  # Ray's prints a stack dump
     try:
         yield
     finally:
         ray.shutdown()
-        remove_stale_folders()  # what workers left here that were killed
+        remove_stale_folders()  # of workers that were killed
 
 
 def _refuse_silent(address: str) -> None:
-    """Refuse an address where nobody listens: Ray itself tries for many minutes."""
+    """Refuse an address that accepts no connection; `ray.init` would retry for many minutes."""
     found = re.fullmatch(r"(?:ray://)?\[?([^/]+?)\]?:(\d+)", address)
     if found is None:
         return
@@ -73,12 +73,11 @@ def _init() -> None:
     is_verbose = bool(os.environ.get("CLFTASK_DEBUG"))
     level = logging.INFO if is_verbose else logging.ERROR
     logging.getLogger("ray").setLevel(level)
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     options = {"log_to_driver": is_verbose, "logging_level": level, **_for_workers()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            # Not "auto": that would also join the private Ray of another job on this machine.
+            # Not "auto": that would also connect to the local Ray of another job on this machine.
             ray.init(include_dashboard=False, **options)
         except (ConnectionError, TimeoutError, ValueError, RuntimeError) as error:
             _refuse_unanswered(error)
@@ -86,9 +85,9 @@ def _init() -> None:
 
 
 def _for_workers() -> dict[str, Any]:
-    """Return what makes workers on other machines write and log as this process does.
+    """Return the `runtime_env` with this process's storage and log settings for workers.
 
-    A submitted job has its own `runtime_env`, which workers share already.
+    Workers of a submitted job inherit the job's `runtime_env` instead.
     """
     found = {name: os.environ[name] for name in FOR_WORKERS if os.environ.get(name)}
     is_submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
@@ -96,23 +95,24 @@ def _for_workers() -> dict[str, Any]:
 
 
 def _refuse_unanswered(error: Exception) -> None:
-    """Refuse a cluster that was asked for and cannot be joined."""
+    """Refuse a configured cluster that `ray.init` cannot connect to."""
     address = os.environ.get("RAY_ADDRESS")
     if is_wrong_token(error):
         raise ConfigError(wrong_token("RAY_ADDRESS", address)) from None
-    is_other = is_version_mismatch(error)
-    if address or is_other:
+    is_mismatch = is_version_mismatch(error)  # Ray compares Python down to the patch version
+    if address or is_mismatch:
         reason = " ".join(str(error).split())[:200]
-        ours = "Use the cluster's Python and Ray here, to the patch."
-        remedy = ours if is_other else "Start the cluster, or unset RAY_ADDRESS."
+        ours = "Install the exact Python and Ray versions of the cluster here."
+        remedy = ours if is_mismatch else "Start the cluster, or unset RAY_ADDRESS."
         raise ConfigError(Problem("RAY_ADDRESS", address, reason, remedy)) from None
 
 
 def ray_storage(path: str) -> tuple[str, Any]:
-    """Return where Ray keeps its own state of a run, and by what: beside it, gone when it ends."""
+    """Return the path and filesystem of Ray's own state of a run, which is deleted at its end."""
     place = storage.join(path, ".ray")
     if not filesystems.is_s3(path):
         return place, None
     from clftask.distributed.ray_filesystem import s3_state
 
+    # Ray expects bucket/key without s3:// when it is given a filesystem.
     return place.removeprefix("s3://"), s3_state()

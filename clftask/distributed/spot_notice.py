@@ -1,7 +1,8 @@
-"""Tells Ray that EC2 will take this spot machine away: EC2 says so two minutes before.
+"""Drains this Ray node when EC2 announces the interruption of a spot instance.
 
-Ray then marks the machine as leaving: trainings make a checkpoint, and its loss is nobody's
-fault. https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/spot-instance-termination-notices.html
+EC2 gives two minutes' notice. Ray then reports a preemption: training saves a checkpoint, and the
+loss does not count as a failure.
+https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/spot-instance-termination-notices.html
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ _log = logging.getLogger(__name__)
 
 
 @contextmanager
-def watched(tell: Callable[[datetime], None] | None = None) -> Iterator[None]:
-    """Watch for EC2's notice while something runs; on other machines do nothing.
+def watched(on_notice: Callable[[datetime], None] | None = None) -> Iterator[None]:
+    """Poll for EC2's interruption notice in the background; do nothing on other machines.
 
     Args:
-        tell: Takes the time when the machine goes; by default tells Ray.
+        on_notice: Called with the time of the interruption; drains the Ray node by default.
     """
     over = threading.Event()
-    thread = threading.Thread(target=_watch, args=(over, tell or drain), daemon=True)
+    thread = threading.Thread(target=_watch, args=(over, on_notice or drain), daemon=True)
     if os.environ.get("AWS_EC2_METADATA_DISABLED", "").lower() != "true":
         thread.start()
     try:
@@ -39,7 +40,7 @@ def watched(tell: Callable[[datetime], None] | None = None) -> Iterator[None]:
 
 
 def drain(until: datetime) -> None:
-    """Tell Ray that this node leaves."""
+    """Drain this Ray node."""
     import ray
     from ray._raylet import GcsClient  # type: ignore[attr-defined]
     from ray.core.generated.autoscaler_pb2 import DrainNodeReason
@@ -50,26 +51,26 @@ def drain(until: datetime) -> None:
     client.drain_node(context.get_node_id(), reason, "spot", int(until.timestamp() * 1000))
 
 
-def _watch(over: threading.Event, tell: Callable[[datetime], None]) -> None:
-    if _token() is None:  # no EC2
+def _watch(over: threading.Event, on_notice: Callable[[datetime], None]) -> None:
+    if _token() is None:  # not on EC2
         return
     while not over.wait(POLL_S):
         until = _notice()
         if until is not None:
-            _log.warning("EC2 takes this machine away at %s", until)
-            with suppress(Exception):  # each worker on it tells
-                tell(until)
+            _log.warning("EC2 interrupts this spot instance at %s", until)
+            with suppress(Exception):  # each worker on the node drains it
+                on_notice(until)
             return
 
 
 def _token() -> str | None:
-    """Return what EC2 wants to be asked with; None where it does not answer."""
+    """Return a session token of the metadata service (IMDSv2); None if it does not answer."""
     header = {"X-aws-ec2-metadata-token-ttl-seconds": str(TOKEN_S)}
     return _ask("PUT", "/latest/api/token", header)
 
 
 def _notice() -> datetime | None:
-    """Return when the machine goes; None as long as nobody knows."""
+    """Return the time of the interruption; None without a notice."""
     header = {"X-aws-ec2-metadata-token": _token() or ""}
     found = _ask("GET", "/latest/meta-data/spot/instance-action", header)
     try:
@@ -85,5 +86,5 @@ def _ask(method: str, path: str, headers: dict[str, str]) -> str | None:
     try:
         with directly.open(request, timeout=TIMEOUT_S) as answer:
             return str(answer.read().decode())
-    except OSError:  # 404 as long as there is no notice
+    except OSError:  # also 404: no notice yet
         return None

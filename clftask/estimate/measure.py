@@ -1,4 +1,4 @@
-"""What all estimates share: ranges, the workers' resources, a worker's share of this machine."""
+"""Shared by all estimates: ranges, workers' resources, running with a worker's CPUs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from clftask.errors import ConfigError, Problem
 from clftask.messages import counted
 
-MARGIN = 0.25  # of an estimate; see benchmarks/estimate.py
+MARGIN = 0.25  # relative error of an estimate; see benchmarks/estimate.py
 NOT_MEASURED = ("reading and writing over a network", "machines other than this one")
 WORKER_COUNTS = (1, 2, 4, 8, 16)
 Clock = Callable[[], float]
@@ -19,7 +19,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Range:
-    """Seconds: an estimate and its bounds."""
+    """An estimate in seconds and its bounds."""
 
     low: float = 0.0
     typical: float = 0.0
@@ -30,14 +30,14 @@ NOTHING = Range()
 
 
 def within(typical: float, most: float | None = None) -> Range:
-    """Return the range of an estimate; `most`: what it is at the most, measurement apart."""
+    """Return the range of an estimate; `most`: its upper bound before the margin."""
     high = (typical if most is None else most) * (1 + MARGIN)
     return Range(round(typical * (1 - MARGIN), 1), round(typical, 1), round(high, 1))
 
 
 @dataclass(frozen=True)
 class Workers:
-    """The workers of a scoring job or of each trial; `gpus` is a fraction where they share one."""
+    """The workers of a scoring job or of each trial; `gpus` is a fraction if they share one."""
 
     count: int
     cpus: float
@@ -45,12 +45,12 @@ class Workers:
 
     @property
     def device(self) -> str:
-        """What they compute on."""
+        """The device of the workers, cuda or cpu."""
         return "cuda" if self.gpus else "cpu"
 
 
 def check_device(workers: Workers, use_gpu: object, field: str) -> None:
-    """Refuse to measure on a machine without a GPU what will run on GPUs.
+    """Refuse to measure a job with GPUs on a machine without one.
 
     Raises:
         ConfigError: This machine has no GPU.
@@ -58,7 +58,7 @@ def check_device(workers: Workers, use_gpu: object, field: str) -> None:
     import torch
 
     if workers.gpus and not torch.cuda.is_available():
-        allowed = "the workers have GPUs, and this machine has none to measure on"
+        allowed = "the workers have GPUs, but this machine has none to measure on"
         remedy = "Run it on a machine with a GPU, or set it to false."
         raise ConfigError(Problem(field, use_gpu, allowed, remedy))
 

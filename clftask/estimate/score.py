@@ -1,4 +1,4 @@
-"""What scoring a corpus will take: a worker scores a sample here, in a folder that is removed."""
+"""Estimate of a scoring job: a worker scores a sample into a temporary folder."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ NUM_CHUNKS, MEASURED_S, WARM_UP_ROWS = 6, 20.0, 32
 
 @dataclass(frozen=True)
 class ScoreEstimate:
-    """What is left of a scoring job and what it takes; zeros where nothing is left.
+    """The remaining rows of a scoring job, its time and disk space; zeros if none remain.
 
     Attributes:
-        rows_read, rows_bad, rows_measured: Of the sample.
-        rows_per_s: Of one worker.
-        start_s: Until the first row is scored: Ray, workers, the model; part of `seconds`.
-        seconds: Of the job with `workers` workers.
+        rows_read, rows_bad, rows_measured: Rows of the sample.
+        rows_per_s: Throughput of one worker.
+        start_s: Seconds until the first row is scored (Ray, workers, model); part of `seconds`.
+        seconds: Seconds of the job with `workers` workers.
         by_workers: Typical seconds by number of workers.
-        bytes_written: Of the parts that are left.
+        bytes_written: Bytes of the remaining parts.
     """
 
     output: str
@@ -66,7 +66,7 @@ class ScoreEstimate:
 
 
 def remaining(job: ScoreJob, planned: Planned) -> ScoreEstimate:
-    """Return what is left of a job, without measuring."""
+    """Return the remaining rows of a job, without measuring."""
     num_left = sum(shard.num_rows for shard in planned.missing)
     return ScoreEstimate(job.output.path, planned.counts.rows_in, num_left, len(planned.missing))
 
@@ -80,24 +80,24 @@ def estimate(
     say: Say,
     clock: Clock = time.perf_counter,
 ) -> ScoreEstimate:
-    """Score a sample of what is left, and extrapolate.
+    """Score a sample of the remaining rows, and extrapolate.
 
     Args:
         job: The job.
-        meta: Of its bundle.
-        planned: What is to be scored; at least one shard is missing.
+        meta: Metadata of its bundle.
+        planned: The plan; at least one shard is missing.
         workers: The job's workers.
-        start_s: Until a worker opens the bundle.
-        say: Takes lines for the user.
-        clock: Gives seconds.
+        start_s: Seconds until a worker opens the bundle.
+        say: Receives lines for the user.
+        clock: Returns seconds.
 
     Raises:
         DataError: No sampled row can be scored, or a file cannot be read.
-        ClftaskError: What would end the job.
+        ClftaskError: An error that would end the job.
     """
     sample = _sample(job, meta, planned, workers.device)
     num_read, left = sample.table.num_rows, remaining(job, planned)
-    say(f"measuring up to {counted(num_read, 'row')} from all over the corpus")
+    say(f"measuring up to {counted(num_read, 'row')}, sampled from all files")
     ahead = left.rows_left // workers.count
     with temporary_folder() as scratch, measure.as_worker(workers) as warnings:
         output = job.output.model_copy(update={"path": f"{scratch}/table"})
@@ -115,7 +115,7 @@ def estimate(
 
 @dataclass(frozen=True)
 class Pace:
-    """What was measured: rows, seconds a row, seconds until the first one, bytes a row."""
+    """Measurements: rows, seconds per row, seconds until the first row, bytes per row."""
 
     num_rows: int
     row_s: float
@@ -124,11 +124,11 @@ class Pace:
 
 
 def extrapolate(left: ScoreEstimate, pace: Pace, workers: Workers, start_s: float) -> ScoreEstimate:
-    """Return how long what is left takes; a worker scores whole shards."""
+    """Return the time of the remaining shards; a worker scores whole shards."""
     start_s += pace.open_s
 
     def seconds(count: int) -> float:
-        shards = math.ceil(left.shards_left / count)  # of the worker with the most
+        shards = math.ceil(left.shards_left / count)  # of the worker with the most shards
         return round(start_s + shards * left.rows_left / left.shards_left * pace.row_s, 1)
 
     return replace(
@@ -155,7 +155,7 @@ def _sample(job: ScoreJob, meta: BundleMeta, planned: Planned, device: str) -> S
 
 
 def places(shards: Sequence[Shard], count: int, num_rows: int) -> tuple[Piece, ...]:
-    """Draw at most `num_rows` consecutive rows at up to `count` places all over the files."""
+    """Draw at most `num_rows` consecutive rows at up to `count` places across all files."""
     pieces = sorted((p for s in shards for p in s.pieces), key=lambda p: (p.file, p.start))
     starts = np.cumsum([0, *(piece.num_rows for piece in pieces)])
     random, found = np.random.default_rng(0), []
@@ -199,7 +199,7 @@ def _measured(
     order = np.random.default_rng(0).permutation(pc.indices_nonzero(sample.reasons.is_null()))
     few = _taken(sample, order[:WARM_UP_ROWS], 0)
     times = [clock()]
-    for _ in range(2):  # the first batch takes longer
+    for _ in range(2):  # the first batch is slower: torch warms up
         scorer.probabilities(scorer.tokenise(few.text, few.text_pair))
         times.append(clock())
     open_s, row_s = times[1] - began, (times[2] - times[1]) / few.table.num_rows
@@ -222,7 +222,7 @@ def _measured(
 
 
 def _taken(rows: ShardRows, order: npt.NDArray[np.int64], index: int) -> ShardRows:
-    """Return some rows as a shard of their own."""
+    """Return some rows as a separate shard."""
     chosen, shard = pa.array(order), rows.shard.model_copy(update={"index": index})
     pair = None if rows.text_pair is None else rows.text_pair.take(chosen)
     columns = rows.table.take(chosen), rows.text.take(chosen), pair, rows.reasons.take(chosen)
@@ -230,7 +230,7 @@ def _taken(rows: ShardRows, order: npt.NDArray[np.int64], index: int) -> ShardRo
 
 
 def _bytes_per_row(parts: Sequence[str]) -> float:
-    """Return the bytes of a row when all parts are written as one."""
+    """Return the bytes per row if all parts are written as one."""
     data = [storage.read_bytes(part) for part in parts]
     table = pa.concat_tables([parquet.read_table(pa.BufferReader(part)) for part in data])
     return float(len(write_part(table, read_footer(data[0]))) / table.num_rows)

@@ -1,4 +1,4 @@
-"""What a trial costs: real steps, evaluations and the publishing of a bundle, in this process."""
+"""Cost of a trial: runs real steps, evaluations and the publishing of a bundle here."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from clftask.training.worker import Work, build_trainer
 from clftask.tuning.trial_store import Evaluation, Trial, TrialStore
 from clftask.tuning.trial_worker import publish_winner, reason_of
 
-NUM_STEPS, MIN_STEPS, LIMIT_S = 6, 3, 30.0  # of each of two epochs; when they are cut short
+NUM_STEPS, MIN_STEPS, LIMIT_S = 6, 3, 30.0  # per epoch of two; the limits of slow training
 TRAIN_ROWS, HELD_OUT_ROWS = 4_000, 500
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What trials of one kind cost, in seconds.
+    """Cost of the trials of one kind, in seconds.
 
     Attributes:
-        first_s: What the first trial of a process takes longer than later ones.
-        start_s: To build the trainer.
-        epoch_s: An epoch with its evaluation.
-        publish_s: To measure the winner and write its bundle.
+        first_s: Extra time of the first trial of a process.
+        start_s: Time to build the trainer.
+        epoch_s: Time of an epoch with its evaluation.
+        publish_s: Time to evaluate the winner and write its bundle.
         reason: Why such trials fail; empty if they do not.
     """
 
@@ -44,7 +44,7 @@ class Cost:
 
 
 def sampled(prepared: Prepared, batch_size: int) -> Prepared:
-    """Return some rows of each split at random, enough for steps of the largest batch."""
+    """Return random rows of each split, enough for the steps of the largest batch."""
     random, tables = np.random.default_rng(0), {}
     for split, table in prepared.tables.items():
         most = max(TRAIN_ROWS, NUM_STEPS * batch_size) if split == "train" else HELD_OUT_ROWS
@@ -55,14 +55,14 @@ def sampled(prepared: Prepared, batch_size: int) -> Prepared:
 def measure_cost(
     job: TrainJob, prepared: Prepared, tables: dict[str, pa.Table], device: str, clock: Clock
 ) -> Cost:
-    """Train a few steps twice, evaluate and publish; one worker's share of each batch.
+    """Train two short epochs, evaluate and publish, with one worker's part of each batch.
 
     Args:
-        job: The trial, its precision known.
+        job: The trial, with its precision resolved.
         prepared: All rows.
         tables: Tokens of the sampled rows.
         device: cpu or cuda.
-        clock: Gives seconds.
+        clock: Returns seconds.
     """
     share = max(1, job.training.batch_size // job.scaling.bounds[1])
     some = {**tables, "train": _typical_batches(tables["train"], share)}
@@ -75,7 +75,7 @@ def measure_cost(
         with temporary_folder() as scratch:
             work = Work(short, scratch, some, prepared.space.names, data, "")
             return _measured(work, job, num_rows, device, clock)
-    except Exception as error:  # whatever it is, such trials fail, and the search goes on
+    except Exception as error:  # such trials fail, and the search continues
         return Cost(reason=reason_of(error))
 
 
@@ -89,7 +89,8 @@ def _measured(
         times.append(clock())
     first_s, start_s = times[1] - times[0], times[2] - times[1]
     trainer.args.save_strategy = "no"
-    trainer.args._n_gpu = min(trainer.args.n_gpu, 1)  # as a worker sees it
+    # Trainer uses DataParallel if it sees several GPUs; a worker sees one.
+    trainer.args._n_gpu = min(trainer.args.n_gpu, 1)
     timer = _Timer(clock)
     trainer.add_callback(timer)
     trainer.train()
@@ -113,7 +114,7 @@ def _measured(
 
 
 def _typical_batches(table: pa.Table, batch_size: int) -> pa.Table:
-    """Return the rows of some batches of an epoch, evenly from short texts to long ones."""
+    """Return the rows of some batches of an epoch, evenly spaced by text length."""
     lengths = table["length"].to_numpy().astype(np.int64)
     batches = GlobalBatches(lengths, batch_size, 0, 0, 1).batches()
     whole = [batch for batch in batches if len(batch) == batch_size] or batches
@@ -124,7 +125,7 @@ def _typical_batches(table: pa.Table, batch_size: int) -> pa.Table:
 
 
 class _Timer(TrainerCallback):  # type: ignore[misc]
-    """Times steps and evaluations; ends a training that takes too long."""
+    """Times steps and evaluations; stops training that takes too long."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock, self.last, self.num_steps = clock, 0.0, 0
@@ -136,14 +137,14 @@ class _Timer(TrainerCallback):  # type: ignore[misc]
         self.last, self.num_steps = self.clock(), state.max_steps // 2
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
-        """Take the time of a step, its data loaded."""
+        """Record the time of a step, including data loading."""
         self._lap(self.steps)
         if sum(self.steps) > LIMIT_S and len(self.steps) >= MIN_STEPS:
             control.should_training_stop = True
         return control
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Take the time of an evaluation."""
+        """Record the time of an evaluation."""
         self._lap(self.evaluations)
 
     def _lap(self, seconds: list[float]) -> None:
@@ -152,6 +153,6 @@ class _Timer(TrainerCallback):  # type: ignore[misc]
 
     @property
     def step_s(self) -> float:
-        """The mean of the second epoch; if it was cut short, of all steps but the first."""
+        """Mean seconds per step of the second epoch, or of all steps but the first if cut short."""
         second = self.steps[self.num_steps :]
         return float(np.mean(second if len(second) == self.num_steps else self.steps[1:]))

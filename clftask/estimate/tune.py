@@ -1,4 +1,4 @@
-"""What a search will take: the trials that are left, by what each kind of trial costs."""
+"""Estimate of a search: measures each kind of trial, and schedules the remaining trials."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from clftask.messages import counted
 from clftask.models.precision import bf16_pays, resolve_precision
 from clftask.tuning.trial_store import Trial
 
-MAX_MEASURED = 8  # kinds of trials
+MAX_MEASURED = 8  # kinds of trials that are measured
 NOT_MEASURED = (*measure.NOT_MEASURED, "trials that share a GPU, workers that share a trial")
 _OF_MODEL = ("base", "max_length", "long_text", "adapt", "head")
 _OF_TRAINING = ("batch_size", "micro_batch_size", "optimizer", "precision", "hf")
@@ -35,13 +35,13 @@ class Search:
     """A search that is about to start or to resume.
 
     Attributes:
-        tokenizers: By base.
-        workers: Of each trial.
-        concurrency: Trials at a time.
-        needed_bytes: What it needs on disk at most.
-        start_s: Until its rows are read and Ray is connected.
-        worker_s: Until the process of a worker is ready.
-        known: The trials that were begun before, finalists among them.
+        tokenizers: Tokenizers by base.
+        workers: Workers of each trial.
+        concurrency: Number of concurrent trials.
+        needed_bytes: Maximum disk space.
+        start_s: Seconds until its rows are read and Ray is connected.
+        worker_s: Seconds until the process of a worker is ready.
+        known: Records of the interrupted search's trials, including finalists.
     """
 
     job: TuneJob
@@ -57,12 +57,12 @@ class Search:
 
 @dataclass(frozen=True)
 class Kind:
-    """Trials that cost the same.
+    """Trials with the same cost.
 
     Attributes:
-        fields: What differs between kinds, by path of the training job.
-        numbers: The trials.
-        cost: Of each; None if it was not measured.
+        fields: Values that differ between kinds, by field of the training job.
+        numbers: Numbers of the trials.
+        cost: Cost of each; None if not measured.
     """
 
     fields: dict[str, object]
@@ -75,14 +75,14 @@ class Kind:
 
 @dataclass(frozen=True)
 class TuneEstimate:
-    """What is left of a search and what it takes; zeros where nothing is left.
+    """The remaining trials of a search, its time and disk space; zeros if none remain.
 
     Attributes:
-        epochs: That trials train: typically fewer than at most where the scheduler stops some.
-        start_s, search_s, finalists_s, publish_s: Typically; they make up `seconds`.
-        seconds: Of all; high if no trial is stopped early.
-        by_concurrency: Typical seconds by number of trials at a time.
-        bytes_stored: At most, at once.
+        epochs: Epochs of all trials; typical is below high if the scheduler stops some early.
+        start_s, search_s, finalists_s, publish_s: Typical seconds; they add up to `seconds`.
+        seconds: Seconds of the search; high if no trial stops early.
+        by_concurrency: Typical seconds by number of concurrent trials.
+        bytes_stored: Maximum disk space at any time.
     """
 
     run: str
@@ -112,8 +112,8 @@ def estimate(search: Search, run: str, say: Say, clock: Clock = time.perf_counte
     Args:
         search: The search.
         run: Its folder.
-        say: Takes lines for the user.
-        clock: Gives seconds.
+        say: Receives lines for the user.
+        clock: Returns seconds.
 
     Raises:
         JobError: No trial can be trained on this machine.
@@ -135,9 +135,9 @@ def estimate(search: Search, run: str, say: Say, clock: Clock = time.perf_counte
 
 
 def trials_of(search: Search) -> dict[int, TrainJob]:
-    """Return the trials by number: the known ones, and draws where a searcher decides.
+    """Return the trials by number: the known ones, and random draws for a searcher.
 
-    A draw that makes no training job is left out: it fails at once.
+    An invalid draw is left out: its trial fails at once.
     """
     job, random, found = search.job, np.random.default_rng(0), {}
     drawn = job.points() or [job.searched.draw(random) for _ in range(job.num_trials)]
@@ -151,7 +151,7 @@ def trials_of(search: Search) -> dict[int, TrainJob]:
 
 
 def kinds_of(trials: dict[int, TrainJob]) -> list[Kind]:
-    """Return the trials by what decides their cost."""
+    """Group the trials by the fields that determine their cost."""
     groups: dict[str, Kind] = {}
     for number, job in trials.items():
         model, training = job.model.dump(), job.training.dump()
@@ -167,7 +167,7 @@ def kinds_of(trials: dict[int, TrainJob]) -> list[Kind]:
 
 
 def costs_of(kinds: Sequence[Kind]) -> dict[int, Cost]:
-    """Return what each trial costs that can train; the mean where its kind was not measured."""
+    """Return the cost of each trial that can train; the mean for kinds not measured."""
     measured = {kind.numbers: kind.cost for kind in kinds if kind.cost}
     able = {numbers: astuple(cost)[:-1] for numbers, cost in measured.items() if not cost.reason}
     mean = Cost(*np.average([*able.values()], axis=0, weights=[len(n) for n in able]).tolist())
@@ -178,10 +178,10 @@ def costs_of(kinds: Sequence[Kind]) -> dict[int, Cost]:
 def _measured(
     search: Search, trials: dict[int, TrainJob], say: Say, clock: Clock
 ) -> tuple[tuple[Kind, ...], float]:
-    """Measure some kinds, evenly from all; return also how long all rows take to tokenise.
+    """Measure evenly spaced kinds; also return the seconds to tokenise all rows.
 
     Raises:
-        JobError: None of them can be trained.
+        JobError: None of them can train.
     """
     kinds, prepared, device = kinds_of(trials), search.prepared, search.workers.device
     chosen = np.linspace(0, len(kinds) - 1, min(MAX_MEASURED, len(kinds))).round().astype(int)
@@ -215,7 +215,7 @@ def _num_rows(prepared: Prepared) -> int:
 
 @dataclass(frozen=True)
 class Schedule:
-    """What is left of a search, and how long it takes; `costs`: of the trials that can train."""
+    """The remaining trials of a search and their time; `costs`: of trials that can train."""
 
     search: Search
     trials: dict[int, TrainJob]
@@ -252,7 +252,7 @@ class Schedule:
 
     @property
     def left(self) -> dict[int, float]:
-        """The epochs that trials which have not ended may still train, by number."""
+        """Remaining epochs of the trials that have not ended, by number."""
         known = {t.number: t for t in self.search.known if not t.is_finalist}
         return {
             n: self.trials[n].training.epochs - (_epochs(known[n]) if n in known else 0)
@@ -262,7 +262,7 @@ class Schedule:
 
     @property
     def typical_epochs(self) -> float:
-        """The epochs of them that the scheduler typically trains."""
+        """Remaining epochs that typically train under the scheduler."""
         job, epochs = self.search.job, self.search.job.train.training.epochs
         share = job.scheduler.typical_epochs(job.num_trials, epochs) / (job.num_trials * epochs)
         whole = sum(trial.training.epochs for trial in self.trials.values())
@@ -271,7 +271,7 @@ class Schedule:
 
     @property
     def num_finalists(self) -> int:
-        """How many finalists are still to be trained."""
+        """Number of finalists that remain."""
         job = self.search.job
         if job.finalists is None:
             return 0
@@ -280,19 +280,19 @@ class Schedule:
 
     @property
     def budget_s(self) -> float:
-        """The most that the search may take, without its finalists."""
+        """The time budget of the search, which excludes finalists."""
         budget = self.search.job.time_budget
         return math.inf if budget is None else budget.total_seconds()
 
     def seconds(self, concurrency: int) -> Range:
-        """Return the seconds of all; at most, no trial is stopped early."""
+        """Return the total seconds; high if no trial stops early."""
         fixed = self.search.start_s + self.publish_s
         phases = zip(self.search_s(concurrency), self.finalists_s(concurrency), strict=True)
         typical, most = (fixed + min(first, self.budget_s) + then for first, then in phases)
         return measure.within(typical, most)
 
     def search_s(self, concurrency: int) -> tuple[float, float]:
-        """Return the seconds of the search, typically and at most, without its budget."""
+        """Return typical and maximum seconds of the search, ignoring its time budget."""
         left = self.left
         if not left:
             return 0.0, 0.0
@@ -300,12 +300,12 @@ class Schedule:
         whole = [self._trial_s(number, epochs) for number, epochs in left.items()]
         some = [self._trial_s(number, share * epochs) for number, epochs in left.items()]
         most = makespan(whole, concurrency)
-        # One trial at least trains all its epochs.
+        # At least one trial trains all its epochs.
         typical = min(most, max(sum(some) / concurrency, float(np.mean(whole))))
         return self.process_s + typical, self.process_s + most
 
     def finalists_s(self, concurrency: int) -> tuple[float, float]:
-        """Return the seconds of the finalists: of the mean trial, and of the longest one."""
+        """Return the seconds of the finalists, by the mean trial and by the longest one."""
         rounds = math.ceil(self.num_finalists / concurrency)
         whole = [self._trial_s(n, self.trials[n].training.epochs) for n in self.costs]
         each = (float(np.mean(whole)), max(whole)) if rounds else (0.0, 0.0)
@@ -314,12 +314,12 @@ class Schedule:
 
     @property
     def publish_s(self) -> float:
-        """The seconds of the end, in a process of its own."""
+        """Seconds to publish the winner, in a separate process."""
         return self.process_s + max(cost.publish_s for cost in self.costs.values())
 
     @property
     def process_s(self) -> float:
-        """The seconds until a process can train; those of all trials at a time start at once."""
+        """Seconds until a process can train; those of concurrent trials start together."""
         return self.search.worker_s + max(cost.first_s for cost in self.costs.values())
 
     def _trial_s(self, number: int, epochs: float) -> float:
@@ -332,7 +332,7 @@ def _epochs(trial: Trial) -> float:
 
 
 def makespan(seconds: Sequence[float], slots: int) -> float:
-    """Return how long jobs take that start in order wherever a slot is free."""
+    """Return the total time of jobs that start in order as slots become free."""
     ends = [0.0] * slots
     for duration in seconds:
         heapq.heapreplace(ends, ends[0] + duration)

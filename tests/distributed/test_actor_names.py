@@ -1,4 +1,4 @@
-"""What Ray's dashboard calls our actors."""
+"""Names of actors in Ray's dashboard."""
 
 from __future__ import annotations
 

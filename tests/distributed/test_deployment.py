@@ -1,4 +1,4 @@
-"""The files that start clusters: what Ray, EC2 and the jobs that ship make of them.
+"""The files that start clusters, checked with Ray, EC2's API model and the example jobs.
 
 Each rule is a function that returns what breaks it: none for the files, one for a changed copy.
 """
@@ -27,7 +27,7 @@ import clftask
 from clftask.config.score import ScoreJob
 from clftask.config.train import TrainJob
 from clftask.config.tune import TuneJob
-from clftask.distributed.capacity import Capacity, Plan, grown, node_types, plan
+from clftask.distributed.capacity import Capacity, WorkerPlan, grown, node_types, plan
 from clftask.distributed.tune.placement import Slots, slots
 from clftask.errors import ConfigError
 
@@ -58,7 +58,7 @@ TYPES = CLUSTER["available_node_types"]
 
 
 def prepared(config: dict[str, Any]) -> dict[str, Any]:
-    """Return what Ray makes of a configuration, if it takes it."""
+    """Return a configuration as Ray validates and resolves it."""
     found: dict[str, Any] = prepare_config(copy.deepcopy(config))
     validate_config(found)
     return found
@@ -82,12 +82,12 @@ def test_ray_fills_in_no_setup_of_its_own() -> None:
 
 
 def ec2_mistakes(config: dict[str, Any]) -> list[str]:
-    """Return what EC2's own model of `run_instances` says against any node_config."""
+    """Return the errors of botocore's model of `run_instances` in all node_configs."""
     model = botocore.session.get_session().get_service_model("ec2")
     shape = model.operation_model("RunInstances").input_shape
     found = []
     for kind in config["available_node_types"].values():
-        # Ray adds these counts, and resolves nothing else that stands in these files.
+        # Ray adds these counts, and changes nothing else in these files.
         request = kind["node_config"] | {"MinCount": 1, "MaxCount": 1}
         report = ParamValidator().validate(request, shape)
         found += report.generate_report().splitlines() if report.has_errors() else []
@@ -142,7 +142,7 @@ def test_disks_have_room_and_are_encrypted(name: str) -> None:
     )
 
 
-# ------------------------------------------------------------------ cluster.yaml, from outside
+# ------------------------------------------------------------------ cluster.yaml: ports, tokens
 
 
 def open_to_the_world(config: dict[str, Any]) -> list[tuple[int, int]]:
@@ -208,7 +208,7 @@ def test_no_secret_stands_in_a_file(path: Path) -> None:
 
 
 def versions(text: str) -> dict[str, set[str]]:
-    """Return the versions of clftask and Ray that a file speaks of."""
+    """Return the versions of clftask and Ray in a file."""
     patterns = {
         "clftask": r"clftask\[cluster,demo\]==([\w.]+)|clftask:([\d.]+)-ray",
         "ray": r'\bray\S*==([\w.]+)|rayproject/ray:([\d.]+)-|-ray([\d.]+)\s|rayVersion: "([\d.]+)"',
@@ -254,7 +254,7 @@ def ray_cluster(name: str) -> dict[str, Any]:
 
 
 def autoscaling(spec: dict[str, Any]) -> dict[str, Any]:
-    """Return what Ray's autoscaler makes of a RayCluster; it validates it, too."""
+    """Return the autoscaler configuration of a RayCluster, which Ray validates."""
     metadata = {"name": "clftask", "namespace": "default"}
     found: dict[str, Any] = _derive_autoscaling_config_from_ray_cr(
         {"metadata": metadata, "spec": spec}
@@ -300,7 +300,7 @@ def pods(spec: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def unguarded(spec: dict[str, Any]) -> list[str]:
-    """Return what lets strangers in, shows a secret, or leaves a pod more rights than it needs."""
+    """Return the security problems: open access, visible secrets, excess pod permissions."""
     found = [] if spec.get("authOptions") == {"mode": "token"} else ["authOptions"]
     head = spec["headGroupSpec"]
     if head.get("serviceType", "ClusterIP") != "ClusterIP" or head.get("enableIngress"):
@@ -353,11 +353,11 @@ def test_the_job_finds_its_file_and_ends() -> None:
     assert loaded.data.train.startswith("s3://")
 
 
-# ------------------------------------------------------------------ the jobs that ship
+# ------------------------------------------------------------------ the example jobs
 
 
 def full(config: dict[str, Any]) -> Capacity:
-    """Return what a cluster has when all is added to its head that its autoscaler may add."""
+    """Return the capacity of a cluster that has scaled up to its limits."""
     return grown([(0, 0)], node_types(config), config["max_workers"])
 
 
@@ -368,7 +368,7 @@ GROWN = {
 CONFIGS = sorted((JOBS / "configs").iterdir())
 
 
-def fitted(path: Path, capacity: Capacity) -> Plan | Slots:
+def fitted(path: Path, capacity: Capacity) -> WorkerPlan | Slots:
     """Return how a job would run.
 
     Raises:
@@ -399,11 +399,11 @@ def test_how_some_jobs_run() -> None:
     aws, kubernetes = GROWN["cluster"], GROWN["rayjob-train"]
     corpus, search = JOBS / "configs/score-corpus.yaml", JOBS / "configs/tune-debian-tags.yaml"
     assert (str(aws), str(kubernetes)) == ("80 CPUs and 4 GPUs", "68 CPUs and 4 GPUs")
-    assert fitted(corpus, aws) == Plan(4, True, 4, least=1)
-    assert fitted(corpus, kubernetes) == Plan(4, True, 3, least=1)
+    assert fitted(corpus, aws) == WorkerPlan(4, True, 4, least=1)
+    assert fitted(corpus, kubernetes) == WorkerPlan(4, True, 3, least=1)
     assert fitted(search, aws) == Slots(4, 1, 4, 1)
     (file,) = MANIFESTS["rayjob-train"][0]["data"].values()
-    assert plan(TrainJob.load(yaml.safe_load(file)).scaling, kubernetes) == Plan(2, True, 3)
+    assert plan(TrainJob.load(yaml.safe_load(file)).scaling, kubernetes) == WorkerPlan(2, True, 3)
 
 
 @pytest.mark.parametrize(
@@ -417,7 +417,7 @@ def test_a_cluster_without_gpus_scores_on_cpus(path: str, value: Any) -> None:
     found = fitted(
         JOBS / "configs/score-corpus.yaml", full(changed(prepared(CLUSTER), path, value))
     )
-    assert isinstance(found, Plan)
+    assert isinstance(found, WorkerPlan)
     assert (found.workers, found.use_gpu) == (16, False)
 
 

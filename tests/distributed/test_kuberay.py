@@ -1,4 +1,4 @@
-"""What KubeRay's autoscaler may add counts, asked for as the autoscaler itself does."""
+"""The limits of KubeRay's autoscaler count, read as the autoscaler reads them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def pod(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def serve(monkeypatch: pytest.MonkeyPatch, spec: dict[str, Any]) -> None:
-    """Put a Kubernetes in place that has one RayCluster."""
+    """Fake the Kubernetes API with one RayCluster."""
 
     class Kubernetes:
         def __init__(self, namespace: str) -> None:
@@ -66,7 +66,7 @@ def test_without_autoscaling_nothing_comes(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_pod_that_may_not_ask_says_so(caplog: pytest.LogCaptureFixture) -> None:
     assert autoscaling_of_pod() is None
-    assert "cannot read what the autoscaler may add" in caplog.text
+    assert "cannot read the autoscaler's limits" in caplog.text
 
 
 def test_outside_of_kuberay_nobody_is_asked(

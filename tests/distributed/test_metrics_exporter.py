@@ -91,7 +91,7 @@ def test_training():
     for record in records:
         exporter(record)
     assert values.found == {}
-    exporter.tell()
+    exporter.send()
     assert passed_on == records
     assert values.found == {
         "clftask_train_step": 100,
@@ -111,7 +111,7 @@ def test_scoring_counts_what_this_run_scored_and_each_shard_once():
     dones = [done(0, bad=3, long=2), done(1, is_new=False), done(2), done(0, bad=3, long=2)]
     assert list(exporter.watching(FakePool(*dones))(Dispatcher([], 1))) == dones
     exporter({"rows": 30, "total": 40, "scored_now": 20, "skipped": 10, "quarantined": 3})
-    exporter.tell()
+    exporter.send()
     assert values.found == {
         "clftask_score_shards_total": 2,
         "clftask_score_rows_total": 17,
@@ -132,7 +132,7 @@ def test_retries_are_attempts_that_were_not_the_last():
     error, counts = JobError(Problem("x", None, "failed")), []
     for shard in (0, 1, 0, 0):
         dispatcher.take_back([shards[shard]], error)
-        exporter.tell()
+        exporter.send()
         counts.append(values.found.get("clftask_score_shard_retries_total"))
     assert counts == [1, 2, 3, 3]
     assert list(dispatcher.failed) == [0]
@@ -184,7 +184,7 @@ def test_search(tmp_path, metric, best):
         watch.on_trial_complete(0, [], it)
     watch.on_trial_error(0, [], trials[4])
     TuneProgressCallback(exporter, None, goal, is_final=True).on_trial_start(0, [], trial(9))
-    exporter.tell()
+    exporter.send()
     assert values.found == {
         "clftask_tune_trials:running:search": 1,
         "clftask_tune_trials:done:search": 2,
@@ -198,11 +198,11 @@ def test_search(tmp_path, metric, best):
     }
 
 
-# ------------------------------------------------------------------ what it may not do
+# ------------------------------------------------------------------ failures do not reach the job
 
 
 class Broken:
-    """Takes nothing."""
+    """Raises on every call."""
 
     def __getattr__(self, name: str) -> Any:
         raise OSError(f"no {name}")
@@ -242,7 +242,7 @@ Samples = dict[str, tuple[dict[str, str], float]]
 
 
 def samples(port: int) -> Samples:
-    """Return what the node's metrics agent shows of ours: labels and value, by name."""
+    """Return clftask's samples from the node's metrics agent: labels and value, by name."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as answer:
             text = answer.read().decode()

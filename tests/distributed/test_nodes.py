@@ -1,4 +1,4 @@
-"""Jobs on clusters of several nodes that share nothing but an S3 server; nodes die, and join."""
+"""Jobs on multi-node clusters that share only an S3 server; nodes die and join."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ AUTOSCALING: dict[str, Any] = {
 
 
 class Once:
-    """Does something beside a job when a record of its progress says so."""
+    """Runs an action during a job, triggered by a progress record."""
 
     def __init__(self, is_time: Callable[[dict[str, Any]], bool], what: Callable[[], Any]) -> None:
         self.is_time, self.what = is_time, what
@@ -128,7 +128,7 @@ class Once:
     def _run(self) -> None:
         try:
             self.what()
-        except BaseException as error:  # the test's own thread tells of it
+        except BaseException as error:  # re-raised in the test's thread
             self.failure = error
 
     def end(self) -> None:
@@ -163,7 +163,7 @@ def node_of_first_worker() -> str:
 
 
 def test_training_outlives_the_node_of_its_first_worker(cluster, document):
-    """It ends with fewer workers, after the same steps as if nothing had been."""
+    """It finishes with fewer workers, after the same steps as without the loss."""
     whole = fit(document, lambda record: None, "run.name=whole")
     assert whole.workers == 2
 
@@ -245,7 +245,7 @@ def test_a_search_outlives_a_node(cluster, document, place):
 
 
 def test_a_killed_driver_does_not_keep_the_machines_of_a_range(s3, document, tmp_path):
-    """Ray itself would keep them for three minutes, and let the resumed run wait."""
+    """Ray itself would keep them for three minutes, and the resumed run would wait."""
     file = tmp_path / "job.yaml"
     document["training"]["epochs"] = 40
     document["run"]["resume"] = True

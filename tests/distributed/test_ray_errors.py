@@ -1,4 +1,4 @@
-"""What the pinned Ray raises, and what is read from it."""
+"""Classification of errors that the pinned Ray raises."""
 
 from __future__ import annotations
 

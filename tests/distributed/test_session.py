@@ -1,4 +1,4 @@
-"""How a job fits on a cluster: decided without one."""
+"""Number of workers and their resources, without a cluster."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from clftask.distributed import session
 from clftask.distributed.auth import authenticate, ensure_token
 from clftask.distributed.capacity import (
     Capacity,
-    Plan,
+    WorkerPlan,
     autoscaling_config,
     grown,
     grown_by,
@@ -34,16 +34,16 @@ GROWING = grown([(4, 0)], [((4, 1), 8), ((4, 0), 2)])
 @pytest.mark.parametrize(
     ("capacity", "spec", "expected"),
     [
-        (LAPTOP, {"workers": 2}, Plan(2, False, 4)),
-        (LAPTOP, {"workers": 3}, Plan(3, False, 2)),
-        (LAPTOP, {"workers": 8}, Plan(8, False, 1)),
-        (LAPTOP, {"workers": 4, "cpus_per_worker": 0.5}, Plan(4, False, 0.5)),
-        (GPU_NODE, {"workers": 4}, Plan(4, True, 2)),
-        (GPU_NODE, {"workers": 1}, Plan(1, True, 8)),
-        (GPU_NODE, {"workers": 4, "use_gpu": False}, Plan(4, False, 4)),
-        (GPU_NODE, {"workers": 5}, Plan(5, False, 2)),
-        (GROWING, {"workers": 8}, Plan(8, True, 4)),
-        (GROWING, {"workers": 2, "use_gpu": False}, Plan(2, False, 4)),
+        (LAPTOP, {"workers": 2}, WorkerPlan(2, False, 4)),
+        (LAPTOP, {"workers": 3}, WorkerPlan(3, False, 2)),
+        (LAPTOP, {"workers": 8}, WorkerPlan(8, False, 1)),
+        (LAPTOP, {"workers": 4, "cpus_per_worker": 0.5}, WorkerPlan(4, False, 0.5)),
+        (GPU_NODE, {"workers": 4}, WorkerPlan(4, True, 2)),
+        (GPU_NODE, {"workers": 1}, WorkerPlan(1, True, 8)),
+        (GPU_NODE, {"workers": 4, "use_gpu": False}, WorkerPlan(4, False, 4)),
+        (GPU_NODE, {"workers": 5}, WorkerPlan(5, False, 2)),
+        (GROWING, {"workers": 8}, WorkerPlan(8, True, 4)),
+        (GROWING, {"workers": 2, "use_gpu": False}, WorkerPlan(2, False, 4)),
     ],
 )
 def test_plans(capacity, spec, expected):
@@ -78,11 +78,11 @@ def test_refusals_say_what_the_cluster_has(capacity, spec, field):
 @pytest.mark.parametrize(
     ("capacity", "spec", "expected"),
     [
-        (LAPTOP, {"workers": (2, 4)}, Plan(4, False, 2, least=2)),
-        (LAPTOP, {"workers": (2, 20)}, Plan(8, False, 1, least=2, more=12)),
-        (GPU_NODE, {"workers": (1, 8)}, Plan(4, True, 2, least=1, more=4)),
-        (LAPTOP, {"workers": (8, 20)}, Plan(8, False, 1, least=8, more=12)),
-        (GROWING, {"workers": (2, 100)}, Plan(8, True, 4, least=2)),
+        (LAPTOP, {"workers": (2, 4)}, WorkerPlan(4, False, 2, least=2)),
+        (LAPTOP, {"workers": (2, 20)}, WorkerPlan(8, False, 1, least=2, more=12)),
+        (GPU_NODE, {"workers": (1, 8)}, WorkerPlan(4, True, 2, least=1, more=4)),
+        (LAPTOP, {"workers": (8, 20)}, WorkerPlan(8, False, 1, least=8, more=12)),
+        (GROWING, {"workers": (2, 100)}, WorkerPlan(8, True, 4, least=2)),
     ],
 )
 def test_a_range_takes_what_fits(capacity, spec, expected):
@@ -90,33 +90,35 @@ def test_a_range_takes_what_fits(capacity, spec, expected):
 
 
 def test_a_range_takes_no_more_than_there_is_work_for():
-    assert plan(ScalingSpec(workers=(1, 8)), LAPTOP, most_useful=3) == Plan(3, False, 2, least=1)
-    assert str(Plan(3, False, 2, least=1)) == "1 to 3 CPU workers, 2 CPUs each"
+    assert plan(ScalingSpec(workers=(1, 8)), LAPTOP, most_useful=3) == WorkerPlan(
+        3, False, 2, least=1
+    )
+    assert str(WorkerPlan(3, False, 2, least=1)) == "1 to 3 CPU workers, 2 CPUs each"
 
 
 def test_machines_that_join_make_room_for_more():
     chosen = plan(ScalingSpec(workers=(1, 4)), Capacity(((1, 0),)))
-    assert chosen == Plan(1, False, 1, least=1, more=3)
-    assert str(chosen) == "1 CPU worker, 1 CPU each, 3 more where machines join"
-    assert chosen.widened(Capacity(((1, 0), (2, 0)))) == Plan(3, False, 1, least=1, more=1)
-    assert chosen.widened(Capacity(((1, 0), (9, 0)))) == Plan(4, False, 1, least=1)
+    assert chosen == WorkerPlan(1, False, 1, least=1, more=3)
+    assert str(chosen) == "1 CPU worker, 1 CPU each, 3 more if nodes join"
+    assert chosen.widened(Capacity(((1, 0), (2, 0)))) == WorkerPlan(3, False, 1, least=1, more=1)
+    assert chosen.widened(Capacity(((1, 0), (9, 0)))) == WorkerPlan(4, False, 1, least=1)
     assert chosen.widened(Capacity(((0, 0),))) == chosen
 
 
 def test_of_an_open_cluster_nothing_is_refused():
     unknown = Capacity(((4, 0),), is_open=True)
-    assert plan(ScalingSpec(workers=50), unknown) == Plan(50, False, 1)
-    assert plan(ScalingSpec(workers=2, use_gpu=True), unknown) == Plan(2, True, 2)
+    assert plan(ScalingSpec(workers=50), unknown) == WorkerPlan(50, False, 1)
+    assert plan(ScalingSpec(workers=2, use_gpu=True), unknown) == WorkerPlan(2, True, 2)
 
 
 @pytest.mark.parametrize(
     ("there", "types", "most", "expected"),
     [
-        # From nothing but a head: what may come counts.
+        # Only a head: the nodes that may join count.
         ([(0, 0)], [((8, 1), 2)], None, ((0, 0), (8, 1), (8, 1))),
-        # What is there already counts once.
+        # Nodes that are alive count once.
         ([(0, 0), (8, 1)], [((8, 1), 2)], None, ((0, 0), (8, 1), (8, 1))),
-        # Not all at once: the largest come first.
+        # The limit does not allow all: the largest come first.
         ([(0, 0)], [((8, 0), 5), ((4, 1), 1)], 2, ((0, 0), (4, 1), (8, 0))),
         ([(0, 0), (8, 0)], [((8, 0), 5)], 1, ((0, 0), (8, 0))),
     ],
@@ -178,7 +180,7 @@ def test_a_token_is_for_its_owner_alone(tmp_path):
     assert len(token) == 64
     assert file.stat().st_mode & 0o777 == 0o600
     assert file.parent.stat().st_mode & 0o777 == 0o700
-    file.chmod(0o644)  # as Ray itself leaves it
+    file.chmod(0o644)  # as Ray writes it
     ensure_token(file)
     assert file.stat().st_mode & 0o777 == 0o600
     assert file.read_text() == token
@@ -214,7 +216,7 @@ def test_a_cluster_of_another_python_is_refused_and_not_left_aside(monkeypatch, 
     with environment({"RAY_ADDRESS": address}), pytest.raises(ConfigError) as refused:
         session._init()
     assert "3.12.3" in str(refused.value)
-    assert "to the patch" in str(refused.value)
+    assert "exact Python and Ray versions" in str(refused.value)
 
 
 def test_an_address_where_nobody_listens_is_refused_at_once(monkeypatch):

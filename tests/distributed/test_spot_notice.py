@@ -1,4 +1,4 @@
-"""EC2's notice that a spot machine goes, from a server that answers as EC2 does."""
+"""EC2's spot interruption notice, from a fake metadata server."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NOTICE = b'{"action": "terminate", "time": "2026-11-23T08:22:00Z"}'
 
 
 class Metadata(BaseHTTPRequestHandler):
-    """EC2's metadata: by token alone, and a notice once it is there."""
+    """EC2's metadata service: requires a token; 404 until there is a notice."""
 
     notice: bytes | None = None
 

@@ -1,4 +1,4 @@
-"""What scoring a corpus will take: extrapolated from a sample, with nothing written."""
+"""Estimates of scoring jobs, extrapolated from a sample; they write nothing."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ WORDS = ["fast", "audio", "tool", "router", "shader", "melody", "library", "simp
 
 
 class Ticks:
-    """A clock that goes on by a second each time that it is read."""
+    """A clock that advances by a second at each reading."""
 
     def __init__(self) -> None:
         self.seconds = 0.0

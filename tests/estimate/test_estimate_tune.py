@@ -1,4 +1,4 @@
-"""What a search will take: extrapolated from real steps, with nothing written."""
+"""Estimates of searches, extrapolated from real steps; they write nothing."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ COST = Cost(first_s=3.0, start_s=2.0, epoch_s=10.0, publish_s=5.0)
 
 
 class Ticks:
-    """A clock that goes on by a second each time that it is read."""
+    """A clock that advances by a second at each reading."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -163,7 +163,7 @@ def test_a_scheduler_that_stops_trials_spends_less() -> None:
 
 
 def test_of_a_search_under_way_the_rest_counts() -> None:
-    """One trial has ended, one has stood still after two epochs, one finalist is done."""
+    """One trial has ended, one was interrupted after two epochs, one finalist is done."""
     known = [
         a_trial(0, 4, "finished"),
         a_trial(1, 2),

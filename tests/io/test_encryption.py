@@ -214,11 +214,11 @@ def test_what_ray_stores_holds_no_key(s3):
 
 def test_what_s3_cannot_do_is_refused_in_words(s3):
     inner, fs = ray_storage(f"{s3.bucket}/run")
-    with pytest.raises(OSError, match="nothing on S3 is moved"):
+    with pytest.raises(OSError, match="S3 has no move"):
         fs.move(f"{inner}/a", f"{inner}/b")
-    with pytest.raises(OSError, match="nothing is copied within S3"):
+    with pytest.raises(OSError, match="copying within S3 is not supported"):
         fs.copy_file(f"{inner}/a", f"{inner}/b")
-    with pytest.raises(OSError, match="S3 does not append"):
+    with pytest.raises(OSError, match="S3 has no append"):
         fs.open_append_stream(f"{inner}/a")
 
 

@@ -1,4 +1,4 @@
-"""An elastic pool of scoring actors: they come and go, and what one leaves another does."""
+"""An elastic pool of scoring actors; shards of a lost actor go to another one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import ray
 
 from clftask import logs
 from clftask.distributed.actor_names import named
-from clftask.distributed.capacity import Plan, capacity
+from clftask.distributed.capacity import WorkerPlan, capacity
 from clftask.distributed.ray_errors import is_node_loss, last_line
 from clftask.distributed.score.dispatcher import Dispatcher
 from clftask.errors import AccessError, ClftaskError, ConfigError, DataError, JobError, Problem
@@ -25,23 +25,23 @@ from clftask.models import bundle
 from clftask.scoring.manifest import ScoreTableStore, Shard
 from clftask.scoring.worker import Done, Failure, ScoreWork
 
-MAX_DEATHS = 3  # for each worker, while none works
-MAX_FAILURES = 10  # for each worker, of shards in a row at their first try
-MAX_NODES = 5  # that go while they begin with the same shard: then it is to blame
+MAX_DEATHS = 3  # per worker, while no worker is busy
+MAX_FAILURES = 10  # per worker: consecutive shards that fail at their first attempt
+MAX_NODES = 5  # lost nodes that started with the same shard; then the shard is at fault
 WAIT_S = 60.0
-LOOK_S = 10.0  # between looks at the machines that are there
+LOOK_S = 10.0  # between checks for new nodes
 POLL_S = 1.0
 _log = logging.getLogger(__name__)
 
 
 class ScoreActor:
-    """Holds a bundle's model on one device; an actor of Ray."""
+    """Ray actor that holds a bundle's model on one device."""
 
     def __init__(self, work: ScoreWork, cpus: float) -> None:
         self.work, self.cpus = work, cpus
 
     def load(self) -> ClftaskError | None:
-        """Open the bundle; return a user error, if there is one."""
+        """Open the bundle; return a user error instead of raising it."""
         try:
             self._refuse_other_disk()
             self.scorer = self._open()
@@ -50,11 +50,11 @@ class ScoreActor:
         return None
 
     def _refuse_other_disk(self) -> None:
-        """Refuse a local output that is not the one that the driver sees."""
+        """Refuse a local output path that is not on a disk shared with the driver."""
         plan = ScoreTableStore(self.work.job.output.path).plan()
         if plan is None or plan.fingerprint != self.work.plan.fingerprint:
-            allowed = "is not there on a worker's machine"
-            remedy = "Use S3, or a disk that all nodes share."
+            allowed = "does not exist on a worker's node"
+            remedy = "Use S3 or a disk that all nodes share."
             raise ConfigError(Problem("output.path", self.work.job.output.path, allowed, remedy))
 
     def _open(self) -> Any:
@@ -72,10 +72,10 @@ class ScoreActor:
         with temporary_folder() as scratch:
             folder, meta = bundle.fetch(job.bundle, scratch)
             if meta.fingerprint != self.work.meta.fingerprint:
-                raise ConfigError(Problem("bundle", job.bundle, "was changed while the job ran"))
+                raise ConfigError(Problem("bundle", job.bundle, "changed while the job ran"))
             model, tokenizer = bundle.open_model(folder, meta)
         precision = precision_for(job.precision, device)
-        _log.info("the worker has its model, on %s in %s", device, precision)
+        _log.info("model loaded on %s in %s", device, precision)
         return ShardScorer(self.work, Scorer(model, tokenizer, meta, device, precision))
 
     def run(self, shards: list[Shard], rows_ahead: int) -> Iterator[Done | Failure]:
@@ -85,20 +85,20 @@ class ScoreActor:
 
 @dataclass
 class ShardBatch:
-    """What an actor is doing; `shards`: those that it has not answered for, by number."""
+    """The batch of a busy actor; `shards`: those without a result yet, by number."""
 
     actor: Any
     shards: dict[int, Shard]
 
 
 class Pool:
-    """Starts actors while there is work for them, and feeds them.
+    """Starts actors while shards are waiting, and gives them batches.
 
-    All that may run are asked for at once: Ray starts as many as fit, and those that wait
-    tell an autoscaler what to add.
+    It requests all actors at once: Ray starts as many as fit the cluster, and the pending ones
+    make an autoscaler add nodes.
     """
 
-    def __init__(self, work: ScoreWork, chosen: Plan, say: Callable[[str], None]) -> None:
+    def __init__(self, work: ScoreWork, chosen: WorkerPlan, say: Callable[[str], None]) -> None:
         resources = {"num_cpus": chosen.cpus_per_worker, "num_gpus": int(chosen.use_gpu)}
         self.actor_class = ray.remote(**resources)(ScoreActor)
         self.chosen, self.work = chosen, ray.put(work)
@@ -113,15 +113,15 @@ class Pool:
         self.looked = time.monotonic()
 
     def done(self, dispatcher: Dispatcher) -> Iterator[Done]:
-        """Yield the shards that are done until nothing waits and nobody works.
+        """Yield finished shards until none is waiting and no actor is busy.
 
         Raises:
-            JobError: Workers keep dying, or what one found ends the job.
+            JobError: Workers keep dying, or an error ends the job.
         """
         while dispatcher.waiting or self.busy:
             self._grow(len(dispatcher.waiting))
             self._feed(dispatcher)
-            self._say_if_waiting()
+            self._report_waiting()
             heard, _ = ray.wait([*self.starting, *self.busy], timeout=POLL_S)
             for reference in heard:
                 if reference in self.starting:
@@ -133,13 +133,13 @@ class Pool:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End all actors, also those that still wait for a place."""
+        """Kill all actors, also the pending ones."""
         actors = [shard_batch.actor for shard_batch in self.busy.values()]
         for actor in [*self.starting.values(), *self.idle, *actors]:
             ray.kill(actor)
 
     def _look(self) -> None:
-        """Count the machines that have joined."""
+        """Raise the number of workers if nodes have joined."""
         if self.chosen.more and time.monotonic() - self.looked > LOOK_S:
             self.looked = time.monotonic()
             self.chosen = self.chosen.widened(capacity())
@@ -153,7 +153,7 @@ class Pool:
             actor = self.actor_class.options(**name).remote(self.work, self.chosen.cpus_per_worker)
             self.starting[actor.load.remote()] = actor
 
-    def _say_if_waiting(self) -> None:
+    def _report_waiting(self) -> None:
         if self.busy:
             self.idle_since = time.monotonic()
         elif time.monotonic() - self.idle_since > WAIT_S:
@@ -164,19 +164,19 @@ class Pool:
         actor = self.starting.pop(reference)
         try:
             refusal = ray.get(reference)
-        except Exception as error:  # Ray wraps whatever an actor raises
+        except Exception as error:  # Ray wraps every exception of an actor
             self._remove(actor, error)
             return
         if refusal is None:
             self.idle.append(actor)
-        elif self.has_done:  # its machine's trouble: others have opened the same
+        elif self.has_done:  # only this node is at fault: other actors opened the bundle
             self._remove(actor, JobError(*refusal.problems))
         else:
             ray.kill(actor)
             raise JobError(*refusal.problems)
 
     def _feed(self, dispatcher: Dispatcher) -> None:
-        if not self.idle:  # nearly always; what follows goes through all that waits
+        if not self.idle:  # the usual case; the sum below visits all waiting shards
             return
         rows_ahead = sum(shard.num_rows for shard in dispatcher.waiting) // self.chosen.workers
         while self.idle and (shards := dispatcher.next()):
@@ -196,7 +196,7 @@ class Pool:
             self.busy.pop(generator)
             died = JobError(Problem("worker", None, f"died: {_reason(error)}"))
             about = {"shards": [*shard_batch.shards]}
-            _log.warning("a worker leaves shards behind", extra=about)
+            _log.warning("a worker died with unfinished shards", extra=about)
             left = [*shard_batch.shards.values()]
             dispatcher.take_back(left, None if self._is_nodes_fault(error, left) else died)
             self._remove(shard_batch.actor, error)
@@ -209,7 +209,7 @@ class Pool:
                 self._judge(found, generator, dispatcher)
 
     def _judge(self, failure: Failure, generator: Any, dispatcher: Dispatcher) -> None:
-        """Take a failed batch back, the failed shard first; its actor has ended it."""
+        """Return a failed batch to the dispatcher, the failed shard first."""
         if failure.ends_job:
             raise JobError(*failure.error.problems)
         self.num_failures += not dispatcher.attempts[failure.shard]
@@ -220,12 +220,12 @@ class Pool:
         dispatcher.take_back([*at_fault, *left.values()], failure.error)
         if self.num_failures > MAX_FAILURES * self.chosen.workers:
             raise JobError(*failure.error.problems)
-        if isinstance(failure.error, JobError):  # the device may be out of order for good
+        if isinstance(failure.error, JobError):  # the device may be unusable
             self.busy.pop(generator)
             self._remove(shard_batch.actor, failure.error)
 
     def _is_nodes_fault(self, error: Exception, left: list[Shard]) -> bool:
-        """Tell whether a machine's loss has nothing to do with what was done on it."""
+        """Tell whether a node was lost for a reason other than the shard on it."""
         if getattr(error, "preempted", False) or not left:
             return is_node_loss(error)
         first = left[0].index
@@ -233,18 +233,18 @@ class Pool:
         return is_node_loss(error) and self.lost_with[first] < MAX_NODES
 
     def _remove(self, actor: Any, error: Exception) -> None:
-        """End an actor for certain, and the job if they keep dying and none works."""
+        """Kill an actor; raise JobError if actors keep dying."""
         with contextlib.suppress(Exception):
             ray.kill(actor)
         self.num_deaths += not is_node_loss(error)
-        _log.warning("a worker is gone: %s", _reason(error))
+        _log.warning("lost a worker: %s", _reason(error))
         most = MAX_FAILURES if self.busy else MAX_DEATHS
         if self.num_deaths > most * self.chosen.workers:
             raise JobError(Problem("worker", None, f"workers keep dying: {_reason(error)}"))
 
 
 def _reason(error: Exception) -> str:
-    """Return the last line of what Ray says, or our own error inside it."""
+    """Return the last line of Ray's error, or the clftask error that it wraps."""
     cause = getattr(error, "cause", None)
     if isinstance(cause, ClftaskError):
         return str(cause)

@@ -9,18 +9,18 @@ from clftask.errors import ClftaskError
 from clftask.scoring.manifest import Shard
 
 MAX_ATTEMPTS = 3
-MIN_STRETCH = 8  # shards enough for reading, computing and writing to overlap
+MIN_STRETCH = 8  # enough shards to overlap reading, computing and writing
 
 
 class Dispatcher:
-    """Hands out batches: shards that one worker does in a row, those of a file in one pass.
+    """Hands out batches: consecutive shards for one worker, which reads each file in one pass.
 
-    A batch is a share of what is left: long ones come first, so that a file is read in few
-    passes, and short ones last, so that all workers end at about the same time.
+    A batch is a fraction of the remaining shards: the first ones are long, so that workers read a
+    file in few passes, and the last ones short, so that all workers end at about the same time.
 
     Args:
-        shards: What is to be scored, in order.
-        workers: The most workers that there will be.
+        shards: The shards to score, in order.
+        workers: The maximum number of workers.
     """
 
     def __init__(self, shards: Iterable[Shard], workers: int) -> None:
@@ -30,7 +30,7 @@ class Dispatcher:
         self.failed: dict[int, ClftaskError] = {}
 
     def next(self) -> list[Shard]:
-        """Return the next batch; empty if nothing waits."""
+        """Return the next batch; empty if no shard is waiting."""
         share = 2 * self.workers if self.workers > 1 else 1
         most = -(-len(self.waiting) // share)
         shard_batch: list[Shard] = []
@@ -42,9 +42,9 @@ class Dispatcher:
         return shard_batch
 
     def take_back(self, shards: Sequence[Shard], error: ClftaskError | None) -> None:
-        """Take back what a worker did not finish; with an error the first of them is at fault.
+        """Queue unfinished shards again; if there is an error, the first shard is at fault.
 
-        A shard at fault is tried again after the others, `MAX_ATTEMPTS` times in all.
+        A shard at fault goes to the end of the queue, for at most `MAX_ATTEMPTS` attempts.
         """
         at_fault = shards[0] if error and shards else None
         others = [shard for shard in shards if shard is not at_fault]
@@ -59,6 +59,6 @@ class Dispatcher:
 
 
 def _follows(before: Shard, after: Shard) -> bool:
-    """Tell whether a shard goes on in the file where another one ended."""
+    """Tell whether a shard starts where the previous one ended in the same file."""
     end, start = before.pieces[-1], after.pieces[0]
     return (end.file, end.start + end.num_rows) == (start.file, start.start)

@@ -1,4 +1,4 @@
-"""A scoring job on Ray: an elastic pool of workers, each with the model, fed shard by shard."""
+"""Driver of a scoring job on Ray: plan, elastic pool of workers, manifest."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def score(job: ScoreJob, say: Callable[[str], None], show: Show) -> ScoreResult:
     """Run a scoring job to its end.
 
     Args:
-        job: The job; every user error is refused before a worker starts.
-        say: Takes lines for the user.
-        show: Takes progress records: rows, total, scored_now, quarantined, skipped.
+        job: The job; user errors are raised before a worker starts.
+        say: Receives lines for the user.
+        show: Receives progress records: rows, total, scored_now, quarantined, skipped.
 
     Raises:
         ConfigError, DataError, StorageError: A user error; no part was written.
-        JobError: Shards failed, or too many rows are bad; the same job goes on from there.
+        JobError: Shards failed, or too many rows are bad; the same job resumes.
     """
     started = time.perf_counter()
     meta = checked_bundle(job.bundle)
@@ -72,7 +72,7 @@ def _score_missing(
     job: ScoreJob, meta: BundleMeta, planned: Planned, say: Callable[[str], None], show: Show
 ) -> ScoreRun:
     exporter = ScoreMetricsExporter(job.output.path, show)
-    with interruption_hint("Run the job again to go on."), connected(say), exporter:
+    with interruption_hint("Run the job again to resume."), connected(say), exporter:
         chosen = plan(job.scaling, capacity(), len(planned.missing))
         check_precision(job.precision, chosen.use_gpu, "precision")
         run = ScoreRun(job, meta, planning.create(job, meta, planned), exporter)
@@ -84,7 +84,7 @@ def _score_missing(
 
 def _announce(planned: Planned, say: Callable[[str], None]) -> None:
     found, num_done = planned.plan, len(planned.done)
-    already = f"; {num_done:,} {are(num_done)} there already" if num_done else ""
+    already = f"; {num_done:,} already done" if num_done else ""
     if planned.left_out:
         say(f"warning: {describe_left_out(list(planned.left_out))}")
     rows, files = counted(found.num_rows, "row"), counted(len(found.files), "file")
@@ -93,7 +93,7 @@ def _announce(planned: Planned, say: Callable[[str], None]) -> None:
 
 @contextmanager
 def _mid_job() -> Iterator[None]:
-    """Let nothing that happens after the first part count as refused before the start."""
+    """Turn user errors into JobError: the job has started writing."""
     try:
         yield
     except (ConfigError, DataError, StorageError) as error:
@@ -101,7 +101,7 @@ def _mid_job() -> Iterator[None]:
 
 
 def checked_bundle(path: str) -> BundleMeta:
-    """Return what stands in a bundle's `clftask.json`, the bundle being whole."""
+    """Check that a bundle is complete and return its `clftask.json`."""
     with temporary_folder() as scratch:
         return bundle.fetch(path, scratch)[1]
 
@@ -127,7 +127,7 @@ def _result(
 
 
 class ScoreRun:
-    """One invocation: the pool, what it has done, and what it means for the whole."""
+    """One invocation of a job: its counts, its failures and the manifest."""
 
     def __init__(self, job: ScoreJob, meta: BundleMeta, planned: Planned, show: Show) -> None:
         self.job, self.meta, self.planned, self.show = job, meta, planned, show
@@ -139,18 +139,18 @@ class ScoreRun:
         self.failed: dict[int, ClftaskError] = {}
 
     def score(self, work: Callable[[Dispatcher], Iterable[Done]], num_workers: int) -> None:
-        """Score what is missing.
+        """Score the missing shards.
 
         Args:
-            work: Works a dispatcher off: a pool of actors.
-            num_workers: The most that will work at once.
+            work: Scores the shards of a dispatcher, as a pool of actors does.
+            num_workers: The maximum number of workers.
 
         Raises:
-            JobError: Too many rows are bad, or nothing can go on.
+            JobError: Too many rows are bad, or the workers fail.
         """
         self._refuse_too_many_bad()
         missing = self.planned.missing
-        # A second run begins elsewhere, so that two at once do not do the same.
+        # A second run starts at a random shard, so that concurrent runs do different shards.
         ordered = missing if self.planned.is_new else _rotated(missing)
         dispatcher = Dispatcher(ordered, num_workers)
         for done in work(dispatcher):
@@ -178,7 +178,7 @@ class ScoreRun:
     def _refuse_bad(self, bad: int) -> None:
         if bad > self.job.max_bad_rows * self.num_rows:
             share = f"{bad:,} of {counted(self.num_rows, 'row')} {are(bad)} bad"
-            remedy = f"See {self.job.output.path}/_quarantine; a larger share lets the job go on."
+            remedy = f"See {self.job.output.path}/_quarantine, or raise max_bad_rows."
             problem = f"{share}, more than max_bad_rows"
             raise JobError(Problem("max_bad_rows", self.job.max_bad_rows, problem, remedy))
 
@@ -186,7 +186,7 @@ class ScoreRun:
         """Write the manifest if every row is accounted for.
 
         Raises:
-            JobError: Shards failed; or the receipts do not add up.
+            JobError: Shards failed, or the receipts are inconsistent.
         """
         if self.failed:
             shown = sorted(self.failed.items())[:MAX_SHOWN]
@@ -194,27 +194,30 @@ class ScoreRun:
         manifest, bad_in = self._manifest()
         self._refuse_bad(manifest.counts.rows_quarantined)
         if self.store.plan() != self.plan:
-            raise self._unsound("another run planned changed files anew")
+            raise self._unsound("another run replanned changed files")
         self._refuse_strange_files(bad_in)
         self.store.write_manifest(manifest)
         return manifest
 
     def _refuse_strange_files(self, bad_in: set[int]) -> None:
-        """Refuse parts that are no longer there, or that were never asked for.
+        """Refuse missing parts and parts that are not in the plan.
+
+        Args:
+            bad_in: The shards with bad rows, whose quarantine files must exist.
 
         Raises:
-            JobError: Says which; `bad_in`: the shards that have bad rows, whose list must be there.
+            JobError: Names them.
         """
         wanted, there = {shard.index for shard in self.plan.shards}, self.store.stored_parts()
         if wanted - there:
-            raise self._unsound(f"{counted(len(wanted - there), 'part')} taken away meanwhile")
+            raise self._unsound(f"{counted(len(wanted - there), 'part')} deleted during the job")
         listed = self.store.stored_quarantines()
-        problems = [(i, "is of another plan") for i in sorted(there - wanted)]
+        problems = [(i, "belongs to another plan") for i in sorted(there - wanted)]
         problems += [
-            (i, "has bad rows, of which the list is gone") for i in sorted(bad_in - listed)
+            (i, "has bad rows, but its quarantine file is missing") for i in sorted(bad_in - listed)
         ]
         if problems:
-            remedy = "Delete it, and run the same job again."
+            remedy = "Delete it and run the same job again."
             found = [Problem(self.store.part(i), None, why, remedy) for i, why in problems]
             raise JobError(*found[:MAX_SHOWN])
 
@@ -223,18 +226,18 @@ class ScoreRun:
         piece = shard.pieces[0]
         where = f"{self.plan.files[piece.file].path}, rows from {piece.start}"
         problem = error.problems[0]
-        remedy = "Fix it and run the same job again: only what is missing is scored."
+        remedy = "Fix it and run the same job again; it scores only the missing shards."
         return Problem(f"part-{index:05d} ({where})", None, f"failed: {problem}", remedy)
 
     def _manifest(self) -> tuple[Manifest, set[int]]:
-        """Return what the receipts add up to, and the shards that have bad rows."""
+        """Return the manifest from the receipts, and the shards with bad rows."""
         wanted = {shard.index: shard for shard in self.plan.shards}
         counts, parts, seconds, bad_in = Counts(), [], 0.0, set()
         for receipt in self.store.receipts():
             shard = wanted.pop(receipt.shard, None)
             mine = (shard.num_rows, self.plan.input_of(shard)) if shard else None
             if mine != (receipt.counts.rows_in, receipt.input):
-                raise self._unsound(f"the receipt of part {receipt.shard} does not fit the plan")
+                raise self._unsound(f"the receipt of part {receipt.shard} does not match the plan")
             counts += receipt.counts
             seconds += receipt.seconds
             bad_in |= {receipt.shard} if receipt.counts.rows_quarantined else set()
@@ -260,6 +263,6 @@ class ScoreRun:
 
 
 def _rotated(shards: Sequence[Shard]) -> list[Shard]:
-    """Return the shards from a random one on, then those before it."""
+    """Return the shards rotated to a random start."""
     start = random.randrange(max(len(shards), 1))
     return [*shards[start:], *shards[:start]]

@@ -1,4 +1,4 @@
-"""Sends a job to a Ray cluster, shows its log and brings back its exit code."""
+"""Submits a job to a Ray cluster, follows its log and returns its exit code."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ from clftask.errors import ConfigError, JobError, Problem, interruption_hint
 from clftask.io.tempdirs import temporary_folder
 
 POLL_S = 1.0
-PATIENCE_S = 300.0  # for a head that does not answer
-ANSWER_S = 120.0  # for one answer of it
-QUIET_S = 120.0  # of a log, after which its connection may be a dead one
-TAIL_ATTEMPTS = 5  # to read the end of the log
-LOOKS = 5  # for a job whose sending was not answered
-MAX_RESULT = 4_000_000  # characters of a job's JSON
-LAST_WORDS = 1000  # characters in which a job says why it ended
+PATIENCE_S = 300.0  # until a head node that does not answer counts as lost
+ANSWER_S = 120.0  # timeout of one request
+QUIET_S = 120.0  # without log lines, after which the connection may be dead
+TAIL_ATTEMPTS = 5  # at reading the end of the log
+LOOKS = 5  # checks for a job whose submission got no answer
+MAX_RESULT = 4_000_000  # characters of a job's JSON result
+LAST_WORDS = 1000  # characters at the end of the log that contain the error
 LACKING = re.compile(r"ModuleNotFoundError: No module named '([\w.]+)'\s*$")
 FIND_PACKAGES = (
-    "Say --pip to install what clftask needs, or --image with an image that has it; where the "
-    "nodes have it in an environment, start them with that environment activated."
+    "Use --pip to install the packages, or --image with an image that has them. If the nodes "
+    "have them in an environment, activate it before `ray start`."
 )
 
 
@@ -48,11 +48,11 @@ class Cluster:
     """The job server of a cluster.
 
     Args:
-        address: Of its dashboard: http://host:port.
-        say: Takes lines for the user.
+        address: The dashboard, as http://host:port.
+        say: Receives lines for the user.
 
     Raises:
-        ConfigError: Nobody answers there, or asks for another token.
+        ConfigError: The dashboard does not answer, or rejects the token.
     """
 
     def __init__(self, address: str, say: Callable[[str], None]) -> None:
@@ -68,7 +68,7 @@ class Cluster:
         self.address = address.rstrip("/")
         authenticate(make=False)
         with self._refused(), _without("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
-            logging.getLogger("ray").setLevel(logging.ERROR)  # it tells of each socket
+            logging.getLogger("ray").setLevel(logging.ERROR)  # Ray logs every websocket
             self.client = _client(self.address)
         if is_open(self.address):
             say(f"warning: {describe_open(f'the cluster at {self.address}')}")
@@ -89,21 +89,21 @@ class Cluster:
             raise ConfigError(problem) from None
 
     def submit(self, entrypoint: str, name: str, runtime_env: dict[str, Any]) -> SubmittedJob:
-        """Send a job.
+        """Submit a job.
 
         Args:
             entrypoint: The command that the cluster runs.
-            name: What the job's id begins with.
-            runtime_env: Ray's; its `working_dir` is a local folder.
+            name: Prefix of the submission id.
+            runtime_env: Ray's runtime environment; its `working_dir` is a local folder.
 
         Raises:
-            ConfigError: The cluster refuses it, or cannot be reached.
-            JobError: The connection broke off; the job may be there.
+            ConfigError: The cluster rejects the job or does not answer.
+            JobError: The connection was lost; the job may exist.
         """
         import requests
 
         submitted = SubmittedJob(self, f"{name}-{secrets.token_hex(4)}")
-        with self._refused(), interruption_hint(submitted.hint("may have begun")):
+        with self._refused(), interruption_hint(submitted.hint("may have started")):
             try:
                 self.client.submit_job(
                     entrypoint=entrypoint, submission_id=submitted.id, runtime_env=runtime_env
@@ -115,7 +115,7 @@ class Cluster:
 
 
 def _client(address: str) -> Any:
-    """Return Ray's client, which by itself would wait for an answer for ever."""
+    """Return Ray's job client with a timeout: `JobSubmissionClient` has none."""
     from ray.job_submission import JobSubmissionClient
 
     class Client(JobSubmissionClient):  # type: ignore[misc]
@@ -130,10 +130,10 @@ class SubmittedJob:
     """A job on a cluster.
 
     Attributes:
-        cluster: Where it is.
-        id: Its name there.
-        log: The end of what it has said so far.
-        num_shown: The characters of the log that were shown.
+        cluster: The cluster.
+        id: The submission id.
+        log: The end of its log so far.
+        num_shown: Number of characters of the log that were shown.
     """
 
     cluster: Cluster
@@ -142,25 +142,25 @@ class SubmittedJob:
     num_shown: int = 0
 
     def command(self, what: str) -> str:
-        """Return the command of Ray that tells of the job, or ends it."""
+        """Return a `ray job` command for the job."""
         mode = "RAY_AUTH_MODE=token " if os.environ.get(MODE) == "token" else ""
         return f"{mode}ray job {what} {self.id} --address {self.cluster.address}"
 
-    def hint(self, state: str = "goes on") -> str:
-        """Return how to follow and to end the job from anywhere."""
+    def hint(self, state: str = "continues") -> str:
+        """Return the commands that follow and stop the job."""
         follow, stop = self.command("logs --follow"), self.command("stop")
-        return f"The job {state}. Its log: {follow}; its end: {stop}"
+        return f"The job {state}. Follow its log: {follow}; stop it: {stop}"
 
     def where(self) -> str:
-        """Return where the log of a job that has ended is."""
+        """Return the command that shows the log of a finished job."""
         return f"Its log: {self.command('logs')}"
 
     def result(self, code: int) -> str | None:
-        """Return the last line of the log if it is what `--json` ends with.
+        """Return the last line of the log if it is the result of `--json`.
 
         Args:
-            code: What the job ended with. One that was killed has said no more than its log,
-                which may be JSON itself.
+            code: The job's exit code. The log of a killed job ends without a result, and its
+                last line may be a JSON log record.
         """
         last = self.log.strip().rpartition("\n")[2]
         try:
@@ -173,37 +173,37 @@ class SubmittedJob:
         return last if is_result else None
 
     def is_there(self, error: Exception) -> bool:
-        """Tell whether the cluster has the job, though sending it ended with an error.
+        """Tell whether the cluster has the job although the submission raised an error.
 
         Raises:
-            JobError: It does not answer.
+            JobError: The cluster does not answer.
         """
         import requests
 
-        for _ in range(LOOKS):  # what answered late may write it down still later
+        for _ in range(LOOKS):  # a slow head node may record the job later
             try:
                 self.cluster.client.get_job_info(self.id)
             except (requests.RequestException, RuntimeError) as answer:
                 if not is_unknown_job(answer):
-                    raise JobError(self._lost(error, "broke off")) from None
+                    raise JobError(self._lost(error, "lost the connection")) from None
             else:
                 return True
             time.sleep(POLL_S)
         return False
 
     def wait(self, show: Callable[[str], None]) -> int:
-        """Show the job's log until its end.
+        """Show the job's log until the job ends.
 
         Returns:
-            Its exit code: what the command itself gave; 1 if it never ran.
+            The exit code of the command; 1 if it never ran.
 
         Raises:
-            JobError: The head node does not answer any more; the job may still run.
+            JobError: The head node stopped answering; the job may still run.
         """
         with interruption_hint(self.hint()):
             code = self._followed(show)
         if code and (lacking := LACKING.search(self.log[-LAST_WORDS:])):
-            show(f"The cluster's python lacks {lacking[1]}. {FIND_PACKAGES}\n")
+            show(f"The cluster's Python has no module {lacking[1]}. {FIND_PACKAGES}\n")
         return code
 
     def _followed(self, show: Callable[[str], None]) -> int:
@@ -212,7 +212,7 @@ class SubmittedJob:
             self._tail(show)
             try:
                 info = self.cluster.client.get_job_info(self.id)
-            except Exception as error:  # of sockets, HTTP and Ray: all say that it is not there
+            except Exception as error:  # sockets, HTTP and Ray: the head does not answer
                 silent_since = silent_since or time.monotonic()
                 if time.monotonic() - silent_since > PATIENCE_S:
                     gone = f"has not answered for {PATIENCE_S:.0f} s"
@@ -225,14 +225,14 @@ class SubmittedJob:
             time.sleep(POLL_S)
 
     def _show_rest(self, show: Callable[[str], None]) -> None:
-        """Show what the log of a job that has ended still has; its exit code counts more."""
+        """Show the rest of a finished job's log; errors do not hide its exit code."""
         for _ in range(TAIL_ATTEMPTS):
             if self._tail(show):
                 return
             time.sleep(POLL_S)
 
     def _tail(self, show: Callable[[str], None]) -> bool:
-        """Show what the log has beyond what was shown; tell whether it came to its end."""
+        """Show new text of the log; tell whether the log reached its end."""
 
         async def run() -> bool:
             seen, log = 0, self.cluster.client.tail_job_logs(self.id)
@@ -241,7 +241,7 @@ class SubmittedJob:
                     lines = await self._next(log)
                 except StopAsyncIteration:
                     return True
-                except Exception:  # broken off, or quiet; those of `show` are not meant
+                except Exception:  # connection lost or quiet; `show` is outside
                     return False
                 new = lines[max(0, self.num_shown - seen) :]
                 seen += len(lines)
@@ -253,10 +253,10 @@ class SubmittedJob:
         return asyncio.run(run())
 
     async def _next(self, log: AsyncIterator[str]) -> str:
-        """Return the next lines; while there are none, make sure that the job's head is there.
+        """Return the next lines; while there are none, check that the head node answers.
 
-        A log is not asked for again as long as it is: heads keep a connection that its reader
-        has left until the job's next line, and take no more than a hundred.
+        It does not reopen a quiet log: Ray's dashboard keeps an abandoned log connection until the
+        job's next line, and accepts 100 connections in all.
         """
         coming = asyncio.ensure_future(anext(log))
         while not coming.done():
@@ -269,22 +269,22 @@ class SubmittedJob:
     def _lost(self, error: Exception, what: str) -> Problem:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         allowed = f"{what} ({reason}); job {self.id} may still run"
-        remedy = f"Ask it later: {self.command('status')}"
+        remedy = f"Check it later: {self.command('status')}"
         return Problem("--address", self.cluster.address, allowed, remedy)
 
 
 def _exit_code(info: Any, show: Callable[[str], None]) -> int:
     code = info.driver_exit_code
-    if code is None:  # it never ran, or was stopped
+    if code is None:  # the job never ran, or was stopped
         show(f"{info.message or info.status}\n")
         return 1
-    # A command that a signal ended is told to shells as 128 and the signal's number.
+    # Shells report a command that a signal ended as 128 plus the signal number.
     return 128 - code if code < 0 else int(code)
 
 
 @contextmanager
 def _without(*names: str) -> Iterator[None]:
-    """Hide variables that Ray would prefer to the address that is asked for."""
+    """Unset variables that Ray would prefer to the given address."""
     kept = {name: os.environ.pop(name) for name in names if name in os.environ}
     try:
         yield
@@ -300,18 +300,18 @@ def send(
     say: Callable[[str], None],
     as_json: bool = False,
 ) -> SubmittedJob:
-    """Send a job to a cluster.
+    """Submit a job to a cluster.
 
     Args:
         kind: train, tune or score.
         job: The resolved job.
-        address: Of the cluster's dashboard.
-        shipping: How it finds there what it needs.
-        say: Takes lines for the user.
-        as_json: Whether the job's log ends with its result.
+        address: The cluster's dashboard.
+        shipping: Shared folders, packages and image.
+        say: Receives lines for the user.
+        as_json: Whether the job's log ends with its JSON result.
 
     Raises:
-        ConfigError: The cluster cannot be reached, or would not find what the job names.
+        ConfigError: The cluster does not answer, or cannot read the job's paths.
     """
     check_paths(job, shipping.shared)
     entrypoint = command(kind, job, shipping, as_json)

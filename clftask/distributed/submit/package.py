@@ -1,4 +1,4 @@
-"""What a job on another machine's cluster is sent with: its file, the code, packages, an image."""
+"""Package of a submitted job: job file, code, runtime environment."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from clftask.errors import ConfigError, Problem
 Job = TrainJob | TuneJob | ScoreJob
 KINDS: dict[str, type[Job]] = {"train": TrainJob, "tune": TuneJob, "score": ScoreJob}
 
-# Where things are, but nothing secret: what a job is sent with can be read on the dashboard.
+# No secrets: the dashboard shows a job's runtime environment.
 PASSED_ON = (
     "AWS_ENDPOINT_URL_S3",
     "AWS_ENDPOINT_URL",
@@ -31,19 +31,19 @@ PASSED_ON = (
     "HF_HUB_OFFLINE",
     "CLFTASK_LOG",
 )
-# What a cluster has already, built for its own machines.
+# Installed on every cluster, built for its nodes.
 CLUSTERS_OWN = {"ray", "torch"}
-MAX_COMMAND = 100_000  # characters that a shell surely takes
+MAX_COMMAND = 100_000  # characters, below the limit of shells
 
 
 @dataclass(frozen=True)
 class Shipping:
-    """How a job finds what it needs on the cluster.
+    """How a job finds files and packages on the cluster.
 
     Attributes:
-        shared: Folders that all machines of the cluster see by the same name.
-        packages: Whether the cluster installs what clftask needs, in the versions used here.
-        image: A container image that has all of it, clftask too, to run the job in.
+        shared: Folders that all nodes of the cluster mount at the same path.
+        packages: Whether Ray installs clftask's requirements, in the versions used here.
+        image: A container image with clftask and its requirements, in which the job runs.
     """
 
     shared: tuple[str, ...] = ()
@@ -55,7 +55,7 @@ def load(kind: str, path: str, overrides: Iterable[str]) -> Job:
     """Read a job file.
 
     Raises:
-        ConfigError: All its mistakes; or there is no such kind of job.
+        ConfigError: The job file or the kind of job is invalid.
     """
     if kind not in KINDS:
         raise ConfigError(Problem("submit", kind, f"must be {', '.join(KINDS)}"))
@@ -63,22 +63,22 @@ def load(kind: str, path: str, overrides: Iterable[str]) -> Job:
 
 
 def check_paths(job: Job, shared: Iterable[str]) -> None:
-    """Refuse places on this machine's disk.
+    """Refuse paths on this machine's disk.
 
     Args:
-        job: Its paths are absolute.
-        shared: Folders that all machines of the cluster see by the same name.
+        job: A job with absolute paths.
+        shared: Folders that all nodes of the cluster mount at the same path.
 
     Raises:
-        ConfigError: Names all of them.
+        ConfigError: Names all such paths.
     """
     seen = [str(Path(folder).expanduser().absolute()) for folder in shared]
     problems = [
         Problem(
             field,
             path,
-            "is on this machine, where the cluster does not see it",
-            "Put it into object storage (s3://…), or say --shared FOLDER if every node of the "
+            "is a local path, which the cluster cannot read",
+            "Put it into object storage (s3://…), or use --shared FOLDER if every node of the "
             "cluster has that folder.",
         )
         for field, path in job.paths.items()
@@ -89,7 +89,7 @@ def check_paths(job: Job, shared: Iterable[str]) -> None:
 
 
 def write_code(job: Job, folder: Path) -> None:
-    """Write what the cluster runs: the resolved job, and this very version of clftask."""
+    """Write the working directory: the resolved job and this version of clftask."""
     (folder / "job.yaml").write_text(job.to_yaml(), encoding="utf-8")
     package = Path(__file__).parents[2]
     ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
@@ -97,9 +97,9 @@ def write_code(job: Job, folder: Path) -> None:
 
 
 def environment(folder: str, shipping: Shipping) -> dict[str, Any]:
-    """Return Ray's `runtime_env` of a job whose code is in a local folder, or in an image."""
+    """Return Ray's `runtime_env` of a job whose code is in a local folder or an image."""
     variables = {name: os.environ[name] for name in PASSED_ON if os.environ.get(name)}
-    if shipping.image:  # with which Ray takes nothing else
+    if shipping.image:  # Ray accepts `image_uri` only with `env_vars`
         return {"image_uri": shipping.image, "env_vars": variables}
     found: dict[str, Any] = {"working_dir": folder, "env_vars": variables}
     if shipping.packages:
@@ -108,26 +108,26 @@ def environment(folder: str, shipping: Shipping) -> dict[str, Any]:
 
 
 def command(kind: str, job: Job, shipping: Shipping, as_json: bool) -> str:
-    """Return what the cluster runs: a shell's command, with the job in it if an image is all.
+    """Return the entrypoint, a shell command; with an image it contains the job file.
 
     Raises:
-        ConfigError: The job is too large for that; or packages are asked for beside an image.
+        ConfigError: The job file is too large, or --pip and --image are both set.
     """
     clftask, options = f"python -m clftask {kind}", " --json" if as_json else ""
     if not shipping.image:
         return f"{clftask} job.yaml{options}"
     if shipping.packages:
-        allowed = "cannot go with --image, which has its own packages"
+        allowed = "cannot be combined with --image, which has its own packages"
         raise ConfigError(Problem("--pip", None, allowed, "Leave one of them out."))
     packed = base64.b64encode(gzip.compress(job.to_yaml().encode())).decode()
     if len(packed) > MAX_COMMAND:
-        allowed = "takes no job file as large as this one"
+        allowed = "the job file is too large for the command line"
         raise ConfigError(Problem("--image", shipping.image, allowed, "Use --pip."))
     return f"echo {packed} | base64 -d | gunzip | {clftask} /dev/stdin{options}"
 
 
 def pinned() -> list[str]:
-    """Return what clftask needs but what a cluster has, in the versions used here."""
+    """Return clftask's requirements that a cluster lacks, pinned to the versions used here."""
     needed = importlib.metadata.requires("clftask") or []
     names = [re.split(r"[\s\[<>=!~;]", line)[0] for line in needed if "extra ==" not in line]
     return [

@@ -1,4 +1,4 @@
-"""A training run on Ray Train: what the driver does, and how its workers are started."""
+"""Driver of a training run on Ray Train, and the loop of its workers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from clftask.config.train import TrainJob
 from clftask.data.prepare import Prepared, prepare, tokenise
 from clftask.distributed import spot_notice
 from clftask.distributed.actor_names import named
-from clftask.distributed.capacity import Plan, capacity, plan
+from clftask.distributed.capacity import WorkerPlan, capacity, plan
 from clftask.distributed.metrics import TrainMetricsExporter
 from clftask.distributed.session import connected
 from clftask.distributed.train.progress import Waiting, follow, new_progress_actor
@@ -34,9 +34,9 @@ def train(job: TrainJob, say: Say, show: Show) -> TrainResult:
     """Run a training job to its end.
 
     Args:
-        job: The job; every user error is refused before a worker starts.
-        say: Takes lines for the user.
-        show: Takes the first worker's progress records.
+        job: The job; user errors are raised before a worker starts.
+        say: Receives lines for the user.
+        show: Receives the first worker's progress records.
 
     Raises:
         ConfigError, DataError, StorageError: A user error; nothing was written.
@@ -54,7 +54,7 @@ def train(job: TrainJob, say: Say, show: Show) -> TrainResult:
 
 
 def _finished(job: TrainJob, run: run_dir.Run, say: Say) -> dict[str, Any]:
-    """Return what a finished run found; that needs its data, but neither its base nor Ray."""
+    """Return the result of a finished run; this needs its data, but not its base or Ray."""
     run_dir.same_data(run, prepare(job).fingerprint)
     run_dir.tidy(run)
     say(f"the run is finished: {run.path}")
@@ -84,7 +84,7 @@ def _trained(job: TrainJob, run: run_dir.Run, say: Say, show: Show) -> dict[str,
 
 
 def _named(job: TrainJob, run: run_dir.Run) -> TrainJob:
-    """Return the job with the name that its run got."""
+    """Return the job with the name of its run."""
     name = run.path.rpartition("/")[2]
     return job.model_copy(update={"run": job.run.model_copy(update={"name": name})})
 
@@ -93,7 +93,13 @@ def _named(job: TrainJob, run: run_dir.Run) -> TrainJob:
 
 
 def _fit(
-    job: TrainJob, path: str, prepared: Prepared, tables: Any, chosen: Plan, say: Say, show: Show
+    job: TrainJob,
+    path: str,
+    prepared: Prepared,
+    tables: Any,
+    chosen: WorkerPlan,
+    say: Say,
+    show: Show,
 ) -> dict[str, Any]:
     import ray
 
@@ -127,13 +133,13 @@ def _fit(
 
 @dataclass(frozen=True)
 class Environment:
-    """Variables for workers; their values are not shown: Ray may show what workers are given."""
+    """Environment variables for workers; Ray may print the config, so the repr hides them."""
 
     variables: dict[str, str] = field(repr=False)
 
     @classmethod
     def of_trackers(cls) -> Environment:
-        """Return those of this process that are a tracker's, keys among them."""
+        """Return this process's variables of trackers, including their API keys."""
         return cls({k: v for k, v in os.environ.items() if k.startswith(_TRACKER_PREFIXES)})
 
 
@@ -148,7 +154,7 @@ class _RaySink:
 
         submitted = self.progress_actor.post.remote(record)
         if "done" in record:
-            ray.get(submitted)  # what is under way ends with its worker
+            ray.get(submitted)  # Ray drops pending calls of a worker that exits
 
     def report(self, metrics: dict[str, float]) -> None:
         import ray.train
@@ -162,10 +168,10 @@ class _RaySink:
 
 
 def worker_loop(config: dict[str, Any]) -> None:
-    """Run by every Ray Train worker.
+    """Train in a Ray Train worker.
 
     Raises:
-        ClftaskError: Also posted to the board, so that restarts end at once.
+        ClftaskError: Also stored in the progress actor, so that restarts return at once.
     """
     import ray
     import ray.train
@@ -176,7 +182,7 @@ def worker_loop(config: dict[str, Any]) -> None:
 
     progress_actor = config["progress_actor"]
     if ray.get(progress_actor.start.remote()) is not None:
-        return  # a restart could only fail again
+        return  # a restart would fail again
     os.environ.update(config["environment"].variables)
     quiet_libraries()
     context = ray.train.get_context()
@@ -197,4 +203,4 @@ def worker_loop(config: dict[str, Any]) -> None:
             fit(work, sink, context.get_world_rank(), context.get_world_size(), device)
     except ClftaskError as error:
         ray.get(progress_actor.fail.remote(error))
-        raise  # so that Ray ends the other workers, too
+        raise  # so that Ray stops the other workers

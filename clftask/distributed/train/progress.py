@@ -1,4 +1,4 @@
-"""A worker's progress on the driver's screen: a board that one writes and the other reads."""
+"""Progress of a training run: an actor that the workers write to and the driver polls."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import ray
 from ray.util import placement_group_table
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from clftask.distributed.capacity import Plan
+from clftask.distributed.capacity import WorkerPlan
 from clftask.messages import counted
 
 POLL_S = 0.5
@@ -21,7 +21,7 @@ WAIT_S = 10.0
 
 @ray.remote(num_cpus=0)
 class ProgressActor:
-    """Holds the records of the first worker, its result and its failure."""
+    """Stores the records of the first worker, its result and its failure."""
 
     def __init__(self) -> None:
         self.records: list[dict[str, Any]] = []
@@ -30,12 +30,12 @@ class ProgressActor:
         self.is_working = False
 
     def start(self) -> Exception | None:
-        """Take note that a worker runs; return what an earlier one failed of for good."""
+        """Record that a worker runs; return the permanent failure of an earlier one."""
         self.is_working = True
         return self.failure
 
     def lose(self) -> None:
-        """Take note that the workers have failed; others may come."""
+        """Record that the workers failed; Ray Train may start new ones."""
         self.is_working = False
 
     def has_workers(self) -> bool:
@@ -43,14 +43,14 @@ class ProgressActor:
         return self.is_working
 
     def post(self, record: dict[str, Any]) -> None:
-        """Take a record, or the result."""
+        """Store a record or the result."""
         if "done" in record:
             self.outcome = record["done"]
         else:
             self.records.append(record)
 
     def fail(self, error: Exception) -> None:
-        """Take an error that a retry cannot fix; the first one counts."""
+        """Store an error that a retry cannot fix; the first one counts."""
         self.failure = self.failure or error
 
     def since(self, seen: int) -> list[dict[str, Any]]:
@@ -58,32 +58,31 @@ class ProgressActor:
         return self.records[seen:]
 
     def result(self) -> tuple[dict[str, Any] | None, Exception | None]:
-        """Return what was posted as result and failure."""
+        """Return the result and the failure."""
         return self.outcome, self.failure
 
 
 def new_progress_actor(**options: Any) -> Any:
-    """Start a board on the driver's node: it is lost only with the driver itself.
+    """Start a progress actor on the driver's node, so that no other node loss affects it.
 
     Args:
-        options: Of the actor.
+        options: Options of the actor.
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return ProgressActor.options(scheduling_strategy=here, **options).remote()  # type: ignore[attr-defined]
 
 
-def waiting_line(chosen: Plan, groups: Iterable[Mapping[str, Any]]) -> str | None:
-    """Return what to say about workers that have not started; None if they have their place.
+def waiting_line(chosen: WorkerPlan, groups: Iterable[Mapping[str, Any]]) -> str | None:
+    """Return a message if the workers wait for resources; None if they are placed.
 
-    Free CPUs would not tell: the workers hold theirs from the moment they are placed, long
-    before they run.
+    Free CPUs do not show this: placed workers hold their CPUs long before they run.
 
     Args:
-        chosen: How many workers there are, and what each gets.
-        groups: Ray's placement groups, of all jobs.
+        chosen: The workers of the run.
+        groups: Ray's placement groups of all jobs.
     """
     sizes = [(group["state"], len(group["bundles"])) for group in groups]
-    if chosen.least:  # these ask for their place only once there is one
+    if chosen.least:  # elastic: Ray Train creates the placement group once it fits
         possible = range(chosen.least, chosen.most + 1)
         is_placed = any(("CREATED", n) in sizes for n in possible)
     else:
@@ -97,25 +96,25 @@ def waiting_line(chosen: Plan, groups: Iterable[Mapping[str, Any]]) -> str | Non
 
 
 class Waiting:
-    """Says that the workers find no place, when they have waited for it `WAIT_S` seconds.
+    """Prints a line when the workers have waited `WAIT_S` seconds for cluster resources.
 
-    Once at the start, and once whenever workers were lost.
+    It prints once at the start, and once after each loss of workers.
     """
 
-    def __init__(self, chosen: Plan, say: Callable[[str], None]) -> None:
+    def __init__(self, chosen: WorkerPlan, say: Callable[[str], None]) -> None:
         self.chosen, self.say = chosen, say
-        self.since, self.is_said = time.monotonic(), False
+        self.since, self.is_reported = time.monotonic(), False
 
     def look(self, progress_actor: Any) -> None:
-        """Look at the cluster, unless it is said or workers run."""
+        """Check the placement groups, unless workers run or the line was printed."""
         if time.monotonic() - self.since < WAIT_S:
             return
         if ray.get(progress_actor.has_workers.remote()):
-            self.since, self.is_said = time.monotonic(), False
-        elif not self.is_said:
+            self.since, self.is_reported = time.monotonic(), False
+        elif not self.is_reported:
             line = waiting_line(self.chosen, placement_group_table().values())
             if line is not None:
-                self.is_said = True
+                self.is_reported = True
                 self.say(line)
 
 
@@ -123,7 +122,7 @@ class Waiting:
 def follow(
     progress_actor: Any, show: Callable[[dict[str, Any]], None], waiting: Waiting
 ) -> Iterator[None]:
-    """Show each record soon after it is posted, and say so if nothing starts."""
+    """Show each record soon after it is posted, and report workers that do not start."""
     ended = threading.Event()
     seen = 0
 

@@ -15,13 +15,13 @@ from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError
 from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
 
-from clftask.distributed.capacity import Plan
+from clftask.distributed.capacity import WorkerPlan
 from clftask.distributed.ray_errors import last_line
 from clftask.distributed.session import ray_storage
 from clftask.errors import ClftaskError, JobError, Problem
 from clftask.io import storage
 
-# As workers that join cost all others the steps since the last checkpoint.
+# Rare, as Ray Train restarts all workers from the last checkpoint when one joins.
 RESIZE_S = 300.0
 _COORDINATOR = "AutoscalingCoordinator"
 _TIMEOUT_S = 10.0
@@ -30,24 +30,24 @@ _TIMEOUT_S = 10.0
 def run_workers(
     loop: Callable[[dict[str, Any]], None],
     loop_config: dict[str, Any],
-    chosen: Plan,
+    chosen: WorkerPlan,
     max_failures: int,
     path: str,
     lost: Callable[[], None] | None = None,
 ) -> JobError | None:
-    """Run a loop in each worker, again from its checkpoint when one dies.
+    """Run a loop in each worker; restart all of them from the checkpoint when one dies.
 
     Args:
-        loop: What each worker runs.
+        loop: The function that each worker runs.
         loop_config: Its argument.
-        chosen: How many workers, and of what.
+        chosen: The workers.
         max_failures: How often workers may die.
-        path: The run. Ray's own state lies in it until this ends, under a name that is never
-            used twice.
-        lost: Called by Ray's controller, elsewhere, whenever the workers have failed.
+        path: The run. It contains Ray's own state until this returns, under a unique name:
+            with the name of a finished run, Ray Train returns without training.
+        lost: Called in the process of Ray's controller whenever the workers fail.
 
     Returns:
-        Why it failed; None when all workers came to their end.
+        Why it failed; None if all workers finished.
     """
     trainer = _Trainer(
         lost or (lambda: None),
@@ -59,7 +59,7 @@ def run_workers(
     try:
         with _reservation(path, trainer.train_run_context.run_id):
             trainer.fit()
-    except Exception as error:  # Ray wraps whatever a worker raises in classes of its own
+    except Exception as error:  # Ray wraps every exception of a worker
         return _job_error(path, error)
     finally:
         with contextlib.suppress(ClftaskError):
@@ -67,7 +67,7 @@ def run_workers(
     return None
 
 
-def _scaling(chosen: Plan) -> ScalingConfig:
+def _scaling(chosen: WorkerPlan) -> ScalingConfig:
     most = chosen.most
     return ScalingConfig(
         num_workers=(chosen.least, most) if chosen.least else chosen.workers,
@@ -98,7 +98,7 @@ def _job_error(path: str, error: Exception) -> JobError:
     return JobError(Problem(path, None, f"training failed: {last}", remedy))
 
 
-# ------------------------------------------------------------------ what Ray Train leaves undone
+# ------------------------------------------------------------------ gaps in Ray Train 2.60
 
 
 class _Trainer(TorchTrainer):  # type: ignore[misc]
@@ -108,7 +108,7 @@ class _Trainer(TorchTrainer):  # type: ignore[misc]
         self.controller: Any = None
 
     def fit(self) -> Any:
-        """Train; an interrupted training's controller would ask for its machines again."""
+        """Train; end the controller on an interrupt, else it would request resources again."""
         try:
             return super().fit()
         except BaseException:
@@ -117,7 +117,7 @@ class _Trainer(TorchTrainer):  # type: ignore[misc]
             raise
 
     def _create_default_callbacks(self) -> list[Any]:
-        """Return ours before Ray's: one of Ray's may fail."""
+        """Return clftask's callbacks before Ray's, one of which may raise."""
         return [
             _WaitingForMachines(self.lost),
             _QuietController(),
@@ -125,31 +125,31 @@ class _Trainer(TorchTrainer):  # type: ignore[misc]
         ]
 
     def _initialize_and_run_controller(self, **options: Any) -> Any:
-        """Run Ray's controller with our policy."""
+        """Run Ray's controller with `_FailurePolicy`."""
         policy = _FailurePolicy(self.run_config.failure_config)
         return super()._initialize_and_run_controller(**options | {"failure_policy": policy})
 
     def _register_sigint_handler(self, controller: Any) -> None:
-        """Leave Ctrl-C to the command line: Ray's own handler ends it without a word."""
+        """Leave Ctrl-C to the command line: Ray's handler exits without a message."""
         self.controller = controller
 
 
 def _end(controller: Any) -> None:
-    """Let a controller end its workers and give back their machines; end it for certain."""
+    """Abort a controller so that it releases its workers and resources; then kill it."""
     with contextlib.suppress(ray.exceptions.RayError):
         ray.get(controller.abort.remote(), timeout=_TIMEOUT_S)
     ray.kill(controller)
 
 
 class _FailurePolicy(DefaultFailurePolicy):  # type: ignore[misc]
-    """Tries again what may end otherwise: deaths, but no error that is raised on purpose.
+    """Retries after deaths of workers, but not after a `ClftaskError`.
 
-    Workers that die while their group starts, of which the others may hear first, count as any
-    that die: Ray Train itself gives up at once, or never, by the moment at which it happens.
+    Deaths during the start of the worker group count like others. Ray Train itself either gives
+    up at once or retries without limit, depending on when the worker dies.
     """
 
     def make_decision(self, training_failed_error: Any) -> Any:
-        """Return whether Ray tries again."""
+        """Return whether Ray retries."""
         failures = getattr(training_failed_error, "worker_failures", {}).values()
         if any(isinstance(failure, ClftaskError) for failure in failures):
             return FailureDecision.RAISE
@@ -160,18 +160,18 @@ class _FailurePolicy(DefaultFailurePolicy):  # type: ignore[misc]
 
 
 class _WaitingForMachines(ControllerCallback, WorkerGroupCallback):  # type: ignore[misc]
-    """Gives back what a group held that has failed to start: the next one would wait for it."""
+    """Releases the resources of a worker group that failed to start; Ray Train keeps them."""
 
     def __init__(self, lost: Callable[[], None]) -> None:
         self.lost = lost
         self.held: Any = None
 
     def after_worker_group_start(self, worker_group: Any) -> None:
-        """Called when there are workers that do not yet work."""
+        """Called when the workers exist but do not train yet."""
         self.held = worker_group.get_worker_group_state()
 
     def after_worker_group_training_start(self, worker_group: Any) -> None:
-        """Called when all work: from now on Ray sees to them."""
+        """Called when all workers train; from now on Ray releases them."""
         self.held = None
 
     def before_controller_execute_failure_decision(self, failure_decision: Any) -> None:
@@ -183,23 +183,24 @@ class _WaitingForMachines(ControllerCallback, WorkerGroupCallback):  # type: ign
 
 
 class _QuietController(ControllerCallback):  # type: ignore[misc]
-    """Lets Ray's controller rest while it waits for machines: it would ask without a pause."""
+    """Makes Ray's controller sleep while it waits for resources; it polls without a pause."""
 
     def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:
-        """Called whenever Ray has looked what is to be done."""
+        """Called after each step of the controller's loop."""
         if current_state is previous_state:
             time.sleep(0.5)
 
 
-# ------------------------------------------------------------------ machines asked for
+# ------------------------------------------------------------------ resource requests
 
 
 @contextlib.contextmanager
 def _reservation(path: str, run_id: str) -> Iterator[None]:
-    """Give back the machines that a run has asked for when it ends, however that is.
+    """Cancel a run's resource request when it ends for any reason.
 
-    Ray counts on them for 180 s after their run was last heard of, if nobody tells it, and starts
-    no training of a range of workers on them. A run that was killed finds its name on storage.
+    Ray Train's coordinator keeps an elastic request for 180 s after its run has died, and gives its
+    resources to no other elastic run. A resumed run cancels the request of its killed predecessor,
+    whose id is on storage.
     """
     place = storage.join(path, ".ray", "reservation")
     with contextlib.suppress(ClftaskError):
@@ -213,7 +214,7 @@ def _reservation(path: str, run_id: str) -> Iterator[None]:
 
 
 def _give_back(run_id: str) -> None:
-    # Without the actor nobody has asked for machines; without Ray nobody has any.
+    # No actor means no requests (ValueError); RayError means that Ray has ended.
     with contextlib.suppress(ValueError, ray.exceptions.RayError):
         coordinator = ray.get_actor(_COORDINATOR, namespace=_COORDINATOR)
         ray.get(coordinator.cancel_request.remote(f"train-{run_id}"), timeout=_TIMEOUT_S)

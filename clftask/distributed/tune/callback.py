@@ -1,4 +1,4 @@
-"""Tune callback that shows trials' progress."""
+"""Ray Tune callback that shows the progress of trials."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class TuneProgressCallback(Callback):  # type: ignore[misc]
     """Shows a record for each evaluation and each end of a trial.
 
     Args:
-        show: Takes the records.
-        tidy: Takes the configuration of a trial that has ended.
-        goal: What is optimised.
+        show: Receives the records.
+        tidy: Called with the configuration of each trial that ends.
+        goal: The metric and its direction.
         is_final: Whether the trials are finalists.
     """
 
@@ -36,28 +36,28 @@ class TuneProgressCallback(Callback):  # type: ignore[misc]
         self.show, self.tidy, self.goal, self.is_final = show, tidy, goal, is_final
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what talks to the user: Tune keeps a copy of its callbacks on disk."""
+        """Pickle no attributes: Tune saves its callbacks with its own state."""
         return {}
 
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
-        """Show that it runs."""
+        """Show that a trial runs."""
         self._record(trial, "running")
 
     def on_trial_result(
         self, iteration: int, trials: Any, trial: Any, result: Any, **_: Any
     ) -> None:
-        """Show its value."""
+        """Show an evaluation."""
         reason = result.get(FAILED)
         if reason:
             self._record(trial, "failed", reason=reason)
         else:
             value = result.get(self.goal.metric)
             known = {"is_known": True} if result.get(KNOWN) else {}
-            known |= {"is_cut": True} if result.get(DONE) else {}  # the scheduler has ended it
+            known |= {"is_cut": True} if result.get(DONE) else {}  # the scheduler stopped it
             self._record(trial, "running", epoch=result.get(EPOCH), value=value, **known)
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
-        """Show its end."""
+        """Show the end of a trial."""
         is_failed = FAILED in (trial.last_result or {})
         known = {"is_cut": True} if trial.status == trial.PAUSED else {}
         self._record(trial, "failed" if is_failed else "ended", **known)
@@ -65,11 +65,11 @@ class TuneProgressCallback(Callback):  # type: ignore[misc]
             self.tidy(trial.config)
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
-        """Show what ended it for now; it is tried again, or has failed."""
+        """Show an error; Tune retries the trial, or it has failed."""
         self._record(trial, "failed", reason=_reason(trial))
 
     def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
-        """Show what stopped it, and that it resumes."""
+        """Show an error after which the trial resumes."""
         self._record(trial, "running", reason=f"{_reason(trial)}; it resumes")
 
     def _record(self, trial: Any, state: str, **found: Any) -> None:
@@ -80,11 +80,11 @@ class TuneProgressCallback(Callback):  # type: ignore[misc]
 
 
 def _reason(trial: Any) -> str:
-    """Return in a line why a trial's function has not come back."""
+    """Return in one line why a trial's function did not return."""
     try:
         error = trial.get_pickled_error()
-    except Exception:  # it lies in a storage that may be what does not answer
-        return "its storage does not answer"
+    except Exception:  # the error is on storage, which may be down
+        return "storage does not answer"
     if isinstance(error, RayActorError) or error is None:
-        return "its worker is gone"
+        return "its worker died"
     return last_line(getattr(error, "cause", error))

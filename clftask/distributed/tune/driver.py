@@ -1,8 +1,8 @@
-"""A search on Ray Tune: what the driver does. The trials are in `trial_actor`.
+"""Driver of a search on Ray Tune; `trial_actor` runs the trials.
 
-Tune proposes, schedules and stops; what was found lies in the trials' own records. A search
-that goes on starts a new Tune run, in which each trial tells again what it found before it
-trains on: schedulers keep no state of their own over a restart, and so get it back whole.
+Tune proposes, schedules and stops trials; clftask stores their evaluations in its own records.
+`Tuner.restore` loses the state of schedulers, so a resumed search starts a new Tune run, in which
+each trial first replays its recorded evaluations.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ def tune(job: TuneJob, say: Say, show: Show) -> TuneResult:
     """Run a search to its end.
 
     Args:
-        job: The search; every user error is refused before a worker starts.
-        say: Takes lines for the user.
-        show: Takes a record of each trial's evaluations and ends.
+        job: The search; user errors are raised before a worker starts.
+        say: Receives lines for the user.
+        show: Receives a record for each evaluation and each end of a trial.
 
     Raises:
         ConfigError, DataError, StorageError: A user error; nothing was written.
-        JobError: No trial could be used, or the winner could not be measured.
+        JobError: No trial succeeded, or the evaluation of the winner failed.
     """
     started = time.perf_counter()
     run = run_dir.find(job.run, "tune", run_dir.SEARCH)
@@ -58,7 +58,7 @@ def tune(job: TuneJob, say: Say, show: Show) -> TuneResult:
 
 
 def _finished(run: run_dir.Run, say: Say) -> dict[str, Any]:
-    """Return what a finished search found; what its driver had no time to remove is removed."""
+    """Return the result of a finished search; delete what an interrupted driver left."""
     say(f"the search is finished: {run.path}")
     store = TrialStore(run.path)
     run_dir.tidy(run)
@@ -66,7 +66,7 @@ def _finished(run: run_dir.Run, say: Say) -> dict[str, Any]:
         for trial in store.all():
             store.forget_state(trial)
             store.forget_weights(trial)
-    return storage.read_json(storage.join(run.path, run_dir.RESULT), "Delete the run, search anew.")
+    return storage.read_json(storage.join(run.path, run_dir.RESULT), "Delete the run and retry.")
 
 
 def _searched(job: TuneJob, run: run_dir.Run, say: Say, show: Show) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def _searched(job: TuneJob, run: run_dir.Run, say: Say, show: Show) -> dict[str,
         try:
             shared = _shared(named, run, prepared, tokenizers, chosen)
             return SearchRun(named, run.path, shared, chosen, say, show).run()
-        except (ConfigError, DataError, StorageError) as error:  # no refusal: it had begun
+        except (ConfigError, DataError, StorageError) as error:  # the search has started
             raise JobError(*error.problems) from None
 
 
@@ -91,7 +91,7 @@ def read_all(job: TuneJob, run: run_dir.Run) -> tuple[dict[str, Any], Prepared]:
     """Return the tokenizer of each base, and the rows.
 
     Raises:
-        ConfigError, DataError: What a search is refused for before it needs a cluster.
+        ConfigError, DataError: User errors that need no cluster to be found.
     """
     check_packages(job)
     with named_as_in(job):
@@ -103,10 +103,10 @@ def read_all(job: TuneJob, run: run_dir.Run) -> tuple[dict[str, Any], Prepared]:
 
 
 def check_room(job: TuneJob, num_labels: int) -> Slots:
-    """Return the places that trials get on the connected cluster.
+    """Return the concurrency and resources of trials on the connected cluster.
 
     Raises:
-        ConfigError: It can never hold them, or storage cannot.
+        ConfigError: The trials never fit the cluster, or not the storage.
     """
     with named_as_in(job):
         chosen = slots(job.train.scaling, job.concurrency, job.num_trials, capacity())
@@ -118,7 +118,7 @@ def check_room(job: TuneJob, num_labels: int) -> Slots:
 
 
 def _named(job: TuneJob, run: run_dir.Run) -> TuneJob:
-    """Return the job with the name that its run got."""
+    """Return the job with the name of its run."""
     name = run.path.rpartition("/")[2]
     return job.model_copy(update={"run": job.run.model_copy(update={"name": name})})
 
@@ -126,7 +126,7 @@ def _named(job: TuneJob, run: run_dir.Run) -> TuneJob:
 def _shared(
     job: TuneJob, run: run_dir.Run, prepared: Prepared, tokenizers: Any, chosen: Slots
 ) -> Any:
-    """Tokenise once for every base and length, and put it where all trials read it."""
+    """Tokenise once per base and length, and put the tables into Ray's object store."""
     import ray
 
     from clftask.distributed.tune.trial_actor import Shared
@@ -150,7 +150,7 @@ def _shared(
 
 
 def _precision(job: TrainJob, chosen: Slots, store: TrialStore) -> str:
-    """Return the precision of all trials: measured once in a search, where they run."""
+    """Return the precision of all trials; measured once per search, on a trial's resources."""
     import ray
 
     for trial in store.all():

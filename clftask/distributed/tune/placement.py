@@ -13,13 +13,13 @@ from clftask.messages import counted
 
 @dataclass(frozen=True)
 class Slots:
-    """Places for trials.
+    """Concurrency and resources of trials.
 
     Attributes:
-        concurrency: Trials side by side.
-        workers: Of each trial.
-        cpus: Of each worker.
-        gpus: Of each worker; a fraction where several trials share one.
+        concurrency: Number of concurrent trials.
+        workers: Workers of each trial.
+        cpus: CPUs of each worker.
+        gpus: GPUs of each worker; a fraction if several trials share one.
     """
 
     concurrency: int
@@ -29,16 +29,16 @@ class Slots:
 
     @property
     def device(self) -> str:
-        """What the trials run on."""
+        """The device of the trials, cuda or cpu."""
         return "cuda" if self.gpus else "cpu"
 
     @property
     def resources(self) -> dict[str, float]:
-        """What Ray reserves for a worker."""
+        """The resources of a worker's placement group bundle."""
         return {"CPU": self.cpus, **({"GPU": self.gpus} if self.gpus else {})}
 
     def __str__(self) -> str:
-        """Return the sentence that the user sees."""
+        """Return the text for the user."""
         gpu = f" and {counted(self.gpus, 'GPU')}" if self.gpus else ""
         each = f"{self.workers} workers, each" if self.workers > 1 else "a worker"
         trials, cpus = counted(self.concurrency, "trial"), counted(self.cpus, "CPU")
@@ -46,13 +46,13 @@ class Slots:
 
 
 def slots(spec: ScalingSpec, concurrency: int | str, num_trials: int, capacity: Capacity) -> Slots:
-    """Share a cluster out among trials.
+    """Divide a cluster among trials.
 
-    `concurrency: auto` takes as many as there is room for: a GPU a worker where there are
-    GPUs, else a CPU a worker. A number of trials above that of the GPUs shares them.
+    `concurrency: auto` runs as many trials as fit: one GPU per worker if there are GPUs, else
+    one CPU per worker. More trials than GPUs share the GPUs.
 
     Raises:
-        ConfigError: The cluster can never hold them; says what it has.
+        ConfigError: The trials never fit the cluster.
     """
     workers = spec.bounds[1]
     wanted = num_trials if concurrency == "auto" else min(int(concurrency), num_trials)
@@ -73,7 +73,7 @@ def slots(spec: ScalingSpec, concurrency: int | str, num_trials: int, capacity: 
 
 
 def room_for(chosen: Slots, capacity: Capacity) -> int:
-    """Return how many such trials the cluster holds side by side."""
+    """Return how many such trials fit the cluster at the same time."""
     return capacity.room(chosen.cpus, chosen.gpus) // chosen.workers
 
 
@@ -92,13 +92,13 @@ def _gpus(spec: ScalingSpec, concurrency: int | str, wanted: int, capacity: Capa
         allowed = f"trials of several workers do not share GPUs; there are {capacity.gpus:g}"
         raise ConfigError(Problem("concurrency", concurrency, allowed, "Lower it, or use auto."))
     share = 1 / math.ceil(wanted / capacity.gpus)
-    return math.floor(share * 10_000) / 10_000  # Ray counts in these, and may round up
+    return math.floor(share * 10_000) / 10_000  # Ray rounds to 1/10000, possibly up
 
 
 def _auto_cpus(
     workers: int, concurrency: int | str, wanted: int, gpus: float, capacity: Capacity
 ) -> float:
-    """Return the most whole CPUs that each worker can have on the nodes, 1 at least."""
+    """Return the largest whole number of CPUs that each worker can have, at least 1."""
     if concurrency == "auto":
         wanted = max(1, min(wanted, capacity.room(1, gpus) // workers))
     return float(capacity.even_share(wanted * workers, gpus))

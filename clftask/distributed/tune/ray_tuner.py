@@ -24,22 +24,22 @@ from clftask.io import storage
 _OPTIONS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints a banner whatever it is told
+    "RAY_AIR_NEW_OUTPUT": "0",  # Ray's new output prints a banner even at verbose=0
 }
 
 
 @dataclass(frozen=True)
 class Phase:
-    """Trials that one Ray Tune runs.
+    """The trials of one Ray Tune run.
 
     Attributes:
         job: The search.
         path: Its folder.
-        chosen: Where trials run.
-        shared: What they share.
+        chosen: Concurrency and resources of the trials.
+        shared: Data that all trials share.
         configs: Configurations with their numbers, or a searcher that proposes them.
-        count: How many there will be.
-        is_final: Whether they are finalists: each then trains to its end.
+        count: Number of trials.
+        is_final: Whether they are finalists, which train all epochs.
     """
 
     job: TuneJob
@@ -56,13 +56,13 @@ def run_trials(phase: Phase, watch: TuneProgressCallback) -> list[tuple[dict[str
 
     Args:
         phase: The trials.
-        watch: Tells the user.
+        watch: Shows their progress.
 
     Returns:
-        The configurations of trials whose workers died too often, and of what.
+        The configurations of trials whose workers died too often, and the last error.
     """
     os.environ |= _OPTIONS
-    if not os.environ.get("CLFTASK_DEBUG"):  # `watch` says in a line what these show as traces
+    if not os.environ.get("CLFTASK_DEBUG"):  # they log tracebacks; `watch` shows a line
         for name in ("ray.tune", "ray.train._internal.storage"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
     bundles = [phase.chosen.resources] * phase.chosen.workers
@@ -83,7 +83,7 @@ def run_trials(phase: Phase, watch: TuneProgressCallback) -> list[tuple[dict[str
 
 
 def _forget_state(path: str) -> None:
-    """Remove what Tune itself keeps. Not while trials may still report: that would fail them."""
+    """Delete Tune's own state; while trials still report, this would make them fail."""
     with contextlib.suppress(ClftaskError):
         storage.delete(storage.join(path, ".ray"))
 
@@ -96,7 +96,7 @@ def _tune_config(phase: Phase) -> tune.TuneConfig:
         search_alg=Proposals(phase.configs, goal),
         scheduler=None if is_final else job.scheduler.build(job.searched, goal, epochs, seed),
         num_samples=phase.count,
-        # One whose trials wait for others must know them all; there resources set the limit.
+        # A scheduler that pauses trials must know all of them; then only resources limit them.
         max_concurrent_trials=phase.chosen.concurrency if is_independent else None,
         time_budget_s=None if is_final else job.time_budget,
         reuse_actors=True,
@@ -106,7 +106,7 @@ def _tune_config(phase: Phase) -> tune.TuneConfig:
 
 
 def _run_config(phase: Phase, watch: TuneProgressCallback) -> tune.RunConfig:
-    """Return where Tune's own state lies: under a name that is never used twice."""
+    """Return Tune's run configuration; a unique name keeps runs apart."""
     place, fs = ray_storage(phase.path)
     return tune.RunConfig(
         name=f"ray-{secrets.token_hex(6)}",
@@ -119,5 +119,5 @@ def _run_config(phase: Phase, watch: TuneProgressCallback) -> tune.RunConfig:
 
 
 def _trial_name(trial: Any) -> str:
-    """Return a short name: one made of all settings may be longer than a file name can be."""
+    """Return a short name: Tune's default contains all settings and may exceed 255 bytes."""
     return f"trial-{trial.trial_id}"

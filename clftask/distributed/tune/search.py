@@ -1,4 +1,4 @@
-"""A search on Ray Tune: its phases, from its trials to the bundle of the winner."""
+"""The phases of a search: trials, finalists, the winner's bundle."""
 
 from __future__ import annotations
 
@@ -41,13 +41,16 @@ Show = Callable[[dict[str, Any]], None]
 
 @dataclass
 class SearchRun:
-    """A search under way.
+    """One invocation of a search.
 
     Attributes:
         job: The search.
         path: Its folder.
-        shared: What trials share.
-        chosen: Where they run.
+        shared: Data that all trials share.
+        chosen: Concurrency and resources of the trials.
+        say: Receives lines for the user.
+        show: Receives progress records.
+        best: The best trial so far, if only its weights are kept.
     """
 
     job: TuneJob
@@ -65,11 +68,11 @@ class SearchRun:
 
     @property
     def goal(self) -> Goal:
-        """What is optimised."""
+        """The metric and its direction."""
         return self.job.goal
 
     def run(self) -> dict[str, Any]:
-        """Search, run the finalists, ship the winner."""
+        """Run the trials and the finalists, publish the winner, return the result."""
         marker = storage.join(self.path, SEARCHED)
         if not storage.exists(marker):
             self._reopen_lost(is_final=False)
@@ -89,17 +92,18 @@ class SearchRun:
         return self._ship(best, trials)
 
     def _configs(self) -> Any:
-        """Return the trials in order, or a searcher that proposes them, the known ones first."""
-        from clftask.distributed.tune.search_adapter import Learner
+        """Return the trials in order, or a searcher that proposes the known ones first."""
+        from clftask.distributed.tune.search_adapter import NumberedSearcher
 
         known = {t.number: t.picks for t in self.store.all() if not t.is_finalist}
         points = self.job.points()
         if points is not None:
             return [{TRIAL: i, **known.get(i, picks)} for i, picks in enumerate(points)]
         picks = list(known.values())
-        seed = (self.job.train.seed + len(known)) % 2**32  # else it would draw the known ones again
+        # With the same seed a resumed sampler would propose the known ones again.
+        seed = (self.job.train.seed + len(known)) % 2**32
         inner = self.job.searcher.build(self.job.searched, self.goal, seed, picks)
-        return Learner(inner, list(known))
+        return NumberedSearcher(inner, list(known))
 
     def _run_finalists(self, top: int, seeds: int) -> None:
         first = self.job.train.seed + 1
@@ -113,7 +117,7 @@ class SearchRun:
         self._phase(configs, len(configs), is_final=True)
 
     def _phase(self, configs: Any, count: int, is_final: bool) -> None:
-        """Run trials to their ends, and write down how those ended that could not say it."""
+        """Run trials to their ends; record the end of those that could not record it."""
         from clftask.distributed.tune.callback import TuneProgressCallback
         from clftask.distributed.tune.ray_tuner import Phase, run_trials
 
@@ -129,34 +133,34 @@ class SearchRun:
                 self._end(trial, "stopped")
 
     def _record(self, config: dict[str, Any]) -> Trial:
-        """Return what is known of the trial that Ray Tune was given as a configuration."""
+        """Return the stored record of the trial of a Ray Tune configuration."""
         from clftask.distributed.tune.trial_actor import new_trial
 
         return self.store.read(new_trial(self.job, config, self.shared.precision))
 
     def _end(self, trial: Trial, state: str, reason: str = "", is_lost: bool = False) -> None:
-        """Write down how a trial ended that could not say it itself."""
+        """Record the end of a trial that did not record it itself."""
         if trial.state == "running":
             ended = {"state": state, "reason": reason, "is_lost": is_lost}
             self.store.write(trial.model_copy(update=ended))
-            if not (is_lost or self.job.scheduler.mutates):  # else it, or another, may go on
+            if not (is_lost or self.job.scheduler.mutates):  # else a trial may resume from it
                 self.store.forget_state(trial)
 
     def _reopen_lost(self, is_final: bool) -> None:
-        """Let trials run again whose workers had died too often when the search was left."""
+        """Let trials run again whose workers died too often in the interrupted search."""
         for trial in self.store.all():
             if trial.is_lost and trial.is_finalist == is_final:
                 again = {"state": "running", "reason": "", "is_lost": False}
                 self.store.write(trial.model_copy(update=again))
 
     def _reopen(self) -> None:
-        """Let trials that were stopped before they were measured run when the search goes on."""
+        """Let trials that stopped before an evaluation run when the search resumes."""
         for trial in self.store.all():
             if trial.state == "stopped":
                 self.store.write(trial.model_copy(update={"state": "running"}))
 
     def _ended(self, config: dict[str, Any]) -> None:
-        """Remove what a trial that has ended leaves and nobody needs; `_tidy` does the rest."""
+        """Delete unneeded files of a trial that has ended; `_tidy` deletes the rest."""
         with contextlib.suppress(ClftaskError):
             trial = self._record(config)
             if self.job.scheduler.resumes:  # it may have been stopped while it was paused
@@ -165,7 +169,7 @@ class SearchRun:
                 self._keep_best(trial)
 
     def _keep_best(self, trial: Trial) -> None:
-        """Keep the weights of the better one of a trial and the best so far."""
+        """Keep the weights of the best trial so far only."""
         both = [known for known in (self.best, trial) if known is not None]
         self.best = next(iter(ranked(both, self.goal)), self.best)
         for known in both:
@@ -179,7 +183,7 @@ class SearchRun:
                 self.store.forget_weights(trial)
 
     def _ship(self, best: Trial, trials: list[Trial]) -> dict[str, Any]:
-        """Measure the winner once, and write what the user gets; the result last."""
+        """Evaluate the winner once and write the outputs, result.json last."""
         best = self._as_at_its_best(best)
         job = self.job.trial(best.picks, best.seed)
         named = job.run.model_copy(update={"name": None, "resume": False})
@@ -197,7 +201,7 @@ class SearchRun:
         return found
 
     def _as_at_its_best(self, trial: Trial) -> Trial:
-        """Return a trial with the settings that it had at its best evaluation, which ships."""
+        """Return a trial with the settings of its best evaluation; PBT changes settings."""
         evaluation = trial.best(self.goal)
         if evaluation is None or evaluation.picks is None:
             return trial
@@ -228,7 +232,7 @@ class SearchRun:
 
 
 def publish(search: SearchRun, job: TrainJob, best: Trial) -> dict[str, Any]:
-    """Let a worker with a trial's resources measure the winner and write its bundle."""
+    """Evaluate the winner and write its bundle, in a Ray task with a trial's resources."""
     import ray
 
     from clftask.tuning.trial_worker import publish_winner
@@ -250,8 +254,8 @@ def publish(search: SearchRun, job: TrainJob, best: Trial) -> dict[str, Any]:
 
 
 def _failed(path: str, error: Exception) -> JobError:
-    allowed = f"the winner could not be measured: {last_line(error)}"
-    return JobError(Problem(path, None, allowed, "run.resume: true resumes from there."))
+    allowed = f"the evaluation of the winner failed: {last_line(error)}"
+    return JobError(Problem(path, None, allowed, "Set run.resume: true to retry."))
 
 
 def _all_failed(path: str, trials: list[Trial]) -> JobError:
@@ -259,9 +263,7 @@ def _all_failed(path: str, trials: list[Trial]) -> JobError:
     if not reasons:
         remedy = "Raise it and set run.resume: true."
         return JobError(Problem(path, None, "time_budget ended before any evaluation", remedy))
-    remedy = "Narrow the space, or lower the rates; then search under a new name."
+    remedy = "Narrow the space or lower the learning rates, then search under a new name."
     if any(trial.is_lost for trial in trials):
-        remedy = "run.resume: true tries those again whose workers died."
-    return JobError(
-        Problem(path, None, f"no trial could be used: {'; '.join(reasons[:3])}", remedy)
-    )
+        remedy = "Set run.resume: true to retry the trials whose workers died."
+    return JobError(Problem(path, None, f"no trial succeeded: {'; '.join(reasons[:3])}", remedy))

@@ -1,4 +1,4 @@
-"""What Ray Tune asks for trials: a list, or a searcher that learns; each gets its number."""
+"""Search algorithm for Ray Tune: wraps a list or a searcher, and numbers the trials."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from clftask.components.search.ray_schedulers import TRIAL
 
 
 @dataclass(frozen=True)
-class Learner:
-    """A searcher that learns from results.
+class NumberedSearcher:
+    """A searcher, and the numbers of known trials.
 
     Attributes:
-        searcher: Of Ray Tune.
-        numbers: Of the trials that it proposes first, as they were begun before.
+        searcher: A Ray Tune searcher.
+        numbers: Numbers of the trials of the interrupted search, which it proposes first.
     """
 
     searcher: Any
@@ -26,19 +26,19 @@ class Learner:
 
 
 class Proposals(Searcher):  # type: ignore[misc]
-    """Numbers the trials that a searcher proposes, or hands out those of a list.
+    """Numbers the trials of a searcher, or proposes those of a list.
 
     Args:
-        source: Configurations with their numbers, or a searcher that learns.
-        goal: What is optimised.
+        source: Configurations with their numbers, or a `NumberedSearcher`.
+        goal: The metric and its direction.
     """
 
     def __init__(self, source: Any, goal: Goal) -> None:
         super().__init__(metric=goal.metric, mode=goal.mode)
-        is_learning = isinstance(source, Learner)
-        self.inner: Any = source.searcher if is_learning else None
-        self.listed = [] if is_learning else list(source)
-        self.known = list(source.numbers) if is_learning else []
+        has_searcher = isinstance(source, NumberedSearcher)
+        self.inner: Any = source.searcher if has_searcher else None
+        self.listed = [] if has_searcher else list(source)
+        self.known = list(source.numbers) if has_searcher else []
         self.num_proposed = 0
 
     def suggest(self, trial_id: str) -> Any:
@@ -49,7 +49,7 @@ class Proposals(Searcher):  # type: ignore[misc]
         return {TRIAL: self._next_number(), **found} if isinstance(found, dict) else found
 
     def _next_number(self) -> int:
-        """Return the numbers of the known trials, then those that are free."""
+        """Return the numbers of the known trials, then unused ones."""
         self.num_proposed += 1
         if self.num_proposed <= len(self.known):
             return int(self.known[self.num_proposed - 1])
@@ -57,27 +57,27 @@ class Proposals(Searcher):  # type: ignore[misc]
         return next(itertools.islice(free, self.num_proposed - len(self.known) - 1, None))
 
     def on_trial_result(self, trial_id: str, result: Any) -> None:
-        """Pass a result on."""
+        """Forward a result."""
         if self.inner is not None:
             self.inner.on_trial_result(trial_id, result)
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-        """Pass an end on."""
+        """Forward the end of a trial."""
         if self.inner is not None:
             self.inner.on_trial_complete(trial_id, result=result, error=error)
 
     def on_pause(self, trial_id: str) -> None:
-        """Pass a pause on: BOHB counts it."""
+        """Forward a pause, which BOHB counts."""
         if hasattr(self.inner, "on_pause"):
             self.inner.on_pause(trial_id)
 
     def on_unpause(self, trial_id: str) -> None:
-        """Pass the end of a pause on."""
+        """Forward the end of a pause."""
         if hasattr(self.inner, "on_unpause"):
             self.inner.on_unpause(trial_id)
 
     def save(self, checkpoint_path: str) -> None:
-        """Save nothing: the trials' own records say what was proposed."""
+        """Save nothing: the trial records contain all proposals."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Restore nothing, as nothing is saved."""
+        """Restore nothing: `save` saves nothing."""

@@ -1,4 +1,4 @@
-"""A trial as a function that Ray Tune runs: on an actor that it shares with earlier ones."""
+"""The trainable: a function that Ray Tune runs per trial, on reused actors."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from clftask.tuning.trial_worker import Attempt, attempt, fail, replay_evaluatio
 
 SEED: Final = "seed"
 FAILED: Final = "failed"
-KNOWN: Final = "known"  # from before the search was interrupted
+KNOWN: Final = "known"  # replayed from an interrupted search
 STORAGE_S, POLL_S = 1_800.0, 5.0
 _POINTER = "clftask.json"
 _log = logging.getLogger(__name__)
@@ -42,19 +42,19 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Shared:
-    """What all trials of a search share.
+    """Data that all trials of a search share.
 
     Attributes:
         job: The search.
         run: Its folder.
-        tables: Object references of the tokenised splits, by what they depend on.
+        tables: Object references of the tokenised splits, by base, length and `long_text`.
         label_names: The labels, in order.
         data: Fingerprint and report, for the bundle.
-        precision: Of all trials.
-        workers: Of each trial.
-        resources: Of each worker.
+        precision: Precision of all trials.
+        workers: Workers of each trial.
+        resources: Resources of each worker.
         device: cpu or cuda.
-        keeps_weights: Whether a trial of this phase may ship.
+        keeps_weights: Whether a trial of this phase may become the winner.
     """
 
     job: dict[str, Any]
@@ -69,7 +69,7 @@ class Shared:
     keeps_weights: bool
 
     def work(self, job: TrainJob) -> Work:
-        """Return what a worker needs for a training job of the search."""
+        """Return the work of a trial's worker."""
         training = job.training
         if training.precision == "auto":
             training = training.model_copy(update={"precision": self.precision})
@@ -84,11 +84,12 @@ def run_trial(config: dict[str, Any], shared: Shared) -> None:
 
     Args:
         config: The trial's number, its picks by name, and a seed if it is a finalist.
-        shared: What all trials share.
+        shared: Data that all trials share.
     """
     from clftask.logs import quiet_libraries
 
-    # How long the next trial waits for this one's last upload: if it may not, it is lost.
+    # Tune gives the previous trial on a reused actor 2 s to end; on timeout it fails the next
+    # trial. The last upload of a checkpoint takes longer.
     os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "3600"
     quiet_libraries()
     try:
@@ -100,42 +101,43 @@ def run_trial(config: dict[str, Any], shared: Shared) -> None:
 
 def _run_trial(config: dict[str, Any], shared: Shared) -> None:
     search = _search(json.dumps(shared.job))
-    told = _pointer()
+    pointer = _pointer()
     store = TrialStore(shared.run)
     trial = store.read(new_trial(search, config, shared.precision))
     logs.work_on("tune", shared.run, trial=trial.number, seed=trial.seed)
     if search.scheduler.mutates:
-        trial = _mutated(search, trial, config, told)
+        trial = _mutated(search, trial, config, pointer)
     if trial.state == "running":
-        store.write(trial)  # from here on it is known, whatever is killed
+        store.write(trial)  # a search that is killed from here on knows it
     report = functools.partial(_report, search.goal, trial)
     is_new_failure = trial.state != FAILED
     _log.info("trial begins", extra={"params": trial.params})
-    done = _run(search, shared, trial, told, report)
+    done = _run(search, shared, trial, pointer, report)
     _release(shared.device)
     if done.state == FAILED:
         if is_new_failure and shared.device == "cuda":
-            raise RuntimeError(done.reason)  # ends the process: its device may be spoilt
+            raise RuntimeError(done.reason)  # ends the process: CUDA may be unusable in it
         last = len(done.evaluations) + 1 if search.scheduler.mutates else _epochs(search)
         tune.report({EPOCH: last, FAILED: done.reason, **_worst(search.goal)})
 
 
-def _run(search: TuneJob, shared: Shared, trial: Trial, told: _Pointer, report: Any) -> Trial:
+def _run(search: TuneJob, shared: Shared, trial: Trial, pointer: _Pointer, report: Any) -> Trial:
     try:
         work = shared.work(search.trial(trial.picks, trial.seed))
-    except ConfigError as error:  # a combination that only the searcher's draw has shown
+    except ConfigError as error:  # an invalid combination that the searcher proposed
         failed = trial.model_copy(update={"state": FAILED, "reason": str(error.problems[0])})
         fail(shared.run, failed)
         _log.warning("invalid trial: %s", failed.reason)
         return failed
     is_resumable = search.scheduler.resumes and not trial.is_finalist
+    num_told = len(trial.evaluations) if search.scheduler.mutates else pointer.num_reported(trial)
     spec = Attempt(
         work=work,
         trial=trial,
         goal=search.goal,
         saves="always" if is_resumable else "sometimes",
         keeps_weights=shared.keeps_weights,
-        num_told=len(trial.evaluations) if search.scheduler.mutates else told.num_told(trial),
+        num_told=num_told,
         is_of_population=search.scheduler.mutates,
     )
     replay_evaluations(spec, functools.partial(report, is_known=True))
@@ -150,10 +152,10 @@ def _run(search: TuneJob, shared: Shared, trial: Trial, told: _Pointer, report: 
 
 
 def _blamed(group: Group, failed: Trial) -> Trial:
-    """Return a failed trial with its reason; end the group.
+    """Return a failed trial with its reason; close the group.
 
     Raises:
-        RayError: A worker is gone, which is not the trial's fault: it may be tried again.
+        RayError: A worker died; the trial is not at fault, and Tune may retry it.
     """
     _group.cache_clear()
     reason = group.close()
@@ -163,7 +165,7 @@ def _blamed(group: Group, failed: Trial) -> Trial:
 
 
 def _wait_for(run: str) -> None:
-    """Wait until storage answers again: Ray Tune would try at once, and soon no more."""
+    """Wait until storage answers: Tune retries at once and soon runs out of retries."""
     give_up = time.monotonic() + STORAGE_S
     while time.monotonic() < give_up:
         with contextlib.suppress(StorageError):
@@ -177,7 +179,7 @@ def _epochs(search: TuneJob) -> int:
 
 
 def _release(device: str) -> None:
-    """Give back what the trial held: others may share the device."""
+    """Free the trial's memory: other trials may share the device."""
     import gc
 
     import torch
@@ -188,7 +190,7 @@ def _release(device: str) -> None:
 
 
 def new_trial(search: TuneJob, config: dict[str, Any], precision: str) -> Trial:
-    """Return a trial that is yet to be run."""
+    """Return the trial of a configuration, before it runs."""
     picks = {name: pick for name, pick in config.items() if name not in (TRIAL, SEED)}
     return Trial(
         number=config[TRIAL],
@@ -207,7 +209,7 @@ def _search(document: str) -> TuneJob:
 
 @functools.lru_cache(maxsize=1)
 def _group(run: str, workers: int, resources: str, device: str) -> Group:
-    """Return the process's group: it outlives the trial."""
+    """Return the worker group of this process, which later trials reuse."""
     import torch
 
     sizes = json.loads(resources)
@@ -215,35 +217,35 @@ def _group(run: str, workers: int, resources: str, device: str) -> Group:
     return Group(run, workers, sizes, device)
 
 
-# ------------------------------------------------------------------ what Tune carries
+# ------------------------------------------------------------------ reports and checkpoints of Tune
 
 
 @dataclass(frozen=True)
 class _Pointer:
-    """What a Tune checkpoint holds: whose report it came with. The weights lie with the trial.
+    """Content of a Tune checkpoint: a pointer to the trial, which stores its own weights.
 
     Attributes:
-        trial: The trial that reported, None where Tune has no checkpoint.
-        step: Of its newest checkpoint, None before the first.
-        num_evaluations: How many it had reported.
+        trial: The trial that reported; None if Tune has no checkpoint.
+        step: Step of its newest checkpoint; None before the first.
+        num_evaluations: Number of evaluations that it had reported.
     """
 
     trial: dict[str, Any] | None = None
     step: int | None = None
     num_evaluations: int = 0
 
-    def num_told(self, trial: Trial) -> int:
-        """Return how many of a trial's evaluations this Tune has heard of."""
+    def num_reported(self, trial: Trial) -> int:
+        """Return how many of a trial's evaluations this Tune run has received."""
         return self.num_evaluations if self.is_of(trial) else 0
 
     def source_trial(self, trial: Trial) -> tuple[int, int] | None:
-        """Return the number of the trial to resume from, and its step."""
+        """Return the number and step of another trial to resume from (PBT exploits it)."""
         if self.trial is None or self.is_of(trial) or self.step is None:
             return None
         return Trial.load(self.trial).number, self.step
 
     def is_of(self, trial: Trial) -> bool:
-        """Tell whether the trial itself has reported it."""
+        """Tell whether the trial itself reported this checkpoint."""
         return self.trial is not None and Trial.load(self.trial).key == trial.key
 
 
@@ -267,7 +269,7 @@ def _report(
     count: int,
     is_known: bool = False,
 ) -> None:
-    """Tell Tune of an evaluation; raises SystemExit when Tune wants the trial to end."""
+    """Report an evaluation to Tune, which raises SystemExit to stop the trial."""
     known = trial.model_copy(update={"evaluations": ()})
     value = evaluation.metrics.get(goal.metric)
     metrics = {EPOCH: round(evaluation.epoch), goal.metric: value, KNOWN: is_known}
@@ -277,26 +279,26 @@ def _report(
         metrics |= _worst(goal) if value is None else {}
         try:
             tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))
-        except Exception as error:  # storage is gone, or the driver: not the trial's fault
+        except Exception as error:  # storage or the driver is down; the trial is not at fault
             reason = " ".join(str(error).split())[:200]
             problem = Problem("run.storage", None, f"cannot write the report: {reason}")
             raise StorageError(problem) from None
 
 
 def _worst(goal: Goal) -> dict[str, float]:
-    """Return a value that no scheduler prefers: metrics lie within −1 … 1, losses above 0."""
+    """Return a value below all others: metrics are within −1 … 1, losses are positive."""
     return {goal.metric: -1.0 if goal.greater_is_better else 1e6}
 
 
-def _mutated(search: TuneJob, trial: Trial, config: dict[str, Any], told: _Pointer) -> Trial:
-    """Return a trial with the settings, and the source trial, that its scheduler has given it.
+def _mutated(search: TuneJob, trial: Trial, config: dict[str, Any], pointer: _Pointer) -> Trial:
+    """Return a trial with the settings and the source trial that its scheduler chose.
 
-    A search that goes on after its driver died proposes what the trial had last, not first.
+    A resumed search proposes the last settings of the trial, not its first.
     """
-    if told.trial is None or trial.state != "running":
+    if pointer.trial is None or trial.state != "running":
         return trial
     now = new_trial(search, config, trial.precision)
-    source_trial = told.source_trial(trial) or trial.source_trial
+    source_trial = pointer.source_trial(trial) or trial.source_trial
     return trial.model_copy(
         update={"picks": now.picks, "params": now.params, "source_trial": source_trial}
     )

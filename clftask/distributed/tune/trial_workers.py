@@ -1,7 +1,7 @@
-"""The workers of one trial: its own process, and others on the resources that Tune reserved.
+"""The workers of one trial: its own process, and actors in the trial's placement group.
 
-Ray Train within a trial would reserve a placement group of its own, which a stopped trial
-leaves behind; these actors live on the trial's, and end with the process that started them.
+Ray Train within a trial would create a second placement group, which leaks when Tune stops the
+trial. These actors use the trial's placement group, and end with the process that started them.
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ from clftask.tuning.trial_worker import reason_of
 
 LAST_WORDS_S = 5.0
 _log = logging.getLogger(__name__)
-Task = Callable[[int, int, str], Any]
+WorkerTask = Callable[[int, int, str], Any]
 
 
 @ray.remote
 class Member:
-    """A worker of a trial, but the first."""
+    """A worker of a trial other than the first."""
 
     def __init__(self, path: str) -> None:
         self.path = path
 
     def join(self, address: str, rank: int, world: int, device: str, cpus: float) -> None:
-        """Meet the others."""
+        """Join the process group."""
         from clftask.logs import quiet_libraries
 
         quiet_libraries()
         logs.work_on("tune", self.path, rank=rank)
         _join(address, rank, world, device, cpus)
 
-    def run(self, task: Task, rank: int, world: int, device: str) -> str | None:
-        """Run what the first worker runs; return why it failed here, None if it did not.
+    def run(self, task: WorkerTask, rank: int, world: int, device: str) -> str | None:
+        """Run the same task as the first worker; return the reason of a failure, else None.
 
-        A worker that fails ends its process: the first one then no longer waits for it.
+        A worker that fails exits its process, so that the first one stops waiting for it.
 
         Raises:
-            StorageError: Storage does not answer, which is not the trial's fault.
+            StorageError: Storage does not answer; the trial is not at fault.
         """
         try:
             task(rank, world, device)
@@ -63,12 +63,12 @@ class Member:
 
 
 class Group:
-    """The workers of a trial's process; they stay together for as long as the process lives.
+    """The worker group of a trial's process; it lives as long as the process.
 
     Args:
         path: The search's folder.
-        workers: How many there are, this process among them.
-        resources: What Ray reserves for each.
+        workers: Number of workers, including this process.
+        resources: Resources of each.
         device: cpu or cuda.
     """
 
@@ -98,7 +98,7 @@ class Group:
         ray.get(joining)
 
     def _watch(self, tasks: list[Any]) -> None:
-        """End this process if another worker dies: torch may wait for it for half an hour."""
+        """Exit this process if another worker dies: torch would wait 30 minutes for it."""
 
         def run(tasks: list[Any]) -> None:
             while tasks:
@@ -107,13 +107,13 @@ class Group:
                     ray.get(done)
                 except Exception as error:
                     if not self.is_closed:
-                        _log.warning("a worker of the trial is gone: %s", reason_of(error))
+                        _log.warning("a worker of the trial died: %s", reason_of(error))
                         os._exit(1)
 
         threading.Thread(target=run, args=[tasks], daemon=True).start()
 
-    def run(self, task: Task) -> Any:
-        """Run a task on all workers; return what it gives on the first, raise what it raises."""
+    def run(self, task: WorkerTask) -> Any:
+        """Run a task on all workers; return the first worker's result, or raise its error."""
         self.running = [
             member.run.remote(task, rank, self.workers, self.device)
             for rank, member in enumerate(self.members, 1)
@@ -121,22 +121,22 @@ class Group:
         self._watch(self.running)
         try:
             return task(0, self.workers, self.device)
-        except SystemExit:  # which all of them have heard of
+        except SystemExit:  # Tune stopped the trial; all workers receive it
             ray.wait(self.running, num_returns=len(self.running)) if self.running else None
             raise
 
     def close(self) -> str:
-        """End the other workers after a failure: one may wait for what never comes.
+        """Kill the other workers after a failure: they may wait in a collective.
 
         Returns:
-            Why one of them failed, blank if none did.
+            The reason of one that failed; empty if none did.
         """
         import torch
 
         count = len(self.running)
-        said = ray.wait(self.running, num_returns=count, timeout=LAST_WORDS_S)[0]
+        answered = ray.wait(self.running, num_returns=count, timeout=LAST_WORDS_S)[0]
         try:
-            reasons = [ray.get(ref) for ref in said]
+            reasons = [ray.get(ref) for ref in answered]
         finally:
             self.is_closed = True
             for member in self.members:
@@ -146,7 +146,7 @@ class Group:
 
 
 def _join(address: str, rank: int, world: int, device: str, cpus: float) -> None:
-    """Become one of torch's process group, as accelerate expects to find it."""
+    """Join torch's process group, with the environment variables that accelerate reads."""
     import torch
 
     torch.set_num_threads(max(1, int(cpus)))

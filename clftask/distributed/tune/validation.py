@@ -1,4 +1,4 @@
-"""What is refused before a search starts."""
+"""Checks before a search starts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from clftask.models.loading import check_base
 
 @contextlib.contextmanager
 def named_as_in(job: TuneJob) -> Iterator[None]:
-    """Let problems of the training job name their fields as the search's file does."""
+    """Rename fields in problems of the training job to those of the search's file."""
     try:
         yield
     except ClftaskError as error:
@@ -27,7 +27,7 @@ def check_packages(job: TuneJob) -> None:
     """Refuse a searcher whose packages are not installed.
 
     Raises:
-        ConfigError: Names them and their install command.
+        ConfigError: Names the packages and their install command.
     """
     for extra, packages in job.searcher.packages.items():
         missing = [name for name in packages if importlib.util.find_spec(name) is None]
@@ -38,10 +38,10 @@ def check_packages(job: TuneJob) -> None:
 
 
 def check_concurrency(job: TuneJob, chosen: Slots) -> None:
-    """Refuse a limit that a scheduler whose trials wait for each other cannot keep.
+    """Refuse a limit that a scheduler which pauses trials cannot keep.
 
     Raises:
-        ConfigError: There is room for more.
+        ConfigError: More trials fit the cluster.
     """
     room = min(room_for(chosen, capacity()), job.num_trials)
     if job.scheduler.resumes and job.concurrency != "auto" and chosen.concurrency < room:
@@ -51,10 +51,10 @@ def check_concurrency(job: TuneJob, chosen: Slots) -> None:
 
 
 def check_trials(job: TuneJob) -> dict[str, Any]:
-    """Refuse trials that could not train; return the tokenizer of each base.
+    """Check the model of each trial; return the tokenizer of each base.
 
     Raises:
-        ConfigError: The model of one of them cannot be used.
+        ConfigError: A model cannot be used.
     """
     trials = job.probed()
     models = {(t.model.base, t.model.max_length, t.model.head.kind): t.model for t in trials}

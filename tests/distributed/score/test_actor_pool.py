@@ -1,4 +1,4 @@
-"""What a pool of scoring actors does about failures: decided without a cluster."""
+"""Failures in a pool of scoring actors, without a cluster."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import ray
 
-from clftask.distributed.capacity import Plan
+from clftask.distributed.capacity import WorkerPlan
 from clftask.distributed.score import actor_pool as pools
 from clftask.distributed.score.actor_pool import MAX_FAILURES, MAX_NODES, Pool
 from clftask.distributed.score.dispatcher import MAX_ATTEMPTS, Dispatcher
@@ -32,7 +32,7 @@ def done(index: int) -> Done:
 
 
 class Script:
-    """Stands for Ray: actors answer what is written here, one answer at a time."""
+    """Fake Ray: actors return scripted answers, one at a time."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, answer: Any, load: Any = None) -> None:
         self.answer, self.load_answer = answer, load or (lambda number: None)
@@ -74,7 +74,7 @@ class Answers:
         return found
 
 
-def work_off(dispatcher: Dispatcher, chosen: Plan) -> list[int]:
+def work_off(dispatcher: Dispatcher, chosen: WorkerPlan) -> list[int]:
     output = SimpleNamespace(output=SimpleNamespace(path="s3://bucket/out"))
     with Pool(SimpleNamespace(job=output), chosen, lambda line: None) as pool:
         return [found.shard for found in pool.done(dispatcher)]
@@ -89,7 +89,7 @@ def test_a_write_that_fails_for_good_ends_the_job_before_all_is_scored(monkeypat
 
     Script(monkeypatch, fail)
     with pytest.raises(JobError, match="the disk is full"):
-        work_off(Dispatcher(shards(5_000), 2), Plan(2, False, 1))
+        work_off(Dispatcher(shards(5_000), 2), WorkerPlan(2, False, 1))
     assert len(tried) == 2 * MAX_FAILURES + 1
 
 
@@ -104,7 +104,7 @@ def test_failures_between_shards_that_get_done_end_nothing(monkeypatch):
 
     Script(monkeypatch, fail_thrice)
     dispatcher = Dispatcher(shards(30), 1)
-    found = work_off(dispatcher, Plan(1, False, 1))
+    found = work_off(dispatcher, WorkerPlan(1, False, 1))
     assert sorted(found) == [i for i in range(30) if i % 3]
     assert sorted(dispatcher.failed) == list(range(0, 30, 3))
 
@@ -118,7 +118,7 @@ def test_a_shard_that_takes_every_node_with_it_is_given_up(monkeypatch):
 
     Script(monkeypatch, lose)
     dispatcher = Dispatcher(shards(10), 1)
-    assert sorted(work_off(dispatcher, Plan(1, False, 1))) == [0, 1, 2, 4, 5, 6, 7, 8, 9]
+    assert sorted(work_off(dispatcher, WorkerPlan(1, False, 1))) == [0, 1, 2, 4, 5, 6, 7, 8, 9]
     assert list(dispatcher.failed) == [3]
     assert tried.count(3) == MAX_NODES - 1 + MAX_ATTEMPTS
 
@@ -134,13 +134,13 @@ def test_a_node_that_was_to_be_taken_away_is_never_the_shards_fault(monkeypatch)
 
     Script(monkeypatch, lose)
     dispatcher = Dispatcher(shards(3), 1)
-    assert sorted(work_off(dispatcher, Plan(1, False, 1))) == [0, 1, 2]
+    assert sorted(work_off(dispatcher, WorkerPlan(1, False, 1))) == [0, 1, 2]
     assert dispatcher.failed == {}
 
 
 @pytest.mark.parametrize("bad", [0, 1])
 def test_a_machine_that_may_not_read_the_bundle_ends_the_job_only_as_the_first(monkeypatch, bad):
-    """The first worker tells what holds for all; a later one of its own machine alone."""
+    """The first worker's error holds for all; a later one concerns its own node only."""
     refusal = AccessError(Problem("bundle", None, "access is refused"))
     lost: list[int] = []
 
@@ -154,6 +154,6 @@ def test_a_machine_that_may_not_read_the_bundle_ends_the_job_only_as_the_first(m
     dispatcher = Dispatcher(shards(4), 1)
     if bad == 0:
         with pytest.raises(JobError, match="access is refused"):
-            work_off(dispatcher, Plan(1, False, 1))
+            work_off(dispatcher, WorkerPlan(1, False, 1))
     else:
-        assert work_off(dispatcher, Plan(1, False, 1)) == [0, 1, 2, 3]
+        assert work_off(dispatcher, WorkerPlan(1, False, 1)) == [0, 1, 2, 3]

@@ -1,4 +1,4 @@
-"""Who scores what next: decided without a cluster."""
+"""Shard dispatch and retries, without a cluster."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_the_third_failure_is_the_last():
 
 
 def test_others_are_not_blamed_for_a_shard_that_kills_its_workers():
-    """Shard 2 kills whoever takes it, whatever batch it is in."""
+    """Shard 2 kills every worker that scores it, in any batch."""
     dispatcher, done = Dispatcher(shards_of(12), 1), []
     while shard_batch := dispatcher.next():
         poisoned = indices(shard_batch).index(2) if 2 in indices(shard_batch) else len(shard_batch)

@@ -1,4 +1,4 @@
-"""Scoring on real Ray and a real S3 server: whatever is killed, each row is there once."""
+"""Scoring on real Ray and a real S3 server: each row exactly once, whatever is killed."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def run(job: dict[str, Any], *overrides: str, show: Any = None) -> ScoreResult:
 
 
 def assert_complete(job: dict[str, Any]) -> None:
-    """Hold the table against the input: no row is missing, none is there twice."""
+    """Compare the table with the input: each row exactly once."""
     output = job["output"]["path"]
     files = [f.path for f in listing.list_files(output) if f.path.endswith(".parquet")]
     tables = [parquet.read_table(pa.BufferReader(storage.read_bytes(f))) for f in files]
@@ -126,7 +126,7 @@ def _is_actor(command: list[str] | None) -> bool:
 
 
 def test_elastic_pool_starts_with_what_fits(ray_cluster, job):
-    """Of at most six workers those start that the machine has CPUs for."""
+    """Of at most six workers, as many start as there are CPUs."""
     job["scaling"] = {"workers": [1, 6], "cpus_per_worker": 1}
     assert run(job).rows_scored == 500
     assert_complete(job)
@@ -222,7 +222,7 @@ def test_interrupted_driver_says_how_to_go_on(tiny_bundle, tmp_path, number, cod
         process.send_signal(number)
         out, error = process.communicate()
     assert process.returncode == code
-    assert "was interrupted. Run the job again to go on." in error
+    assert "was interrupted. Run the job again to resume." in error
     assert "***" not in error
     assert json.loads(out.splitlines()[-1])["error"]["exit"] == code
 

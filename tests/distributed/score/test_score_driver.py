@@ -285,7 +285,7 @@ def test_output_with_foreign_parts_is_refused(world):
 
 
 def test_failed_write_ends_the_stretch_and_is_tried_again(world, monkeypatch):
-    """Whoever takes the rest over must not meet the one who failed still at work."""
+    """A failed worker has stopped before another takes over its shards."""
     world.write("a.parquet", 100)
     real, seen = storage.put_if_absent, []
 
@@ -304,7 +304,7 @@ def test_failed_write_ends_the_stretch_and_is_tried_again(world, monkeypatch):
 
 
 def test_part_of_an_older_version_of_a_file_is_named(world):
-    """A slow worker of another run commits rows of a file that was planned anew meanwhile."""
+    """A slow worker of another run commits rows of a file that another run has replanned."""
     world.write("a.parquet", 10)
     job = ScoreJob.load(world.document)
     planned = planning.create(job, world.meta, planning.plan(job, world.meta))
@@ -358,7 +358,10 @@ def test_what_is_taken_away_while_it_runs_is_missed_at_the_end(world):
     world.write("a.parquet", 30, text=["fast tool", None] * 15)
     job = {"max_bad_rows": 0.5}
     part, bad = "part-00001.parquet", "_quarantine/part-00001.jsonl"
-    for name, message in ((part, "1 part taken away meanwhile"), (bad, r"00001.*the list is gone")):
+    for name, message in (
+        (part, "1 part deleted during the job"),
+        (bad, r"00001.*quarantine file is missing"),
+    ):
         shutil.rmtree(world.output, ignore_errors=True)
         seen = len(world.records)
 
@@ -381,7 +384,7 @@ def test_a_part_that_nobody_asked_for_is_named(world):
     def add(record: dict[str, Any]) -> None:
         shutil.copy(world.output / "part-00000.parquet", world.output / "part-00007.parquet")
 
-    with pytest.raises(JobError, match=r"part-00007\.parquet: is of another plan\. Delete it"):
+    with pytest.raises(JobError, match=r"part-00007\.parquet: belongs to another plan\. Delete it"):
         world.run(show=add)
     (world.output / "part-00007.parquet").unlink()
     assert world.run().counts.rows_scored == 20

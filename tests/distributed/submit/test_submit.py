@@ -1,4 +1,4 @@
-"""Submitting to a real cluster: its log, its exit code, and what is refused before."""
+"""Submission to a real cluster: log, exit code, and errors before submission."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def cluster(s3) -> Iterator[RayNodes]:
 
 @pytest.fixture(scope="module")
 def place(s3, tiny_base: Path) -> str:
-    """A prefix with the tiny base; clusters see nothing else of this machine."""
+    """An S3 prefix with the tiny base; the cluster reads nothing else of this machine."""
     storage.upload(str(tiny_base), f"{s3.bucket}/submit/base")
     return f"{s3.bucket}/submit"
 
@@ -128,7 +128,7 @@ def test_a_package_that_the_clusters_python_lacks_is_named_with_advice(cluster):
     there = Cluster(cluster.dashboard, shown.append)
     code = there.submit("python -c 'import absent_here.part'", "lacking", {}).wait(shown.append)
     assert code == 1
-    assert "lacks absent_here. Say --pip" in shown[-1]
+    assert "has no module absent_here. Use --pip" in shown[-1]
 
 
 class Tunnel:
@@ -301,11 +301,11 @@ def test_an_image_gets_its_job_with_the_command(job, place):
 
 def test_an_image_goes_with_no_packages_and_no_huge_job(job):
     image = Shipping(image="registry/image:1")
-    with pytest.raises(ConfigError, match="--pip: cannot go with --image"):
+    with pytest.raises(ConfigError, match="--pip: cannot be combined with --image"):
         command("train", TrainJob.load(job), replace(image, packages=True), as_json=False)
     names = [secrets.token_hex(20) for _ in range(5_000)]
     huge = TrainJob.load(job, [f"data.labels.names={json.dumps(names)}"])
-    with pytest.raises(ConfigError, match="--image: takes no job file as large"):
+    with pytest.raises(ConfigError, match="--image: the job file is too large"):
         command("train", huge, image, as_json=False)
 
 
@@ -407,9 +407,9 @@ STATUS = "Request failed with status code {}: of the server."
 @pytest.mark.parametrize(
     ("answers", "expected"),
     [
-        ([RuntimeError(STATUS.format(404))], ConfigError),  # refused, and not there
-        ([RuntimeError(STATUS.format(404)), None], None),  # written down a little later
-        ([RuntimeError(STATUS.format(503))], JobError),  # who knows
+        ([RuntimeError(STATUS.format(404))], ConfigError),  # refused, and the job does not exist
+        ([RuntimeError(STATUS.format(404)), None], None),  # recorded a little later
+        ([RuntimeError(STATUS.format(503))], JobError),  # unknown
         ([requests.ConnectionError("gone")], JobError),
     ],
 )

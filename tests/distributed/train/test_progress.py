@@ -1,4 +1,4 @@
-"""What the driver says while the workers have not started: decided without a cluster."""
+"""Messages while workers wait for resources, without a cluster."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from clftask.distributed.capacity import Plan
+from clftask.distributed.capacity import WorkerPlan
 from clftask.distributed.train.progress import waiting_line
 
 
@@ -18,9 +18,12 @@ def group(state: str, workers: int) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("plan", "line"),
     [
-        (Plan(2, False, 1), "waiting for cluster resources: 2 workers with 1 CPU each"),
-        (Plan(1, False, 0.5), "waiting for cluster resources: 1 worker with 0.5 CPUs each"),
-        (Plan(4, True, 8), "waiting for cluster resources: 4 workers with 8 CPUs and a GPU each"),
+        (WorkerPlan(2, False, 1), "waiting for cluster resources: 2 workers with 1 CPU each"),
+        (WorkerPlan(1, False, 0.5), "waiting for cluster resources: 1 worker with 0.5 CPUs each"),
+        (
+            WorkerPlan(4, True, 8),
+            "waiting for cluster resources: 4 workers with 8 CPUs and a GPU each",
+        ),
     ],
 )
 def test_workers_without_a_place_are_waited_for(plan, line):
@@ -29,7 +32,7 @@ def test_workers_without_a_place_are_waited_for(plan, line):
 
 
 def test_workers_that_come_and_go_have_a_group_once_they_have_a_place():
-    plan = Plan(5, False, 1, least=2, more=3)
+    plan = WorkerPlan(5, False, 1, least=2, more=3)
     line = "waiting for cluster resources: 2 workers with 1 CPU each"
     assert waiting_line(plan, [group("CREATED", 9)]) == line
     assert waiting_line(plan, [group("CREATED", 3)]) is None
@@ -46,4 +49,4 @@ def test_workers_that_come_and_go_have_a_group_once_they_have_a_place():
     ],
 )
 def test_workers_with_a_place_are_not(groups):
-    assert waiting_line(Plan(2, False, 1), groups) is None
+    assert waiting_line(WorkerPlan(2, False, 1), groups) is None

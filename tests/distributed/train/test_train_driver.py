@@ -1,4 +1,4 @@
-"""Training on real Ray: the same steps on any number of workers, and deaths survived."""
+"""Training on real Ray: same steps on any number of workers; killed workers and drivers."""
 
 from __future__ import annotations
 
@@ -203,15 +203,15 @@ def deadly(tmp_path) -> Any:
 def test_worker_that_dies_while_its_group_starts_is_replaced(
     ray_cluster, tmp_path, write_rank, deadly, max_failures
 ):
-    """All machines are the group's: whatever it kept, the next one would wait for."""
+    """The group needs all CPUs: the next one would wait for any that it kept."""
     import ray
 
-    from clftask.distributed.capacity import Plan
+    from clftask.distributed.capacity import WorkerPlan
     from clftask.distributed.train.ray_trainer import run_workers
 
     cpus = ray.cluster_resources()["CPU"] / 2
     config = {"out": str(tmp_path), "deadly": deadly}
-    error = run_workers(write_rank, config, Plan(2, False, cpus), max_failures, str(tmp_path))
+    error = run_workers(write_rank, config, WorkerPlan(2, False, cpus), max_failures, str(tmp_path))
     assert (tmp_path / "marker").exists(), str(error)
     written = {p.name: p.read_text() for p in tmp_path.glob("[01]")}
     if max_failures:
@@ -225,7 +225,7 @@ def test_worker_that_dies_while_its_group_starts_is_replaced(
 
 @pytest.fixture
 def dies_after_the_group() -> Any:
-    """Takes a worker away when the process group stands, and waits until Ray knows."""
+    """Kills a worker after the process group has formed, and waits until Ray knows."""
 
     def kill(worker_group: Any) -> None:
         os.kill(worker_group.get_workers()[1].metadata.pid, signal.SIGKILL)
@@ -236,7 +236,7 @@ def dies_after_the_group() -> Any:
 
 @pytest.fixture
 def dies_within_the_group() -> Any:
-    """Lets the first worker die when the others have met it: they hear of it before Ray does."""
+    """The first worker dies after the process group forms: the others fail before Ray knows."""
 
     def prepare() -> None:
         import torch.distributed as dist
@@ -260,7 +260,7 @@ def test_worker_that_dies_before_it_works_is_replaced(
     import ray
     from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 
-    from clftask.distributed.capacity import Plan
+    from clftask.distributed.capacity import WorkerPlan
     from clftask.distributed.train import ray_trainer
 
     kill = request.getfixturevalue(f"dies_{moment}")
@@ -279,7 +279,7 @@ def test_worker_that_dies_before_it_works_is_replaced(
 
     monkeypatch.setattr(ray_trainer._Trainer, "_create_default_callbacks", with_kills)
     cpus = ray.cluster_resources()["CPU"] / 2
-    plan = Plan(2, False, cpus)
+    plan = WorkerPlan(2, False, cpus)
     error = ray_trainer.run_workers(write_rank, {"out": str(tmp_path)}, plan, 1, str(tmp_path))
     assert error is None, str(error)
     assert (tmp_path / "marker").exists()
@@ -288,11 +288,11 @@ def test_worker_that_dies_before_it_works_is_replaced(
 
 @pytest.mark.usefixtures("ctrl_c", "ray_cluster")
 def test_an_interrupted_training_asks_for_no_machines_any_more(tmp_path):
-    """Where Ray goes on after it, as on a cluster, its controller would."""
+    """On a cluster that outlives the driver, the controller would continue."""
     from ray._private.state import actors
     from ray.util import placement_group_table
 
-    from clftask.distributed.capacity import Plan
+    from clftask.distributed.capacity import WorkerPlan
     from clftask.distributed.train.ray_trainer import run_workers
 
     def loop(config: dict[str, Any]) -> None:
@@ -319,7 +319,7 @@ def test_an_interrupted_training_asks_for_no_machines_any_more(tmp_path):
     with ThreadPoolExecutor(1) as beside:
         interrupting = beside.submit(interrupt)
         with pytest.raises(KeyboardInterrupt):
-            run_workers(loop, {"out": str(tmp_path)}, Plan(1, False, 1), 3, str(tmp_path))
+            run_workers(loop, {"out": str(tmp_path)}, WorkerPlan(1, False, 1), 3, str(tmp_path))
         assert {"TrainController", "RayTrainWorker"} <= set(interrupting.result())
     give_up = time.monotonic() + 300
     while (living() or held()) and time.monotonic() < give_up:
@@ -332,12 +332,12 @@ def test_waiting_is_said_at_the_start_and_whenever_workers_are_lost(ray_cluster,
     import ray
     from ray.util import placement_group, remove_placement_group
 
-    from clftask.distributed.capacity import Plan
+    from clftask.distributed.capacity import WorkerPlan
     from clftask.distributed.train import progress
 
     monkeypatch.setattr(progress, "WAIT_S", 0)
     progress_actor, said = progress.new_progress_actor(), []
-    waiting = progress.Waiting(Plan(3, False, 64), said.append)
+    waiting = progress.Waiting(WorkerPlan(3, False, 64), said.append)
     waiting.look(progress_actor)
     assert said == []  # nothing was asked for yet
     group = placement_group([{"CPU": 64}] * 3)
@@ -397,7 +397,7 @@ class Driver:
 
 @pytest.mark.ray
 def test_killed_driver_is_resumed(document, tmp_path):
-    """Kill -9 in mid-training; the same command with resume ends the run."""
+    """Kill -9 in mid-training; the same command with resume finishes the run."""
     document["training"] |= {"epochs": 12, "batch_size": 4}
     driver = Driver(document, tmp_path)
     assert driver.stopped_by(signal.SIGKILL) == (-signal.SIGKILL, "")
@@ -428,7 +428,7 @@ def test_interrupted_driver_says_how_to_go_on(document, tmp_path):
 
 
 def test_a_run_gives_back_what_it_asked_for_before_it_was_killed(ray_cluster, tmp_path):
-    """Ray's own account of who has which machines, asked as its trainer asks."""
+    """Resource requests in Ray Train's coordinator, read as its trainer reads them."""
     import ray
     from ray.data._internal.cluster_autoscaler import default_autoscaling_coordinator as rays
 

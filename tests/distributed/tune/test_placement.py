@@ -1,4 +1,4 @@
-"""How many trials run side by side on a cluster: decided without one."""
+"""Number of concurrent trials and their resources, without a cluster."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_a_cluster_that_can_grow_counts_as_grown() -> None:
     assert share(GROWING, 9, use_gpu=False, cpus_per_worker=4) == Slots(9, 1, 4, 0.0)
 
 
-# ------------------------------------------------------------------ what is refused
+# ------------------------------------------------------------------ errors
 
 
 def test_workers_of_one_trial_do_not_share_gpus() -> None:
@@ -195,7 +195,7 @@ def test_more_trials_than_there_is_room_for_are_refused(
     assert problem.remedy == f"There is room for {room} trials."
 
 
-# ------------------------------------------------------------------ what is said
+# ------------------------------------------------------------------ text for the user
 
 
 def test_slots_say_what_ray_reserves() -> None:

@@ -1,4 +1,4 @@
-"""What a trial's workers say, and what a trial waits for, without Ray."""
+"""Failures of a trial's workers and waiting for storage, without Ray."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Searches on real Ray Tune: what is left of them, and deaths survived."""
+"""Searches on real Ray Tune: outputs, placement groups, killed workers and drivers."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def lives() -> int:
 
 
 def test_search_ships_one_bundle_and_a_job_that_trains(ray_cluster, document, s3):
-    """On S3; one rate makes the loss no number."""
+    """On S3; one learning rate makes the loss NaN."""
     rates = {"kind": "grid", "values": [1e-2, 1e30, 1e-3, 3e-2, 2e-4]}
     document |= {"space": {"training.learning_rate": rates}, "searcher": "grid", "trials": None}
     seen: list[dict[str, Any]] = []
@@ -126,7 +126,7 @@ def test_population_of_two_workers_each_exploits_and_leaves_no_resources(ray_clu
 
 
 def test_a_trial_that_others_wait_for_may_end_by_itself(ray_cluster, document):
-    """One after the other: the first waits at the end of its bracket, the second sees no gain."""
+    """Sequential trials: the first pauses at the end of its bracket, the second stops early."""
     rates = {"kind": "grid", "values": [3e-4, 1e-30]}
     document |= {"space": {"training.learning_rate": rates}, "searcher": "grid", "trials": None}
     document["train"]["training"] |= {"epochs": 3, "early_stopping": {"patience": 1}}
@@ -158,7 +158,7 @@ def test_killed_worker_is_replaced_and_its_trial_goes_on(ray_cluster, document):
 
 @pytest.mark.slow
 def test_worker_beside_the_first_that_dies_is_not_the_trials_fault(ray_cluster, document):
-    """Killed before the two have met, when nobody must wait for it, and in mid-training."""
+    """Killed before the process group forms, and in mid-training."""
     killed: list[int] = []
 
     def kill(pid: int) -> None:
@@ -232,13 +232,13 @@ def test_what_no_trial_could_do_is_refused_and_nothing_is_written(
 def test_search_in_which_all_fail_says_why(ray_cluster, document):
     space = {"training.learning_rate": {"kind": "choice", "values": [1e29, 1e30]}}
     document |= {"space": space, "trials": 2}
-    with pytest.raises(JobError, match=r"no trial could be used: .*the loss is NaN or infinite"):
+    with pytest.raises(JobError, match=r"no trial succeeded: .*the loss is NaN or infinite"):
         run(document)
 
 
 @pytest.mark.ray
 def test_killed_driver_is_resumed_and_no_trial_runs_twice(document, tmp_path):
-    """Kill -9 of the command in mid-search; the same command with resume ends the search."""
+    """Kill -9 of the command in mid-search; the same command with resume finishes the search."""
     document |= {"trials": 4, "scheduler": "fifo", "finalists": None}
     document["train"]["training"] |= {"epochs": 8, "batch_size": 8}
     before = _killed(document, tmp_path, lambda path: len(_ended(path)) >= 1)
