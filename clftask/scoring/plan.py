@@ -137,7 +137,9 @@ def _new(job: ScoreJob, meta: BundleMeta, sources: Sequence[Source]) -> ScorePla
     recipe = job.input.recipe(meta.text)
     corpus = survey(job, recipe, sources, {file for s in sources for file in s.files})
     if not any(file.num_rows for file in corpus.files):
-        raise DataError(Problem("input.path", job.input.path, "holds no row", "Check the path."))
+        raise DataError(
+            Problem("input.path", job.input.path, "contains no rows", "Check the path.")
+        )
     _refuse_columns(job, meta, corpus.schema)
     _refuse_too_many(job, corpus.files)
     pieces = cut(list(enumerate(corpus.files)), job.shard_rows)
