@@ -818,7 +818,7 @@ SPOILT: dict[str, tuple[Callable[[Path], Any], str]] = {
     "deep JSON": (lambda f: (f / CONFIG).write_text("[" * 100_000), "config.json is damaged"),
     "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "contains no tokenizer files"),
     "half a tokenizer": (lambda f: (f / "tokenizer.json").write_text("{"), "cannot be opened"),
-    "other labels": (edit(META, label_names=["a", "b"]), "of other labels"),
+    "other labels": (edit(META, label_names=["a", "b"]), "labels or positions do not match"),
     "labels twice": (edit(META, label_names=["a", "a", "b"]), "label_names must be distinct"),
     "one label": (edit(META, label_names=["a"]), "at least 2 items"),
     "no length": (edit(META, max_length=0), "greater than or equal to 4"),

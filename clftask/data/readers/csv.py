@@ -62,7 +62,7 @@ class Csv(Source):
         numbers = [str(i) for i, name in enumerate(names) if name not in strings]
         if not numbers:
             return table
-        # Numbers as names: pyarrow.csv does not escape quotes in header names.
+        # Numbers as names: older pyarrow.csv cannot quote header names.
         table = table.rename_columns([str(i) for i in range(len(names))])
         sink = pa.BufferOutputStream()
         csv.write_csv(table.select(numbers), sink)
