@@ -822,7 +822,7 @@ SPOILT: dict[str, tuple[Callable[[Path], Any], str]] = {
     "labels twice": (edit(META, label_names=["a", "a", "b"]), "label_names must be distinct"),
     "one label": (edit(META, label_names=["a"]), "at least 2 items"),
     "no length": (edit(META, max_length=0), "greater than or equal to 4"),
-    "a length that the model lacks": (edit(META, max_length=1000), "of fewer tokens"),
+    "a length that the model lacks": (edit(META, max_length=1000), "labels or positions"),
     "a huge stride": (edit(META, truncation={"kind": "windows", "stride": 10**9}), "stride"),
     "a negative scale": (
         edit(META, decision__calibration={**PLATT, "scale": -1.0}),

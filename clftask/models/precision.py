@@ -34,7 +34,7 @@ def bf16_pays(device: str) -> bool:
     """Tell whether bf16 is faster than fp32 here.
 
     torch reports it for GPUs. For CPUs it is measured: with AMX, bf16 is several times faster;
-    with only AVX512-BF16 it can be slower than fp32, and the CPU flags do not tell.
+    with only AVX512-BF16 it can be slower than fp32, and CPU flags do not show it.
     """
     import torch
 

@@ -86,7 +86,7 @@ class Scorer:
         self.precision = precision
         self.max_tokens = max_tokens or MAX_TOKENS.get(self.device.type, MAX_TOKENS["cpu"])
         self.model = model.eval().to(self.device)
-        # transformers: buffers stay fp32, because rotary frequencies lose too much in bf16.
+        # Buffers stay fp32: rotary frequencies lose too much precision in bf16.
         for weights in self.model.parameters():
             weights.data = weights.data.to(DTYPES[precision])
         _use_fp32(output_layer(self.model))
