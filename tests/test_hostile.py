@@ -688,7 +688,9 @@ def test_a_damaged_dataset_is_read_or_refused(data: Any) -> None:
 def sealed(folder: Path) -> None:
     """Make a bundle's fingerprints those of its files, as whoever changes it can."""
     content = json.loads((folder / bundle.META).read_text())
-    files = [f for f in sorted(folder.iterdir()) if f.is_file() and f.name not in bundle._NOT_HASHED]
+    files = [
+        f for f in sorted(folder.iterdir()) if f.is_file() and f.name not in bundle._NOT_HASHED
+    ]
     content["files"] = {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
     with contextlib.suppress(ClftaskError):
         content["fingerprint"] = bundle._fingerprint(bundle_meta.BundleMeta.load(content))
