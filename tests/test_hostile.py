@@ -688,7 +688,9 @@ def test_a_damaged_dataset_is_read_or_refused(data: Any) -> None:
 def sealed(folder: Path) -> None:
     """Make a bundle's fingerprints those of its files, as whoever changes it can."""
     content = json.loads((folder / bundle.META).read_text())
-    files = [f for f in sorted(folder.iterdir()) if f.is_file() and f.name not in bundle._BESIDE]
+    files = [
+        f for f in sorted(folder.iterdir()) if f.is_file() and f.name not in bundle._NOT_HASHED
+    ]
     content["files"] = {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
     with contextlib.suppress(ClftaskError):
         content["fingerprint"] = bundle._fingerprint(bundle_meta.BundleMeta.load(content))
@@ -818,11 +820,11 @@ SPOILT: dict[str, tuple[Callable[[Path], Any], str]] = {
     "deep JSON": (lambda f: (f / CONFIG).write_text("[" * 100_000), "config.json is damaged"),
     "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "contains no tokenizer files"),
     "half a tokenizer": (lambda f: (f / "tokenizer.json").write_text("{"), "cannot be opened"),
-    "other labels": (edit(META, label_names=["a", "b"]), "of other labels"),
+    "other labels": (edit(META, label_names=["a", "b"]), "labels or positions do not match"),
     "labels twice": (edit(META, label_names=["a", "a", "b"]), "label_names must be distinct"),
     "one label": (edit(META, label_names=["a"]), "at least 2 items"),
     "no length": (edit(META, max_length=0), "greater than or equal to 4"),
-    "a length that the model lacks": (edit(META, max_length=1000), "of fewer tokens"),
+    "a length that the model lacks": (edit(META, max_length=1000), "labels or positions"),
     "a huge stride": (edit(META, truncation={"kind": "windows", "stride": 10**9}), "stride"),
     "a negative scale": (
         edit(META, decision__calibration={**PLATT, "scale": -1.0}),

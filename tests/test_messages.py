@@ -33,4 +33,4 @@ def test_messages_count_one_and_many() -> None:
     assert str(WorkerPlan(1, False, 1.0)) == "1 CPU worker, 1 CPU each"
     assert str(WorkerPlan(2, True, 4.0)) == "2 GPU workers, 4 CPUs each"
     assert str(Capacity(((1.0, 2.0),))) == "1 CPU and 2 GPUs"
-    assert describe_left_out(["a.docx"]) == "1 file of no known format left out: a.docx"
+    assert describe_left_out(["a.docx"]) == "1 file of unknown format skipped: a.docx"

@@ -1,1 +1,1 @@
-"""From tables to tokenised splits."""
+"""Data preparation: table readers, splits and tokenisation."""

@@ -1,4 +1,4 @@
-"""The same global batches on any number of workers: sampling, cutting, padding."""
+"""Sampling and padding: the global batches are the same for any number of workers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pyarrow as pa
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-# Batches among which rows are sorted by length: enough to pad little, few enough to shuffle.
+# Rows are sorted by length within windows of this many batches. A larger window needs less
+# padding; a smaller one shuffles better.
 WINDOW = 50
 
 # The columns of a tokenised table that training and evaluation fetch row by row.
@@ -21,12 +22,15 @@ Share = list[tuple[int, float]]
 
 
 class GlobalBatches(Sampler[Share]):
-    """Cuts an epoch into global batches of similar lengths, and each among the workers.
+    """Batch sampler: global batches of similar lengths, split among the workers.
 
-    The batches depend on the seed and the epoch alone. A worker gets every `world`-th row of
-    each, with the weight `world / rows of the global batch`: as workers' gradients are
-    averaged, the weighted sum of the rows' losses is then the mean over the global batch,
-    also in the ragged one at the end. A worker without a row gets one of weight 0.
+    The batches depend only on the seed and the epoch. A worker gets every `world`-th row of
+    each batch, with the weight `world / rows of the global batch`. DDP averages the workers'
+    gradients, so the weighted sum of the row losses equals the mean over the global batch,
+    also for a smaller last batch. A worker without rows gets one row of weight 0.
+
+    The Trainer's own length-grouped sampler groups within the batch of each process, so its
+    batches change with the number of workers.
     """
 
     def __init__(
@@ -39,11 +43,11 @@ class GlobalBatches(Sampler[Share]):
         return -(-len(self.lengths) // self.batch_size)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order `__iter__` gives."""
+        """Set the epoch that determines the order of `__iter__`."""
         self.epoch = epoch
 
     def batches(self) -> list[npt.NDArray[np.int64]]:
-        """Return the epoch's global batches of row numbers, longest row first in each."""
+        """Return the epoch's global batches of row indices, each sorted by descending length."""
         rng = np.random.default_rng([self.seed, self.epoch])
         order = rng.permutation(len(self.lengths))
         window = WINDOW * self.batch_size
@@ -62,13 +66,14 @@ class GlobalBatches(Sampler[Share]):
 
 
 class TokenRows(Dataset[dict[str, Any]]):
-    """Rows of a tokenised table, fetched a batch at a time; shared memory stays shared."""
+    """Map-style dataset over a tokenised table; fetches whole batches without copying the table."""
 
     def __init__(self, table: pa.Table) -> None:
         import datasets
 
         used = table.select([name for name in USED if name in table.column_names])
-        self.rows = datasets.Dataset(used, fingerprint="tokens")  # else it hashes all rows
+        # Without a fingerprint, datasets hashes all rows.
+        self.rows = datasets.Dataset(used, fingerprint="tokens")
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -86,14 +91,14 @@ class TokenRows(Dataset[dict[str, Any]]):
 
 
 class Collator:
-    """Pads a worker's share of a global batch into micro batches of similar lengths."""
+    """Splits a worker's share of a global batch into padded micro batches of similar lengths."""
 
     def __init__(
         self, tokenizer: Any, num_labels: int, micro_batch_size: int, max_length: int
     ) -> None:
         from transformers import DataCollatorWithPadding
 
-        multiple = None if max_length % 8 else 8  # never past the model's positions
+        multiple = None if max_length % 8 else 8  # padding must not exceed max_length
         self.pad = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=multiple)
         self.num_labels, self.micro_batch_size = num_labels, micro_batch_size
 
@@ -102,7 +107,7 @@ class Collator:
         return [self.one(part) for part in self._parts(ordered)]
 
     def _parts(self, rows: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-        """Yield rows of at most `micro_batch_size` windows together, or single ones of more."""
+        """Yield groups of at most `micro_batch_size` windows; a row with more is its own group."""
         part: list[dict[str, Any]] = []
         size = 0
         for row in rows:
@@ -115,7 +120,7 @@ class Collator:
         yield part
 
     def inputs(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Pad rows into the model's inputs; of each window a row of its own."""
+        """Pad rows into the model's inputs; each window becomes one input row."""
         names = [n for n in ("input_ids", "token_type_ids") if n in rows[0]]
         if "windows" not in rows[0]:
             return dict(self.pad([{n: row[n] for n in names} for row in rows]))
@@ -125,7 +130,7 @@ class Collator:
         return {**inputs, "windows": torch.tensor([len(row) for row in ids])}
 
     def one(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Pad rows into one batch: `inputs`, `targets` (rows, labels) and `weight`."""
+        """Pad rows into one batch: model inputs, `targets` (rows, labels) and `weight`."""
         inputs = self.inputs(rows)
         targets = torch.zeros(len(rows), self.num_labels)
         for i, row in enumerate(rows):
@@ -135,21 +140,21 @@ class Collator:
 
 
 def num_global_rows(share: Sequence[dict[str, torch.Tensor]], world: int) -> int:
-    """Return the rows of the global batch that a share is cut from; 0 if it got none of them.
+    """Return the number of rows in the share's global batch; 0 if the share has no rows of it.
 
     Args:
-        share: Micro batches with the weights that `GlobalBatches` gave.
-        world: How many workers there are.
+        share: Micro batches with the weights from `GlobalBatches`.
+        world: Number of workers.
     """
     weight = float(share[0]["weight"][0])
     return round(world / weight) if weight else 0
 
 
 class EpochLoader(DataLoader[Any]):
-    """A loader whose batch sampler is told the epoch."""
+    """A DataLoader that passes the epoch to its batch sampler."""
 
     def set_epoch(self, epoch: int) -> None:
-        """Pass the epoch on; a sampler that skips batches keeps the real one inside."""
+        """Set the epoch of the batch sampler; accelerate's SkipBatchSampler wraps it."""
         sampler: Any = getattr(self.batch_sampler, "batch_sampler", self.batch_sampler)
         sampler.set_epoch(epoch)
 
@@ -157,7 +162,10 @@ class EpochLoader(DataLoader[Any]):
 def token_batches(
     lengths: npt.NDArray[np.int64], max_tokens: int, rank: int = 0, world: int = 1
 ) -> list[npt.NDArray[np.int64]]:
-    """Return one worker's batches of row numbers, longest first, padded within `max_tokens`."""
+    """Return one worker's batches of row indices, longest first, of at most `max_tokens` each.
+
+    `max_tokens` limits rows times padded length; a longer row is a batch of its own.
+    """
     order = np.argsort(-lengths, kind="stable")[rank::world]
     batches, start = [], 0
     while start < len(order):

@@ -1,4 +1,4 @@
-"""From tables to tokens: read, encode, split, tokenise once. One machine, no Ray."""
+"""Prepares the data on one machine, without Ray: read, encode labels, split, tokenise."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from clftask.data.summary import DataReport, describe_tokens
 from clftask.errors import DataError, Problem
 from clftask.io import filesystems
 
-NUM_SHOWN = 300  # characters of a held-out text, for people to read
+NUM_SHOWN = 300  # characters of a validation or test text that are kept for display
 PAIR_MARK = " ⏎ "
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Rows that are ready to be tokenised, and what was found on the way.
+    """Splits that are ready for tokenisation, and the report on them.
 
     Attributes:
-        tables: For each split: text, text_pair (where there is one), labels (list of string).
-        space: The labels, from train alone.
+        tables: For each split: text, text_pair (optional), labels (list of codes).
+        space: The label space, from the train split only.
         report: Counts and warnings for the user.
-        rows: file, row, id and split of every row that is used.
-        fingerprint: Covers texts, labels and split of all rows.
+        rows: file, row, id and split of every used row.
+        fingerprint: Hash of texts, labels and split of all rows.
     """
 
     tables: dict[str, pa.Table]
@@ -43,10 +43,10 @@ class Prepared:
 
 
 def prepare(job: TrainJob) -> Prepared:
-    """Read a job's tables, build its label space and cut its splits.
+    """Read a job's tables, build the label space and split the rows.
 
     Raises:
-        DataError: The tables do not fit the job; all mistakes of a table at once.
+        DataError: The tables do not match the job; lists all problems of a table.
     """
     report = DataReport()
     tables = _read_all(job, report)
@@ -60,7 +60,7 @@ def prepare(job: TrainJob) -> Prepared:
     by_split = {n: _keep_known(job, space, n, part, report) for n, part in by_split.items()}
     _require(by_split, job)
     report.describe(by_split, space)
-    rows = _who_is_who(by_split)
+    rows = _row_origins(by_split)
     return Prepared(by_split, space, report, rows, _fingerprint(by_split, space))
 
 
@@ -69,10 +69,10 @@ def prepare(job: TrainJob) -> Prepared:
 
 def _read_all(job: TrainJob, report: DataReport) -> dict[str, pa.Table]:
     data = job.data
-    there = open_source(data.train, "data.train")
-    sources = {split: there[split] for split in SPLITS if split in there}
+    available = open_source(data.train, "data.train")
+    sources = {split: available[split] for split in SPLITS if split in available}
     if "train" not in sources:
-        raise DataError(Problem("data.train", sorted(there), "has no split named train"))
+        raise DataError(Problem("data.train", sorted(available), "has no split named train"))
     for split in ("validation", "test"):
         path = getattr(data, split)
         if path is not None:
@@ -86,7 +86,7 @@ def _read(data: DataSpec, source: Source, split: str) -> pa.Table:
     """Read the columns that the job names.
 
     Raises:
-        DataError: Columns that the table lacks, all at once.
+        DataError: The table lacks columns; lists all of them.
     """
     available = source.names()
     named: list[tuple[str, str | None]] = [("data.text", column) for column in data.text]
@@ -104,7 +104,7 @@ def _read(data: DataSpec, source: Source, split: str) -> pa.Table:
 
 
 def _usable(data: DataSpec, table: pa.Table, report: DataReport) -> pa.Table:
-    """Make texts and label lists; leave out rows without text, and those without a label."""
+    """Build texts and label lists; drop rows without text or label."""
     text, pair = data.recipe.apply(table)
     labels = data.labels.lists(table)
     columns = {"text": text, **({"text_pair": pair} if pair is not None else {})}
@@ -150,7 +150,7 @@ def _refuse_missing(data: DataSpec, table: pa.Table, has_text: Any, has_label: A
 
 
 def _stack(tables: dict[str, pa.Table]) -> tuple[pa.Table, np.ndarray[Any, Any]]:
-    """Return all rows, train first, and (rows,) the place of the table each came from."""
+    """Return all rows, train first, and (rows,) the index of each row's split in `SPLITS`."""
     ordered = [name for name in SPLITS if name in tables]
     table = pa.concat_tables([tables[n] for n in ordered], promote_options="permissive")
     given = np.repeat([SPLITS.index(n) for n in ordered], [tables[n].num_rows for n in ordered])
@@ -161,7 +161,7 @@ def _stack(tables: dict[str, pa.Table]) -> tuple[pa.Table, np.ndarray[Any, Any]]
 
 
 def _assign(job: TrainJob, table: pa.Table, given: Any, own: set[str]) -> Any:
-    """Cut what has no table of its own out of train."""
+    """Return (rows,) split indices; splits without a table of their own come from train."""
     spec = job.data.split.without("validation" in own, "test" in own)
     found = given.copy()
     if {"validation", "test"} <= own or not table.num_rows:
@@ -182,7 +182,7 @@ def _rows(job: TrainJob, train: pa.Table) -> Rows:
 
 
 def _grouped(job: TrainJob, table: pa.Table) -> pa.Table:
-    """Name the group of each row, if the split has groups and all rows are in one."""
+    """Add a column `group` of group codes if the split has groups and no row lacks one."""
     used = [name for name in ("split_by", "group_by") if name in table.column_names]
     column = table["group_by"].combine_chunks() if "group_by" in used else None
     table = table.drop_columns(used)
@@ -194,14 +194,14 @@ def _grouped(job: TrainJob, table: pa.Table) -> pa.Table:
 def _require(tables: dict[str, pa.Table], job: TrainJob) -> None:
     for split in ("train", "validation"):
         if split not in tables or not tables[split].num_rows:
-            remedy = "Give more rows, a larger share, or a table of its own."
-            raise DataError(Problem(f"data.{split}", 0, "no usable row is left", remedy))
+            remedy = "Provide more rows, a larger share, or a separate table."
+            raise DataError(Problem(f"data.{split}", 0, "contains no usable rows", remedy))
 
 
 def _keep_known(
     job: TrainJob, space: LabelSpace, split: str, table: pa.Table, report: DataReport
 ) -> pa.Table:
-    """Count labels that train lacks, and leave out rows that have no label of the space."""
+    """Encode labels, count labels that train lacks, and drop rows without a known label."""
     lists = table["labels"].combine_chunks()
     report.unknown_labels[split] = space.unknown(lists)
     codes = space.encode(lists)
@@ -212,7 +212,8 @@ def _keep_known(
     return known
 
 
-def _who_is_who(tables: dict[str, pa.Table]) -> pa.Table:
+def _row_origins(tables: dict[str, pa.Table]) -> pa.Table:
+    """Return file, row, id and split of every row."""
     parts = []
     for split, table in tables.items():
         part = pa.table(
@@ -223,7 +224,7 @@ def _who_is_who(tables: dict[str, pa.Table]) -> pa.Table:
 
 
 def _fingerprint(tables: dict[str, pa.Table], space: LabelSpace) -> str:
-    """Hash texts, labels and their order, split by split."""
+    """Hash texts, labels and their order for each split."""
     import hashlib
 
     digest = hashlib.sha256(repr((space.task, space.names)).encode())
@@ -242,7 +243,7 @@ def _fingerprint(tables: dict[str, pa.Table], space: LabelSpace) -> str:
 
 
 def _bytes_of(array: pa.Array) -> bytes:
-    """Return the data of an array whose offset and padding must not count."""
+    """Return an array's values as bytes, without Arrow's slice offset and buffer padding."""
     if pa.types.is_large_string(array.type):
         return "".join(array.to_pylist()).encode()
     found: bytes = array.to_numpy(zero_copy_only=False).tobytes()
@@ -250,50 +251,51 @@ def _bytes_of(array: pa.Array) -> bytes:
 
 
 def read_labelled(job: TrainJob, space: LabelSpace, path: str, report: DataReport) -> pa.Table:
-    """Read a labelled table that no split is cut from, for labels that are known.
+    """Read a labelled table as one set of rows, with an existing label space.
 
     Args:
-        job: What is text and what is label.
-        space: The labels.
-        path: The table; of a dataset of several splits, test or else the first.
-        report: Gets the counts of what is left out.
+        job: Names the text and label columns.
+        space: The label space.
+        path: The table; for a dataset with several splits, test or else the first split.
+        report: Receives the counts of dropped rows.
 
     Returns:
-        text, text_pair (where there is one), labels (list<int32> codes), and group (where the
-        job's split has groups and the table has its column), of the usable rows.
+        The usable rows: text, text_pair (optional), labels (list<int32> codes), and group if
+        the job's split has groups and the table has that column.
 
     Raises:
-        DataError: The table does not fit the job, or no row is usable.
+        DataError: The table does not match the job, or contains no usable rows.
     """
     path = filesystems.absolute(path)
-    there = open_source(path, "table")
-    source = there.get("test") or next(iter(there.values()))
+    available = open_source(path, "table")
+    source = available.get("test") or next(iter(available.values()))
     group = job.data.split.groups
     split = GroupedSplit(group=group) if group in source.names() else RandomSplit()
-    labels = job.data.labels.model_copy(update={"missing": "drop"})  # counted, and told
+    labels = job.data.labels.model_copy(update={"missing": "drop"})  # the report counts them
     known = {"split": split, "validation": None, "test": None, "id": None, "labels": labels}
     data = job.data.model_copy(update=known)
     try:
         table = _grouped(job, _usable(data, _read(data, source, "train"), report))
     except DataError as error:
-        raise DataError(*(replace(p, path=_here(p.path)) for p in error.problems)) from None
+        raise DataError(*(replace(p, path=_table_path(p.path)) for p in error.problems)) from None
     if table.num_rows:
         table = _keep_known(job, space, "table", table, report)
     if not table.num_rows:
-        raise DataError(Problem("table", path, "holds no usable row", _why_none(space, report)))
+        remedy = _no_rows_remedy(space, report)
+        raise DataError(Problem("table", path, "contains no usable rows", remedy))
     return table
 
 
-def _why_none(space: LabelSpace, report: DataReport) -> str:
+def _no_rows_remedy(space: LabelSpace, report: DataReport) -> str:
     unknown = list(report.unknown_labels.get("table", {}))
     if not unknown:
-        return "Give rows with text and label."
+        return "Provide rows with text and label."
     known = ", ".join(space.names[:5])
-    return f"Its labels are others ({', '.join(unknown[:5])}): the bundle knows {known} …"
+    return f"Its labels ({', '.join(unknown[:5])}) are not labels of the bundle ({known} …)."
 
 
-def _here(path: str) -> str:
-    """Name the columns of a table that is given beside a bundle."""
+def _table_path(path: str) -> str:
+    """Return the path of a problem, with `table` in place of the job's section `data`."""
     return f"table ({path.removeprefix('data.')})" if path.startswith("data.") else path
 
 
@@ -303,13 +305,14 @@ def _here(path: str) -> str:
 def tokenise(
     prepared: Prepared, tokenizer: Any, model: ModelSpec, chunk: int = 10_000
 ) -> dict[str, pa.Table]:
-    """Tokenise every split once, in parallel by the tokenizer's own threads.
+    """Tokenise every split once; the tokenizer runs its own threads.
+
+    The report receives the token lengths and the truncated share.
 
     Returns:
-        For each split: what `LongTextSpec.encoded` returns, num_tokens of the whole texts,
-        labels (list<int32>), group (int64) where the split is grouped, and,
-        but for train, text: its beginning.
-        The report gets the token lengths and the truncated share.
+        For each split: the columns of `LongTextSpec.encoded`, num_tokens (before truncation),
+        labels (list<int32>), group (int64) if the split has groups, and, except for train,
+        text (the beginning of each text).
     """
     tables = {}
     for split, table in prepared.tables.items():
@@ -335,7 +338,7 @@ def tokenise(
 
 
 def beginnings(table: pa.Table) -> Any:
-    """Return the (rows,) beginnings of texts, both of a pair, for people to read."""
+    """Return the (rows,) beginnings of texts for display; a pair is joined by `PAIR_MARK`."""
     names = [name for name in ("text", "text_pair") if name in table.column_names]
     texts = [table[name].cast(pa.large_string()) for name in names]
     parts = [pc.utf8_slice_codeunits(text, 0, NUM_SHOWN) for text in texts]

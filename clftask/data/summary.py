@@ -1,4 +1,4 @@
-"""What the user sees of the data before training: counts, lengths, warnings."""
+"""The data report: counts, token lengths and warnings, printed before training."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class DataReport:
     tokens: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def describe(self, tables: dict[str, pa.Table], space: LabelSpace) -> None:
-        """Fill in rows, label counts and texts that stand in train and elsewhere."""
+        """Fill in row counts, label counts and the share of texts that also occur in train."""
         for split, table in tables.items():
             self.rows[split] = table.num_rows
             codes = table["labels"].combine_chunks().flatten().to_numpy()
@@ -43,7 +43,7 @@ class DataReport:
             self.duplicates[split] = (pc.sum(again).as_py() or 0) / tables[split].num_rows
 
     def as_json(self) -> dict[str, Any]:
-        """Return plain data."""
+        """Return the report as plain data."""
         return dict(vars(self))
 
     def lines(self) -> list[str]:
@@ -71,7 +71,7 @@ class DataReport:
         ]
 
     def warnings(self) -> list[str]:
-        """Return what was left out, as lines of text."""
+        """Return the warnings on dropped rows, unknown labels and duplicates, one per line."""
         lines = []
         if self.files_left_out:
             lines.append(f"warning: {describe_left_out(self.files_left_out)}")
@@ -88,30 +88,30 @@ class DataReport:
                     f"{n} {c}" for n, c in sorted(labels.items(), key=lambda c: -c[1])[:5]
                 )
                 count = f"{counted(len(labels), 'label')} ({counted(sum(labels.values()), 'time')})"
-                lines.append(f"{split} holds {count} outside the label space: {shown}")
+                lines.append(f"{split} contains {count} outside the label space: {shown}")
         for split, num in self.num_without_known_label.items():
             if num:
                 rows = counted(num, f"{split} row")
                 lines.append(f"warning: {rows} without a known label left out")
         for split, share in self.duplicates.items():
             if share:
-                lines.append(f"warning: {share:.1%} of the {split} texts stand in train, too")
+                lines.append(f"warning: {share:.1%} of the {split} texts also occur in train")
         return lines
 
 
 def describe_left_out(files: list[str]) -> str:
-    """Say which files among the data are of no known format."""
+    """Return a message that lists skipped files of unknown format."""
     shown = ", ".join(files[:3]) + (" …" if len(files) > 3 else "")
-    return f"{counted(len(files), 'file')} of no known format left out: {shown}"
+    return f"{counted(len(files), 'file')} of unknown format skipped: {shown}"
 
 
 def describe_tokens(report: DataReport, split: str, full: Any, is_truncated: Any) -> None:
     """Add a split's token lengths to the report.
 
     Args:
-        report: Takes them.
+        report: The report.
         split: The split's name.
-        full: (rows,) tokens before truncation.
+        full: (rows,) number of tokens before truncation.
         is_truncated: (rows,) bool.
     """
     report.tokens[split] = {

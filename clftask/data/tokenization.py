@@ -1,4 +1,4 @@
-"""Texts to tokens: the same call in training and in scoring."""
+"""Tokenisation, the same for training and scoring."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from clftask.components.truncation import LongTextSpec, whole_ids
 
-CHARS_A_TOKEN = 10  # more than texts have on average
+CHARS_A_TOKEN = 10  # above the average of usual texts
 _KEEP_ALL = {"Lowercase", "NFC", "NFD", "NFKC", "NFKD"}
 _LEAVE_OUT = {"BertNormalizer", "StripAccents"}  # control characters or marks
 _DROP_BLANKS = {"BertPreTokenizer", "Whitespace", "WhitespaceSplit"}
@@ -23,23 +23,24 @@ _BLANK = re.compile(r"(?<=\S)[ \t\r\n]")
 def tokenise(
     texts: Any, pairs: Any | None, tokenizer: Any, max_length: int, long_text: LongTextSpec
 ) -> pa.Table:
-    """Tokenise texts, in parallel by the tokenizer's own threads.
+    """Tokenise texts; the tokenizer runs its own threads.
 
-    Of a long text only the beginning is looked at, where that gives the very same tokens.
+    Long texts are cut before tokenisation where this does not change the kept tokens: the
+    tokenizers library tokenises a whole text before it truncates.
 
     Args:
         texts: (rows,) Arrow strings without nulls.
         pairs: (rows,) the second texts of a pair task, or None.
         tokenizer: A transformers tokenizer.
-        max_length: Tokens that the model takes at once.
-        long_text: What is read of longer texts.
+        max_length: Maximum number of tokens of one model input.
+        long_text: The treatment of longer texts.
 
     Returns:
-        What `LongTextSpec.encoded` returns.
+        The table of `LongTextSpec.encoded`.
     """
     first = texts.to_pylist()
     if pairs is not None:
-        # Whole: which of two long texts keeps one token more depends on both lengths.
+        # Pairs are not cut: longest_first truncation depends on the lengths of both texts.
         return long_text.encoded(first, pairs.to_pylist(), tokenizer, max_length)
     num_read = long_text.num_read(max_length)
     most = CHARS_A_TOKEN * (num_read or 0)
@@ -59,14 +60,14 @@ def tokenise(
 
 
 def sequences(tokens: pa.Table) -> tuple[pa.Table, npt.NDArray[np.int64] | None]:
-    """Return what the model takes one by one.
+    """Return one row per model input.
 
     Args:
-        tokens: What `tokenise` returned.
+        tokens: The result of `tokenise`.
 
     Returns:
-        A row for each window: input_ids and length; and (rows,) how many windows each row has.
-        Without windows: the tokens as they are, and None.
+        A table with input_ids and length of each window, and the (rows,) number of windows
+        of each row. Without windows: `tokens` unchanged, and None.
     """
     if "windows" not in tokens.column_names:
         return tokens, None
@@ -84,12 +85,12 @@ def one_array(column: pa.ChunkedArray) -> pa.Array:
 
 
 def splits_at_blanks(tokenizer: Any) -> bool:
-    """Tell whether what stands before a blank has the same tokens whatever comes after it.
+    """Check whether the text before a blank has the same tokens whatever follows the blank.
 
-    So it is where normalizers look at a character and its marks alone, where pre-tokenizers
-    split at every blank, and where no added token can reach over one. Normalizers that leave
-    characters out may join blanks, which then must not count. Unigram models and BPE without
-    a pre-tokenizer look at more than a word.
+    This holds if the normalizers treat each character and its marks separately, the
+    pre-tokenizers split at every blank, and no added token spans a blank. Normalizers that
+    remove characters may join blanks, so they are allowed only where blanks produce no tokens.
+    Unigram models and BPE without a pre-tokenizer tokenise across words.
     """
     if not getattr(tokenizer, "is_fast", False) or tokenizer.truncation_side != "right":
         return False
@@ -106,12 +107,12 @@ def splits_at_blanks(tokenizer: Any) -> bool:
 
 
 def _parts(component: Any) -> set[str]:
-    """Return the names of what a normalizer or pre-tokenizer is made of."""
+    """Return the type names of a normalizer's or pre-tokenizer's components."""
     if component is None:
         return set()
     found: dict[str, Any] = json.loads(component.__getstate__())
     parts = found.get("normalizers") or found.get("pretokenizers") or [found]
-    # A ByteLevel without its pattern does not split.
+    # tokenizers: ByteLevel splits only if use_regex is set.
     return {part["type"] if part.get("use_regex", True) else "" for part in parts}
 
 
@@ -122,13 +123,13 @@ def _head(text: str, most: int) -> str:
 
 
 def full_lengths(texts: Any, pairs: Any | None, tokens: pa.Table, tokenizer: Any) -> pa.Array:
-    """Return (rows,) int32: how many tokens each row has, those that were cut off, too.
+    """Return (rows,) int32: the number of tokens of each row before truncation.
 
     Args:
         texts: As for `tokenise`.
         pairs: As for `tokenise`.
-        tokens: What `tokenise` returned for them.
-        tokenizer: The same one.
+        tokens: The result of `tokenise` for these texts.
+        tokenizer: The tokenizer of that call.
     """
     cut = np.flatnonzero(tokens["is_truncated"].to_numpy())
     lengths = tokens["num_tokens"].to_numpy().copy()

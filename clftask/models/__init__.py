@@ -1,1 +1,1 @@
-"""Base models, bundles and predictions."""
+"""Base models, bundles and prediction."""

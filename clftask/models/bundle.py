@@ -1,4 +1,4 @@
-"""The bundle: a model that plain transformers opens, and beside it all that scoring applies."""
+"""The bundle: a model that plain transformers opens, and the settings for scoring."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from clftask.spec import fingerprint
 
 META = "clftask.json"
 NEXT = "_next"
-AGAIN = "Copy the bundle again, or train anew."
-_BESIDE = {"metrics.json", "README.md", "report.html", META}  # that the fingerprint leaves out
+AGAIN = "Copy the bundle again, or retrain."
+_NOT_HASHED = {"metrics.json", "README.md", "report.html", META}  # not in the fingerprint
 _PACKAGES = ("clftask", "ray", "transformers", "torch", "datasets", "scikit-learn", "pyarrow")
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that a result depends on."""
+    """Return the versions of Python and of the packages that affect results."""
     found = {name: importlib.metadata.version(name) for name in _PACKAGES}
     return {"python": platform.python_version(), **found}
 
@@ -38,18 +38,18 @@ def write(
     metrics: dict[str, Any],
     report: str | None = None,
 ) -> BundleMeta:
-    """Write a bundle into an empty local folder, `clftask.json` last.
+    """Write a bundle to an empty local folder, `clftask.json` last.
 
     Args:
         folder: The folder.
-        model: The model, the affine part of its calibration folded into the last layer.
-        tokenizer: Its tokenizer.
-        meta: Its description, still without the fingerprint.
-        metrics: What `metrics.json` holds.
-        report: The page `report.html`, if there is one.
+        model: The model, with the affine part of the calibration folded into the last layer.
+        tokenizer: The model's tokenizer.
+        meta: The metadata, without fingerprint.
+        metrics: The content of `metrics.json`.
+        report: The HTML of `report.html`, or None.
 
     Returns:
-        The meta data with the bundle's fingerprint.
+        The metadata with the bundle's fingerprint.
     """
     tokenizer.model_max_length = meta.max_length
     model.save_pretrained(folder)
@@ -66,7 +66,7 @@ def write(
 
 def _hashes(folder: Path) -> dict[str, str]:
     names = sorted(p.name for p in folder.iterdir() if p.is_file())
-    return {name: _hash(folder / name) for name in names if name not in _BESIDE}
+    return {name: _hash(folder / name) for name in names if name not in _NOT_HASHED}
 
 
 def _hash(file: Path) -> str:
@@ -74,7 +74,7 @@ def _hash(file: Path) -> str:
 
 
 def _fingerprint(meta: BundleMeta) -> str:
-    """Hash all that scores depend on."""
+    """Hash everything that affects scores."""
     recipe = {
         k: meta.dump()[k]
         for k in ("task", "label_names", "text", "max_length", "truncation", "decision")
@@ -83,27 +83,27 @@ def _fingerprint(meta: BundleMeta) -> str:
 
 
 def publish(folder: Path, path: str) -> None:
-    """Copy a bundle into storage; whatever is cut short, the old or the new one is whole.
+    """Upload a bundle; after an interruption, the old or the new bundle is complete.
 
-    `clftask.json` comes last: without it there is no bundle. In place of another the new one is
-    first laid beside it, whole: if it is there, readers take it.
+    `clftask.json` is written last: a folder without it is not a bundle. To replace a bundle, the
+    new one is first staged in the subfolder `_next`; readers prefer it while it is complete.
     """
-    beside = storage.join(path, NEXT)
+    staged = storage.join(path, NEXT)
     meta = (folder / META).read_bytes()
     (folder / META).unlink()
-    if _newest(path) == beside:
-        _settle(beside, path)
+    if _newest(path) == staged:
+        _finish_upload(staged, path)
     if storage.exists(storage.join(path, META)):
-        _forget(beside)
-        _copy(folder, meta, beside)
+        _delete_staged(staged)
+        _copy(folder, meta, staged)
     _copy(folder, meta, path)
-    _forget(beside)
+    _delete_staged(staged)
 
 
-def _settle(beside: str, path: str) -> None:
-    """Finish a copying that was cut short: until then the only whole bundle is the one beside."""
+def _finish_upload(staged: str, path: str) -> None:
+    """Finish an interrupted replacement: only the staged bundle is complete until then."""
     with temporary_folder() as scratch:
-        storage.download(beside, scratch)
+        storage.download(staged, scratch)
         meta = Path(scratch, META).read_bytes()
         Path(scratch, META).unlink()
         _copy(Path(scratch), meta, path)
@@ -114,19 +114,19 @@ def _copy(folder: Path, meta: bytes, path: str) -> None:
     storage.put(storage.join(path, META), meta)
 
 
-def _forget(beside: str) -> None:
-    storage.delete(storage.join(beside, META))
-    storage.delete(beside)
+def _delete_staged(staged: str) -> None:
+    storage.delete(storage.join(staged, META))
+    storage.delete(staged)
 
 
 def _newest(path: str) -> str:
-    """Return where a bundle's files are: beside its place if their copying was cut short."""
-    beside = storage.join(path, NEXT)
-    return beside if storage.exists(storage.join(beside, META)) else path
+    """Return the folder of a bundle's files: the staged one after an interrupted upload."""
+    staged = storage.join(path, NEXT)
+    return staged if storage.exists(storage.join(staged, META)) else path
 
 
 def is_there(path: str) -> bool:
-    """Tell whether a bundle is at a path."""
+    """Tell whether a path contains a bundle."""
     return storage.exists(storage.join(_newest(filesystems.absolute(path)), META))
 
 
@@ -134,19 +134,20 @@ def read_meta(path: str) -> BundleMeta:
     """Read a bundle's `clftask.json`.
 
     Raises:
-        DataError: There is no bundle, or one of a newer clftask.
+        DataError: There is no bundle, or a newer clftask wrote it.
     """
     place = storage.join(_newest(filesystems.absolute(path)), META)
     if not storage.exists(place):
-        remedy = "Give the folder that holds clftask.json; an interrupted run has none yet."
+        remedy = "Use the folder that contains clftask.json; an interrupted run has none yet."
         below = storage.join(filesystems.absolute(path), "bundle")
         if storage.exists(storage.join(below, META)):
-            remedy = f"That is a run; give its bundle: {below}"
-        raise DataError(Problem("bundle", path, "is no bundle", remedy))
+            remedy = f"This is a run folder; use its bundle: {below}"
+        raise DataError(Problem("bundle", path, "is not a bundle", remedy))
     content = storage.read_json(place, AGAIN)
     version = content.get("schema_version")
     if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise DataError(Problem("bundle", version, "is of a newer clftask", "Upgrade clftask."))
+        allowed = "was written by a newer clftask"
+        raise DataError(Problem("bundle", version, allowed, "Upgrade clftask."))
     try:
         return BundleMeta.load(content)
     except ConfigError as error:
@@ -157,17 +158,17 @@ def read_meta(path: str) -> BundleMeta:
 
 
 def fetch(path: str, scratch: str) -> tuple[str, BundleMeta]:
-    """Bring a bundle onto this machine and check that it is whole.
+    """Download a bundle and verify its files.
 
     Args:
-        path: A local folder, or a URL that is copied into `scratch`.
+        path: A local folder, or a URL that is downloaded to `scratch`.
         scratch: An empty local folder.
 
     Returns:
-        The local folder, and what stands in its `clftask.json`.
+        The local folder, and the content of its `clftask.json`.
 
     Raises:
-        DataError: There is no bundle, or its files are not those that were written.
+        DataError: There is no bundle, or its files were changed.
     """
     meta = read_meta(path)
     folder = _newest(filesystems.absolute(path))
@@ -175,11 +176,11 @@ def fetch(path: str, scratch: str) -> tuple[str, BundleMeta]:
         storage.download(folder, scratch)
         folder = scratch
     if _fingerprint(meta) != meta.fingerprint:
-        allowed = "was changed: what clftask.json says does not fit its fingerprint"
+        allowed = "was changed: clftask.json does not match its fingerprint"
         raise DataError(Problem("bundle", path, allowed, AGAIN))
     for name, digest in meta.files.items():
         if not Path(folder, name).is_file() or _hash(Path(folder, name)) != digest:
-            allowed = f"was changed, or copied in part: {name} is not what was written"
+            allowed = f"was changed or copied incompletely: {name} does not match its SHA-256"
             raise DataError(Problem("bundle", path, allowed, AGAIN))
     return folder, meta
 
@@ -188,9 +189,6 @@ def open_model(folder: str, meta: BundleMeta) -> tuple[Any, Any]:
     """Open the model and the tokenizer of a local bundle, in fp32, without remote code.
 
     Raises:
-        DataError: They cannot be opened, or are not what `clftask.json` describes.
+        DataError: They cannot be opened, or do not match `clftask.json`.
     """
     return open_classifier(folder, len(meta.label_names), meta.max_length)
-
-
-# ------------------------------------------------------------------ model card

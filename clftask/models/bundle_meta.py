@@ -1,4 +1,4 @@
-"""What clftask.json holds."""
+"""The schema of clftask.json."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ SCHEMA_VERSION = 1
 
 
 class BundleMeta(Spec):
-    """What `clftask.json` holds.
+    """The content of `clftask.json`.
 
     Attributes:
-        text: How text is made from columns.
-        max_length: Tokens that the model takes at once.
-        truncation: What is read of longer texts.
-        decision: How probabilities become labels.
+        text: How texts are built from columns.
+        max_length: Maximum number of tokens of one model input.
+        truncation: The treatment of longer texts.
+        decision: How labels are derived from probabilities.
         job: The resolved training job.
         data: Fingerprint and report of the data.
         metrics: Headline metrics by split.
-        files: SHA-256 of the weights' and the tokenizer's files.
+        files: SHA-256 of the weight, configuration and tokenizer files.
         fingerprint: Covers files, labels, text and decision.
     """
 
@@ -46,11 +46,11 @@ class BundleMeta(Spec):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        """Refuse what would fail, or mean nothing, only when texts are scored."""
+        """Refuse inconsistent fields, which would otherwise fail only during scoring."""
         if len(set(self.label_names)) < len(self.label_names):
             raise ValueError("label_names must be distinct")
         if not self.decision.fits(len(self.label_names)):
-            raise ValueError("decision must be of as many labels as there are")
+            raise ValueError("decision must have as many labels as label_names")
         for problem in self.truncation.problems(self.max_length):
             raise ValueError(f"truncation.{problem.path} {problem.allowed}")
         return self

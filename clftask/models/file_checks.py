@@ -1,4 +1,4 @@
-"""A model's files, looked at before transformers opens them: whole, safetensors, no code."""
+"""Checks a model's files before transformers opens them: complete, safetensors, no code."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ _TOKENIZER_FILES = (
     "spm.model",
 )
 _OF_CHARACTERS = {"canine", "perceiver"}  # their tokenizers have no vocabulary
-# Some models share the weights of their layers.
+# Some models share weights among layers (ALBERT), so they have fewer tensors than layers.
 MAX_LAYERS_A_TENSOR = 10
 
 
 def check_files(folder: Path, refuse: Refuse) -> None:
-    """Look at a local model's files.
+    """Check a local model's files.
 
     Args:
         folder: The folder.
-        refuse: Makes the error: of what is wrong, and of the remedy.
+        refuse: Returns the error to raise for a problem and its remedy.
     """
     if not (folder / "config.json").is_file():
         raise refuse("contains no config.json", "Is it a model folder, fully downloaded?")
     config = _read(folder / "config.json", refuse)
     if _needs_code(config):
-        remedy = "Choose a model that transformers supports."
-        raise refuse("needs remote code, which is never run", remedy)
+        remedy = "Use a model that transformers supports."
+        raise refuse("needs remote code, which clftask never runs", remedy)
     if (folder / "adapter_config.json").exists():
         raise refuse("contains an adapter", "Merge it into the model first.")
     num_tensors = sum(_check_weights(folder / name, refuse) for name in _weights(folder, refuse))
@@ -50,9 +50,11 @@ def check_files(folder: Path, refuse: Refuse) -> None:
 
 
 def _needs_code(config: dict[str, Any]) -> bool:
-    """Tell whether a model is nothing without code of its own.
+    """Tell whether a model needs remote code.
 
-    Many name code from the time before transformers knew them: there it is left alone.
+    Many models still have an `auto_map` although transformers supports them now. With
+    `trust_remote_code=False`, transformers then uses its own class. A kernel in an
+    `_implementation` field is always downloaded.
     """
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -69,7 +71,7 @@ def _read(file: Path, refuse: Refuse) -> dict[str, Any]:
 
 
 def _most_layers(config: dict[str, Any]) -> int:
-    """Return the highest number of layers in a configuration or in one within it."""
+    """Return the highest number of layers in a configuration, including nested ones."""
     own = [v for k, v in config.items() if "layer" in k and isinstance(v, int)]
     return max([0, *own, *(_most_layers(v) for v in config.values() if isinstance(v, dict))])
 
@@ -91,7 +93,7 @@ def _weights(folder: Path, refuse: Refuse) -> list[str]:
 def _check_weights(file: Path, refuse: Refuse) -> int:
     """Check a safetensors file's size against its header; return its number of tensors."""
     if not file.is_file():
-        raise refuse(f"{file.name} is missing", "Weights must be safetensors, all parts of them.")
+        raise refuse(f"{file.name} is missing", "Weights must be complete safetensors files.")
     with file.open("rb") as stream:
         start = stream.read(8)
         size = int.from_bytes(start, "little")

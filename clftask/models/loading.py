@@ -1,4 +1,4 @@
-"""Finds the pretrained model, refuses a broken one, puts the head on."""
+"""Finds and checks the pretrained model, and adds the classification head."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PROBLEM_TYPES: dict[Task, str] = {
 
 
 def _transformers() -> Any:
-    """Import transformers, clftask's own classes registered."""
+    """Import transformers and register clftask's model classes."""
     import transformers
 
     from clftask.models.mlp import register
@@ -35,14 +35,14 @@ def _transformers() -> Any:
 
 
 def find_base(base: str, scratch: str) -> str:
-    """Return what transformers opens: a local folder, or a hub id as it is.
+    """Return the local folder of a base model, or a hub id unchanged.
 
     Args:
         base: The job's `model.base`.
-        scratch: A folder of the caller's, who removes it: what lies at a URL is copied there.
+        scratch: A temporary folder; a model at a URL is downloaded to it.
 
     Raises:
-        ConfigError: The package, the folder or what lies at the URL is missing.
+        ConfigError: The package, the folder or the model at the URL is missing.
     """
     if base.startswith("pkg://"):
         return _in_package(base)
@@ -51,13 +51,13 @@ def find_base(base: str, scratch: str) -> str:
         storage.download(base, folder)
         return folder
     if base.startswith("/") and not Path(base).is_dir():
-        raise _refuse(base, "is not a folder", "Check the path, or give a hub id.")
+        raise _refuse(base, "is not a folder", "Check the path, or use a hub id.")
     return base
 
 
 def _in_package(base: str) -> str:
     package, _, inner = base.removeprefix("pkg://").partition("/")
-    # Without dots: to find what lies within a package, Python imports it.
+    # No dotted names: for a submodule, find_spec imports the parent package.
     spec = importlib.util.find_spec(package) if package.isidentifier() else None
     places = list(spec.submodule_search_locations or []) if spec else []
     if not places:
@@ -71,14 +71,14 @@ def _in_package(base: str) -> str:
 
 
 def check_base(spec: ModelSpec) -> Any:
-    """Refuse a model that cannot be trained, before any worker starts.
+    """Check that a model can be trained, before any worker starts.
 
     Returns:
-        Its tokenizer; of what was copied from a URL nothing is left.
+        Its tokenizer. A temporary download is removed.
 
     Raises:
-        ConfigError: The model is missing or half downloaded, wants remote code, has no
-            sequence classification, or is shorter than `max_length`.
+        ConfigError: The model is missing or incomplete, needs remote code, does not support
+            sequence classification, or has fewer positions than `max_length`.
     """
     with temporary_folder() as scratch:
         return _check_base(spec, find_base(spec.base, scratch))
@@ -92,7 +92,7 @@ def _check_base(spec: ModelSpec, base: str) -> Any:
         config = transformers.AutoConfig.from_pretrained(base, trust_remote_code=False)
     except Exception as error:  # transformers raises OSError, ValueError, KeyError and more
         reason = " ".join(str(error).split())[:300]
-        remedy = "Give a hub id that can be reached, a folder, s3:// or pkg://package/folder."
+        remedy = "Use a reachable hub id, a folder, s3:// or pkg://package/folder."
         raise _refuse(spec.base, f"cannot be opened: {reason}", remedy) from None
     if isinstance(spec.head, MlpHead) and type(config) not in transformers.AutoModel._model_mapping:
         remedy = "Use head: linear, the model's own head."
@@ -122,12 +122,12 @@ def _check_tokenizer(name: str, base: str) -> Any:
     return tokenizer
 
 
-# Their position tables begin after the padding index.
+# transformers: their position embeddings start after the padding index.
 _OFFSET_POSITIONS = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer"}
 
 
 def num_positions(config: Any) -> int | None:
-    """Return how many tokens the model has positions for, None if any number."""
+    """Return the maximum number of tokens of the model's positions, None if unlimited."""
     limit = getattr(config, "max_position_embeddings", None)
     if not isinstance(limit, int) or limit <= 0:
         return None
@@ -148,17 +148,17 @@ def open_classifier(folder: str, num_labels: int, max_length: int) -> tuple[Any,
 
     Args:
         folder: A bundle's local folder.
-        num_labels: How many labels it has.
-        max_length: The tokens that it is given at once.
+        num_labels: The expected number of labels.
+        max_length: The required number of tokens.
 
     Raises:
-        DataError: They cannot be opened, or do not fit.
+        DataError: They cannot be opened, or do not match these numbers.
     """
     refuse = functools.partial(_refuse_bundle, folder)
     check_files(Path(folder), refuse)
     try:
         model, tokenizer, lost = _opened(folder)
-    except Exception as error:  # transformers and its backends raise what they like
+    except Exception as error:  # transformers, safetensors and tokenizers raise many classes
         raise refuse(f"cannot be opened: {' '.join(str(error).split())[:300]}") from None
     limit = num_positions(model.base_model.config)
     if tokenizer.pad_token is None:
@@ -166,7 +166,7 @@ def open_classifier(folder: str, num_labels: int, max_length: int) -> tuple[Any,
     if lost:
         raise refuse(f"lacks {len(lost)} of its own weights: {min(lost)}")
     if model.config.num_labels != num_labels or (limit is not None and limit < max_length):
-        raise refuse("has a model of other labels, or of fewer tokens, than clftask.json says")
+        raise refuse("has a model whose labels or positions do not match clftask.json")
     return model, tokenizer
 
 
@@ -184,7 +184,7 @@ def _opened(folder: str) -> tuple[Any, Any, list[str]]:
 
 
 def _refuse_bundle(
-    folder: str, allowed: str, remedy: str = "Copy the bundle again, or train anew."
+    folder: str, allowed: str, remedy: str = "Copy the bundle again, or retrain."
 ) -> DataError:
     return DataError(Problem("bundle", folder, allowed, remedy))
 
@@ -192,19 +192,19 @@ def _refuse_bundle(
 def build_model(
     base: str, spec: ModelSpec, space: LabelSpace, prior: Float64
 ) -> tuple[Any, set[str]]:
-    """Load the pretrained weights, put a head on, freeze what `adapt` says.
+    """Load the pretrained weights, add a head, and freeze parameters according to `adapt`.
 
-    A base that is a classifier of the very same labels keeps its head; under other
-    labels, or in another order, the head's last layer starts anew.
+    A base that is a classifier with the same labels in the same order keeps its head;
+    otherwise the head's last layer is initialised again.
 
     Args:
-        base: What `find_base` returned.
+        base: The result of `find_base`.
         spec: The job's model section.
         space: Label names, in the order of the logits.
-        prior: (labels,) share of the train rows that carry each label.
+        prior: (labels,) share of the train rows with each label.
 
     Returns:
-        The model, and the names of its fresh parameters: none if the base's head is kept.
+        The model, and the names of its new parameters: none if the base's head is kept.
     """
     names = dict(enumerate(space.names))
     config = _transformers().AutoConfig.from_pretrained(
@@ -226,16 +226,16 @@ def build_model(
 
 
 def _is_classifier_of(space: LabelSpace, base: str) -> bool:
-    """Tell whether a base's own configuration has these labels, in this order, for this task."""
+    """Tell whether a base is a classifier for this task with these labels in this order."""
     own = _transformers().AutoConfig.from_pretrained(base, trust_remote_code=False)
-    # Without a problem type transformers takes a classifier of several labels for multiclass.
+    # transformers treats a classifier without problem_type as single-label.
     problem_type = own.problem_type or PROBLEM_TYPES["multiclass"]
     names = dict(enumerate(space.names))
     return bool(own.id2label == names and problem_type == PROBLEM_TYPES[space.task])
 
 
 def _start_output(model: Any, absent: set[str], bias: Array) -> None:
-    """Give the last layer a bias, and fresh weights where it has those of other labels."""
+    """Set the bias of the last layer, and initialise weights that belong to other labels."""
     import torch
 
     layer = output_layer(model)
@@ -273,20 +273,20 @@ def _with_head(base: str, spec: ModelSpec, config: Any) -> tuple[Any, set[str], 
 
 
 def refuse_lost(base: str, names: list[str]) -> None:
-    """Refuse a base whose files lack weights of its own body: they would stay random."""
+    """Refuse a base that lacks encoder weights: transformers would initialise them randomly."""
     if names:
         shown = ", ".join(sorted(names)[:3])
         raise _refuse(base, f"lacks {len(names)} of its own weights: {shown}", "Use another base.")
 
 
 def _is_pretrained(name: str, model: Any) -> bool:
-    """Tell body from head; a pooler that only classification reads belongs to the head."""
+    """Tell whether a parameter belongs to the encoder; the pooler counts as part of the head."""
     prefix = model.base_model_prefix + "."
     return bool(name.startswith(prefix) and not name.startswith(prefix + "pooler"))
 
 
 def output_layer(model: Any) -> Any:
-    """Return the last linear layer, whose outputs are the logits."""
+    """Return the last linear layer, which computes the logits."""
     import torch
 
     layers = [m for m in model.modules() if isinstance(m, torch.nn.Linear)]
@@ -297,7 +297,7 @@ def output_layer(model: Any) -> Any:
 def log_odds(prior: Float64, task: Task) -> Float32:
     """Return the (labels,) biases at which an untrained head predicts the prior.
 
-    Multilabel: log p/(1−p); multiclass: log p. Shares are kept within 1e-4 … 1−1e-4.
+    Multilabel: log p/(1−p); multiclass: log p. Shares are clipped to 1e-4 … 1−1e-4.
     """
     p = np.clip(prior, 1e-4, 1 - 1e-4)
     odds = np.log(p / (1 - p)) if task == "multilabel" else np.log(p)
@@ -305,7 +305,7 @@ def log_odds(prior: Float64, task: Task) -> Float32:
 
 
 class quiet_loading:  # noqa: N801 (a context manager)
-    """Silence transformers' loading bar and its report of a head that is new on purpose."""
+    """Silence transformers' progress bar and its warning about a newly initialised head."""
 
     def __enter__(self) -> None:
         from transformers.utils import logging
@@ -321,13 +321,13 @@ class quiet_loading:  # noqa: N801 (a context manager)
 
 
 def prior_of(codes: Any, num_labels: int) -> Float64:
-    """Return the (labels,) share of rows that carry each label, from lists of columns."""
+    """Return the (labels,) share of rows with each label, from lists of label codes."""
     counts = np.bincount(codes.flatten().to_numpy(), minlength=num_labels)
     return np.asarray(counts / max(len(codes), 1))
 
 
 def num_parameters(spec: ModelSpec, num_labels: int) -> int:
-    """Return how many parameters a job's model has, without loading it."""
+    """Return the number of parameters of a job's model, without loading the weights."""
     import torch
 
     transformers = _transformers()
@@ -341,6 +341,6 @@ def num_parameters(spec: ModelSpec, num_labels: int) -> int:
 
 
 def parameter_counts(model: Any) -> tuple[int, int]:
-    """Return how many parameters there are, and how many are trained."""
+    """Return the number of all parameters and of the trainable ones."""
     sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
     return sum(n for n, _ in sizes), sum(n for n, trained in sizes if trained)

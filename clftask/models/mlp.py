@@ -1,7 +1,7 @@
-"""The MLP head: a class of clftask's own, because transformers has none.
+"""The MLP head, a custom model class because transformers has none.
 
-After `clftask.register()`, `AutoModelForSequenceClassification.from_pretrained` opens its
-bundles without remote code.
+After `clftask.register()`, `AutoModelForSequenceClassification.from_pretrained` opens
+bundles with this head without remote code.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from clftask.components.heads import MlpHead
 
 
 class MlpClassifierConfig(PretrainedConfig):  # type: ignore[misc]
-    """An encoder's configuration inside, and the head's sizes.
+    """The encoder's configuration and the head's sizes.
 
     Args:
         encoder: The encoder's configuration as plain data.
         hidden: Units of the hidden layer.
-        dropout: Share dropped before and after it.
+        dropout: Dropout probability before and after the hidden layer.
     """
 
     model_type = "clftask_mlp"
@@ -62,7 +62,7 @@ class MlpClassifier(PreTrainedModel):  # type: ignore[misc]
         inner = config.encoder_config()
         self.encoder = AutoModel.from_config(inner)
         if getattr(self.encoder, "pooler", None) is not None:
-            self.encoder.pooler = None  # unused: DDP would wait for its gradients
+            self.encoder.pooler = None  # unused; DDP fails on parameters without gradients
         self.dense = nn.Linear(inner.hidden_size, config.hidden)
         self.dropout = nn.Dropout(config.dropout)
         self.classifier = nn.Linear(config.hidden, config.num_labels)
@@ -101,21 +101,21 @@ class MlpClassifier(PreTrainedModel):  # type: ignore[misc]
 
 
 def register() -> None:
-    """Register the head's classes with transformers; doing it again changes nothing."""
+    """Register the head's classes with transformers; idempotent."""
     AutoConfig.register(MlpClassifierConfig.model_type, MlpClassifierConfig, exist_ok=True)
     AutoModelForSequenceClassification.register(MlpClassifierConfig, MlpClassifier, exist_ok=True)
 
 
 def build(base: str, head: MlpHead, labelled: Any) -> tuple[MlpClassifier, set[str], list[str]]:
-    """Load an encoder and put the head on.
+    """Load an encoder and add the MLP head.
 
     Args:
-        base: What transformers opens.
+        base: A local folder or hub id.
         head: The job's head.
-        labelled: A configuration that holds the label names and the problem type.
+        labelled: A configuration with the label names and the problem type.
 
     Returns:
-        The model, the names of its fresh parameters, and the weights that the base lacks.
+        The model, the names of its new parameters, and the weights that the base lacks.
     """
     encoder, info = AutoModel.from_pretrained(
         base,

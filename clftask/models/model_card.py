@@ -60,7 +60,7 @@ def _use(meta: BundleMeta) -> list[str]:
         f'classify("a text", truncation=True, max_length={meta.max_length})',
         "```",
         "",
-        f"Probabilities are the {function} of the logits; labels given: {rule}.",
+        f"Probabilities are the {function} of the logits; predicted labels: {rule}.",
         *_calibrated(meta),
         *_long_texts(meta),
         "",
@@ -72,9 +72,9 @@ def _calibrated(meta: BundleMeta) -> list[str]:
     if calibration.kind == "none":
         return []
     if calibration.is_folded and calibration.maps is None:
-        where = "it stands in the last layer, so that plain transformers applies it, too"
+        where = "it is folded into the last layer, so plain transformers applies it, too"
     else:
-        where = "it stands in `clftask.json`; plain transformers does not apply all of it"
+        where = "it is stored in `clftask.json`; plain transformers does not apply all of it"
     table = meta.data.get("decided_on", {}).get("table")
     rows = f"`{table}`: validation below" if table else "validation"
     return [f"Calibration: {calibration.kind}, fitted on {rows}; {where}."]
@@ -84,7 +84,7 @@ def _long_texts(meta: BundleMeta) -> list[str]:
     if meta.truncation.kind == "head":
         return []
     read = meta.truncation.words(meta.max_length)
-    return [f"Of long texts clftask reads {read}; the lines above read the beginning alone."]
+    return [f"Of long texts clftask reads {read}; the code above reads only the beginning."]
 
 
 def _figures(meta: BundleMeta, intervals: dict[str, Any]) -> list[str]:
@@ -93,9 +93,9 @@ def _figures(meta: BundleMeta, intervals: dict[str, Any]) -> list[str]:
     lines = [
         "## Metrics",
         "",
-        "Validation is measured out of fold: each row is decided by what others call for. Plain is",
-        "without calibration, and at the threshold 0.5 or the most probable class. The range holds",
-        "the figure with 95 % (bootstrap).",
+        "Validation metrics are cross-fitted: calibration and thresholds are fitted on the other",
+        "folds. The column plain is without calibration, with threshold 0.5 or the most probable",
+        "class. The column 95 % is a bootstrap confidence interval.",
         "",
         "| metric | " + " | ".join(columns) + " |",
         "|---" * (len(columns) + 1) + "|",
@@ -131,8 +131,8 @@ def _limits(meta: BundleMeta) -> list[str]:
     return [
         "## Limits",
         "",
-        f"- Of {truncated:.1%} of the train rows a part is not read: they are longer.",
-        "- The figures hold for rows like those above; other sources and times differ.",
-        "- Labels with few rows have uncertain figures: see the column rows.",
+        f"- {truncated:.1%} of the train rows are truncated.",
+        "- The metrics apply to data like the training data; other sources and times may differ.",
+        "- Metrics of labels with few rows are uncertain: see the column rows.",
         "",
     ]

@@ -1,4 +1,4 @@
-"""Which precision a device computes in: what is asked for, or what is faster there."""
+"""The precision of a device: the requested one, or the faster one for `auto`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from clftask.errors import ConfigError, Problem
 
 
 def resolve_precision(wanted: str, device: str, bf16_pays: bool) -> str:
-    """Return fp32, bf16 or fp16: what `auto` picks for a device.
+    """Return fp32, bf16 or fp16; resolves `auto` for a device.
 
     Raises:
-        ConfigError: The device does not have the precision that is asked for.
+        ConfigError: The device does not support the requested precision.
     """
     check_precision(wanted, device == "cuda")
     if wanted == "auto":
@@ -21,10 +21,10 @@ def resolve_precision(wanted: str, device: str, bf16_pays: bool) -> str:
 
 
 def check_precision(wanted: str, has_gpu: bool, field: str = "training.precision") -> None:
-    """Refuse what the device cannot do.
+    """Refuse a precision that the device does not support.
 
     Raises:
-        ConfigError: fp16 is asked for without a GPU.
+        ConfigError: fp16 is requested without a GPU.
     """
     if wanted == "fp16" and not has_gpu:
         raise ConfigError(Problem(field, wanted, "needs a GPU", "Use auto."))
@@ -33,8 +33,8 @@ def check_precision(wanted: str, has_gpu: bool, field: str = "training.precision
 def bf16_pays(device: str) -> bool:
     """Tell whether bf16 is faster than fp32 here.
 
-    GPUs say so themselves. For CPUs it is measured: with AMX bf16 is several times faster,
-    with AVX512-BF16 alone it can be slower than fp32, and the flags do not tell.
+    torch reports it for GPUs. For CPUs it is measured: with AMX, bf16 is several times faster;
+    with only AVX512-BF16 it can be slower than fp32, and CPU flags do not show it.
     """
     import torch
 
@@ -45,9 +45,9 @@ def bf16_pays(device: str) -> bool:
 
 
 def _product_seconds(dtypes: list[Any]) -> list[float]:
-    """Return for each type the least time of a product of the size that encoders have.
+    """Return for each dtype the minimum time of a matrix product of a typical encoder size.
 
-    In turns, so that whatever else the machine does disturbs all types alike.
+    The dtypes alternate, so that other load on the machine affects all of them equally.
     """
     import torch
 

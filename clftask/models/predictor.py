@@ -1,4 +1,4 @@
-"""The scorer: texts to probabilities and labels with a bundle. No storage, no Ray."""
+"""The scorer: predicts probabilities and labels with a bundle. No storage, no Ray."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from clftask.models.loading import output_layer, quiet_loading
 from clftask.models.memory import is_out_of_memory
 from clftask.models.precision import bf16_pays, resolve_precision
 
-# Rows times padded length of one forward pass: enough to fill the device, and no more.
+# Rows times padded length of one forward pass: enough to use the device fully.
 MAX_TOKENS = {"cuda": 131_072, "cpu": 2_048}
 TOKENISE_ROWS = 1_000
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -33,15 +33,15 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a bundle says of some texts.
+    """The predictions for some texts.
 
     Attributes:
-        labels: A label a text (multiclass; None where the bundle abstains), or a list of labels
-            a text (multilabel).
+        labels: A label per text (multiclass; None where the bundle abstains), or a list of
+            labels per text (multilabel).
         probabilities: (rows, labels) float32, in the order of `label_names`.
         label_names: The labels.
         task: multiclass or multilabel.
-        label_sets: A list of labels a text: the prediction sets, if the bundle has such.
+        label_sets: The prediction sets, a list of labels per text, if the bundle has a rule.
     """
 
     labels: list[Any]
@@ -67,10 +67,10 @@ class Scorer:
     Args:
         model: The bundle's model.
         tokenizer: The bundle's tokenizer.
-        meta: What stands in its `clftask.json`.
-        device: Where the model runs: cpu, cuda, cuda:1 …
-        precision: fp32, bf16 or fp16: of the weights; the last layer stays fp32.
-        max_tokens: Rows times padded length of one forward pass; None: by the device.
+        meta: The content of the bundle's `clftask.json`.
+        device: The model's device: cpu, cuda, cuda:1 …
+        precision: Precision of the weights: fp32, bf16 or fp16; the last layer stays fp32.
+        max_tokens: Rows times padded length of one forward pass; None: depends on the device.
     """
 
     def __init__(
@@ -86,9 +86,10 @@ class Scorer:
         self.precision = precision
         self.max_tokens = max_tokens or MAX_TOKENS.get(self.device.type, MAX_TOKENS["cpu"])
         self.model = model.eval().to(self.device)
-        for weights in self.model.parameters():  # not the buffers: rotary ones lose too much
+        # Buffers stay fp32: rotary frequencies lose too much precision in bf16.
+        for weights in self.model.parameters():
             weights.data = weights.data.to(DTYPES[precision])
-        _keep_exact(output_layer(self.model))
+        _use_fp32(output_layer(self.model))
         self._forward: Any = self.model
 
     # ------------------------------------------------------------------ texts
@@ -101,7 +102,7 @@ class Scorer:
                 table (DataFrame, Arrow) with the columns that the bundle was trained on.
 
         Raises:
-            DataError: A text is missing or no string; says which.
+            DataError: A text is missing or not a string; names the row or the column.
         """
         text, pair = _as_columns(texts, self.meta)
         self._refuse_missing(text, pair)
@@ -115,7 +116,7 @@ class Scorer:
         for column in [text] if pair is None else [text, pair]:
             row = pa.compute.index(column.is_valid(), False).as_py()
             if row >= 0:
-                remedy = "Leave such rows out."
+                remedy = "Remove such rows."
                 raise DataError(Problem(f"texts, row {row}", None, "is null or blank", remedy))
 
     def _labels(self, probabilities: Float32) -> list[Any]:
@@ -129,10 +130,10 @@ class Scorer:
         return [names[row].tolist() for row in flags]
 
     def tokenise(self, texts: Any, pairs: Any | None) -> pa.Table:
-        """Return the tokens of (rows,) Arrow strings, as `tokens.tokenise` does."""
+        """Return the tokens of (rows,) Arrow strings; see `tokenization.tokenise`."""
         if not len(texts):
             return self._tokenise(pa.array([""]), None).slice(1)
-        parts = []  # the tokenizer holds all that it cuts off until it returns
+        parts = []  # tokenizers keeps the truncated tokens of a whole call in memory
         for start in range(0, len(texts), TOKENISE_ROWS):
             some = slice(start, start + TOKENISE_ROWS)
             pair = None if pairs is None else pairs[some]
@@ -146,22 +147,22 @@ class Scorer:
     # ------------------------------------------------------------------ probabilities
 
     def probabilities(self, tokens: pa.Table) -> Float32:
-        """Return (rows, labels) float32 probabilities, calibrated as the bundle says."""
+        """Return (rows, labels) float32 probabilities, with the bundle's calibration."""
         return self.meta.decision.probabilities(self.logits(tokens), self.meta.task)
 
     def logits(self, tokens: pa.Table) -> Float32:
         """Return (rows, labels) float32 logits, in the order of the rows.
 
-        Rows of similar lengths share a batch; when one does not fit into memory, what is left
-        is cut into batches of half its size. The windows of long texts go through the model
-        like rows, and are pooled.
+        Rows of similar lengths share a batch. If a batch does not fit into memory, the
+        remaining rows are split into batches of half its size. Windows of long texts are
+        model inputs of their own, whose logits are pooled.
 
         Raises:
-            JobError: Not even one row fits into memory, or logits are NaN or infinite.
+            JobError: A single row does not fit into memory, or logits are NaN or infinite.
         """
         table, counts = sequences(tokens)
         found = self.meta.truncation.pooled(self._logits(table), counts)
-        _refuse_no_numbers(found)
+        _refuse_non_finite(found)
         return found
 
     def _logits(self, tokens: pa.Table) -> Float32:
@@ -183,7 +184,7 @@ class Scorer:
         return np.asarray(found.cpu().numpy())
 
     def _try(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor | None:
-        """Return a batch's logits in fp32, None if it does not fit into memory."""
+        """Return a batch's logits in fp32, or None if it ran out of memory."""
         try:
             moved = {name: tensor.to(self.device) for name, tensor in inputs.items()}
             return torch.as_tensor(self._forward(**moved).logits).float()
@@ -195,27 +196,29 @@ class Scorer:
         return None
 
     def _shrink(self, lengths: npt.NDArray[np.int64]) -> None:
-        """Allow half the size of a batch that did not fit, from here on."""
+        """Limit all further batches to half the size of a batch that did not fit."""
         if len(lengths) == 1:
-            allowed = f"one text of {self.meta.max_length} tokens does not fit into its memory"
+            allowed = f"ran out of memory for one text of up to {self.meta.max_length} tokens"
             raise JobError(Problem(str(self.device), None, allowed, "Use a larger machine."))
         self.max_tokens = len(lengths) * int(lengths.max()) // 2
 
     @property
     def is_compiled(self) -> bool:
-        """Whether `compile` has worked."""
+        """Whether the model is compiled."""
         return self._forward is not self.model
 
     def compile(self, sample: pa.Table) -> bool:
-        """Compile the model; return whether it works here. Takes about a minute.
+        """Compile the model; return whether it succeeded. Takes about a minute.
+
+        `torch.compile` compiles at the first call, so errors occur only then.
 
         Args:
-            sample: Tokens to try it on.
+            sample: Tokens for the first call.
         """
         self._forward = torch.compile(self.model, dynamic=True)
         try:
             self.logits(sample)
-        except Exception:  # no C++ compiler, an operation that cannot be compiled, …
+        except Exception:  # torch: no C++ compiler, an unsupported operation, …
             self._forward = self.model
             return False
         return True
@@ -232,28 +235,26 @@ def load(path: str, device: str | None = None, precision: str = "auto") -> Score
 
 
 def default_device() -> str:
-    """Return cuda where there is a GPU, else cpu."""
+    """Return cuda if a GPU is available, else cpu."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def precision_for(wanted: str, device: str) -> str:
-    """Return fp32, bf16 or fp16: what `auto` picks for a device such as cuda:1."""
+    """Return fp32, bf16 or fp16; resolves `auto` for a device such as cuda:1."""
     kind = torch.device(device).type
     return resolve_precision(wanted, kind, wanted == "auto" and bf16_pays(kind))
 
 
-def _refuse_no_numbers(logits: Float32) -> None:
+def _refuse_non_finite(logits: Float32) -> None:
     bad = np.flatnonzero(~np.isfinite(logits).all(1))
     if len(bad):
         allowed = f"gives NaN or infinite logits for {counted(len(bad), 'row')}, first row {bad[0]}"
-        remedy = (
-            "Use precision fp32; if that does not help, train again with a lower learning rate."
-        )
+        remedy = "Use precision fp32; if that does not help, retrain with a lower learning rate."
         raise JobError(Problem("bundle", None, allowed, remedy))
 
 
-def _keep_exact(layer: torch.nn.Module) -> None:
-    """Compute the logits in fp32: with 8 bits they would move whole percents."""
+def _use_fp32(layer: torch.nn.Module) -> None:
+    """Compute the logits in fp32: rounding them to bf16 changes probabilities by percents."""
     layer.float()
     layer.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
 
@@ -262,7 +263,7 @@ def _as_columns(texts: Any, meta: BundleMeta) -> tuple[Any, Any | None]:
     """Return texts (and second texts) as Arrow strings, null where blank.
 
     Raises:
-        DataError: They are no strings, or no pairs of them, or a column is missing.
+        DataError: The texts are not strings or pairs of strings, or a column is missing.
     """
     import pandas as pd
 
@@ -294,7 +295,7 @@ def _strings(values: Any, name: str) -> pa.Array:
 
 
 class _Flat:
-    """Tokens as flat arrays, from which any rows are padded quickly."""
+    """Tokens as flat arrays, for fast padding of any rows."""
 
     def __init__(self, tokens: pa.Table) -> None:
         names = [n for n in ("input_ids", "token_type_ids") if n in tokens.column_names]
@@ -304,7 +305,7 @@ class _Flat:
         self.starts = np.cumsum(self.lengths) - self.lengths
 
     def padded(self, rows: npt.NDArray[np.int64], tokenizer: Any) -> dict[str, torch.Tensor]:
-        """Return the model's inputs for some rows, each (rows, longest) int64."""
+        """Return the model inputs for some rows, each of shape (rows, longest row), int64."""
         lengths = self.lengths[rows]
         width = int(lengths.max())
         mask = np.arange(width)[None, :] < lengths[:, None]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from clftask.components.score_table import (
-    ScoreColumns,
-)
+from clftask.components.score_table import ScoreColumns
 from clftask.config.score import ScoreJob
 from clftask.data.readers.base import FILE, ROW
 from clftask.models.bundle_meta import BundleMeta
@@ -17,6 +15,6 @@ def columns_of(job: ScoreJob, meta: BundleMeta) -> ScoreColumns:
 
 
 def origin_columns(job: ScoreJob) -> list[str]:
-    """Return what says which row it is, and the kept columns."""
-    which = [job.input.id] if job.input.id else [FILE, ROW]
-    return list(dict.fromkeys([*which, *job.input.keep]))
+    """Return the columns that identify a row, and the columns to keep."""
+    identity = [job.input.id] if job.input.id else [FILE, ROW]
+    return list(dict.fromkeys([*identity, *job.input.keep]))

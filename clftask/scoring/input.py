@@ -1,4 +1,4 @@
-"""The corpus to score: which files and rows there are, how they are cut into shards and read."""
+"""The input of a scoring job: lists files and rows, splits them into shards, reads shards."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ SKIP_ROWS = 8192
 
 @dataclass(frozen=True)
 class Corpus:
-    """Files as they are now, and the columns that are read of them."""
+    """The current state of the input files, and the columns to read."""
 
     files: tuple[InputFile, ...]
     schema: pa.Schema
 
 
 def source_of(job: ScoreJob) -> list[Source]:
-    """Open what the job's input stands for: one source, or one for each saved split.
+    """Open the job's input: one source, or one for each split of a dataset.
 
     Raises:
-        DataError: Nothing is there, or nothing that is read here.
+        DataError: No file matches, or the files have no supported format.
     """
     return list(open_source(job.input.path, "input.path").values())
 
@@ -42,16 +42,16 @@ def source_of(job: ScoreJob) -> list[Source]:
 def survey(
     job: ScoreJob, recipe: TextRecipe, sources: Sequence[Source], files: Collection[str]
 ) -> Corpus:
-    """Count the rows of some files and find the types of the columns that are read.
+    """Count the rows of some files and determine the types of the columns to read.
 
     Args:
         job: The job.
-        recipe: How text is made from columns.
-        sources: What `source_of` returned.
-        files: Those to look at; the schema is unified over them.
+        recipe: How texts are built from columns.
+        sources: The result of `source_of`.
+        files: The files to read; the schema is unified over them.
 
     Raises:
-        DataError: A column is missing or holds no text, a file cannot be read, types differ.
+        DataError: A column is missing or is not text, a file cannot be read, or types differ.
     """
     columns, strings = _columns(job, recipe)
     _refuse_missing(job, recipe, sources[0])
@@ -69,7 +69,7 @@ def survey(
 
 
 def _columns(job: ScoreJob, recipe: TextRecipe) -> tuple[list[str], list[str]]:
-    """Return the columns to read, and those of them that are strings whatever they look like."""
+    """Return the columns to read, and those among them that are read as strings."""
     strings = [*recipe.columns, *([job.input.id] if job.input.id else [])]
     return list(dict.fromkeys([*strings, *job.input.keep])), strings
 
@@ -88,10 +88,10 @@ def _refuse_missing(job: ScoreJob, recipe: TextRecipe, source: Source) -> None:
 def _unified(
     looked: Sequence[tuple[InputFile, pa.Schema]], recipe: TextRecipe, has_types: bool
 ) -> pa.Schema:
-    """Return one schema for all files, texts as strings.
+    """Return the unified schema of all files, with texts as strings.
 
     Raises:
-        DataError: A column's types cannot be one; names the file.
+        DataError: The types of a column cannot be unified; names the file.
     """
     schema = looked[0][1]
     for file, other in looked[1:]:
@@ -101,14 +101,14 @@ def _unified(
             schema = pa.unify_schemas([schema, other], promote_options="permissive")
         except pa.ArrowException as error:
             reason = f"has types that differ from {looked[0][0].path}: {error}"
-            raise DataError(Problem(file.path, None, reason, "Leave it out of keep.")) from None
+            raise DataError(Problem(file.path, None, reason, "Remove it from keep.")) from None
     return pa.schema([_as_text(f) if f.name in recipe.columns else f for f in schema])
 
 
 def _as_strings_where_they_differ(
     schema: pa.Schema, other: pa.Schema
 ) -> tuple[pa.Schema, pa.Schema]:
-    """Let columns of a format without types be strings unless both are of one type, or empty."""
+    """Turn columns whose inferred types differ into strings; null is compatible with all types."""
 
     def is_one(a: pa.DataType, b: pa.DataType) -> bool:
         return bool(a == b or pa.types.is_null(a) or pa.types.is_null(b))
@@ -124,7 +124,7 @@ def _as_text(field: pa.Field) -> pa.Field:
     tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_null, pa.types.is_binary,
              pa.types.is_large_binary)  # fmt: skip
     if not any(test(kind) for test in tests):
-        remedy = "Name a column of text, or convert this one."
+        remedy = "Use a text column, or convert this one."
         raise DataError(Problem("input.text", f"{field.name}: {kind}", "must be strings", remedy))
     return pa.field(field.name, pa.string())
 
@@ -133,9 +133,9 @@ def _as_text(field: pa.Field) -> pa.Field:
 
 
 def cut(files: Iterable[tuple[int, InputFile]], shard_rows: int) -> list[tuple[Piece, ...]]:
-    """Cut files into shards of about `shard_rows` rows.
+    """Split files into shards of about `shard_rows` rows.
 
-    A file with more rows is cut evenly, into consecutive shards of its own; smaller ones
+    A file with more rows is split evenly into consecutive shards of its own. Smaller files
     share a shard with their neighbours.
     """
     shards: list[tuple[Piece, ...]] = []
@@ -160,15 +160,15 @@ def _evenly(file: int, num_rows: int, shard_rows: int) -> list[Piece]:
 
 
 def encode_schema(schema: pa.Schema) -> str:
-    """Return a schema as text."""
+    """Serialise an Arrow schema to base64."""
     return base64.b64encode(schema.serialize().to_pybytes()).decode()
 
 
 def decode_schema(text: str) -> pa.Schema:
-    """Return the schema that `encode_schema` wrote.
+    """Return the schema that `encode_schema` serialised.
 
     Raises:
-        DataError: It wrote something else.
+        DataError: The text is not a serialised schema.
     """
     try:
         return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))
@@ -185,11 +185,11 @@ class ShardRows:
     """A shard's rows.
 
     Attributes:
-        shard: Which one.
-        table: The columns that are read, `_file` and `_row`.
-        text: (rows,) string, null where the row is bad.
-        text_pair: (rows,) string or None for single texts.
-        reasons: (rows,) string: why a row is bad, null where it is not.
+        shard: The shard.
+        table: The columns of the plan, `_file` and `_row`.
+        text: (rows,) string, null for bad rows.
+        text_pair: (rows,) string, or None for single texts.
+        reasons: (rows,) string: the reason why a row is bad, else null.
     """
 
     shard: Shard
@@ -202,10 +202,10 @@ class ShardRows:
 def read_shards(
     plan: ScorePlan, shards: Sequence[Shard], recipe: TextRecipe
 ) -> Iterator[ShardRows]:
-    """Read shards one after another; those of a text file, in order, in one pass over it.
+    """Read shards in order; consecutive shards of a text file share one pass over the file.
 
     Raises:
-        DataError: A file was changed since the job was planned, or cannot be read.
+        DataError: A file changed since the job was planned, or cannot be read.
     """
     schema, stream = decode_schema(plan.columns), None
     most = min(SKIP_ROWS, max((shard.num_rows for shard in shards), default=1))  # texts may be long
@@ -220,7 +220,7 @@ def read_shards(
 
 
 class _Stream:
-    """The rows of one file from some row on."""
+    """A stream of one file's rows, starting at a given row."""
 
     def __init__(
         self, file: InputFile, piece: Piece, schema: pa.Schema, recipe: TextRecipe, num_rows: int
@@ -231,21 +231,21 @@ class _Stream:
         self.rest: list[pa.RecordBatch] = []
 
     def leads_to(self, piece: Piece) -> bool:
-        """Tell whether a piece comes next, or later where a new stream would read as much."""
+        """Tell whether this stream can read a piece as cheaply as a new stream."""
         is_next = self.position == piece.start
         is_later = self.position < piece.start and not self.source.seeks
         return self.number == piece.file and (is_next or is_later)
 
     def skip_to(self, start: int) -> None:
-        """Leave out the rows before `start`."""
+        """Skip the rows before `start`."""
         while self.position < start and self._next_rows(min(SKIP_ROWS, start - self.position)):
             pass
 
     def take(self, num_rows: int) -> pa.Table:
-        """Return the next rows, and where each came from.
+        """Return the next rows with `_file` and `_row`.
 
         Raises:
-            DataError: The file is not the one that was planned.
+            DataError: The file changed since the job was planned.
         """
         first, taken = self.position, self._next_rows(num_rows)
         is_whole = self.position - first == num_rows
@@ -254,7 +254,7 @@ class _Stream:
         return with_origin(pa.Table.from_batches(taken), self.file.path, first)
 
     def _next_rows(self, num_rows: int) -> list[pa.RecordBatch]:
-        """Return the next rows, fewer where the file ends."""
+        """Return the next rows, or fewer at the end of the file."""
         taken: list[pa.RecordBatch] = []
         while (missing := num_rows - sum(b.num_rows for b in taken)) > 0:
             batch = self.rest.pop() if self.rest else next(self.batches, None)
@@ -268,7 +268,7 @@ class _Stream:
 
 
 def _with_reasons(shard: Shard, table: pa.Table, recipe: TextRecipe) -> ShardRows:
-    """Make texts, and say of each row without one why."""
+    """Build the texts, and add a reason to each row without text."""
     found = table[BAD]
     text, pair = recipe.apply(table)
     is_absent = text.is_null() if pair is None else pc.or_(text.is_null(), pair.is_null())

@@ -1,4 +1,4 @@
-"""The books of a score table: its plan, a receipt for each part, the manifest at the end."""
+"""Plan, receipts and manifest of a score table."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from clftask.spec import PlainData, Spec, fingerprint
 SCHEMA_VERSION = 1
 PLAN, RECEIPTS, QUARANTINE, MANIFEST = "_plan.json", "_receipts", "_quarantine", "_manifest.json"
 NUM_THREADS, MAX_HELD = 8, 256
-_Book = TypeVar("_Book", bound=Spec)
+_Stored = TypeVar("_Stored", bound=Spec)
 
 
 class InputFile(Spec):
-    """A file to be scored, as it was when the job was planned."""
+    """A file to score, with its version when the job was planned."""
 
     path: str
     version: str
@@ -29,7 +29,7 @@ class InputFile(Spec):
 
 
 class Piece(Spec):
-    """Consecutive rows of a file; `file` is its number in the plan."""
+    """Consecutive rows of a file; `file` is the index in the plan's files."""
 
     file: int = Field(ge=0)
     start: int = Field(ge=0)
@@ -49,12 +49,12 @@ class Shard(Spec):
 
 
 class ScorePlan(Spec):
-    """What is to be scored, and how.
+    """The files, shards and settings of a scoring job.
 
     Attributes:
-        fingerprint: Of the settings.
-        settings: All that the table depends on but the files.
-        schema: The columns read, as a serialised Arrow schema in base64.
+        fingerprint: Hash of the settings.
+        settings: The bundle and job settings that affect the table, without the files.
+        columns: The columns to read, as a serialised Arrow schema in base64.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -67,9 +67,9 @@ class ScorePlan(Spec):
     @model_validator(mode="after")
     def _hold_together(self) -> Self:
         if any(p.file >= len(self.files) for shard in self.shards for p in shard.pieces):
-            raise ValueError("a shard is of a file that is not listed")
+            raise ValueError("a shard refers to a file that is not listed")
         if len({shard.index for shard in self.shards}) < len(self.shards):
-            raise ValueError("two shards have one number")
+            raise ValueError("shard indices must be distinct")
         return self
 
     @property
@@ -78,22 +78,22 @@ class ScorePlan(Spec):
         return sum(file.num_rows for file in self.files)
 
     def input_of(self, shard: Shard) -> str:
-        """Return a hash of the very rows of a shard: files, their versions, ranges."""
+        """Return a hash of a shard's rows: files, versions and row ranges."""
         places = [(self.files[p.file], p) for p in shard.pieces]
         return fingerprint([[f.path, f.version, p.start, p.num_rows] for f, p in places])
 
     def mark(self, shard: Shard) -> dict[str, str]:
-        """Return what the footer of a shard's part says of where it belongs."""
+        """Return the footer entries that tie a shard's part to this plan."""
         return {"clftask.plan": self.fingerprint, "clftask.input": self.input_of(shard)}
 
 
 class Counts(Spec):
-    """What became of some rows; stands in a part's footer and in its receipt.
+    """Row and label counts; stored in a part's footer and in its receipt.
 
     Attributes:
-        rows_truncated: Rows longer than the model reads.
-        confidence_sum: Over the scored rows.
-        labels: How often each label was given; those never given are left out.
+        rows_truncated: Rows whose text was truncated.
+        confidence_sum: Sum of the highest probability over the scored rows.
+        labels: Number of predictions per label, without labels that were never predicted.
     """
 
     rows_in: int = 0
@@ -113,7 +113,7 @@ class Counts(Spec):
 
 
 class Receipt(Spec):
-    """Says that a part is there: derived from its stored bytes; `input`: of which rows."""
+    """Confirms a stored part; derived from its bytes. `input` is the hash of the shard's rows."""
 
     shard: int
     input: str
@@ -132,7 +132,7 @@ class PartEntry(Spec):
 
 
 class Manifest(Spec):
-    """Its presence means that the table is complete."""
+    """The summary of a complete table; its presence means that the table is complete."""
 
     schema_version: int = SCHEMA_VERSION
     fingerprint: str
@@ -145,55 +145,55 @@ class Manifest(Spec):
 
 
 class ScoreTableStore:
-    """The books of the score table at `output`."""
+    """Reads and writes plan, receipts and manifest of the score table at `output`."""
 
     def __init__(self, output: str) -> None:
         self.output = output
 
     def part(self, index: int) -> str:
-        """Return where a shard's part is."""
+        """Return the path of a shard's part."""
         return storage.join(self.output, f"part-{index:05d}.parquet")
 
     def quarantine(self, index: int) -> str:
-        """Return where a shard's bad rows are listed."""
+        """Return the path of a shard's quarantined rows."""
         return storage.join(self.output, QUARANTINE, f"part-{index:05d}.jsonl")
 
     def receipt(self, index: int) -> str:
-        """Return where a shard's receipt is."""
+        """Return the path of a shard's receipt."""
         return storage.join(self.output, RECEIPTS, f"part-{index:05d}.json")
 
     def forget(self, receipts: Collection[int] = (), quarantines: Collection[int] = ()) -> None:
-        """Remove what is said of shards that are to be scored anew: the table is not complete."""
+        """Delete the manifest, and receipts and quarantined rows of shards to score again."""
         storage.delete(storage.join(self.output, MANIFEST))
         for place in [*map(self.receipt, receipts), *map(self.quarantine, quarantines)]:
             storage.delete(place)
 
     def plan(self) -> ScorePlan | None:
-        """Read the plan, None if there is none."""
+        """Read the plan, or return None if there is none."""
         return self._read(storage.join(self.output, PLAN), ScorePlan)
 
     def manifest(self) -> Manifest | None:
-        """Read the manifest, None if the table is not complete."""
+        """Read the manifest, or return None if the table is incomplete."""
         return self._read(storage.join(self.output, MANIFEST), Manifest)
 
     def write_plan(self, plan: ScorePlan) -> bool:
-        """Write the first plan; return False if another run wrote one before."""
+        """Write the plan if there is none; return False if another run was first."""
         return storage.put_if_absent(storage.join(self.output, PLAN), _encode(plan))
 
     def replace_plan(self, plan: ScorePlan) -> None:
-        """Write a plan over the one before."""
+        """Overwrite the plan."""
         storage.put(storage.join(self.output, PLAN), _encode(plan))
 
     def write_receipt(self, receipt: Receipt) -> None:
-        """Write a receipt; one of the same part says the same."""
+        """Write a receipt; overwriting is safe, because receipts of one part are equal."""
         storage.put(self.receipt(receipt.shard), _encode(receipt))
 
     def write_manifest(self, manifest: Manifest) -> None:
-        """Write the manifest: from here on the table is complete."""
+        """Write the manifest, which marks the table as complete."""
         storage.put(storage.join(self.output, MANIFEST), _encode(manifest))
 
     def is_taken(self) -> bool:
-        """Tell whether there are parts or books that would get mixed up with new ones."""
+        """Tell whether the output already contains parts, receipts or a manifest."""
         files = listing.list_files(self.output, recursive=False)
         names = [f.path.rpartition("/")[2] for f in files]
         has_parts = any(n.startswith("part-") and n.endswith(".parquet") for n in names)
@@ -201,26 +201,26 @@ class ScoreTableStore:
         return has_parts or MANIFEST in names or any(listing.list_files(f) for f in folders)
 
     def stored_parts(self) -> set[int]:
-        """Return the numbers of the parts that are there."""
+        """Return the numbers of the stored parts."""
         return _numbers(listing.list_files(self.output, recursive=False), "parquet")
 
     def stored_quarantines(self) -> set[int]:
-        """Return the numbers of the parts whose bad rows are listed."""
+        """Return the numbers of the parts with quarantined rows."""
         return _numbers(listing.list_files(storage.join(self.output, QUARANTINE)), "jsonl")
 
     def stored_receipts(self) -> set[int]:
-        """Return the numbers of the parts whose receipts are there."""
+        """Return the numbers of the parts with receipts."""
         return _numbers(listing.list_files(storage.join(self.output, RECEIPTS)), "json")
 
     def receipts(self) -> Iterable[Receipt]:
-        """Read all receipts, in the order of the parts, some at a time."""
+        """Read all receipts, ordered by part number, in groups of `MAX_HELD`."""
         names = [self.receipt(index) for index in sorted(self.stored_receipts())]
         with ThreadPoolExecutor(NUM_THREADS) as pool:
             for start in range(0, len(names), MAX_HELD):
                 some = names[start : start + MAX_HELD]
                 yield from pool.map(lambda name: _parse(name, Receipt), some)
 
-    def _read(self, path: str, kind: type[_Book]) -> _Book | None:
+    def _read(self, path: str, kind: type[_Stored]) -> _Stored | None:
         return _parse(path, kind) if storage.exists(path) else None
 
 
@@ -228,12 +228,13 @@ def _encode(spec: Spec) -> bytes:
     return json.dumps(spec.dump(), ensure_ascii=False).encode()
 
 
-def _parse(path: str, kind: type[_Book]) -> _Book:
+def _parse(path: str, kind: type[_Stored]) -> _Stored:
     remedy = _remedy(path)
     content = storage.read_json(path, remedy)
     version = content.get("schema_version")
     if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise DataError(Problem(path, version, "is of a newer clftask", "Upgrade clftask."))
+        allowed = "was written by a newer clftask"
+        raise DataError(Problem(path, version, allowed, "Upgrade clftask."))
     try:
         return kind.load(content)
     except ConfigError:
@@ -241,7 +242,7 @@ def _parse(path: str, kind: type[_Book]) -> _Book:
 
 
 def _remedy(path: str) -> str:
-    """Return what to do about a damaged book: all but the plan is made anew from the parts."""
+    """Return the remedy for a damaged file; all but the plan can be derived from the parts."""
     is_plan = path.endswith("/" + PLAN)
     return "Restore it, or use another output." if is_plan else "Delete it, run the job again."
 
@@ -249,7 +250,7 @@ def _remedy(path: str) -> str:
 def _numbers(files: Iterable[listing.FileInfo], kind: str) -> set[int]:
     """Return the numbers of files such as part-00007.json.
 
-    Others are left out: a killed or a second run has temporary files beside its own.
+    Other names are ignored, such as temporary files of a killed or concurrent run.
     """
     pattern = re.compile(rf".*/part-([0-9]{{5,}})\.{kind}")
     return {int(found[1]) for file in files if (found := pattern.fullmatch(file.path))}

@@ -1,4 +1,4 @@
-"""What a scoring job has to do: a new plan, or the one that is there and what it still lacks."""
+"""Plans a scoring job: creates a new plan, or resumes the stored one."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ MAX_SHARDS = 1_000_000
 
 @dataclass(frozen=True)
 class Planned:
-    """A plan and how far it is.
+    """A plan and its progress.
 
     Attributes:
         plan: The plan.
-        done: Numbers of the shards whose part and receipt are there.
-        counts: What became of their rows.
-        is_new: Whether no plan was there.
-        touched: Numbers that stood for other rows in the plan that is there.
-        orphans: Numbers of receipts whose part was taken away.
-        is_replanned: Whether the plan that is there is another one.
-        left_out: Files among the input that are of no known format.
+        done: Numbers of the shards whose part and receipt are stored.
+        counts: Counts of their rows.
+        is_new: Whether there was no stored plan.
+        touched: Numbers of the shards whose rows differ from the stored plan.
+        orphans: Numbers of receipts whose part was deleted.
+        is_replanned: Whether the plan differs from the stored plan.
+        left_out: Input files of unknown format, which are skipped.
     """
 
     plan: ScorePlan
@@ -56,11 +56,11 @@ class Planned:
 
 
 def plan(job: ScoreJob, meta: BundleMeta) -> Planned:
-    """Plan a job, or take up the plan that lies at its output; write nothing.
+    """Plan a job, or resume the plan stored at its output; writes nothing.
 
     Raises:
         ConfigError: The output belongs to a job with other settings; names them.
-        DataError: The input cannot be read, or is no longer what was planned.
+        DataError: The input cannot be read, or changed since it was planned.
         StorageError: The output cannot be written.
     """
     store = ScoreTableStore(job.output.path)
@@ -78,10 +78,10 @@ def plan(job: ScoreJob, meta: BundleMeta) -> Planned:
 
 
 def create(job: ScoreJob, meta: BundleMeta, planned: Planned) -> Planned:
-    """Write a plan before the first part; return the one of another run that was faster.
+    """Write the plan before the first part; if another run was first, return its plan.
 
     Raises:
-        ConfigError, DataError: As `plan`, where another run was faster.
+        ConfigError, DataError: As `plan`, if another run was first.
     """
     store = ScoreTableStore(job.output.path)
     if planned.is_new:
@@ -94,10 +94,10 @@ def create(job: ScoreJob, meta: BundleMeta, planned: Planned) -> Planned:
 
 
 def _with_progress(store: ScoreTableStore, current: ScorePlan, touched: set[int]) -> Planned:
-    """Find what is done.
+    """Find the completed shards.
 
     Raises:
-        DataError: A part holds rows that the plan no longer knows; names it.
+        DataError: A part contains rows that are no longer in the plan; names the part.
     """
     wanted = {shard.index: current.input_of(shard) for shard in current.shards}
     counts, receipts, strangers = Counts(), set(), []
@@ -109,7 +109,7 @@ def _with_progress(store: ScoreTableStore, current: ScorePlan, touched: set[int]
             counts += receipt.counts
     parts = store.stored_parts()  # listed last: a part is written before its receipt
     if found := [index for index in strangers if index in parts]:
-        allowed = "holds rows of an input that was changed since"
+        allowed = "contains rows of an input that changed since"
         problems = [Problem(store.part(i), None, allowed, "Delete it.") for i in found[:20]]
         raise DataError(*problems)
     orphans = frozenset(receipts - parts)
@@ -122,14 +122,14 @@ def _with_progress(store: ScoreTableStore, current: ScorePlan, touched: set[int]
 def _refuse_own_input(job: ScoreJob) -> None:
     part = storage.join(job.output.path, "part-00000.parquet")
     if listing.stands_for(job.input.path, part):
-        allowed = f"lies within the input {job.input.path}: its parts would be scored, too"
+        allowed = f"is within the input {job.input.path}: its parts would be scored, too"
         raise ConfigError(Problem("output.path", job.output.path, allowed, "Use another folder."))
 
 
 def _refuse_taken(store: ScoreTableStore) -> None:
     if store.is_taken():
         remedy = "Use an empty folder or prefix."
-        allowed = "holds parts of a table but no plan: it belongs to something else"
+        allowed = "contains parts of a table but no plan: it was not written by a scoring job"
         raise ConfigError(Problem("output.path", store.output, allowed, remedy))
 
 
@@ -137,7 +137,9 @@ def _new(job: ScoreJob, meta: BundleMeta, sources: Sequence[Source]) -> ScorePla
     recipe = job.input.recipe(meta.text)
     corpus = survey(job, recipe, sources, {file for s in sources for file in s.files})
     if not any(file.num_rows for file in corpus.files):
-        raise DataError(Problem("input.path", job.input.path, "holds no row", "Check the path."))
+        raise DataError(
+            Problem("input.path", job.input.path, "contains no rows", "Check the path.")
+        )
     _refuse_columns(job, meta, corpus.schema)
     _refuse_too_many(job, corpus.files)
     pieces = cut(list(enumerate(corpus.files)), job.shard_rows)
@@ -152,7 +154,7 @@ def _new(job: ScoreJob, meta: BundleMeta, sources: Sequence[Source]) -> ScorePla
 
 
 def _refuse_too_many(job: ScoreJob, files: Sequence[InputFile]) -> None:
-    """Refuse more shards than can be listed: a file may say that it holds any number of rows."""
+    """Limit the number of shards: a damaged file may declare any number of rows."""
     rows = sum(file.num_rows for file in files)
     if rows > MAX_SHARDS * job.shard_rows:
         allowed = f"makes more than {MAX_SHARDS:,} shards of {counted(rows, 'row')}"
@@ -160,10 +162,10 @@ def _refuse_too_many(job: ScoreJob, files: Sequence[InputFile]) -> None:
 
 
 def _refuse_columns(job: ScoreJob, meta: BundleMeta, schema: pa.Schema) -> None:
-    """Refuse names that would stand twice in the score table, and types that it cannot hold."""
+    """Refuse columns whose names would occur twice or whose types the score table cannot store."""
     taken = [name for name in schema.names if name in (FILE, ROW, BAD)]
     if taken:
-        allowed = f"{FILE}, {ROW} and {BAD} are columns of clftask's own"
+        allowed = f"{FILE}, {ROW} and {BAD} are reserved for clftask"
         raise ConfigError(Problem("input.keep", taken, allowed, "Rename it."))
     places = [pa.field(FILE, pa.string()), pa.field(ROW, pa.int64())]
     known = {field.name: field for field in [*schema, *places]}
@@ -176,15 +178,15 @@ def _refuse_columns(job: ScoreJob, meta: BundleMeta, schema: pa.Schema) -> None:
 
 def _unfit(job: ScoreJob, field: pa.Field, why: str) -> Problem:
     setting = "input.id" if field.name == job.input.id else "input.keep"
-    remedy = "Leave it out, or convert it to a plain type."
-    return Problem(setting, f"{field.name}: {field.type}", f"holds {why}", remedy)
+    remedy = "Remove it, or convert it to a plain type."
+    return Problem(setting, f"{field.name}: {field.type}", f"contains {why}", remedy)
 
 
 def _refuse_other_settings(job: ScoreJob, meta: BundleMeta, found: ScorePlan) -> None:
     mine = job.settings(meta.fingerprint, meta.text)
-    remedy = "Use another output.path, or the settings of the table that is there."
+    remedy = "Use another output.path, or the settings of the existing table."
     differing = [
-        Problem(name, value, f"the table there was begun with {found.settings.get(name)!r}", remedy)
+        Problem(name, value, f"the existing table has {found.settings.get(name)!r}", remedy)
         for name, value in mine.items()
         if value != found.settings.get(name)
     ]
@@ -202,13 +204,13 @@ def _up_to_date(
     store: ScoreTableStore,
     found: ScorePlan,
 ) -> tuple[ScorePlan, set[int]]:
-    """Plan files anew that were changed before any of their rows was scored.
+    """Replan files that changed before any of their rows were scored.
 
     Returns:
-        The plan, and the numbers of the shards that stand for other rows now.
+        The plan, and the numbers of the shards whose rows changed.
 
     Raises:
-        DataError: Files were added, are gone, or were changed after rows of them were scored.
+        DataError: Files were added or deleted, or changed after some of their rows were scored.
     """
     there = {file: source for source in sources for file in source.files}
     stored = store.stored_parts()
@@ -224,8 +226,9 @@ def _up_to_date(
         if path in there and done:
             problems.append(_changed_after(path, [store.part(shard.index) for shard in done]))
         if path not in there and len(done) < len(own):
-            remedy = "Bring it back, or use another output."
-            problems.append(Problem(path, None, "is gone, and not all of it is scored", remedy))
+            allowed = "was deleted before all of its rows were scored"
+            remedy = "Restore it, or use another output."
+            problems.append(Problem(path, None, allowed, remedy))
     if problems:
         raise DataError(*problems)
     changed = {number for number in changed if found.files[number].path in there}
@@ -233,7 +236,7 @@ def _up_to_date(
 
 
 def _changed(there: dict[str, Source], found: ScorePlan) -> set[int]:
-    """Return the numbers of the planned files that are gone or have another version."""
+    """Return the indices of the planned files that were deleted or have another version."""
 
     def is_changed(file: InputFile) -> bool:
         return file.path not in there or there[file.path].version(file.path) != file.version
@@ -243,14 +246,14 @@ def _changed(there: dict[str, Source], found: ScorePlan) -> set[int]:
 
 
 def _added(path: str) -> Problem:
-    remedy = "Score it into another output, or take it away."
+    remedy = "Score it with another output, or remove it."
     return Problem(path, None, "was added after the job was planned", remedy)
 
 
 def _changed_after(path: str, parts: list[str]) -> Problem:
     shown = ", ".join(parts[:5]) + (" …" if len(parts) > 5 else "")
-    allowed = "was changed after rows of it were scored"
-    return Problem(path, None, allowed, f"Restore it, or delete {shown} to score it anew.")
+    allowed = "was changed after some of its rows were scored"
+    return Problem(path, None, allowed, f"Restore it, or delete {shown} to score it again.")
 
 
 def _replanned(
@@ -260,7 +263,7 @@ def _replanned(
     found: ScorePlan,
     changed: set[int],
 ) -> tuple[ScorePlan, set[int]]:
-    """Cut changed files, and those that share a shard with them, anew; parts keep their numbers."""
+    """Split changed files, and files in the same shards, again; other shards keep their numbers."""
     touched = [s for s in found.shards if any(p.file in changed for p in s.pieces)]
     numbers = sorted({piece.file for shard in touched for piece in shard.pieces} | changed)
     recipe = job.input.recipe(meta.text)
@@ -286,6 +289,6 @@ def _refuse_other_types(corpus: Corpus, found: ScorePlan) -> None:
     except pa.ArrowException:
         unified = None
     if unified != planned:
-        allowed = f"has columns of other types than planned: {corpus.schema} for {planned}"
+        allowed = f"has other column types than planned: {corpus.schema}, planned {planned}"
         remedy = "Use another output."
         raise DataError(Problem(corpus.files[0].path, None, " ".join(allowed.split()), remedy))

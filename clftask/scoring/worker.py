@@ -1,4 +1,4 @@
-"""What one worker of a scoring job does, from rows to a committed part. No Ray here."""
+"""The worker of a scoring job: reads, scores and commits shards. No Ray here."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ class Failure:
 
     Attributes:
         shard: Its number.
-        error: Why.
-        ends_job: Whether no other shard can fare better: credentials, a bad row in mode fail.
+        error: The error.
+        ends_job: Whether the whole job must stop: missing access, or a bad row in mode fail.
     """
 
     shard: int
@@ -67,11 +67,11 @@ class Failure:
 
 @dataclass(frozen=True)
 class Done:
-    """A shard whose part and receipt are there.
+    """A shard whose part and receipt are stored.
 
     Attributes:
         receipt: The receipt.
-        is_new: Whether this run scored it; else its part was there before.
+        is_new: Whether this run scored it; False if its part existed before.
     """
 
     receipt: Receipt
@@ -85,7 +85,7 @@ class Done:
 
 @dataclass(frozen=True)
 class Ready:
-    """A shard that is read and tokenised; `good`: the numbers of its usable rows."""
+    """A shard that is read and tokenised; `good` are the indices of its usable rows."""
 
     rows: ShardRows
     tokens: pa.Table
@@ -95,7 +95,7 @@ class Ready:
 
 @dataclass(frozen=True)
 class ScoreWork:
-    """All that the workers of a scoring job share."""
+    """The data that all workers of a scoring job share."""
 
     job: ScoreJob
     plan: ScorePlan
@@ -108,12 +108,12 @@ class ScoreWork:
 
 
 class ShardScorer:
-    """Scores shards and commits them; reading, computing and writing overlap.
+    """Scores and commits shards; reading, computing and writing overlap.
 
     Args:
         work: The job.
         scorer: The model.
-        read: Gives the rows of shards, as `read_shards` does.
+        read: Returns the rows of shards, like `read_shards`.
     """
 
     def __init__(self, work: ScoreWork, scorer: Scorer, read: Reader = read_shards) -> None:
@@ -124,14 +124,14 @@ class ShardScorer:
     def run(
         self, shards: Sequence[Shard], rows_ahead: int = 0
     ) -> Generator[Done | Failure, None, None]:
-        """Score shards in order; a failure ends the run, and the rest is left to others.
+        """Score shards in order; stop at the first failure.
 
         Args:
-            shards: Consecutive ones of a file are read in one pass.
-            rows_ahead: About how many rows this worker will see; decides on compiling.
+            shards: The shards; consecutive shards of a file are read in one pass.
+            rows_ahead: Estimated number of rows for this worker; decides on compiling.
 
         Yields:
-            What became of each shard, whether its part was there before or not.
+            The result of each shard, including those whose part already exists.
         """
         stored = _caught(shards[0].index, self.store.stored_parts)
         if isinstance(stored, Failure):
@@ -146,7 +146,7 @@ class ShardScorer:
         yield from self._overlapped([s for s in shards if s.index not in stored], rows_ahead)
 
     def _overlapped(self, shards: Sequence[Shard], rows_ahead: int) -> Iterator[Done | Failure]:
-        """Score a shard while the next one is read and the one before is written."""
+        """Score a shard while the next one is read and the previous one is written."""
         with ThreadPoolExecutor(1) as reading, ThreadPoolExecutor(1) as writing:
             pending: Future[Done | Failure] | None = None
             for ready in _ahead(self._read(shards), reading):
@@ -188,14 +188,14 @@ class ShardScorer:
     def _refuse_bad(self, rows: ShardRows) -> None:
         if self.work.job.on_bad_row == "fail" and rows.reasons.null_count < len(rows.reasons):
             bad = _bad_rows(rows, self.work.job)[0]
-            remedy = "Mend it, or set on_bad_row: quarantine."
+            remedy = "Fix it, or set on_bad_row: quarantine."
             where = f"{bad['file']}, row {bad['row']}"
             raise BadRowError(Problem(where, None, str(bad["reason"]), remedy))
 
     def _score(self, ready: Ready, rows_ahead: int) -> _Part | Failure:
         def compute() -> _Part:
             if storage.exists(self.store.part(ready.rows.shard.index)):
-                return _Part(ready, None)  # another run was faster
+                return _Part(ready, None)  # another run wrote the part first
             began = time.perf_counter()
             probabilities = self.scorer.probabilities(ready.tokens)
             self._compile_if_it_pays(ready, time.perf_counter() - began, rows_ahead)
@@ -204,7 +204,7 @@ class ShardScorer:
         return _caught(ready.rows.shard.index, compute)
 
     def _compile_if_it_pays(self, ready: Ready, seconds: float, rows_ahead: int) -> None:
-        """Compile once the first shard has shown how long the rest will take."""
+        """Compile if the time of the first shard predicts a long run."""
         if self.has_tried_compiling or not ready.tokens.num_rows:
             return
         self.has_tried_compiling = True
@@ -263,7 +263,7 @@ class ShardScorer:
         )
 
     def _settled(self, shard: Shard) -> Done | Failure:
-        """Return the receipt of a part that is there already, derived from its bytes."""
+        """Return the receipt of an existing part, derived from its bytes."""
         return _caught(shard.index, lambda: self._derive(shard))
 
     def _derive(self, shard: Shard) -> Done:
@@ -274,7 +274,7 @@ class ShardScorer:
         except (pa.ArrowException, ValueError):
             footer = {}
         if not self.work.plan.mark(shard).items() <= footer.items():
-            allowed = "is a part of another job, or of an input that was changed"
+            allowed = "belongs to another job, or to an input that changed"
             raise DataError(Problem(path, None, allowed, "Delete it, or use another output."))
         return Done(self._receipt(shard, data), is_new=False)
 
@@ -301,7 +301,7 @@ class _Part:
 
 
 def _bad_rows(rows: ShardRows, job: ScoreJob) -> list[dict[str, Any]]:
-    """Return id, file, row and reason of the rows that cannot be scored."""
+    """Return id, file, row and reason of the bad rows."""
     bad = pc.indices_nonzero(rows.reasons.is_valid())
     names = {"id": job.input.id} if job.input.id else {}
     columns = {name: rows.table[column] for name, column in names.items()}
@@ -312,24 +312,24 @@ def _bad_rows(rows: ShardRows, job: ScoreJob) -> list[dict[str, Any]]:
 
 
 def _caught(shard: int, call: Callable[[], _Item]) -> _Item | Failure:
-    """Return what `call` returns, or how it failed."""
+    """Return the result of `call`, or a `Failure` if it raises."""
     try:
         return call()
     except (AccessError, BadRowError) as error:
         return Failure(shard, error, ends_job=True)
     except StorageError as error:
-        time.sleep(STORAGE_PAUSE_S)  # it may recover; the shard is tried again at once
+        time.sleep(STORAGE_PAUSE_S)  # storage may recover; the shard is retried without delay
         return Failure(shard, error)
     except ClftaskError as error:
         return Failure(shard, error)
-    except Exception as error:  # whatever Arrow or torch raise: it may pass
+    except Exception as error:  # errors of pyarrow or torch may be transient
         _log.warning("shard failed", exc_info=True, extra={"shard": shard})
         reason = f"{type(error).__name__}: {error}"
         return Failure(shard, JobError(Problem(f"shard {shard}", None, reason[:500])))
 
 
 def _ahead(items: Iterator[_Item], pool: ThreadPoolExecutor) -> Iterator[_Item]:
-    """Yield items while the next one is already being made."""
+    """Yield items while `pool` already prepares the next one."""
     ended: Any = object()
     future = pool.submit(next, items, ended)
     while (item := future.result()) is not ended:

@@ -110,7 +110,7 @@ def test_refusals(document, tmp_path, overrides, path, word):
         (lambda t: t.assign(text="  "), [], "data.text", "null or blank"),
         (lambda t: t.assign(label="one"), [], "data.labels", "two or more labels"),
         (lambda t: t.assign(text=range(len(t))), [], "text column text", "strings"),
-        (lambda t: t.head(0), [], "toy.parquet", "holds no row"),
+        (lambda t: t.head(0), [], "toy.parquet", "contains no rows"),
         (lambda t: t.assign(id=[[1]] * len(t)), ["data.id=id"], "data.id", "strings or numbers"),
         (lambda t: t.assign(label=[None, *t.label[1:]]), [], "row 0", "label is missing"),
         (
@@ -161,7 +161,7 @@ def test_model_that_wants_remote_code(document, tmp_path, tiny_base):
     config |= {"auto_map": {"AutoModel": "modeling.Model"}, "model_type": "new"}
     (folder / "config.json").write_text(json.dumps(config))
     found = refused(document, tmp_path, f"model.base={folder}")
-    assert "never run" in found[0]["allowed"]
+    assert "never runs" in found[0]["allowed"]
 
 
 def test_bucket_that_is_missing_or_refused(document, tmp_path, s3, s3_user):

@@ -170,7 +170,7 @@ def test_rows_of_unknown_labels_are_told_or_refused(trained, copy, tmp_path):
         assert "outside the label space: strange 24" in result.stderr
     else:
         assert result.exit_code == 2
-        assert "holds no usable row" in result.stdout
+        assert "contains no usable rows" in result.stdout
 
 
 class Killed(BaseException):

@@ -322,7 +322,7 @@ def test_what_the_job_is_refused_for_is_refused(
 def test_an_empty_corpus_is_refused(world: World) -> None:
     world.write("a.parquet", [])
     (found,) = problems(run(world, "--estimate", "--json"))
-    assert (found["path"], found["allowed"]) == ("input.path", "holds no row")
+    assert (found["path"], found["allowed"]) == ("input.path", "contains no rows")
 
 
 def test_more_workers_than_there_is_room_for_are_refused(world: World, ray_here: None) -> None:

@@ -351,7 +351,7 @@ def test_a_small_batch_that_does_not_fit_is_halved_by_its_own_size():
 
 def test_one_row_that_does_not_fit_fails_the_job():
     scorer = scorer_of(Adding(fits=7), max_tokens=64)
-    with pytest.raises(JobError, match="one text of 32 tokens does not fit into its memory") as e:
+    with pytest.raises(JobError, match="ran out of memory for one text of up to 32 tokens") as e:
         scorer.logits(tokens_of([[1] * 8, [2]]))
     assert (e.value.problems[0].path, e.value.problems[0].remedy) == (
         "cpu",
@@ -578,7 +578,7 @@ def test_a_bundle_that_was_changed_is_refused(make_bundle, tmp_path, request, wh
     (problem,) = caught.value.problems
     assert (problem.path, problem.value) == ("bundle", path)
     assert problem.allowed.startswith("was changed")
-    assert problem.remedy == "Copy the bundle again, or train anew."
+    assert problem.remedy == "Copy the bundle again, or retrain."
 
 
 def test_card_and_metrics_may_be_edited(make_bundle, tmp_path):
@@ -591,7 +591,7 @@ def test_card_and_metrics_may_be_edited(make_bundle, tmp_path):
 
 @pytest.mark.parametrize("name", ["", "absent"])
 def test_what_is_no_bundle_is_refused(tmp_path, name):
-    with pytest.raises(DataError, match="bundle: is no bundle") as caught:
+    with pytest.raises(DataError, match="bundle: is not a bundle") as caught:
         clftask.load(str(tmp_path / name))
     assert "clftask.json" in caught.value.problems[0].remedy
 
@@ -599,7 +599,7 @@ def test_what_is_no_bundle_is_refused(tmp_path, name):
 def test_a_bundle_of_a_newer_clftask_is_refused(make_bundle, tmp_path):
     folder = Path(shutil.copytree(make_bundle(), tmp_path / "bundle"))
     rewrite(folder / "clftask.json", schema_version=2, unknown=1)
-    with pytest.raises(DataError, match=r"bundle: is of a newer clftask \(found 2\)"):
+    with pytest.raises(DataError, match=r"bundle: was written by a newer clftask \(found 2\)"):
         bundle.fetch(str(folder), "")
 
 

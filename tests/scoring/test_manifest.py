@@ -253,5 +253,8 @@ def test_books_of_a_newer_clftask_are_refused(store, kind, name):
         getattr(store, kind)()
     (problem,) = caught.value.problems
     assert (problem.path, problem.value) == (f"{store.output}/{name}", 2)
-    assert (problem.allowed, problem.remedy) == ("is of a newer clftask", "Upgrade clftask.")
+    assert (problem.allowed, problem.remedy) == (
+        "was written by a newer clftask",
+        "Upgrade clftask.",
+    )
     assert caught.value.exit_code == 2

@@ -349,7 +349,7 @@ def test_bundle_fingerprint_covers_the_decision(make_work, tmp_path):
     bundle.fetch(str(folder), "")
     with (folder / "config.json").open("a") as file:
         file.write(" ")
-    with pytest.raises(DataError, match=r"config\.json is not what was written"):
+    with pytest.raises(DataError, match=r"config\.json does not match its SHA-256"):
         bundle.fetch(str(folder), "")
 
 
@@ -394,7 +394,7 @@ def test_plain_transformers_gives_the_calibrated_probabilities(make_work, head):
     test = sink.done["metrics"]["test"]
     assert test["log_loss"] != test["log_loss_uncalibrated"]
     text = Path(folder, "README.md").read_text()
-    assert "Calibration: platt, fitted on validation; it stands in the last layer" in text
+    assert "Calibration: platt, fitted on validation; it is folded into the last layer" in text
     assert "above a threshold of their own" in text
 
 

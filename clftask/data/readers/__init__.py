@@ -1,1 +1,1 @@
-"""Table readers, one class a format."""
+"""Table readers, one class per format."""

@@ -1,4 +1,4 @@
-"""Parquet, and Arrow's own formats."""
+"""Readers of Parquet, Feather and the Arrow IPC formats."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from clftask.io import filesystems
 
 
 class Parquet(Source):
-    """Parquet: only the columns that are asked for are read."""
+    """Parquet files; reads only the wanted columns."""
 
     suffixes: ClassVar[tuple[str, ...]] = (".parquet", ".pq")
     buffer_size = 1 << 20
 
     def file_names(self, file: str) -> list[str]:
-        """Read the footer alone."""
+        """Return the column names from the footer."""
         from pyarrow import parquet
 
         fs, inner = filesystems.filesystem(file)
         return list(parquet.read_schema(inner, filesystem=fs).names)
 
     def survey_file(self, file: str, columns: list[str], strings: set[str]) -> Survey:
-        """Read the footer alone."""
+        """Return row count and types from the footer."""
         with self._opened(file) as opened:
             schema = pick(file, opened.schema_arrow, columns, strings)
             return Survey(opened.metadata.num_rows, schema)
@@ -36,7 +36,7 @@ class Parquet(Source):
     def stream_file(
         self, file: str, schema: pa.Schema, start: int, num_rows: int, texts: frozenset[str]
     ) -> Iterator[pa.RecordBatch]:
-        """Read page by page, from the row group that holds the first row."""
+        """Read page by page, starting with the row group of row `start`."""
         with self._opened(file) as opened:
             groups = range(opened.num_row_groups)
             first = 0
@@ -50,7 +50,7 @@ class Parquet(Source):
 
     @contextmanager
     def _opened(self, file: str) -> Iterator[Any]:
-        """Open a file so that a row group is not loaded whole."""
+        """Open a file without pyarrow's pre-buffering, which loads whole row groups."""
         from pyarrow import parquet
 
         fs, inner = filesystems.filesystem(file)
@@ -62,17 +62,17 @@ class Parquet(Source):
 
 
 class Arrow(Source):
-    """Feather, and Arrow's file and stream formats."""
+    """Feather files and Arrow IPC files in the file or stream format."""
 
     suffixes = (".feather", ".arrow", ".ipc")
 
     def file_names(self, file: str) -> list[str]:
-        """Read the schema alone."""
+        """Return the column names from the schema."""
         with _mapped(file) as handle:
             return list(_reader(handle).schema.names)
 
     def survey_file(self, file: str, columns: list[str], strings: set[str]) -> Survey:
-        """Count the rows of the record batches: in the file format without reading them."""
+        """Count the rows of the record batches; the stream format requires reading them."""
         with _mapped(file) as handle:
             reader = _reader(handle)
             schema = pick(file, reader.schema, columns, strings)
@@ -83,7 +83,7 @@ class Arrow(Source):
     def stream_file(
         self, file: str, schema: pa.Schema, start: int, num_rows: int, texts: frozenset[str]
     ) -> Iterator[pa.RecordBatch]:
-        """Read record batch by record batch; in the file format from the one that is wanted."""
+        """Read batch by batch; the file format allows skipping the batches before `start`."""
         with _mapped(file) as handle:
             reader = _reader(handle)
             if not _is_file_format(reader):
@@ -97,13 +97,13 @@ class Arrow(Source):
 
 
 def _mapped(file: str) -> pa.NativeFile:
-    """Open a file; a local one is mapped, so that what is not looked at is not read."""
+    """Open a file; a local one is memory-mapped, so only the used parts are read."""
     fs, inner = filesystems.filesystem(file)
     return fs.open_input_file(inner) if filesystems.is_url(file) else pa.memory_map(inner)
 
 
 def _reader(handle: pa.NativeFile) -> Any:
-    """Open what the first bytes say that it is."""
+    """Open a file in the format that its first bytes indicate."""
     from pyarrow import feather, ipc
 
     magic = bytes(handle.read_at(6, 0))
@@ -121,8 +121,8 @@ def _is_file_format(reader: Any) -> bool:
 
 
 def _sizes(handle: pa.NativeFile, reader: Any) -> Iterator[int]:
-    """Return the rows of each record batch, reading its narrowest column."""
-    kinds = [field.type for field in reader.schema]  # not by name: two may share one
+    """Return the number of rows of each record batch; reads only the narrowest column."""
+    kinds = [field.type for field in reader.schema]  # Arrow allows duplicate column names
     narrow = _with_columns(handle, [min(range(len(kinds)), key=lambda i: _width(kinds[i]))])
     return (narrow.get_batch(index).num_rows for index in range(reader.num_record_batches))
 

@@ -1,4 +1,4 @@
-"""What every format does: whole tables for training, batches of rows for scoring."""
+"""The base class of all readers: whole tables for training, row batches for scoring."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ __all__ = ["BAD", "FILE", "ROW", "Source", "Survey", "empty", "from_row", "reada
 
 @dataclass(frozen=True)
 class Survey:
-    """What a file holds.
+    """Row count and column types of a file.
 
     Attributes:
-        num_rows: Rows of the file, bad ones included.
-        schema: The wanted columns, in the order asked for, with their types in this file.
+        num_rows: Rows of the file, including bad rows.
+        schema: The requested columns, in the requested order, with their types in this file.
     """
 
     num_rows: int
@@ -35,22 +35,25 @@ class Survey:
 
 
 class Source(ABC):
-    """Files of one format that together are one table.
+    """Files of one format that form one table.
 
     Attributes:
         files: The files.
-        left_out: Files that lie among them and are of no known format.
+        left_out: Files of unknown format in the same place, which are skipped.
+        has_types: Whether the format stores types. If not, columns whose inferred types differ
+            between files become strings.
+        seeks: Whether reading can start at any row. If not, the rows before `start` are read.
     """
 
     suffixes: ClassVar[tuple[str, ...]] = ()
-    has_types: ClassVar[bool] = True  # or are columns of several files strings where they differ
-    seeks: ClassVar[bool] = True  # or are the rows before `start` read, too
+    has_types: ClassVar[bool] = True
+    seeks: ClassVar[bool] = True
 
     def __init__(self, files: Sequence[str], left_out: Sequence[str] = ()) -> None:
         self.files, self.left_out = list(files), list(left_out)
 
     def names(self) -> list[str]:
-        """Return the names of the columns of the first file that has any."""
+        """Return the column names of the first file with columns."""
         for file in self.files:
             with readable(file):
                 if names := self.file_names(file):
@@ -58,11 +61,11 @@ class Source(ABC):
         return empty(self.files[0])
 
     def read(self, columns: Iterable[str], strings: Iterable[str] = ()) -> pa.Table:
-        """Read columns of all files: what `batches` yields, with the origin of each row.
+        """Read columns of all files, with the origin of each row.
 
         Args:
-            columns: What to read.
-            strings: Those to be read as strings even where they look like numbers.
+            columns: The columns to read.
+            strings: Columns to read as strings even if they look like numbers.
 
         Returns:
             The columns, `_file` (the path) and `_row` (0-based, int64).
@@ -85,31 +88,31 @@ class Source(ABC):
         table = pa.Table.from_batches(batches, schema.append(pa.field(BAD, pa.string())))
         _refuse_bad(file, table[BAD])
         with readable(file):
-            table.validate(full=True)  # strings within lists are not checked before
+            table.validate(full=True)  # `conform` does not check strings within lists
             typed = self.infer_types(table.drop_columns([BAD]), strings)
         return with_origin(typed, file, 0)
 
     def infer_types(self, table: pa.Table, strings: set[str]) -> pa.Table:
-        """Infer types where the format has none; all columns but `strings`."""
+        """Infer the types of all columns except `strings`, if the format stores none."""
         return table
 
     def survey(self, file: str, columns: Iterable[str], strings: Iterable[str] = ()) -> Survey:
-        """Count a file's rows and learn its types, in memory that does not grow with the file.
+        """Count a file's rows and determine its types, in constant memory.
 
         Args:
             file: One of `files`.
-            columns: What will be read.
-            strings: Those that are text or ids; of type string where they are bytes, or
-                where the format has no types of its own.
+            columns: The columns to read.
+            strings: Text and id columns; they get type string if they contain bytes, or if
+                the format stores no types.
 
         Raises:
-            DataError: The file is damaged, lacks a column, or mixes types within one.
+            DataError: The file is damaged, lacks a column, or mixes types within a column.
         """
         wanted = list(dict.fromkeys(columns))
         with readable(file):
             found = self.survey_file(file, wanted, set(strings))
             if found.num_rows < 0:
-                raise ValueError("it says that it holds less than no row")
+                raise ValueError("its row count is negative")
             return found
 
     def batches(
@@ -120,18 +123,18 @@ class Source(ABC):
         num_rows: int = 8192,
         texts: Collection[str] = (),
     ) -> Iterator[pa.RecordBatch]:
-        """Stream a file's rows in order, in memory that does not grow with the file.
+        """Stream a file's rows in order, in constant memory.
 
         Args:
             file: One of `files`.
-            schema: Columns and types to return; the surveys' schemas, unified.
-            start: The first row, counted from 0.
-            num_rows: Rows of a batch, at most.
-            texts: Columns in which a number is no text but makes its row bad.
+            schema: Columns and types to return: the unified schemas of the surveys.
+            start: The first row, 0-based.
+            num_rows: Maximum rows per batch.
+            texts: Text columns; a number in one of them makes the row bad.
 
         Yields:
-            The columns, and `_bad` (string): why a row cannot be used, null where it can.
-            A bad row has null in the cell that is to blame.
+            The columns, and `_bad` (string): the reason why a row is unusable, else null.
+            The offending cell of a bad row is null.
 
         Raises:
             DataError: The file is damaged.
@@ -142,10 +145,10 @@ class Source(ABC):
                     yield conform(batch.slice(first, num_rows), schema)
 
     def version(self, file: str) -> str:
-        """Return what changes whenever one of `files` does.
+        """Return a version of a file that changes with its content.
 
         Raises:
-            StorageError: There is no such file.
+            StorageError: The file does not exist.
         """
         return storage.version(file)
 
@@ -155,7 +158,7 @@ class Source(ABC):
 
     @abstractmethod
     def survey_file(self, file: str, columns: list[str], strings: set[str]) -> Survey:
-        """Count rows and learn types; a `KeyError` names a column that is not there."""
+        """Count rows and determine types; raise `KeyError` with the name of a missing column."""
 
     @abstractmethod
     def stream_file(
@@ -163,13 +166,13 @@ class Source(ABC):
     ) -> Iterator[pa.RecordBatch]:
         """Stream rows from `start` on, with at least the columns of `schema`.
 
-        Batches may be of any size and types: `batches` cuts and casts them. A last column
-        `_bad` may say which rows the format itself had to give up.
+        Batches may have any size and types: `batches` slices and casts them. A last column
+        `_bad` may contain the reasons for rows that cannot be parsed.
         """
 
 
 def with_origin(table: pa.Table, file: str, start: int) -> pa.Table:
-    """Append `_file` and `_row` to consecutive rows of a file, the first of which is `start`."""
+    """Append `_file` and `_row` to consecutive rows of a file, starting with row `start`."""
     rows = pa.array(range(start, start + table.num_rows), pa.int64())
     files = pa.nulls(table.num_rows, pa.string()).fill_null(file)
     return table.append_column(FILE, files).append_column(ROW, rows)
@@ -183,7 +186,7 @@ def _refuse_bad(file: str, reasons: pa.ChunkedArray) -> None:
 
 
 def from_row(batches: Iterable[pa.RecordBatch], start: int) -> Iterator[pa.RecordBatch]:
-    """Leave out the first `start` rows."""
+    """Skip the first `start` rows."""
     for batch in batches:
         if start < batch.num_rows:
             yield batch.slice(start)
@@ -192,7 +195,7 @@ def from_row(batches: Iterable[pa.RecordBatch], start: int) -> Iterator[pa.Recor
 
 @contextmanager
 def readable(file: str) -> Iterator[None]:
-    """Turn what Arrow and the disk say of a file into an error that names the file."""
+    """Translate errors of Arrow and the file system into a `DataError` that names the file."""
     try:
         yield
     except ClftaskError:
@@ -203,12 +206,12 @@ def readable(file: str) -> Iterator[None]:
         raise DataError(Problem(file, None, allowed)) from None
     except (pa.ArrowException, ValueError, OSError) as error:
         reason = " ".join(str(error).split())[:300]
-        if "AWS Error" in reason:  # not the file's fault
+        if "AWS Error" in reason:  # pyarrow raises S3 failures as plain OSError
             with filesystems.translate_storage_errors(file):
                 raise
         raise DataError(Problem(file, None, f"cannot be read: {reason}")) from None
 
 
 def empty(file: str) -> NoReturn:
-    """Refuse a file that holds no row."""
-    raise DataError(Problem(file, 0, "holds no row", "Check the path and the export."))
+    """Raise the error for a file without rows."""
+    raise DataError(Problem(file, 0, "contains no rows", "Check the path and the export."))

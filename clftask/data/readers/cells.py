@@ -1,4 +1,4 @@
-"""Cells as the caller wants them: plain types, and strings that are known to be UTF-8."""
+"""Conversion of cells to plain Arrow types and valid UTF-8 strings."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ _BYTES = {*STRINGS, pa.string_view(), pa.binary(), pa.large_binary(), pa.binary_
 
 
 def find_once(file: str, names: Sequence[str], columns: Iterable[str]) -> None:
-    """Check that each of `columns` is one of a file's `names`, and is so only once.
+    """Check that each of `columns` occurs exactly once in a file's `names`.
 
     Raises:
-        KeyError: A column is not there.
-        DataError: The file holds it several times.
+        KeyError: A column is missing.
+        DataError: A column occurs several times.
     """
     counts = Counter(names)
     for name in columns:
         if not counts[name]:
             raise KeyError(name)
-    twins = [name for name in columns if counts[name] > 1]
-    if twins:
-        remedy = "Rename all but one, or leave them out."
-        raise DataError(*(Problem(file, n, "holds several columns of this name", remedy)
-                          for n in twins))  # fmt: skip
+    duplicates = [name for name in columns if counts[name] > 1]
+    if duplicates:
+        remedy = "Rename all but one, or remove them."
+        raise DataError(*(Problem(file, n, "contains several columns of this name", remedy)
+                          for n in duplicates))  # fmt: skip
 
 
 def pick(file: str, stored: pa.Schema, columns: list[str], strings: set[str]) -> pa.Schema:
-    """Return the plain types of columns; those of `strings` are strings if they hold bytes.
+    """Return the plain types of columns; `strings` with bytes or only nulls become strings.
 
     Raises:
-        KeyError: A column is not there.
-        DataError: The file holds it several times.
+        KeyError: A column is missing.
+        DataError: A column occurs several times.
     """
     find_once(file, stored.names, columns)
     kinds = {name: _plain_type(stored.field(name).type) for name in columns}
@@ -49,7 +49,7 @@ def pick(file: str, stored: pa.Schema, columns: list[str], strings: set[str]) ->
 
 
 def _plain_type(kind: pa.DataType) -> pa.DataType:
-    """Return a type without extension, dictionary and view types, those within it too."""
+    """Replace extension, dictionary and view types, also nested ones, by plain types."""
     if isinstance(kind, pa.BaseExtensionType):
         return _plain_type(kind.storage_type)
     if pa.types.is_dictionary(kind):
@@ -72,11 +72,13 @@ def _plain_field(field: pa.Field) -> pa.Field:
 
 
 def sound(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Return a batch as it is.
+    """Validate a batch and return it unchanged.
+
+    pyarrow reads offsets from IPC files without checking them; those of a damaged file may
+    point outside the buffers. Strings may contain any bytes.
 
     Raises:
-        pa.ArrowInvalid: Its lengths or offsets lead out of its memory, as those of a damaged
-            file may. Strings may be of any bytes.
+        pa.ArrowInvalid: A length or an offset is invalid.
     """
     batch.validate()
     for column in batch.columns:
@@ -85,7 +87,7 @@ def sound(batch: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def _raw(column: pa.Array) -> pa.Array:
-    """Return a column with bytes in place of strings, at its top and in its dictionary."""
+    """View strings as bytes, so that `validate(full=True)` does not check them for UTF-8."""
     if isinstance(column, pa.ExtensionArray):
         return _raw(column.storage)
     if pa.types.is_dictionary(column.type):
@@ -95,9 +97,9 @@ def _raw(column: pa.Array) -> pa.Array:
 
 
 def conform(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-    """Return a batch's rows with the columns and types of `schema`, and `_bad` at the end.
+    """Return a batch with the columns and types of `schema`, and `_bad` as last column.
 
-    A string that is not UTF-8 becomes null, and its row bad; what `_bad` says already stays.
+    A string that is not UTF-8 becomes null and its row bad. Existing reasons in `_bad` are kept.
     """
     known = BAD in batch.schema.names
     reasons = batch.column(BAD).to_pylist() if known else [None] * batch.num_rows
@@ -112,14 +114,14 @@ def conform(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
 
 
 def _fit(column: pa.Array, kind: pa.DataType) -> tuple[pa.Array, list[int]]:
-    """Cast a column; where strings are wanted, return the rows that are not UTF-8 too."""
+    """Cast a column; also return the rows of strings that are not UTF-8."""
     if isinstance(column, pa.ExtensionArray):
         column = column.storage
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if kind not in STRINGS or column.type not in _BYTES:
         return column.cast(kind), []
-    # Files may hold anything where they say string: only a cast from bytes looks at it.
+    # pyarrow checks UTF-8 only in a cast from binary to string, not when it reads a file.
     raw = column.cast(pa.binary() if kind == pa.string() else pa.large_binary())
     try:
         return raw.cast(kind), []

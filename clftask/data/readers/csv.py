@@ -1,4 +1,4 @@
-"""CSV and TSV."""
+"""Readers of CSV and TSV."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from clftask.errors import DataError, Problem
 
 
 class Csv(Source):
-    """Comma-separated values with a header; quoted newlines, BOMs and other encodings survive.
+    """CSV with a header; supports quoted newlines, byte order marks and other encodings.
 
-    An empty field is an empty string to `read` in columns of strings, and null to `batches`.
+    In string columns, `read` returns an empty field as an empty string, `batches` as null.
     """
 
     suffixes: ClassVar[tuple[str, ...]] = (".csv", ".csv.gz")
@@ -29,11 +29,11 @@ class Csv(Source):
     block_size = 1 << 20
 
     def file_names(self, file: str) -> list[str]:
-        """Read the file's beginning: the same parser for the names and the rows."""
+        """Parse the header, with the parser that also reads the rows."""
         return self._header(TextFile.of(file))
 
     def survey_file(self, file: str, columns: list[str], strings: set[str]) -> Survey:
-        """Read all rows as bytes, and narrow what is neither text nor id."""
+        """Read all rows as bytes, and infer the types of all columns except `strings`."""
         text = TextFile.of(file)
         if not text.is_blank:
             find_once(file, self._header(text), columns)
@@ -49,7 +49,7 @@ class Csv(Source):
     def stream_file(
         self, file: str, schema: pa.Schema, start: int, num_rows: int, texts: frozenset[str]
     ) -> Iterator[pa.RecordBatch]:
-        """Parse with Arrow, serially; strings as bytes, which may be anything."""
+        """Parse with Arrow in one thread; string columns as binary, which need not be UTF-8."""
         kinds = {f.name: pa.binary() if f.type in STRINGS else f.type for f in schema}
         return self._rows(TextFile.of(file), kinds, start)
 
@@ -62,7 +62,8 @@ class Csv(Source):
         numbers = [str(i) for i, name in enumerate(names) if name not in strings]
         if not numbers:
             return table
-        table = table.rename_columns([str(i) for i in range(len(names))])  # Arrow cannot quote
+        # Numbers as names: older pyarrow.csv cannot quote header names.
+        table = table.rename_columns([str(i) for i in range(len(names))])
         sink = pa.BufferOutputStream()
         csv.write_csv(table.select(numbers), sink)
         data = sink.getvalue()
@@ -83,20 +84,20 @@ class Csv(Source):
         return Quotes(file, self.delimiter)
 
     def _check(self, stream: pa.NativeFile, file: str) -> None:
-        """Look at the quotes alone."""
+        """Check the quotes of a whole file without parsing it."""
         blocks = _CheckedBlocks(stream, self._quotes(file))
         while blocks.read(self.block_size):
             pass
 
     def _header(self, text: TextFile) -> list[str]:
-        """Parse the file's beginning as one block, where the last row may be cut."""
+        """Parse the file's beginning as one block; the last row may be incomplete."""
         from pyarrow import csv
 
         if text.is_blank:
             return []
-        # Cut within a character, the last row would fail Arrow's call of the handler.
+        # pyarrow decodes an invalid row for the handler: an incomplete character would fail.
         head = text.head.decode(errors="replace").encode()
-        self._quotes(text.path).follow(head.rstrip(b'"'))  # it may be cut between two
+        self._quotes(text.path).follow(head.rstrip(b'"'))  # the end may split a doubled quote
         reading = csv.ReadOptions(block_size=len(head) + 1)
         parsing = self._parsing(invalid_row_handler=lambda row: "skip")
         with csv.open_csv(pa.BufferReader(head + b"\n"), reading, parsing) as reader:
@@ -109,9 +110,9 @@ class Csv(Source):
     def _rows(
         self, text: TextFile, kinds: dict[str, pa.DataType], start: int
     ) -> Iterator[pa.RecordBatch]:
-        """Stream rows; where one is longer than a block, go on with blocks twice as long."""
+        """Stream rows; double the block size if a row is longer than a block."""
         if text.is_whole and not re.search(rb"[\r\n]", text.head.strip(b"\r\n")):
-            return  # nothing, or a header alone, which Arrow refuses where no newline ends it
+            return  # no rows; pyarrow raises on a header that does not end with a newline
         size = self.block_size
         while True:
             try:
@@ -124,7 +125,7 @@ class Csv(Source):
                     raise
             size *= 2
             if size > MAX_ROW_BYTES:
-                self._check(text.open(), text.path)  # most likely a quote was left open
+                self._check(text.open(), text.path)  # the usual cause is an unclosed quote
                 allowed = f"has a row longer than {MAX_ROW_BYTES >> 20} MB"
                 raise DataError(Problem(text.path, None, allowed, "Shorten it, or write Parquet."))
 
@@ -143,20 +144,20 @@ class Csv(Source):
         )
         reading = csv.ReadOptions(block_size=size, use_threads=False)
         blocks = _CheckedBlocks(text.open(), self._quotes(text.path))
-        # Not closing the stream: Arrow reads ahead in a thread of its own.
+        # The stream stays open: pyarrow reads ahead in its own thread.
         stream = pa.PythonFile(blocks, mode="r")
         with csv.open_csv(stream, reading, self._parsing(), converting) as reader:
             yield from reader
 
 
-_MORE = 4096  # bytes, where a block would end badly
+_MORE = 4096  # bytes to extend a block whose end is unsuitable
 
 
 class _CheckedBlocks:
-    """Blocks of a stream that end neither between \\r and \\n nor between two quotes.
+    """File object with checked quotes; no block ends between \\r and \\n or within `""`.
 
-    Arrow takes such a \\n for the end of a line that was ended already, and drops it even
-    within quotes; `Quotes` looks at what follows a quote.
+    pyarrow.csv drops the \\n of a quoted \\r\\n at a block boundary. `Quotes` needs the byte
+    that follows a quote.
     """
 
     closed = False
@@ -182,8 +183,9 @@ class _CheckedBlocks:
 
 
 def _is_longer_than_block(error: pa.ArrowInvalid) -> bool:
-    said = ("straddles two block boundaries", "Empty CSV file or block")
-    return any(words in str(error) for words in said)
+    # pyarrow.csv raises the second text if the first row does not fit the first block.
+    texts = ("straddles two block boundaries", "Empty CSV file or block")
+    return any(text in str(error) for text in texts)
 
 
 class Tsv(Csv):

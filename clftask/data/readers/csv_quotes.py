@@ -1,4 +1,4 @@
-"""The quotes of CSV, as RFC 4180 has them."""
+"""Check of quotes in CSV according to RFC 4180."""
 
 from __future__ import annotations
 
@@ -7,38 +7,38 @@ from typing import NoReturn
 
 from clftask.errors import DataError, Problem
 
-# From within quotes: up to the one that closes them, over those that are doubled.
+# The rest of a quoted cell, with doubled quotes, up to the closing quote.
 _CLOSING = re.compile(rb'[^"]*+(?:""[^"]*+)*+"')
 _SHOWN_BYTES = 40
 
 
 class Quotes:
-    """Follows the quotes of a file block by block; refuses those that cannot be meant.
+    """Checks the quotes of a file block by block.
 
-    A quote opens only where a cell begins, and closes only where one ends. Arrow is lenient:
-    a text that happens to begin with a quote swallows all rows up to the next quote, wherever
-    that stands.
+    A quote must open at the beginning of a cell and close at its end. pyarrow.csv does not
+    check this: for a text that begins with a single quote, it reads all rows up to the next
+    quote as one cell.
 
     Args:
-        file: Its path, for messages.
-        delimiter: What stands between cells.
+        file: The file's path, for messages.
+        delimiter: The delimiter of cells.
     """
 
     def __init__(self, file: str, delimiter: str) -> None:
         edge = b"[\r\n%s]" % delimiter.encode()
         self._ends = re.compile(rb"%s|\Z" % edge)
-        # All that is whole: other bytes, quoted cells, and quotes that open nothing.
+        # Valid content: bytes other than quotes, quoted cells, and quotes within a cell.
         self._sound = re.compile(
             rb'(?:[^"]++|(?<=%s)"[^"]*+(?:""[^"]*+)*+"(?=%s|\Z)|(?<!%s)")*+' % (edge, edge, edge)
         )
         self._file, self._before, self._num_lines = file, b"\n", 0
-        self._opened, self._shown = 0, b""  # the line of the quote that is open, and its cell
+        self._opened, self._shown = 0, b""  # line of the open quote, and the start of its cell
 
     def follow(self, block: bytes) -> None:
-        """Take the next block; only the last one of a file may end with a quote.
+        """Check the next block; only the last block of a file may end with a quote.
 
         Raises:
-            DataError: A quote closes within a cell; names the line where it opens.
+            DataError: A quote closes within a cell; names the line of the opening quote.
         """
         data, at = self._before + block, 1
         self._shown += block[: _SHOWN_BYTES - len(self._shown)]
@@ -63,10 +63,10 @@ class Quotes:
         self._num_lines += _count_lines(block)
 
     def end(self) -> None:
-        """Take note that the file ends.
+        """Check the end of the file.
 
         Raises:
-            DataError: It ends within quotes; names the line where they open.
+            DataError: A quote is not closed; names its line.
         """
         if self._opened:
             self._refuse("opens a quote that is never closed")
@@ -77,7 +77,7 @@ class Quotes:
     def _refuse(self, allowed: str) -> NoReturn:
         shown = self._shown.decode(errors="replace").splitlines()[0]
         remedy = (
-            "Double the quotes that belong to a text and put it in quotes, "
+            "Double the quotes within a text and enclose it in quotes, "
             "or write Parquet or JSON lines."
         )
         raise DataError(Problem(f"{self._file}, line {self._opened}", shown, allowed, remedy))

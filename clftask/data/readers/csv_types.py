@@ -1,4 +1,4 @@
-"""The types of columns that a file holds as text."""
+"""Type inference for the columns of text formats."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 
 TRUE, FALSE = ["true", "True", "TRUE"], ["false", "False", "FALSE"]
 
-# What is written otherwise ("007", "+1", an integer that a double would round) stays a string.
+# Other spellings ("007", "+1", integers that a double would round) stay strings.
 _PATTERNS = {
     pa.bool_(): rf"^({'|'.join(TRUE + FALSE)})$",
     pa.int64(): r"^(0|-?[1-9][0-9]{0,18})$",
@@ -17,14 +17,14 @@ _PATTERNS = {
 
 
 class Narrowing:
-    """Finds the narrowest of bool, int64, double and string that fits all of a column."""
+    """Finds the narrowest of bool, int64, double and string that fits all values of a column."""
 
     def __init__(self) -> None:
         self._fitting = list(_PATTERNS)
         self._is_null = True
 
     def see(self, column: pa.Array) -> None:
-        """Take a further part of the column into account: binary, null where empty."""
+        """Add a part of the column: binary, null where empty."""
         values = column.drop_null()
         if len(values):
             self._is_null = False
@@ -32,7 +32,7 @@ class Narrowing:
 
     @property
     def kind(self) -> pa.DataType:
-        """The type of what was seen; null where all of it was."""
+        """The type of the values so far; null if all of them are null."""
         if self._is_null:
             return pa.null()
         return self._fitting[0] if self._fitting else pa.string()
@@ -43,13 +43,13 @@ def _fits(values: pa.Array, kind: pa.DataType) -> bool:
         return False
     try:
         values.cast(pa.string()).cast(kind)
-    except pa.ArrowInvalid:  # 19 digits may be too many
+    except pa.ArrowInvalid:  # 19 digits may exceed int64
         return False
     return kind != pa.float64() or all(_is_as_written(v) for v in pc.unique(values).to_pylist())
 
 
 def _is_as_written(cell: bytes) -> bool:
-    """Tell whether a number, written again, is the same text: `1.10` may be a version."""
+    """Check that a float converts back to the same text: `1.10` may be a version."""
     text = cell.decode()
     again = repr(float(text))
     return again.lower() == text.lower() or again == text + ".0"

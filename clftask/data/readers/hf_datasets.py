@@ -1,4 +1,4 @@
-"""Datasets of the `datasets` library: saved folders, and those of the hub."""
+"""Readers of Hugging Face datasets: folders of `save_to_disk`, and datasets of the hub."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HUB = "hub:"
 
 
 class Saved(Source):
-    """A `datasets` folder, a split of a `DatasetDict`, or one of the hub; already loaded."""
+    """A loaded dataset: a saved folder, a split of a `DatasetDict`, or a split from the hub."""
 
     def __init__(self, path: str, dataset: Any) -> None:
         super().__init__([path])
@@ -31,7 +31,7 @@ class Saved(Source):
         return list(self.dataset.column_names)
 
     def survey_file(self, file: str, columns: list[str], strings: set[str]) -> Survey:
-        """Ask the dataset, which knows."""
+        """Return the dataset's row count and types."""
         find_once(file, self.dataset.column_names, columns)
         none = self._rows(self._selected(columns), 0, 0)
         return Survey(len(self.dataset), pick(file, none.schema, columns, strings))
@@ -39,14 +39,14 @@ class Saved(Source):
     def stream_file(
         self, file: str, schema: pa.Schema, start: int, num_rows: int, texts: frozenset[str]
     ) -> Iterator[pa.RecordBatch]:
-        """Slice the dataset, which lies on disk."""
+        """Slice the memory-mapped dataset."""
         selected = self._selected(schema.names)
         for first in range(start, len(self.dataset), num_rows):
             rows = self._rows(selected, first, first + num_rows)
             yield from rows.combine_chunks().to_batches()
 
     def version(self, file: str) -> str:
-        """Return the fingerprint that `datasets` keeps."""
+        """Return the dataset's fingerprint."""
         return str(self.dataset._fingerprint)
 
     def _selected(self, columns: list[str]) -> Any:
@@ -60,7 +60,7 @@ class Saved(Source):
 
 
 def _named(feature: Any, column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Turn the ints of a ClassLabel, or of a list of them, into names."""
+    """Convert the codes of a ClassLabel, or of a list of them, to names."""
     inner = getattr(feature, "feature", None)
     names = getattr(inner if inner is not None else feature, "names", None)
     if names is None:
@@ -78,7 +78,7 @@ def _named(feature: Any, column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _take_names(names: list[str], codes: pa.Array) -> pa.Array:
-    codes = pc.if_else(pc.less(codes, 0), None, codes)  # -1 is "unlabelled" in datasets
+    codes = pc.if_else(pc.less(codes, 0), None, codes)  # datasets: -1 means no label
     return pa.array(names, pa.string()).take(codes)
 
 
@@ -86,10 +86,9 @@ def _take_names(names: list[str], codes: pa.Array) -> pa.Array:
 
 
 def is_saved(path: str) -> bool:
-    """Tell whether a path is a folder that `datasets` saved."""
-    if (
-        filesystems.is_url(path) and "?" in path
-    ):  # below a query a web server may show the same file
+    """Tell whether a path is a folder written by `save_to_disk` of datasets."""
+    # A web server may ignore a path that is appended to a query and return the file itself.
+    if filesystems.is_url(path) and "?" in path:
         return False
     markers = ("dataset_dict.json", "state.json")
     return any(storage.exists(storage.join(path, marker)) for marker in markers)
@@ -108,16 +107,16 @@ def load_hub(path: str, field: str) -> dict[str, Source]:
     """Load `hub:owner/name[@config]`.
 
     Raises:
-        DataError: The hub does not give it.
+        DataError: The dataset cannot be loaded from the hub.
     """
     return _splits(path, _load_hub(path, field))
 
 
 def load_split(path: str) -> Source:
-    """Load what a `Saved` has as its file: a folder without splits, or a split of the hub.
+    """Load the dataset for a file path of `Saved`: a folder without splits, or a hub split.
 
     Raises:
-        DataError: It is damaged, or the hub does not give it.
+        DataError: The dataset is damaged, or cannot be loaded from the hub.
     """
     if path.startswith(HUB):
         whole, _, split = path.rpartition("/")
@@ -134,11 +133,12 @@ def _load(path: str, folder: str) -> Any:
     try:
         found = datasets.load_from_disk(folder)
         for part in found.values() if isinstance(found, dict) else [found]:
-            if part._indices is not None:  # rows that are looked up before they are looked at
+            # With an indices mapping, datasets takes rows before `_rows` validates them.
+            if part._indices is not None:
                 part.data.table.validate(full=True)
                 part._indices.table.validate(full=True)
         return found
-    except Exception as error:  # of whatever its JSON files lead it to
+    except Exception as error:  # datasets raises many classes for damaged JSON files
         reason = " ".join(str(error).split())[:300]
         raise DataError(Problem(path, None, f"cannot be read: {reason}")) from None
 
@@ -151,7 +151,7 @@ def _load_hub(path: str, field: str) -> Any:
         raise DataError(Problem(field, path, "must be hub:owner/name or hub:owner/name@config"))
     try:
         return datasets.load_dataset(name, config or None)
-    except Exception as error:  # the hub's client raises a zoo of classes
+    except Exception as error:  # huggingface_hub raises many unrelated classes
         reason = " ".join(str(error).split())[:300]
         remedy = "Check the name, the network and HF_TOKEN."
         raise DataError(Problem(field, path, f"cannot be loaded: {reason}", remedy)) from None
@@ -165,7 +165,7 @@ def _downloaded(path: str) -> str:
 
 @functools.lru_cache(maxsize=4)
 def _downloaded_once(path: str, version: str) -> str:
-    """Return a copy that is made once a process: it is opened for each range of rows."""
+    """Download a folder once per process; it is opened for each range of rows."""
     return _downloaded(path)
 
 

@@ -1,4 +1,4 @@
-"""JSON lines one by one, where Arrow refuses a block: a bad line costs no other."""
+"""Parses JSON lines one by one if Arrow cannot parse a block, so that only bad lines fail."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _WORDS = {bool: "a boolean", int: "a number", float: "a number", list: "a list",
 
 
 def is_deep(line: bytes) -> bool:
-    """Tell whether a line is nested so deeply that Arrow may run out of its stack."""
+    """Check for deep nesting: pyarrow.json parses recursively and may overflow the stack."""
     if line.count(b"[") + line.count(b"{") <= MAX_DEPTH:
         return False
     depth = 0
@@ -30,7 +30,7 @@ def is_deep(line: bytes) -> bool:
 
 
 def parse_object(line: bytes) -> dict[str, Any] | None:
-    """Return a line's object, None if it holds none; bad bytes become lone surrogates."""
+    """Return a line's JSON object, or None; bytes that are not UTF-8 become lone surrogates."""
     if is_deep(line):
         return None
     try:
@@ -41,19 +41,19 @@ def parse_object(line: bytes) -> dict[str, Any] | None:
 
 
 def type_of(name: str, value: Any) -> pa.DataType:
-    """Return the type of a column's value as Arrow's JSON reader would find it.
+    """Return the type that Arrow's JSON reader infers for a value.
 
     Raises:
-        ValueError: A list of several types; names the column.
+        ValueError: The value is a list of mixed types; names the column.
     """
     if isinstance(value, int) and abs(value) >> 63:
         return pa.float64()
     if isinstance(value, str):
-        return pa.string()  # whatever its bytes
+        return pa.string()  # also if it is not UTF-8
     try:
         return pa.array([value]).type
     except UnicodeEncodeError:
-        return pa.null()  # a bad row: it has no say
+        return pa.null()  # a bad row does not affect the column's type
     except pa.ArrowException as error:
         raise ValueError(f"column {name}: {error}") from None
 
@@ -62,7 +62,7 @@ def parse_each(lines: Sequence[bytes], schema: pa.Schema, texts: Collection[str]
     """Parse lines one by one.
 
     Returns:
-        The columns of `schema`, and `_bad` with what is wrong with a line.
+        The columns of `schema`, and `_bad` with the reason why a line is unusable.
     """
     objects = [parse_object(line) for line in lines]
     reasons = [None if found is not None else "is not a JSON object" for found in objects]
@@ -79,7 +79,7 @@ def parse_each(lines: Sequence[bytes], schema: pa.Schema, texts: Collection[str]
 
 
 def _column(values: list[Any], kind: pa.DataType, is_text: bool) -> tuple[pa.Array, dict[int, str]]:
-    """Return values as an array, null where one does not fit, and what is wrong with those."""
+    """Return values as an array, null where the type does not match, and the reasons by row."""
     if kind in STRINGS and not is_text:
         values = [json.dumps(v) if isinstance(v, bool | int | float) else v for v in values]
     try:
@@ -92,10 +92,10 @@ def _column(values: list[Any], kind: pa.DataType, is_text: bool) -> tuple[pa.Arr
 
 
 def _cell(value: Any, kind: pa.DataType) -> tuple[Any, str | None]:
-    """Return a value that Arrow takes for this type, or null and what is wrong with it."""
+    """Return a value that Arrow accepts for this type, or None and the reason."""
     try:
         if pa.types.is_floating(kind) and type(value) is int:
-            value = float(value)  # Arrow refuses those that a double would round
+            value = float(value)  # pyarrow rejects ints that a double would round
         pa.array([value], kind)
     except UnicodeEncodeError:
         return None, UNDECODABLE

@@ -1,4 +1,4 @@
-"""JSON lines."""
+"""Reader of JSON lines."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ _NUM_LINES = 1_000
 
 
 class JsonLines(Source):
-    """One JSON object a line; a blank line is no row."""
+    """One JSON object per line; blank lines are skipped."""
 
     suffixes: ClassVar[tuple[str, ...]] = (".jsonl", ".ndjson", ".json", ".jsonl.gz")
     seeks = False
     block_size = 4 << 20
 
     def file_names(self, file: str) -> list[str]:
-        """Parse the file: any line may bring a new name."""
+        """Parse the whole file: any line may contain a new name."""
         names: dict[str, None] = {}
         for lines in self._blocks(file):
             for some in _some(lines):
                 names |= dict.fromkeys(_names(some))
             if len(names) > MAX_COLUMNS:
-                allowed = f"has more than {MAX_COLUMNS:,} names"
-                remedy = "Put what varies into one column, or write Parquet."
+                allowed = f"has more than {MAX_COLUMNS:,} column names"
+                remedy = "Move varying keys into one column, or write Parquet."
                 raise DataError(Problem(file, None, allowed, remedy))
         return list(names)
 
     def survey_file(self, file: str, columns: list[str], strings: set[str]) -> Survey:
-        """Count lines, and unify the types of what is neither text nor id."""
+        """Count lines, and unify the types of all columns except `strings`."""
         kinds: dict[str, pa.DataType] = {}
         num_rows, has_typed = 0, not strings.issuperset(columns)
         for lines in self._blocks(file):
@@ -54,7 +54,7 @@ class JsonLines(Source):
     def stream_file(
         self, file: str, schema: pa.Schema, start: int, num_rows: int, texts: frozenset[str]
     ) -> Iterator[pa.RecordBatch]:
-        """Parse blocks with Arrow; line by line where it refuses one."""
+        """Parse blocks with Arrow; parse line by line if Arrow cannot."""
         for lines in self._blocks(file):
             wanted = lines[start:]
             start = max(0, start - len(lines))
@@ -67,7 +67,7 @@ class JsonLines(Source):
                 yield from table.combine_chunks().to_batches()
 
     def _blocks(self, file: str) -> Iterator[list[bytes]]:
-        """Stream the lines that are not blank, those of a block together."""
+        """Yield the non-blank lines of each block."""
         text = TextFile.of(file)
         _refuse_array(file, text.head)
         with text.open() as stream:
@@ -84,12 +84,12 @@ class JsonLines(Source):
 
 
 def _refuse_array(file: str, head: bytes) -> None:
-    """Refuse a file that is a list of all its objects; a line that is one is but a bad row."""
+    """Refuse a file that is one JSON array; a single line with an array is just a bad row."""
     if not re.match(rb"\s*\[\s*\{", head):
         return
     line, _, rest = head.lstrip().partition(b"\n")
     if not rest.strip() or not line.rstrip().endswith(b"]"):
-        remedy = "Write one object a line, without brackets and commas around, or write Parquet."
+        remedy = "Write one object per line, without brackets and commas, or write Parquet."
         raise DataError(Problem(file, None, "is one JSON array, not JSON lines", remedy))
 
 
@@ -98,10 +98,11 @@ def _lines(block: bytes) -> list[bytes]:
 
 
 def _parse(lines: Sequence[bytes], schema: pa.Schema | None = None) -> pa.Table | None:
-    """Parse lines with Arrow, or return None where it cannot or its rows are not the lines.
+    """Parse lines with Arrow; return None if it fails or its rows do not match the lines.
 
-    Arrow takes several objects on a line and crashes on a `null` (apache/arrow#47409), hence
-    the look at both ends: where each line holds an object at least, the count tells the rest.
+    pyarrow.json accepts several objects on one line and crashes on a line `null`
+    (apache/arrow#47409). So each line must begin with `{` and end with `}`, and the number of
+    rows must equal the number of lines.
     """
     from pyarrow import json
 
@@ -115,14 +116,14 @@ def _parse(lines: Sequence[bytes], schema: pa.Schema | None = None) -> pa.Table 
     reading = json.ReadOptions(use_threads=False, block_size=len(data) + 1)
     try:
         table = json.read_json(pa.BufferReader(data), reading, parsing)
-        table.validate(full=True)  # else it may hold strings that are not UTF-8
+        table.validate(full=True)  # pyarrow.json does not check UTF-8
     except pa.ArrowInvalid:
         return None
     return table if table.num_rows == len(lines) else None
 
 
 def _some(lines: list[bytes]) -> Iterator[list[bytes]]:
-    """Yield some lines at a time: Arrow makes a cell of each name for each of them."""
+    """Yield slices of lines: Arrow allocates a cell for each name in each line of a call."""
     for start in range(0, len(lines), _NUM_LINES):
         yield lines[start : start + _NUM_LINES]
 
@@ -135,7 +136,7 @@ def _names(lines: Sequence[bytes]) -> list[str]:
 
 
 def _typed(lines: Sequence[bytes], columns: Sequence[str]) -> Iterator[tuple[str, pa.DataType]]:
-    """Yield those of `columns` that are there, with each type that they have in these lines."""
+    """Yield the present columns among `columns`, with each of their types in these lines."""
     table = _parse(lines)
     if table is not None:
         for name in set(columns) & set(table.schema.names):
@@ -148,7 +149,7 @@ def _typed(lines: Sequence[bytes], columns: Sequence[str]) -> Iterator[tuple[str
 
 
 def _without_times(kind: pa.DataType) -> pa.DataType:
-    """Return a type with strings where Arrow sees times: further lines may hold other strings."""
+    """Replace timestamps by strings: Arrow infers them, but later lines may not be timestamps."""
     if pa.types.is_timestamp(kind):
         return pa.string()
     if pa.types.is_list(kind):
@@ -164,10 +165,10 @@ def _learn(
     found: Iterator[tuple[str, pa.DataType]],
     strings: set[str],
 ) -> None:
-    """Widen the types in `kinds` by those found.
+    """Unify the types in `kinds` with the found ones.
 
     Raises:
-        DataError: Two types of a column cannot be one.
+        DataError: Two types of a column cannot be unified.
     """
     for name, kind in found:
         known = pa.string() if name in strings else kinds.get(name, kind)
@@ -178,5 +179,5 @@ def _learn(
         try:
             kinds[name] = pa.unify_schemas(schemas, promote_options="permissive").field(0).type
         except pa.ArrowException:
-            allowed = f"column {name} must be of one type, or left out"
+            allowed = f"column {name} must have one type, or be left out"
             raise DataError(Problem(file, f"{known} and {kind}", allowed)) from None

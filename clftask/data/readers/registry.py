@@ -1,4 +1,4 @@
-"""All formats, and which of them a path stands for."""
+"""All formats, and the selection of the format for a path."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ SOURCES: tuple[type[Source], ...] = (Csv, Tsv, JsonLines, Parquet, Arrow)
 
 
 def open_source(path: str, field: str) -> dict[str, Source]:
-    """Open what a path stands for.
+    """Open the source at a path.
 
     Args:
         path: File, folder, glob, saved datasets folder or `hub:owner/name[@config]`.
         field: The job file's field, for messages.
 
     Returns:
-        `{"train": source}`, or one source for each split that the data itself knows.
+        `{"train": source}`, or one source for each split of a saved or hub dataset.
 
     Raises:
-        DataError: Nothing is there, or nothing that is read here.
+        DataError: No file matches, or the files have no supported format.
     """
     if path.startswith(HUB):
         return load_hub(path, field)
@@ -34,24 +34,24 @@ def open_source(path: str, field: str) -> dict[str, Source]:
         return load_saved(path)
     files = listing.expand(path)
     if not files:
-        raise DataError(Problem(field, path, "no file is there", "Check the path."))
+        raise DataError(Problem(field, path, "no file found", "Check the path."))
     known = {file: _format_of(file) for file in files}
     readable = [f for f in files if known[f]]
     formats = {known[f] for f in readable}
     if len(formats) != 1 or (len(readable) < len(files) and len(files) == 1):
         suffixes = ", ".join(s for source in SOURCES for s in source.suffixes)
         found = sorted({re.sub(r".*/[^.]*", "", f) for f in files})[:5]
-        raise DataError(Problem(field, found, f"must be files of one of {suffixes}"))
+        raise DataError(Problem(field, found, f"must be files of one format: {suffixes}"))
     source = formats.pop()
     assert source is not None
     return {"train": source(readable, [f for f in files if not known[f]])}
 
 
 def open_file(file: str) -> Source:
-    """Open one of the files that a source has, by its path alone.
+    """Open one file of a source by its path.
 
     Raises:
-        DataError: It is none that is read here.
+        DataError: The file has no supported format, or cannot be loaded.
     """
     kind = _format_of(file)
     if kind is not None and not file.startswith(HUB):

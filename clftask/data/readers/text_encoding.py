@@ -1,4 +1,4 @@
-"""Text files: gzip, encodings and byte order marks are gone when a format sees them."""
+"""Opens text files as UTF-8: handles gzip, other encodings and byte order marks."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ import pyarrow as pa
 from clftask.io import filesystems
 
 SAMPLE_BYTES = 1 << 20
-_REQUEST_BYTES = 4 << 20  # small ones are slow from an object store
-MAX_ROW_BYTES = 64 << 20  # Arrow reads 32 blocks of CSV ahead, and a block holds a row at least
+_REQUEST_BYTES = 4 << 20  # small requests to an object store are slow
+# pyarrow.csv reads 32 blocks ahead, and a block is at least as long as a row.
+MAX_ROW_BYTES = 64 << 20
 BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
 class TextFile:
-    """A text file, and its beginning in UTF-8.
+    """A text file, with its beginning in UTF-8.
 
     Attributes:
-        path: Where it lies; gzipped if the name ends on `.gz`.
-        encoding: As `detect_encoding` finds it in the first MB.
-        has_bom: Whether it begins with the byte order mark of UTF-8.
-        head: The first MB in UTF-8, without the mark.
+        path: The path; gzip-compressed if it ends with `.gz`.
+        encoding: The encoding that `detect_encoding` returns for the first MB.
+        has_bom: Whether the file begins with the byte order mark of UTF-8.
+        head: The first MB in UTF-8, without byte order mark.
         is_whole: Whether `head` is the whole file.
     """
 
@@ -35,7 +36,7 @@ class TextFile:
 
     @classmethod
     def of(cls, path: str) -> TextFile:
-        """Look at a file's beginning."""
+        """Read a file's beginning."""
         with _open(path) as stream:
             raw = bytes(stream.read(SAMPLE_BYTES))
         encoding, head = detect_encoding(raw), raw.removeprefix(BOM)
@@ -45,7 +46,7 @@ class TextFile:
 
     @property
     def is_blank(self) -> bool:
-        """Whether the file holds nothing but white space."""
+        """Whether the file contains only white space."""
         return self.is_whole and not self.head.strip()
 
     def open(self) -> pa.NativeFile:
@@ -70,14 +71,14 @@ def _is_utf8(encoding: str) -> bool:
 
 
 def detect_encoding(data: bytes) -> str:
-    """Name a text's encoding: by its byte order mark, as UTF-8, else by its statistics.
+    """Detect a text's encoding: from the byte order mark, as UTF-8, or from its statistics.
 
-    Text is UTF-8 although some bytes are not, as long as these are fewer than its non-ASCII
-    characters: one damaged row must not turn all others into gibberish.
+    Text counts as UTF-8 if it has fewer invalid bytes than valid non-ASCII characters, so that
+    a damaged row does not change the encoding of the others.
     """
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "utf-16"
-    # Not data.decode: a sample may end within a character.
+    # An incremental decoder, because the sample may end within a character.
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     text = decoder.decode(data, final=len(data) < SAMPLE_BYTES)
     num_damaged = text.count("\ufffd") - data.count("\ufffd".encode())
@@ -92,6 +93,6 @@ def _guess(data: bytes) -> str:
 
     matches = charset_normalizer.from_bytes(data)
     best = matches.best()
-    # Its rivals for western text (cp1250, cp1257) score as well, and are rarer.
+    # charset_normalizer scores cp1250 and cp1257 as high as the more common cp1252.
     is_western = any("cp1252" in match.could_be_from_charset for match in matches)
     return best.encoding if best and not is_western else "cp1252"

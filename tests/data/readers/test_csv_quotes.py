@@ -54,8 +54,7 @@ def test_quote_that_closes_rows_later_is_refused(
     assert (problem.path, problem.value) == (f"{source.files[0]}, line 3", '"bar baz,1')
     assert problem.allowed == "opens a quote that closes within a cell of line 5"
     assert problem.remedy == (
-        "Double the quotes that belong to a text and put it in quotes, "
-        "or write Parquet or JSON lines."
+        "Double the quotes within a text and enclose it in quotes, or write Parquet or JSON lines."
     )
 
 

@@ -179,7 +179,7 @@ def test_an_unknown_extension_is_refused(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", ["absent.csv", "*.csv", "absent", ""])
 def test_nothing_there_is_refused(tmp_path: Path, name: str) -> None:
     problem = refused(read, tmp_path / "empty" / name)
-    assert (problem.path, problem.allowed) == ("data.train", "no file is there")
+    assert (problem.path, problem.allowed) == ("data.train", "no file found")
 
 
 # ------------------------------------------------------------------ text files
@@ -267,7 +267,7 @@ def test_a_file_without_rows_is_refused(tmp_path: Path, content: str) -> None:
     path = written(tmp_path, "rows.csv", content)
     source = open_source(str(path), "data.train")["train"]
     problem = refused(lambda: source.read(source.names()))
-    assert (problem.path, problem.allowed) == (str(path), "holds no row")
+    assert (problem.path, problem.allowed) == (str(path), "contains no rows")
 
 
 # ------------------------------------------------------------------ saved datasets
@@ -367,8 +367,8 @@ def test_columns_of_one_name_are_refused_where_they_are_read(tmp_path, name):
     for look in (lambda: source.read(["n", "text"]), lambda: source.survey(str(path), ["text"])):
         problem = refused(look)
         assert (problem.path, problem.value) == (str(path), "text")
-        assert problem.allowed == "holds several columns of this name"
-        assert problem.remedy == "Rename all but one, or leave them out."
+        assert problem.allowed == "contains several columns of this name"
+        assert problem.remedy == "Rename all but one, or remove them."
     assert source.read(["n"])["n"].to_pylist() == [1]
     schema = source.survey(str(path), ["n"]).schema
     assert [batch["n"].to_pylist() for batch in source.batches(str(path), schema)] == [[1]]

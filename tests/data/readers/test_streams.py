@@ -730,7 +730,7 @@ def test_types_that_cannot_be_one_are_refused(
     path = written(tmp_path, "rows.jsonl", '{"n": 1}\n{"n": 2.5}\n{"n": null}\n{"n": "x"}\n')
     problem = refused(survey, path, ["n"])
     assert (problem.path, problem.value) == (str(path), "double and string")
-    assert problem.allowed == "column n must be of one type, or left out"
+    assert problem.allowed == "column n must have one type, or be left out"
     path = written(tmp_path, "rows.jsonl", '{"n": [1, "x"]}\n')
     assert "column n" in refused(survey, path, ["n"]).allowed
 
@@ -774,7 +774,7 @@ def test_one_array_is_refused_with_the_remedy(tmp_path: Path, form: str, name: s
         problem = refused(call)
         assert (problem.path, problem.allowed) == (file, "is one JSON array, not JSON lines")
         assert problem.remedy == (
-            "Write one object a line, without brackets and commas around, or write Parquet."
+            "Write one object per line, without brackets and commas, or write Parquet."
         )
 
 
