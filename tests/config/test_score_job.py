@@ -121,10 +121,10 @@ def test_all_that_is_missing_is_told_at_once():
     [
         ("shard_row=5", "shard_row", "Did you mean shard_rows?"),
         ("input.ids=x", "input.ids", "Did you mean id?"),
-        ("output.format=csv", "output.format", "Known here: layout, path."),
-        ("scaling.max_failures=3", "scaling.max_failures", "Known here: "),
-        ("output.layout.k=3", "output.layout.k", "Known here: kind."),
-        ("seed=1", "seed", "Known here: "),
+        ("output.format=csv", "output.format", "Known fields: layout, path."),
+        ("scaling.max_failures=3", "scaling.max_failures", "Known fields: "),
+        ("output.layout.k=3", "output.layout.k", "Known fields: kind."),
+        ("seed=1", "seed", "Known fields: "),
     ],
 )
 def test_unknown_keys_are_refused(override, path, remedy):
