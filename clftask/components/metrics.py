@@ -338,10 +338,9 @@ def _classes(decided: Array) -> Array:
 def module(name: str, task: Task = "multilabel") -> Any:
     """Return a metric as an `evaluate.Metric` module that works offline.
 
-    `evaluate.load` requires the hub; a subclass of `evaluate.Metric` does not. The module's
-    `compute(predictions=probabilities, references=targets)` takes rows of label probabilities
-    and of 0 and 1; multilabel rows are decided at `threshold` (0.5). `add_batch` and
-    `evaluate.combine` work as for modules of the hub.
+    `evaluate.load` requires the hub. `compute(predictions=probabilities, references=targets)`
+    takes rows of label probabilities and of 0 and 1; `threshold` (0.5) decides multilabel rows.
+    `add_batch` and `evaluate.combine` work as for modules of the hub.
 
     Raises:
         KeyError: The task has no metric of this name.

@@ -57,7 +57,7 @@ class TextRecipe(Spec):
         parts = [_blank_to_null(table, name) for name in self.text]
         text, separator = parts[0], pa.scalar(self.separator, pa.large_string())
         for part in parts[1:]:
-            # pyarrow's null_handling="skip" returns "", not null, where all parts are null.
+            # pyarrow's null_handling="skip" drops rows in which all parts are null.
             text = pc.coalesce(pc.binary_join_element_wise(text, part, separator), text, part)
         return text, _blank_to_null(table, self.text_pair) if self.text_pair else None
 

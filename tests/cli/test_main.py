@@ -92,7 +92,7 @@ def test_all_wrong_columns_at_once(document, tmp_path):
         (["decision.threshold=1.5"], "decision.threshold", "less than 1"),
         (["decision.threshold={kind: floor}"], "decision.threshold", "precision or recall"),
         (["decision.threshold=0.4"], "decision.threshold", "multilabel"),
-        (["scaling.workers=[8, 2]"], "scaling.workers", "[least, most]"),
+        (["scaling.workers=[8, 2]"], "scaling.workers", "[min, max]"),
         (["scaling.workers=[2, 64]"], "training.batch_size", "at most that many"),
         (["epochs"], "epochs", "field.path=value"),
     ],

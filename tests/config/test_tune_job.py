@@ -323,7 +323,7 @@ def test_a_path_below_a_value_is_refused() -> None:
 def test_a_path_within_another_is_refused() -> None:
     hidden = {"kind": "randint", "low": 16, "high": 65}
     (problem,) = problems(job_with(space={"model.head": HEAD, "model.head.hidden": hidden}))
-    assert (problem.path, problem.allowed) == ("space.model.head.hidden", "lies within model.head")
+    assert (problem.path, problem.allowed) == ("space.model.head.hidden", "is inside model.head")
     near = {"training.learning_rate": RATE, "training.head_learning_rate": RATE}
     assert TuneJob.load(job_with(space=near)).num_trials == 16
 
