@@ -214,7 +214,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"kind": "grid", "values": [{"a": 1}, {"a": 1}]}, "contains a duplicate value"),
     (
         {"kind": "choice", "values": ["a", {"kind": "uniform", "low": 0, "high": 1}]},
-        "only for a field within a value",
+        "a value cannot be a distribution",
     ),
     (
         {"kind": "choice", "values": [{"kind": "mlp", "p": {"kind": "randint", "low": 4}}]},
