@@ -274,7 +274,7 @@ def _of_optimizer(training: TrainingSpec) -> list[Problem]:
 def _of_workers(job: TrainJob) -> list[Problem]:
     batch_size, (least, most) = job.training.batch_size, job.scaling.bounds
     if most > batch_size:
-        allowed = f"is global, so scaling.workers must be at most as many, not {most}"
+        allowed = f"is global, so it must be at least scaling.workers ({most})"
         return [Problem("training.batch_size", batch_size, allowed)]
     if least == most and batch_size % most:
         allowed = f"is global, so it must be a multiple of scaling.workers ({most})"

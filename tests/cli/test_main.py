@@ -73,7 +73,7 @@ def test_all_wrong_columns_at_once(document, tmp_path):
         (["data.labels={kind: list, column: tags}"], "data.labels.kind", "multiclass"),
         (["task=multilabel"], "data.labels.kind", "multilabel"),
         (["task=multilabel", "data.labels={kind: list, column: label}"], "label", "lists"),
-        (["data.labels.column=tags"], "tags", "one label a row"),
+        (["data.labels.column=tags"], "tags", "one label per row"),
         (["data.split={kind: random, validation: 0.5, test: 0.5}"], "data.split", "below 1"),
         (["data.split={kind: column, column: source}"], "data.split.column", "train"),
         (["model.base=/no/such/folder"], "model.base", "no folder"),
@@ -93,7 +93,7 @@ def test_all_wrong_columns_at_once(document, tmp_path):
         (["decision.threshold={kind: floor}"], "decision.threshold", "precision or recall"),
         (["decision.threshold=0.4"], "decision.threshold", "multilabel"),
         (["scaling.workers=[8, 2]"], "scaling.workers", "[min, max]"),
-        (["scaling.workers=[2, 64]"], "training.batch_size", "at most that many"),
+        (["scaling.workers=[2, 64]"], "training.batch_size", "at least scaling.workers"),
         (["epochs"], "epochs", "field.path=value"),
     ],
 )
