@@ -13,16 +13,16 @@ __version__ = "0.1.0"
 
 
 def load(bundle: str, device: str | None = None, precision: str = "auto") -> Scorer:
-    """Open a bundle for use in Python: `clftask.load("runs/name/bundle").predict(texts)`.
+    """Load a bundle for use in Python: `clftask.load("runs/name/bundle").predict(texts)`.
 
     Args:
         bundle: A bundle's folder or URL.
-        device: cpu, cuda …; None takes a GPU if there is one.
+        device: cpu, cuda …; None selects a GPU if one is available.
         precision: auto, fp32, bf16 or fp16.
 
     Raises:
-        DataError: There is no bundle, or it is not whole.
-        ConfigError: The device does not have the precision.
+        DataError: The bundle is missing or incomplete.
+        ConfigError: The device does not support the precision.
     """
     from clftask.models.predictor import load as open_bundle
 
@@ -30,9 +30,9 @@ def load(bundle: str, device: str | None = None, precision: str = "auto") -> Sco
 
 
 def register() -> None:
-    """Register the MLP head with transformers, so that `from_pretrained` opens its bundles.
+    """Register the MLP head with transformers, so that `from_pretrained` loads its bundles.
 
-    `clftask.load` and the commands do this themselves. Importing transformers takes seconds.
+    `clftask.load` and the commands call this themselves. Importing transformers takes seconds.
     """
     from clftask.models.mlp import register as register_head
 

@@ -1,4 +1,4 @@
-"""`python -m clftask` is the command `clftask`."""
+"""Entry point of `python -m clftask`."""
 
 from clftask.cli.main import main
 

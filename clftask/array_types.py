@@ -1,4 +1,4 @@
-"""The array types that functions take and return."""
+"""Shared NumPy array types."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The errors of clftask: each says what a user can do, and survives pickling."""
+"""Exceptions of clftask: each lists problems with a remedy, and can be pickled."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from clftask.redaction import _masked_value, masked
 
 @dataclass(frozen=True)
 class Problem:
-    """One mistake: where it is, what was found, what is allowed, what to do.
+    """One user error: location, value found, what is allowed, what to do.
 
-    What looks like a secret is masked in all of it.
+    Secrets are masked in all fields.
 
     Attributes:
         path: The field's dotted path in the job file, or the file and row.
-        value: What was found there; plain data only.
-        allowed: What is allowed there.
+        value: The value found there; plain data only.
+        allowed: What is allowed there, or what is wrong.
         remedy: What the user should do.
     """
 
@@ -42,7 +42,7 @@ class Problem:
 
 
 class ClftaskError(Exception):
-    """Base of all errors raised on purpose; `exit_code` is the command's exit code."""
+    """Base class of all exceptions of clftask; `exit_code` is the exit code of the command."""
 
     exit_code = 1
 
@@ -54,7 +54,7 @@ class ClftaskError(Exception):
         return "\n".join(str(problem) for problem in self.problems)
 
     def as_json(self) -> dict[str, Any]:
-        """Return the error as the `--json` result holds it."""
+        """Return the error object of the `--json` result."""
         return {
             "error": {
                 "exit": self.exit_code,
@@ -64,40 +64,40 @@ class ClftaskError(Exception):
 
 
 class ConfigError(ClftaskError):
-    """A job file, an override or an environment that the user can fix."""
+    """Invalid job file, override or environment."""
 
     exit_code = 2
 
 
 class DataError(ClftaskError):
-    """A table that the user can fix."""
+    """Invalid input data or files."""
 
     exit_code = 2
 
 
 class StorageError(ClftaskError):
-    """A disk or object store that the user can fix: address, bucket, credentials."""
+    """Unusable disk or object store: wrong address, bucket or credentials."""
 
     exit_code = 2
 
 
 class AccessError(StorageError):
-    """Storage that refuses the credentials: trying again cannot help."""
+    """Storage denies access to these credentials; a retry cannot help."""
 
 
 class JobError(ClftaskError):
-    """A job that failed while it ran."""
+    """A running job failed."""
 
     exit_code = 1
 
 
 class BadRowError(JobError):
-    """A bad row in a job that shall fail at the first."""
+    """A bad row in a job with `on_bad_row: fail`."""
 
 
 @contextmanager
 def interruption_hint(remedy: str) -> Iterator[None]:
-    """Add a hint on how to resume to an interruption."""
+    """Add a note on how to resume to a KeyboardInterrupt."""
     try:
         yield
     except KeyboardInterrupt as stop:

@@ -1,8 +1,8 @@
-"""What a job logs, on the driver and on workers: lines, or with CLFTASK_LOG=json an object each.
+"""Logging on the driver and on workers: text lines, or JSON lines with CLFTASK_LOG=json.
 
-A JSON line names the kind of job and its run, and the shard or trial that it is about: what
-finds it among those of a whole cluster. On the driver there are lines only as JSON, in place
-of what a terminal shows. All go to stderr, where Ray and containers collect them.
+A JSON line contains the kind of job, its run, and the shard or trial, so that the lines of a
+cluster can be filtered. The driver logs only in JSON mode, in place of the terminal output.
+All lines go to stderr, where Ray and containers collect them.
 """
 
 from __future__ import annotations
@@ -19,61 +19,61 @@ from typing import Any
 
 from clftask.redaction import masked
 
-# What every record has: anything else came with `extra`.
+# The attributes of every LogRecord; all others come from `extra`.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _package = logging.getLogger("clftask")
 _package.addHandler(logging.NullHandler())
 _log = logging.getLogger(__name__)
-_bound: dict[str, Any] = {}  # of this process, which works for one job
+_bound: dict[str, Any] = {}  # context of all lines; a process runs one job
 _began = [0.0]
 
 
 def is_json() -> bool:
-    """Tell whether JSON lines are asked for."""
+    """Tell whether CLFTASK_LOG selects JSON lines."""
     return os.environ.get("CLFTASK_LOG", "").lower() == "json"
 
 
 def start() -> None:
-    """Let the driver log, if JSON is asked for; else it talks to a terminal."""
+    """Set up logging on the driver in JSON mode; otherwise the driver writes to the terminal."""
     if is_json():
         _log_to_stderr()
 
 
 def work_on(kind: str, run: str, **about: Any) -> None:
-    """Let a worker log, with what it works on in every line.
+    """Set up logging on a worker, with the job's context in every line.
 
     Args:
         kind: train, tune or score.
-        run: The run's folder, or the score table's place.
-        about: What else its lines are about: a rank, a trial.
+        run: The run's folder, or the score table's path.
+        about: Further context, such as a rank or a trial.
     """
     _bind(kind, run, **about)
     _log_to_stderr()
 
 
 def begin(kind: str, run: str) -> None:
-    """Name the job in the driver's lines from here on."""
+    """Add the job's context to the driver's lines, and log that the job begins."""
     _bind(kind, run)
     _began[0] = time.monotonic()
     _log.info("%s begins", kind)
 
 
 def end(error: BaseException | None) -> None:
-    """Log how the job ended; what is said after that still belongs to it."""
+    """Log how the job ended; later lines keep its context."""
     state = "done" if error is None else "failed" if isinstance(error, Exception) else "interrupted"
     seconds = round(time.monotonic() - _began[0], 1)
     _log.info("%s ends: %s", _bound.get("kind"), state, extra={"state": state, "seconds": seconds})
 
 
 def say(line: str) -> None:
-    """Log a line for the user; one that begins with error or warning is one."""
+    """Log a user message; the prefixes `error: ` and `warning: ` set the level."""
     head, _, rest = line.partition(": ")
     level = {"error": logging.ERROR, "warning": logging.WARNING}.get(head)
     _log.log(level or logging.INFO, "%s", rest if level else line)
 
 
 def run_name(kind: str, path: str) -> str:
-    """Return what a job is called in logs and metrics: its run, or the place of its table."""
+    """Return a job's name in logs and metrics: its run, or the path of its score table."""
     return path if kind == "score" else path.rstrip("/").rpartition("/")[2]
 
 
@@ -83,7 +83,7 @@ def _bind(kind: str, run: str, **about: Any) -> None:
 
 
 def _log_to_stderr() -> None:
-    """Send our own lines to stderr, and to no handler of others."""
+    """Send the lines of clftask to stderr only, not to handlers of other packages."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonLine() if is_json() else _Line())
     _package.handlers[:] = [handler]
@@ -92,7 +92,7 @@ def _log_to_stderr() -> None:
 
 
 class _Line(logging.Formatter):
-    """A line to read: when, how bad, what, and what it is about."""
+    """Formats a text line: time, level, message, context."""
 
     def format(self, record: logging.LogRecord) -> str:
         shown = " ".join(f"{name}={value}" for name, value in _about(record).items())
@@ -103,7 +103,7 @@ class _Line(logging.Formatter):
 
 
 class _JsonLine(logging.Formatter):
-    """A line for a log aggregator: one flat JSON object."""
+    """Formats a line for log aggregators: one flat JSON object."""
 
     def format(self, record: logging.LogRecord) -> str:
         when = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
@@ -123,17 +123,19 @@ class _JsonLine(logging.Formatter):
 
 
 def _about(record: logging.LogRecord) -> dict[str, Any]:
-    """Return what a line is about: the process's job, and what came with the line."""
+    """Return a line's context: the job of the process, and the record's `extra`."""
     found = {name: value for name, value in vars(record).items() if name not in _STANDARD}
-    own = {name: value for name, value in found.items() if not name.startswith("_")}  # Ray's do
+    # Ray adds attributes of its own to records; their names begin with `_`.
+    own = {name: value for name, value in found.items() if not name.startswith("_")}
     return {**_bound, **own}
 
 
 def quiet_libraries() -> None:
-    """Silence what users can do nothing about: loading bars, notices, deprecations."""
+    """Silence library output that users cannot act on: loading bars, notices, deprecations."""
     if os.environ.get("CLFTASK_DEBUG"):
         return
     warnings.filterwarnings("ignore")
+    # tokenizers warns after a fork unless this is set.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     for name in ("transformers", "accelerate", "datasets", "ray", "torch.distributed"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,11 +1,11 @@
-"""The words of messages."""
+"""Text formatting for messages."""
 
 from __future__ import annotations
 
 import re
 
-# Control characters, and those that change the direction of what follows (but not the marks
-# of right-to-left scripts); half characters, which cannot be written.
+# Control characters; bidirectional overrides (but not the marks of right-to-left scripts);
+# lone surrogates, which UTF-8 cannot encode.
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
@@ -21,5 +21,5 @@ def are(number: float) -> str:
 
 
 def printable(text: str) -> str:
-    """Return a text that a terminal shows as it is: what would steer it is escaped."""
+    """Return the text with control characters escaped, so that it cannot control a terminal."""
     return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

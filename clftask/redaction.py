@@ -1,27 +1,25 @@
-"""Masks secrets in whatever is shown, logged or stored."""
+"""Mask secrets in everything that is shown, logged or stored."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-# What follows a name such as aws_secret_access_key in a path, a query or printed data.
+# The value after a name such as aws_secret_access_key in a path, a query or printed data.
 _NAMED = re.compile(
     r"(?i)((?:secret|passw(?:or)?d|credential|signature|api_?key|access_?key|\btoken|[_-]token"
     r"|(?<=[?&])sig)"
     r"(?:[_-]\w+)?['\"]?\s*[=:]\s*)(?:'[^']*'|\"[^\"]*\"|[^\s'\"&,;}\])]+)"
 )
-
-
 _IN_URL = re.compile(r"(://)[^\s@:/'\"]{0,300}:[^\s@'\"]{0,300}@|(https?://)[^\s/@'\"]{0,300}@")
 _PORT = re.compile(r"://[^\s@:/'\"]+:\d{1,5}/")
 MASK, MAX_CHARS = "***", 10_000
 
 
 def masked(text: str) -> str:
-    """Return a text without the user and password of URLs and without the values of secrets.
+    """Return a text with user and password of URLs and the values of secrets masked.
 
-    It is cut where it is very long: names in tables may be megabytes.
+    Very long texts are cut: names in tables may be megabytes.
     """
     text = _IN_URL.sub(rf"\1\2{MASK}@", text[: 2 * MAX_CHARS])
     text = _NAMED.sub(rf"\1{MASK}", text)
@@ -29,14 +27,14 @@ def masked(text: str) -> str:
 
 
 def holds_secret(url: str) -> bool:
-    """Tell whether a URL holds a password, or a token in its query."""
+    """Tell whether a URL contains a password, or a token in its query."""
     _, mark, query = url.partition("?")
     has_user = _IN_URL.search(url) and not _PORT.search(url)
     return bool(has_user or _NAMED.search(mark + query))
 
 
 def _masked_value(value: Any, name: str = "") -> Any:
-    """Return what was found, masked; `name`: of the field that holds it."""
+    """Return a value with secrets masked; `name` is the field that contains it."""
     if value is not None and re.fullmatch(r"[\w-]+", name) and _NAMED.search(f"{name}=x"):
         return MASK
     if isinstance(value, list | tuple):

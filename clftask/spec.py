@@ -1,4 +1,4 @@
-"""Job files as frozen, typed data: load, override, fingerprint."""
+"""Base class of job files, which are frozen pydantic models: load, override, fingerprint."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from clftask.yaml_io import nested_values, parse_yaml, read_yaml, to_yaml
 
 
 class Spec(BaseModel):
-    """Base of every part of a job file: frozen, extra keys forbidden."""
+    """Base class of every section of a job file: frozen, extra keys forbidden."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True
@@ -33,7 +33,7 @@ class Spec(BaseModel):
         """Read a spec: defaults, then the YAML file (or mapping), then `path=value` overrides.
 
         Raises:
-            ConfigError: Reports all mistakes at once, each with its dotted path.
+            ConfigError: Lists all mistakes, each with its dotted path.
         """
         document = dict(source) if isinstance(source, Mapping) else read_yaml(source)
         _apply_overrides(cls, document, overrides)
@@ -43,7 +43,7 @@ class Spec(BaseModel):
             raise ConfigError(*_problems(cls, document, error)) from None
 
     def dump(self) -> dict[str, Any]:
-        """Return plain data: what YAML and JSON hold."""
+        """Return plain data that YAML and JSON can represent."""
         return self.model_dump(mode="json")
 
     def to_yaml(self) -> str:
@@ -63,7 +63,7 @@ def bare_kind(value: Any) -> Any:
 
 
 class BareKind:
-    """Annotates a union on `kind` that, also in its schema, accepts a bare name for a member."""
+    """Annotates a union on `kind`: validation and JSON schema also accept the bare kind."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
         return core_schema.no_info_before_validator_function(bare_kind, handler(source))
@@ -84,7 +84,7 @@ def _plain_data(data: dict[str, Any]) -> dict[str, Any]:
     return data
 
 
-# For fields whose content is checked elsewhere or only stored.
+# For fields that are validated elsewhere, or only stored.
 PlainData = Annotated[dict[str, Any], AfterValidator(_plain_data)]
 
 
@@ -101,7 +101,7 @@ def _apply_overrides(cls: type[Spec], document: dict[str, Any], overrides: Itera
 
 
 def _default_kind(cls: Any, parents: list[str]) -> dict[str, Any]:
-    """Return the default kind at a path, so that an override may set one of its fields."""
+    """Return the default kind at a path, so that an override can set one of its fields."""
     default: Any = None
     for parent in parents:
         field = cls.model_fields.get(parent) if _is_spec(cls) else None
@@ -127,10 +127,10 @@ def is_path(text: str) -> bool:
 
 
 def put(cls: type[Spec], document: dict[str, Any], path: str, value: Any) -> None:
-    """Set the value at a dotted path of a job's document, in place.
+    """Set the value at a dotted path of a job document, in place.
 
     Raises:
-        ConfigError: A parent of the path has no fields.
+        ConfigError: A parent in the path has no fields.
     """
     *parents, last = path.split(".")
     node = document
@@ -138,13 +138,13 @@ def put(cls: type[Spec], document: dict[str, Any], path: str, value: Any) -> Non
         child = node.get(parent)
         child = bare_kind(child) if child is not None else _default_kind(cls, parents[:depth])
         if not isinstance(child, dict):
-            raise ConfigError(Problem(path, child, f"{parent} holds no fields to override"))
+            raise ConfigError(Problem(path, child, f"{parent} has no fields to override"))
         node[parent] = node = dict(child)
     node[last] = value
 
 
 def _problems(cls: type[Spec], document: Any, error: ValidationError) -> list[Problem]:
-    """Return one problem per field: a union reports one error for each of its members."""
+    """Return one problem per field: pydantic reports an error for each member of a union."""
     by_path: dict[str, Problem] = {}
     for details in error.errors():
         problem = _problem(cls, document, details)
@@ -165,7 +165,7 @@ def _problem(cls: type[Spec], document: Any, error: Any) -> Problem:
     if error["type"] == "extra_forbidden":
         names = _field_names(cls, error["loc"][:-1])
         close = difflib.get_close_matches(str(error["loc"][-1]), names, n=1)
-        remedy = f"Did you mean {close[0]}?" if close else f"Known here: {', '.join(names)}."
+        remedy = f"Did you mean {close[0]}?" if close else f"Known fields: {', '.join(names)}."
         return Problem(loc, _plain(error["input"]), "is not a field of the job file", remedy)
     if error["type"] == "missing":
         return Problem(loc, None, "is required", "Add it to the job file.")
@@ -178,13 +178,13 @@ def _problem(cls: type[Spec], document: Any, error: Any) -> Problem:
 
 
 def _plain(value: Any) -> Any:
-    """Return `value` if it is short plain data, else its shortened form."""
+    """Return `value` if it is short plain data, else a shortened text of it."""
     if isinstance(value, float | bool | None):
         return value
     try:
         data = value.dump() if isinstance(value, Spec) else value
         text = data if isinstance(data, str) else repr(data)
-    except (RecursionError, ValueError):  # an integer of more digits than Python writes
+    except (RecursionError, ValueError):  # Python limits the digits of integers in text
         text = type(value).__name__
     is_short = isinstance(value, int) and len(text) <= 200
     text = masked(text)

@@ -14,7 +14,7 @@ import yaml
 from clftask.errors import ConfigError, Problem
 
 MAX_BYTES = 4 << 20  # of a job file
-# Aliases count as often as they occur: nine lines of them make a billion values.
+# Aliases count as expanded: nine lines of aliases can expand to a billion values.
 MAX_VALUES, MAX_DEPTH = 1_000_000, 50
 
 
@@ -22,7 +22,7 @@ def nested_values(data: Any) -> Iterator[Any]:
     """Yield data and everything nested in it: keys, values, items.
 
     Raises:
-        ValueError: There are more values, or they are nested deeper, than a file may contain.
+        ValueError: The number of values or the depth exceeds the limits of a job file.
     """
     num_values = 0
     levels = [iter([data])]
@@ -47,7 +47,7 @@ def nested_values(data: Any) -> Iterator[Any]:
 
 _TAG = "tag:yaml.org,2002:"
 # Plain data only: no dates, sets or bytes, which JSON does not have; no merge keys (`<<`), whose
-# chains grow exponentially. None is the constructor that refuses every other tag.
+# chains grow exponentially. PyYAML's constructor for the tag None rejects all other tags.
 _CONSTRUCTED = (None, *(f"{_TAG}{kind}" for kind in ("null", "bool", "str", "seq", "map")))
 # YAML 1.2; PyYAML's own resolvers follow 1.1, where `3e-5` is a string and `no` is false.
 _SCALARS = {
@@ -60,7 +60,7 @@ _SCALARS = {
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads plain data with scalars as in YAML 1.2, and refuses duplicate keys."""
+    """Loads plain data with the scalars of YAML 1.2, and rejects duplicate keys."""
 
     yaml_implicit_resolvers = {}
     yaml_constructors = {tag: yaml.SafeLoader.yaml_constructors[tag] for tag in _CONSTRUCTED} | {
@@ -84,7 +84,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes every string that `_Loader` would read as something else."""
+    """Quotes every string that `_Loader` would parse as another type."""
 
     yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
 
@@ -94,7 +94,7 @@ for _kind, (_pattern, _first) in _SCALARS.items():
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    """Quote the characters that YAML 1.1 takes for line breaks; PyYAML would fold them."""
+    """Quote the characters that are line breaks in YAML 1.1; PyYAML would fold them."""
     style = '"' if re.search("[\x85\u2028\u2029]", text) else None
     return dumper.represent_scalar(f"{_TAG}str", text, style=style)
 
@@ -111,8 +111,8 @@ def parse_yaml(text: str | bytes, name: str) -> Any:
     """Parse YAML; an error names its source as `name`.
 
     Raises:
-        ConfigError: The text is not YAML, uses a tag other than those of plain data, or exceeds
-            the bounds.
+        ConfigError: The text is invalid YAML, uses other tags than those of plain data, or
+            exceeds the limits.
     """
     try:
         found = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
@@ -128,7 +128,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """Read a YAML file that contains a mapping.
 
     Raises:
-        ConfigError: The file is missing, is not YAML, or contains something else.
+        ConfigError: The file is missing, is invalid YAML, or is not a mapping.
     """
     try:
         text = _read_text(path)
@@ -144,7 +144,7 @@ def parse_job(text: str | bytes, name: str) -> dict[str, Any]:
     """Parse YAML that contains a mapping.
 
     Raises:
-        ConfigError: It is not YAML, or contains something else.
+        ConfigError: The text is invalid YAML, or is not a mapping.
     """
     document = parse_yaml(text, name)
     if not isinstance(document, dict):
@@ -154,10 +154,10 @@ def parse_job(text: str | bytes, name: str) -> dict[str, Any]:
 
 
 def _read_text(path: str | Path) -> str:
-    """Read a file without waiting for the writer of a pipe or for the end of a device."""
+    """Read a file without blocking on a pipe that has no writer or on an endless device."""
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     with open(handle, "rb") as file:  # noqa: PTH123 (a file descriptor)
-        os.set_blocking(handle, True)  # a pipe that has a writer is read to its end
+        os.set_blocking(handle, True)  # read a pipe with a writer to its end
         data = file.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
         raise ValueError(f"it is larger than {MAX_BYTES >> 20} MB")

@@ -458,7 +458,7 @@ class _Leading(MemoryFileSystem):
 
 def test_a_download_stays_in_its_folder(tmp_path: Path) -> None:
     fsspec.register_implementation("leading", _Leading, clobber=True)
-    with pytest.raises(StorageError, match="names that lead out of it"):
+    with pytest.raises(StorageError, match="names that point outside it"):
         storage.download("leading://model", str(tmp_path / "a" / "b" / "c"))
     assert list(tmp_path.iterdir()) == []
 

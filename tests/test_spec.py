@@ -272,7 +272,11 @@ MISSPELT = [
     ({"data__labels__colum": "y"}, "data.labels.colum", "Did you mean column?"),
     ({"data__split": RANDOM | {"sead": 1}}, "data.split.sead", "Did you mean seed?"),
     ({"data__labels": INDICATORS}, "data.labels.colums", "Did you mean columns?"),
-    ({"data__split": COLUMN | {"sead": 1}}, "data.split.sead", "Known here: column, group, kind."),
+    (
+        {"data__split": COLUMN | {"sead": 1}},
+        "data.split.sead",
+        "Known fields: column, group, kind.",
+    ),
 ]
 
 

@@ -1,4 +1,4 @@
-"""Counts of true positives, predicted and actual labels: what precision, recall and F come from."""
+"""Counts of true positives, predicted and actual labels, from which precision to F1 derive."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Average = Literal["micro", "macro"]
 class Counts:
     """Counts with one entry per label (or per row) along the last axis.
 
-    Ratios whose denominator is 0 are 0, as scikit-learn's with `zero_division=0`.
+    A ratio with denominator 0 is 0, as with `zero_division=0` in scikit-learn.
 
     Attributes:
-        true_positives: (…, entries): predicted and actual.
+        true_positives: (…, entries): both predicted and actual.
         predicted: (…, entries).
         actual: (…, entries) or (entries,).
     """
@@ -37,17 +37,17 @@ class Counts:
         return _ratio(self.true_positives, self.actual)
 
     def f(self, beta: float = 1.0) -> Array:
-        """Return F-beta of each entry (van Rijsbergen 1979)."""
+        """Return the F-beta of each entry (van Rijsbergen 1979)."""
         whole = self.predicted + beta**2 * self.actual
         return _ratio((1 + beta**2) * self.true_positives, whole)
 
     def pooled(self) -> Counts:
-        """Return the counts summed over the last axis: what micro averages come from."""
+        """Return the counts summed over the last axis, for micro averages."""
         parts = self.true_positives, self.predicted, self.actual
         return Counts(*(np.asarray(part.sum(-1)) for part in parts))
 
     def averaged_f(self, average: Average, beta: float = 1.0) -> Array:
-        """Return micro- or macro-averaged F-beta; entries without any count are 0 in the mean."""
+        """Return micro- or macro-averaged F-beta; entries without counts enter the mean as 0."""
         return self.pooled().f(beta) if average == "micro" else np.asarray(self.f(beta).mean(-1))
 
 

@@ -1,6 +1,6 @@
-"""Heads, and which parameters are trained.
+"""Classification heads, and which parameters are trained.
 
-To add a head or a way to adapt: write its class and put it into `Head` or `Adapt`.
+To add a head or an adaptation: write its class and add it to `Head` or `Adapt`.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 class HeadSpec(Spec):
-    """Base of the heads.
+    """Base class of the heads.
 
     Attributes:
-        bias: `prior` starts at the log odds of each label in train, so that the first
-            epochs are not spent on learning that rare labels are rare; `zero` at none.
+        bias: Initial bias of the output layer. `prior`: the log odds of each label in train,
+            so that the first epochs are not spent on learning label frequencies. `zero`: 0.
     """
 
     bias: Literal["prior", "zero"] = "prior"
@@ -34,7 +34,7 @@ class LinearHead(HeadSpec):
 
 
 class MlpHead(HeadSpec):
-    """Mean of the token states, one hidden layer, then the labels: a class of clftask's own."""
+    """Mean pooling, one hidden layer, output layer: a model class of clftask."""
 
     kind: Literal["mlp"] = "mlp"
     hidden: int = Field(512, ge=1, le=65536)
@@ -45,15 +45,15 @@ Head = Annotated[LinearHead | MlpHead, Field(discriminator="kind"), BareKind()]
 
 
 class AdaptSpec(Spec):
-    """Base: what of the pretrained model is trained; the head always is."""
+    """Base class: which parts of the pretrained model are trained; the head always is."""
 
     @abstractmethod
     def freeze(self, base: nn.Module) -> None:
-        """Switch off gradients in the pretrained part `base`."""
+        """Disable gradients in the pretrained model `base`."""
 
 
 class Full(AdaptSpec):
-    """Everything is trained."""
+    """All parameters are trained."""
 
     kind: Literal["full"] = "full"
 
@@ -62,18 +62,18 @@ class Full(AdaptSpec):
 
 
 class HeadOnly(AdaptSpec):
-    """The pretrained part stays as it is."""
+    """The pretrained model is frozen."""
 
     kind: Literal["head_only"] = "head_only"
 
     def freeze(self, base: nn.Module) -> None:
-        """Freeze all but the pooler, which is part of the head where there is one."""
+        """Freeze all but the pooler, which only the classification head reads."""
         for name, parameter in base.named_parameters():
             parameter.requires_grad = name.startswith("pooler")
 
 
 class FrozenEmbeddings(AdaptSpec):
-    """The embedding tables stay as they are: half of what workers exchange in a small model."""
+    """The embeddings are frozen: in a small model they are half of the gradients to reduce."""
 
     kind: Literal["frozen_embeddings"] = "frozen_embeddings"
 
@@ -89,7 +89,7 @@ class LastLayers(AdaptSpec):
     layers: int = Field(2, ge=1)
 
     def freeze(self, base: nn.Module) -> None:
-        """Freeze the embeddings and all layers but the last."""
+        """Freeze the embeddings and all but the last `layers` layers."""
         stack = encoder_layers(base)
         for layer in list(stack)[: max(0, len(stack) - self.layers)]:
             layer.requires_grad_(False)
@@ -104,7 +104,7 @@ Adapt = Annotated[
 
 
 def encoder_layers(base: nn.Module) -> nn.ModuleList:
-    """Return the longest stack of layers in a pretrained model."""
+    """Return the longest ModuleList of a pretrained model: its encoder layers."""
     from torch.nn import ModuleList
 
     stacks = [module for module in base.modules() if isinstance(module, ModuleList)]
@@ -112,7 +112,7 @@ def encoder_layers(base: nn.Module) -> nn.ModuleList:
 
 
 def _embeddings(base: nn.Module) -> str:
-    """Return the name of the child that holds the token embeddings."""
+    """Return the name of the submodule with the token embeddings."""
     table = base.get_input_embeddings()  # type: ignore[operator]
     name: str = next(n for n, module in base.named_modules() if module is table)
     parent = name.rpartition(".")[0]

@@ -1,7 +1,7 @@
-"""Label columns and label spaces: names ↔ columns, encode, decode.
+"""Label columns and label spaces: encode and decode label names.
 
-Every kind turns its columns into one list of label names a row; from there on all kinds
-are alike. To add a kind: subclass `LabelColumns` and put the class into `Labels`.
+Every kind converts its columns to one list of label names per row; all later code is the same
+for all kinds. To add a kind: subclass `LabelColumns` and add the class to `Labels`.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ Task = Literal["multiclass", "multilabel"]
 
 
 def _name(value: Any) -> str:
-    """Return a label's name as Arrow would print the value: bools in lower case."""
+    """Return a label's name as Arrow casts the value to a string: bools in lower case."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 class LabelColumns(Spec):
-    """What all kinds share.
+    """Base class of the kinds of label columns.
 
     Attributes:
-        min_count: Labels on fewer train rows are left out of the label space.
-        names: Fixes the labels and their order; None takes them from train, sorted.
+        min_count: Labels with fewer train rows are excluded from the label space.
+        names: The labels in order; None collects them from train, sorted.
         missing: What to do with a row whose label is null.
     """
 
@@ -57,19 +57,19 @@ class LabelColumns(Spec):
 
     @property
     def keep_empty(self) -> bool:
-        """Whether a row without any label of the space stays, as all negative."""
+        """Whether a row without any label of the space is kept, as all negative."""
         return False
 
     @abstractmethod
     def columns(self, available: Sequence[str]) -> list[str]:
-        """Return the columns to read out of the `available` ones."""
+        """Return which of the `available` columns to read."""
 
     @abstractmethod
     def lists(self, table: pa.Table) -> pa.ListArray:
-        """Return (rows,) list<string>: each row's labels, null where the label is missing.
+        """Return (rows,) list<string>: the labels of each row, null where they are missing.
 
         Raises:
-            DataError: The columns do not hold this kind of label.
+            DataError: The columns do not contain labels of this kind.
         """
 
 
@@ -78,12 +78,12 @@ class _Multilabel(LabelColumns):
 
     @property
     def keep_empty(self) -> bool:
-        """Whether a row without any label stays."""
+        """Whether a row without any label is kept."""
         return self.empty == "keep"
 
 
 class ClassColumn(LabelColumns):
-    """One label a row: strings, whole numbers or bools."""
+    """A column with one label per row: strings, whole numbers or bools."""
 
     task: ClassVar[Task] = "multiclass"
     kind: Literal["class"] = "class"
@@ -94,7 +94,7 @@ class ClassColumn(LabelColumns):
         return [self.column]
 
     def lists(self, table: pa.Table) -> pa.ListArray:
-        """Wrap each label into a list of one."""
+        """Return a list of one label per row."""
         names = _scalars_as_names(table.column(self.column), self.column)
         lengths = pc.if_else(names.is_valid(), 1, 0)
         return _list_array(names.drop_null(), lengths, names.is_null())
@@ -111,11 +111,11 @@ class ListColumn(_Multilabel):
         return [self.column]
 
     def lists(self, table: pa.Table) -> pa.ListArray:
-        """Return the lists with their labels as names."""
+        """Return the lists with the labels as names."""
         column = table.column(self.column)
         if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
-            remedy = "Use kind class for one label a row, delimited for 'a|b'."
-            raise _wrong_kind(self.column, str(column.type), "must hold lists", remedy)
+            remedy = "Use kind class for one label per row, delimited for 'a|b'."
+            raise _wrong_kind(self.column, str(column.type), "must contain lists", remedy)
         values = column.combine_chunks()
         lengths = pc.fill_null(pc.list_value_length(values), 0).cast(pa.int64())
         flat = _scalars_as_names(pa.chunked_array([values.flatten()]), self.column)
@@ -123,7 +123,7 @@ class ListColumn(_Multilabel):
 
 
 class DelimitedColumn(_Multilabel):
-    """A column of strings like `a|b|c`; blanks around a label do not count."""
+    """A column of strings such as `a|b|c`; whitespace around a label is removed."""
 
     kind: Literal["delimited"] = "delimited"
     column: str
@@ -138,7 +138,7 @@ class DelimitedColumn(_Multilabel):
         column = table.column(self.column)
         if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
             remedy = "Use kind list for lists, class for numbers."
-            raise _wrong_kind(self.column, str(column.type), "must hold strings", remedy)
+            raise _wrong_kind(self.column, str(column.type), "must contain strings", remedy)
         text = column.combine_chunks().cast(pa.string())
         parts = pc.split_pattern(text, self.delimiter)
         lengths = pc.fill_null(pc.list_value_length(parts), 0).cast(pa.int64())
@@ -148,7 +148,7 @@ class DelimitedColumn(_Multilabel):
 
 
 class IndicatorColumns(_Multilabel):
-    """One column of 0 and 1 (or bools) for each label; the column's name is the label's."""
+    """One column of 0 and 1 (or bools) per label; the column's name is the label."""
 
     kind: Literal["indicators"] = "indicators"
     columns_: tuple[str, ...] | None = Field(None, alias="columns", min_length=2)
@@ -159,33 +159,33 @@ class IndicatorColumns(_Multilabel):
     @model_validator(mode="after")
     def _one_of_both(self) -> IndicatorColumns:
         if (self.columns_ is None) == (self.pattern is None):
-            raise ValueError("needs either columns or pattern")
+            raise ValueError("requires either columns or pattern")
         try:
             self._matching([""])
         except pa.ArrowException as error:
-            raise ValueError(f"pattern must be a regular expression of RE2: {error}") from None
+            raise ValueError(f"pattern must be an RE2 regular expression: {error}") from None
         return self
 
     def _matching(self, names: list[str]) -> list[str]:
-        """Return the names that the pattern is found in; by RE2, which no pattern makes slow."""
+        """Return the names that match the pattern; RE2 takes linear time for any pattern."""
         if self.pattern is None:
             return []
         column = pa.array(names, pa.string())
         return list(column.filter(pc.match_substring_regex(column, self.pattern)).to_pylist())
 
     def columns(self, available: Sequence[str]) -> list[str]:
-        """Return the named columns, or those that the pattern is found in."""
+        """Return the named columns, or those that match the pattern."""
         if self.columns_ is not None:
             return list(self.columns_)
         found = self._matching([name for name in available if name[:1] != "_"])
         if len(found) < 2:
-            remedy = f"Columns are: {', '.join(available)}."
+            remedy = f"Available columns: {', '.join(available)}."
             where = "data.labels.pattern"
             raise DataError(Problem(where, self.pattern, "must match two or more columns", remedy))
         return found
 
     def lists(self, table: pa.Table) -> pa.ListArray:
-        """Return the names of the columns that hold 1; null where a cell is null."""
+        """Return the names of the columns that are 1; null where a cell is null."""
         names = self.columns(table.column_names)
         flags = [_flags(table.column(n), n) for n in names]
         rows, codes = np.nonzero(np.column_stack([pc.fill_null(f, False) for f in flags]))
@@ -206,14 +206,14 @@ Labels = Annotated[
 
 @dataclass(frozen=True)
 class LabelSpace:
-    """Label names in order; a label's column in the logits is its place here."""
+    """Label names in the order of the logits."""
 
     task: Task
     names: tuple[str, ...]
 
     @classmethod
     def from_lists(cls, spec: LabelColumns, train: pa.ListArray) -> LabelSpace:
-        """Build the space from the labels of train rows alone.
+        """Build the space from the labels of the train rows only.
 
         Raises:
             DataError: Fewer than two labels remain.
@@ -225,29 +225,29 @@ class LabelSpace:
             found = sorted(counts)[:5]
             remedy = "Check the column" + (", or lower min_count." if spec.min_count > 1 else ".")
             rows = counted(spec.min_count, "row")
-            allowed = f"train must hold two or more labels on {rows} or more"
+            allowed = f"train must have two or more labels with {rows} or more each"
             raise DataError(Problem("data.labels", found, allowed, remedy))
         return cls(spec.task, tuple(names))
 
     def encode(self, lists: pa.ListArray) -> pa.ListArray:
-        """Return (rows,) list<int32>: columns of the labels that the space knows."""
+        """Return (rows,) list<int32>: label indices; labels outside the space are dropped."""
         codes = pc.index_in(lists.flatten(), pa.array(self.names, pa.string()))
         lengths = pc.fill_null(pc.list_value_length(lists), 0).cast(pa.int64())
         return _clean(_list_array(codes, lengths, lists.is_null()))
 
     def decode(self, codes: Sequence[int]) -> list[str]:
-        """Return the names of label columns."""
+        """Return the names of label indices."""
         return [self.names[code] for code in codes]
 
     def unknown(self, lists: pa.ListArray) -> dict[str, int]:
-        """Count the labels that the space does not know."""
+        """Count the labels outside the space."""
         flat = lists.flatten()
         strange = flat.filter(pc.invert(pc.is_in(flat, pa.array(self.names, pa.string()))))
         return {str(c["values"]): c["counts"] for c in pc.value_counts(strange).tolist()}
 
 
 def multi_hot(codes: pa.ListArray, num_labels: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Return (rows, labels) float32 of 0 and 1 from lists of label columns."""
+    """Return (rows, labels) float32 of 0 and 1 from lists of label indices."""
     lengths = pc.fill_null(pc.list_value_length(codes), 0).to_numpy()
     matrix = np.zeros((len(codes), num_labels), np.float32)
     matrix[np.repeat(np.arange(len(codes)), lengths), codes.flatten().to_numpy()] = 1.0
@@ -255,7 +255,7 @@ def multi_hot(codes: pa.ListArray, num_labels: int) -> np.ndarray[Any, np.dtype[
 
 
 def _sorted(names: set[str]) -> list[str]:
-    """Sort names, whole numbers by their value."""
+    """Sort names; by value if all are whole numbers."""
     is_numeric = all(re.fullmatch(r"-?\d+", name) for name in names)
     return sorted(names, key=lambda n: (int(n), n)) if is_numeric else sorted(names)
 
@@ -265,7 +265,7 @@ def _wrong_kind(column: str, found: str, allowed: str, remedy: str) -> DataError
 
 
 def _list_array(flat: Any, lengths: Any, missing: pa.Array) -> pa.ListArray:
-    """Build lists from their values, lengths (0 where missing) and null mask."""
+    """Build a list array from values, lengths (0 where missing) and a null mask."""
     flat = flat.combine_chunks() if isinstance(flat, pa.ChunkedArray) else flat
     lengths = lengths.combine_chunks() if isinstance(lengths, pa.ChunkedArray) else lengths
     missing = missing.combine_chunks() if isinstance(missing, pa.ChunkedArray) else missing
@@ -275,7 +275,7 @@ def _list_array(flat: Any, lengths: Any, missing: pa.Array) -> pa.ListArray:
 
 
 def _clean(lists: pa.ListArray) -> pa.ListArray:
-    """Drop nulls and repetitions inside each list, keeping the order of first appearance."""
+    """Drop nulls and duplicates in each list, keeping the order of first occurrence."""
     rows = np.repeat(np.arange(len(lists)), pc.fill_null(pc.list_value_length(lists), 0))
     pairs = pa.table({"row": rows, "value": lists.flatten()})
     pairs = pairs.filter(pairs["value"].is_valid())
@@ -287,7 +287,7 @@ def _clean(lists: pa.ListArray) -> pa.ListArray:
 
 
 def _scalars_as_names(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
-    """Return strings, whole numbers and bools as names; blank strings as null."""
+    """Return strings, whole numbers and bools as label names; blank strings as null."""
     kind = column.type
     if pa.types.is_null(kind):
         return column.cast(pa.string())
@@ -296,10 +296,11 @@ def _scalars_as_names(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
         column = column.cast(pa.float64())
         whole = pc.and_(pc.is_finite(column), pc.equal(pc.floor(column), column))
         if pc.all(whole).as_py() is False:
-            raise _wrong_kind(name, str(kind), "must hold classes", "Fractions are no classes.")
+            raise _wrong_kind(name, str(kind), "must contain classes", "Use whole numbers.")
         column = _cast(column, pa.int64(), name)
     elif pa.types.is_nested(kind):
-        raise _wrong_kind(name, str(kind), "must hold one label a row", "Use kind list for lists.")
+        remedy = "Use kind list for lists."
+        raise _wrong_kind(name, str(kind), "must contain one label per row", remedy)
     text = _cast(column, pa.string(), name)
     return pc.if_else(
         pc.equal(pc.utf8_trim_whitespace(text), ""), pa.scalar(None, pa.string()), text
@@ -311,7 +312,7 @@ def _cast(column: pa.ChunkedArray, wanted: pa.DataType, name: str) -> pa.Chunked
         return column.cast(wanted)
     except pa.ArrowException:
         remedy = "Convert it to strings."
-        raise _wrong_kind(name, str(column.type), "must hold classes", remedy) from None
+        raise _wrong_kind(name, str(column.type), "must contain classes", remedy) from None
 
 
 def _flags(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
@@ -322,7 +323,8 @@ def _flags(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
     if pa.types.is_null(kind):
         return column.cast(pa.bool_())
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-        raise _wrong_kind(name, str(kind), "must hold 0 and 1", "Mend the column, or leave it out.")
+        remedy = "Fix the column, or exclude it."
+        raise _wrong_kind(name, str(kind), "must contain 0 and 1", remedy)
     column = pc.if_else(pc.is_nan(column), None, column) if pa.types.is_floating(kind) else column
     strange = pc.invert(pc.is_in(column.cast(pa.float64()), pa.array([0.0, 1.0, None])))
     row = pc.index(strange, True).as_py()

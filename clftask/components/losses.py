@@ -1,7 +1,7 @@
-"""Losses: logits and targets to one loss a row.
+"""Loss functions: logits and targets to one loss per row.
 
-To add one: subclass `PairLoss`, return the losses of (row, label) pairs, and put the class
-into `Loss`.
+To add one: subclass `PairLoss`, return the losses of (row, label) pairs, and add the class to
+`Loss`.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainLabels:
-    """What a loss may know of the train rows.
+    """Label statistics of the train rows.
 
     Attributes:
-        counts: (labels,) rows that carry each label.
-        num_rows: All rows.
+        counts: (labels,) number of rows with each label.
+        num_rows: Number of rows.
     """
 
     counts: Float64
@@ -38,12 +38,12 @@ class TrainLabels:
 
     @property
     def prior(self) -> Float64:
-        """(labels,) share of the rows that carry each label, within half a row of 0 and 1."""
+        """(labels,) share of rows with each label, clipped to half a row from 0 and 1."""
         return np.clip(self.counts, 0.5, self.num_rows - 0.5) / self.num_rows
 
 
 class LossSpec(Spec):
-    """What a job may name; `tasks` says where it makes sense."""
+    """Base class of the losses of job files; `tasks` lists the supported tasks."""
 
     tasks: ClassVar[tuple[Task, ...]]
     kind: str
@@ -53,19 +53,19 @@ class LossSpec(Spec):
         """Return the function from (rows, labels) logits and targets to (rows,) float32 losses.
 
         Args:
-            task: Of the job.
-            labels: Of the train rows.
+            task: The job's task.
+            labels: Label statistics of the train rows.
         """
 
 
 class PairLoss(LossSpec):
-    """Base of the losses themselves: of (row, label) pairs, summed or averaged over labels.
+    """Base class of losses of (row, label) pairs, summed or averaged over labels.
 
     Attributes:
-        class_weights: `balanced` multiplies the loss of a label's positives by how much rarer
-            it is than the mean label, up to `max_class_weight`.
-        max_class_weight: The cap; a label on a single row would drown the others.
-        label_smoothing: How far targets are moved from 0 and 1 (Szegedy et al. 2016).
+        class_weights: `balanced` multiplies the loss of a label's positives by the ratio of
+            the mean label frequency to its own, up to `max_class_weight`.
+        max_class_weight: The maximum weight, so that a label with few rows does not dominate.
+        label_smoothing: Label smoothing factor (Szegedy et al. 2016).
     """
 
     class_weights: Literal["none", "balanced"] = "none"
@@ -74,17 +74,17 @@ class PairLoss(LossSpec):
 
     @abstractmethod
     def pairs(self, logits: torch.Tensor, targets: torch.Tensor, task: Task) -> torch.Tensor:
-        """Return the (rows, labels) losses of pairs; targets may lie between 0 and 1."""
+        """Return the (rows, labels) losses of pairs; targets can be between 0 and 1."""
 
     def weights(self, labels: TrainLabels) -> Float64 | None:
-        """Return (labels,) weights of positives, None if all are 1."""
+        """Return (labels,) weights of the positives, None if all are 1."""
         if self.class_weights == "none":
             return None
         rarer = labels.prior.mean() / labels.prior
         return np.asarray(np.minimum(rarer, self.max_class_weight))
 
     def rows_for(self, task: Task, labels: TrainLabels) -> Rows:
-        """Return the sum over classes, or the mean over labels."""
+        """Return the sum over classes (multiclass) or the mean over labels (multilabel)."""
         import torch
 
         found = self.weights(labels)
@@ -106,7 +106,7 @@ class PairLoss(LossSpec):
 
 
 class CrossEntropy(PairLoss):
-    """Softmax cross-entropy: −log p of the one true class."""
+    """Softmax cross-entropy: −log p of the true class."""
 
     tasks = ("multiclass",)
     kind: Literal["cross_entropy"] = "cross_entropy"
@@ -130,14 +130,14 @@ class BinaryCrossEntropy(PairLoss):
 
 
 class Focal(PairLoss):
-    """Cross-entropy times (1 − p of what is true)^γ: easy rows count less (Lin et al. 2017)."""
+    """Cross-entropy times (1 − p of the truth)^γ: easy rows weigh less (Lin et al. 2017)."""
 
     tasks = ("multiclass", "multilabel")
     kind: Literal["focal"] = "focal"
     gamma: float = Field(2.0, ge=0)
 
     def pairs(self, logits: torch.Tensor, targets: torch.Tensor, task: Task) -> torch.Tensor:
-        """Return −y (1−p)^γ log p, and for multilabel −(1−y) p^γ log(1−p) beside it."""
+        """Return −y (1−p)^γ log p, for multilabel plus −(1−y) p^γ log(1−p)."""
         if task == "multiclass":
             log_p = logits.log_softmax(dim=1)
             return -targets * (1 - log_p.exp()).clamp(min=1e-12) ** self.gamma * log_p
@@ -145,12 +145,12 @@ class Focal(PairLoss):
 
 
 class Asymmetric(PairLoss):
-    """ASL: focal with exponents of its own for positives and negatives (Ridnik et al. 2021).
+    """Asymmetric loss: focal loss with separate exponents (Ridnik et al. 2021).
 
     Attributes:
-        gamma_positive: γ₊ of the positives.
-        gamma_negative: γ₋ of the negatives, of which there are many more.
-        clip: Negatives below this probability cost nothing.
+        gamma_positive: γ₊, the exponent of positives.
+        gamma_negative: γ₋, the exponent of negatives, which are far more frequent.
+        clip: Negatives below this probability have no loss.
     """
 
     tasks = ("multilabel",)
@@ -165,12 +165,12 @@ class Asymmetric(PairLoss):
 
 
 class _Task(PairLoss):
-    """Base of those that change the task's own cross-entropy."""
+    """Base class of losses that modify the task's cross-entropy."""
 
     tasks = ("multiclass", "multilabel")
 
     def pairs(self, logits: torch.Tensor, targets: torch.Tensor, task: Task) -> torch.Tensor:
-        """Return the pairs of the task's cross-entropy."""
+        """Return the pair losses of the task's cross-entropy."""
         own = BinaryCrossEntropy() if task == "multilabel" else CrossEntropy()
         return own.pairs(logits, targets, task)
 
@@ -179,14 +179,14 @@ class ClassBalanced(_Task):
     """Cross-entropy weighted by the effective number of rows of a label (Cui et al. 2019).
 
     Attributes:
-        beta: β of (1 − β) / (1 − β^n): 0 weighs all labels alike, near 1 by 1/n.
+        beta: β of the weight (1 − β) / (1 − β^n): equal weights at 0, about 1/n near 1.
     """
 
     kind: Literal["class_balanced"] = "class_balanced"
     beta: float = Field(0.999, ge=0, lt=1)
 
     def weights(self, labels: TrainLabels) -> Float64 | None:
-        """Return (1−β)/(1−βⁿ), scaled to the mean 1 over positives and capped."""
+        """Return (1−β)/(1−βⁿ), scaled to mean 1 over positives, up to `max_class_weight`."""
         counts = np.maximum(labels.counts, 1)
         found = (1 - self.beta) / (1 - self.beta**counts)
         scale = np.average(found, weights=counts)
@@ -194,10 +194,10 @@ class ClassBalanced(_Task):
 
 
 class LogitAdjusted(_Task):
-    """Cross-entropy of logits to which τ times the log prior is added (Menon et al. 2021).
+    """Cross-entropy of the logits plus τ times the log prior (Menon et al. 2021).
 
-    The model itself learns to do without the prior, which favours rare labels. For multilabel
-    the log odds of the prior are added.
+    The trained model's own logits then exclude the prior, which favours rare labels. Multilabel
+    adds the log odds of the prior.
     """
 
     kind: Literal["logit_adjusted"] = "logit_adjusted"
@@ -214,13 +214,13 @@ class LogitAdjusted(_Task):
 
 
 class AutoLoss(PairLoss):
-    """Cross-entropy for multiclass, focal for multilabel, where rare labels gain by it."""
+    """Cross-entropy for multiclass; focal loss for multilabel, better for rare labels."""
 
     tasks = ("multiclass", "multilabel")
     kind: Literal["auto"] = "auto"
 
     def pairs(self, logits: torch.Tensor, targets: torch.Tensor, task: Task) -> torch.Tensor:
-        """Return the pairs of the loss that is chosen."""
+        """Return the pair losses of the selected loss."""
         own = Focal() if task == "multilabel" else CrossEntropy()
         return own.pairs(logits, targets, task)
 
@@ -241,7 +241,7 @@ Loss = Annotated[
 def _signed(
     logits: torch.Tensor, targets: torch.Tensor, positive: float, negative: float, clip: float
 ) -> torch.Tensor:
-    """Return the pairs of a focal sigmoid loss: powers by way of logarithms, which stay finite."""
+    """Return the pair losses of a focal sigmoid loss; powers via logarithms stay finite."""
     from torch.nn.functional import logsigmoid
 
     log_p, log_rest = logsigmoid(logits), logsigmoid(-logits)

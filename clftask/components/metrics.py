@@ -1,8 +1,8 @@
-"""Metrics: probabilities, decided labels and targets to scores.
+"""Metrics of probabilities, predicted labels and targets.
 
 A metric is a function of `Rows`. `module(name)` wraps any of them as an `evaluate.Metric` that
-needs no network. To add one: write the function and name it in `_OF_DECISIONS` if it depends on
-the labels decided, else in `_of_probabilities`.
+works offline. To add one: write the function and add it to `_OF_DECISIONS` if it depends on the
+predicted labels, else to `_of_probabilities`.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from clftask.components.counts import Counts, count
 from clftask.components.labels import Task
 
 LOWER_IS_BETTER = frozenset({"loss", "log_loss", "brier", "ece", "classwise_ece", "hamming_loss"})
-# Suffixes of the metrics that are measured without the decision, or without its calibration.
+# Suffixes of metrics that are computed without the decision, or without its calibration.
 PLAIN = ("_at_0.5", "_at_argmax", "_uncalibrated")
-# The metrics that calibration is meant to lower.
+# The metrics that calibration improves.
 CALIBRATED = ("log_loss", "brier", "ece", "classwise_ece")
 NUM_ECE_BINS = 15
 _TOP_K = re.compile(r"^(precision|ndcg)_at_([1-9][0-9]*)$")
@@ -31,7 +31,7 @@ _TOP_K = re.compile(r"^(precision|ndcg)_at_([1-9][0-9]*)$")
 
 @dataclass(frozen=True)
 class Rows:
-    """Labelled rows, and what a classifier makes of them.
+    """Labelled rows with the predictions of a classifier.
 
     Attributes:
         probabilities: (rows, labels) float32.
@@ -45,7 +45,7 @@ class Rows:
 
     @cached_property
     def counts(self) -> tuple[Counts, Counts]:
-        """The counts by label and by row: one pass for all metrics of decisions."""
+        """The counts by label and by row, computed once for all metrics."""
         return count(self.decided, self.targets)
 
 
@@ -53,7 +53,7 @@ Metric = Callable[[Rows], float]
 
 
 def accuracy(rows: Rows) -> float:
-    """Return the share of rows whose decided labels are exactly the true ones."""
+    """Return the share of rows whose predicted labels match the true ones exactly."""
     _, by_row = rows.counts
     right = (by_row.true_positives == by_row.predicted) & (by_row.predicted == by_row.actual)
     return float(right.mean())
@@ -66,7 +66,7 @@ def balanced_accuracy(rows: Rows) -> float:
 
 
 def hamming_loss(rows: Rows) -> float:
-    """Return the share of (row, label) pairs that are decided wrongly."""
+    """Return the share of (row, label) pairs that are predicted wrongly."""
     pooled = rows.counts[0].pooled()
     wrong = pooled.predicted + pooled.actual - 2 * pooled.true_positives
     return float(wrong / rows.targets.size)
@@ -75,7 +75,7 @@ def hamming_loss(rows: Rows) -> float:
 def mcc(rows: Rows) -> float:
     """Return Matthews' correlation coefficient in its multiclass form (Gorodkin 2004)."""
     by_label, size = rows.counts[0], float(len(rows.targets))
-    # Rows without a class count as a class of their own, which no row truly is of.
+    # Rows without a predicted class count as an additional class, which is never the true one.
     predicted = np.append(by_label.predicted, size - by_label.predicted.sum())
     actual = np.append(by_label.actual, 0.0)
     spread = (size**2 - predicted @ predicted) * (size**2 - actual @ actual)
@@ -84,7 +84,7 @@ def mcc(rows: Rows) -> float:
 
 
 def _of_counts(name: str, average: str) -> Metric:
-    """Return the precision, recall or f of counts, averaged."""
+    """Return the metric: averaged precision, recall or F1."""
     measure: Callable[[Counts], Array] = getattr(Counts, name)
 
     def score(rows: Rows) -> float:
@@ -101,7 +101,7 @@ def _of_counts(name: str, average: str) -> Metric:
 
 
 def mean_average_precision(rows: Rows) -> float:
-    """Return the mean over labels with a positive of the average precision."""
+    """Return the mean average precision over labels with positives."""
     from sklearn.metrics import average_precision_score
 
     present = rows.targets.sum(0) > 0
@@ -140,9 +140,9 @@ def precision_at(k: int) -> Metric:
 
 
 def ndcg_at(k: int) -> Metric:
-    """Return the metric: normalised discounted gain of the k most probable labels.
+    """Return the metric: normalised discounted cumulative gain of the k most probable labels.
 
-    Rows without a true label are left out (Järvelin & Kekäläinen 2002, binary gains).
+    Rows without a true label are excluded (Järvelin & Kekäläinen 2002, binary gains).
     """
 
     def score(rows: Rows) -> float:
@@ -201,7 +201,7 @@ def ece(task: Task) -> Metric:
 
 
 def reliability(probabilities: Array, targets: Array, task: Task) -> tuple[Array, Array, Array]:
-    """Return what expected calibration error is made of, for each of 15 equal-width bins.
+    """Return the parts of the expected calibration error, for each of 15 equal-width bins.
 
     Args:
         probabilities: (rows, labels).
@@ -209,7 +209,7 @@ def reliability(probabilities: Array, targets: Array, task: Task) -> tuple[Array
         task: Multiclass: of the most probable class; multilabel: pooled over (row, label) pairs.
 
     Returns:
-        (15,) counts, sums of the probabilities, and how many of them were right.
+        (15,) counts, sums of the probabilities, and numbers of correct predictions.
     """
     confidence, correct = probabilities.ravel(), targets.ravel()
     if task == "multiclass":
@@ -223,7 +223,7 @@ def reliability(probabilities: Array, targets: Array, task: Task) -> tuple[Array
 
 
 def classwise_ece(rows: Rows) -> float:
-    """Return the mean over labels of each one's expected calibration error (Kull et al. 2019)."""
+    """Return the mean expected calibration error over labels (Kull et al. 2019)."""
     size = rows.probabilities.shape[1]
     bins = np.minimum((rows.probabilities * NUM_ECE_BINS).astype(int), NUM_ECE_BINS - 1)
     flat = (bins + NUM_ECE_BINS * np.arange(size)).ravel()
@@ -267,12 +267,12 @@ METRICS: dict[Task, dict[str, Metric]] = {
     "multiclass": _OF_DECISIONS["multiclass"] | _of_probabilities("multiclass", {}),
     "multilabel": _OF_DECISIONS["multilabel"] | _of_probabilities("multilabel", _RANKING),
 }
-# The metrics that depend on the decision: the others look at probabilities alone.
+# The metrics that depend on the decision; the others depend on probabilities only.
 DECIDED = frozenset(name for named in _OF_DECISIONS.values() for name in named)
 
 
 def find(name: str, task: Task) -> Metric | None:
-    """Return the metric of this name, None if the task has no such metric."""
+    """Return the metric with this name, None if the task has none."""
     top_k = _TOP_K.match(name)
     if top_k and task == "multilabel":
         return (precision_at if top_k[1] == "precision" else ndcg_at)(int(top_k[2]))
@@ -288,21 +288,21 @@ def compute(
         probabilities: (rows, labels) float32.
         decided: (rows, labels) bool.
         targets: (rows, labels) of 0 and 1.
-        task: Which metrics there are.
-        names: Which of them; empty for all.
+        task: multiclass or multilabel.
+        names: The metrics to compute; empty for all of the task.
     """
     chosen = {name: find(name, task) for name in names or METRICS[task]}
     rows = Rows(probabilities, decided, targets)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # scikit-learn's, of labels without positives
+        warnings.simplefilter("ignore")  # scikit-learn warns of labels without positives
         return {name: metric(rows) for name, metric in chosen.items() if metric is not None}
 
 
 def with_plain(figures: dict[str, float]) -> dict[str, tuple[float, float | None]]:
-    """Return each metric with its plain value, None where the decision changes nothing.
+    """Return each metric with its plain value, None where there is none.
 
     Args:
-        figures: Metrics by name; the plain ones end in one of `PLAIN`.
+        figures: Metrics by name; plain values end in a suffix of `PLAIN`.
     """
     found = {}
     for name, value in figures.items():
@@ -323,7 +323,7 @@ def per_label(decided: Array, targets: Array, names: Sequence[str]) -> list[dict
 
 
 def confusion_matrix(decided: Array, targets: Array) -> list[list[int]]:
-    """Return (true class, decided class) counts; one more column where rows have no class."""
+    """Return (true, predicted) class counts; a last column counts rows without prediction."""
     found, size = _classes(decided), targets.shape[1]
     width = size + int((found == size).any())
     counts = np.bincount(targets.argmax(1) * width + found, minlength=size * width)
@@ -331,16 +331,16 @@ def confusion_matrix(decided: Array, targets: Array) -> list[list[int]]:
 
 
 def _classes(decided: Array) -> Array:
-    """Return the (rows,) classes given; one above the last where there is none."""
+    """Return the (rows,) predicted classes; the number of classes where there is none."""
     return np.asarray(np.where(decided.any(1), decided.argmax(1), decided.shape[1]))
 
 
 def module(name: str, task: Task = "multilabel") -> Any:
-    """Return a metric as an `evaluate.Metric` module that works without a network.
+    """Return a metric as an `evaluate.Metric` module that works offline.
 
-    Its `compute(predictions=probabilities, references=targets)` takes rows of label
-    probabilities and of 0 and 1; `threshold` (0.5) decides multilabel rows. Modules add
-    batches and combine as those of the hub do.
+    `evaluate.load` requires the hub. `compute(predictions=probabilities, references=targets)`
+    takes rows of label probabilities and of 0 and 1; `threshold` (0.5) decides multilabel rows.
+    `add_batch` and `evaluate.combine` work as for modules of the hub.
 
     Raises:
         KeyError: The task has no metric of this name.
@@ -352,7 +352,7 @@ def module(name: str, task: Task = "multilabel") -> Any:
 
     metric = find(name, task)
     if metric is None:
-        raise KeyError(f"{name} is not a {task} metric; there are {sorted(METRICS[task])}")
+        raise KeyError(f"{name} is not a {task} metric; available: {sorted(METRICS[task])}")
 
     score: Metric = metric
 

@@ -1,4 +1,4 @@
-"""Optimisers. To add one: add a member; tests/components/test_optimizers.py covers it."""
+"""Optimisers. To add one: add a member; tests/components/test_optimizers.py tests all."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class Optimizer(StrEnum):
 
     Attributes:
         trainer_name: `optim` of transformers' TrainingArguments.
-        states_per_weight: Numbers that it keeps for each weight.
-        arguments: Those of `training.hf` that it alone takes.
+        states_per_weight: State values per weight.
+        arguments: The arguments of `training.hf` that only this optimiser uses.
     """
 
     trainer_name: str
@@ -35,6 +35,6 @@ class Optimizer(StrEnum):
         return member
 
     def unused(self, names: set[str]) -> set[str]:
-        """Return those of `training.hf` that another optimiser takes, but not this one."""
+        """Return the names of `training.hf` arguments that only other optimisers use."""
         known = {argument for other in Optimizer for argument in other.arguments}
         return names & known - set(self.arguments)

@@ -1,4 +1,4 @@
-"""Learning rate schedules, all after a warmup. To add one: add a member."""
+"""Learning rate schedules, all with warmup. To add one: add a member."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The score table: its columns, its layouts, and how a part is written.
+"""The score table: columns, layouts, and Parquet parts.
 
-To add a layout: subclass `_Layout`, say which columns it has and how they are made, and put
-the class into `Layout`.
+To add a layout: subclass `_Layout`, define its columns and their values, and add the class to
+`Layout`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ COUNTS, SECONDS = "clftask.counts", "clftask.seconds"
 class _Layout(Spec):
     @abstractmethod
     def fields(self, names: Sequence[str]) -> list[pa.Field]:
-        """Return the columns that hold probabilities."""
+        """Return the columns of probabilities."""
 
     @abstractmethod
     def columns(self, probabilities: Float32, names: Sequence[str]) -> list[pa.Array]:
@@ -41,12 +41,12 @@ class _Layout(Spec):
 
 
 class Wide(_Layout):
-    """One column a label: `p_<label>`."""
+    """One column per label: `p_<label>`."""
 
     kind: Literal["wide"] = "wide"
 
     def fields(self, names: Sequence[str]) -> list[pa.Field]:
-        """Return a float32 column for each label, in bundle order."""
+        """Return a float32 column per label, in bundle order."""
         return [pa.field(f"p_{name}", pa.float32()) for name in names]
 
     def columns(self, probabilities: Float32, names: Sequence[str]) -> list[pa.Array]:
@@ -55,7 +55,7 @@ class Wide(_Layout):
 
 
 class Lists(_Layout):
-    """One column `p`: all probabilities of a row, in bundle order."""
+    """One list column `p`: all probabilities of a row, in bundle order."""
 
     kind: Literal["list"] = "list"
 
@@ -64,7 +64,7 @@ class Lists(_Layout):
         return [pa.field("p", pa.list_(pa.float32()))]
 
     def columns(self, probabilities: Float32, names: Sequence[str]) -> list[pa.Array]:
-        """Return one list a row."""
+        """Return one list per row."""
         return [
             _lists(pa.array(probabilities.ravel()), [probabilities.shape[1]] * len(probabilities))
         ]
@@ -77,14 +77,14 @@ class TopK(_Layout):
     k: int = Field(5, ge=1)
 
     def fields(self, names: Sequence[str]) -> list[pa.Field]:
-        """Return two columns of lists."""
+        """Return two list columns."""
         return [
             pa.field("top_labels", pa.list_(pa.string())),
             pa.field("top_p", pa.list_(pa.float32())),
         ]
 
     def columns(self, probabilities: Float32, names: Sequence[str]) -> list[pa.Array]:
-        """Return the labels and their probabilities; of equal ones the first label leads."""
+        """Return the labels and their probabilities; ties in bundle order."""
         k = min(self.k, len(names))
         best = np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
         labels = pa.array(names, pa.string()).take(pa.array(best.ravel()))
@@ -103,8 +103,8 @@ class ScoreColumns:
     Attributes:
         task: multiclass (`label`) or multilabel (`labels`).
         label_names: The labels, in bundle order.
-        layout: How probabilities are laid out.
-        has_sets: Whether there is a column of prediction sets.
+        layout: The layout of the probabilities.
+        has_sets: Whether the table has a column of prediction sets.
     """
 
     task: Task
@@ -113,18 +113,18 @@ class ScoreColumns:
     has_sets: bool = False
 
     def schema(self, origin: Sequence[pa.Field]) -> pa.Schema:
-        """Return all columns; `origin`: those that say which row it is, and the kept ones.
+        """Return all columns; `origin`: the id columns and the kept columns.
 
         Raises:
-            ConfigError: Two columns would have one name, or names that differ only by case.
+            ConfigError: Two column names would be equal, or differ only by case.
         """
         label = ("labels", pa.list_(pa.string())) if self._is_multilabel else ("label", pa.string())
         scores = self.layout.fields(self.label_names)
         own = [pa.field(*label), pa.field("confidence", pa.float32())]
         own += [pa.field("label_set", pa.list_(pa.string()))] if self.has_sets else []
         own += scores
-        _refuse_twins(scores, "output.layout", "Use list or top_k.")
-        _refuse_twins([*origin, *own], "input.keep", "Rename it.")
+        _reject_duplicates(scores, "output.layout", "Use list or top_k.")
+        _reject_duplicates([*origin, *own], "input.keep", "Rename it.")
         return pa.schema([*origin, *own])
 
     @property
@@ -139,8 +139,8 @@ class ScoreColumns:
         Args:
             origin: (rows,) id and kept columns.
             probabilities: (rows, labels).
-            decided: (rows, labels): the labels given.
-            sets: (rows, labels): the prediction sets, where there is a column of them.
+            decided: (rows, labels): the predicted labels.
+            sets: (rows, labels): the prediction sets, if the table has a column of them.
         """
         names = pa.array(self.label_names, pa.string())
         if self._is_multilabel:
@@ -168,17 +168,17 @@ def _lists(values: pa.Array, counts: Any) -> pa.ListArray:
     return pa.ListArray.from_arrays(pa.array(offsets), values)
 
 
-def _refuse_twins(columns: Sequence[pa.Field], field: str, remedy: str) -> None:
-    """Refuse names that are equal, or differ only by case: SQL engines cannot tell them apart."""
+def _reject_duplicates(columns: Sequence[pa.Field], field: str, remedy: str) -> None:
+    """Reject names that are equal, or differ only by case, which SQL engines ignore."""
     counts = Counter(column.name.lower() for column in columns)
-    twins = [column.name for column in columns if counts[column.name.lower()] > 1]
-    if twins:
-        allowed = "the score table would have columns of one name, or that differ only by case"
-        raise ConfigError(Problem(field, twins[:10], allowed, remedy))
+    duplicates = [column.name for column in columns if counts[column.name.lower()] > 1]
+    if duplicates:
+        allowed = "the score table would have column names that are equal or differ only by case"
+        raise ConfigError(Problem(field, duplicates[:10], allowed, remedy))
 
 
 def write_part(table: pa.Table, metadata: dict[str, Any]) -> bytes:
-    """Return a table as Parquet: zstd, statistics, and the metadata (JSON) in the footer."""
+    """Return a table as Parquet, zstd-compressed, with metadata (JSON) in the footer."""
     from pyarrow import parquet
 
     encoded = {name: json.dumps(value, ensure_ascii=False) for name, value in metadata.items()}
@@ -196,9 +196,9 @@ def write_part(table: pa.Table, metadata: dict[str, Any]) -> bytes:
 
 
 def why_unfit(field: pa.Field) -> str | None:
-    """Return why a column cannot stand in a score table, None if it can.
+    """Return why a score table cannot contain a column, None if it can.
 
-    Parquet must hold it, and Polars and DuckDB must read the same values back.
+    Parquet must support its type, and Polars and DuckDB must read the same values.
     """
     for kind in _kinds_within(field.type):
         if pa.types.is_decimal(kind) and kind.precision > MAX_DECIMAL_DIGITS:
@@ -206,28 +206,28 @@ def why_unfit(field: pa.Field) -> str | None:
         if pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):
             return "list views, which Polars does not read"
         if pa.types.is_fixed_size_list(kind) and kind.list_size == 0:
-            return "lists of the fixed size 0, which nobody reads back"
+            return "lists of the fixed size 0, which no reader supports"
     try:
         write_part(pa.schema([field]).empty_table(), {})
     except (pa.ArrowException, OSError) as error:
-        return f"what Parquet cannot: {error}"
+        return f"a type that Parquet does not support: {error}"
     return None
 
 
 def _kinds_within(kind: pa.DataType) -> Iterator[pa.DataType]:
-    """Return a type and all that it is made of."""
+    """Yield a type and all types nested in it."""
     yield kind
     for i in range(kind.num_fields):
         yield from _kinds_within(kind.field(i).type)
 
 
 def _leaf(field: pa.Field) -> str:
-    """Return the name that Parquet has for a column's values."""
+    """Return the path of a column's values in the Parquet schema."""
     return f"{field.name}.list.element" if pa.types.is_list(field.type) else str(field.name)
 
 
 def read_footer(data: bytes) -> dict[str, Any]:
-    """Return the metadata that `write_part` put into a part."""
+    """Return the metadata of a part that `write_part` wrote."""
     from pyarrow import parquet
 
     found = parquet.read_metadata(pa.BufferReader(data)).metadata or {}
@@ -236,10 +236,10 @@ def read_footer(data: bytes) -> dict[str, Any]:
 
 
 def count_rows(data: bytes) -> int:
-    """Return how many rows a part holds, reading all of them.
+    """Return the number of rows of a part; all of them are read.
 
     Raises:
-        pa.ArrowException, OSError: It is damaged.
+        pa.ArrowException, OSError: The part is damaged.
     """
     from pyarrow import parquet
 

@@ -1,7 +1,7 @@
-"""Who is train, who validation, who test.
+"""Train/validation/test splitting.
 
-A split is a function of the seed and the data alone: numpy's PCG64 gives the same rows on
-any machine. To add one: subclass `SplitSpec` and put the class into `Split`.
+A split depends on the seed and the data only: NumPy's PCG64 gives the same rows on any
+machine. To add one: subclass `SplitSpec` and add the class to `Split`.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ Assignment = npt.NDArray[np.int8]
 
 @dataclass(frozen=True)
 class Rows:
-    """What a split may look at.
+    """The data that a split depends on.
 
     Attributes:
         labels: (rows, labels) float32 of 0 and 1.
         label_names: Names of the label columns.
-        column: (rows,) values of the split's own column, if it names one.
-        is_multilabel: Whether a row may have any number of labels.
+        column: (rows,) values of the column that the split reads, if any.
+        is_multilabel: Whether a row can have any number of labels.
     """
 
     labels: Float32
@@ -41,7 +41,7 @@ class Rows:
 
 
 class SplitSpec(Spec):
-    """Base: the shares that go to validation and test; the rest is train."""
+    """Base class: the shares of validation and test; the remaining rows are train."""
 
     validation: float = Field(0.1, ge=0, lt=1)
     test: float = Field(0.1, ge=0, lt=1)
@@ -51,55 +51,57 @@ class SplitSpec(Spec):
     def _leaves_train(self) -> SplitSpec:
         if self.validation + self.test >= 1:
             total = f"{self.validation} + {self.test}"
-            raise ValueError(f"validation + test must be below 1 ({total}); Leave rows to train on")
+            raise ValueError(
+                f"validation + test must be below 1 ({total}); Leave rows for training"
+            )
         return self
 
     @property
     def reads(self) -> str | None:
-        """The column that the split needs, if any."""
+        """The column that the split reads, if any."""
         return None
 
     @property
     def groups(self) -> str | None:
-        """The column that says which rows resemble each other, if any."""
+        """The column of groups of similar rows, if any."""
         return None
 
     @abstractmethod
     def assign(self, rows: Rows) -> Assignment:
-        """Return (rows,) int8: the place of each row's split in `SPLITS`.
+        """Return (rows,) int8: the index of each row's split in `SPLITS`.
 
         Raises:
-            DataError: The data cannot be split this way.
+            DataError: This split is impossible for the data.
         """
 
     def without(self, validation: bool, test: bool) -> SplitSpec:
-        """Return the split with no share for the parts that have a table of their own."""
+        """Return the split with share 0 for the parts that have their own table."""
         given = {"validation": validation, "test": test}
         return self.model_copy(update={name: 0.0 for name, own in given.items() if own})
 
 
 class RandomSplit(SplitSpec):
-    """Rows at random."""
+    """Random rows."""
 
     kind: Literal["random"] = "random"
 
     def assign(self, rows: Rows) -> Assignment:
-        """Shuffle and cut; the counts are exact."""
+        """Shuffle and cut; the sizes are exact."""
         order = np.random.default_rng(self.seed).permutation(len(rows.labels))
         return _cut(order, self.validation, self.test)
 
 
 class StratifiedSplit(SplitSpec):
-    """The same label shares in every part.
+    """The same label distribution in every part.
 
-    Multilabel: iterative stratification (Sechidis, Tsoumakas, Vlahavas 2011), as the package
-    iterative-stratification has it.
+    Multilabel: iterative stratification (Sechidis, Tsoumakas, Vlahavas 2011), by the package
+    iterative-stratification.
     """
 
     kind: Literal["stratified"] = "stratified"
 
     def assign(self, rows: Rows) -> Assignment:
-        """Cut test off first, then validation from what remains."""
+        """Select test first, then validation from the remaining rows."""
         if not rows.is_multilabel:
             self._refuse_single_rows(rows)
         found = np.zeros(len(rows.labels), np.int8)
@@ -113,7 +115,7 @@ class StratifiedSplit(SplitSpec):
         return found
 
     def _take(self, rows: Rows, rest: npt.NDArray[np.int64], count: int) -> Any:
-        """Return the places in `rest` of `count` stratified rows."""
+        """Return the positions in `rest` of `count` stratified rows."""
         labels = rows.labels[rest]
         if rows.is_multilabel:
             from iterstrat.ml_stratifiers import MultilabelStratifiedShuffleSplit
@@ -122,7 +124,7 @@ class StratifiedSplit(SplitSpec):
                 n_splits=1, test_size=count / len(rest), random_state=self.seed
             )
             return next(cutter.split(np.zeros(len(rest)), labels))[1]
-        # Every k-th row of the rows in order of their class: each class gets its share ± 1.
+        # Sort the rows by class and take every k-th: each class gets its share ± 1 row.
         random = np.random.default_rng(self.seed)
         order = np.lexsort((random.random(len(rest)), labels.argmax(1)))
         marks = np.floor(np.arange(len(rest) + 1) * (count / len(rest)) + random.random())
@@ -140,7 +142,7 @@ class StratifiedSplit(SplitSpec):
 
 
 class GroupedSplit(SplitSpec):
-    """No group stands in two parts; with `stratify`, label shares are kept as well."""
+    """No group is in two parts; `stratify` also keeps the label distribution."""
 
     kind: Literal["grouped"] = "grouped"
     group: str
@@ -148,28 +150,28 @@ class GroupedSplit(SplitSpec):
 
     @property
     def reads(self) -> str | None:
-        """The group's column."""
+        """The column of groups."""
         return self.group
 
     @property
     def groups(self) -> str | None:
-        """The group's column."""
+        """The column of groups."""
         return self.group
 
     def assign(self, rows: Rows) -> Assignment:
-        """Give whole groups to the part that lacks most."""
+        """Assign whole groups to the part that lacks the most."""
         assert rows.column is not None
         _, groups = np.unique(rows.column.astype(str), return_inverse=True)
         num_groups = int(groups.max()) + 1
         parts = 1 + (self.validation > 0) + (self.test > 0)
         if num_groups < parts:
-            allowed = f"needs {parts} groups or more, one for each part"
+            allowed = f"requires {parts} groups or more, one for each part"
             raise DataError(Problem("data.split.group", num_groups, allowed, "Use another column."))
         weights = self._weights(rows, groups, num_groups)
         return self._fill(weights)[groups]
 
     def _weights(self, rows: Rows, groups: Any, num_groups: int) -> Float64:
-        """Return (groups, measures): rows, and with `stratify` the labels, of each group."""
+        """Return (groups, measures): row count and, with `stratify`, label counts per group."""
         sizes = np.bincount(groups, minlength=num_groups).astype(float)[:, None]
         if not self.stratify:
             return sizes
@@ -178,7 +180,7 @@ class GroupedSplit(SplitSpec):
         return np.hstack([sizes, labels])
 
     def _fill(self, weights: Float64) -> Assignment:
-        """Give each group, the largest first, to the part that lacks most of what it holds."""
+        """Assign each group, largest first, to the part that lacks most of its rows and labels."""
         shares = np.array([1 - self.validation - self.test, self.validation, self.test])
         totals = np.maximum(weights.sum(0), 1e-9)
         lacking = shares[:, None] * totals
@@ -203,12 +205,12 @@ _VALUES = {"train": 0, "training": 0, "validation": 1, "valid": 1, "val": 1, "de
 
 
 class ColumnSplit(Spec):
-    """A column says it: train, validation (valid, val, dev) or test.
+    """A column contains the split: train, validation (valid, val, dev) or test.
 
     Attributes:
         column: The column.
-        group: A column of groups that the split keeps together, so that decisions and
-            intervals do, too.
+        group: The column of groups that this split keeps together. Cross-fitting and bootstrap
+            then keep them together as well.
     """
 
     kind: Literal["column"] = "column"
@@ -217,7 +219,7 @@ class ColumnSplit(Spec):
 
     @property
     def reads(self) -> str | None:
-        """The column itself."""
+        """The column of the split."""
         return self.column
 
     @property
@@ -229,21 +231,21 @@ class ColumnSplit(Spec):
         """Read each row's part.
 
         Raises:
-            DataError: A value is none of the names, or no row is train.
+            DataError: A value is not the name of a split, or no row is train.
         """
         assert rows.column is not None
         values, inverse = np.unique(rows.column.astype(str), return_inverse=True)
         strange = [v for v in values if v.lower() not in _VALUES]
         if strange or not any(_VALUES.get(v.lower()) == 0 for v in values):
             where = f"data.split.column {self.column}"
-            allowed = f"holds one of {', '.join(_VALUES)}, and some train"
+            allowed = f"must contain only {', '.join(_VALUES)}, and at least one train"
             raise DataError(Problem(where, [str(v) for v in strange or values][:5], allowed))
         codes = np.array([_VALUES[v.lower()] for v in values], np.int8)
         found: Assignment = codes[inverse]
         return found
 
     def without(self, validation: bool, test: bool) -> ColumnSplit:
-        """Return itself: jobs refuse a column beside tables of their own."""
+        """Return itself: a job cannot combine a split column with separate tables."""
         return self
 
 

@@ -1,4 +1,4 @@
-"""How text is made from a row's columns: the same in training and in scoring."""
+"""Build a row's text from its columns, for training and scoring alike."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def one_or_more(value: object) -> object:
-    """Let a single name stand for a list of one."""
+    """Accept a single name as a list of one."""
     return [value] if isinstance(value, str) else value
 
 
@@ -27,9 +27,9 @@ class TextRecipe(Spec):
     """Columns joined by a separator, and the second text of a pair task.
 
     Attributes:
-        text: Columns that are joined; a null or blank one is skipped.
+        text: Columns to join; null and blank ones are skipped.
         text_pair: Column of the second text, None for single texts.
-        separator: What stands between joined columns.
+        separator: Text between joined columns.
     """
 
     text: Columns
@@ -38,18 +38,18 @@ class TextRecipe(Spec):
 
     @property
     def columns(self) -> list[str]:
-        """All columns that the recipe reads."""
+        """All columns that the recipe uses."""
         return [*self.text, *([self.text_pair] if self.text_pair else [])]
 
     def apply(self, table: pa.Table) -> tuple[pa.ChunkedArray, pa.ChunkedArray | None]:
-        """Make the texts of a table.
+        """Build the texts of a table.
 
         Returns:
-            text: (rows,) string, null where nothing remains: such a row is bad.
-            text_pair: (rows,) string or None for single texts.
+            text: (rows,) string, null where all columns are blank: such a row is bad.
+            text_pair: (rows,) string, or None for single texts.
 
         Raises:
-            DataError: A column is not of strings.
+            DataError: A column does not contain strings.
         """
         import pyarrow as pa
         import pyarrow.compute as pc
@@ -57,7 +57,7 @@ class TextRecipe(Spec):
         parts = [_blank_to_null(table, name) for name in self.text]
         text, separator = parts[0], pa.scalar(self.separator, pa.large_string())
         for part in parts[1:]:
-            # Not null_handling="skip": that drops a row of which all parts are null.
+            # pyarrow's null_handling="skip" drops rows in which all parts are null.
             text = pc.coalesce(pc.binary_join_element_wise(text, part, separator), text, part)
         return text, _blank_to_null(table, self.text_pair) if self.text_pair else None
 

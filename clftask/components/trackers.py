@@ -1,4 +1,4 @@
-"""Experiment trackers: what each needs, and where it writes. To add one: add a member."""
+"""Experiment trackers: requirements and output folders. To add one: add a member."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from clftask.io import filesystems, storage
 
 
 class Tracker(StrEnum):
-    """A tracker by its name in job files, which is also that of its extra.
+    """A tracker by its name in job files, which is also the name of its pip extra.
 
     Attributes:
-        package: That must be installed.
-        server: The environment variable of its server, which a run outside a disk needs.
+        package: The package that must be installed.
+        server: The environment variable of its server, required if the run is on S3.
     """
 
     package: str
@@ -36,18 +36,18 @@ class Tracker(StrEnum):
 
 
 def check(trackers: Iterable[Tracker], runs: str) -> None:
-    """Refuse a tracker whose package is not installed, or that has no place to write to.
+    """Check that the packages are installed and that each tracker can write.
 
     Args:
-        trackers: Those of a job.
-        runs: Its `run.storage`.
+        trackers: The job's trackers.
+        runs: The job's `run.storage`.
 
     Raises:
-        ConfigError: Names the package and its install command, or the variable to set.
+        ConfigError: A package or a server is missing.
     """
     for tracker in trackers:
         if tracker.server and filesystems.is_url(runs) and tracker.server not in os.environ:
-            allowed = "needs a server, or a local run"
+            allowed = "requires a server, or run.storage on disk"
             problem = Problem("tracking", str(tracker), allowed, f"Set {tracker.server}.")
             raise ConfigError(problem)
     missing = [str(t) for t in trackers if importlib.util.find_spec(t.package) is None]
@@ -58,10 +58,10 @@ def check(trackers: Iterable[Tracker], runs: str) -> None:
 
 @contextmanager
 def writing_to(run: str, scratch: str) -> Iterator[None]:
-    """Let what trackers write to disk end up in the run's folder."""
+    """Direct the local files of trackers to the run's folder."""
     if "MLFLOW_TRACKING_URI" not in os.environ:
         os.environ["MLFLOW_TRACKING_URI"] = f"file://{run}/mlruns"
-        os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"
+        os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"  # mlflow rejects file stores otherwise
     place = storage.join(run, "tensorboard")
     folder = f"{scratch}/tensorboard" if filesystems.is_url(place) else place
     os.environ["TENSORBOARD_LOGGING_DIR"] = folder

@@ -1,6 +1,6 @@
-"""What is read of a text that is longer than the model takes: the same in training and scoring.
+"""Truncation and windowing of long texts, for training and scoring alike.
 
-To add a policy: write its class and put it into `LongText`.
+To add a policy: write its class and add it to `LongText`.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import torch
 
-MAX_CHARS = 4_000_000  # tokenised at once: a token takes some hundred bytes until it is cut
+MAX_CHARS = 4_000_000  # tokenised at once: before truncation a token takes about 100 bytes
 Ids = list[int]
 
 
 class LongTextSpec(Spec):
-    """Base of the policies."""
+    """Base class of the policies."""
 
     kind: str
     takes_pairs: ClassVar[bool] = False
 
     @abstractmethod
     def num_read(self, max_length: int) -> int | None:
-        """Return how many tokens from the beginning are looked at, None if the end is, too."""
+        """Return how many tokens from the beginning are used; None if the end is used as well."""
 
     def num_whole(self, max_length: int) -> int:
-        """Return the tokens of the longest text that is read whole."""
+        """Return the length in tokens of the longest text that is read whole."""
         return max_length
 
     def problems(self, max_length: int) -> list[Problem]:
-        """Return the fields that are wrong at this length, by their names in the policy."""
+        """Return the fields that are invalid with this length, by their names in the policy."""
         return []
 
     @abstractmethod
@@ -49,10 +49,10 @@ class LongTextSpec(Spec):
         """Tokenise texts.
 
         Returns:
-            input_ids and, for pairs, token_type_ids (list<int32>); windows (list<int32>), the
-            lengths of a row's windows, which stand in its input_ids one after the other, if the
-            policy has such; length (int32) and num_tokens (int32): of what is read, and of what
-            was given; is_truncated.
+            input_ids and, for pairs, token_type_ids (list<int32>); windows (list<int32>), if the
+            policy has windows: the lengths of a row's windows, which are concatenated in its
+            input_ids; length (int32): tokens that are read; num_tokens (int32): tokens of the
+            text; is_truncated.
         """
 
     def pooled(self, logits: Array, counts: Array | None) -> Array:
@@ -60,21 +60,21 @@ class LongTextSpec(Spec):
 
         Args:
             logits: (windows, labels), row after row.
-            counts: (rows,) windows of each row, at least 1; None where a row has but one.
+            counts: (rows,) windows of each row, at least 1; None if each row has one.
         """
         return logits
 
     def pooled_tensor(self, logits: torch.Tensor, counts: torch.Tensor | None) -> torch.Tensor:
-        """Return (rows, labels) logits as `pooled` does, with gradients."""
+        """Return (rows, labels) logits as `pooled` does, but differentiable."""
         return logits
 
     @abstractmethod
     def words(self, max_length: int) -> str:
-        """Return in words what is read."""
+        """Return a description of what is read."""
 
 
 class KeepHead(LongTextSpec):
-    """The beginning is read."""
+    """The beginning of the text is read."""
 
     kind: Literal["head"] = "head"
     takes_pairs: ClassVar[bool] = True
@@ -86,7 +86,7 @@ class KeepHead(LongTextSpec):
     def encoded(
         self, texts: list[str], pairs: list[str] | None, tokenizer: Any, max_length: int
     ) -> pa.Table:
-        """Tokenise texts, by the tokenizer's own truncation."""
+        """Tokenise texts with the tokenizer's own truncation."""
         import pyarrow as pa
 
         found = tokenizer(
@@ -103,16 +103,16 @@ class KeepHead(LongTextSpec):
         return pa.table({**lists, **_lengths(length, length, is_cut)})
 
     def words(self, max_length: int) -> str:
-        """Return in words what is read."""
+        """Return a description of what is read."""
         return f"the first {max_length} tokens"
 
 
 class KeepHeadTail(LongTextSpec):
-    """The beginning and the end are read, without what is between (Sun et al. 2019).
+    """The beginning and the end of the text are read (Sun et al. 2019).
 
     Attributes:
-        head: Share of the tokens that the beginning gets; a quarter as in the paper, which
-            found 128 of 510 best.
+        head: Share of the tokens from the beginning; a quarter as in the paper, where 128 of
+            510 were best.
     """
 
     kind: Literal["head_tail"] = "head_tail"
@@ -124,7 +124,7 @@ class KeepHeadTail(LongTextSpec):
     def encoded(
         self, texts: list[str], pairs: list[str] | None, tokenizer: Any, max_length: int
     ) -> pa.Table:
-        """Tokenise texts whole, and leave the middle out of the long ones."""
+        """Tokenise texts whole, and remove the middle of long ones."""
         import pyarrow as pa
 
         before, after = num_special(tokenizer)
@@ -142,19 +142,19 @@ class KeepHeadTail(LongTextSpec):
         return pa.table({**lists, **_lengths(length, given, given > max_length)})
 
     def words(self, max_length: int) -> str:
-        """Return in words what is read."""
-        return f"{max_length} tokens: {self.head:.0%} from the beginning, the others from the end"
+        """Return a description of what is read."""
+        return f"{max_length} tokens: {self.head:.0%} from the beginning, the rest from the end"
 
 
 class Windows(LongTextSpec):
     """The text is read in windows of `max_length` tokens, and their logits are pooled.
 
-    The loss is that of the pooled logits, so that training and scoring are the same.
+    The loss is computed on the pooled logits, so that training matches scoring.
 
     Attributes:
-        stride: Tokens that a window shares with the one before, as in tokenizers.
-        pool: `mean`, or `max`: a label counts that stands out in any window.
-        most: Windows that are read of one text.
+        stride: Tokens that consecutive windows share, as in tokenizers.
+        pool: `mean`, or `max`: one window is enough for a label.
+        most: Maximum number of windows per text.
     """
 
     kind: Literal["windows"] = "windows"
@@ -167,13 +167,13 @@ class Windows(LongTextSpec):
         return self.most * max_length
 
     def problems(self, max_length: int) -> list[Problem]:
-        """Refuse a stride of more than half a window."""
+        """Reject a stride of more than half a window."""
         allowed = f"must be at most half of max_length ({max_length})"
         is_wide = self.stride > max_length // 2
         return [Problem("stride", self.stride, allowed)] if is_wide else []
 
     def num_whole(self, max_length: int) -> int:
-        """Return the tokens of the longest text that is read whole, two special ones a window."""
+        """Return the length of the longest text read whole, at two special tokens per window."""
         return 2 + self.most * (max_length - 2) - (self.most - 1) * self.stride
 
     def encoded(
@@ -196,7 +196,7 @@ class Windows(LongTextSpec):
         return pa.table({**lists, **_lengths(length, np.array(num_tokens), np.array(is_cut))})
 
     def _windows(self, ids: Ids, special: tuple[int, int], max_length: int) -> Iterator[Ids]:
-        """Yield a text's windows, at most one more than are read; each has the special tokens."""
+        """Yield a text's windows with special tokens, at most one more than are read."""
         before, after = special
         content = ids[before : len(ids) - after]
         size = max_length - before - after
@@ -207,7 +207,7 @@ class Windows(LongTextSpec):
             yield ids[:before] + content[start : start + size] + ids[len(ids) - after :]
 
     def pooled(self, logits: Array, counts: Array | None) -> Array:
-        """Return (rows, labels) logits: the mean or the maximum of a row's windows."""
+        """Return (rows, labels) logits: the mean or the maximum over a row's windows."""
         if counts is None or not len(counts):
             return logits
         starts = np.cumsum(counts) - counts
@@ -217,14 +217,14 @@ class Windows(LongTextSpec):
         return np.asarray(sums / counts[:, None].astype(logits.dtype))
 
     def pooled_tensor(self, logits: torch.Tensor, counts: torch.Tensor | None) -> torch.Tensor:
-        """Return (rows, labels) logits as `pooled` does, with gradients."""
+        """Return (rows, labels) logits as `pooled` does, but differentiable."""
         import torch
 
         parts = logits.split(counts.tolist() if counts is not None else 1)  # type: ignore[no-untyped-call]
         return torch.stack([p.amax(0) if self.pool == "max" else p.mean(0) for p in parts])
 
     def words(self, max_length: int) -> str:
-        """Return in words what is read."""
+        """Return a description of what is read."""
         shared = f", {self.stride} shared" if self.stride else ""
         return f"up to {self.most} windows of {max_length} tokens{shared}, {self.pool} of logits"
 
@@ -243,20 +243,20 @@ def _lengths(length: Any, num_tokens: Any, is_cut: Any) -> dict[str, pa.Array]:
 
 
 def num_special(tokenizer: Any) -> tuple[int, int]:
-    """Return how many special tokens stand before and after a text."""
+    """Return the number of special tokens before and after a text."""
     mask = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
     before = mask.index(0) if 0 in mask else len(mask)
     return before, list(reversed(mask)).index(0) if 0 in mask else 0
 
 
 def whole_ids(texts: list[str], tokenizer: Any, pairs: list[str] | None = None) -> Iterator[Ids]:
-    """Yield the tokens of each text, none cut off, with the special ones."""
+    """Yield the tokens of each text without truncation, including special tokens."""
     start = size = 0
     for end, text in enumerate(texts, 1):
         size += len(text)
         if size >= MAX_CHARS or end == len(texts):
             second = None if pairs is None else pairs[start:end]
-            # verbose: it would warn of texts that are longer than the model takes
+            # verbose=False: transformers warns of texts that are longer than the model's limit.
             found = tokenizer(texts[start:end], second, return_attention_mask=False, verbose=False)
             yield from found["input_ids"]
             start, size = end, 0

@@ -1,4 +1,4 @@
-"""What jobs return: the counterpart of their job files."""
+"""Results of jobs."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ Metrics = dict[str, dict[str, float]]  # by split and name
 
 @dataclass(frozen=True)
 class Result:
-    """Base of the results; `--json` prints all fields but those in `NOT_PRINTED`."""
+    """Base class of the results; `--json` prints all fields except `NOT_PRINTED`."""
 
     NOT_PRINTED: ClassVar[frozenset[str]] = frozenset()
 
     @classmethod
     def of(cls, found: Mapping[str, Any], **fields: Any) -> Self:
-        """Return a result from a mapping; keys that are no field are left out."""
+        """Return a result from a mapping; keys that are not fields are ignored."""
         names = {f.name for f in dataclasses.fields(cls)}
         return cls(**{name: value for name, value in found.items() if name in names} | fields)
 
@@ -35,14 +35,14 @@ class TrainResult(Result):
     Attributes:
         run: The run's folder.
         bundle: The bundle's folder.
-        metrics: By split and name.
-        epochs: Epochs trained.
-        seconds: Of this invocation.
+        metrics: Metrics by split and name.
+        epochs: Trained epochs.
+        seconds: Duration of this invocation.
         samples_per_s: Training throughput of all workers.
-        workers: Workers at the end.
+        workers: Number of workers at the end.
         steps: Optimiser steps.
-        per_label: By split: precision, recall, F1, threshold and support of each label.
-        intervals: By split and name: 95 % bootstrap intervals.
+        per_label: Precision, recall, F1, threshold and support of each label, by split.
+        intervals: 95 % bootstrap intervals of metrics, by split and name.
     """
 
     NOT_PRINTED = frozenset({"steps", "per_label", "intervals"})
@@ -68,11 +68,11 @@ class TuneResult(Result):
         best: The winner's trial, params, seed, and metrics by split.
         job: The winner's job file.
         bundle: The winner's bundle.
-        trials: How many are done, stopped, failed.
-        failures: Reasons by trial number.
+        trials: Number of trials that are done, stopped, failed.
+        failures: Failure reasons by trial number.
         finalists: Each finalist's trial and its scores with new seeds, under the metric's name.
-        metric: What was optimised.
-        seconds: Of this invocation.
+        metric: The metric that was optimised.
+        seconds: Duration of this invocation.
     """
 
     run: str
@@ -92,13 +92,13 @@ class ScoreResult(Result):
 
     Attributes:
         output: The table's folder.
-        shards: Shards of the table.
-        shards_skipped: Shards that were scored before.
-        seconds: Of this invocation.
-        rows_per_s: Of this invocation.
-        rows_truncated: Rows longer than the model reads.
-        mean_confidence: Over the scored rows.
-        labels: How often each label was given.
+        shards: Number of shards.
+        shards_skipped: Number of shards that earlier invocations scored.
+        seconds: Duration of this invocation.
+        rows_per_s: Throughput of this invocation.
+        rows_truncated: Number of rows whose text was truncated.
+        mean_confidence: Mean confidence of the scored rows.
+        labels: Number of predictions of each label.
     """
 
     NOT_PRINTED = frozenset({"rows_truncated", "mean_confidence", "labels"})

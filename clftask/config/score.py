@@ -1,4 +1,4 @@
-"""The scoring job: a bundle, a corpus, and where the score table goes."""
+"""The scoring job: bundle, input and output."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from clftask.spec import Spec
 
 
 class ScoreInput(Spec):
-    """The rows to score; `text: null` takes the columns that the bundle was trained on."""
+    """The rows to score; `text: null` uses the text columns of training."""
 
     path: DataPath
     text: Columns | None = None
@@ -25,24 +25,24 @@ class ScoreInput(Spec):
     @classmethod
     def _on_disk(cls, value: str) -> str:
         if value.startswith("hub:"):
-            raise ValueError("is read from disk or S3; Save the dataset with save_to_disk first")
+            raise ValueError("must be on disk or S3; Save the dataset with save_to_disk first")
         return value
 
     def recipe(self, trained: TextRecipe) -> TextRecipe:
-        """Return how text is made here, given how it was made in training."""
+        """Return the text recipe of this job, given that of training."""
         named = {"text": self.text, "text_pair": self.text_pair}
         return trained.model_copy(update={k: v for k, v in named.items() if v is not None})
 
 
 class ScoreOutput(Spec):
-    """Where the score table goes, and how probabilities are laid out in it."""
+    """Path of the score table, and layout of its probabilities."""
 
     path: Annotated[str, BeforeValidator(resolved), Field(min_length=1)]
     layout: Layout = Wide()
 
 
 class ScoreJob(Spec):
-    """A scoring job: a bundle, a corpus, and where the table goes."""
+    """A scoring job: bundle, input and output."""
 
     bundle: DataPath
     input: ScoreInput
@@ -55,7 +55,7 @@ class ScoreJob(Spec):
 
     @property
     def paths(self) -> dict[str, str]:
-        """The places that the job reads and writes, by field."""
+        """The paths that the job reads and writes, by field."""
         return {
             "bundle": self.bundle,
             "input.path": self.input.path,
@@ -63,11 +63,11 @@ class ScoreJob(Spec):
         }
 
     def settings(self, bundle: str, trained: TextRecipe) -> dict[str, Any]:
-        """Return all that the score table depends on but the files: what a rerun must share.
+        """Return all that the score table depends on except the files; a rerun must match it.
 
         Args:
             bundle: The bundle's fingerprint.
-            trained: How the bundle makes text.
+            trained: The bundle's text recipe.
         """
         return {
             "bundle": bundle,

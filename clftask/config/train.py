@@ -1,4 +1,4 @@
-"""The training job: the parts' specs put together, and the checks that cross them."""
+"""The training job: its sections, and the checks across them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from clftask.spec import Spec
 
 
 def resolved(value: Any) -> Any:
-    """Make a local path absolute; leave URLs, `hub:` and `pkg://` as they are."""
+    """Make a local path absolute; return URLs, `hub:` and `pkg://` unchanged."""
     if not isinstance(value, str) or not value or value.startswith(("hub:", "pkg://")):
         return value
     try:
@@ -51,7 +51,7 @@ DataPath = Annotated[str, BeforeValidator(resolved), Field(min_length=1)]
 
 
 class DataSpec(Spec):
-    """Where the labelled rows are, and what in them is text, label and split."""
+    """Paths of the labelled rows; text, label and split columns."""
 
     train: DataPath
     validation: DataPath | None = None
@@ -65,12 +65,12 @@ class DataSpec(Spec):
 
     @property
     def recipe(self) -> TextRecipe:
-        """How text is made from columns."""
+        """The text recipe."""
         return TextRecipe(text=self.text, text_pair=self.text_pair, separator=self.separator)
 
 
 class ModelSpec(Spec):
-    """The pretrained model and what is put on it."""
+    """The pretrained model, its head, and its input length."""
 
     base: str = Field(min_length=1)
     max_length: int = Field(128, ge=4)
@@ -80,7 +80,7 @@ class ModelSpec(Spec):
 
     @property
     def tokens(self) -> tuple[str, int, LongTextSpec]:
-        """What a text's tokens depend on."""
+        """The fields that tokenisation depends on."""
         return self.base, self.max_length, self.long_text
 
     @field_validator("base")
@@ -99,7 +99,7 @@ class EarlyStopping(Spec):
 
 
 class TrainingSpec(Spec):
-    """How the model is optimised. `batch_size` is global: over all workers and micro batches."""
+    """Training hyperparameters. `batch_size` is global: over all workers and micro batches."""
 
     epochs: int = Field(3, ge=1)
     batch_size: int = Field(32, ge=1)
@@ -120,9 +120,9 @@ class TrainingSpec(Spec):
 
     @property
     def head_rate(self) -> float:
-        """The learning rate of the fresh layers.
+        """The learning rate of the newly initialised layers.
 
-        25 times that of the pretrained ones, up to 5e-3, never below it.
+        By default 25 times that of the pretrained layers, at most 5e-3, but never below theirs.
         """
         if self.head_learning_rate != "auto":
             return self.head_learning_rate
@@ -130,12 +130,12 @@ class TrainingSpec(Spec):
 
     @property
     def greater_is_better(self) -> bool:
-        """The direction of the metric."""
+        """Whether a higher value of the metric is better."""
         return self.metric not in LOWER_IS_BETTER
 
 
 class WorkersSpec(Spec):
-    """How many workers there are, or between how many, and on what."""
+    """Number (or range) of workers, and their resources."""
 
     workers: int | tuple[int, int] = 1
     use_gpu: bool | Literal["auto"] = "auto"
@@ -146,23 +146,23 @@ class WorkersSpec(Spec):
     def _range(cls, value: Any) -> Any:
         least, most = value if isinstance(value, tuple) else (value, value)
         if not 1 <= least <= most:
-            raise ValueError("must be a number above 0, or [least, most]")
+            raise ValueError("must be a number above 0, or [min, max]")
         return value
 
     @property
     def bounds(self) -> tuple[int, int]:
-        """The least and the most workers."""
+        """The minimum and maximum number of workers."""
         return self.workers if isinstance(self.workers, tuple) else (self.workers, self.workers)
 
 
 class ScalingSpec(WorkersSpec):
-    """The workers of a training: a range lets them come and go with the machines."""
+    """The workers of a training job; with a range, training is elastic."""
 
     max_failures: int = Field(3, ge=0)
 
 
 class RunSpec(Spec):
-    """The run's name and place; `name: null` makes a new unique one."""
+    """The run's name and storage; `name: null` generates a unique name."""
 
     name: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
     storage: Annotated[str, BeforeValidator(resolved)] = "runs"
@@ -176,12 +176,12 @@ class RunSpec(Spec):
     @model_validator(mode="after")
     def _resume_needs_name(self) -> Self:
         if self.resume and self.name is None:
-            raise ValueError("resume needs a name; Set run.name to the run to resume")
+            raise ValueError("resume requires a name; Set run.name to the run to resume")
         return self
 
 
 class TrainJob(Spec):
-    """A training job: all that a run depends on."""
+    """A training job."""
 
     task: Task
     seed: int = Field(42, ge=0, lt=2**32)
@@ -196,10 +196,10 @@ class TrainJob(Spec):
 
     @classmethod
     def load(cls, source: str | Path | Mapping[str, Any], overrides: Iterable[str] = ()) -> Self:
-        """Read a job and check its sections against each other.
+        """Read a job and check its fields, then their combinations.
 
         Raises:
-            ConfigError: All mistakes of the fields, or all between them.
+            ConfigError: Lists all invalid fields, or all invalid combinations.
         """
         job = super().load(source, overrides)
         mistakes = cross_field_errors(job)
@@ -209,12 +209,12 @@ class TrainJob(Spec):
 
     @property
     def average(self) -> Average:
-        """How the metric averages labels: what the decision maximises."""
+        """The average of the metric; the decision maximises F1 with the same one."""
         return "macro" if self.training.metric.startswith("macro") else "micro"
 
     @property
     def paths(self) -> dict[str, str]:
-        """The places that the job reads and writes, by field."""
+        """The paths that the job reads and writes, by field."""
         data = self.data
         found = {
             "data.train": data.train,
@@ -226,22 +226,22 @@ class TrainJob(Spec):
         return {field: path for field, path in found.items() if path is not None}
 
     def identity(self) -> dict[str, Any]:
-        """Return what a resumed run must share: all but scaling, tracking and run."""
+        """Return what a resumed run must match: all except scaling, tracking and run."""
         return {k: v for k, v in self.dump().items() if k not in ("scaling", "tracking", "run")}
 
 
 def cross_field_errors(job: TrainJob) -> list[Problem]:
-    """Return the mistakes between sections."""
+    """Return the invalid combinations of fields."""
     training, data = job.training, job.data
     found = []
     if data.labels.task != job.task:
         fitting = "list, delimited or indicators" if job.task == "multilabel" else "class"
-        allowed = f"a {job.task} task has labels of kind {fitting}"
+        allowed = f"a {job.task} task requires labels of kind {fitting}"
         found.append(Problem("data.labels.kind", data.labels.kind, allowed, "Or change task."))
     if job.task not in job.loss.tasks:
         found.append(Problem("loss.kind", job.loss.kind, f"is not for {job.task}", "Use auto."))
     if isinstance(job.loss, LogitAdjusted) and job.model.head.bias == "prior":
-        allowed = f"must be zero with {job.loss.kind}, which takes the prior out of the model"
+        allowed = f"must be zero with {job.loss.kind}, which removes the prior from the model"
         found.append(Problem("model.head.bias", "prior", allowed))
     if training.metric != "loss" and find(training.metric, job.task) is None:
         allowed = "must be one of loss, " + ", ".join(sorted(METRICS[job.task]))
@@ -252,11 +252,12 @@ def cross_field_errors(job: TrainJob) -> list[Problem]:
     found += _of_workers(job)
     if isinstance(data.split, ColumnSplit):
         if data.validation or data.test:
-            remedy = "Leave out data.validation and data.test, or the split."
-            found.append(Problem("data.split", "column", "cannot stand beside tables", remedy))
+            remedy = "Remove data.validation and data.test, or the split."
+            allowed = "cannot be combined with separate tables"
+            found.append(Problem("data.split", "column", allowed, remedy))
     elif data.validation is None and data.split.validation == 0:
         remedy = "Set a share, or data.validation."
-        allowed = "must be above 0: the best checkpoint is chosen on validation"
+        allowed = "must be above 0: the best checkpoint is selected on validation"
         found.append(Problem("data.split.validation", 0, allowed, remedy))
     return found
 
@@ -273,10 +274,10 @@ def _of_optimizer(training: TrainingSpec) -> list[Problem]:
 def _of_workers(job: TrainJob) -> list[Problem]:
     batch_size, (least, most) = job.training.batch_size, job.scaling.bounds
     if most > batch_size:
-        allowed = f"is over all workers, so there can be at most that many, not {most}"
+        allowed = f"is global, so it must be at least scaling.workers ({most})"
         return [Problem("training.batch_size", batch_size, allowed)]
     if least == most and batch_size % most:
-        allowed = f"is over all workers, so scaling.workers ({most}) must divide it"
+        allowed = f"is global, so it must be a multiple of scaling.workers ({most})"
         return [Problem("training.batch_size", batch_size, allowed)]
     return []
 
@@ -285,7 +286,7 @@ def _of_long_text(job: TrainJob) -> list[Problem]:
     model, policy = job.model, job.model.long_text
     found = []
     if job.data.text_pair is not None and not policy.takes_pairs:
-        allowed = "is for single texts: of a pair, the beginnings are read"
+        allowed = "does not support text pairs"
         found.append(Problem("model.long_text.kind", policy.kind, allowed, "Use head."))
     wrong = policy.problems(model.max_length)
     return found + [replace(p, path=f"model.long_text.{p.path}") for p in wrong]
@@ -294,7 +295,7 @@ def _of_long_text(job: TrainJob) -> list[Problem]:
 def _of_decision(job: TrainJob) -> list[Problem]:
     threshold, floor = job.decision.threshold, job.decision.abstain_below
     if job.task == "multilabel" and floor is not None:
-        allowed = "is for multiclass: a multilabel row may have no label as it is"
+        allowed = "is for multiclass: a multilabel row can have no labels anyway"
         return [Problem("decision.abstain_below", floor, allowed, "Remove it.")]
     if job.task == "multiclass" and not isinstance(threshold, AutoThreshold):
         shown = threshold if isinstance(threshold, float) else threshold.kind

@@ -1,4 +1,4 @@
-"""Arguments of transformers' Trainer that `training.hf` takes, and what replaces the others."""
+"""Arguments of transformers' Trainer that `training.hf` supports, and substitutes for others."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _REPLACEMENTS = {
 _REASONS = {
     "every epoch ends with an evaluation and a checkpoint": "eval_strategy evaluation_strategy"
     " eval_steps eval_delay eval_on_start save_strategy save_steps do_train do_eval do_predict",
-    "batches already hold rows of similar length": "group_by_length length_column_name"
+    "batches already contain rows of similar length": "group_by_length length_column_name"
     " train_sampling_strategy",
     "the data loader is clftask's own": "dataloader_drop_last dataloader_pin_memory"
     " dataloader_prefetch_factor dataloader_persistent_workers dataloader_in_order"
@@ -61,7 +61,7 @@ INSTEAD = {
 
 
 class TrainerArguments(Spec):
-    """Arguments with a proven effect: tests/training/test_arguments.py has a test of each."""
+    """Supported arguments: tests/training/test_arguments.py tests the effect of each."""
 
     adam_beta1: _Share | None = None
     adam_beta2: _Share | None = None
@@ -73,7 +73,7 @@ class TrainerArguments(Spec):
     @model_validator(mode="before")
     @classmethod
     def _refuse_others(cls, value: Any) -> Any:
-        """Refuse all other arguments, each with what to do instead."""
+        """Reject all other arguments, each with what to do instead."""
         given = value if isinstance(value, Mapping) else {}
         others = [
             f"{name}={reprlib.repr(found)} ({_instead(str(name))})"
@@ -82,7 +82,7 @@ class TrainerArguments(Spec):
         ]
         if others:
             allowed = ", ".join(cls.model_fields)
-            raise ValueError(f"does not take {', '.join(others)}; It takes {allowed}.")
+            raise ValueError(f"does not support {', '.join(others)}; Supported: {allowed}.")
         return value
 
     @model_serializer(mode="wrap")

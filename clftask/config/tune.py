@@ -1,4 +1,4 @@
-"""The search job: a training job, what of it is searched, how, and how a winner is chosen."""
+"""The search job: training job, search space, searcher, scheduler and finalists."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ from clftask.errors import ConfigError, Problem
 from clftask.spec import Spec, is_path, put
 from clftask.yaml_io import parse_yaml, read_yaml
 
-_MAX_SHOWN = 5  # bad values of one field
+_MAX_SHOWN = 5  # invalid values of one field
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
-# Sections that all trials share, and why.
+# Fields that cannot be searched, and why.
 _SHARED = {
-    "data": "the rows are read and split once, for all trials",
+    "data": "all trials share the rows and their split",
     "model": "name the field: model.base, model.head …",
     "task": "trials of different tasks cannot be compared",
     "training": "name the field: training.learning_rate, training.batch_size …",
-    "seed": "a seed that wins is luck; finalists.seeds tries several",
+    "seed": "the best seed is due to chance; finalists.seeds tries several",
     "decision": "it is fitted after training",
     "scaling": "all trials run on the same resources",
     "tracking": "it does not change a model",
     "run": "it does not change a model",
-    "training.metric": "trials are compared by one metric",
+    "training.metric": "all trials are compared by the same metric",
     "training.keep_checkpoints": "it does not change a model",
 }
-_SEARCHED = ("model", "training")  # not as a whole, but field by field
+_SEARCHED = ("model", "training")  # only their fields, not the whole section
 
 
 def _seconds(value: Any) -> Any:
-    """Read 90s, 30m, 2h or 1d."""
+    """Parse a duration such as 90s, 30m, 2h or 1d."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd])\s*", str(value))
     if match is None or float(match[1]) == 0:
-        raise ValueError("must be a time above 0 such as 90s, 30m, 2h or 1d")
+        raise ValueError("must be a duration above 0 such as 90s, 30m, 2h or 1d")
     try:
         return timedelta(seconds=float(match[1]) * _UNITS[match[2]])
     except OverflowError:
@@ -62,7 +62,7 @@ Duration = Annotated[
 
 
 class Finalists(Spec):
-    """The best configurations, trained again with other seeds: the winner has the best mean."""
+    """The best trials, retrained with other seeds: the winner has the best mean."""
 
     top: int = Field(3, ge=1)
     seeds: int = Field(1, ge=1)
@@ -72,9 +72,9 @@ class TuneJob(Spec):
     """A search over training jobs.
 
     Attributes:
-        trials: How many configurations are tried; null: 16, or all of a grid.
-        metric: On validation; null: that of the training job.
-        finalists: Unset: the best three with one seed more; null: the best trial itself wins.
+        trials: Number of trials; null: 16, or all combinations of a grid.
+        metric: The validation metric to optimise; null: that of the training job.
+        finalists: Default: the best three with one more seed; null: the best trial wins.
     """
 
     train: TrainJob
@@ -92,7 +92,7 @@ class TuneJob(Spec):
     @field_validator("space", mode="before")
     @classmethod
     def _absolute_bases(cls, value: Any) -> Any:
-        """Make the folders of searched bases absolute: trials run elsewhere."""
+        """Make local paths of `model.base` absolute: workers have other working folders."""
         base = value.get("model.base") if isinstance(value, dict) else None
         if not isinstance(base, dict) or not isinstance(base.get("values"), list | tuple):
             return value
@@ -108,11 +108,11 @@ class TuneJob(Spec):
 
     @classmethod
     def load(cls, source: str | Path | Mapping[str, Any], overrides: Iterable[str] = ()) -> Self:
-        """Read a search, and its training job where that is a file of its own.
+        """Read a search, and its training job if that is a separate file.
 
         Raises:
-            ConfigError: All mistakes of the fields, or all between them, or all of the trials
-                that the space would give.
+            ConfigError: Lists all invalid fields, or all invalid combinations, or all invalid
+                trials of the space.
         """
         document = dict(source) if isinstance(source, Mapping) else read_yaml(source)
         overrides = list(overrides)
@@ -135,7 +135,7 @@ class TuneJob(Spec):
 
     @property
     def paths(self) -> dict[str, str]:
-        """The places that the search reads and writes, by field."""
+        """The paths that the search reads and writes, by field."""
         of_train = {f"train.{field}": path for field, path in self.train.paths.items()}
         of_train["run.storage"] = self.run.storage
         del of_train["train.run.storage"]
@@ -147,32 +147,32 @@ class TuneJob(Spec):
 
     @property
     def goal(self) -> Goal:
-        """What is optimised."""
+        """The metric to optimise and its direction."""
         metric = self.metric or self.train.training.metric
         training = self.train.training.model_copy(update={"metric": metric})
         return Goal(metric=metric, greater_is_better=training.greater_is_better)
 
     @property
     def searched(self) -> Space:
-        """The space."""
+        """The search space."""
         return Space(self.space)
 
     def points(self) -> list[Picks] | None:
-        """Return all trials where they are known before the first has run."""
+        """Return all trials if they do not depend on results, else None."""
         return self.searcher.points(self.searched, self.trials, self.train.seed)
 
     @property
     def num_trials(self) -> int:
-        """How many trials there are."""
+        """The number of trials."""
         return self.searcher.num_trials(self.searched, self.trials, self.train.seed)
 
     def probed(self) -> list[TrainJob]:
-        """Return training jobs that show every end and every listed value of the space."""
+        """Return training jobs with all bounds and all listed values of the space."""
         return [self.trial(picks) for picks in self.searched.probes()]
 
     @property
     def token_models(self) -> list[ModelSpec]:
-        """The models that differ in their tokens: trials may combine any two listed values."""
+        """The models with different tokenisation: trials can combine all listed values."""
         models = [trial.model for trial in self.probed()]
         names = "base", "max_length", "long_text"
         values = (dict.fromkeys(getattr(model, name) for model in models) for name in names)
@@ -183,42 +183,42 @@ class TuneJob(Spec):
         """Return the training job of a trial.
 
         Args:
-            picks: What a searcher picked.
-            seed: Another one than the job's.
+            picks: The picks of a searcher.
+            seed: Replaces the job's seed.
 
         Raises:
-            ConfigError: The values do not make a training job.
+            ConfigError: The values do not form a valid training job.
         """
         document = copy.deepcopy(self.train.dump())
         for path, value in self.searched.values(picks).items():
             put(TrainJob, document, path, value)
         document["training"]["metric"] = self.goal.metric
-        if self.scheduler.mutates:  # which itself replaces what no longer gains
+        if self.scheduler.mutates:  # the scheduler itself replaces trials that stop improving
             document["training"]["early_stopping"] = None
         document["seed"] = self.train.seed if seed is None else seed
         return TrainJob.load(document)
 
     def renamed(self, problem: Problem) -> Problem:
-        """Return a problem of the training job under the name its field has in the search."""
+        """Return a problem of the training job with the field's path in the search."""
         fields = TrainJob.model_fields.keys() - type(self).model_fields.keys()
         return _of_section(self, problem) if problem.path.split(".")[0] in fields else problem
 
     def identity(self) -> dict[str, Any]:
-        """Return what a resumed search must share: all but resources, budgets and run."""
+        """Return what a resumed search must match: all except resources, budgets and run."""
         free = ("concurrency", "time_budget", "storage_budget", "run", "train")
         found = {k: v for k, v in self.dump().items() if k not in free}
         return {**found, "train": self.train.identity()}
 
 
 def _override_space(document: dict[str, Any], override: str) -> None:
-    """Apply `space.training.learning_rate.low=1e-4`: the names in a space themselves hold dots."""
+    """Apply `space.training.learning_rate.low=1e-4`; the keys of a space contain dots."""
     path, _, text = override.removeprefix("space.").partition("=")
     space, value = dict(document.get("space") or {}), parse_yaml(text, override)
     name = next((name for name in space if path.startswith(f"{name}.")), None)
     if name is None:
         space[path] = value
     elif not isinstance(space[name], dict):
-        raise ConfigError(Problem(f"space.{path}", space[name], f"{name} holds no fields"))
+        raise ConfigError(Problem(f"space.{path}", space[name], f"{name} has no fields"))
     else:
         space[name] = dict(space[name])
         put(Spec, space[name], path.removeprefix(f"{name}."), value)
@@ -239,7 +239,7 @@ def _of_train(job: TuneJob) -> list[Problem]:
 
 
 def _of_space(job: TuneJob) -> list[Problem]:
-    """Refuse paths that are none, that all trials share, or that lie within each other."""
+    """Reject invalid paths, fields that cannot be searched, and nested paths."""
     found = []
     for path in job.space:
         if not is_path(path):
@@ -250,7 +250,7 @@ def _of_space(job: TuneJob) -> list[Problem]:
         for other in job.space:
             if path.startswith(f"{other}."):
                 remedy = "Put the field into the values, or list the fields one by one."
-                found.append(Problem(f"space.{path}", None, f"lies within {other}", remedy))
+                found.append(Problem(f"space.{path}", None, f"is inside {other}", remedy))
     return found
 
 
@@ -259,22 +259,22 @@ def _of_search(job: TuneJob) -> list[Problem]:
     found = job.scheduler.problems(space, job.searcher.kind, epochs)
     found += job.searcher.problems(space, job.trials)
     if job.scheduler.mutates and job.finalists is not None:
-        allowed = f"{job.scheduler.kind} changes settings while it trains: no job repeats that"
+        allowed = f"{job.scheduler.kind} changes hyperparameters in training: no job can repeat it"
         found.append(Problem("finalists", "set", allowed, "Set finalists: null."))
     if job.finalists is not None and job.train.seed + job.finalists.seeds >= 2**32:
         allowed = "finalists take the seeds after it, which must stay below 2**32"
         found.append(Problem("train.seed", job.train.seed, allowed))
     for path, distribution in space.names().items():
-        plain = re.sub(r"\[\d+\]", "", path)  # a value's place among those of a choice
+        plain = re.sub(r"\[\d+\]", "", path)  # without the indices of choices
         is_of_tokens = plain.startswith(("model.max_length", "model.long_text"))
         if is_of_tokens and not distribution.is_listed:
-            allowed = "must be choice or grid: all tokens are made before the start"
+            allowed = "must be choice or grid: all texts are tokenised before the search"
             found.append(Problem(f"space.{path}.kind", distribution.kind, allowed))
     return found
 
 
 def _of_trials(job: TuneJob) -> list[Problem]:
-    """Build every trial that is known, and those at the ends of every distribution."""
+    """Validate all trials known in advance, and those at the bounds of every distribution."""
     by_place: dict[tuple[str, str], list[Problem]] = {}
     for picks in [*job.searched.probes(), *(job.points() or [])]:
         try:
@@ -289,15 +289,15 @@ def _of_trials(job: TuneJob) -> list[Problem]:
 
 
 def _num_shown(job: TuneJob, problem: Problem) -> int:
-    """Return how many bad values of a field are shown: each that is listed, one of a range."""
+    """Return the maximum number of invalid values to show for a field: one for a range."""
     tops = [d for path, d in job.space.items() if f"{problem.path}.".startswith(f"{path}.")]
     return _MAX_SHOWN if any(d.is_listed for d in tops) else 1
 
 
 def _of_section(job: TuneJob, problem: Problem) -> Problem:
-    """Return a trial's problem under the name that its field has in the search."""
+    """Return a trial's problem with the field's path in the search."""
     for path in job.space:
-        if path.startswith(f"{problem.path}."):  # no field stands above the searched one
+        if path.startswith(f"{problem.path}."):  # the problem is in a parent of the searched field
             return replace(problem, path=f"space.{path}")
     is_searched = any(f"{problem.path}.".startswith(f"{path}.") for path in job.space)
     return _below("space" if is_searched else "train", problem)

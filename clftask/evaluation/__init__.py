@@ -1,1 +1,1 @@
-"""Metrics of a classifier on labelled rows."""
+"""Evaluation of a classifier on labelled rows."""

@@ -1,4 +1,4 @@
-"""Bootstrap intervals of metrics, over rows or over whole groups."""
+"""Bootstrap confidence intervals of metrics, over rows or over whole groups."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def bootstrap(
 ) -> dict[str, Array]:
     """Return the values of metrics on resampled rows (Efron 1979).
 
-    Rows of one group resemble each other, so whole groups are drawn if there are any (the
-    cluster bootstrap: Davison & Hinkley 1997, section 3.8).
+    Rows of one group are similar, so whole groups are drawn if there are any (cluster
+    bootstrap: Davison & Hinkley 1997, section 3.8).
 
     Args:
-        figures: Functions of (resamples, rows) weights: how often each row occurs in each.
-        shape: (rows, labels): very large ones get fewer resamples than 1000.
+        figures: Functions of (resamples, rows) weights: how often each row is drawn.
+        shape: (rows, labels): very large tables get fewer than 1000 resamples.
         groups: (rows,) the group of each row.
-        seed: Of the draws: metrics with the same seed are paired.
+        seed: Seed of the draws; metrics with the same seed are paired.
     """
     rows = shape[0]
     places = np.arange(rows) if groups is None else np.unique(groups, return_inverse=True)[1]
@@ -46,14 +46,14 @@ def bootstrap(
 
 
 def interval(values: Array) -> tuple[float, float]:
-    """Return the percentile interval of a figure's values over the resamples."""
+    """Return the percentile interval of a metric's values over the resamples."""
     tail = 100 * (1 - LEVEL) / 2
     low, high = np.percentile(values, [tail, 100 - tail])
     return float(low), float(high)
 
 
 def figures_of(decided: Array, targets: Array) -> dict[str, Figure]:
-    """Return headline metrics as functions of row weights.
+    """Return the headline metrics as functions of row weights.
 
     Args:
         decided: (rows, labels) bool: the labels predicted.
@@ -76,7 +76,7 @@ def figures_of(decided: Array, targets: Array) -> dict[str, Figure]:
     def macro(weights: Array) -> Array:
         """Return the means over the labels that occur in the resample.
 
-        Counting a missing label as 0 would pull the interval below the metric itself.
+        With missing labels as 0, the interval would be biased below the metric.
         """
         counts = weighted(weights, predicted, actual)
         never = by_label.predicted + by_label.actual == 0
@@ -97,7 +97,7 @@ def label_f1(weights: Array, decided: Array, targets: Array) -> Array:
 
 
 def covered(sets: Array, targets: Array) -> Array:
-    """Return the (rows,) share of each row's labels that its set holds; 1 where it has none."""
+    """Return the (rows,) share of each row's labels in its set; 1 for rows without labels."""
     held = (sets & (targets > 0)).sum(1) / np.maximum(targets.sum(1), 1)
     return np.asarray(np.where(targets.sum(1) > 0, held, 1.0), np.float32)
 

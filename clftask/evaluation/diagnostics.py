@@ -1,4 +1,4 @@
-"""Curves, confusions, surprising rows and metrics by length, as numbers. No plots."""
+"""Data of diagnostic plots: curves, confusions, high-loss rows, metrics by length."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ MAX_PAIRS = 5_000_000
 NUM_POINTS = 200
 MIN_LENGTH_ROWS = 30
 _BLOCK = 10_000_000
-_LEAST = 1e-7  # probabilities below count as this: a loss must stay finite
+_LEAST = 1e-7  # lower bound of probabilities, so that losses stay finite
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Rows of a split, few enough for curves: all of them, or the same draw each time.
+    """Rows of a split for curves: all rows, or a deterministic sample of a large split.
 
     Attributes:
         plain: (rows, labels) float32 probabilities without calibration.
         probabilities: (rows, labels) float32, calibrated.
         decided: (rows, labels) bool: the labels predicted.
         targets: (rows, labels) bool.
-        num_rows: Rows of the whole split.
+        num_rows: Number of rows of the whole split.
     """
 
     plain: Array
@@ -41,7 +41,7 @@ class Sample:
 
     @classmethod
     def of(cls, logits: Array, outcome: Outcome, targets: Array, task: Task) -> Self:
-        """Draw from a split.
+        """Sample a split.
 
         Args:
             logits: (rows, labels), uncalibrated.
@@ -63,12 +63,12 @@ class Sample:
 
 
 class PrecisionRecall(NamedTuple):
-    """Precision against recall, from the highest threshold to the lowest.
+    """Precision-recall curve, from the highest threshold to the lowest.
 
     Attributes:
         recall: (points,).
         precision: (points,).
-        average: The average precision: the sum of precisions, weighted by the gain in recall.
+        average: The average precision: the mean precision, weighted by the gain in recall.
     """
 
     recall: Array
@@ -77,20 +77,20 @@ class PrecisionRecall(NamedTuple):
 
 
 def precision_recall(scores: Array, targets: Array, points: int = NUM_POINTS) -> PrecisionRecall:
-    """Return the curve of pairs predicted when their score is above a threshold.
+    """Return the curve of (row, label) pairs.
 
     Args:
         scores: (pairs,).
         targets: (pairs,) of 0 and 1.
-        points: How many of the curve are returned, evenly spread over recall; the average
-            precision is that of the whole curve.
+        points: Number of points to return, evenly spread over recall; the average precision
+            uses the whole curve.
     """
     positives = int(np.count_nonzero(targets))
     if not positives:
         return PrecisionRecall(np.empty(0), np.empty(0), 0.0)
     order = np.argsort(-scores, kind="stable")
     falling = scores[order]
-    last = np.append(np.flatnonzero(falling[1:] != falling[:-1]), len(falling) - 1)  # of equals
+    last = np.append(np.flatnonzero(falling[1:] != falling[:-1]), len(falling) - 1)  # of ties
     hits = np.cumsum(targets[order] > 0)[last]
     precision, recall = hits / (last + 1), hits / positives
     average = float(np.diff(recall, prepend=0.0) @ precision)
@@ -99,7 +99,7 @@ def precision_recall(scores: Array, targets: Array, points: int = NUM_POINTS) ->
 
 
 def average_precisions(sample: Sample) -> list[float | None]:
-    """Return each label's average precision, None for those without positives."""
+    """Return the average precision of each label, None for labels without positives."""
     by_label = (np.ascontiguousarray(x.T) for x in (sample.probabilities, sample.targets))
     return [
         precision_recall(p, y).average if y.any() else None for p, y in zip(*by_label, strict=True)
@@ -107,15 +107,15 @@ def average_precisions(sample: Sample) -> list[float | None]:
 
 
 def abstention(probabilities: Array, targets: Array) -> tuple[Array, Array]:
-    """Return coverage and accuracy if multiclass rows below a floor get no label.
+    """Return coverage and accuracy if multiclass rows below a minimum confidence get no label.
 
     Args:
         probabilities: (rows, labels).
         targets: (rows, labels) of 0 and 1.
 
     Returns:
-        (99,) coverage and (99,) accuracy of the covered rows, at the floors 0.01 … 0.99;
-        NaN where no row is left.
+        (99,) coverage and (99,) accuracy of the covered rows, at the minima 0.01 … 0.99;
+        NaN where no row is covered.
     """
     confidence = probabilities.max(1)
     right = targets[np.arange(len(targets)), probabilities.argmax(1)] > 0
@@ -131,9 +131,9 @@ def abstention(probabilities: Array, targets: Array) -> tuple[Array, Array]:
 
 
 def replacements(decided: Array, targets: Array) -> Array:
-    """Return (labels, labels) float32: how often the second was given in place of the first.
+    """Return (labels, labels) float32: how often the second replaces the first.
 
-    A row counts for each pair of a label that it misses and a label that it should not have.
+    A row counts for each pair of a false negative and a false positive label.
 
     Args:
         decided: (rows, labels) bool.
@@ -145,7 +145,7 @@ def replacements(decided: Array, targets: Array) -> Array:
 
 
 def largest_pairs(counts: Array, most: int) -> list[tuple[int, int, int]]:
-    """Return (first label, second label, count) of the largest counts, zeros left out."""
+    """Return (first label, second label, count) of the largest counts, without zeros."""
     flat = counts.ravel()
     order = np.argsort(-flat, kind="stable")[:most]
     places = [divmod(int(i), counts.shape[1]) for i in order if flat[i] > 0]
@@ -153,7 +153,7 @@ def largest_pairs(counts: Array, most: int) -> list[tuple[int, int, int]]:
 
 
 def most_confused(counts: Array, most: int) -> Array:
-    """Return the labels that take part in the most replacements, in bundle order."""
+    """Return the labels with the most replacements, in bundle order."""
     both = counts.sum(0) + counts.sum(1)
     found = np.argsort(-both, kind="stable")[:most]
     return np.sort(found[both[found] > 0])
@@ -163,12 +163,12 @@ def most_confused(counts: Array, most: int) -> Array:
 
 
 class Surprise(NamedTuple):
-    """The label of a row that the probabilities contradict most.
+    """The label of a row with the highest loss.
 
     Attributes:
-        row: Its place in the split.
-        label: Multiclass: the true class.
-        loss: −log of the probability that was given to the truth.
+        row: The row's index in the split.
+        label: The label; for multiclass the true class.
+        loss: −log of the predicted probability of the truth.
     """
 
     row: int
@@ -177,16 +177,16 @@ class Surprise(NamedTuple):
 
 
 def surprises(probabilities: Array, targets: Array, task: Task, most: int) -> list[Surprise]:
-    """Return the rows with the highest losses, the highest first.
+    """Return the rows with the highest losses, highest first.
 
-    Of a multilabel row the loss of one label counts, the highest: the sum over all would put
-    rows with many labels first, and not those that are likely mislabelled.
+    The loss of a multilabel row is that of its worst label: the sum over labels would rank
+    rows with many labels first, not those that are likely mislabelled.
 
     Args:
         probabilities: (rows, labels), calibrated.
         targets: (rows, labels) of 0 and 1.
         task: multiclass or multilabel.
-        most: How many.
+        most: Maximum number of rows.
     """
     step = max(1, _BLOCK // max(1, targets.shape[1]))
     starts = range(0, len(targets), step)
@@ -200,7 +200,7 @@ def surprises(probabilities: Array, targets: Array, task: Task, most: int) -> li
 
 
 def _worst(probabilities: Array, targets: Array, task: Task) -> tuple[Array, Array]:
-    """Return for each row the label that surprises most, and the probability of its truth."""
+    """Return for each row the label with the highest loss, and the probability of the truth."""
     if task == "multiclass":
         labels = targets.argmax(1)
         return labels, np.take_along_axis(probabilities, labels[:, None], 1)[:, 0]
@@ -214,21 +214,21 @@ def _worst(probabilities: Array, targets: Array, task: Task) -> tuple[Array, Arr
 def by_length(
     num_tokens: Array, decided: Array, targets: Array, num_whole: int
 ) -> list[dict[str, Any]]:
-    """Return F1 by bins of length, the shortest first.
+    """Return F1 by bins of length, shortest first.
 
-    Bins end at `num_whole` times powers of two, so that a bin's rows are read whole or cut,
-    and are merged until each has some rows.
+    Bins end at `num_whole` times powers of two, so that the rows of a bin are either all whole
+    or all truncated. Bins with too few rows are merged.
 
     Args:
-        num_tokens: (rows,) tokens, including those that are not read.
+        num_tokens: (rows,) number of tokens, including truncated ones.
         decided: (rows, labels) bool: the labels predicted.
         targets: (rows, labels) of 0 and 1.
-        num_whole: Tokens of the longest text that is read whole.
+        num_whole: Length in tokens of the longest text that is read whole.
 
     Returns:
-        For each bin from and to (tokens, both included; of the last one the longest), rows,
-        truncated (share of its rows that are longer than `num_whole`), micro_f1, and macro_f1
-        of the labels that occur in it.
+        For each bin: from and to (tokens, both inclusive; the last bin ends at the longest
+        row), rows, truncated (share of rows longer than `num_whole`), micro_f1, and macro_f1
+        over the labels that occur in the bin.
     """
     found, low = [], 1
     for high in _ends(num_tokens, num_whole):
@@ -241,7 +241,7 @@ def by_length(
 
 
 def _ends(num_tokens: Array, num_whole: int) -> list[int]:
-    """Return the ends of bins with rows enough; a short rest at the end goes to the last one."""
+    """Return the ends of bins with enough rows; remaining rows go to the last bin."""
     longest, ends, done = int(num_tokens.max()), list[int](), 0
     all_ends = [num_whole]
     while all_ends[0] > 1:

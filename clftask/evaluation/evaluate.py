@@ -1,4 +1,4 @@
-"""Fit a decision on validation rows, and measure every split with it."""
+"""Fit a decision on validation rows, and evaluate every split with it."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ MAX_CONFUSION_LABELS = 200
 
 @dataclass(frozen=True)
 class Labelled:
-    """Rows of a split whose labels are known.
+    """Labelled rows of a split.
 
     Attributes:
         logits: (rows, labels) float32, uncalibrated.
         targets: (rows, labels) float32 of 0 and 1.
-        groups: (rows,) codes of their groups, if the split is grouped.
-        num_tokens: (rows,) tokens of their texts, including those that are not read; if known.
-        texts: (rows,) beginnings of their texts; if known.
+        groups: (rows,) codes of the groups, if the split is grouped.
+        num_tokens: (rows,) number of tokens, including truncated ones; if known.
+        texts: (rows,) beginnings of the texts; if known.
     """
 
     logits: Array
@@ -45,10 +45,10 @@ class Evaluated:
 
     Attributes:
         decision: Fitted on all validation rows.
-        figures: What `metrics.json` holds: metrics, their intervals, per_label, by_length and
-            confusion_matrix by split.
-        outcomes: The result for the rows of each split; of validation, cross-fitted.
-        rows: The splits themselves.
+        figures: The content of `metrics.json`: metrics, their intervals, per_label, by_length
+            and confusion_matrix by split.
+        outcomes: The outcome of the rows of each split; cross-fitted for validation.
+        rows: The rows of each split.
     """
 
     decision: Decision
@@ -58,9 +58,9 @@ class Evaluated:
 
 
 def decide(job: TrainJob, space: LabelSpace, splits: dict[str, Labelled]) -> Evaluated:
-    """Fit a job's decision on validation, and measure all splits with it.
+    """Fit a job's decision on validation, and evaluate all splits with it.
 
-    The figures of validation are cross-fitted: fitted on the other folds.
+    The figures of validation are cross-fitted: each fold's decision is fitted on the others.
     """
     held_out, spec, figures = splits["validation"], job.decision, dict[str, Any]()
     outcomes, num_whole = {}, job.model.long_text.num_whole(job.model.max_length)
@@ -85,9 +85,9 @@ def measured(
     Args:
         rows: The split.
         found: The outcome of its rows.
-        decision: The one that is shipped: its thresholds are listed with the labels.
-        space: The labels.
-        num_whole: Tokens of the longest text that is read whole.
+        decision: The decision of the bundle: its thresholds are listed with the labels.
+        space: The label space.
+        num_whole: Length in tokens of the longest text that is read whole.
     """
     metrics = _metrics(rows, found, decision, space)
     intervals = headline(found.decided, rows.targets, rows.groups, found.sets)
@@ -107,7 +107,7 @@ def measured(
 def _metrics(
     rows: Labelled, outcome: Outcome, decision: Decision, space: LabelSpace
 ) -> dict[str, float]:
-    """Return all metrics with the decision, and without it where they can differ."""
+    """Return all metrics with the decision, and those without it that can differ."""
     task, targets = space.task, rows.targets
     probabilities, decided, sets = outcome
     found = compute(probabilities, decided, targets, task)
@@ -141,10 +141,10 @@ def _labels(
 
 
 def labelled(table: Any, logits: Array, targets: Array) -> Labelled:
-    """Return rows with the group, length and text that their table holds.
+    """Return labelled rows with the groups, lengths and texts of their table.
 
     Args:
-        table: group, num_tokens and text (rows,), where it has them.
+        table: The columns group, num_tokens and text, as far as it has them.
         logits: (rows, labels) float32, uncalibrated.
         targets: (rows, labels) of 0 and 1.
     """
@@ -159,5 +159,5 @@ def labelled(table: Any, logits: Array, targets: Array) -> Labelled:
 
 
 def groups_of(table: Any) -> Array | None:
-    """Return the (rows,) groups of a table's rows, None where they have none."""
+    """Return the (rows,) groups of a table's rows, None if it has no groups."""
     return np.asarray(table["group"].to_numpy()) if "group" in table.column_names else None

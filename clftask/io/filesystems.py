@@ -1,4 +1,4 @@
-"""Disks and object stores: which filesystem a path is on, and what its errors mean."""
+"""Filesystems of local paths and URLs, and the translation of their errors."""
 
 from __future__ import annotations
 
@@ -19,33 +19,34 @@ _FROM_ENVIRONMENT = "Credentials come from the environment or a profile, never f
 
 
 def is_url(path: str) -> bool:
-    """Tell a URL from a local path."""
+    """Tell whether the path is a URL."""
     return re.match(r"^[a-zA-Z][a-zA-Z0-9+.-]*://", path) is not None
 
 
 def is_s3(path: str) -> bool:
-    """Tell whether the path lies on S3."""
+    """Tell whether the path is on S3."""
     return path.startswith("s3://")
 
 
 def absolute(path: str) -> str:
-    """Return a local path as an absolute one, `file://` as a path, a URL as it is.
+    """Return local paths and `file://` URLs as absolute paths, other URLs unchanged.
 
     Raises:
-        StorageError: Nothing can be at such a path, or it holds credentials.
+        StorageError: The path is invalid, or contains credentials.
     """
     if path.startswith("file://"):
         path = path.removeprefix("file://")
-    _refuse_unusable(path)
+    _reject_invalid(path)
     if is_url(path):
         return path.rstrip("/")
     try:
         return str(Path(path).expanduser().absolute())
-    except RuntimeError as error:  # ~somebody who is not there
-        raise StorageError(Problem(path, None, f"invalid path: {error}", "Check it.")) from None
+    except RuntimeError as error:  # raised by expanduser: unknown user
+        remedy = "Check the path."
+        raise StorageError(Problem(path, None, f"invalid path: {error}", remedy)) from None
 
 
-def _refuse_unusable(path: str) -> None:
+def _reject_invalid(path: str) -> None:
     why = ""
     if re.search(r"[\0\ud800-\udfff]", path):
         why, remedy = "contains invalid characters", "Check the path."
@@ -54,7 +55,7 @@ def _refuse_unusable(path: str) -> None:
     elif is_url(path) and not is_s3(path) and holds_secret(path):
         why, remedy = "contains a password or a token", _FROM_ENVIRONMENT
     elif is_url(path) and not is_s3(path) and "::" in path:
-        why, remedy = "nested URLs are not supported", "Unpack it and give the inner path."
+        why, remedy = "nested URLs are not supported", "Unpack the archive and use the inner path."
     if why:
         raise StorageError(Problem(path, None, why, remedy))
 
@@ -68,7 +69,7 @@ def _session() -> Any:
 
 @functools.cache
 def s3_client() -> Any:
-    """Return the boto3 client that all S3 writing goes through, with its retries."""
+    """Return the boto3 client for all writes to S3, with retries."""
     from botocore.config import Config
 
     config = Config(
@@ -81,6 +82,7 @@ def s3_client() -> Any:
     region = _session().region_name or "us-east-1"
     client = _session().client("s3", config=config, region_name=region)
     encryption = _encryption(os.environ.get("CLFTASK_S3_SSE", ""))
+    # botocore fires the event for put_object and for the uploads of s3transfer alike.
     for operation in ("PutObject", "CreateMultipartUpload"):
         event = f"provide-client-params.s3.{operation}"
         client.meta.events.register(event, lambda params, **_: params | encryption)
@@ -88,10 +90,10 @@ def s3_client() -> Any:
 
 
 def _encryption(wanted: str) -> dict[str, str]:
-    """Return the parameters of a write that ask S3 to encrypt what is stored.
+    """Return the server-side encryption parameters of a write to S3.
 
     Raises:
-        ConfigError: CLFTASK_S3_SSE asks for something else.
+        ConfigError: The value of CLFTASK_S3_SSE is not supported.
     """
     kind, _, key = wanted.partition(":kms:") if wanted.startswith("aws:kms:") else (wanted, "", "")
     if not re.fullmatch(r"|AES256|aws:kms|aws:kms:\S+", wanted):
@@ -111,11 +113,11 @@ def _custom_endpoint() -> str | None:
 
 
 def _s3_filesystem(path: str) -> Any:
-    """Return pyarrow's S3 with the credentials that botocore has now: it renews those that end."""
+    """Return pyarrow's S3FileSystem with botocore's current credentials: botocore renews them."""
     found = _session().get_credentials()
-    if found is None:  # pyarrow would look for them once more, for minutes
+    if found is None:  # pyarrow would search for them again, for minutes
         raise aws_errors.no_credentials(path)
-    keys = found.get_frozen_credentials()
+    keys = found.get_frozen_credentials()  # a named tuple of four fields since botocore 1.44
     return _s3_filesystem_of(keys.access_key, keys.secret_key, keys.token)
 
 
@@ -128,7 +130,7 @@ def _s3_filesystem_of(access_key: str, secret_key: str, token: str | None) -> An
 
     options: dict[str, Any] = {
         "retry_strategy": AwsStandardS3RetryStrategy(MAX_ATTEMPTS),
-        "connect_timeout": 10,
+        "connect_timeout": 10,  # pyarrow's default is 1 s
         "request_timeout": 60,
         "access_key": access_key,
         "secret_key": secret_key,
@@ -136,12 +138,14 @@ def _s3_filesystem_of(access_key: str, secret_key: str, token: str | None) -> An
     }
     if _session().region_name:
         options["region"] = _session().region_name
-    # Where botocore knows no endpoint of a region, it names the partition's.
+    # pyarrow ignores AWS_ENDPOINT_URL_S3 and the endpoint of a profile: use botocore's. For a
+    # region without an endpoint of its own, botocore returns that of the partition.
     url = s3_client().meta.endpoint_url.replace("aws-global", "us-east-1")
     scheme, _, host = url.partition("://")
     if not re.fullmatch(_PLAIN_AWS, host):
         options |= {"endpoint_override": host, "scheme": scheme}
         options.setdefault("region", "us-east-1")
+    # boto3 does not expose AWS_CA_BUNDLE; its inner botocore session does.
     authorities = _session()._session.get_config_variable("ca_bundle")
     if authorities:
         options["tls_ca_file_path"] = authorities
@@ -152,14 +156,14 @@ def filesystem(path: str) -> tuple[Any, str]:
     """Return the pyarrow filesystem of a path, and the path inside it.
 
     Raises:
-        StorageError: The URL is one that neither pyarrow nor fsspec opens, or what the
-            environment says of S3 is wrong.
+        StorageError: Neither pyarrow nor fsspec supports the URL, or the S3 settings of the
+            environment are invalid.
     """
     from pyarrow import fs
 
-    _refuse_unusable(path)
+    _reject_invalid(path)
     if is_s3(path):
-        with translate_storage_errors(path):  # a profile, an endpoint or a login that is none
+        with translate_storage_errors(path):  # invalid profile, endpoint or credentials
             return _s3_filesystem(path), path.removeprefix("s3://").rstrip("/")
     if not is_url(path):
         return fs.LocalFileSystem(), absolute(path)
@@ -167,7 +171,7 @@ def filesystem(path: str) -> tuple[Any, str]:
 
     try:
         other, inner = fsspec.core.url_to_fs(path)
-    except Exception as error:  # each of its backends raises what it likes
+    except Exception as error:  # fsspec's backends share no base exception
         reason = " ".join(str(error).split())[:300]
         raise StorageError(Problem(path, None, f"cannot be opened: {reason}")) from None
     return fs.PyFileSystem(fs.FSSpecHandler(other)), inner
@@ -175,7 +179,7 @@ def filesystem(path: str) -> tuple[Any, str]:
 
 @contextmanager
 def translate_storage_errors(path: str) -> Iterator[None]:
-    """Turn what storage says into a `StorageError` that names the path and the remedy."""
+    """Translate exceptions of storage clients into a `StorageError` with path and remedy."""
     from boto3.exceptions import S3UploadFailedError
     from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
@@ -190,9 +194,9 @@ def translate_storage_errors(path: str) -> Iterator[None]:
         raise StorageError(Problem(path, None, f"S3 did not answer: {error}", remedy)) from None
     except OSError as error:
         raise aws_errors.storage_error_of_arrow(path, error) from None
-    except ValueError as error:  # a name or a pattern that the filesystem cannot make sense of
+    except ValueError as error:  # the filesystem rejects the name or the pattern
         raise StorageError(Problem(path, None, f"cannot be used: {error}")) from None
-    except Exception as error:  # each of fsspec's backends raises what it likes
+    except Exception as error:  # fsspec's backends share no base exception
         if is_s3(path) or not is_url(path) or isinstance(error, ClftaskError):
             raise
         reason = " ".join(str(error).split())[:300]

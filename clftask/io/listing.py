@@ -1,4 +1,4 @@
-"""Which files a folder or a glob holds: each once, whatever links and patterns there are."""
+"""List the files of folders and globs, each file once in spite of links."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ class FileInfo:
 
 
 def list_files(path: str, recursive: bool = True, markers: bool = True) -> list[FileInfo]:
-    """List the files under a folder, sorted; an absent folder holds none.
+    """List the files below a folder, sorted; an absent folder has none.
 
     Args:
         path: The folder.
-        recursive: Whether to look into the folders in it.
-        markers: Whether also into those whose names begin with `_` or `.`; on disk alone.
+        recursive: Whether to include its subfolders.
+        markers: Whether to include subfolders whose names begin with `_` or `.`; only used on
+            local disks.
     """
     from pyarrow.fs import FileSelector, FileType
 
@@ -38,7 +39,7 @@ def list_files(path: str, recursive: bool = True, markers: bool = True) -> list[
     with translate_storage_errors(path):
         found = fs.get_file_info(FileSelector(inner, recursive=recursive, allow_not_found=True))
     files = [f for f in found if f.type == FileType.File]
-    # Not the names as they are: of abfs://container@account/folder they begin with container/.
+    # Relative names: for abfs://container@account/folder, fsspec's begin with container/.
     names = [f.path.strip("/").removeprefix(inner.strip("/")).lstrip("/") for f in files]
     found = [FileInfo(f"{path.rstrip('/')}/{n}", f.size) for n, f in zip(names, files, strict=True)]
     return sorted(found, key=lambda f: f.path)
@@ -52,9 +53,10 @@ def _local_files(folder: str, recursive: bool, markers: bool) -> Iterator[FileIn
 
 
 def _folders(starts: Iterable[str], markers: bool) -> Iterator[str]:
-    """Yield folders and all below them, each once: links may lead in circles.
+    """Yield folders and their subfolders, each once, because links can form cycles.
 
-    Without `markers`, not by names that begin with `_` or `.`: a link may lead there, too.
+    Without `markers`, names that begin with `_` or `.` are not followed. Links to such folders
+    are, if the link's own name does not begin so.
     """
     seen: set[str] = set()
     waiting = sorted(starts, reverse=True)
@@ -77,9 +79,9 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
 
 
 def expand(pattern: str) -> list[str]:
-    """Return the files that a path, folder or glob stands for, sorted.
+    """Return the files that a path, folder or glob matches, sorted.
 
-    Names that begin with `_` or `.` below a folder are markers, not data, and are left out.
+    Names that begin with `_` or `.` below a folder are markers, not data, and are excluded.
     """
     pattern = absolute(pattern)
     if not is_url(pattern) and Path(pattern).is_file():
@@ -98,7 +100,7 @@ def expand(pattern: str) -> list[str]:
 
 
 def _magic(pattern: str) -> re.Match[str] | None:
-    """Return where a glob begins to be one; None of what is a name, brackets and all."""
+    """Return the first wildcard of a glob; None if a folder has this name, brackets included."""
     found = re.search(r"[*?\[]", pattern)
     if found is None or (is_url(pattern) and "*" in pattern):
         return found
@@ -107,14 +109,14 @@ def _magic(pattern: str) -> re.Match[str] | None:
 
 
 def _kind(path: str) -> str:
-    """Return File, Directory, NotFound or, of a pipe or a device, Unknown."""
+    """Return File, Directory, NotFound or, for a pipe or a device, Unknown."""
     fs, inner = filesystem(path)
     with translate_storage_errors(path):
         return str(fs.get_file_info(inner).type.name)
 
 
 def _globbed(pattern: str) -> list[str]:
-    """Return the files that a local glob stands for, looking into no folder twice."""
+    """Return the files that a local glob matches; each folder is listed once."""
     root, *parts = Path(pattern).parts
     places = {root}
     with translate_storage_errors(pattern):
@@ -131,24 +133,24 @@ def _globbed(pattern: str) -> list[str]:
 
 
 def _matching(pattern: str, paths: list[str]) -> list[str]:
-    """Return the paths that a glob stands for; by RE2, which no pattern makes slow."""
+    """Return the paths that a glob matches; RE2 takes linear time for any pattern."""
     import pyarrow as pa
     import pyarrow.compute as pc
     from fsspec.utils import glob_translate
 
     with translate_storage_errors(pattern):
-        regex = glob_translate(pattern).removesuffix(r"\Z")
+        regex = glob_translate(pattern).removesuffix(r"\Z")  # which RE2 does not support
         found = pc.match_substring_regex(pa.array(paths, pa.string()), f"^{regex}$")
     return [path for path, fits in zip(paths, found.to_pylist(), strict=True) if fits]
 
 
 def stands_for(pattern: str, path: str) -> bool:
-    """Tell whether a folder or glob would stand for a file if it were there."""
-    pattern, path = _without_detours(absolute(pattern)), _without_detours(path)
+    """Tell whether a folder or glob would match a file if the file existed."""
+    pattern, path = _real_path(absolute(pattern)), _real_path(path)
     if _magic(pattern):
         return _matching(pattern, [path]) == [path]
     return path.startswith(pattern + "/")
 
 
-def _without_detours(path: str) -> str:
+def _real_path(path: str) -> str:
     return path if is_url(path) else os.path.realpath(path)

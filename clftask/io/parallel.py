@@ -1,4 +1,4 @@
-"""Work in threads that mostly wait for storage."""
+"""Thread pool for work that mostly waits for storage."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import TypeVar
 
 _Item = TypeVar("_Item")
 _Found = TypeVar("_Found")
-NUM_THREADS = 8  # a survey of a CSV file takes some 130 MB
+NUM_THREADS = 8  # scanning a CSV file takes about 130 MB
 
 
-def map_in_threads(look: Callable[[_Item], _Found], items: Iterable[_Item]) -> list[_Found]:
-    """Apply a function that mostly waits for storage; the first error ends it."""
+def map_in_threads(function: Callable[[_Item], _Found], items: Iterable[_Item]) -> list[_Found]:
+    """Apply a function to each item; the first error cancels the remaining calls."""
     with ThreadPoolExecutor(NUM_THREADS) as pool:
-        futures = [pool.submit(look, item) for item in items]
+        futures = [pool.submit(function, item) for item in items]
         try:
             return [future.result() for future in futures]
         except BaseException:

@@ -1,8 +1,8 @@
-"""The only door to disks and object stores: read, list, atomic put, put-if-absent, retry.
+"""All access to disks and object stores: read, list, atomic put, put-if-absent, retry.
 
-A path is a local one, `s3://bucket/key`, or another URL that pyarrow or fsspec reads.
-Runs and outputs are written to disk or S3. Endpoint, region and credentials of S3 come from
-the standard AWS environment and profile, resolved by botocore for every client.
+A path is a local path, `s3://bucket/key`, or another URL that pyarrow or fsspec supports.
+Runs and outputs are written to disk or S3. botocore resolves endpoint, region and credentials
+of S3 from the standard AWS environment and profile, for pyarrow too.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _Result = TypeVar("_Result")
 
 
 def join(base: str, *parts: str) -> str:
-    """Join a folder and names, for local paths and URLs alike."""
+    """Join a folder and names; for local paths and URLs."""
     return "/".join([base.rstrip("/"), *parts])
 
 
@@ -46,7 +46,7 @@ def join(base: str, *parts: str) -> str:
 
 
 def exists(path: str) -> bool:
-    """Tell whether a file or folder is there."""
+    """Tell whether a file or folder exists."""
     from pyarrow.fs import FileType
 
     fs, inner = filesystem(path)
@@ -55,7 +55,7 @@ def exists(path: str) -> bool:
 
 
 def is_folder(path: str) -> bool:
-    """Tell whether the path is a folder (on S3: a prefix that holds something)."""
+    """Tell whether the path is a folder (on S3: a prefix with objects)."""
     from pyarrow.fs import FileType
 
     fs, inner = filesystem(path)
@@ -67,7 +67,7 @@ def read_bytes(path: str) -> bytes:
     """Read a whole file."""
     fs, inner = filesystem(path)
     if not is_url(path) and Path(inner).exists() and not Path(inner).is_file():
-        raise StorageError(Problem(path, None, "must be a file"))  # no pipe, which nobody may feed
+        raise StorageError(Problem(path, None, "must be a file"))  # a pipe could block
 
     def read() -> bytes:
         with fs.open_input_file(inner) as file:
@@ -88,10 +88,10 @@ def _retrying(is_temporary: Callable[[BaseException], bool]) -> Retrying:
 
 
 def read_json(path: str, remedy: str) -> dict[str, Any]:
-    """Read a JSON object of our own.
+    """Read a JSON object that clftask wrote.
 
     Raises:
-        DataError: The file holds something else; says `remedy`.
+        DataError: The file is damaged; the error contains `remedy`.
     """
     try:
         return dict(json.loads(read_bytes(path)))
@@ -100,10 +100,10 @@ def read_json(path: str, remedy: str) -> dict[str, Any]:
 
 
 def version(path: str) -> str:
-    """Return what changes whenever a file does: its ETag on S3, else size and time.
+    """Return a version of a file that changes with it: ETag on S3, else size and mtime.
 
     Raises:
-        StorageError: There is no such file.
+        StorageError: The file does not exist.
     """
     if is_s3(path):
         bucket, key = _bucket_and_key(path)
@@ -113,15 +113,15 @@ def version(path: str) -> str:
     with translate_storage_errors(path):
         info = fs.get_file_info(inner)
     if info.size is None:
-        raise StorageError(Problem(path, None, "is not there", "Check the path."))
+        raise StorageError(Problem(path, None, "does not exist", "Check the path."))
     return f"{info.size}-{info.mtime_ns}"
 
 
 def size(path: str) -> int:
-    """Return the bytes of a file, or of all files below a folder.
+    """Return the size in bytes of a file, or of all files below a folder.
 
     Raises:
-        StorageError: Nothing is there.
+        StorageError: The path does not exist.
     """
     fs, inner = filesystem(path)
     with translate_storage_errors(path):
@@ -129,7 +129,7 @@ def size(path: str) -> int:
     if info.size is not None:
         return int(info.size)
     if not (files := list_files(path)):
-        raise StorageError(Problem(path, None, "is not there", "Check the path."))
+        raise StorageError(Problem(path, None, "does not exist", "Check the path."))
     return sum(file.size for file in files)
 
 
@@ -137,7 +137,7 @@ def size(path: str) -> int:
 
 
 def put(path: str, data: bytes) -> None:
-    """Write a file whole or not at all, over what is there."""
+    """Write a file atomically, replacing an existing one."""
     if is_s3(path):
         bucket, key = _bucket_and_key(path)
         with translate_storage_errors(path):
@@ -148,10 +148,10 @@ def put(path: str, data: bytes) -> None:
 
 
 def put_if_absent(path: str, data: bytes) -> bool:
-    """Create a file whole; return False and leave it alone if it is there already.
+    """Create a file atomically; return False and leave it unchanged if it exists.
 
-    An answer lost on the way is tried again and may then meet its own success, so what is
-    there counts as ours when it holds the same bytes.
+    boto3 retries a request whose response was lost, and may then find its own object. An
+    existing object with the same bytes therefore counts as created.
     """
     if not is_s3(path):
         with translate_storage_errors(path), _temporary_beside(path, data) as temporary:
@@ -165,7 +165,7 @@ def put_if_absent(path: str, data: bytes) -> bool:
     bucket, key = _bucket_and_key(path)
 
     def create() -> bool:
-        try:
+        try:  # put_object: the uploads of s3transfer do not accept IfNoneMatch
             s3_client().put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
         except ClientError as error:
             if already_exists(error):
@@ -178,7 +178,7 @@ def put_if_absent(path: str, data: bytes) -> bool:
 
 
 def upload(folder: str, path: str) -> None:
-    """Copy all files below a local folder to `path`, replacing what has the same name."""
+    """Copy all files below a local folder to `path`, replacing files of the same name."""
     root = Path(folder)
     for file in sorted(p for p in root.rglob("*") if p.is_file()):
         target = join(path, file.relative_to(root).as_posix())
@@ -194,15 +194,16 @@ def download(path: str, folder: str) -> None:
     """Copy all files below `path` into a local folder.
 
     Raises:
-        StorageError: Nothing is there, or a name leads out of the folder.
+        StorageError: The path does not exist, or a name points outside the folder.
     """
     files, top = list_files(path), path.rstrip("/") + "/"
     names = [file.path.removeprefix(top) for file in files]
     if not files:
-        raise StorageError(Problem(path, None, "is not there", "Check the path."))
+        raise StorageError(Problem(path, None, "does not exist", "Check the path."))
     if strange := [n for n in names if n.startswith("/") or ".." in n.split("/")]:
-        allowed = f"contains names that lead out of it: {strange[0]}"
-        raise StorageError(Problem(path, None, allowed, "Copy what belongs to it elsewhere."))
+        allowed = f"contains names that point outside it: {strange[0]}"
+        remedy = "Remove them, or copy the other files to a new folder."
+        raise StorageError(Problem(path, None, allowed, remedy))
     Path(folder).mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(NUM_THREADS) as pool:
         list(pool.map(lambda file, name: _fetch(file.path, Path(folder, name)), files, names))
@@ -221,7 +222,7 @@ def _fetch(path: str, target: Path) -> None:
 
 
 def delete(path: str) -> None:
-    """Remove a file or a folder with all it holds; an absent one is no error."""
+    """Remove a file, or a folder with its contents; a missing path is not an error."""
     if not is_s3(path):
         with translate_storage_errors(path):
             if Path(path).is_dir():
@@ -244,15 +245,15 @@ def delete(path: str) -> None:
 
 
 def clear_partial(path: str) -> None:
-    """Remove what killed writers left half-written below a folder that nobody else writes to.
+    """Remove partial writes of killed writers below a folder without other writers.
 
     Raises:
-        StorageError: Storage does not answer, or refuses to tell or to remove it.
+        StorageError: Storage does not answer, or denies listing or removal.
     """
     with translate_storage_errors(path):
         if not is_s3(path):
             for file in Path(path).rglob(f"{_TEMPORARY}*"):
-                if not file.is_dir():  # no writer of ours makes folders
+                if not file.is_dir():  # the temporary files of `put` are never folders
                     file.unlink(missing_ok=True)
             return
         bucket, key = _bucket_and_key(path)
@@ -264,11 +265,11 @@ def clear_partial(path: str) -> None:
 
 
 def check_writable(path: str, field: str) -> None:
-    """Refuse a place that cannot be written, without leaving anything there.
+    """Reject a path that cannot be written, without leaving anything there.
 
     Raises:
-        StorageError: The bucket is missing or refused, the disk's folder cannot be made,
-            or the scheme is neither disk nor S3.
+        StorageError: The bucket is missing or denied, the local folder cannot be created, or
+            the path is neither on disk nor on S3.
     """
     if is_s3(path):
         _renamed(field, path, lambda: _try_upload(path))
@@ -281,7 +282,7 @@ def check_writable(path: str, field: str) -> None:
     except OSError as error:
         raise StorageError(Problem(field, path, f"cannot be used: {error.strerror}")) from None
     try:
-        tempfile.TemporaryFile(dir=parent).close()  # rights alone say nothing for root
+        tempfile.TemporaryFile(dir=parent).close()  # permission bits do not apply to root
     except OSError:
         remedy = f"Choose another {field}, or fix the permissions of {parent}."
         allowed = "must be a folder that can be written"
@@ -289,14 +290,14 @@ def check_writable(path: str, field: str) -> None:
 
 
 def _try_upload(path: str) -> None:
-    """Begin a multipart upload and drop it: needs the right to write, and leaves nothing."""
+    """Create and abort a multipart upload: it requires write permission and leaves nothing."""
     bucket, key = _bucket_and_key(join(path, ".probe"))
     upload_id = s3_client().create_multipart_upload(Bucket=bucket, Key=key)["UploadId"]
     s3_client().abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload_id)
 
 
 def _renamed(field: str, path: str, call: Callable[[], _Result]) -> _Result:
-    """Run `call`, and put the job file's field in front of what storage complains of."""
+    """Run `call`; a storage error names the job file's field instead of the path."""
     try:
         with translate_storage_errors(path):
             return call()
@@ -328,7 +329,7 @@ def _temporary_beside(path: str, data: bytes) -> Iterator[str]:
 
 def _copy(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    # Of a new name: one that can be foretold may lie there already, as a link to elsewhere.
+    # A random name: at a predictable one, a link to another file may already exist.
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f"{_TEMPORARY}{target.name}-")
     temporary = Path(name)
     try:

@@ -1,4 +1,4 @@
-"""Scratch folders that do not pile up: what killed processes left is removed by the next one."""
+"""Temporary folders. Each process removes the folders that killed processes left behind."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ atexit.register(_until_exit.close)
 
 @contextlib.contextmanager
 def temporary_folder() -> Iterator[str]:
-    """Give a local folder for as long as the block runs.
+    """Yield a local folder that exists while the block runs.
 
-    A process that is killed cannot remove its own. The lock that it held ends with it, so that
-    whoever comes next can tell such a folder from one in use, whatever container it is of.
+    A killed process cannot remove its folder, but the kernel releases its lock. The next
+    process recognises stale folders by that, even those of other containers.
     """
     remove_stale_folders()
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
     with (folder / ".new").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        (folder / ".new").rename(folder / _LOCK)  # nobody sees it before it is locked
+        (folder / ".new").rename(folder / _LOCK)  # the lock file is visible only once it is locked
         (folder / "files").mkdir()
         try:
             yield str(folder / "files")
@@ -35,14 +35,14 @@ def temporary_folder() -> Iterator[str]:
 
 
 def process_folder() -> str:
-    """Return a scratch folder that lasts as long as the process."""
+    """Return a temporary folder that exists until the process exits."""
     return _until_exit.enter_context(temporary_folder())
 
 
 def remove_stale_folders() -> None:
-    """Remove the folders of processes that are gone."""
+    """Remove the folders of processes that no longer run."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        if not (folder / _LOCK).is_file():  # a pipe of somebody else's would keep us for ever
+        if not (folder / _LOCK).is_file():  # opening another user's pipe would block
             continue
         with contextlib.suppress(OSError), (folder / _LOCK).open() as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -50,6 +50,6 @@ def remove_stale_folders() -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Remove the lock last: without it a half-removed folder would stay."""
+    """Remove a folder, its lock last: a half-removed folder without a lock would stay."""
     shutil.rmtree(folder / "files", ignore_errors=True)
     shutil.rmtree(folder, ignore_errors=True)

@@ -73,14 +73,14 @@ def test_all_wrong_columns_at_once(document, tmp_path):
         (["data.labels={kind: list, column: tags}"], "data.labels.kind", "multiclass"),
         (["task=multilabel"], "data.labels.kind", "multilabel"),
         (["task=multilabel", "data.labels={kind: list, column: label}"], "label", "lists"),
-        (["data.labels.column=tags"], "tags", "one label a row"),
+        (["data.labels.column=tags"], "tags", "one label per row"),
         (["data.split={kind: random, validation: 0.5, test: 0.5}"], "data.split", "below 1"),
         (["data.split={kind: column, column: source}"], "data.split.column", "train"),
         (["model.base=/no/such/folder"], "model.base", "is not a folder"),
         (["model.base=pkg://no_such_package/model"], "model.base", "not installed"),
         (["model.base=no-owner/no-such-model"], "model.base", "cannot be opened"),
         (["model.max_length=4096"], "model.max_length", "at most 128"),
-        (["training.batch_size=32", "scaling.workers=5"], "training.batch_size", "divide"),
+        (["training.batch_size=32", "scaling.workers=5"], "training.batch_size", "multiple of"),
         (["training.hf={bf16: true}"], "training.hf", "training.precision"),
         (["training.hf={no_such_argument: 1}"], "training.hf", "no_such_argument"),
         (["training.metric=mirco_f1"], "training.metric", "micro_f1"),
@@ -92,8 +92,8 @@ def test_all_wrong_columns_at_once(document, tmp_path):
         (["decision.threshold=1.5"], "decision.threshold", "less than 1"),
         (["decision.threshold={kind: floor}"], "decision.threshold", "precision or recall"),
         (["decision.threshold=0.4"], "decision.threshold", "multilabel"),
-        (["scaling.workers=[8, 2]"], "scaling.workers", "[least, most]"),
-        (["scaling.workers=[2, 64]"], "training.batch_size", "at most that many"),
+        (["scaling.workers=[8, 2]"], "scaling.workers", "[min, max]"),
+        (["scaling.workers=[2, 64]"], "training.batch_size", "at least scaling.workers"),
         (["epochs"], "epochs", "field.path=value"),
     ],
 )
@@ -170,7 +170,7 @@ def test_bucket_that_is_missing_or_refused(document, tmp_path, s3, s3_user):
     assert "does not exist" in found[0]["allowed"]
     with s3_user(s3.admin[0], "wrong-secret"):
         found = refused(document, tmp_path, f"run.storage={s3.bucket}/runs")
-    assert "refused" in found[0]["allowed"]
+    assert "denied" in found[0]["allowed"]
 
 
 def test_job_file_that_is_none(tmp_path):

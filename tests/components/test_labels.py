@@ -148,7 +148,7 @@ def test_fixed_bools_are_named_as_the_column_has_them() -> None:
 @pytest.mark.parametrize(
     ("values", "word"),
     [
-        ([1.0, 2.5], "Fractions are no classes."),
+        ([1.0, 2.5], "Use whole numbers."),
         ([1.0, float("inf")], ""),
         ([["a"], ["b"]], "Use kind list for lists."),
         (pa.array([["a"], ["b"]], pa.list_(pa.string(), 1)), ""),
@@ -182,11 +182,11 @@ def test_large_lists_are_lists() -> None:
 @pytest.mark.parametrize("values", [["a", "b"], ["['a']", "['b']"], [1, 2]])
 def test_what_is_no_list(values: list[Any]) -> None:
     problem = refused(spec("list", column="tags"), tags=values)
-    assert (problem.path, problem.allowed) == ("data.labels: column tags", "must hold lists")
+    assert (problem.path, problem.allowed) == ("data.labels: column tags", "must contain lists")
 
 
 def test_fractions_in_lists_are_no_labels() -> None:
-    assert refused(spec("list", column="y"), y=[[0.5], [1.0]]).remedy == "Fractions are no classes."
+    assert refused(spec("list", column="y"), y=[[0.5], [1.0]]).remedy == "Use whole numbers."
 
 
 def test_delimited_labels_are_trimmed_and_blank_means_none() -> None:
@@ -203,7 +203,7 @@ def test_a_delimiter_is_taken_literally() -> None:
 @pytest.mark.parametrize("values", [[1, 2], [["a"], ["b"]]])
 def test_what_is_not_delimited(values: list[Any]) -> None:
     problem = refused(spec("delimited", column="y"), y=values)
-    assert (problem.path, problem.allowed) == ("data.labels: column y", "must hold strings")
+    assert (problem.path, problem.allowed) == ("data.labels: column y", "must contain strings")
 
 
 # ------------------------------------------------------------------ indicators
@@ -251,7 +251,7 @@ def test_an_indicator_that_is_neither_0_nor_1_names_its_row(strange: float) -> N
 
 def test_indicators_of_strings_are_refused() -> None:
     problem = refused(spec("indicators", columns=["a", "b"]), a=["1", "0"], b=[1, 0])
-    assert (problem.path, problem.allowed) == ("data.labels: column a", "must hold 0 and 1")
+    assert (problem.path, problem.allowed) == ("data.labels: column a", "must contain 0 and 1")
 
 
 # ------------------------------------------------------------------ spaces
@@ -283,5 +283,5 @@ def test_who_keeps_rows_without_labels() -> None:
     ids=["bytes that are no text", "floats beyond whole numbers"],
 )
 def test_what_cannot_be_a_name_is_refused(column: pa.Array) -> None:
-    with pytest.raises(DataError, match="column l: must hold classes"):
+    with pytest.raises(DataError, match="column l: must contain classes"):
         ClassColumn(column="l").lists(pa.table({"l": column}))

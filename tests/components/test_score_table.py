@@ -243,7 +243,7 @@ def refusal(layout: Layout, origin: list[str], task: Any = "multilabel", names=N
         columns.schema([pa.field(name, pa.string()) for name in origin])
     (problem,) = caught.value.problems
     assert caught.value.exit_code == 2
-    assert "columns of one name, or that differ only by case" in problem.allowed
+    assert "column names that are equal or differ only by case" in problem.allowed
     return problem
 
 
@@ -450,8 +450,8 @@ UNFIT = {
         pa.list_(pa.list_view(pa.int8())),
         pa.map_(pa.string(), pa.list_view(pa.int8())),
     ],
-    "lists of the fixed size 0, which nobody reads back": [pa.list_(pa.int8(), 0)],
-    "what Parquet cannot: ": [
+    "lists of the fixed size 0, which no reader supports": [pa.list_(pa.int8(), 0)],
+    "a type that Parquet does not support: ": [
         pa.struct([]),
         pa.month_day_nano_interval(),
         pa.decimal128(5, -2),

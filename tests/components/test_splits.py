@@ -224,7 +224,7 @@ def test_one_group_a_part_is_enough(name: str) -> None:
     assert sorted(counts(split(name).assign(rows))) == [4, 4, 4]
     problem = refused(split(name), rows_of(np.ones((8, 1)), groups_of(4, 4)))
     assert (problem.path, problem.value) == ("data.split.group", 2)
-    assert problem.allowed == "needs 3 groups or more, one for each part"
+    assert problem.allowed == "requires 3 groups or more, one for each part"
 
 
 @pytest.mark.parametrize("name", GROUPED)

@@ -103,7 +103,7 @@ def test_one_kept_column_needs_no_list():
 def test_the_hub_is_refused_with_a_remedy():
     (problem,) = refused("input.path=hub:owner/name@config")
     assert (problem.path, problem.value) == ("input.path", "hub:owner/name@config")
-    assert problem.allowed == "is read from disk or S3"
+    assert problem.allowed == "must be on disk or S3"
     assert problem.remedy == "Save the dataset with save_to_disk first"
 
 
@@ -121,10 +121,10 @@ def test_all_that_is_missing_is_told_at_once():
     [
         ("shard_row=5", "shard_row", "Did you mean shard_rows?"),
         ("input.ids=x", "input.ids", "Did you mean id?"),
-        ("output.format=csv", "output.format", "Known here: layout, path."),
-        ("scaling.max_failures=3", "scaling.max_failures", "Known here: "),
-        ("output.layout.k=3", "output.layout.k", "Known here: kind."),
-        ("seed=1", "seed", "Known here: "),
+        ("output.format=csv", "output.format", "Known fields: layout, path."),
+        ("scaling.max_failures=3", "scaling.max_failures", "Known fields: "),
+        ("output.layout.k=3", "output.layout.k", "Known fields: kind."),
+        ("seed=1", "seed", "Known fields: "),
     ],
 )
 def test_unknown_keys_are_refused(override, path, remedy):
@@ -167,7 +167,7 @@ def test_workers_are_a_number_or_a_range(written, bounds):
 def test_ranges_without_workers_are_refused(written):
     (problem,) = refused(f"scaling.workers={written}")
     assert problem.path == "scaling.workers"
-    assert problem.allowed == "must be a number above 0, or [least, most]"
+    assert problem.allowed == "must be a number above 0, or [min, max]"
 
 
 @pytest.mark.parametrize("written", ["[2]", "[1, 2, 3]", "many", "1.5"])

@@ -41,7 +41,7 @@ def test_only_what_is_given_is_kept() -> None:
         ("per_device_train_batch_size", "8", "use training.batch_size"),
         ("num_train_epochs", "2", "use training.epochs"),
         ("evaluation_strategy", "steps", "every epoch ends with an evaluation and a checkpoint"),
-        ("group_by_length", "true", "batches already hold rows of similar length"),
+        ("group_by_length", "true", "batches already contain rows of similar length"),
         ("tf32", "true", "use training.precision"),
         ("dataloader_prefetch_factor", "4", "the data loader is clftask's own"),
         ("lr_scheduler_type", "polynomial", "use training.schedule"),
@@ -54,9 +54,9 @@ def test_another_argument_is_refused_with_what_to_do(name: str, value: str, inst
     shown = {"true": "True", "steps": "'steps'", "polynomial": "'polynomial'"}.get(value, value)
     assert (found.path, found.allowed) == (
         "training.hf",
-        f"does not take {name}={shown} ({instead})",
+        f"does not support {name}={shown} ({instead})",
     )
-    assert found.remedy.startswith("It takes adam_beta1, adam_beta2,")
+    assert found.remedy.startswith("Supported: adam_beta1, adam_beta2,")
 
 
 @pytest.mark.parametrize(

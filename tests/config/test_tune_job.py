@@ -294,12 +294,12 @@ def test_what_all_trials_share_is_not_searched(path: str) -> None:
     ("path", "remedy"),
     [
         ("training.learning_rat", "Did you mean learning_rate?"),
-        ("training.lr", "Known here: batch_size, deterministic"),
+        ("training.lr", "Known fields: batch_size, deterministic"),
         ("modell", "Did you mean model?"),
         ("trainig.learning_rate", "Did you mean training?"),
-        ("loss.gamma", "Known here: class_weights, kind"),
-        ("model.head.hidden", "Known here: bias, kind"),
-        ("training.early_stopping.x", "Known here: "),
+        ("loss.gamma", "Known fields: class_weights, kind"),
+        ("model.head.hidden", "Known fields: bias, kind"),
+        ("training.early_stopping.x", "Known fields: "),
     ],
 )
 def test_a_path_that_is_no_field_is_named(path: str, remedy: str) -> None:
@@ -317,13 +317,13 @@ def test_a_path_that_is_none_is_named(path: str) -> None:
 def test_a_path_below_a_value_is_refused() -> None:
     (problem,) = problems(searching("training.epochs.most", BATCH, scheduler="fifo"))
     assert problem.path == "space.training.epochs.most"
-    assert problem.allowed == "epochs holds no fields to override"
+    assert problem.allowed == "epochs has no fields to override"
 
 
 def test_a_path_within_another_is_refused() -> None:
     hidden = {"kind": "randint", "low": 16, "high": 65}
     (problem,) = problems(job_with(space={"model.head": HEAD, "model.head.hidden": hidden}))
-    assert (problem.path, problem.allowed) == ("space.model.head.hidden", "lies within model.head")
+    assert (problem.path, problem.allowed) == ("space.model.head.hidden", "is inside model.head")
     near = {"training.learning_rate": RATE, "training.head_learning_rate": RATE}
     assert TuneJob.load(job_with(space=near)).num_trials == 16
 

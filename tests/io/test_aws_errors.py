@@ -99,7 +99,7 @@ def test_an_answer_without_a_body_has_its_status_as_code(monkeypatch, address):
     answer(monkeypatch, 404, "NoSuchKey")
     error = raised(client(address).head_object, Bucket="b", Key="k")
     assert aws_errors.code(error) == "404"
-    assert aws_errors.storage_error("s3://b/k", error).problems[0].allowed == "is not there"
+    assert aws_errors.storage_error("s3://b/k", error).problems[0].allowed == "does not exist"
 
 
 def test_the_code_of_an_upload_is_found_below_boto3s_error(monkeypatch, address, tmp_path):

@@ -97,7 +97,7 @@ def test_the_size_of_a_file_and_of_a_folder(place: str) -> None:
     storage.put(f"{place}/below/b", b"to you")
     assert storage.size(f"{place}/a") == 5
     assert storage.size(place) == 11
-    assert refused(storage.size, f"{place}/absent").allowed == "is not there"
+    assert refused(storage.size, f"{place}/absent").allowed == "does not exist"
 
 
 def test_list_files_of_a_folder_alone(place: str) -> None:
@@ -128,7 +128,7 @@ def test_a_version_changes_with_the_content(place: str) -> None:
 def test_what_is_no_file_has_no_version(place: str, name: str) -> None:
     fill(place, "folder/x")
     problem = refused(storage.version, f"{place}/{name}")
-    assert (problem.path, problem.allowed) == (f"{place}/{name}", "is not there")
+    assert (problem.path, problem.allowed) == (f"{place}/{name}", "does not exist")
     assert problem.remedy == "Check the path."
 
 
@@ -329,19 +329,19 @@ def test_a_stranger_cannot_put(stranger: str) -> None:
     for put in (storage.put, storage.put_if_absent):
         problem = refused(put, f"{stranger}/new", b"data")
         assert problem.path == f"{stranger}/new"
-        assert (problem.allowed, problem.remedy) == ("access is refused", GRANT)
+        assert (problem.allowed, problem.remedy) == ("access denied", GRANT)
 
 
 def test_a_stranger_cannot_upload(stranger: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"data")
     problem = refused(storage.upload, str(tmp_path), f"{stranger}/new")
-    assert (problem.allowed, problem.remedy) == ("access is refused", GRANT)
+    assert (problem.allowed, problem.remedy) == ("access denied", GRANT)
 
 
 def test_a_stranger_is_told_before_the_start(stranger: str) -> None:
     problem = refused(storage.check_writable, f"{stranger}/run", "run.storage")
     assert (problem.path, problem.value) == ("run.storage", f"{stranger}/run")
-    assert (problem.allowed, problem.remedy) == ("access is refused", GRANT)
+    assert (problem.allowed, problem.remedy) == ("access denied", GRANT)
 
 
 def test_the_version_on_s3_is_that_of_the_bytes(s3: Any) -> None:
@@ -353,7 +353,7 @@ def test_a_version_that_is_refused_says_so(s3: Any, s3_user: Any) -> None:
     storage.put(f"{s3.bucket}/secret", b"abc")
     with s3_user("who", "who"):
         problem = refused(storage.version, f"{s3.bucket}/secret")
-    assert (problem.allowed, problem.remedy) == ("access is refused", GRANT)
+    assert (problem.allowed, problem.remedy) == ("access denied", GRANT)
 
 
 def test_a_reader_can_read_but_not_delete(s3: Any, s3_user: Any) -> None:

@@ -1,1 +1,1 @@
-"""From logits to probabilities to labels."""
+"""Decisions: logits to calibrated probabilities, labels and prediction sets."""

@@ -1,6 +1,6 @@
-"""Calibration: logits to probabilities that mean what they say.
+"""Calibration: logits to calibrated probabilities.
 
-To add one: subclass `CalibrationSpec`, return a fitted `Calibration`, and put the class into
+To add one: subclass `CalibrationSpec`, return a fitted `Calibration`, and add the class to
 `AnyCalibration`.
 """
 
@@ -23,11 +23,11 @@ Shift = Annotated[float, Field(ge=-1e6, le=1e6)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Knots = tuple[tuple[Probability, Probability], ...]
 
-# Standard deviations of the priors: of all labels together about doing nothing, and of each
-# label about all of them. The narrow ones keep labels with few rows from following their noise.
+# Standard deviations of the normal priors of (log) scale and shift: of all labels around the
+# identity, and of each label around all labels. Narrow ones prevent overfitting of rare labels.
 _ALL_SD = (0.5, 1.0)
 _LABEL_SD = (0.1, 0.25)
-# Platt scales stay above 0: a higher logit is never a lower probability.
+# Platt scales stay positive, so that probabilities increase with logits.
 _MIN_SCALE = 0.01
 _CLOSE = 1e-5
 _MAX_PAIRS = 5_000_000
@@ -35,7 +35,7 @@ _BLOCK = 10_000_000
 
 
 def probabilities_of(logits: Floats, task: Task) -> Float32:
-    """Return (rows, labels) float32: softmax over the row, or sigmoid of each label."""
+    """Return (rows, labels) float32: softmax for multiclass, sigmoid for multilabel."""
     x = logits.astype(np.float32)
     if task == "multilabel":
         return np.asarray(1.0 / (1.0 + np.exp(-np.clip(x, -80, 80))), np.float32)
@@ -47,12 +47,12 @@ class Calibration(Spec):
     """A fitted calibration: p = map(σ(scale · logit + shift)), or softmax for multiclass.
 
     Attributes:
-        kind: How it was fitted.
-        scale: Of all labels, or of each.
-        shift: Of all labels, or of each.
-        maps: For each label its (probability, calibrated probability) knots, between which it
-            is linear; no knots leave a label as it is. None where there are no maps at all.
-        is_folded: Whether scale and shift already stand in the model's last layer.
+        kind: The kind of calibration that was fitted.
+        scale: One for all labels, or one per label.
+        shift: One for all labels, or one per label.
+        maps: The (probability, calibrated probability) knots of each label's piecewise linear
+            map; no knots: the identity. None for calibrations without maps.
+        is_folded: Whether the model's last layer already includes scale and shift.
     """
 
     kind: Literal["none", "temperature", "platt", "isotonic"] = "none"
@@ -70,22 +70,22 @@ class Calibration(Spec):
         return maps
 
     def probabilities(self, logits: Floats, task: Task) -> Float32:
-        """Return (rows, labels) float32 calibrated probabilities of the model's logits."""
+        """Return (rows, labels) float32 calibrated probabilities from the model's logits."""
         if not self.is_folded and self.kind != "none":
             logits = logits * np.asarray(self.scale) + np.asarray(self.shift)
         found = probabilities_of(logits, task)
         return found if self.maps is None else _mapped(found, self.maps, task)
 
     def raw(self, logits: Floats) -> Floats:
-        """Return the uncalibrated logits of a model into which this may be folded."""
+        """Return the uncalibrated logits of a model, also if its last layer is folded."""
         if not self.is_folded:
             return logits
         return np.asarray((logits - np.asarray(self.shift)) / np.asarray(self.scale))
 
     def is_close(self, other: Calibration) -> bool:
-        """Tell whether another differs by no more than rounding, folded or not.
+        """Tell whether two calibrations match up to rounding, folded or not.
 
-        What is folded and taken out again is not the same to the last bit.
+        Folding and unfolding changes the last bits.
         """
         if (self.kind, self.maps) != (other.kind, other.maps):
             return False
@@ -96,11 +96,11 @@ class Calibration(Spec):
         )
 
     def folded(self, layer: Any) -> Calibration:
-        """Put scale and shift into the last layer, a torch Linear; maps stay apart.
+        """Fold scale and shift into the last layer, a torch Linear; maps cannot be folded.
 
         Returns:
-            The calibration of the layer as it is then. A layer without a bias takes no shift:
-            then nothing is folded.
+            The calibration for the changed layer. If the layer has no bias for the shift,
+            nothing is folded.
         """
         if self.is_folded or (layer.bias is None and np.any(self.shift)):
             return self
@@ -108,10 +108,10 @@ class Calibration(Spec):
         return self.model_copy(update={"is_folded": True})
 
     def unfolded(self, layer: Any) -> Calibration:
-        """Take scale and shift out of the last layer again.
+        """Remove scale and shift from the last layer.
 
         Returns:
-            The calibration of the layer as it was before.
+            The calibration for the original layer.
         """
         if not self.is_folded:
             return self
@@ -120,7 +120,7 @@ class Calibration(Spec):
 
 
 def _affine(layer: Any, scale: Floats, shift: Floats) -> None:
-    """Let a torch Linear give scale · output + shift."""
+    """Change a torch Linear in place so that it returns scale · output + shift."""
     import torch
 
     a, b = (torch.tensor(x, dtype=layer.weight.dtype, device=layer.weight.device)
@@ -135,7 +135,7 @@ AnyFitted = Annotated[Calibration, BeforeValidator(bare_kind)]
 
 
 def _mapped(probabilities: Float32, maps: tuple[Knots, ...], task: Task) -> Float32:
-    """Map each label; the classes of a row then sum to one again (Zadrozny & Elkan 2002)."""
+    """Map each label, then normalise the classes of a row (Zadrozny & Elkan 2002)."""
     found = probabilities.copy()
     for i, knots in enumerate(maps):
         if knots:
@@ -147,15 +147,15 @@ def _mapped(probabilities: Float32, maps: tuple[Knots, ...], task: Task) -> Floa
     return found.astype(np.float32)
 
 
-# ------------------------------------------------------------------ how to fit one
+# ------------------------------------------------------------------ fitting
 
 
 class CalibrationSpec(Spec):
-    """Base of the calibrations that a job may name."""
+    """Base class of the calibrations of job files."""
 
     @abstractmethod
     def fit(self, logits: Floats, targets: Floats, task: Task) -> Calibration:
-        """Return the calibration of held-out rows.
+        """Return the calibration fitted on held-out rows.
 
         Args:
             logits: (rows, labels).
@@ -170,12 +170,12 @@ class NoCalibration(CalibrationSpec):
     kind: Literal["none"] = "none"
 
     def fit(self, logits: Floats, targets: Floats, task: Task) -> Calibration:
-        """Return what changes nothing."""
+        """Return the identity."""
         return Calibration()
 
 
 class TemperatureScaling(CalibrationSpec):
-    """One temperature for all logits (Guo et al. 2017), of least log loss."""
+    """One temperature for all logits, which minimises the log loss (Guo et al. 2017)."""
 
     kind: Literal["temperature"] = "temperature"
 
@@ -185,16 +185,16 @@ class TemperatureScaling(CalibrationSpec):
 
 
 class PlattScaling(CalibrationSpec):
-    """A scale and a shift for each label (Platt 1999); for multiclass vector scaling (Guo et al.).
+    """A scale and a shift per label (Platt 1999); for multiclass vector scaling (Guo et al.).
 
-    Each label is drawn to what fits all labels together, by a normal prior: one with few
-    positives keeps to it, one with many goes its own way.
+    A normal prior shrinks each label's values to those of all labels together, the more the
+    fewer positives the label has.
     """
 
     kind: Literal["platt"] = "platt"
 
     def fit(self, logits: Floats, targets: Floats, task: Task) -> Calibration:
-        """Return scales and shifts of greatest posterior probability."""
+        """Return the maximum a posteriori scales and shifts."""
         fit = _fit_labels if task == "multilabel" else _fit_classes
         scale, shift = fit(logits.astype(np.float64), targets.astype(np.float64))
         scale = np.maximum(scale, _MIN_SCALE)
@@ -202,18 +202,18 @@ class PlattScaling(CalibrationSpec):
 
 
 class IsotonicCalibration(CalibrationSpec):
-    """A rising map for each label with enough positives (Zadrozny & Elkan 2002), after Platt.
+    """Platt scaling, then isotonic regression per label (Zadrozny & Elkan 2002).
 
     Attributes:
-        min_positives: Labels with fewer keep to Platt's scale and shift: a map of so few rows
-            would follow their noise.
+        min_positives: Labels with fewer positives use Platt scaling only: isotonic regression
+            would overfit them.
     """
 
     kind: Literal["isotonic"] = "isotonic"
     min_positives: int = Field(50, ge=1)
 
     def fit(self, logits: Floats, targets: Floats, task: Task) -> Calibration:
-        """Return Platt's calibration and the maps."""
+        """Return Platt scaling with the isotonic maps."""
         first = PlattScaling().fit(logits, targets, task)
         probabilities = first.probabilities(logits, task)
         maps = tuple(
@@ -231,7 +231,7 @@ class AutoCalibration(CalibrationSpec):
     kind: Literal["auto"] = "auto"
 
     def fit(self, logits: Floats, targets: Floats, task: Task) -> Calibration:
-        """Return what the task's own calibration gives."""
+        """Return the calibration of the task's default kind."""
         chosen = PlattScaling() if task == "multilabel" else TemperatureScaling()
         return chosen.fit(logits, targets, task)
 
@@ -243,7 +243,7 @@ AnyCalibration = Annotated[
 ]
 
 
-# ------------------------------------------------------------------ arithmetic
+# ------------------------------------------------------------------ optimisation
 
 
 def _inverse_temperature(logits: Floats, targets: Floats, task: Task) -> float:
@@ -262,7 +262,7 @@ def _inverse_temperature(logits: Floats, targets: Floats, task: Task) -> float:
 
 
 def _log_loss(logits: Floats, targets: Floats, task: Task) -> float:
-    """Return the sum of −log p of what is true."""
+    """Return the sum of −log p of the truth."""
     if task == "multilabel":
         return float((np.logaddexp(0, logits) - targets * logits).sum())
     top = logits.max(1)
@@ -286,7 +286,7 @@ def _fit_labels(logits: Floats, targets: Floats) -> tuple[Floats, Floats]:
 def _newton(
     logits: Floats, targets: Floats, centre: tuple[float, float], spread: tuple[float, float]
 ) -> tuple[Floats, Floats]:
-    """Return for each column scale and shift of least log loss plus (deviation / spread)² / 2."""
+    """Return each column's scale and shift that minimise log loss + (deviation / spread)² / 2."""
     a, b = np.full((2, logits.shape[1]), np.array(centre)[:, None])
     tight_a, tight_b = 1 / spread[0] ** 2, 1 / spread[1] ** 2
     for _ in range(50):
@@ -300,7 +300,7 @@ def _newton(
         step_a = (bb * slope_a - ab * slope_b) / determinant
         step_b = (aa * slope_b - ab * slope_a) / determinant
         longest = np.maximum(np.abs(step_a), np.abs(step_b))
-        shorter = 1 / np.maximum(longest, 1)  # a step of at most one cannot run away
+        shorter = 1 / np.maximum(longest, 1)  # steps of at most 1 cannot diverge
         a, b = a - shorter * step_a, b - shorter * step_b
         if longest.max() < 1e-7:
             break
@@ -329,7 +329,7 @@ def _fit_classes(logits: Floats, targets: Floats) -> tuple[Floats, Floats]:
 def _rising(probabilities: Floats, targets: Floats) -> Knots:
     from sklearn.isotonic import IsotonicRegression
 
-    least = 1 / (len(targets) + 2)  # nothing is certain: Laplace's rule of succession
+    least = 1 / (len(targets) + 2)  # Laplace's rule of succession: never 0 or 1
     fitted = IsotonicRegression(y_min=least, y_max=1 - least, out_of_bounds="clip")
     fitted.fit(probabilities, targets)
     pairs = zip(fitted.X_thresholds_, fitted.y_thresholds_, strict=True)
@@ -337,7 +337,7 @@ def _rising(probabilities: Floats, targets: Floats) -> Knots:
 
 
 def _sample(shape: tuple[int, ...]) -> npt.NDArray[np.int64]:
-    """Return rows enough for what all labels share: more would not move it."""
+    """Return a sample of rows that is large enough for parameters shared by all labels."""
     rows = np.arange(shape[0])
     most = max(1, _MAX_PAIRS // max(1, shape[1]))
     return rows if shape[0] <= most else np.random.default_rng(0).choice(rows, most, replace=False)

@@ -1,6 +1,6 @@
 """Prediction sets with target coverage.
 
-To add one: subclass `SetSpec`, return a fitted `SetRule`, and put the class into `AnySets`.
+To add one: subclass `SetSpec`, return a fitted `SetRule`, and add the class to `AnySets`.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from clftask.spec import BareKind, Spec
 
 
 class SetRule(Spec):
-    """Which labels belong to a row's set: those of at least this probability.
+    """A fitted rule: a row's set contains the labels with at least this probability.
 
     Attributes:
-        coverage: The target: multiclass: the share of rows whose class is in the set;
-            multilabel: the mean share of a row's labels that are.
-        threshold: The probability.
+        coverage: The target coverage. Multiclass: the share of rows whose class is in the set;
+            multilabel: the mean share of a row's labels in the set.
+        threshold: The minimum probability.
     """
 
     coverage: float = Field(gt=0, lt=1)
@@ -34,10 +34,10 @@ class SetRule(Spec):
 
 
 class SetSpec(Spec):
-    """Base of the sets that a job may name.
+    """Base class of the prediction sets of job files.
 
     Attributes:
-        coverage: The target; see `SetRule`.
+        coverage: The target coverage; see `SetRule`.
     """
 
     coverage: float = Field(0.9, gt=0, lt=1)
@@ -46,24 +46,24 @@ class SetSpec(Spec):
     def fit(
         self, probabilities: Floats, targets: Floats, task: Task, groups: Any = None
     ) -> SetRule:
-        """Return the rule that reaches the target coverage on rows like these.
+        """Return the rule that reaches the target coverage on rows of this distribution.
 
         Args:
-            probabilities: (rows, labels), calibrated, of rows that calibration has not seen.
+            probabilities: (rows, labels), calibrated, of rows that calibration was not fitted on.
             targets: (rows, labels) of 0 and 1.
             task: multiclass or multilabel.
-            groups: (rows,) the group of each row, if new rows are of new groups.
+            groups: (rows,) the group of each row, if new rows belong to new groups.
         """
 
 
 class Conformal(SetSpec):
     """Conformal sets for multiclass (Sadinle et al. 2019: least ambiguous sets), conformal risk
-    control of the missed labels for multilabel (Angelopoulos et al. 2024).
+    control of the false negatives for multilabel (Angelopoulos et al. 2024).
 
-    Both guarantee the coverage on average over new rows like those of validation, whatever the
-    model: with n rows, (missed + 1) / (n + 1) stays below 1 − coverage. Where rows are grouped,
-    n is the number of groups, and a group's rows share its weight (Lee et al. 2023): rows of one
-    group are alike, and a new group is not.
+    Both guarantee the mean coverage on new rows that are exchangeable with validation, for any
+    model: with n rows, (missed + 1) / (n + 1) stays below 1 − coverage. If rows are grouped, n
+    is the number of groups, and the rows of a group share its weight (Lee et al. 2023), because
+    only groups are exchangeable.
     """
 
     kind: Literal["conformal"] = "conformal"
@@ -71,13 +71,13 @@ class Conformal(SetSpec):
     def fit(
         self, probabilities: Floats, targets: Floats, task: Task, groups: Any = None
     ) -> SetRule:
-        """Return the highest threshold that misses few enough."""
+        """Return the highest threshold that keeps the target coverage."""
         rows, columns = np.nonzero(targets)
         true = probabilities[rows, columns].astype(np.float64)
         weight, count = _weights(len(targets), groups)
         share = (weight / np.maximum(targets.sum(1), 1))[rows]
         order = np.argsort(true, kind="stable")
-        missed = np.concatenate([[0.0], share[order].cumsum()[:-1]])  # by those below each one
+        missed = np.concatenate([[0.0], share[order].cumsum()[:-1]])  # by a threshold at each value
         allowed = (1 - self.coverage) * (count + 1)
         fitting = np.flatnonzero(missed + 1 <= allowed + 1e-9)
         threshold = float(true[order][fitting[-1]]) if len(fitting) else 0.0
@@ -96,5 +96,5 @@ def _weights(rows: int, groups: Any) -> tuple[Floats, int]:
 
 
 def _below(value: float) -> float:
-    """Return a short number that is not above: what is equal must stay in the set."""
+    """Round down to 6 decimals: labels at the threshold must stay in the set."""
     return max(0.0, float(np.floor(value * 1e6) / 1e6))

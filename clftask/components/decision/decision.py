@@ -1,4 +1,4 @@
-"""From logits to probabilities to labels: fitted on held-out rows, applied everywhere alike."""
+"""Decisions: logits to probabilities to labels, fitted on held-out rows."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Decision(Spec):
-    """How logits become probabilities, and these become labels: what a bundle carries.
+    """The fitted decision of a bundle: logits to probabilities to labels.
 
     Attributes:
-        calibration: Of the probabilities.
-        threshold: Multilabel: a label is given when its probability is above: one threshold
-            for all labels, or one for each.
-        abstain_below: Multiclass: a row whose most probable class is below gets no label.
-        sets: Which labels belong to a row's prediction set, if there are such.
+        calibration: The calibration of the probabilities.
+        threshold: Multilabel: a label is predicted if its probability is above its threshold;
+            one threshold for all labels, or one per label.
+        abstain_below: Multiclass: a row gets no label if its highest probability is below.
+        sets: The rule of the prediction sets, if any.
     """
 
     calibration: AnyFitted = Calibration()
@@ -45,7 +45,7 @@ class Decision(Spec):
     sets: SetRule | None = None
 
     def fits(self, num_labels: int) -> bool:
-        """Tell whether what stands here for each label stands for so many."""
+        """Tell whether all values per label are for this number of labels."""
         calibration = self.calibration
         each = (self.threshold, calibration.scale, calibration.shift, calibration.maps)
         return all(len(x) == num_labels for x in each if isinstance(x, tuple))
@@ -57,11 +57,11 @@ class Decision(Spec):
         return Outcome(probabilities, self.decide(probabilities, task), sets)
 
     def probabilities(self, logits: Floats, task: Task) -> Float32:
-        """Return (rows, labels) float32 calibrated probabilities of the bundle's logits."""
+        """Return (rows, labels) float32 calibrated probabilities from the bundle's logits."""
         return self.calibration.probabilities(logits, task)
 
     def decide(self, probabilities: Floats, task: Task) -> Bools:
-        """Return (rows, labels) bool: the labels given to each row."""
+        """Return (rows, labels) bool: the predicted labels of each row."""
         if task == "multilabel":
             return np.asarray(probabilities > np.asarray(self.threshold, np.float32))
         best = probabilities.argmax(1)
@@ -75,7 +75,7 @@ class Decision(Spec):
         return [float(t) for t in np.broadcast_to(np.asarray(self.threshold), num_labels)]
 
     def rule(self, task: Task) -> str:
-        """Return in words which labels are given."""
+        """Return a description of which labels are predicted."""
         if task == "multiclass":
             floor = self.abstain_below
             return "the most probable" + (f", none below {floor:g}" if floor is not None else "")
@@ -90,7 +90,7 @@ class Outcome(NamedTuple):
 
     Attributes:
         probabilities: (rows, labels) float32, calibrated.
-        decided: (rows, labels) bool: the labels given.
+        decided: (rows, labels) bool: the predicted labels.
         sets: (rows, labels) bool: the prediction sets, if any.
     """
 
@@ -100,7 +100,7 @@ class Outcome(NamedTuple):
 
 
 class DecisionSpec(Spec):
-    """How a job wants its decision fitted on validation.
+    """How a decision is fitted on validation.
 
     Attributes:
         calibration: auto | none | temperature | platt | isotonic.
@@ -120,10 +120,10 @@ class DecisionSpec(Spec):
         """Return the decision fitted on held-out rows.
 
         Sets are fitted on the cross-fitted probabilities of all rows (cross-conformal, Vovk
-        2015): with a fold of their own, the coverage would depend on a few rows.
+        2015): with a separate calibration fold, the coverage would depend on few rows.
 
         Args:
-            logits: (rows, labels) of the model as it was trained.
+            logits: (rows, labels), uncalibrated.
             targets: (rows, labels) of 0 and 1.
             task: multiclass or multilabel.
             average: How the job's metric averages labels.
@@ -158,8 +158,7 @@ def cross_fitted(
 ) -> Outcome:
     """Return the cross-fitted outcome: each of five folds gets a decision fitted on the others.
 
-    Metrics of rows that the decision was fitted on would be too good. A fold holds whole
-    groups.
+    Metrics on the rows that a decision was fitted on are biased. Folds keep groups together.
 
     Args:
         spec: How decisions are fitted.
@@ -175,7 +174,7 @@ def cross_fitted(
     fold = folds(len(logits), groups)
     for i in np.unique(fold):
         own = fold == i
-        rest = ~own if (~own).any() else own  # a single group: there is nothing else to fit on
+        rest = ~own if (~own).any() else own  # a single group: no other rows to fit on
         others = None if groups is None else groups[rest]
         decision = spec.fit(logits[rest], targets[rest], task, average, others)
         for whole, part in zip(found, decision.apply(logits[own], task), strict=True):
@@ -185,7 +184,7 @@ def cross_fitted(
 
 
 def folds(rows: int, groups: Array | None = None) -> npt.NDArray[np.int64]:
-    """Return the fold of each row: the same for the same rows, groups kept together."""
+    """Return the fold of each row: deterministic, groups kept together."""
     names = np.arange(rows) if groups is None else np.unique(groups, return_inverse=True)[1]
     size = int(names.max()) + 1 if rows else 0
     return np.asarray(np.random.default_rng(0).permutation(size)[names] % NUM_FOLDS, np.int64)

@@ -1,7 +1,7 @@
 """Thresholds: probabilities to labels, for multilabel tasks.
 
-To add one: subclass `ThresholdSpec`, return one threshold or one a label, and put the class
-into `AnyThreshold`.
+To add one: subclass `ThresholdSpec`, return one threshold or one per label, and add the class
+to `AnyThreshold`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Fitted = float | tuple[float, ...]
 Beta = Annotated[float, Field(gt=0, le=10)]
 
 GRID = np.arange(1, 100) / 100
-# How many positives of its own a label needs until they weigh as much as all labels together.
+# Number of positives at which a label's own threshold weighs as much as that of all labels.
 SHRINKAGE = 20.0
 
 
@@ -48,16 +48,15 @@ def curve(probabilities: Floats, targets: Floats) -> Counts:
 def best_global_threshold(
     probabilities: Floats, targets: Floats, average: Average = "micro", beta: float = 1.0
 ) -> float:
-    """Return the threshold, of 0.01 … 0.99, with the highest micro- or macro-averaged F-beta."""
+    """Return the threshold in 0.01 … 0.99 with the highest micro- or macro-averaged F-beta."""
     scores = curve(probabilities, targets).averaged_f(average, beta)
     return float(GRID[_peak(scores[:, None])[0]])
 
 
 def _peak(scores: Floats) -> npt.NDArray[np.int64]:
-    """Return the (columns,) places of the highest of (99, columns) scores.
+    """Return the (columns,) indices of the maximum of (99, columns) scores.
 
-    Where neighbours are as high, the middle of them: the edge would be the first to be wrong
-    on new rows.
+    For a plateau, the middle: its edge would generalise worst to new rows.
     """
     is_top = scores >= scores.max(0) - 1e-12
     first = is_top.argmax(0)
@@ -66,15 +65,15 @@ def _peak(scores: Floats) -> npt.NDArray[np.int64]:
     return np.asarray((first + last) // 2)
 
 
-# ------------------------------------------------------------------ how to fit one
+# ------------------------------------------------------------------ fitting
 
 
 class ThresholdSpec(Spec):
-    """Base of the thresholds that a job may name."""
+    """Base class of the thresholds of job files."""
 
     @abstractmethod
     def fit(self, probabilities: Floats, targets: Floats, average: Average) -> Fitted:
-        """Return one threshold, or one for each label.
+        """Return one threshold, or one per label.
 
         Args:
             probabilities: (rows, labels), calibrated, of held-out rows.
@@ -84,10 +83,10 @@ class ThresholdSpec(Spec):
 
 
 class _Maximising(ThresholdSpec):
-    """Base of those that maximise F.
+    """Base class of thresholds that maximise F-β.
 
     Attributes:
-        maximise: f1, or the β of F-β: above 1 recall counts more, below 1 precision.
+        maximise: f1, or the β of F-β: above 1 recall weighs more, below 1 precision.
     """
 
     maximise: Literal["f1"] | Beta = "f1"
@@ -99,10 +98,10 @@ class _Maximising(ThresholdSpec):
 
 
 class GlobalThreshold(_Maximising):
-    """One threshold for all labels, of the highest F.
+    """One threshold for all labels, which maximises averaged F-β.
 
     Attributes:
-        average: Of which F: micro, macro, or auto: as the job's metric averages.
+        average: micro, macro, or auto: as in the job's metric.
     """
 
     kind: Literal["global"] = "global"
@@ -115,13 +114,13 @@ class GlobalThreshold(_Maximising):
 
 
 class PerLabelThreshold(_Maximising):
-    """A threshold for each label, of its highest F, drawn to the best one for macro-F.
+    """One threshold per label, which maximises its F-β, shrunk to the best for macro-averaged F-β.
 
-    A label's own best threshold is noise where it has few positives: on logits the two are
-    averaged, weighted by its positives and by `shrinkage`.
+    The best threshold of a label with few positives is noisy. Both thresholds are averaged as
+    logits, with its number of positives and `shrinkage` as weights.
 
     Attributes:
-        shrinkage: How many positives weigh as much as all labels together; 0 trusts each label.
+        shrinkage: The weight of the common threshold, in positives; 0: no shrinkage.
     """
 
     kind: Literal["per_label"] = "per_label"
@@ -139,15 +138,15 @@ class PerLabelThreshold(_Maximising):
 
 
 class FloorThreshold(ThresholdSpec):
-    """For each label the threshold at which its precision, or its recall, keeps to a floor.
+    """One threshold per label, at which its precision or its recall reaches a minimum.
 
-    Counts of labels with few rows are filled up with `shrinkage` rows that behave as all labels
-    together. Where the floor cannot be kept, the nearest to it: 0.99 or 0.01.
+    `shrinkage` rows with the precision or recall of all labels are added to the counts of each
+    label. If no threshold reaches the minimum, the nearest one is used: 0.99 or 0.01.
 
     Attributes:
-        precision: The floor; of those that keep it the lowest threshold, so the most recall.
-        recall: The floor; of those that keep it the highest threshold, so the most precision.
-        shrinkage: As for `per_label`.
+        precision: The minimum; the lowest threshold that reaches it has the highest recall.
+        recall: The minimum; the highest threshold that reaches it has the highest precision.
+        shrinkage: Number of added rows.
     """
 
     kind: Literal["floor"] = "floor"
@@ -158,7 +157,7 @@ class FloorThreshold(ThresholdSpec):
     @model_validator(mode="after")
     def _one_floor(self) -> Self:
         if (self.precision is None) == (self.recall is None):
-            raise ValueError("needs precision or recall, one of them; Set the floor of one")
+            raise ValueError("requires either precision or recall; Set one of them")
         return self
 
     def fit(self, probabilities: Floats, targets: Floats, average: Average) -> Fitted:
@@ -174,14 +173,14 @@ class FloorThreshold(ThresholdSpec):
         return tuple(float(t) for t in GRID[last])
 
     def _share(self, part: Floats, whole: Floats) -> Floats:
-        """Return (99, labels) part / whole, drawn to that of all labels together."""
+        """Return (99, labels) part / whole, shrunk to the ratio of all labels together."""
         pooled = part.sum(1) / np.maximum(whole.sum(1), 1e-12)
         filled = part + self.shrinkage * pooled[:, None]
         return np.asarray(filled / np.maximum(whole + self.shrinkage, 1e-12))
 
 
 class AutoThreshold(ThresholdSpec):
-    """What serves the job's metric: one a label for macro averages, else one for all."""
+    """One threshold per label if the job's metric is macro-averaged, else one for all."""
 
     kind: Literal["auto"] = "auto"
 

@@ -1,1 +1,1 @@
-"""What a search samples, how it proposes and when it stops."""
+"""Search spaces, searchers and trial schedulers."""

@@ -1,4 +1,4 @@
-"""What a search optimises."""
+"""The objective of a search."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ class Goal(Spec):
 
     @property
     def mode(self) -> str:
-        """The direction, as Ray Tune names it."""
+        """The direction as Ray Tune's `mode`."""
         return "max" if self.greater_is_better else "min"

@@ -1,23 +1,23 @@
-"""Schedulers of Ray Tune whose trials wait for each other, but never for those that are gone."""
+"""Ray Tune schedulers that do not wait for trials that have ended."""
 
 from __future__ import annotations
 
 from types import SimpleNamespace
 from typing import Any
 
-TRIAL = "trial"  # the name of its number in what Ray Tune hands it
+TRIAL = "trial"  # key of the trial's number in Ray Tune's config
 
 
 def never_stuck(scheduler: Any) -> Any:
-    """Return a scheduler of brackets that judges those who wait when nobody else is left.
+    """Return a HyperBand scheduler that processes a bracket when only paused trials are left.
 
-    Ray Tune does so only when a trial of the bracket reports; the last may end by itself, fail,
-    or begin anew in another bracket.
+    Ray Tune processes a bracket only when one of its trials reports. Its last running trial can
+    end without a report, fail, or restart in another bracket; the others then wait for ever.
     """
 
     class NeverStuck(scheduler):  # type: ignore[misc]
         def choose_trial_to_run(self, tune_controller: Any, **options: Any) -> Any:
-            """Return a trial that may run, of those that wait if all others have ended."""
+            """Return a trial to run; if only paused trials are left, process their brackets."""
             found = super().choose_trial_to_run(tune_controller, **options)
             if found is not None or not _all_wait(tune_controller):
                 return found
@@ -30,15 +30,18 @@ def never_stuck(scheduler: Any) -> Any:
 
 
 def keeping_number(scheduler: Any) -> Any:
-    """Return a population scheduler whose trials copy another's settings, but not its number."""
+    """Return a PBT scheduler that does not copy the trial number of the source trial.
+
+    Ray Tune's PBT copies the whole config, including the number.
+    """
 
     class Keeping(scheduler):  # type: ignore[misc]
         def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-            """Take a trial; it is not told of the searcher, which merely reads from a list."""
+            """Add a trial, but hide the searcher: PBT rejects every Searcher, even a list."""
             super().on_trial_add(SimpleNamespace(search_alg=None), trial)
 
         def choose_trial_to_run(self, tune_controller: Any) -> Any:
-            """Let waiting trials go on when all that they waited for have ended."""
+            """Resume paused trials if no running trial is left; synchronous PBT never does."""
             found = super().choose_trial_to_run(tune_controller)
             if found is not None or not _all_wait(tune_controller):
                 return found
@@ -48,7 +51,7 @@ def keeping_number(scheduler: Any) -> Any:
             return super().choose_trial_to_run(tune_controller)
 
         def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-            """Wait no longer for a trial whose worker is gone; one that is tried again is new."""
+            """Stop waiting for a failed trial; its retry counts as a new trial."""
             super().on_trial_error(tune_controller, trial)
             tune_controller.get_live_trials().discard(trial)
 
@@ -60,6 +63,6 @@ def keeping_number(scheduler: Any) -> Any:
 
 
 def _all_wait(tune_controller: Any) -> bool:
-    """Tell whether there are trials that wait, and none that runs or is about to."""
+    """Tell whether trials are paused, and none is running or pending."""
     statuses = {trial.status for trial in tune_controller.get_trials()}
     return "PAUSED" in statuses and not statuses & {"RUNNING", "PENDING"}

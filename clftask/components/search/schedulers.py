@@ -1,6 +1,6 @@
-"""Trial schedulers: who stops a trial early, or makes it go on from another one.
+"""Trial schedulers: early stopping, and exploitation of other trials.
 
-To add one: subclass `SchedulerSpec`, build it with `time_attr=EPOCH`, and put the class into
+To add one: subclass `SchedulerSpec`, build it with `time_attr=EPOCH`, and add the class to
 `Scheduler`.
 """
 
@@ -22,10 +22,10 @@ from clftask.components.search.space import Space
 from clftask.errors import Problem
 from clftask.spec import BareKind, Spec
 
-EPOCH = "epoch"  # what a trial reports its age as
-_MAX_DRAWS = 5_000  # of trials, to learn how many epochs they take
+EPOCH = "epoch"  # the `time_attr` in the results of trials
+_MAX_DRAWS = 5_000  # simulated trials, to estimate their epochs
 
-# What a population may change while a model trains: neither shapes nor batches depend on it.
+# Fields that PBT can change during training: neither shapes nor batches depend on them.
 _IN_PLACE = {
     f"training.{name}"
     for name in ("learning_rate", "head_learning_rate", "weight_decay", "max_grad_norm", "warmup")
@@ -33,12 +33,12 @@ _IN_PLACE = {
 
 
 class SchedulerSpec(Spec):
-    """Base of all schedulers.
+    """Base class of the schedulers.
 
     Attributes:
-        resumes: Whether a stopped trial may go on, or another one from its checkpoint.
-        mutates: Whether settings change while a trial runs.
-        searchers: The searchers it works with; None: all.
+        resumes: Whether a trial can resume from its own or another trial's checkpoint.
+        mutates: Whether hyperparameters change during a trial.
+        searchers: The supported searchers; None: all.
     """
 
     kind: str
@@ -47,17 +47,17 @@ class SchedulerSpec(Spec):
     searchers: ClassVar[tuple[str, ...] | None] = None
 
     def problems(self, space: Space, searcher: str, epochs: int) -> list[Problem]:
-        """Return why this scheduler cannot work with a space and a searcher."""
+        """Return why this scheduler does not support a space or a searcher."""
         found = []
         if self.searchers is not None and searcher not in self.searchers:
-            allowed = f"{self.kind} works with searcher {' or '.join(self.searchers)} alone"
+            allowed = f"{self.kind} requires searcher {' or '.join(self.searchers)}"
             found.append(Problem("searcher.kind", searcher, allowed))
         elif searcher == "bohb" and self.kind != "bohb":
-            allowed = "the bohb searcher needs the bohb scheduler"
+            allowed = "the bohb searcher requires the bohb scheduler"
             found.append(Problem("scheduler.kind", self.kind, allowed))
         if "training.epochs" in space.paths and self.kind != "fifo":
             allowed = f"{self.kind} compares trials by their epochs"
-            remedy = "Set train.training.epochs to the most, or use scheduler: fifo."
+            remedy = "Set train.training.epochs to the maximum, or use scheduler: fifo."
             found.append(Problem("space.training.epochs", None, allowed, remedy))
         return found + self._own_problems(space, epochs)
 
@@ -65,11 +65,11 @@ class SchedulerSpec(Spec):
         return []
 
     def typical_epochs(self, num_trials: int, epochs: int) -> float:
-        """Return how many epochs all trials together train, where none is known to be better.
+        """Return the expected epochs of all trials together, if all are equally good.
 
         Args:
-            num_trials: How many trials there are.
-            epochs: The most that a trial trains.
+            num_trials: Number of trials.
+            epochs: Maximum epochs of a trial.
         """
         return float(num_trials * epochs)
 
@@ -78,15 +78,15 @@ class SchedulerSpec(Spec):
         """Return a scheduler of Ray Tune.
 
         Args:
-            space: What is searched.
-            goal: What is optimised.
-            epochs: The most that a trial trains.
-            seed: Of its random draws.
+            space: The search space.
+            goal: The metric and its direction.
+            epochs: Maximum epochs of a trial.
+            seed: Random seed.
         """
 
 
 class _Graceful(SchedulerSpec):
-    """Base of those that let every trial train for some epochs."""
+    """Base class of schedulers with a grace period."""
 
     grace_epochs: int = Field(1, ge=1)
 
@@ -112,21 +112,21 @@ class Fifo(SchedulerSpec):
 class Asha(_Graceful):
     """Asynchronous successive halving (Li et al., 2020).
 
-    After grace_epochs · reduction_factor^k epochs a trial goes on only if it is among the best
-    1/reduction_factor of those that got there.
+    After grace_epochs · reduction_factor^k epochs a trial continues only if it is among the
+    best 1/reduction_factor of the trials that reached this rung.
     """
 
     kind: Literal["asha"] = "asha"
     reduction_factor: float = Field(3, gt=1)
 
     def typical_epochs(self, num_trials: int, epochs: int) -> float:
-        """Return the mean of searches drawn by lot, whose trials score the same at every rung."""
+        """Return the mean over simulated searches with random scores, constant over rungs."""
         count = max(4, _MAX_DRAWS // num_trials)
         rng = np.random.default_rng(0)
         return sum(self._epochs_of(rng.random(num_trials), epochs) for _ in range(count)) / count
 
     def _epochs_of(self, scores: Any, epochs: int) -> int:
-        """Return the epochs of trials that come one after the other, each with its score."""
+        """Return the total epochs of sequential trials with these scores."""
         rungs = [float(self.grace_epochs)]
         while rungs[-1] * self.reduction_factor < epochs:
             rungs.append(rungs[-1] * self.reduction_factor)
@@ -136,7 +136,7 @@ class Asha(_Graceful):
         return total
 
     def _stops(self, score: float, known: list[float]) -> bool:
-        """Tell whether a score is below the quantile of those before it; add it to them, sorted."""
+        """Tell whether a score is below the quantile of earlier ones; insert it in order."""
         place = (len(known) - 1) * (1 - 1 / self.reduction_factor)
         whole = int(place)
         is_below = bool(known) and score < (
@@ -160,10 +160,10 @@ class Asha(_Graceful):
 
 
 class _Brackets(SchedulerSpec):
-    """Base of those that halve whole brackets, in which trials wait paused for each other.
+    """Base class of HyperBand schedulers: trials of a bracket pause until all reach its rung.
 
     Attributes:
-        of_ray: What Ray Tune names it.
+        of_ray: The class name in `ray.tune.schedulers`.
     """
 
     resumes = True
@@ -171,7 +171,7 @@ class _Brackets(SchedulerSpec):
     reduction_factor: float = Field(3, gt=1)
 
     def typical_epochs(self, num_trials: int, epochs: int) -> float:
-        """Return the epochs that Ray Tune's brackets train, if no trial fails."""
+        """Return the epochs of Ray Tune's brackets, if no trial fails."""
         factor, total = self.reduction_factor, 0.0
         most = round(math.log(epochs) / math.log(factor))
         sizes = itertools.cycle(self._order(most))
@@ -191,11 +191,11 @@ class _Brackets(SchedulerSpec):
         return total
 
     def _order(self, most: int) -> list[int]:
-        """Return how often each bracket of a band is halved, in the order that they are filled."""
+        """Return the number of halvings of each bracket of a band, in the order of filling."""
         return list(range(most + 1))
 
     def build(self, space: Space, goal: Goal, epochs: int, seed: int) -> Any:
-        """Return the scheduler of Ray Tune that `of_ray` names."""
+        """Return Ray Tune's scheduler `of_ray`."""
         from ray.tune import schedulers
 
         return never_stuck(getattr(schedulers, self.of_ray))(
@@ -221,9 +221,9 @@ class Median(_Graceful):
     min_trials: int = Field(3, ge=1)
 
     def typical_epochs(self, num_trials: int, epochs: int) -> float:
-        """Return about what is trained if curves rise and do not cross.
+        """Return the approximate epochs if learning curves rise and do not cross.
 
-        Half of those that others can be held against then end at the end of their grace.
+        Half of the trials after the first `min_trials` then stop after the grace period.
         """
         stopped = max(0, num_trials - self.min_trials) / 2
         return num_trials * epochs - stopped * (epochs - self.grace_epochs)
@@ -238,12 +238,12 @@ class Median(_Graceful):
             mode=goal.mode,
             grace_period=self.grace_epochs,
             min_samples_required=self.min_trials,
-            min_time_slice=math.inf,  # never pauses: what it stops does not go on
+            min_time_slice=math.inf,  # never pauses trials: it only stops them
         )
 
 
 class _Population(SchedulerSpec):
-    """Base of those that copy good trials over bad ones, with other settings."""
+    """Base class of PBT schedulers: bad trials clone good ones with perturbed hyperparameters."""
 
     resumes = True
     mutates = True
@@ -252,7 +252,7 @@ class _Population(SchedulerSpec):
     quantile: float = Field(0.25, gt=0, le=0.5)
 
     def _own_problems(self, space: Space, epochs: int) -> list[Problem]:
-        allowed = f"{self.kind} changes only what a model in training can: rates, decay, the loss"
+        allowed = f"{self.kind} can only change rates, decay and the loss during training"
         return [
             Problem(f"space.{name}", None, allowed, "Fix it in train, or use another scheduler.")
             for name in space.names()
@@ -267,7 +267,7 @@ class Pbt(_Population):
     resample_probability: float = Field(0.25, ge=0, le=1)
 
     def build(self, space: Space, goal: Goal, epochs: int, seed: int) -> Any:
-        """Return PopulationBasedTraining whose explored values stay within the space."""
+        """Return PopulationBasedTraining with values clipped to the space."""
         from ray.tune.schedulers import PopulationBasedTraining
 
         _seed(seed)
@@ -281,7 +281,7 @@ class Pbt(_Population):
             hyperparam_mutations={name: _mutation(d) for name, d in space.names().items()},
             custom_explore_fn=space.clip,
             log_config=False,
-            synch=True,  # else a trial may copy a waiting one for ever, which never gets its turn
+            synch=True,  # asynchronous PBT loops for ever with more trials than slots
         )
 
 
@@ -311,12 +311,12 @@ class Pb2(_Population):
             quantile_fraction=self.quantile,
             hyperparam_bounds={name: [d.low, d.high] for name, d in space.names().items()},
             log_config=False,
-            synch=True,  # else a trial may copy a waiting one for ever, which never gets its turn
+            synch=True,  # asynchronous PBT loops for ever with more trials than slots
         )
 
 
 class BohbScheduler(_Brackets):
-    """The HyperBand of BOHB (Falkner et al., 2018), which fills its largest bracket first."""
+    """HyperBand of BOHB (Falkner et al., 2018), which fills the largest bracket first."""
 
     kind: Literal["bohb"] = "bohb"
     of_ray = "HyperBandForBOHB"
@@ -334,12 +334,12 @@ Scheduler = Annotated[
 
 
 def _seed(seed: int) -> None:
-    """Seed what a population explores with: Ray Tune draws from the global generators."""
+    """Seed the global generators, from which PBT and PB2 of Ray Tune draw."""
     random.seed(seed)
     np.random.seed(seed)
 
 
 def _mutation(distribution: Any) -> Any:
-    """Return what PBT may turn a value into: a domain, or neighbours in a list."""
+    """Return the mutations of PBT: a domain to sample from, or a list to step through."""
     is_range = not hasattr(distribution, "values")
     return distribution.domain() if is_range else distribution.probes()

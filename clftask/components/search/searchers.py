@@ -1,6 +1,7 @@
-"""Searchers: who proposes the next trial. All draw from the same space, by seed.
+"""Searchers propose trials from a space, by seed.
 
-To add one: subclass `SearcherSpec`, say what it proposes, and put the class into `Searcher`.
+To add one: subclass `SearcherSpec`, implement `points` or `build`, and add the class to
+`Searcher`.
 """
 
 from __future__ import annotations
@@ -25,49 +26,49 @@ _DRAWS_PER_TRIAL = 100
 
 
 class SearcherSpec(Spec):
-    """Base of all searchers.
+    """Base class of the searchers.
 
     Attributes:
-        packages: What must be installed, by the extra that installs it.
+        packages: Required packages, by the pip extra that installs them.
     """
 
     kind: str
     packages: ClassVar[dict[str, tuple[str, ...]]] = {}
 
     def problems(self, space: Space, trials: int | None) -> list[Problem]:
-        """Return why this searcher cannot search this space."""
+        """Return why this searcher does not support a space."""
         grids = [name for name, d in space.names().items() if isinstance(d, GridDistribution)]
-        allowed = f"a grid is for searchers grid and random, not {self.kind}"
+        allowed = f"kind grid requires searcher grid or random, not {self.kind}"
         return [Problem(f"space.{name}", "grid", allowed, "Use choice.") for name in grids]
 
     def points(self, space: Space, trials: int | None, seed: int) -> list[Picks] | None:
-        """Return all trials, known before the first has run; None if results decide."""
+        """Return all trials in advance; None if proposals depend on results."""
         return None
 
     def num_trials(self, space: Space, trials: int | None, seed: int) -> int:
-        """Return how many trials there will be."""
+        """Return the number of trials."""
         points = self.points(space, trials, seed)
         return len(points) if points is not None else trials or DEFAULT_TRIALS
 
     @abstractmethod
     def build(self, space: Space, goal: Goal, seed: int, known: list[Picks]) -> Any:
-        """Return a searcher of Ray Tune, None if `points` says it all.
+        """Return a searcher of Ray Tune, None if `points` returns all trials.
 
         Args:
-            space: The space.
-            goal: What is optimised.
-            seed: Of its random draws.
-            known: Trials that were begun before: they are proposed first, again.
+            space: The search space.
+            goal: The metric and its direction.
+            seed: Random seed.
+            known: Trials that were started before; they are proposed again, first.
         """
 
 
 class Random(SearcherSpec):
-    """Independent draws, none twice; the values of a grid are taken in turn."""
+    """Independent draws without duplicates; the values of a grid are used in turn."""
 
     kind: Literal["random"] = "random"
 
     def problems(self, space: Space, trials: int | None) -> list[Problem]:
-        """Refuse fewer trials than the grid has values."""
+        """Reject fewer trials than the grid has combinations."""
         if _grids(space).size() > MAX_TRIALS:
             return [_too_many(_grids(space))]
         size, wanted = len(_grid(space)), trials or DEFAULT_TRIALS
@@ -77,7 +78,7 @@ class Random(SearcherSpec):
         return [Problem("trials", wanted, f"the grid alone has {size} combinations", remedy)]
 
     def points(self, space: Space, trials: int | None, seed: int) -> list[Picks]:
-        """Return the draws; fewer than asked for where the space has no more."""
+        """Return the draws; fewer than `trials` if the space has no more."""
         wanted, random = trials or DEFAULT_TRIALS, np.random.default_rng(seed)
         turn = collections.deque(_grid(space))
         num_draws = wanted * _DRAWS_PER_TRIAL // len(turn)
@@ -92,7 +93,7 @@ class Random(SearcherSpec):
         return list(found.values())
 
     def build(self, space: Space, goal: Goal, seed: int, known: list[Picks]) -> None:
-        """Return None: the draws do not depend on results."""
+        """Return None: `points` returns all trials."""
 
 
 class Grid(SearcherSpec):
@@ -101,8 +102,8 @@ class Grid(SearcherSpec):
     kind: Literal["grid"] = "grid"
 
     def problems(self, space: Space, trials: int | None) -> list[Problem]:
-        """Refuse what has no list of values, and a number of trials that is not theirs."""
-        allowed = "the grid searcher needs kind grid or choice"
+        """Reject distributions without a list of values, and other numbers of trials."""
+        allowed = "the grid searcher requires kind grid or choice"
         found = [
             Problem(f"space.{name}", d.kind, allowed, "List its values, or use searcher: random.")
             for name, d in space.names().items()
@@ -114,7 +115,7 @@ class Grid(SearcherSpec):
         if size > MAX_TRIALS:
             return [_too_many(space)]
         if trials not in (None, size):
-            remedy = "Leave trials out, or use searcher: random."
+            remedy = "Remove trials, or use searcher: random."
             found = [Problem("trials", trials, f"the grid has {size} combinations", remedy)]
         return found
 
@@ -123,7 +124,7 @@ class Grid(SearcherSpec):
         return space.all()
 
     def build(self, space: Space, goal: Goal, seed: int, known: list[Picks]) -> None:
-        """Return None: the combinations do not depend on results."""
+        """Return None: `points` returns all trials."""
 
 
 class Optuna(SearcherSpec):
@@ -133,7 +134,7 @@ class Optuna(SearcherSpec):
     packages = {"optuna": ("optuna",)}
 
     def build(self, space: Space, goal: Goal, seed: int, known: list[Picks]) -> Any:
-        """Return OptunaSearch that asks for conditional names only where they exist."""
+        """Return OptunaSearch with a define-by-run space, so that conditional names work."""
         import optuna
         from ray.tune.search.optuna import OptunaSearch
 
@@ -188,7 +189,7 @@ class Bohb(SearcherSpec):
             metric=goal.metric,
             mode=goal.mode,
             seed=seed,
-            points_to_evaluate=list(known) or None,  # it takes them off the list
+            points_to_evaluate=list(known) or None,  # TuneBOHB removes them from the list
         )
 
 
@@ -198,18 +199,18 @@ Searcher = Annotated[
 
 
 def _grids(space: Space) -> Space:
-    """Return the part of a space that stands in grids."""
+    """Return the paths of a space whose distributions are grids."""
     return Space({n: d for n, d in space.paths.items() if isinstance(d, GridDistribution)})
 
 
 def _too_many(space: Space) -> Problem:
-    """Return why a grid is not searched: making all of it might take all memory."""
-    allowed = f"its grid has {space.size():,} combinations; at most {MAX_TRIALS:,} can be tried"
+    """Return the problem of a grid that could exceed the memory."""
+    allowed = f"its grid has {space.size():,} combinations; at most {MAX_TRIALS:,} are allowed"
     return Problem("space", None, allowed, "List fewer values, or use choice and searcher: random.")
 
 
 def _grid(space: Space) -> list[Picks]:
-    """Return every combination of the values of grids; what lies within them is left to draws."""
+    """Return every combination of grid values; distributions inside them are drawn later."""
     grids = _grids(space)
     listed = {n for n, d in grids.names().items() if isinstance(d, GridDistribution)}
     found = [{n: pick for n, pick in picks.items() if n in listed} for picks in grids.all()]
@@ -217,7 +218,7 @@ def _grid(space: Space) -> list[Picks]:
 
 
 def _key(picks: Picks) -> Any:
-    """Return what two picks share if they are the same."""
+    """Return a hashable key of picks."""
     return frozenset(picks.items())
 
 
@@ -226,9 +227,9 @@ def _drawn(space: Space, fixed: Picks, random: np.random.Generator) -> Picks:
 
 
 def _within(space: Space, searcher: Any) -> Any:
-    """Return a searcher of Ray Tune whose picks are plain numbers of the space.
+    """Return a Ray Tune searcher whose picks are plain numbers within the space.
 
-    BOHB proposes NumPy integers and drops rounding; others leave it inexact.
+    TuneBOHB proposes NumPy integers and ignores quantization; others quantize inexactly.
     """
 
     class Within(searcher):  # type: ignore[misc]

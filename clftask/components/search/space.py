@@ -1,10 +1,10 @@
 """The search space: distributions over dotted paths of the training job.
 
-A *pick* is what a searcher handles: the number itself, or the place of a value in a choice.
-Within a value of a choice further distributions may stand: they exist only where that value
-is picked, under a name such as `loss[1].gamma`.
+A *pick* is what a searcher proposes: a number, or the index of a value in a choice. A value of
+a choice can contain further (conditional) distributions: they exist only if that value is
+picked, under a name such as `loss[1].gamma`.
 
-To add a distribution: subclass `Distribution` and put the class into `AnyDistribution`.
+To add a distribution: subclass `Distribution` and add the class to `AnyDistribution`.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ Picks = dict[str, Any]
 
 
 class Distribution(Spec):
-    """Base of all: what a path of the job may be."""
+    """Base class of the distributions."""
 
     kind: str
-    is_listed: ClassVar[bool] = False  # a pick is a place in `values`
+    is_listed: ClassVar[bool] = False  # a pick is an index of `values`
     is_continuous: ClassVar[bool] = False  # any number between two bounds
 
     @abstractmethod
@@ -37,18 +37,18 @@ class Distribution(Spec):
 
     @abstractmethod
     def probes(self) -> list[Any]:
-        """Return picks to try a job with, the lowest first: ends and one between, or all."""
+        """Return picks to validate a job with, lowest first: ends and one between, or all."""
 
     @abstractmethod
     def domain(self) -> Any:
-        """Return the same as a search domain of Ray Tune."""
+        """Return the distribution as a search domain of Ray Tune."""
 
     @abstractmethod
     def suggest(self, trial: Any, name: str) -> Any:
         """Return the pick that an Optuna trial suggests."""
 
     def value(self, pick: Any) -> Any:
-        """Return what a pick stands for in the job."""
+        """Return the value of a pick in the job."""
         return pick
 
     def clip(self, pick: Any) -> Any:
@@ -57,12 +57,12 @@ class Distribution(Spec):
         return type(low)(min(max(pick, low), high))
 
     def inside(self, pick: Any) -> dict[str, AnyDistribution]:
-        """Return the distributions that exist only under a pick, by their path in its value."""
+        """Return the distributions inside a pick's value, by their path in it."""
         return {}
 
 
 class _Range(Distribution):
-    """Base of the continuous ones."""
+    """Base class of distributions between two bounds."""
 
     low: float
     high: float
@@ -74,7 +74,7 @@ class _Range(Distribution):
         return self
 
     def probes(self) -> list[Any]:
-        # Between whole ends stands no whole number: a field of whole numbers shall refuse it.
+        # The middle probe is no whole number, so that fields of whole numbers reject the range.
         return [self.low, self.low + (self.high - self.low) / math.pi, self.high]
 
 
@@ -97,7 +97,7 @@ class Uniform(_Range):
 
 
 class LogUniform(_Range):
-    """Any number from low to high, every order of magnitude as likely as the next."""
+    """Any number from low to high, uniform in its logarithm."""
 
     kind: Literal["loguniform"] = "loguniform"
     is_continuous: ClassVar[bool] = True
@@ -137,7 +137,7 @@ class QUniform(_Range):
         return float(f"{found:.12g}")  # 0.30000000000000004 is 0.3
 
     def value(self, pick: Any) -> Any:
-        """Return the number, whole where all of them are."""
+        """Return the number, as an int if all values are whole."""
         return int(pick) if self.low.is_integer() and self.q.is_integer() else pick
 
     def probes(self) -> list[Any]:
@@ -153,7 +153,7 @@ class QUniform(_Range):
 
 
 class RandInt(Distribution):
-    """Whole numbers from low to high, high left out, as in NumPy and Ray Tune."""
+    """Whole numbers from low to high, high excluded, as in NumPy and Ray Tune."""
 
     kind: Literal["randint"] = "randint"
     low: int
@@ -162,7 +162,7 @@ class RandInt(Distribution):
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if not self.low < self.high:
-            raise ValueError("low must be below high, which is left out")
+            raise ValueError("low must be below high, which is excluded")
         return self
 
     def draw(self, random: np.random.Generator) -> int:
@@ -184,7 +184,7 @@ class RandInt(Distribution):
 
 
 class _Listed(Distribution):
-    """Base of those that list their values; a pick is a place in the list."""
+    """Base class of lists of values; a pick is an index."""
 
     is_listed: ClassVar[bool] = True
     values: tuple[Any, ...] = Field(min_length=1)
@@ -194,9 +194,9 @@ class _Listed(Distribution):
     def _with_distributions(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
         found = tuple(_parsed(value) for value in values)
         if any(found[i] == found[j] for i in range(len(found)) for j in range(i)):
-            raise ValueError("holds a value twice")
+            raise ValueError("contains a duplicate value")
         if any(isinstance(value, Distribution) for value in found):
-            raise ValueError("a distribution may stand only for a field within a value")
+            raise ValueError("a value cannot be a distribution, only a field within it can")
         return found
 
     def draw(self, random: np.random.Generator) -> int:
@@ -240,7 +240,7 @@ KINDS = {member.model_fields["kind"].default for member in get_args(get_args(Any
 
 
 def _parsed(value: Any) -> Any:
-    """Return a value of a choice with the distributions within it read."""
+    """Return a value of a choice with its nested distributions parsed."""
     if not isinstance(value, dict):
         return value
     if value.get("kind") in KINDS:
@@ -262,15 +262,15 @@ def _distributions(value: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 @dataclass(frozen=True)
 class Space:
-    """Distributions by the dotted path of the job that each stands for."""
+    """Distributions by their dotted path in the job."""
 
     paths: Mapping[str, Any]
 
     def ask(self, choose: Callable[[str, Any], Any]) -> Picks:
-        """Return a pick for every name that exists, given what was picked above it.
+        """Return a pick for every name that exists, given the picks above it.
 
         Args:
-            choose: Name and distribution to a pick.
+            choose: A function from name and distribution to a pick.
         """
         picks: Picks = {}
         waiting = list(self.paths.items())
@@ -285,12 +285,12 @@ class Space:
         return self.ask(lambda _, distribution: distribution.draw(random))
 
     def clip(self, picks: Picks) -> Picks:
-        """Return picks as plain numbers that their distributions allow; other keys stay."""
+        """Return picks as plain numbers within their distributions; other keys are kept."""
         names = self.names()
         return {k: names[k].clip(v) if k in names else v for k, v in picks.items()}
 
     def names(self) -> dict[str, Any]:
-        """Return all distributions by name, those within choices among them."""
+        """Return all distributions by name, including those inside choices."""
         found: dict[str, Any] = {}
         waiting = list(self.paths.items())
         while waiting:
@@ -302,16 +302,16 @@ class Space:
         return found
 
     def size(self) -> int:
-        """Return how many combinations of listed values there are, without making them."""
+        """Return the number of combinations of listed values, without enumerating them."""
         return math.prod(_size(distribution) for distribution in self.paths.values())
 
     def all(self) -> list[Picks]:
-        """Return every combination of listed values, the last path turning fastest."""
+        """Return every combination of listed values, the last path varying fastest."""
         columns = [_all(name, distribution) for name, distribution in self.paths.items()]
         return [_merged(parts) for parts in itertools.product(*columns)]
 
     def probes(self) -> list[Picks]:
-        """Return picks that try every probe of every distribution at least once."""
+        """Return picks that contain every probe of every distribution at least once."""
         first = self.ask(lambda _, distribution: distribution.probes()[0])
         found = [first]
         for name, distribution in self.names().items():
@@ -320,7 +320,7 @@ class Space:
         return found
 
     def _with(self, name: str, pick: Any) -> Picks:
-        """Return first picks, but for one name and for the choices that lead to it."""
+        """Return the first probes, except for one name and the choices above it."""
 
         def choose(other: str, distribution: Any) -> Any:
             if other == name:
@@ -332,13 +332,13 @@ class Space:
         return self.ask(choose)
 
     def values(self, picks: Picks) -> dict[str, Any]:
-        """Return the value of every path, as the job takes it."""
+        """Return the value of every path, as in the job."""
         return {name: _filled(name, d, picks) for name, d in self.paths.items()}
 
     def params(self, picks: Picks) -> dict[str, Any]:
-        """Return what was picked as plain data: a value a name, those that exist alone.
+        """Return the picked values as plain data, one per name that exists.
 
-        A value that is a node of the job is named by its kind, or else by its place.
+        A mapping or list is shown as its kind if unique, else as its index.
         """
         names = self.names()
         exist = self.ask(lambda name, _: picks[name])
@@ -367,7 +367,7 @@ def _merged(parts: Any) -> Picks:
 
 
 def _filled(name: str, distribution: Any, picks: Picks) -> Any:
-    """Return a pick's value with the distributions within it replaced by their own values."""
+    """Return a pick's value with nested distributions replaced by their picked values."""
     pick = picks[name]
 
     def fill(value: Any, path: str) -> Any:

@@ -98,7 +98,7 @@ def test_it_knows_the_metric_and_its_direction(kind: str, direction: str) -> Non
 def test_epochs_are_searched_only_where_all_trials_run_to_their_end(kind: str) -> None:
     where = space({"training.epochs": {"kind": "randint", "low": 1, "high": 9}})
     found = [p for p in problems(kind, where) if "epochs" in p.allowed]
-    remedy = "Set train.training.epochs to the most, or use scheduler: fifo."
+    remedy = "Set train.training.epochs to the maximum, or use scheduler: fifo."
     allowed = f"{kind} compares trials by their epochs"
     expected = [Problem("space.training.epochs", None, allowed, remedy)]
     assert found == ([] if kind == "fifo" else expected)
@@ -140,13 +140,13 @@ def test_grace_ends_with_training_at_the_latest(kind: str) -> None:
 
 def test_the_bohb_scheduler_needs_its_searcher() -> None:
     assert problems("bohb", searcher="random") == [
-        Problem("searcher.kind", "random", "bohb works with searcher bohb alone")
+        Problem("searcher.kind", "random", "bohb requires searcher bohb")
     ]
 
 
 @pytest.mark.parametrize("kind", ["pbt", "pb2"])
 def test_a_population_draws_its_first_settings(kind: str) -> None:
-    allowed = f"{kind} works with searcher random or grid alone"
+    allowed = f"{kind} requires searcher random or grid"
     assert problems(kind, searcher="optuna") == [Problem("searcher.kind", "optuna", allowed)]
 
 
@@ -168,9 +168,7 @@ def test_pbt_changes_only_what_a_model_in_training_can() -> None:
         "space.model.base",
         "space.loss[1].gamma",
     ]
-    assert (
-        found[0].allowed == "pbt changes only what a model in training can: rates, decay, the loss"
-    )
+    assert found[0].allowed == "pbt can only change rates, decay and the loss during training"
     assert problems("pbt", space({"loss.gamma": DECAY, "training.weight_decay": DECAY})) == []
 
 

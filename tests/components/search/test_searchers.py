@@ -182,7 +182,7 @@ def test_a_grid_is_refused_by_name(kind: str) -> None:
         Problem(
             "space.training.batch_size",
             "grid",
-            f"a grid is for searchers grid and random, not {kind}",
+            f"kind grid requires searcher grid or random, not {kind}",
             "Use choice.",
         )
     ]
@@ -218,7 +218,7 @@ def test_a_grid_is_every_combination_in_order() -> None:
 
 
 def test_a_grid_takes_all_of_its_trials_or_is_refused() -> None:
-    remedy = "Leave trials out, or use searcher: random."
+    remedy = "Remove trials, or use searcher: random."
     wrong = [Problem("trials", 5, "the grid has 6 combinations", remedy)]
     assert MEMBERS["grid"]().problems(space(LISTED), 5) == wrong
 
@@ -233,7 +233,7 @@ def test_a_grid_needs_lists_within_values_too() -> None:
         ("space.training.learning_rate", "loguniform"),
         ("space.model.head[1].hidden", "randint"),
     ]
-    assert found[0].allowed == "the grid searcher needs kind grid or choice"
+    assert found[0].allowed == "the grid searcher requires kind grid or choice"
 
 
 # ------------------------------------------------------------------ random
@@ -310,7 +310,7 @@ def test_a_grid_that_nobody_could_try_is_refused_before_it_is_made(kind: str) ->
     twenty = {"kind": "grid", "values": list(range(20))}
     (problem,) = MEMBERS[kind]().problems(space({f"x{i}": twenty for i in range(5)}), None)
     assert (problem.path, problem.value) == ("space", None)
-    assert problem.allowed == "its grid has 3,200,000 combinations; at most 10,000 can be tried"
+    assert problem.allowed == "its grid has 3,200,000 combinations; at most 10,000 are allowed"
 
 
 def test_thousands_of_random_draws_are_all_different() -> None:

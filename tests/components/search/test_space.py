@@ -205,16 +205,16 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"kind": "quniform", "low": 0, "high": 1, "q": 0}, "greater than 0"),
     ({"kind": "quniform", "low": 0, "high": 0.5, "q": 0.2}, r"multiples of q \(0.2\)"),
     ({"kind": "quniform", "low": 0.1, "high": 0.6, "q": 0.2}, r"multiples of q \(0.2\)"),
-    ({"kind": "randint", "low": 4, "high": 4}, "low must be below high, which is left out"),
+    ({"kind": "randint", "low": 4, "high": 4}, "low must be below high, which is excluded"),
     ({"kind": "randint", "low": 0.5, "high": 4}, "integer"),
     ({"kind": "uniform", "low": 0, "high": float("inf")}, "finite"),
     ({"kind": "uniform", "low": 0, "high": 1, "q": 0.1}, "Extra inputs"),
     ({"kind": "choice", "values": []}, "at least 1 item"),
-    ({"kind": "choice", "values": ["a", "b", "a"]}, "holds a value twice"),
-    ({"kind": "grid", "values": [{"a": 1}, {"a": 1}]}, "holds a value twice"),
+    ({"kind": "choice", "values": ["a", "b", "a"]}, "contains a duplicate value"),
+    ({"kind": "grid", "values": [{"a": 1}, {"a": 1}]}, "contains a duplicate value"),
     (
         {"kind": "choice", "values": ["a", {"kind": "uniform", "low": 0, "high": 1}]},
-        "only for a field within a value",
+        "a value cannot be a distribution",
     ),
     (
         {"kind": "choice", "values": [{"kind": "mlp", "p": {"kind": "randint", "low": 4}}]},
@@ -222,7 +222,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"kind": "grid", "values": [{"a": {"kind": "choice", "values": [2, 2]}}]},
-        "holds a value twice",
+        "contains a duplicate value",
     ),
 ]
 

@@ -136,7 +136,7 @@ def test_refused_credentials_end_the_job_at_once(ray_cluster, job, s3, s3_user):
     with s3_user("nobody", "wrong"), pytest.raises(AccessError) as caught:
         run(job)
     assert caught.value.exit_code == 2
-    assert "access is refused" in str(caught.value)
+    assert "access denied" in str(caught.value)
 
 
 # ------------------------------------------------------------------ drivers
