@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from clftask import __version__, logs
-from clftask.cli.output import explain, guarded, say, tables
+from clftask.cli.errors import explain, guarded
+from clftask.cli.output import say, tables
 from clftask.errors import ConfigError, JobError, Problem
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from clftask.cli.errors import guarded
 from clftask.cli.main import app
-from clftask.cli.output import guarded
 from clftask.yaml_io import parse_yaml
 
 
