@@ -257,7 +257,7 @@ def test_rows_without_a_label_are_left_out_and_told(trained, tmp_path):
         return
     rows[column] = "nowhere"
     rows.to_parquet(tmp_path / "others.parquet")
-    with pytest.raises(DataError, match=r"others \(nowhere\): the bundle knows graphics"):
+    with pytest.raises(DataError, match=r"\(nowhere\) are not labels of the bundle \(graphics"):
         evaluate_bundle(str(trained[0]), str(tmp_path / "others.parquet"), silent)
 
 
