@@ -463,3 +463,15 @@ def ctrl_c() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+def own_processes(title: str) -> list[Any]:
+    """Return the Ray processes of this test process with a title, none of those beside it."""
+    import psutil
+
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            if title in "".join(process.cmdline()):
+                found.append(process)
+    return found

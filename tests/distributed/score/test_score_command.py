@@ -13,10 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pyarrow as pa
 import pytest
-from conftest import S3Process, environment, free_ports
+from conftest import S3Process, environment, free_ports, own_processes
 from proxy import Unwilling, between
 from pyarrow import parquet
 
@@ -117,12 +116,7 @@ def test_killed_worker_is_replaced(ray_cluster, job):
 
 
 def _actor_pid() -> int:
-    found = [p for p in psutil.process_iter(["cmdline"]) if _is_actor(p.info["cmdline"])]
-    return found[0].pid
-
-
-def _is_actor(command: list[str] | None) -> bool:
-    return bool(command) and command[0].startswith("ray::ScoreActor")
+    return own_processes("ray::ScoreActor")[0].pid
 
 
 def test_elastic_pool_starts_with_what_fits(ray_cluster, job):

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import own_processes
 
 from clftask.config.results import TrainResult
 from clftask.config.train import TrainJob
@@ -155,14 +156,7 @@ def test_killed_worker_is_replaced_and_goes_on(ray_cluster, document):
 
 
 def _worker_pid() -> int:
-    import psutil
-
-    found = [p for p in psutil.process_iter(["cmdline"]) if _is_worker(p.info["cmdline"])]
-    return found[0].pid
-
-
-def _is_worker(command: list[str] | None) -> bool:
-    return bool(command) and command[0].startswith("ray::RayTrainWorker")
+    return own_processes("ray::RayTrainWorker")[0].pid
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
+from conftest import own_processes
 
 from clftask.config.results import TuneResult
 from clftask.config.train import TrainJob
@@ -186,9 +186,7 @@ def test_worker_beside_the_first_that_dies_is_not_the_trials_fault(ray_cluster, 
 
 
 def _pids_of(title: str) -> list[int]:
-    return [
-        p.pid for p in psutil.process_iter(["cmdline"]) if title in "".join(p.info["cmdline"] or ())
-    ]
+    return [process.pid for process in own_processes(title)]
 
 
 @pytest.mark.slow
