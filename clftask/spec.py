@@ -11,7 +11,7 @@ import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from pydantic_core import core_schema
@@ -23,6 +23,9 @@ from clftask.yaml_io import nested_values, parse_yaml, read_yaml, to_yaml
 
 class Spec(BaseModel):
     """Base class of every section of a job file: frozen, extra keys forbidden."""
+
+    # What to do in place of a field that users may expect here, by its name.
+    INSTEAD: ClassVar[Mapping[str, str]] = {}
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True
@@ -163,9 +166,7 @@ def _problem(cls: type[Spec], document: Any, error: Any) -> Problem:
         allowed = f"kind must be one of {allowed}" if allowed else "a kind is required"
         return Problem(f"{loc}.kind", _plain(kind), allowed)
     if error["type"] == "extra_forbidden":
-        names = _field_names(cls, error["loc"][:-1])
-        close = difflib.get_close_matches(str(error["loc"][-1]), names, n=1)
-        remedy = f"Did you mean {close[0]}?" if close else f"Known fields: {', '.join(names)}."
+        remedy = _remedy_for_unknown(_spec_at(cls, error["loc"][:-1]), str(error["loc"][-1]))
         return Problem(loc, _plain(error["input"]), "is not a field of the job file", remedy)
     if error["type"] == "missing":
         return Problem(loc, None, "is required", "Add it to the job file.")
@@ -211,14 +212,20 @@ def _field_path(document: Any, loc: tuple[str | int, ...]) -> str:
     return ".".join(parts)
 
 
-def _field_names(cls: Any, loc: Iterable[str | int]) -> list[str]:
-    """Return the field names at `loc`, following unions by their tag."""
+def _spec_at(cls: Any, loc: Iterable[str | int]) -> type[BaseModel] | None:
+    """Return the spec at `loc`, following unions by their tag."""
     for part in loc:
         cls = _step(cls, part)
-    cls = next((member for member in (cls, *_members(cls)) if _is_spec(member)), None)
-    if cls is None:
-        return []
-    return sorted(field.alias or name for name, field in cls.model_fields.items())
+    return next((member for member in (cls, *_members(cls)) if _is_spec(member)), None)
+
+
+def _remedy_for_unknown(cls: Any, name: str) -> str:
+    """Return what to use in place of a field that a spec does not have."""
+    names = sorted(f.alias or n for n, f in cls.model_fields.items()) if cls else []
+    if instead := getattr(cls, "INSTEAD", {}).get(name):
+        return f"{instead} Known fields: {', '.join(names)}."
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"Did you mean {close[0]}?" if close else f"Known fields: {', '.join(names)}."
 
 
 def _is_spec(cls: Any) -> bool:

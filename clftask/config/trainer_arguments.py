@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
-import reprlib
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from clftask.spec import Spec
 
@@ -40,28 +38,30 @@ _REPLACEMENTS = {
     "run.resume": "resume_from_checkpoint",
 }
 _REASONS = {
-    "every epoch ends with an evaluation and a checkpoint": "eval_strategy evaluation_strategy"
+    "Every epoch ends with an evaluation and a checkpoint": "eval_strategy evaluation_strategy"
     " eval_steps eval_delay eval_on_start save_strategy save_steps do_train do_eval do_predict",
-    "batches already contain rows of similar length": "group_by_length length_column_name"
+    "Batches already contain rows of similar length": "group_by_length length_column_name"
     " train_sampling_strategy",
-    "the data loader is clftask's own": "dataloader_drop_last dataloader_pin_memory"
+    "The data loader is clftask's own": "dataloader_drop_last dataloader_pin_memory"
     " dataloader_prefetch_factor dataloader_persistent_workers dataloader_in_order"
     " dataloader_multiprocessing_context remove_unused_columns",
-    "use logging_steps": "logging_strategy logging_first_step",
-    "use gradient_checkpointing": "activation_checkpointing activation_checkpointing_kwargs"
+    "Use logging_steps": "logging_strategy logging_first_step",
+    "Use gradient_checkpointing": "activation_checkpointing activation_checkpointing_kwargs"
     " gradient_checkpointing_kwargs",
-    "upload the bundle when the run is finished": "push_to_hub hub_model_id hub_token"
+    "Upload the bundle when the run is finished": "push_to_hub hub_model_id hub_token"
     " hub_strategy hub_private_repo hub_always_push hub_revision",
 }
-# What to do instead, by argument.
+# The remedy for each argument that is not supported.
 INSTEAD = {
-    **{name: f"use {field}" for field, names in _REPLACEMENTS.items() for name in names.split()},
-    **{name: reason for reason, names in _REASONS.items() for name in names.split()},
+    **{name: f"Use {field}." for field, names in _REPLACEMENTS.items() for name in names.split()},
+    **{name: f"{reason}." for reason, names in _REASONS.items() for name in names.split()},
 }
 
 
 class TrainerArguments(Spec):
     """Supported arguments: tests/training/test_arguments.py tests the effect of each."""
+
+    INSTEAD: ClassVar[Mapping[str, str]] = INSTEAD
 
     adam_beta1: _Share | None = None
     adam_beta2: _Share | None = None
@@ -70,26 +70,6 @@ class TrainerArguments(Spec):
     gradient_checkpointing: bool | None = None
     logging_steps: int | None = Field(None, ge=1)
 
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_others(cls, value: Any) -> Any:
-        """Reject all other arguments, each with what to do instead."""
-        given = value if isinstance(value, Mapping) else {}
-        others = [
-            f"{name}={reprlib.repr(found)} ({_instead(str(name))})"
-            for name, found in given.items()
-            if name not in cls.model_fields
-        ]
-        if others:
-            allowed = ", ".join(cls.model_fields)
-            raise ValueError(f"does not support {', '.join(others)}; Supported: {allowed}.")
-        return value
-
     @model_serializer(mode="wrap")
     def _given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         return {name: value for name, value in handler(self).items() if value is not None}
-
-
-def _instead(name: str) -> str:
-    close = difflib.get_close_matches(name, TrainerArguments.model_fields, n=1)
-    return INSTEAD.get(name) or (f"did you mean {close[0]}?" if close else "not supported")

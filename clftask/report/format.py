@@ -44,7 +44,7 @@ def label(value: str, kind: str = "value") -> Cell:
 
 
 def metric(value: Any) -> Cell:
-    """Return a number cell; a dash, sorted last, if there is no number."""
+    """Return a cell with a number, or with a dash that sorts last if the value is missing."""
     return Cell(number(value), value if is_number(value) else "", "number")
 
 

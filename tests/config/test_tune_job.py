@@ -350,7 +350,7 @@ IMPOSSIBLE: list[tuple[str, dict[str, Any], str]] = [
     ("training.optimizer", choice("adamw", "adam", "sgd"), "optimizer"),
     ("training.precision", {"kind": "grid", "values": ["fp32", "fp8"]}, "precision"),
     ("training.early_stopping", choice(None, {"patience": 0}), "early_stopping.patience"),
-    ("training.hf", choice({}, {"seed": 3}), "hf"),
+    ("training.hf", choice({}, {"seed": 3}), "hf.seed"),
 ]
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import torch
+from clocks import Ticks
 from pyarrow import csv, parquet
 from typer.testing import CliRunner
 
@@ -31,17 +32,6 @@ from clftask.scoring.worker import Done, ScoreWork, ShardScorer
 
 ONE = Workers(count=1, cpus=1)
 WORDS = ["fast", "audio", "tool", "router", "shader", "melody", "library", "simple"]
-
-
-class Ticks:
-    """A clock that advances by a second at each reading."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def __call__(self) -> float:
-        self.seconds += 1.0
-        return self.seconds
 
 
 class World:

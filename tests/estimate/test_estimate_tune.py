@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from clocks import Ticks
 from typer.testing import CliRunner
 
 from clftask.cli.estimate_summaries import tune_estimate
@@ -38,17 +39,6 @@ from clftask.tuning.trial_store import Evaluation, Trial
 RATES = {"training.learning_rate": {"kind": "loguniform", "low": 1e-5, "high": 1e-3}}
 SIZES = {"training.batch_size": {"kind": "choice", "values": [8, 16]}}
 COST = Cost(first_s=3.0, start_s=2.0, epoch_s=10.0, publish_s=5.0)
-
-
-class Ticks:
-    """A clock that advances by a second at each reading."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def __call__(self) -> float:
-        self.seconds += 1.0
-        return self.seconds
 
 
 def job(base: str = "pkg://some_package/model", epochs: int = 9, **fields: Any) -> TuneJob:
