@@ -172,3 +172,16 @@ print("loaded:", *sys.modules)
     assert "Usage" in shown
     assert "clftask.cli.main" in loaded.split()
     assert {top(name) for name in loaded.split()} & set(HEAVY.split()) == set()
+
+
+def test_a_training_does_not_load_what_only_other_jobs_need():
+    code = """
+import sys
+from clftask.cli.job_kinds import job_kind
+job_kind("train")
+print(*sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    others = {"ray.tune", "clftask.distributed.tune.driver", "clftask.distributed.score.driver"}
+    assert "clftask.distributed.train.driver" in done.stdout.split()
+    assert set(done.stdout.split()) & others == set()

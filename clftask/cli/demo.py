@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from clftask.cli import demo_corpus
-from clftask.cli.job_kinds import KINDS
+from clftask.cli.job_kinds import job_kind
 from clftask.config.score import ScoreJob
 from clftask.config.train import TrainJob
 from clftask.distributed.session import connected
@@ -68,8 +68,9 @@ def demo(folder: Path, file: IO[str]) -> dict[str, Any]:
 def _run(kind: str, path: Path, console: Console) -> Any:
     """Run a job file like the command line."""
     console.print(f"\n[bold]clftask {kind} {escape(str(path))}[/bold]", soft_wrap=True)
-    result = KINDS[kind].run(_TYPES[kind].load(path))
-    KINDS[kind].summarise(result, console.file)
+    chosen = job_kind(kind)
+    result = chosen.run(_TYPES[kind].load(path))
+    chosen.summarise(result, console.file)
     return result
 
 

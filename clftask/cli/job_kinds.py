@@ -1,4 +1,7 @@
-"""The functions behind the commands train, tune and score. Slow to import: Ray, torch."""
+"""The functions behind the commands train, tune and score.
+
+Importing a driver imports Ray and torch, which takes seconds. So a command imports only its own.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from clftask.cli.estimate_summaries import score_estimate, tune_estimate
-from clftask.cli.progress import ScoreScreen, TrainScreen, TuneScreen
-from clftask.cli.summaries import score_summary, train_summary, tune_summary
 from clftask.config.results import Result
-from clftask.distributed.estimate import estimate_score, estimate_tune
-from clftask.distributed.score.driver import score
-from clftask.distributed.train.driver import train
-from clftask.distributed.tune.driver import tune
 
 
 @dataclass(frozen=True)
@@ -37,13 +33,40 @@ class JobKind:
         return result
 
 
-KINDS = {
-    "train": JobKind(train, lambda _: TrainScreen(), train_summary),
-    "tune": JobKind(tune, lambda job: TuneScreen(job.goal, job.num_trials), tune_summary),
-    "score": JobKind(score, lambda _: ScoreScreen(), score_summary),
-}
-# By kind: the function that measures a job, and the one that prints the estimate.
-ESTIMATES: dict[str, tuple[Callable[..., Any], Callable[..., None]]] = {
-    "tune": (estimate_tune, tune_estimate),
-    "score": (estimate_score, score_estimate),
-}
+def _train() -> JobKind:
+    from clftask.cli.progress import TrainScreen
+    from clftask.cli.summaries import train_summary
+    from clftask.distributed.train.driver import train
+
+    return JobKind(train, lambda _: TrainScreen(), train_summary)
+
+
+def _tune() -> JobKind:
+    from clftask.cli.progress import TuneScreen
+    from clftask.cli.summaries import tune_summary
+    from clftask.distributed.tune.driver import tune
+
+    return JobKind(tune, lambda job: TuneScreen(job.goal, job.num_trials), tune_summary)
+
+
+def _score() -> JobKind:
+    from clftask.cli.progress import ScoreScreen
+    from clftask.cli.summaries import score_summary
+    from clftask.distributed.score.driver import score
+
+    return JobKind(score, lambda _: ScoreScreen(), score_summary)
+
+
+def job_kind(name: str) -> JobKind:
+    """Return the kind of a command: train, tune or score."""
+    return {"train": _train, "tune": _tune, "score": _score}[name]()
+
+
+def estimator(name: str) -> tuple[Callable[..., Any], Callable[..., None]]:
+    """Return the function that measures a job of tune or score, and the one that prints it."""
+    from clftask.cli.estimate_summaries import score_estimate, tune_estimate
+    from clftask.distributed.estimate import estimate_score, estimate_tune
+
+    if name == "tune":
+        return estimate_tune, tune_estimate
+    return estimate_score, score_estimate

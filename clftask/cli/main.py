@@ -101,13 +101,14 @@ def _run_job(
         if dry_run:
             typer.echo(json.dumps(job.dump()) if as_json else job.to_yaml(), nl=as_json)
             return
-        from clftask.cli.job_kinds import ESTIMATES, KINDS
+        from clftask.cli.job_kinds import estimator, job_kind
 
         if estimate:
-            measure, show = ESTIMATES[kind]
+            measure, show = estimator(kind)
             _show(lambda: measure(job, say), show, as_json)
         else:
-            _show(lambda: KINDS[kind].run(job), KINDS[kind].summarise, as_json)
+            chosen = job_kind(kind)
+            _show(lambda: chosen.run(job), chosen.summarise, as_json)
 
     guarded(run, as_json)
 

@@ -82,7 +82,7 @@ def test_all_wrong_columns_at_once(document, tmp_path):
         (["model.max_length=4096"], "model.max_length", "at most 128"),
         (["training.batch_size=32", "scaling.workers=5"], "training.batch_size", "multiple of"),
         (["training.hf={bf16: true}"], "training.hf", "training.precision"),
-        (["training.hf={no_such_argument: 1}"], "training.hf", "no_such_argument"),
+        (["training.hf={no_such_argument: 1}"], "training.hf.no_such_argument", "is not a field"),
         (["training.metric=mirco_f1"], "training.metric", "micro_f1"),
         (["data.labels.min_count=1000"], "data.labels", "two or more labels"),
         (["run.storage=gs://bucket/runs"], "run.storage", "disk or S3"),
