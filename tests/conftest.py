@@ -81,7 +81,7 @@ class S3Process:
 
 RAY_FIXTURES = {"ray_cluster", "ray_session", "ray_here", "cluster"}
 # Files with long tests, the longest first.
-LONG_FILES = ("test_train_driver", "test_tune_driver", "test_score_command", "test_hostile")
+LONG_FILES = ("test_train_driver", "test_tune_driver", "test_score_command", "test_hostile_jobs")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -475,3 +475,23 @@ def own_processes(title: str) -> list[Any]:
             if title in "".join(process.cmdline()):
                 found.append(process)
     return found
+
+
+@pytest.fixture
+def tiny_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let readers read a few bytes at a time, so that every row crosses a boundary."""
+    from clftask.data.readers.arrow import Parquet
+    from clftask.data.readers.csv import Csv
+    from clftask.data.readers.jsonl import JsonLines
+
+    monkeypatch.setattr(Csv, "block_size", 8)
+    monkeypatch.setattr(JsonLines, "block_size", 5)
+    monkeypatch.setattr(Parquet, "buffer_size", 16)
+
+
+@pytest.fixture(scope="module")
+def make_bundle(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """A factory of bundles; those with equal arguments are shared by the tests of a module."""
+    from toy_scorers import bundles_of
+
+    return bundles_of(tiny_base, tmp_path_factory)

@@ -2,13 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import json
-import shutil
-import subprocess
-import sys
-from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,113 +10,27 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 import torch
+from toy_scorers import (
+    MAX_LENGTH,
+    META,
+    NAMES,
+    PAIRS,
+    TASKS,
+    TEXTS,
+    expected,
+    loud,
+    opened,
+    plain,
+)
 from transformers import (
-    AutoModelForSequenceClassification,
     AutoTokenizer,
     Qwen2Config,
     Qwen2ForSequenceClassification,
     pipeline,
 )
 
-import clftask
-from clftask.components.decision.decision import Decision
-from clftask.components.labels import LabelSpace
-from clftask.components.text import TextRecipe
-from clftask.config.train import ModelSpec
 from clftask.errors import ConfigError, DataError, JobError
-from clftask.io import storage
-from clftask.models import bundle
-from clftask.models.bundle_meta import BundleMeta
-from clftask.models.loading import build_model
 from clftask.models.predictor import Prediction, Scorer, load
-
-NAMES = ("network", "a label: of its own", "größe")
-MAX_LENGTH = 32
-WORDS = ("the", "tool", "library", "fast", "simple", "shader", "pixel", "audio", "socket", "for")
-# 1 to 60 words: from 3 tokens up to more than are read.
-TEXTS = tuple(
-    " ".join(WORDS[(7 * i + j * (i + 1)) % len(WORDS)] for j in range(n))
-    for i, n in enumerate([1, 60, 2, 5, 17, 29, 30, 31, 3, 3, 11, 40])
-)
-PAIRS = tuple(zip(TEXTS, reversed(TEXTS), strict=True))
-TASKS = ["multiclass", "multilabel"]
-META = BundleMeta(
-    task="multiclass",
-    label_names=NAMES,
-    text=TextRecipe(text="text"),
-    max_length=MAX_LENGTH,
-    decision=Decision(),
-    job={"model": {"base": "tiny", "head": {"kind": "linear"}}, "data": {"train": "x.csv"}},
-    data={"fingerprint": "0" * 16, "report": {"rows": {"train": 3}, "tokens": {}}},
-    versions={},
-    metrics={"validation": {"micro_f1": 0.5}},
-)
-
-Make = Callable[..., str]
-
-
-@pytest.fixture(scope="module")
-def make_bundle(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Make:
-    """A factory of bundles of a random model that tells texts apart; the same ones are shared."""
-
-    @functools.cache
-    def make(task="multiclass", head="linear", text=("text",), text_pair=None, threshold=0.5):
-        spec = ModelSpec(base=str(tiny_base), max_length=MAX_LENGTH, head=head)
-        prior = np.full(3, 1 / 3)
-        model, _ = build_model(str(tiny_base), spec, LabelSpace(task, NAMES), prior)
-        loud(model)
-        job = {**META.job, "model": {"base": "tiny", "head": {"kind": head}}}
-        recipe = TextRecipe(text=text, text_pair=text_pair, separator=" ")
-        decision = Decision(threshold=threshold)
-        known = {"task": task, "text": recipe, "decision": decision, "job": job}
-        folder = tmp_path_factory.mktemp("bundle")
-        tokenizer = AutoTokenizer.from_pretrained(tiny_base)
-        meta = META.model_copy(update=known)
-        bundle.write(folder, model, tokenizer, meta, {"per_label": {"validation": []}})
-        return str(folder)
-
-    return make
-
-
-def loud(model: Any) -> Any:
-    """Give a model weights with which its logits differ from text to text."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 2:
-                parameter.normal_(std=0.4, generator=generator)
-    return model.eval()
-
-
-@functools.cache
-def plain(folder: str, rows: tuple[Any, ...], **options: Any) -> np.ndarray:
-    """Return the logits of plain transformers, one text (or pair) at a time."""
-    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    found = []
-    for row in rows:
-        texts = row if isinstance(row, tuple) else (row,)
-        inputs = tokenizer(
-            *texts, truncation=True, max_length=MAX_LENGTH, return_tensors="pt", **options
-        )
-        with torch.inference_mode():
-            found.append(model(**inputs).logits[0].numpy())
-    return np.array(found)
-
-
-def expected(folder: str, rows: tuple[Any, ...], task: str) -> np.ndarray:
-    logits = torch.from_numpy(plain(folder, rows))
-    found = logits.sigmoid() if task == "multilabel" else logits.softmax(1)
-    assert found.std(0).max() > 0.05, "the texts can hardly be told apart"
-    return found.numpy()
-
-
-@functools.cache
-def opened(folder: str, max_tokens: int = 4096) -> Scorer:
-    scorer = load(folder, "cpu", "fp32")
-    scorer.max_tokens = max_tokens
-    return scorer
-
 
 # ------------------------------------------------------------------ equal to transformers
 
@@ -245,8 +152,9 @@ def test_fp16_needs_a_gpu(make_bundle):
 
 # ------------------------------------------------------------------ memory
 
-
 GPU_IS_FULL = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+
 MACHINE_IS_FULL = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
 
 
@@ -378,7 +286,6 @@ def test_a_model_that_cannot_be_compiled_runs_as_it_is(monkeypatch):
 
 # ------------------------------------------------------------------ what predict takes
 
-
 FRAME = pd.DataFrame({"other": [1, 2, 3], "text": TEXTS[:3]}, index=[9, 8, 9])
 
 
@@ -490,7 +397,6 @@ def test_what_is_no_pair_is_refused(make_bundle, texts, message):
 
 # ------------------------------------------------------------------ predictions
 
-
 HALVES = np.array([[0.25, 0.75], [0.5, 0.5]], np.float32)
 
 
@@ -505,107 +411,3 @@ def test_predictions_as_a_data_frame(task, labels, column):
     assert frame["p_b"].tolist() == [0.75, 0.5]
     assert str(frame["p_b"].dtype) == "float32"
     assert list(Prediction([], HALVES[:0], ("a", "b"), task).to_pandas()) == [column, "p_a", "p_b"]
-
-
-# ------------------------------------------------------------------ opening a bundle
-
-
-def test_load_is_part_of_the_package(make_bundle):
-    folder = make_bundle("multilabel")
-    scorer = clftask.load(folder, device="cpu")
-    assert scorer.meta.label_names == NAMES
-    np.testing.assert_allclose(
-        scorer.predict(TEXTS).probabilities, expected(folder, TEXTS, "multilabel"), atol=0.05
-    )
-
-
-def test_importing_the_package_loads_nothing_heavy():
-    code = "import sys, clftask; clftask.load; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    loaded = {name.partition(".")[0] for name in done.stdout.split()}
-    assert "clftask" in loaded
-    heavy = {"torch", "transformers", "ray", "pandas", "pyarrow", "numpy", "datasets", "boto3"}
-    assert loaded & heavy == set()
-
-
-def test_a_bundle_on_s3_is_opened(make_bundle, s3):
-    folder = make_bundle("multilabel")
-    bundle.publish(Path(shutil.copytree(folder, f"{folder}-copy")), f"{s3.bucket}/bundles/one")
-    found = clftask.load(f"{s3.bucket}/bundles/one/", "cpu", "fp32").predict(TEXTS)
-    wanted = expected(folder, TEXTS, "multilabel")
-    np.testing.assert_allclose(found.probabilities, wanted, atol=1e-5)
-
-
-def test_a_local_bundle_is_used_where_it_lies(make_bundle, tmp_path):
-    folder, meta = bundle.fetch(make_bundle(), str(tmp_path))
-    assert folder == make_bundle()
-    assert list(tmp_path.iterdir()) == []
-    assert (meta.label_names, meta.max_length) == (NAMES, MAX_LENGTH)
-
-
-def flip(file: Path) -> None:
-    data = bytearray(file.read_bytes())
-    data[-1] ^= 1
-    file.write_bytes(data)
-
-
-def rewrite(file: Path, **entries: Any) -> None:
-    file.write_text(json.dumps(json.loads(file.read_text()) | entries))
-
-
-CHANGES = {
-    "weights": lambda folder: flip(folder / "model.safetensors"),
-    "no tokenizer": lambda folder: (folder / "tokenizer.json").unlink(),
-    "tokenizer": lambda folder: rewrite(folder / "tokenizer_config.json", do_lower_case=False),
-    "config": lambda folder: rewrite(folder / "config.json", id2label={"0": "x"}),
-    "decision": lambda folder: rewrite(folder / "clftask.json", decision={"threshold": 0.1}),
-    "names": lambda folder: rewrite(folder / "clftask.json", label_names=["a", "b", "c"]),
-    "length": lambda folder: rewrite(folder / "clftask.json", max_length=16),
-}
-
-
-@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-@pytest.mark.parametrize("where", ["local", "s3"])
-def test_a_bundle_that_was_changed_is_refused(make_bundle, tmp_path, request, where, change):
-    folder = Path(shutil.copytree(make_bundle(), tmp_path / "bundle"))
-    change(folder)
-    path = str(folder)
-    if where == "s3":
-        path = f"{request.getfixturevalue('s3').bucket}/changed/{tmp_path.name}"
-        storage.upload(str(folder), path)
-    with pytest.raises(DataError) as caught:
-        bundle.fetch(path, str(tmp_path / "scratch"))
-    (problem,) = caught.value.problems
-    assert (problem.path, problem.value) == ("bundle", path)
-    assert problem.allowed.startswith("was changed")
-    assert problem.remedy == "Copy the bundle again, or retrain."
-
-
-def test_card_and_metrics_may_be_edited(make_bundle, tmp_path):
-    folder = Path(shutil.copytree(make_bundle(), tmp_path / "bundle"))
-    (folder / "README.md").write_text("mine")
-    (folder / "metrics.json").unlink()
-    (folder / "report.html").write_text("<p>")
-    assert bundle.fetch(str(folder), "")[0] == str(folder)
-
-
-@pytest.mark.parametrize("name", ["", "absent"])
-def test_what_is_no_bundle_is_refused(tmp_path, name):
-    with pytest.raises(DataError, match="bundle: is not a bundle") as caught:
-        clftask.load(str(tmp_path / name))
-    assert "clftask.json" in caught.value.problems[0].remedy
-
-
-def test_a_bundle_of_a_newer_clftask_is_refused(make_bundle, tmp_path):
-    folder = Path(shutil.copytree(make_bundle(), tmp_path / "bundle"))
-    rewrite(folder / "clftask.json", schema_version=2, unknown=1)
-    with pytest.raises(DataError, match=r"bundle: was written by a newer clftask \(found 2\)"):
-        bundle.fetch(str(folder), "")
-
-
-@pytest.mark.parametrize("content", ["{", "[]", '{"task": "multilabel"}'])
-def test_damaged_description_of_a_bundle_is_named(tiny_bundle, tmp_path, content):
-    folder = shutil.copytree(tiny_bundle, tmp_path / "bundle")
-    (folder / "clftask.json").write_text(content)
-    with pytest.raises(DataError, match=r"clftask\.json: is damaged.* Copy the bundle again"):
-        bundle.fetch(str(folder), "")

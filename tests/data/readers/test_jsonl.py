@@ -1,0 +1,127 @@
+"""JSON lines: types, nesting, arrays."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from streams import NOT_UTF8, TEXT, opened, refused, stream, survey, written
+
+from clftask.data.readers.base import Survey
+from clftask.data.readers.cells import BAD
+from clftask.data.readers.jsonl import JsonLines
+
+NESTED = [
+    '{"text": "a", "s": {"a": 1}, "l": [], "when": "2021-01-01", "many": [1, 2]}',
+    '{"text": "b", "s": {"b": "x"}, "l": [null, "y"], "when": null, "many": null}',
+    '{"text": "c", "l": ["2021-01-02"], "when": "soon", "many": [2.5]}',
+    '{"text": "d", "s": null, "when": "2021-01-01 10:00:00", "other": 1}',
+    '{"other": "x"}',
+]
+
+
+@pytest.mark.parametrize("size", [1, 100, 1 << 20])
+@pytest.mark.parametrize("damaged", [False, True])
+def test_nested_columns_of_json_are_unified(
+    tmp_path: Path, size: int, damaged: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(JsonLines, "block_size", size)
+    path = written(tmp_path, "rows.jsonl", "\n".join([*NESTED, "junk"] if damaged else NESTED))
+    found = survey(path, ["text", "s", "l", "when", "many"])
+    assert found.num_rows == 5 + damaged
+    assert found.schema == pa.schema({
+        "text": pa.string(),
+        "s": pa.struct({"a": pa.int64(), "b": pa.string()}),
+        "l": pa.list_(pa.string()),
+        "when": pa.string(),
+        "many": pa.list_(pa.float64()),
+    })  # fmt: skip
+    rows = stream(path, found.schema)
+    assert rows[BAD].to_pylist()[5:] == ["is not a JSON object"] * damaged
+    assert rows.drop_columns([BAD]).to_pylist()[:5] == [
+        {"text": "a", "s": {"a": 1, "b": None}, "l": [], "when": "2021-01-01", "many": [1, 2]},
+        {"text": "b", "s": {"a": None, "b": "x"}, "l": [None, "y"], "when": None,
+         "many": None},
+        {"text": "c", "s": None, "l": ["2021-01-02"], "when": "soon", "many": [2.5]},
+        {"text": "d", "s": None, "l": None, "when": "2021-01-01 10:00:00", "many": None},
+        {"text": None, "s": None, "l": None, "when": None, "many": None},
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [1, 1 << 20])
+def test_types_that_cannot_be_one_are_refused(
+    tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(JsonLines, "block_size", size)
+    path = written(tmp_path, "rows.jsonl", '{"n": 1}\n{"n": 2.5}\n{"n": null}\n{"n": "x"}\n')
+    problem = refused(survey, path, ["n"])
+    assert (problem.path, problem.value) == (str(path), "double and string")
+    assert problem.allowed == "column n must have one type, or be left out"
+    path = written(tmp_path, "rows.jsonl", '{"n": [1, "x"]}\n')
+    assert "column n" in refused(survey, path, ["n"]).allowed
+
+
+def test_other_columns_may_hold_anything(tmp_path: Path) -> None:
+    path = written(tmp_path, "rows.jsonl", '{"n": 1, "z": 1}\n{"n": 2, "z": [1, "x"]}\n')
+    assert survey(path, ["n"]) == Survey(2, pa.schema({"n": pa.int64()}))
+    assert stream(path, pa.schema({"n": pa.int64()}))["n"].to_pylist() == [1, 2]
+
+
+def test_numbers_beyond_int64_are_doubles(tmp_path: Path) -> None:
+    for other in ("", "junk\n"):
+        content = f'{{"n": 12345678901234567890}}\n{{"n": 9007199254740993}}\n{other}'
+        path = written(tmp_path, "rows.jsonl", content)
+        schema = survey(path, ["n"]).schema
+        assert schema == pa.schema({"n": pa.float64()})
+        assert stream(path, schema)["n"].to_pylist()[:2] == [12345678901234567890.0, 2.0**53]
+
+
+@pytest.mark.parametrize("content", ["", "\n \n"])
+def test_a_json_file_without_rows(tmp_path: Path, content: str) -> None:
+    path = written(tmp_path, "rows.jsonl", content)
+    assert survey(path, ["text", "n"]) == Survey(
+        0, pa.schema({"text": pa.string(), "n": pa.null()})
+    )
+    assert stream(path, TEXT).num_rows == 0
+
+
+ARRAYS = ["[%s, %s]", "[\n%s,\n%s\n]\n", " [ %s,\n%s]", "\n[\r\n  %s\r\n, %s\r\n]"]
+
+
+@pytest.mark.parametrize("form", ARRAYS)
+@pytest.mark.parametrize("name", ["rows.json", "rows.jsonl.gz"])
+def test_one_array_is_refused_with_the_remedy(tmp_path: Path, form: str, name: str) -> None:
+    data = (form % ('{"text": "a"}', '{"text": "b"}')).encode()
+    path = written(tmp_path, name, gzip.compress(data) if name.endswith("gz") else data)
+    source, file = opened(path)
+    calls = (source.names, lambda: survey(path, ["text"]), lambda: source.read(["text"]),
+             lambda: stream(path, TEXT))  # fmt: skip
+    for call in calls:
+        problem = refused(call)
+        assert (problem.path, problem.allowed) == (file, "is one JSON array, not JSON lines")
+        assert problem.remedy == (
+            "Write one object per line, without brackets and commas, or write Parquet."
+        )
+
+
+def test_line_that_is_an_array_is_but_a_bad_row(tmp_path: Path) -> None:
+    for line in ('[{"text": "a"}]', "[INFO] export begins", "[1]"):
+        path = written(tmp_path, "rows.jsonl", line + '\n{"text": "b", "n": 1}\n')
+        assert survey(path, ["text", "n"]) == Survey(2, TEXT)
+
+
+def test_any_line_may_bring_a_name(tmp_path: Path, tiny_blocks: None) -> None:
+    path = written(tmp_path, "rows.jsonl", '{"a": 1}\n{"b": 1, "a": "x"}\nnull\n{"c": null}')
+    assert opened(path)[0].names() == ["a", "b", "c"]
+    assert survey(path, ["c", "b"]).schema == pa.schema({"c": pa.null(), "b": pa.int64()})
+
+
+def test_training_refuses_a_bad_line(tmp_path: Path) -> None:
+    path = written(tmp_path, "rows.jsonl", 'null\n{"text": "a"}\n')
+    problem = refused(opened(path)[0].read, ["text"])
+    assert (problem.path, problem.allowed) == (f"{path}, row 0", "is not a JSON object")
+    path = written(tmp_path, "rows.jsonl", '{"text": "éüß?"}\n'.encode().replace(b"?", b"\xff"))
+    problem = refused(opened(path)[0].read, ["text"])
+    assert (problem.path, problem.allowed) == (f"{path}, row 0", NOT_UTF8)
