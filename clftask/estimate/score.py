@@ -31,7 +31,7 @@ from clftask.scoring.plan import Planned
 from clftask.scoring.worker import Failure, ScoreWork, ShardScorer
 
 NUM_PLACES, ROWS_OF_PLACE = 24, {"cpu": 1_000, "cuda": 5_000}
-NUM_CHUNKS, MEASURED_S, WARM_UP_ROWS = 6, 20.0, 32
+NUM_CHUNKS, MEASURED_S, WARM_UP_ROWS, BLOCK_ROWS = 6, 20.0, 32, 32
 
 
 @dataclass(frozen=True)
@@ -96,31 +96,37 @@ def estimate(
         ClftaskError: An error that would end the job.
     """
     sample = _sample(job, meta, planned, workers.device)
-    num_read, left = sample.table.num_rows, remaining(job, planned)
+    num_read, num_bad = sample.table.num_rows, len(sample.reasons) - sample.reasons.null_count
+    left = remaining(job, planned)
     say(f"measuring up to {counted(num_read, 'row')}, sampled from all files")
-    ahead = left.rows_left // workers.count
     with temporary_folder() as scratch, measure.as_worker(workers) as warnings:
         output = job.output.model_copy(update={"path": f"{scratch}/table"})
         work = ScoreWork(job.model_copy(update={"output": output}), planned.plan, meta)
-        pace = _measured(work, sample, workers.device, ahead, clock)
-    num_bad = num_read - sample.reasons.null_count
+        pace = _measured(work, sample, workers, left, clock)
     return replace(
         extrapolate(left, pace, workers, start_s),
         rows_read=num_read,
         rows_bad=num_bad,
-        bytes_written=round(left.rows_left * (1 - num_bad / num_read) * pace.row_bytes),
+        bytes_written=round(left.shards_left * pace.part_bytes),
         warnings=(*_bad_rows(job, planned, sample), *warnings),
     )
 
 
 @dataclass(frozen=True)
 class Pace:
-    """Measurements: rows, seconds per row, seconds until the first row, bytes per row."""
+    """Measurements of a sample.
+
+    Attributes:
+        num_rows: Number of rows.
+        row_s: Seconds per row.
+        open_s: Seconds until the first row.
+        part_bytes: Bytes of a part with as many rows as the job's parts have.
+    """
 
     num_rows: int
     row_s: float
     open_s: float
-    row_bytes: float
+    part_bytes: float
 
 
 def extrapolate(left: ScoreEstimate, pace: Pace, workers: Workers, start_s: float) -> ScoreEstimate:
@@ -192,11 +198,11 @@ def _bad_rows(job: ScoreJob, planned: Planned, sample: ShardRows) -> list[str]:
 
 
 def _measured(
-    work: ScoreWork, sample: ShardRows, device: str, rows_ahead: int, clock: Clock
+    work: ScoreWork, sample: ShardRows, workers: Workers, left: ScoreEstimate, clock: Clock
 ) -> Pace:
     began = clock()
-    scorer = load(work.job.bundle, device, work.job.precision)
-    order = np.random.default_rng(0).permutation(pc.indices_nonzero(sample.reasons.is_null()))
+    scorer = load(work.job.bundle, workers.device, work.job.precision)
+    order = _shuffled_blocks(pc.indices_nonzero(sample.reasons.is_null()).to_numpy())
     few = _taken(sample, order[:WARM_UP_ROWS], 0)
     times = [clock()]
     for _ in range(2):  # the first batch is slower: torch warms up
@@ -207,7 +213,8 @@ def _measured(
     chunks = [_taken(sample, part, i) for i, part in enumerate(parts) if len(part)]
     worker = ShardScorer(work, scorer, lambda plan, shards, recipe: iter(chunks))
     times = [clock()]
-    for done in worker.run([chunk.shard for chunk in chunks], rows_ahead):
+    ahead = left.rows_left // workers.count
+    for done in worker.run([chunk.shard for chunk in chunks], ahead):
         if isinstance(done, Failure):
             raise done.error
         times.append(clock())
@@ -218,7 +225,15 @@ def _measured(
     if scorer.is_compiled:
         open_s += max(0.0, times[1] - times[0] - sum(sizes[:2]) * row_s)
     stored = [worker.store.part(chunk.shard.index) for chunk in chunks]
-    return Pace(sum(sizes), row_s, open_s, _bytes_per_row(stored))
+    part_rows = left.rows_left / left.shards_left * len(order) / sample.table.num_rows
+    part_bytes = _part_bytes(stored, np.argsort(np.concatenate(parts)), part_rows)
+    return Pace(sum(sizes), row_s, open_s, part_bytes)
+
+
+def _shuffled_blocks(rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return row numbers in random order; neighbours stay together, as in a real part."""
+    blocks = np.array_split(rows, max(1, len(rows) // BLOCK_ROWS))
+    return np.concatenate([blocks[i] for i in np.random.default_rng(0).permutation(len(blocks))])
 
 
 def _taken(rows: ShardRows, order: npt.NDArray[np.int64], index: int) -> ShardRows:
@@ -229,8 +244,21 @@ def _taken(rows: ShardRows, order: npt.NDArray[np.int64], index: int) -> ShardRo
     return ShardRows(shard, *columns)
 
 
-def _bytes_per_row(parts: Sequence[str]) -> float:
-    """Return the bytes per row if all parts are written as one."""
+def _part_bytes(parts: Sequence[str], order: npt.NDArray[np.int64], num_rows: float) -> float:
+    """Return the bytes of a part with so many rows.
+
+    Bytes are not proportional to rows: a part has a footer, and its columns have dictionaries.
+    So a part of this size is written, or extrapolated from the sample and half of it.
+
+    Args:
+        parts: The measured parts.
+        order: (rows,) their rows in the order of the input, in which ids compress better.
+        num_rows: Rows of the part.
+    """
     data = [storage.read_bytes(part) for part in parts]
-    table = pa.concat_tables([parquet.read_table(pa.BufferReader(part)) for part in data])
-    return float(len(write_part(table, read_footer(data[0]))) / table.num_rows)
+    tables = [parquet.read_table(pa.BufferReader(part)) for part in data]
+    table, footer = pa.concat_tables(tables).take(pa.array(order)), read_footer(data[0])
+    known = min(table.num_rows, math.ceil(num_rows))
+    size, half = (len(write_part(table.slice(0, n), footer)) for n in (known, known // 2))
+    row_bytes = (size - half) / (known - known // 2)
+    return float(size + (num_rows - known) * row_bytes)
