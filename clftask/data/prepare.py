@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from clftask.components.splits import SPLITS, GroupedSplit, RandomSplit, Rows
 from clftask.config.train import DataSpec, ModelSpec, TrainJob
 from clftask.data import tokenization
 from clftask.data.readers.base import FILE, ROW, Source
+from clftask.data.readers.csv_types import common_kind, convert
 from clftask.data.readers.registry import open_source
 from clftask.data.summary import DataReport, describe_tokens
 from clftask.errors import DataError, Problem
@@ -79,7 +81,9 @@ def _read_all(job: TrainJob, report: DataReport) -> dict[str, pa.Table]:
             own = open_source(path, f"data.{split}")
             sources[split] = own.get(split) or own.get("train") or next(iter(own.values()))
     report.files_left_out = [file for source in sources.values() for file in source.left_out]
-    return {split: _read(data, source, split) for split, source in sources.items()}
+    tables = {split: _read(data, source, split) for split, source in sources.items()}
+    written = [split for split, source in sources.items() if not source.has_types]
+    return tables | _typed(data, {n: tables[n] for n in written}, data.labels.names or ())
 
 
 def _read(data: DataSpec, source: Source, split: str) -> pa.Table:
@@ -95,12 +99,58 @@ def _read(data: DataSpec, source: Source, split: str) -> pa.Table:
     reads_split = split == "train" and None in (data.validation, data.test)
     wanted = (data.split.reads, data.split.groups) if reads_split else ()
     named += [("data.split", column) for column in dict.fromkeys(wanted)]
-    missing = [(field, c) for field, c in named if c is not None and c not in available]
-    if missing:
-        allowed = f"must be a column of {source.files[0]}: {', '.join(available[:40])}"
-        raise DataError(*(Problem(f, c, allowed) for f, c in missing))
+    columns = [(field, column) for field, column in named if column is not None]
+    if missing := source.missing(columns):
+        raise DataError(*missing)
     strings = [*data.recipe.columns, *([data.id] if data.id else [])]
-    return source.read([c for _, c in named if c is not None], strings)
+    labels = data.labels.columns(available)
+    strings += labels if data.labels.cells == "text" else []
+    codes = [c for c in (*labels, *wanted) if c is not None and c not in strings]
+    return source.read([column for _, column in columns], strings, codes)
+
+
+def _typed(
+    data: DataSpec, tables: dict[str, pa.Table], names: Collection[str]
+) -> dict[str, pa.Table]:
+    """Convert the label columns of tables without types: to numbers if all cells are numbers.
+
+    Args:
+        data: Names the label columns.
+        tables: Tables in which these columns contain what is written.
+        names: The known label names; a column that contains one of them stays as it is written.
+
+    Raises:
+        DataError: A column of label names contains fractions.
+    """
+    if not tables or data.labels.cells == "text":
+        return tables
+    for name in data.labels.columns(next(iter(tables.values())).column_names):
+        columns = {split: table[name] for split, table in tables.items()}
+        kind = common_kind(columns.values())
+        if data.labels.cells == "names":
+            is_known = pa.array(names, pa.string())
+            if any(pc.any(pc.is_in(c, is_known)).as_py() for c in columns.values()):
+                continue
+            if pa.types.is_floating(kind):
+                for column in columns.values():
+                    _refuse_fractions(name, column)
+        for split, column in columns.items():
+            place = tables[split].column_names.index(name)
+            tables[split] = tables[split].set_column(place, name, convert(column, kind))
+    return tables
+
+
+def _refuse_fractions(name: str, column: pa.ChunkedArray) -> None:
+    values = convert(column, pa.float64())
+    is_fraction = pc.and_(pc.is_finite(values), pc.not_equal(pc.floor(values), values))
+    row = pc.index(is_fraction, True).as_py()
+    if row >= 0:
+        remedy = (
+            "If the values are codes, list them in data.labels.names: they are then read as "
+            "written. Otherwise group them into classes."
+        )
+        where, allowed = f"data.labels: column {name}", "must contain classes, not fractions"
+        raise DataError(Problem(where, column[row].as_py(), allowed, remedy))
 
 
 def _usable(data: DataSpec, table: pa.Table, report: DataReport) -> pa.Table:
@@ -275,7 +325,9 @@ def read_labelled(job: TrainJob, space: LabelSpace, path: str, report: DataRepor
     known = {"split": split, "validation": None, "test": None, "id": None, "labels": labels}
     data = job.data.model_copy(update=known)
     try:
-        table = _grouped(job, _usable(data, _read(data, source, "train"), report))
+        read = {"table": _read(data, source, "train")}
+        read = read if source.has_types else _typed(data, read, space.names)
+        table = _grouped(job, _usable(data, read["table"], report))
     except DataError as error:
         raise DataError(*(replace(p, path=_table_path(p.path)) for p in error.problems)) from None
     if table.num_rows:

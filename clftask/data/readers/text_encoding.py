@@ -1,4 +1,4 @@
-"""Opens text files as UTF-8: handles gzip, other encodings and byte order marks."""
+"""Opens text files as UTF-8: handles compression, other encodings and byte order marks."""
 
 from __future__ import annotations
 
@@ -14,6 +14,12 @@ _REQUEST_BYTES = 4 << 20  # small requests to an object store are slow
 # pyarrow.csv reads 32 blocks ahead, and a block is at least as long as a row.
 MAX_ROW_BYTES = 64 << 20
 BOM = b"\xef\xbb\xbf"
+_CODECS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
+
+
+def with_compressed(*suffixes: str) -> tuple[str, ...]:
+    """Return suffixes of text formats, and those of the compressed forms."""
+    return tuple(suffix + end for suffix in suffixes for end in ("", *_CODECS))
 
 
 @dataclass(frozen=True)
@@ -21,7 +27,7 @@ class TextFile:
     """A text file, with its beginning in UTF-8.
 
     Attributes:
-        path: The path; gzip-compressed if it ends with `.gz`.
+        path: The path; its ending tells whether the file is compressed.
         encoding: The encoding that `detect_encoding` returns for the first MB.
         has_bom: Whether the file begins with the byte order mark of UTF-8.
         head: The first MB in UTF-8, without byte order mark.
@@ -61,7 +67,7 @@ class TextFile:
 
 def _open(path: str) -> pa.NativeFile:
     fs, inner = filesystems.filesystem(path)
-    compression = "gzip" if path.lower().endswith(".gz") else None
+    compression = next((_CODECS[end] for end in _CODECS if path.lower().endswith(end)), None)
     with filesystems.translate_storage_errors(path):
         return fs.open_input_stream(inner, compression=compression, buffer_size=_REQUEST_BYTES)
 
