@@ -106,7 +106,8 @@ def _read(data: DataSpec, source: Source, split: str) -> pa.Table:
     labels = data.labels.columns(available)
     strings += labels if data.labels.cells == "text" else []
     codes = [c for c in (*labels, *wanted) if c is not None and c not in strings]
-    return source.read([column for _, column in columns], strings, codes)
+    flags = labels if data.labels.cells == "flags" else []
+    return source.unlabelled(flags).read([column for _, column in columns], strings, codes)
 
 
 def _typed(

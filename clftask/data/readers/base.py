@@ -70,8 +70,20 @@ class Source(ABC):
         available = self.names()
         allowed = f"must be a column of {self.files[0]}: {', '.join(available[:40])}"
         missing = [(field, column) for field, column in named if column not in available]
-        return [Problem(field, c, allowed, close_to(c, available) or self.advice(available))
-                for field, c in missing]  # fmt: skip
+        if not missing:
+            return []
+        advice = self.advice(available)
+        problems = []
+        for field, column in missing:
+            close = close_to(column, available)
+            # A single name is close to a column that it contains with the separator.
+            remedy = advice or close if len(available) == 1 else close or advice
+            problems.append(Problem(field, column, allowed, remedy))
+        return problems
+
+    def unlabelled(self, columns: Iterable[str]) -> Source:
+        """Return the source with the values of `columns` instead of their value labels."""
+        return self
 
     def advice(self, available: list[str]) -> str:
         """Return what may be wrong with a file whose columns are not the expected ones."""

@@ -55,9 +55,11 @@ def common_kind(columns: Iterable[pa.ChunkedArray]) -> pa.DataType:
     narrowing = Narrowing()
     narrowing.see(cells.cast(pa.binary()))
     kind = narrowing.kind
+    if pa.types.is_null(kind):
+        return kind
     values = cells.cast(kind)
     values = pc.add(values, 0.0) if pa.types.is_floating(kind) else values  # -0.0 is 0.0
-    return kind if pa.types.is_null(kind) or len(pc.unique(values)) == len(cells) else pa.string()
+    return kind if len(pc.unique(values)) == len(cells) else pa.string()
 
 
 def convert(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:

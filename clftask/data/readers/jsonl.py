@@ -110,9 +110,11 @@ def _refuse_document(file: str, head: bytes) -> None:
     line = head.strip().partition(b"\n")[0].rstrip()
     if not re.fullmatch(rb'\{\s*(?:"(?:[^"\\]|\\.)*"\s*:\s*[\[{]*)?', line):
         return
-    keys = re.findall(r'"((?:[^"\\]|\\.)*)"\s*:', head[:10_000].decode(errors="replace"))[:5]
+    keys = re.findall(r'"((?:[^"\\]|\\.)*)"\s*:', head[:10_000].decode(errors="replace"))
+    is_wrapped = re.match(rb'\s*\{\s*"[^"]*"\s*:\s*\[\s*\{', head)
+    remedy = f"The rows are under {keys[0]!r}. {_AS_LINES}" if is_wrapped else _AS_LINES
     allowed = "is a JSON object over several lines, not JSON lines"
-    raise DataError(Problem(file, keys, allowed, _AS_LINES))
+    raise DataError(Problem(file, list(dict.fromkeys(keys))[:5], allowed, remedy))
 
 
 def _lines(block: bytes) -> list[bytes]:

@@ -11,7 +11,7 @@ import math
 import re
 import tempfile
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,7 +24,13 @@ from clftask.io import filesystems, storage
 
 
 class WholeFile(Source):
-    """Base class: a file is loaded once per process, and its rows are sliced."""
+    """Base class: a file is loaded once per process, and its rows are sliced.
+
+    Attributes:
+        without_labels: Columns that have their values instead of their value labels.
+    """
+
+    without_labels: frozenset[str] = frozenset()
 
     def file_names(self, file: str) -> list[str]:
         """Return the column names."""
@@ -43,19 +49,21 @@ class WholeFile(Source):
         yield from rows.combine_chunks().to_batches(max_chunksize=num_rows)
 
     def _table(self, file: str) -> pa.Table:
-        return _load(type(self), file, self.version(file))
+        return _load(type(self), file, self.version(file), self.without_labels)
 
     @classmethod
     @abstractmethod
-    def load(cls, file: str) -> pa.Table:
+    def load(cls, file: str, without_labels: Collection[str]) -> pa.Table:
         """Read a whole file."""
 
 
 @functools.lru_cache(maxsize=2)
-def _load(kind: type[WholeFile], file: str, version: str) -> pa.Table:
+def _load(
+    kind: type[WholeFile], file: str, version: str, without_labels: frozenset[str]
+) -> pa.Table:
     """Load a file once per version: it is opened for each range of rows."""
     try:
-        return kind.load(file)
+        return kind.load(file, without_labels)
     except ModuleNotFoundError as error:
         allowed, remedy = f"requires the package {error.name}", "pip install 'clftask[files]'"
         raise DataError(Problem(file, None, allowed, remedy)) from None
@@ -98,7 +106,7 @@ class Excel(WholeFile):
         return f"Sheets: {', '.join(sheets)}. Select one with {path}#{sheets[1]}."
 
     @classmethod
-    def load(cls, file: str) -> pa.Table:
+    def load(cls, file: str, without_labels: Collection[str]) -> pa.Table:
         """Read one sheet; text stays text, and whole numbers are integers."""
         book, sheet = _workbook(file), split_sheet(file)[1].removeprefix("#")
         if sheet and sheet not in book.sheet_names:
@@ -134,15 +142,22 @@ class _Statistics(WholeFile):
 
     reader: ClassVar[str]
 
+    def unlabelled(self, columns: Iterable[str]) -> Source:
+        """Return the source with the values of `columns` instead of their value labels."""
+        found = type(self)(self.files, self.left_out)
+        found.without_labels = frozenset(columns)
+        return found
+
     @classmethod
-    def load(cls, file: str) -> pa.Table:
+    def load(cls, file: str, without_labels: Collection[str]) -> pa.Table:
         """Read the file; user-defined missing values are null."""
         import pyreadstat
 
         read = getattr(pyreadstat, cls._reader(file))
         with tempfile.TemporaryDirectory() as folder:
             columns, about = _read(read, file, _local(file, folder))
-        labels = about.variable_value_labels
+        labels = {name: found for name, found in about.variable_value_labels.items()
+                  if name not in without_labels}  # fmt: skip
         cells = {name: [labels.get(name, {}).get(cell, cell) for cell in column]
                  for name, column in columns.items()}  # fmt: skip
         return pa.table({name: column_of(column) for name, column in cells.items()})

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyreadstat
 import pytest
 from pyarrow import csv, feather, ipc, parquet
 
@@ -72,6 +73,10 @@ def write_stream(path: Path) -> None:
 WRITERS: dict[str, Callable[[Path], None]] = {
     ".csv": write_csv,
     ".csv.gz": write_gzip,
+    ".xlsx": lambda path: TABLE.to_pandas().to_excel(path, index=False),
+    ".dta": lambda path: TABLE.to_pandas().to_stata(path, version=118, write_index=False),
+    ".sav": lambda path: pyreadstat.write_sav(TABLE.to_pandas(), path),
+    ".xpt": lambda path: pyreadstat.write_xport(TABLE.to_pandas(), path),
     ".tsv": lambda path: write_csv(path, "\t"),
     ".tab": lambda path: write_csv(path, "\t"),
     ".jsonl": write_json_lines,
@@ -231,7 +236,7 @@ def test_files_of_two_formats_are_refused(tmp_path: Path) -> None:
     assert (problem.path, problem.value) == ("data.train", [".csv", ".jsonl"])
 
 
-@pytest.mark.parametrize("name", ["rows.xlsx", "rows", "rows.csv.zip"])
+@pytest.mark.parametrize("name", ["rows.docx", "rows", "rows.csv.zip"])
 def test_an_unknown_extension_is_refused(tmp_path: Path, name: str) -> None:
     problem = refused(read, written(tmp_path, name, "text,label\nx,1\n"))
     assert problem.path == "data.train"
