@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,8 +13,8 @@ from clftask.components.labels import LabelSpace, multi_hot
 from clftask.components.splits import SPLITS, GroupedSplit, RandomSplit, Rows
 from clftask.config.train import DataSpec, ModelSpec, TrainJob
 from clftask.data import tokenization
+from clftask.data.label_cells import typed_labels
 from clftask.data.readers.base import FILE, ROW, Source
-from clftask.data.readers.csv_types import common_kind, convert
 from clftask.data.readers.registry import open_source
 from clftask.data.summary import DataReport, describe_tokens
 from clftask.errors import DataError, Problem
@@ -83,7 +82,9 @@ def _read_all(job: TrainJob, report: DataReport) -> dict[str, pa.Table]:
     report.files_left_out = [file for source in sources.values() for file in source.left_out]
     tables = {split: _read(data, source, split) for split, source in sources.items()}
     written = [split for split, source in sources.items() if not source.has_types]
-    return tables | _typed(data, {n: tables[n] for n in written}, data.labels.names or ())
+    return tables | typed_labels(
+        data.labels, {n: tables[n] for n in written}, data.labels.names or ()
+    )
 
 
 def _read(data: DataSpec, source: Source, split: str) -> pa.Table:
@@ -104,54 +105,11 @@ def _read(data: DataSpec, source: Source, split: str) -> pa.Table:
         raise DataError(*missing)
     strings = [*data.recipe.columns, *([data.id] if data.id else [])]
     labels = data.labels.columns(available)
-    strings += labels if data.labels.cells == "text" else []
-    codes = [c for c in (*labels, *wanted) if c is not None and c not in strings]
+    if data.labels.cells == "text":
+        strings, labels = [*strings, *labels], []
+    codes = [column for column in (*labels, *wanted) if column is not None]
     flags = labels if data.labels.cells == "flags" else []
     return source.unlabelled(flags).read([column for _, column in columns], strings, codes)
-
-
-def _typed(
-    data: DataSpec, tables: dict[str, pa.Table], names: Collection[str]
-) -> dict[str, pa.Table]:
-    """Convert the label columns of tables without types: to numbers if all cells are numbers.
-
-    Args:
-        data: Names the label columns.
-        tables: Tables in which these columns contain what is written.
-        names: The known label names; a column that contains one of them stays as it is written.
-
-    Raises:
-        DataError: A column of label names contains fractions.
-    """
-    if not tables or data.labels.cells == "text":
-        return tables
-    for name in data.labels.columns(next(iter(tables.values())).column_names):
-        columns = {split: table[name] for split, table in tables.items()}
-        kind = common_kind(columns.values())
-        if data.labels.cells == "names":
-            is_known = pa.array(names, pa.string())
-            if any(pc.any(pc.is_in(c, is_known)).as_py() for c in columns.values()):
-                continue
-            if pa.types.is_floating(kind):
-                for column in columns.values():
-                    _refuse_fractions(name, column)
-        for split, column in columns.items():
-            place = tables[split].column_names.index(name)
-            tables[split] = tables[split].set_column(place, name, convert(column, kind))
-    return tables
-
-
-def _refuse_fractions(name: str, column: pa.ChunkedArray) -> None:
-    values = convert(column, pa.float64())
-    is_fraction = pc.and_(pc.is_finite(values), pc.not_equal(pc.floor(values), values))
-    row = pc.index(is_fraction, True).as_py()
-    if row >= 0:
-        remedy = (
-            "If the values are codes, list them in data.labels.names: they are then read as "
-            "written. Otherwise group them into classes."
-        )
-        where, allowed = f"data.labels: column {name}", "must contain classes, not fractions"
-        raise DataError(Problem(where, column[row].as_py(), allowed, remedy))
 
 
 def _usable(data: DataSpec, table: pa.Table, report: DataReport) -> pa.Table:
@@ -327,7 +285,7 @@ def read_labelled(job: TrainJob, space: LabelSpace, path: str, report: DataRepor
     data = job.data.model_copy(update=known)
     try:
         read = {"table": _read(data, source, "train")}
-        read = read if source.has_types else _typed(data, read, space.names)
+        read = read if source.has_types else typed_labels(labels, read, space.names)
         table = _grouped(job, _usable(data, read["table"], report))
     except DataError as error:
         raise DataError(*(replace(p, path=_table_path(p.path)) for p in error.problems)) from None

@@ -61,13 +61,14 @@ def survey(
         source, file = pair
         version = source.version(file)
         found = source.survey(file, columns, strings)
-        return InputFile(path=file, version=version, num_rows=found.num_rows), found.schema
+        schema = [_as_text(field) if field.name in recipe.columns else field
+                  for field in found.schema]  # fmt: skip
+        return InputFile(path=file, version=version, num_rows=found.num_rows), pa.schema(schema)
 
     looked = map_in_threads(look, chosen)
     schemas = [(file.path, schema) for file, schema in looked]
     schema = unified(schemas, sources[0].has_types, "Remove it from keep.")
-    texts = [_as_text(field) if field.name in recipe.columns else field for field in schema]
-    return Corpus(tuple(file for file, _ in looked), pa.schema(texts))
+    return Corpus(tuple(file for file, _ in looked), schema)
 
 
 def _columns(job: ScoreJob, recipe: TextRecipe) -> tuple[list[str], list[str]]:

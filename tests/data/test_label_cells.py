@@ -114,7 +114,7 @@ def test_names_match_written_cells(
 def test_fractions_are_refused_with_a_way_out(tmp_path: Path) -> None:
     problem = refused(job(table(tmp_path / "rows.csv", ["1", "401.9"] * 20)))
     assert problem.path == "data.labels: column label"
-    assert (problem.value, problem.allowed) == ("401.9", "must contain classes, not fractions")
+    assert (problem.value, problem.allowed) == (401.9, "must contain classes, not fractions")
     assert "list them in data.labels.names" in problem.remedy
 
 
@@ -221,3 +221,22 @@ def test_numbers_of_csv_match_labels_of_numbers(tmp_path: Path) -> None:
     assert labelled(job(path), ("1", "2"), path)[0] == ["1", "2"]
     path = table(tmp_path / "rows.csv", ["True", "False"])
     assert labelled(job(path), ("false", "true"), path)[0] == ["true", "false"]
+
+
+def test_fractions_of_evaluated_rows_are_unknown_labels(tmp_path: Path) -> None:
+    path = table(tmp_path / "rows.csv", ["0.5", "1.5"])
+    with pytest.raises(DataError, match=r"Its labels \(0\.5, 1\.5\) are not labels of the bundle"):
+        labelled(job(path), ("1", "2"), path)
+
+
+def test_a_pattern_may_match_other_columns_in_each_table(tmp_path: Path) -> None:
+    train, validation = tmp_path / "train.csv", tmp_path / "validation.csv"
+    train.write_text("text,c_a,c_b\n" + "t0,1,0\nt1,0,1\n" * 10)
+    validation.write_text("text,c_a,c_b,c_z\n" + "t0,1,0,1\nt1,0,1,0\n" * 10)
+    labels = {"kind": "indicators", "pattern": "^c_"}
+    split = {"kind": "random", "test": 0}
+    prepared = prepare(
+        job(train, "multilabel", labels=labels, validation=str(validation), split=split)
+    )
+    assert prepared.space.names == ("c_a", "c_b")
+    assert prepared.report.unknown_labels["validation"] == {"c_z": 10}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from clftask.errors import DataError, Problem
 from clftask.io import filesystems
 
 SAMPLE_BYTES = 1 << 20
@@ -15,6 +16,13 @@ _REQUEST_BYTES = 4 << 20  # small requests to an object store are slow
 MAX_ROW_BYTES = 64 << 20
 BOM = b"\xef\xbb\xbf"
 _CODECS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
+_NO_TEXT = {
+    b"\x1f\x8b": ("compressed with gzip", "Let its name end with .gz."),
+    b"BZh9": ("compressed with bzip2", "Let its name end with .bz2."),
+    b"\x28\xb5\x2f\xfd": ("compressed with zstd", "Let its name end with .zst."),
+    b"PK\x03\x04": ("a zip archive or an Excel file", "Unpack it, or let its name end with .xlsx."),
+    b"PAR1": ("Parquet", "Let its name end with .parquet."),
+}
 
 
 def with_compressed(*suffixes: str) -> tuple[str, ...]:
@@ -42,9 +50,16 @@ class TextFile:
 
     @classmethod
     def of(cls, path: str) -> TextFile:
-        """Read a file's beginning."""
+        """Read a file's beginning.
+
+        Raises:
+            DataError: The file has another format.
+        """
         with _open(path) as stream:
             raw = bytes(stream.read(SAMPLE_BYTES))
+        for magic, (found, remedy) in _NO_TEXT.items():
+            if raw.startswith(magic):
+                raise DataError(Problem(path, None, f"is not text, but {found}", remedy))
         encoding, head = detect_encoding(raw), raw.removeprefix(BOM)
         if not _is_utf8(encoding):
             head = codecs.getincrementaldecoder(encoding)("replace").decode(raw).encode()

@@ -69,8 +69,9 @@ def _load(
         raise DataError(Problem(file, None, allowed, remedy)) from None
 
 
-def _failed(file: str, error: Exception) -> DataError:
-    return DataError(Problem(file, None, f"cannot be read: {' '.join(str(error).split())[:300]}"))
+def _failed(file: str, error: Exception, remedy: str = "") -> DataError:
+    reason = " ".join(str(error).split())[:300]
+    return DataError(Problem(file, None, f"cannot be read: {reason}", remedy))
 
 
 # ------------------------------------------------------------------ Excel
@@ -131,7 +132,8 @@ def _workbook(file: str) -> Any:
     try:
         return python_calamine.CalamineWorkbook.from_filelike(io.BytesIO(data))
     except (python_calamine.CalamineError, ValueError, OSError) as error:
-        raise _failed(file, error) from None
+        remedy = "Open it in a spreadsheet program and save it as .xlsx, or as .csv."
+        raise _failed(file, error, remedy) from None
 
 
 # ------------------------------------------------------------------ statistics packages
