@@ -28,8 +28,8 @@ def typed_labels(
     if labels.cells == "text":
         return tables
     found = dict(tables)
-    columns = {c for t in tables.values() for c in labels.columns(t.column_names)}
-    for column in columns:
+    columns = [c for t in tables.values() for c in labels.columns(t.column_names)]
+    for column in dict.fromkeys(columns):
         cells = {n: t[column] for n, t in tables.items() if column in t.column_names}
         kind = _kind(labels, column, list(cells.values()), names)
         for split, written in cells.items():
@@ -43,9 +43,9 @@ def _kind(
 ) -> pa.DataType:
     """Return the type of a label column in all tables."""
     kind = common_kind(cells)
-    if labels.cells == "flags":
-        return kind
-    known = pa.array(names, pa.string())
+    if labels.cells == "flags" or not (pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
+        return kind  # other types keep what is written
+    known = pa.array(list(names), pa.string())
     if any(pc.any(pc.is_in(written, known)).as_py() for written in cells):
         return pa.string()
     if not pa.types.is_floating(kind):

@@ -119,10 +119,12 @@ def test_fractions_are_refused_with_a_way_out(tmp_path: Path) -> None:
 
 
 def test_missing_numbers_are_missing_labels(tmp_path: Path) -> None:
-    labels = {**LABELS, "missing": "drop"}
-    prepared = prepare(job(table(tmp_path / "rows.csv", ["1", "2", "NA", ""] * 10), labels=labels))
-    assert prepared.space.names == ("1", "2")
-    assert prepared.report.num_without_label == 20
+    path = table(tmp_path / "rows.csv", ["1", "2", "NA", ""] * 10)
+    for names in (None, [1, 2]):
+        labels = {**LABELS, "missing": "drop", "names": names}
+        prepared = prepare(job(path, labels=labels))
+        assert prepared.space.names == ("1", "2")
+        assert prepared.report.num_without_label == 20
 
 
 def test_the_tables_of_a_job_are_typed_together(tmp_path: Path) -> None:

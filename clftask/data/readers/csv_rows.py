@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import functools
 import io
@@ -16,9 +17,12 @@ from clftask.errors import Problem
 
 
 def numbered_rows(text: TextFile, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield line and cells of each row, the header first; blank lines are skipped."""
+    """Yield line and cells of each row, the header first; blank lines are skipped.
+
+    It ends where the parser fails: at a quote that is not closed.
+    """
     csv.field_size_limit(MAX_ROW_BYTES)
-    with text.open() as stream:
+    with text.open() as stream, contextlib.suppress(csv.Error):
         lines = io.TextIOWrapper(stream, "utf-8", errors="replace", newline="")
         reader, line = csv.reader(lines, delimiter=delimiter), 1
         for cells in reader:
