@@ -17,8 +17,13 @@ from clftask.data.readers.csv_types import Narrowing, common_kind, convert
 from clftask.data.readers.text_encoding import MAX_ROW_BYTES, TextFile, with_compressed
 from clftask.errors import DataError, Problem
 
-_SEPARATORS = {"|": "|", "\t": "tabs", ";": "semicolons", ",": "commas"}
 _SAVE_AS = "Save it with commas, or with tabs as .tsv."
+_SEPARATORS = {
+    "|": ("|", _SAVE_AS),
+    ";": ("semicolons", _SAVE_AS),
+    "\t": ("tabs", "Let its name end with .tsv."),
+    ",": ("commas", "Let its name end with .csv."),
+}
 
 
 class Csv(Source):
@@ -80,11 +85,9 @@ class Csv(Source):
 
     def advice(self, available: list[str]) -> str:
         """Return what may be wrong: the separator, or the header."""
-        others = {mark: name for mark, name in _SEPARATORS.items() if mark != self.delimiter}
-        if len(available) == 1:
-            for mark, name in others.items():
-                if mark in available[0]:
-                    return f"The cells look separated by {name}: {_SAVE_AS}"
+        for mark, (name, remedy) in _SEPARATORS.items():
+            if len(available) == 1 and mark in available[0] and mark != self.delimiter:
+                return f"The cells look separated by {name}. {remedy}"
         if any(_looks_like_data(name) for name in available):
             return "The first line looks like data: add a header line with the column names."
         return ""

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from clftask.data.readers.text_encoding import BOM, MAX_ROW_BYTES, TextFile
 from clftask.errors import Problem
+from clftask.messages import counted
 
 
 def numbered_rows(text: TextFile, delimiter: str) -> Iterator[tuple[int, list[str]]]:
@@ -44,7 +45,7 @@ def ragged_row(text: TextFile, delimiter: str, reason: str) -> Problem:
     found = ((line, len(cells)) for line, cells in rows if len(cells) != wanted)
     line, number = next(found, (0, 0))
     shown = " ".join(re.sub(r"^CSV parse error: ", "", reason).split())[:300]
-    where = f"line {line} has {number} cells, the header has {wanted}: " if line else ""
+    where = f"line {line} has {counted(number, 'cell')}, the header has {wanted}: " if line else ""
     cell = "a tab" if delimiter == "\t" else "a comma"
     remedy = f"Enclose cells that contain {cell} or a line break in quotes, or fix the separator."
     return Problem(text.path, None, f"cannot be read: {where}{shown}", remedy)

@@ -169,7 +169,7 @@ def test_a_reader_may_stop_early(tmp_path: Path) -> None:
     ("name", "content", "where"),
     [
         ("rows.csv", "text,n\nx,1\ny,2,3\n", "line 3 has 3 cells, the header has 2"),
-        ("rows.csv", 'text,n\n"x\n\nz",1\n\ny\n', "line 6 has 1 cells, the header has 2"),
+        ("rows.csv", 'text,n\n"x\n\nz",1\n\ny\n', "line 6 has 1 cell, the header has 2"),
         ("rows.tsv", "text\tn\r\nx\t1\r\ny\t2\t\r\n", "line 3 has 3 cells, the header has 2"),
         ("rows.csv", "text,n\rx,1\ry,2,3\r", "line 3 has 3 cells, the header has 2"),
     ],
@@ -221,10 +221,20 @@ def test_cells_that_are_column_names_are_no_header(tmp_path: Path) -> None:
 
 
 ADVICE = [
-    ("rows.csv", "text|label\na|b\n", "text", "The cells look separated by |:"),
-    ("rows.csv", "text\tlabel\na\tb\n", "label", "The cells look separated by tabs:"),
-    ("rows.tsv", "text,label\na,b\n", "text", "The cells look separated by commas:"),
-    ("rows.tsv", "text;label\na;b\n", "text", "The cells look separated by semicolons:"),
+    ("rows.csv", "text|label\na|b\n", "text", "The cells look separated by |. Save it"),
+    (
+        "rows.csv",
+        "text\tlabel\na\tb\n",
+        "label",
+        "The cells look separated by tabs. Let its name end with .tsv.",
+    ),
+    (
+        "rows.tsv",
+        "text,label\na,b\n",
+        "text",
+        "The cells look separated by commas. Let its name end with .csv.",
+    ),
+    ("rows.tsv", "text;label\na;b\n", "text", "The cells look separated by semicolons. Save it"),
     ("rows.tsv", "a text without header\t27\nb\t2\n", "text", "The first line looks like data:"),
     ("rows.csv", "it was nice to be here,good\nb,bad\n", "text", "The first line looks like data:"),
     ("rows.csv", "Text,lable\na,b\n", "text", "Did you mean 'Text'?"),
