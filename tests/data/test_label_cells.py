@@ -176,7 +176,7 @@ def test_delimited_cells_are_text(tmp_path: Path) -> None:
     path = table(tmp_path / "rows.csv", ["010", "10", "", "1.50"] * 10)
     labels = {"kind": "delimited", "column": "label"}
     prepared = prepare(job(path, "multilabel", labels=labels))
-    assert prepared.space.names == ("010", "1.50", "10")
+    assert set(prepared.space.names) == {"010", "1.50", "10"}
     assert [names for _, names in pairs(prepared)] == [["010"], ["10"], [], ["1.50"]] * 10
 
 
