@@ -101,7 +101,7 @@ def _read(data: DataSpec, source: Source, split: str) -> pa.Table:
     wanted = (data.split.reads, data.split.groups) if reads_split else ()
     named += [("data.split", column) for column in dict.fromkeys(wanted)]
     columns = [(field, column) for field, column in named if column is not None]
-    if missing := source.missing(columns):
+    if missing := source.missing(columns, available):
         raise DataError(*missing)
     strings = [*data.recipe.columns, *([data.id] if data.id else [])]
     labels = data.labels.columns(available)

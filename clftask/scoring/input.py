@@ -81,7 +81,7 @@ def _refuse_missing(job: ScoreJob, recipe: TextRecipe, source: Source) -> None:
     named = [("input.text", c) for c in recipe.columns]
     named += [("input.id", job.input.id)] if job.input.id else []
     named += [("input.keep", c) for c in job.input.keep]
-    if missing := source.missing(named):
+    if missing := source.missing(named, source.names()):
         raise DataError(*missing)
 
 

@@ -61,13 +61,13 @@ class Source(ABC):
                     return names
         return empty(self.files[0])
 
-    def missing(self, named: Iterable[tuple[str, str]]) -> list[Problem]:
+    def missing(self, named: Iterable[tuple[str, str]], available: list[str]) -> list[Problem]:
         """Return a problem for each column that the source lacks.
 
         Args:
             named: Fields of the job file, each with the column that it names.
+            available: The result of `names`.
         """
-        available = self.names()
         allowed = f"must be a column of {self.files[0]}: {', '.join(available[:40])}"
         missing = [(field, column) for field, column in named if column not in available]
         if not missing:

@@ -248,7 +248,7 @@ def test_a_missing_column_is_explained(
     tmp_path: Path, name: str, content: str, column: str, remedy: str
 ) -> None:
     source, file = opened(written(tmp_path, name, content))
-    (problem,) = source.missing([("data.text", column)])
+    (problem,) = source.missing([("data.text", column)], source.names())
     assert (problem.path, problem.value) == ("data.text", column)
     assert problem.allowed.startswith(f"must be a column of {file}: ")
     assert problem.remedy.startswith(remedy)

@@ -156,6 +156,6 @@ def test_an_object_over_several_lines_is_refused(
 )
 def test_rows_within_one_object_are_explained(tmp_path: Path, line: str, key: str) -> None:
     source, _ = opened(written(tmp_path, "rows.json", line))
-    (problem,) = source.missing([("data.labels", "category")])
+    (problem,) = source.missing([("data.labels", "category")], source.names())
     assert problem.remedy.startswith(f"The file is one object, with rows under {key}.")
     assert "to_json(path, orient='records', lines=True)" in problem.remedy

@@ -99,7 +99,8 @@ def test_an_empty_sheet_is_refused(tmp_path: Path) -> None:
 
 def test_a_missing_column_is_advised_of_the_other_sheets(tmp_path: Path) -> None:
     path = excel(tmp_path / "book.xlsx", notes={"x": ["a"]}, data={"text": ["b"]})
-    (problem,) = opened(path)[0].missing([("data.text", "text")])
+    source, _ = opened(path)
+    (problem,) = source.missing([("data.text", "text")], source.names())
     assert problem.remedy == f"Sheets: notes, data. Select one with {path}#data."
 
 
