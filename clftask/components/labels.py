@@ -33,12 +33,15 @@ class LabelColumns(Spec):
     """Base class of the kinds of label columns.
 
     Attributes:
+        cells: What the columns contain: names of labels (or lists of them), text with several
+            names, or flags.
         min_count: Labels with fewer train rows are excluded from the label space.
         names: The labels in order; None collects them from train, sorted.
         missing: What to do with a row whose label is null.
     """
 
     task: ClassVar[Task] = "multilabel"
+    cells: ClassVar[Literal["names", "text", "flags"]] = "names"
     min_count: int = Field(1, ge=1)
     names: tuple[str, ...] | None = None
     missing: Literal["fail", "drop"] = "fail"
@@ -125,6 +128,7 @@ class ListColumn(_Multilabel):
 class DelimitedColumn(_Multilabel):
     """A column of strings such as `a|b|c`; whitespace around a label is removed."""
 
+    cells = "text"
     kind: Literal["delimited"] = "delimited"
     column: str
     delimiter: str = Field("|", min_length=1)
@@ -150,6 +154,7 @@ class DelimitedColumn(_Multilabel):
 class IndicatorColumns(_Multilabel):
     """One column of 0 and 1 (or bools) per label; the column's name is the label."""
 
+    cells = "flags"
     kind: Literal["indicators"] = "indicators"
     columns_: tuple[str, ...] | None = Field(None, alias="columns", min_length=2)
     pattern: str | None = None

@@ -13,6 +13,7 @@ from clftask.components.labels import LabelSpace, multi_hot
 from clftask.components.splits import SPLITS, GroupedSplit, RandomSplit, Rows
 from clftask.config.train import DataSpec, ModelSpec, TrainJob
 from clftask.data import tokenization
+from clftask.data.label_cells import typed_labels
 from clftask.data.readers.base import FILE, ROW, Source
 from clftask.data.readers.registry import open_source
 from clftask.data.summary import DataReport, describe_tokens
@@ -79,7 +80,11 @@ def _read_all(job: TrainJob, report: DataReport) -> dict[str, pa.Table]:
             own = open_source(path, f"data.{split}")
             sources[split] = own.get(split) or own.get("train") or next(iter(own.values()))
     report.files_left_out = [file for source in sources.values() for file in source.left_out]
-    return {split: _read(data, source, split) for split, source in sources.items()}
+    tables = {split: _read(data, source, split) for split, source in sources.items()}
+    written = [split for split, source in sources.items() if not source.has_types]
+    return tables | typed_labels(
+        data.labels, {n: tables[n] for n in written}, data.labels.names or ()
+    )
 
 
 def _read(data: DataSpec, source: Source, split: str) -> pa.Table:
@@ -95,12 +100,16 @@ def _read(data: DataSpec, source: Source, split: str) -> pa.Table:
     reads_split = split == "train" and None in (data.validation, data.test)
     wanted = (data.split.reads, data.split.groups) if reads_split else ()
     named += [("data.split", column) for column in dict.fromkeys(wanted)]
-    missing = [(field, c) for field, c in named if c is not None and c not in available]
-    if missing:
-        allowed = f"must be a column of {source.files[0]}: {', '.join(available[:40])}"
-        raise DataError(*(Problem(f, c, allowed) for f, c in missing))
+    columns = [(field, column) for field, column in named if column is not None]
+    if missing := source.missing(columns, available):
+        raise DataError(*missing)
     strings = [*data.recipe.columns, *([data.id] if data.id else [])]
-    return source.read([c for _, c in named if c is not None], strings)
+    labels = data.labels.columns(available)
+    if data.labels.cells == "text":
+        strings, labels = [*strings, *labels], []
+    codes = [column for column in (*labels, *wanted) if column is not None]
+    flags = labels if data.labels.cells == "flags" else []
+    return source.unlabelled(flags).read([column for _, column in columns], strings, codes)
 
 
 def _usable(data: DataSpec, table: pa.Table, report: DataReport) -> pa.Table:
@@ -275,7 +284,9 @@ def read_labelled(job: TrainJob, space: LabelSpace, path: str, report: DataRepor
     known = {"split": split, "validation": None, "test": None, "id": None, "labels": labels}
     data = job.data.model_copy(update=known)
     try:
-        table = _grouped(job, _usable(data, _read(data, source, "train"), report))
+        read = {"table": _read(data, source, "train")}
+        read = read if source.has_types else typed_labels(labels, read, space.names)
+        table = _grouped(job, _usable(data, read["table"], report))
     except DataError as error:
         raise DataError(*(replace(p, path=_table_path(p.path)) for p in error.problems)) from None
     if table.num_rows:
