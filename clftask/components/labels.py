@@ -8,15 +8,37 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from clftask.components.label_cells import (
+    LabelCells,
+    is_list_column,
+    list_array,
+    lists_of_names,
+    matches,
+    scalar_name,
+    scalars_as_names,
+    scalars_as_text,
+    without_repetitions,
+)
+from clftask.components.label_flags import read_flags, read_vectors
+from clftask.components.written_lists import (
+    distinct,
+    is_bits,
+    is_bracketed,
+    is_written,
+    lists_of_cells,
+    parse_written,
+)
 from clftask.errors import DataError, Problem
 from clftask.messages import counted
 from clftask.spec import BareKind, Spec
@@ -24,36 +46,74 @@ from clftask.spec import BareKind, Spec
 Task = Literal["multiclass", "multilabel"]
 
 
-def _name(value: Any) -> str:
-    """Return a label's name as Arrow casts the value to a string: bools in lower case."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def _as_name(value: Any) -> str:
+    name = scalar_name(value)
+    if not name.strip():
+        raise ValueError("a label must not be blank")
+    return name
+
+
+def _as_names(value: Any) -> Any:
+    """Return label names as strings: YAML reads `0` and `true` as a number and a bool."""
+    if isinstance(value, Mapping):
+        found = {_as_name(key): _as_name(name) for key, name in value.items()}
+        if len(found) < len(value):
+            raise ValueError("has two keys for one label")
+        return found
+    if value is not None and not isinstance(value, list | tuple):
+        raise ValueError("must be a list of labels, or a mapping of labels to names")
+    return value and tuple(map(_as_name, value))
+
+
+_Scalar = str | bool | int | float
+_Names = Annotated[
+    tuple[str, ...] | dict[str, str] | None,
+    BeforeValidator(_as_names, json_schema_input_type=list[_Scalar] | dict[str, _Scalar] | None),
+]
 
 
 class LabelColumns(Spec):
     """Base class of the kinds of label columns.
 
     Attributes:
-        min_count: Labels with fewer train rows are excluded from the label space.
-        names: The labels in order; None collects them from train, sorted.
+        min_count: Labels with fewer rows in the train table are excluded from the label space.
+        names: The labels in order, or a mapping of the labels in the data to names, in order; two
+            labels can have one name. None collects them from train, sorted.
         missing: What to do with a row whose label is null.
     """
 
     task: ClassVar[Task] = "multilabel"
+    if_missing: ClassVar[str] = "Label the row"  # the remedy for a missing label
     min_count: int = Field(1, ge=1)
-    names: tuple[str, ...] | None = None
+    names: _Names = None
     missing: Literal["fail", "drop"] = "fail"
-
-    @field_validator("names", mode="before")
-    @classmethod
-    def _as_names(cls, value: Any) -> Any:
-        return [_name(v) for v in value] if isinstance(value, list | tuple) else value
 
     @field_validator("names")
     @classmethod
-    def _distinct(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        if value is not None and len(set(value)) < max(len(value), 2):
+    def _distinct(cls, value: Any) -> Any:
+        if value is None:
+            return value
+        names = set(value.values()) if isinstance(value, dict) else set(value)
+        is_repeated = not isinstance(value, dict) and len(names) < len(value)
+        if is_repeated or len(names) < 2:
             raise ValueError("must be two or more distinct label names")
         return value
+
+    @property
+    def fixed_names(self) -> tuple[str, ...] | None:
+        """The fixed labels in order, after renaming; None if they are collected from train."""
+        if isinstance(self.names, dict):
+            return tuple(dict.fromkeys(self.names.values()))
+        return self.names
+
+    @property
+    def position_names(self) -> tuple[str, ...] | None:
+        """The name of each position of a multi-hot vector, if names are fixed."""
+        if isinstance(self.names, dict):
+            numbers = [str(i) for i in range(len(self.names))]
+            keys = numbers if set(self.names) == set(numbers) else list(self.names)
+            return tuple(self.names[key] for key in keys)
+        return self.names
 
     @property
     def keep_empty(self) -> bool:
@@ -64,13 +124,21 @@ class LabelColumns(Spec):
     def columns(self, available: Sequence[str]) -> list[str]:
         """Return which of the `available` columns to read."""
 
-    @abstractmethod
     def lists(self, table: pa.Table) -> pa.ListArray:
         """Return (rows,) list<string>: the labels of each row, null where they are missing.
+
+        Labels that `names` maps have their new name. A message names a row by its columns
+        `_file` and `_row`, if the table has them.
 
         Raises:
             DataError: The columns do not contain labels of this kind.
         """
+        found = self._read(table)
+        return _renamed(found, self.names) if isinstance(self.names, dict) else found
+
+    @abstractmethod
+    def _read(self, table: pa.Table) -> pa.ListArray:
+        """Return `lists` with the labels of the data."""
 
 
 class _Multilabel(LabelColumns):
@@ -93,16 +161,32 @@ class ClassColumn(LabelColumns):
         """Return the one column."""
         return [self.column]
 
-    def lists(self, table: pa.Table) -> pa.ListArray:
+    def _read(self, table: pa.Table) -> pa.ListArray:
         """Return a list of one label per row."""
-        names = _scalars_as_names(table.column(self.column), self.column)
+        cells = LabelCells(table, self.column)
+        names = scalars_as_names(cells)
+        _refuse_lists(cells, distinct(names))
         lengths = pc.if_else(names.is_valid(), 1, 0)
-        return _list_array(names.drop_null(), lengths, names.is_null())
+        return list_array(names.drop_null(), lengths, names.is_null())
+
+
+def _refuse_lists(cells: LabelCells, found: Sequence[str]) -> None:
+    """Refuse a column of classes if all of its cells are lists, written as text."""
+    remedy = "Use kind list in a multilabel task, or write one label without brackets."
+    allowed = "must contain one label per row; all cells look like "
+    if found and all(map(is_bits, found)):
+        raise cells.wrong(cells.first(found[0]), f"{allowed}multi-hot vectors", remedy)
+    is_list = all(map(is_bracketed, found)) and (
+        any(map(is_written, found)) or all("," in cell for cell in found)
+    )
+    if found and is_list:
+        raise cells.wrong(cells.first(found[0]), f"{allowed}lists", remedy)
 
 
 class ListColumn(_Multilabel):
-    """A column of lists of labels."""
+    """A column of lists of labels, or of lists written as text: JSON, Python, `<a><b>`."""
 
+    if_missing: ClassVar[str] = "Write [] where no label applies"
     kind: Literal["list"] = "list"
     column: str
 
@@ -110,21 +194,41 @@ class ListColumn(_Multilabel):
         """Return the one column."""
         return [self.column]
 
-    def lists(self, table: pa.Table) -> pa.ListArray:
+    def _read(self, table: pa.Table) -> pa.ListArray:
         """Return the lists with the labels as names."""
-        column = table.column(self.column)
-        if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
-            remedy = "Use kind class for one label per row, delimited for 'a|b'."
-            raise _wrong_kind(self.column, str(column.type), "must contain lists", remedy)
-        values = column.combine_chunks()
-        lengths = pc.fill_null(pc.list_value_length(values), 0).cast(pa.int64())
-        flat = _scalars_as_names(pa.chunked_array([values.flatten()]), self.column)
-        return _clean(_list_array(flat, lengths, values.is_null()))
+        cells = LabelCells(table, self.column)
+        found = lists_of_names(cells) if is_list_column(cells) else _written_lists(cells)
+        return without_repetitions(read_vectors(found, self.position_names, cells))
+
+
+_WRITE_JSON = """Write it as JSON, such as ["a", "b"], or use a Parquet column of lists."""
+
+
+def _written_lists(cells: LabelCells) -> pa.ListArray:
+    """Parse a column of lists that are written as text; blank is missing."""
+    kind = cells.column.type
+    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    remedy = "Use kind class for one label per row, delimited for 'a|b'."
+    if not is_text and not pa.types.is_null(kind):
+        is_other = pa.types.is_nested(kind)
+        raise cells.wrong_type("must contain lists", "Write lists." if is_other else remedy)
+    text = cells.column.cast(pa.string())
+    parsed = {}
+    for cell in distinct(text):
+        labels = parse_written(cell)
+        if labels is None and is_bracketed(cell):
+            allowed = "must contain lists, and cannot be read as one without doubt"
+            raise cells.wrong(cells.first(cell), allowed, _WRITE_JSON)
+        if labels is None:
+            raise cells.wrong(cells.first(cell), "must contain lists", remedy)
+        parsed[cell] = labels
+    return lists_of_cells(text, parsed)
 
 
 class DelimitedColumn(_Multilabel):
     """A column of strings such as `a|b|c`; whitespace around a label is removed."""
 
+    if_missing: ClassVar[str] = "Write an empty text where no label applies"
     kind: Literal["delimited"] = "delimited"
     column: str
     delimiter: str = Field("|", min_length=1)
@@ -133,23 +237,40 @@ class DelimitedColumn(_Multilabel):
         """Return the one column."""
         return [self.column]
 
-    def lists(self, table: pa.Table) -> pa.ListArray:
-        """Split each string."""
-        column = table.column(self.column)
-        if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-            remedy = "Use kind list for lists, class for numbers."
-            raise _wrong_kind(self.column, str(column.type), "must contain strings", remedy)
-        text = column.combine_chunks().cast(pa.string())
+    def _read(self, table: pa.Table) -> pa.ListArray:
+        """Split each string; if all of them are written lists, parse these."""
+        cells = LabelCells(table, self.column)
+        text = scalars_as_text(cells)
+        found = distinct(text)
+        read = {cell: labels for cell in found if (labels := parse_written(cell)) is not None}
+        if found and len(read) == len(found):
+            lists = lists_of_cells(text, read, blank=[])
+        else:
+            self._refuse_written(cells, found)
+            lists = self._split(text.combine_chunks())
+        return without_repetitions(read_vectors(lists, self.position_names, cells))
+
+    def _refuse_written(self, cells: LabelCells, found: Sequence[str]) -> None:
+        written = [cell for cell in found if is_written(cell)]
+        if not written and all(map(is_bracketed, found)):
+            written = [cell for cell in found if parse_written(cell) is None]
+        if written:
+            allowed = f"must contain labels separated by {self.delimiter!r}; this looks like a list"
+            remedy = f"{_WRITE_JSON[:-1]}, in all rows."
+            raise cells.wrong(cells.first(written[0]), allowed, remedy)
+
+    def _split(self, text: pa.Array) -> pa.ListArray:
         parts = pc.split_pattern(text, self.delimiter)
         lengths = pc.fill_null(pc.list_value_length(parts), 0).cast(pa.int64())
         flat = pc.utf8_trim_whitespace(parts.flatten())
         flat = pc.if_else(pc.equal(flat, ""), pa.scalar(None, pa.string()), flat)
-        return _clean(_list_array(flat, lengths, text.is_null()))
+        return list_array(flat, lengths, text.is_null())
 
 
 class IndicatorColumns(_Multilabel):
     """One column of 0 and 1 (or bools) per label; the column's name is the label."""
 
+    if_missing: ClassVar[str] = "Write 0 where a label does not apply"
     kind: Literal["indicators"] = "indicators"
     columns_: tuple[str, ...] | None = Field(None, alias="columns", min_length=2)
     pattern: str | None = None
@@ -184,17 +305,17 @@ class IndicatorColumns(_Multilabel):
             raise DataError(Problem(where, self.pattern, "must match two or more columns", remedy))
         return found
 
-    def lists(self, table: pa.Table) -> pa.ListArray:
+    def _read(self, table: pa.Table) -> pa.ListArray:
         """Return the names of the columns that are 1; null where a cell is null."""
         names = self.columns(table.column_names)
-        flags = [_flags(table.column(n), n) for n in names]
+        flags = read_flags([LabelCells(table, name) for name in names])
         rows, codes = np.nonzero(np.column_stack([pc.fill_null(f, False) for f in flags]))
         lengths = np.bincount(rows, minlength=table.num_rows)
         missing = np.logical_or.reduce([f.is_null().to_numpy(zero_copy_only=False) for f in flags])
         keep = ~missing[rows]
         lengths[missing] = 0
         flat = pa.array(names, pa.string()).take(pa.array(codes[keep]))
-        return _list_array(flat, pa.array(lengths, pa.int64()), pa.array(missing))
+        return list_array(flat, pa.array(lengths, pa.int64()), pa.array(missing))
 
 
 Labels = Annotated[
@@ -215,25 +336,45 @@ class LabelSpace:
     def from_lists(cls, spec: LabelColumns, train: pa.ListArray) -> LabelSpace:
         """Build the space from the labels of the train rows only.
 
+        Fixed names stay without rows, too, unless `min_count` is above 1.
+
         Raises:
             DataError: Fewer than two labels remain.
         """
-        counts = {str(c["values"]): c["counts"] for c in pc.value_counts(train.flatten()).tolist()}
+        fixed = spec.fixed_names
+        counts: Counter[str] = Counter()
+        found = _counts(train.flatten())
+        same = matches(found, fixed or list(found))
+        for name, count in found.items():
+            counts[same.get(name, name)] += count
         frequent = {name for name, count in counts.items() if count >= spec.min_count}
-        names = _sorted(frequent) if spec.names is None else list(spec.names)
-        if len(names) < 2 or len(frequent.intersection(names)) < 2:
-            found = sorted(counts)[:5]
-            remedy = "Check the column" + (", or lower min_count." if spec.min_count > 1 else ".")
+        names = _sorted(frequent) if fixed is None else list(fixed)
+        if spec.min_count > 1:
+            names = [name for name in names if name in frequent]
+        if len(frequent.intersection(names)) < 2:
             rows = counted(spec.min_count, "row")
             allowed = f"train must have two or more labels with {rows} or more each"
-            raise DataError(Problem("data.labels", found, allowed, remedy))
+            allowed += "" if fixed is None else f", of {', '.join(fixed[:5])}"
+            remedy = "Check the column" + ("" if fixed is None else " and names")
+            remedy += ", or lower min_count." if spec.min_count > 1 else "."
+            raise DataError(Problem("data.labels", sorted(counts)[:5], allowed, remedy))
         return cls(spec.task, tuple(names))
 
     def encode(self, lists: pa.ListArray) -> pa.ListArray:
         """Return (rows,) list<int32>: label indices; labels outside the space are dropped."""
-        codes = pc.index_in(lists.flatten(), pa.array(self.names, pa.string()))
+        flat = lists.flatten().dictionary_encode()
+        found = flat.dictionary.to_pylist()
+        same, places = matches(found, self.names), {n: i for i, n in enumerate(self.names)}
+        codes = pa.array([places[same[n]] if n in same else None for n in found], pa.int32())
         lengths = pc.fill_null(pc.list_value_length(lists), 0).cast(pa.int64())
-        return _clean(_list_array(codes, lengths, lists.is_null()))
+        taken = list_array(codes.take(flat.indices), lengths, lists.is_null())
+        return without_repetitions(taken)
+
+    def known(self, lists: pa.ListArray) -> pa.ListArray:
+        """Return (rows,) list<string>: the labels of the space only."""
+        codes = self.encode(lists)
+        names = pa.array(self.names, pa.string()).take(codes.flatten())
+        return list_array(names, pc.fill_null(pc.list_value_length(codes), 0), codes.is_null())
 
     def decode(self, codes: Sequence[int]) -> list[str]:
         """Return the names of label indices."""
@@ -241,9 +382,9 @@ class LabelSpace:
 
     def unknown(self, lists: pa.ListArray) -> dict[str, int]:
         """Count the labels outside the space."""
-        flat = lists.flatten()
-        strange = flat.filter(pc.invert(pc.is_in(flat, pa.array(self.names, pa.string()))))
-        return {str(c["values"]): c["counts"] for c in pc.value_counts(strange).tolist()}
+        counts = _counts(lists.flatten())
+        same = matches(counts, self.names)
+        return {name: count for name, count in counts.items() if name not in same}
 
 
 def multi_hot(codes: pa.ListArray, num_labels: int) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -254,81 +395,23 @@ def multi_hot(codes: pa.ListArray, num_labels: int) -> np.ndarray[Any, np.dtype[
     return matrix
 
 
+def _counts(flat: pa.Array) -> dict[str, int]:
+    return {str(c["values"]): c["counts"] for c in pc.value_counts(flat).tolist()}
+
+
+def _renamed(lists: pa.ListArray, names: Mapping[str, str]) -> pa.ListArray:
+    """Replace labels by the names that they map to; a label that is such a name stays."""
+    flat = lists.flatten().dictionary_encode()
+    found = flat.dictionary.to_pylist()
+    same, targets = matches(found, list(names)), set(names.values())
+    known = {n: names[key] for n, key in same.items() if n in names or n not in targets}
+    renamed = pa.array([known.get(name, name) for name in found], pa.string())
+    lengths = pc.fill_null(pc.list_value_length(lists), 0)
+    taken = list_array(renamed.take(flat.indices), lengths, lists.is_null())
+    return without_repetitions(taken)
+
+
 def _sorted(names: set[str]) -> list[str]:
-    """Sort names; by value if all are whole numbers."""
-    is_numeric = all(re.fullmatch(r"-?\d+", name) for name in names)
-    return sorted(names, key=lambda n: (int(n), n)) if is_numeric else sorted(names)
-
-
-def _wrong_kind(column: str, found: str, allowed: str, remedy: str) -> DataError:
-    return DataError(Problem(f"data.labels: column {column}", found, allowed, remedy))
-
-
-def _list_array(flat: Any, lengths: Any, missing: pa.Array) -> pa.ListArray:
-    """Build a list array from values, lengths (0 where missing) and a null mask."""
-    flat = flat.combine_chunks() if isinstance(flat, pa.ChunkedArray) else flat
-    lengths = lengths.combine_chunks() if isinstance(lengths, pa.ChunkedArray) else lengths
-    missing = missing.combine_chunks() if isinstance(missing, pa.ChunkedArray) else missing
-    ends = np.cumsum(np.asarray(lengths), dtype=np.int32)
-    offsets = pa.array(np.concatenate([np.zeros(1, np.int32), ends]))
-    return pa.ListArray.from_arrays(offsets, flat, mask=missing)
-
-
-def _clean(lists: pa.ListArray) -> pa.ListArray:
-    """Drop nulls and duplicates in each list, keeping the order of first occurrence."""
-    rows = np.repeat(np.arange(len(lists)), pc.fill_null(pc.list_value_length(lists), 0))
-    pairs = pa.table({"row": rows, "value": lists.flatten()})
-    pairs = pairs.filter(pairs["value"].is_valid())
-    pairs = pairs.append_column("at", pa.array(range(pairs.num_rows), pa.int64()))
-    first = pairs.group_by(["row", "value"], use_threads=False).aggregate([("at", "min")])
-    kept = pairs.take(pa.array(np.sort(first["at_min"].to_numpy())))
-    lengths = np.bincount(kept["row"].to_numpy(), minlength=len(lists))
-    return _list_array(kept["value"], lengths, lists.is_null())
-
-
-def _scalars_as_names(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
-    """Return strings, whole numbers and bools as label names; blank strings as null."""
-    kind = column.type
-    if pa.types.is_null(kind):
-        return column.cast(pa.string())
-    if pa.types.is_floating(kind):
-        column = pc.if_else(pc.is_nan(column), None, column)
-        column = column.cast(pa.float64())
-        whole = pc.and_(pc.is_finite(column), pc.equal(pc.floor(column), column))
-        if pc.all(whole).as_py() is False:
-            raise _wrong_kind(name, str(kind), "must contain classes", "Use whole numbers.")
-        column = _cast(column, pa.int64(), name)
-    elif pa.types.is_nested(kind):
-        remedy = "Use kind list for lists."
-        raise _wrong_kind(name, str(kind), "must contain one label per row", remedy)
-    text = _cast(column, pa.string(), name)
-    return pc.if_else(
-        pc.equal(pc.utf8_trim_whitespace(text), ""), pa.scalar(None, pa.string()), text
-    )
-
-
-def _cast(column: pa.ChunkedArray, wanted: pa.DataType, name: str) -> pa.ChunkedArray:
-    try:
-        return column.cast(wanted)
-    except pa.ArrowException:
-        remedy = "Convert it to strings."
-        raise _wrong_kind(name, str(column.type), "must contain classes", remedy) from None
-
-
-def _flags(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
-    """Return a column of 0 and 1 as bools."""
-    kind = column.type
-    if pa.types.is_boolean(kind):
-        return column
-    if pa.types.is_null(kind):
-        return column.cast(pa.bool_())
-    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-        remedy = "Fix the column, or exclude it."
-        raise _wrong_kind(name, str(kind), "must contain 0 and 1", remedy)
-    column = pc.if_else(pc.is_nan(column), None, column) if pa.types.is_floating(kind) else column
-    strange = pc.invert(pc.is_in(column.cast(pa.float64()), pa.array([0.0, 1.0, None])))
-    row = pc.index(strange, True).as_py()
-    if row >= 0:
-        where = f"data.labels: column {name}, row {row}"
-        raise DataError(Problem(where, column[row].as_py(), "must be 0 or 1"))
-    return column.cast(pa.bool_())
+    """Sort names; by value if all are numbers."""
+    is_numeric = all(re.fullmatch(r"-?\d+(\.\d+)?", name) for name in names)
+    return sorted(names, key=lambda n: (Decimal(n), n)) if is_numeric else sorted(names)

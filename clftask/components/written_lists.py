@@ -1,0 +1,118 @@
+"""Lists of labels that are written as text: JSON, Python, NumPy, `<a><b>`.
+
+Only distinct cells are parsed in Python.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from clftask.components.label_cells import scalar_name
+
+_NUMBER = r"-?\d+(?:\.\d*)?"
+_BARE = rf"{_NUMBER}|True|False|true|false|None|null|nan"
+_ITEM = rf"""(?:'(?:[^'\\]|\\.)*+'|"(?:[^"\\]|\\.)*+"|(?:{_BARE})(?![\w.]))"""
+_ITEMS = re.compile(_ITEM, re.DOTALL)
+_LISTED = rf"{_ITEM}\s*+(?:,\s*+{_ITEM}\s*+)*+,?\s*+"
+# A list, or a set; a tuple has a comma: ('a') is not a tuple in Python.
+_PYTHON = re.compile(
+    rf"\[\s*+(?:{_LISTED})?\]|\{{\s*+{_LISTED}\}}"
+    rf"|\(\s*+(?:{_ITEM}\s*+,\s*+)++(?:{_ITEM}\s*+)?\)|\(\s*+\)",
+    re.DOTALL,
+)
+_NUMPY = re.compile(rf"\[\s*+(?:{_BARE})(?:\s++(?:{_BARE}))*+\s*+\]")
+_TAGS = re.compile(r"(?:<[^<>]++>)++")
+_BITS = re.compile(r"[01](?:\.0?)?(?:[\s,;|]++[01](?:\.0?)?)++")
+_BRACKETED = re.compile(r"\[.*\]|\{.*\}|\(.*\)|<.*>", re.DOTALL)
+_QUOTED = re.compile(r"""[\[({]\s*+['"].*[\])}]""", re.DOTALL)
+
+
+def parse_written(cell: str) -> list[str | None] | None:
+    """Return the labels of a list that is written as text, or None if it is ambiguous or no list.
+
+    Read are JSON lists, Python lists, tuples and sets, numbers as NumPy prints them (`[0 1]`),
+    `<a><b>`, and zeros and ones with separators (`0 1 0`).
+    """
+    cell = cell.strip()
+    if cell[:1] not in {*"[({<01"}:
+        return None
+    try:
+        if _TAGS.fullmatch(cell):
+            return re.findall(r"<([^<>]+)>", cell)
+        if _BITS.fullmatch(cell):
+            return re.findall("[01]", re.sub(r"\.0?", "", cell))
+        return _items_as_names(_items(cell))
+    except (ValueError, SyntaxError, RecursionError):
+        return None
+
+
+def _items(cell: str) -> list[Any]:
+    if cell.startswith("["):
+        with contextlib.suppress(ValueError):
+            return list(json.loads(cell))
+    if _PYTHON.fullmatch(cell) or _NUMPY.fullmatch(cell):
+        return [_literal(item[0]) for item in _ITEMS.finditer(cell)]
+    raise ValueError("not a list")
+
+
+def _literal(text: str) -> Any:
+    words = {"true": True, "false": False, "null": None, "nan": None}
+    return words[text] if text in words else ast.literal_eval(text)
+
+
+def _items_as_names(items: list[Any]) -> list[str | None]:
+    found: list[str | None] = []
+    for item in items:
+        if isinstance(item, float) and not item.is_integer():
+            if not math.isnan(item):
+                raise ValueError("a fraction is no label")
+            found.append(None)
+        else:
+            found.append(None if item is None or item == "" else scalar_name(item))
+    return found
+
+
+def is_written(cell: str) -> bool:
+    """Tell whether a text is a list beyond doubt: with quotes, or with more than one tag."""
+    cell = cell.strip()
+    if cell[:1] not in {*"[({<"}:
+        return False
+    if _QUOTED.fullmatch(cell) or re.fullmatch(r"\[\s*\]", cell):
+        return True
+    labels = parse_written(cell)
+    return labels is not None and (cell[0] == "[" or len(labels) > 1)
+
+
+def is_bracketed(cell: str) -> bool:
+    """Tell whether brackets enclose a text."""
+    return _BRACKETED.fullmatch(cell.strip()) is not None
+
+
+def is_bits(cell: str) -> bool:
+    """Tell whether a text is zeros and ones with separators."""
+    return _BITS.fullmatch(cell.strip()) is not None
+
+
+def distinct(text: pa.ChunkedArray) -> list[str]:
+    """Return the distinct texts that are not blank, in order of first occurrence."""
+    return [cell for cell in pc.unique(text).to_pylist() if cell is not None and cell.strip()]
+
+
+def lists_of_cells(
+    text: pa.ChunkedArray,
+    parsed: Mapping[str, Sequence[str | None]],
+    blank: Sequence[str] | None = None,
+) -> pa.ListArray:
+    """Return (rows,) list<string>: the parsed labels of each cell; `blank` where it is blank."""
+    encoded = text.combine_chunks().dictionary_encode()
+    cells = [parsed.get(cell, blank) for cell in encoded.dictionary.to_pylist()]
+    return pa.array(cells, pa.list_(pa.string())).take(encoded.indices)
