@@ -545,7 +545,7 @@ def test_a_mapping_survives_a_job_file() -> None:
         ([None, "a"], "must be a string, a number or a bool"),
         ({0: None, 1: "a"}, "must be a string, a number or a bool"),
         ({0: ["b"], 1: "a"}, "must be a string, a number or a bool"),
-        (["", "a"], "must not be blank"),
+        (["", "a"], "must not be empty"),
         ("a", "must be a list of labels, or a mapping"),
     ],
 )

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clftask.components.label_cells import LabelCells, cast_cells, list_array, without_repetitions
+from clftask.components.labels.cells import LabelCells, cast_cells, list_array, without_repetitions
 
 _FLAGS = {
     **dict.fromkeys(("1", "1.0", "true", "yes", "y", "t"), True),

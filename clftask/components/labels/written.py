@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clftask.components.label_cells import scalar_name
+from clftask.components.labels.cells import LabelCells, scalar_name
 
 _NUMBER = r"-?\d+(?:\.\d*)?"
 _BARE = rf"{_NUMBER}|True|False|true|false|None|null|nan"
@@ -116,3 +116,42 @@ def lists_of_cells(
     encoded = text.combine_chunks().dictionary_encode()
     cells = [parsed.get(cell, blank) for cell in encoded.dictionary.to_pylist()]
     return pa.array(cells, pa.list_(pa.string())).take(encoded.indices)
+
+
+# ------------------------------------------------------------------ columns of text
+
+WRITE_JSON = """Write it as JSON, such as ["a", "b"], or use a Parquet column of lists."""
+
+
+def written_lists(cells: LabelCells) -> pa.ListArray:
+    """Parse a column of lists that are written as text; blank is missing."""
+    kind = cells.column.type
+    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    remedy = "Use kind class for one label per row, delimited for 'a|b'."
+    if not is_text and not pa.types.is_null(kind):
+        is_other = pa.types.is_nested(kind)
+        raise cells.wrong_type("must contain lists", "Write lists." if is_other else remedy)
+    text = cells.column.cast(pa.string())
+    parsed = {}
+    for cell in distinct(text):
+        labels = parse_written(cell)
+        if labels is None and is_bracketed(cell):
+            allowed = "must contain lists, and cannot be read as one without doubt"
+            raise cells.wrong(cells.first(cell), allowed, WRITE_JSON)
+        if labels is None:
+            raise cells.wrong(cells.first(cell), "must contain lists", remedy)
+        parsed[cell] = labels
+    return lists_of_cells(text, parsed)
+
+
+def refuse_lists(cells: LabelCells, found: Sequence[str]) -> None:
+    """Refuse a column of classes if all of its cells are lists, written as text."""
+    remedy = "Use kind list in a multilabel task, or write one label without brackets."
+    allowed = "must contain one label per row; all cells look like "
+    if found and all(map(is_bits, found)):
+        raise cells.wrong(cells.first(found[0]), f"{allowed}multi-hot vectors", remedy)
+    is_list = all(map(is_bracketed, found)) and (
+        any(map(is_written, found)) or all("," in cell for cell in found)
+    )
+    if found and is_list:
+        raise cells.wrong(cells.first(found[0]), f"{allowed}lists", remedy)
