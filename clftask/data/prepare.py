@@ -171,20 +171,21 @@ def _refuse_missing(data: DataSpec, table: pa.Table, has_text: Any, has_label: A
     if data.labels.missing == "fail" and not pc.all(has_label).as_py():
         row = pc.index(has_label, False).as_py()
         names = data.labels.columns(table.column_names)
-        blank = (name for name in names if _is_blank(table[name][row].as_py()))
-        where = f"{table[FILE][row].as_py()}, row {table[ROW][row].as_py()}, "
-        where += f"column {next(blank, names[0])}"
-        num = counted(pc.sum(pc.invert(has_label)).as_py(), "row")
-        value = table[next(blank, names[0])][row].as_py()
-        allowed = f"the label is missing here; {num} of {table.num_rows:,} have none"
-        remedy = (
-            f"{data.labels.if_missing}, or set data.labels.missing: drop to leave such rows out."
-        )
-        raise DataError(Problem(where, value, allowed, remedy))
+        cells = {column: table[column][row].as_py() for column in names}
+        name = next((column for column in names if _is_blank(cells[column])), names[0])
+        where = f"{table[FILE][row].as_py()}, row {table[ROW][row].as_py()}, column {name}"
+        num_missing = pc.sum(pc.invert(has_label)).as_py()
+        allowed = "the label is missing here"
+        allowed += f"; {counted(num_missing, 'row')} of {table.num_rows:,} have none"
+        remedy = f"{data.labels.if_missing}."
+        if num_missing < table.num_rows:
+            remedy = f"{remedy[:-1]}, or set data.labels.missing: drop to leave such rows out."
+        raise DataError(Problem(where, cells[name], allowed, remedy))
 
 
 def _is_blank(value: Any) -> bool:
-    return value is None or value != value or not str(value).strip()
+    is_nan = isinstance(value, float) and np.isnan(value)
+    return value is None or is_nan or not str(value).strip()
 
 
 def _stack(tables: dict[str, pa.Table]) -> tuple[pa.Table, np.ndarray[Any, Any]]:

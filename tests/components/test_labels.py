@@ -276,6 +276,7 @@ def test_lists_that_are_written_as_text() -> None:
     assert lists(spec("list", column="y"), y=cells) == found
     assert lists(spec("list", column="y"), y=pa.array(cells, pa.large_string())) == found
     assert lists(spec("list", column="y"), y=pa.array(cells).dictionary_encode()) == found
+    assert lists(spec("list", column="y"), y=pa.array(cells).cast(pa.binary())) == found
     assert lists(spec("list", column="y"), y=pa.nulls(2)) == [None, None]
 
 

@@ -225,6 +225,17 @@ def test_lists_of_objects_are_refused(tmp_path: Path) -> None:
     assert problem.remedy == "Make a column of lists that contain the labels only."
 
 
+def test_spans_with_labels_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"text": "a text", "y": [[0, 5, "LABEL"]]}\n' * 9)
+    problem = refused(prepare, job_of(path, LIST))
+    assert problem.path == str(path)
+    assert problem.allowed == (
+        'cannot be read: column y: a list mixes types: [[0, 5, "LABEL"]]; '
+        "make a column of plain values"
+    )
+
+
 def test_saved_datasets_of_vectors(tmp_path: Path) -> None:
     import datasets
 
@@ -276,6 +287,15 @@ def test_a_missing_label_names_row_and_column(
     assert problem.allowed == "the label is missing here; 2 rows of 5 have none"
     assert problem.remedy.startswith(word)
     assert problem.remedy.endswith("or set data.labels.missing: drop to leave such rows out.")
+
+
+def test_the_missing_indicator_is_named(tmp_path: Path) -> None:
+    path = written(tmp_path / "t.parquet", a=[1, None, 1], b=[None, 1, None])
+    job = job_of(path, {"kind": "indicators", "columns": ["a", "b"]})
+    problem = refused(prepare, job)
+    assert (problem.path, problem.value) == (f"{path}, row 0, column b", None)
+    assert problem.allowed == "the label is missing here; 3 rows of 3 have none"
+    assert problem.remedy == "Write 0 where a label does not apply."
 
 
 # ------------------------------------------------------------------ warnings

@@ -66,7 +66,9 @@ class LabelColumns(Spec):
         names = set(value.values()) if isinstance(value, dict) else set(value)
         is_repeated = not isinstance(value, dict) and len(names) < len(value)
         if is_repeated or len(names) < 2:
-            raise ValueError("must be two or more distinct label names")
+            raise ValueError(
+                "must be two or more distinct label names; List all labels: others are left out"
+            )
         return value
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -208,24 +208,26 @@ def without_repetitions(lists: pa.ListArray) -> pa.ListArray:
 # ------------------------------------------------------------------ names
 
 
-def matches(found: Iterable[str], known: Sequence[str]) -> dict[str, str]:
+def matches(found: Collection[str], known: Sequence[str]) -> dict[str, str]:
     """Return the known name of each found one.
 
     A column's type, which differs between formats, does not matter: `1.0` is `1` and `True` is
     `true`, unless both are known.
     """
     exact = set(known)
+    same = {name: name for name in found if name in exact}
+    others = [name for name in found if name not in exact]
     plain: dict[str, list[str]] = {}
-    for name in known:
+    for name in known if others else ():
         plain.setdefault(_plain(name), []).append(name)
-    same: dict[str, str] = {}
-    for name in found:
-        close = [name] if name in exact else plain.get(_plain(name), [])
+    for name in others:
+        close = plain.get(_plain(name), [])
         if len(close) == 1:
             same[name] = close[0]
     return same
 
 
 def _plain(name: str) -> str:
-    whole = re.fullmatch(r"(-?\d+)\.0", name)
-    return whole[1] if whole else name.lower() if name.lower() in ("true", "false") else name
+    if name.endswith(".0") and re.fullmatch(r"-?\d+", name[:-2]):
+        return name[:-2]
+    return name.lower() if name.lower() in ("true", "false") else name

@@ -38,7 +38,7 @@ class LabelSpace:
         fixed = spec.fixed_names
         counts: Counter[str] = Counter()
         found = _counts(train.flatten())
-        same = matches(found, fixed or list(found))
+        same = {} if fixed is None else matches(found, fixed)
         for name, count in found.items():
             counts[same.get(name, name)] += count
         frequent = {name for name, count in counts.items() if count >= spec.min_count}
