@@ -35,8 +35,8 @@ def label_warnings(labels: LabelColumns, table: pa.Table, known: Sequence[str] =
     few = max(FEW_ROWS, SMALL_SHARE * table.num_rows)
     suspects = [name for name, count in counts.items() if 0 < count <= few and name not in known]
     lines = _similar(counts)
-    header = str(getattr(labels, "column", ""))
-    if header in suspects:
+    column = str(getattr(labels, "column", "")).strip().casefold()
+    for header in [name for name in suspects if name.strip().casefold() == column]:
         lines.append(
             f"label {header!r} ({counted(counts[header], 'row')}) is the name of its column: "
             f"remove the header among the rows, first at {_place(table, lists, header)}"

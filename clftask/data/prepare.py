@@ -16,7 +16,7 @@ from clftask.data import tokenization
 from clftask.data.label_warnings import label_warnings
 from clftask.data.readers.base import FILE, ROW, Source
 from clftask.data.readers.registry import open_source
-from clftask.data.summary import DataReport, describe_tokens
+from clftask.data.summary import DataReport, describe_tokens, shown_label
 from clftask.errors import DataError, Problem
 from clftask.io import filesystems
 from clftask.messages import counted
@@ -333,7 +333,8 @@ def _no_rows_remedy(space: LabelSpace, report: DataReport) -> str:
     if not unknown:
         return "Provide rows with text and label."
     known = ", ".join(space.names[:5])
-    return f"Its labels ({', '.join(unknown[:5])}) are not labels of the bundle ({known} …)."
+    shown = ", ".join(map(shown_label, unknown[:5]))
+    return f"Its labels ({shown}) are not labels of the bundle ({known} …)."
 
 
 def _table_path(path: str) -> str:

@@ -90,7 +90,8 @@ class DataReport:
         for split, labels in self.unknown_labels.items():
             if labels:
                 shown = ", ".join(
-                    f"{_shown(n)} {c}" for n, c in sorted(labels.items(), key=lambda c: -c[1])[:5]
+                    f"{shown_label(n)} {c}"
+                    for n, c in sorted(labels.items(), key=lambda c: -c[1])[:5]
                 )
                 count = f"{counted(len(labels), 'label')} ({counted(sum(labels.values()), 'time')})"
                 lines.append(f"{split} contains {count} outside the label space: {shown}")
@@ -104,7 +105,7 @@ class DataReport:
         return lines
 
 
-def _shown(name: str) -> str:
+def shown_label(name: str) -> str:
     """Return a label's name, quoted if it begins or ends with a blank."""
     return name if name == name.strip() else repr(name)
 

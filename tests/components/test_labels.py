@@ -280,7 +280,9 @@ def test_lists_that_are_written_as_text() -> None:
     assert lists(spec("list", column="y"), y=pa.nulls(2)) == [None, None]
 
 
-@pytest.mark.parametrize("cell", ["['a' 'b']", "{a,b}", "('a')", "[a, b]", "['a', ...]", "[0.5]"])
+@pytest.mark.parametrize(
+    "cell", ["['a' 'b']", "{a,b}", "('a')", "[a, b]", "['a', ...]", "[0.5]", "set()"]
+)
 @pytest.mark.parametrize("kind", ["list", "delimited"])
 def test_an_ambiguous_list_is_refused(kind: str, cell: str) -> None:
     problem = refused(spec(kind, column="y"), y=[None, cell, cell])
@@ -349,12 +351,19 @@ def test_positions_of_a_vector_can_be_numbered() -> None:
     assert lists(labels, y=[[1, 0, 1], [0, 1, 0]]) == [["b", "c"], ["a"]]
 
 
+def test_vectors_of_signs_are_no_lists_of_labels() -> None:
+    values = [[-1, 1, -1], [1, 1, -1]]
+    assert "multi-hot" in refused(spec("list", column="y"), y=values).allowed
+    problem = refused(spec("list", column="y", names=["a", "b", "c"]), y=values)
+    assert problem.allowed == "must have 3 entries of 0 and 1, as other rows have"
+
+
 def test_a_blank_position_makes_a_vector_missing() -> None:
     labels = spec("list", column="y", names=["a", "b", "c"])
     assert lists(labels, y=[[1, None, 1], [0, 1, 0], []]) == [None, ["b"], []]
 
 
-@pytest.mark.parametrize("strange", [[0, 2, 0], [0, 1]])
+@pytest.mark.parametrize("strange", [[0, 2, 0], [0, 1], [-1, 0, 1]])
 def test_a_damaged_vector_is_refused(strange: list[int]) -> None:
     values = [[0, 1, 0]] * 30 + [strange]
     for names in (None, ["a", "b", "c"]):
@@ -468,6 +477,7 @@ def test_an_indicator_that_is_neither_0_nor_1_names_its_row(strange: float) -> N
         ("YES", "no", None),
         ("y", "N", None),
         (Decimal(1), Decimal(0), None),
+        ("1", "0", "NaN"),
     ],
 )
 def test_indicators_in_words(yes: Any, no: Any, blank: Any) -> None:

@@ -28,6 +28,8 @@ from clftask.components.labels.written import is_written, parse_written
         ("()", []),
         ("<python><c++>", ["python", "c++"]),
         ("<a>", ["a"]),
+        ("'a', 'b'", ["a", "b"]),
+        ('"a","b, c"', ["a", "b, c"]),
         ("0 1 0", ["0", "1", "0"]),
         ("1.0, 0.0", ["1", "0"]),
         ("1|0", ["1", "0"]),
@@ -45,6 +47,12 @@ def test_written_lists(cell: str, labels: list[str | None]) -> None:
         "a, b",
         "10",
         "0 1 2",
+        "'a' 'b'",
+        "'a', b",
+        "'tis, it's",
+        "set()",
+        "array(['a', 'b'], dtype=object)",
+        "[{'id': 28, 'name': 'Action'}]",
         "['a' 'b']",
         "['a'\n 'b']",
         "[a, b]",
@@ -82,7 +90,7 @@ def test_what_may_be_a_label(cell: str) -> None:
     assert not is_written(cell)
 
 
-@pytest.mark.parametrize("cell", ["0 ", "0, ", "'a' ", "1 ", "'\\", "<a>", "[", "'"])
+@pytest.mark.parametrize("cell", ["0 ", "0, ", "'a' ", "'a', ", "1 ", "'\\", "<a>", "[", "'"])
 @pytest.mark.parametrize("ends", ["[x]", "(x)", "{x}", "x"])
 def test_long_cells_are_read_without_backtracking(cell: str, ends: str) -> None:
     """Backtracking over a million characters would take hours."""

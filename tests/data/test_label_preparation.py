@@ -340,14 +340,15 @@ def test_similar_labels_stand_in_the_summary(tmp_path: Path) -> None:
     assert any(line.startswith("warning: labels that differ only in blanks") for line in lines)
 
 
+@pytest.mark.parametrize("header", ["y", "Y", " y"])
 @pytest.mark.parametrize("num_tables", [1, 2])
-def test_a_header_among_the_rows_is_told(tmp_path: Path, num_tables: int) -> None:
-    values = ["a", "b"] * 15 + ["y"] + ["a", "b"] * 15
+def test_a_header_among_the_rows_is_told(tmp_path: Path, header: str, num_tables: int) -> None:
+    values = ["a", "b"] * 15 + [header] + ["a", "b"] * 15
     path = written(tmp_path / "t.parquet", y=values * num_tables)
     (line,) = prepare(job_of(path, CLASS)).report.label_warnings
     rows = "1 row" if num_tables == 1 else "2 rows"
     assert line == (
-        f"label 'y' ({rows}) is the name of its column: "
+        f"label {header!r} ({rows}) is the name of its column: "
         f"remove the header among the rows, first at {path}, row 30"
     )
 
@@ -371,6 +372,13 @@ def test_missing_values_in_words_are_told(
     lines = warnings_of(tmp_path, ["a", "b"] * 20 + [name] * count)
     shown = f"label {name!r} ({count} rows) looks like a missing value, first at"
     assert [line.startswith(shown) for line in lines] == [True] * is_told
+
+
+def test_blanks_are_seen_if_no_label_is_known(tmp_path: Path) -> None:
+    path = written(tmp_path / "new.parquet", y=["food ", "money "])
+    space = LabelSpace("multiclass", ("food", "money"))
+    problem = refused(read_labelled, job_of("t.csv", CLASS), space, str(path), DataReport())
+    assert problem.remedy.startswith("Its labels ('food ', 'money ') are not labels of the bundle")
 
 
 def test_a_table_with_other_spellings_than_the_bundle_is_told(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ _FLAGS = {
     **dict.fromkeys(("1", "1.0", "true", "yes", "y", "t"), True),
     **dict.fromkeys(("0", "0.0", "false", "no", "n", "f"), False),
 }
+_BLANK = {"", "nan", "null", "none", "na", "n/a", "<na>"}
 _MARKS = ("x", "✓", "✔", "☑")
 _VECTOR_FLAGS = ("0", "1", "0.0", "1.0", "true", "false", "True", "False")
 _MOSTLY = 0.9  # a list of one length whose items are 0 or 1 in this share is a vector
@@ -62,7 +62,8 @@ def _vector_length(lists: pa.ListArray, lengths: Any, names: Sequence[str] | Non
     if not len(used) or used[-1] < 2:
         return None
     flat = lists.flatten().drop_null()
-    share = pc.mean(pc.is_in(flat, pa.array(_VECTOR_FLAGS)).cast(pa.int8())).as_py() or 0.0
+    is_flag = pc.is_in(flat, pa.array([*_VECTOR_FLAGS, "-1"]))  # -1: not labelled, or no
+    share = pc.mean(is_flag.cast(pa.int8())).as_py() or 0.0
     usual, is_regular = int(used[counts.argmax()]), counts.max() > _MOSTLY * counts.sum()
     if usual > 2:
         return usual if share == 1 or (is_regular and share > _MOSTLY) else None
@@ -129,7 +130,6 @@ def _encoded(cells: LabelCells) -> Any:
 
 
 def _word(value: Any) -> str:
-    """Return a cell in lower case; `""` if it is blank."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return ""
-    return str(value).strip().lower()
+    """Return a cell in lower case; `""` if it is missing."""
+    word = str(value).strip().lower()
+    return "" if word in _BLANK else word

@@ -20,7 +20,8 @@ from clftask.components.labels.cells import LabelCells, cast_cells, scalar_name
 
 _NUMBER = r"-?\d+(?:\.\d*)?"
 _BARE = rf"{_NUMBER}|True|False|true|false|None|null|nan"
-_ITEM = rf"""(?:'(?:[^'\\]|\\.)*+'|"(?:[^"\\]|\\.)*+"|(?:{_BARE})(?![\w.]))"""
+_TEXT = r"""(?:'(?:[^'\\]|\\.)*+'|"(?:[^"\\]|\\.)*+")"""
+_ITEM = rf"(?:{_TEXT}|(?:{_BARE})(?![\w.]))"
 _ITEMS = re.compile(_ITEM, re.DOTALL)
 _LISTED = rf"{_ITEM}\s*+(?:,\s*+{_ITEM}\s*+)*+,?\s*+"
 # A list, or a set; a tuple has a comma: ('a') is not a tuple in Python.
@@ -30,20 +31,22 @@ _PYTHON = re.compile(
     re.DOTALL,
 )
 _NUMPY = re.compile(rf"\[\s*+(?:{_BARE})(?:\s++(?:{_BARE}))*+\s*+\]")
+_QUOTED_ITEMS = re.compile(rf"{_TEXT}(?:\s*+,\s*+{_TEXT})*+", re.DOTALL)
 _TAGS = re.compile(r"(?:<[^<>]++>)++")
 _BITS = re.compile(r"[01](?:\.0?)?(?:[\s,;|]++[01](?:\.0?)?)++")
-_BRACKETED = re.compile(r"\[.*\]|\{.*\}|\(.*\)|<.*>", re.DOTALL)
+_PRINTED = r"(?:array|tensor|frozenset|set|Index)"  # as Python prints other lists
+_BRACKETED = re.compile(rf"\[.*\]|\{{.*\}}|{_PRINTED}?\(.*\)|<.*>", re.DOTALL)
 _QUOTED = re.compile(r"""[\[({]\s*+['"].*[\])}]""", re.DOTALL)
 
 
 def parse_written(cell: str) -> list[str | None] | None:
     """Return the labels of a list that is written as text, or None if it is ambiguous or no list.
 
-    Read are JSON lists, Python lists, tuples and sets, numbers as NumPy prints them (`[0 1]`),
-    `<a><b>`, and zeros and ones with separators (`0 1 0`).
+    Read are JSON lists, Python lists, tuples and sets, `'a', 'b'`, numbers as NumPy prints them
+    (`[0 1]`), `<a><b>`, and zeros and ones with separators (`0 1 0`).
     """
     cell = cell.strip()
-    if cell[:1] not in {*"[({<01"}:
+    if cell[:1] not in {*"[({<01'\""}:
         return None
     try:
         if _TAGS.fullmatch(cell):
@@ -59,7 +62,7 @@ def _items(cell: str) -> list[Any]:
     if cell.startswith("["):
         with contextlib.suppress(ValueError):
             return list(json.loads(cell))
-    if _PYTHON.fullmatch(cell) or _NUMPY.fullmatch(cell):
+    if any(form.fullmatch(cell) for form in (_PYTHON, _NUMPY, _QUOTED_ITEMS)):
         return [_literal(item[0]) for item in _ITEMS.finditer(cell)]
     raise ValueError("not a list")
 
