@@ -252,6 +252,21 @@ def test_arrays_of_numpy_are_lists() -> None:
     assert lists(spec("list", column="y"), y=values) == [["3", "17"], [], None]
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        pa.array(['["a"]', '["b", "a"]']).dictionary_encode(),
+        pa.RunEndEncodedArray.from_arrays(pa.array([1, 2]), pa.array(['["a"]', '["b", "a"]'])),
+        pa.ExtensionArray.from_storage(pa.json_(), pa.array(['["a"]', '["b", "a"]'])),
+    ],
+    ids=["dictionary", "run ends", "extension"],
+)
+def test_columns_of_every_encoding(values: pa.Array) -> None:
+    assert lists(spec("list", column="y"), y=values) == [["a"], ["b", "a"]]
+    problem = refused(spec("indicators", columns=["y", "z"]), y=values, z=[1, 0])
+    assert (problem.path, problem.value) == ("data.labels: column y, row 0", '["a"]')
+
+
 def test_lists_of_a_dictionary_are_lists() -> None:
     values = pa.ListArray.from_arrays([0, 1, 3], pa.array(["a", "b", "a"]).dictionary_encode())
     assert lists(spec("list", column="y"), y=values) == [["a"], ["b", "a"]]

@@ -32,10 +32,14 @@ class LabelCells:
 
     @property
     def column(self) -> pa.ChunkedArray:
-        """The column, dictionaries decoded."""
+        """The column, decoded to a plain type."""
         column = self.table.column(self.name)
-        is_encoded = pa.types.is_dictionary(column.type)
-        return column.cast(column.type.value_type) if is_encoded else column
+        kind = column.type
+        if isinstance(kind, pa.BaseExtensionType):
+            return pa.chunked_array([c.storage for c in column.chunks], kind.storage_type)
+        if pa.types.is_run_end_encoded(kind):
+            return pc.run_end_decode(column)
+        return column.cast(kind.value_type) if pa.types.is_dictionary(kind) else column
 
     def wrong_type(self, allowed: str, remedy: str) -> DataError:
         """Return the error that refuses the whole column."""
@@ -168,7 +172,6 @@ def lists_of_names(cells: LabelCells) -> pa.ListArray:
         remedy = "Flatten them to one list of labels per row."
         raise cells.wrong_type("must contain lists of labels", remedy)
     values = column.combine_chunks()
-    values = pa.concat_arrays(values.chunks) if isinstance(values, pa.ChunkedArray) else values
     lengths = pc.if_else(values.is_null(), 0, pc.list_value_length(values))
     rows = np.repeat(np.arange(len(values)), lengths)
     flat = pa.chunked_array([values.flatten()])

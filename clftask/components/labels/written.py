@@ -125,14 +125,20 @@ def lists_of_cells(
 
 # ------------------------------------------------------------------ columns of text
 
-_TEXTS = (pa.StringScalar, pa.BinaryScalar, pa.StringViewScalar, pa.BinaryViewScalar)
+_TEXTS = (
+    pa.types.is_string,
+    pa.types.is_large_string,
+    pa.types.is_string_view,
+    pa.types.is_binary,
+    pa.types.is_large_binary,
+)
 WRITE_JSON = """Write it as JSON, such as ["a", "b"], or use a Parquet column of lists."""
 
 
 def written_lists(cells: LabelCells) -> pa.ListArray:
     """Parse a column of lists that are written as text; blank is missing."""
     kind = cells.column.type
-    is_text = isinstance(pa.scalar(None, kind), _TEXTS)
+    is_text = any(is_kind(kind) for is_kind in _TEXTS)
     remedy = "Use kind class for one label per row, delimited for 'a|b'."
     if not is_text and not pa.types.is_null(kind):
         is_other = pa.types.is_nested(kind)
