@@ -33,10 +33,12 @@ def label_warnings(labels: LabelColumns, table: pa.Table, known: Sequence[str] =
     found = pc.value_counts(lists.flatten()).to_pylist()
     counts = {**dict.fromkeys(known, 0), **{c["values"]: c["counts"] for c in found}}
     few = max(FEW_ROWS, SMALL_SHARE * table.num_rows)
-    suspects = [name for name, count in counts.items() if 0 < count <= few and name not in known]
+    suspects = {name for name, count in counts.items() if 0 < count <= few} - set(known)
     lines = _similar(counts)
     column = str(getattr(labels, "column", "")).strip().casefold()
-    for header in [name for name in suspects if name.strip().casefold() == column]:
+    for header in [
+        name for name in counts if name in suspects and name.strip().casefold() == column
+    ]:
         lines.append(
             f"label {header!r} ({counted(counts[header], 'row')}) is the name of its column: "
             f"remove the header among the rows, first at {_place(table, lists, header)}"

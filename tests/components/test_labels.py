@@ -535,6 +535,7 @@ def test_lists_are_no_indicators() -> None:
         ({"0.0": "no", "1.0": "yes"}, [0, 1], [["no"], ["yes"]]),
         ({False: "no", True: "yes"}, [True, False], [["yes"], ["no"]]),
         ({False: "no", True: "yes"}, ["True", "FALSE"], [["yes"], ["no"]]),
+        ({np.int64(0): "no", np.int64(1): "yes"}, [0, 1], [["no"], ["yes"]]),
         ({-1: "bad", 0: "so-so", 1: "good"}, [-1, 1], [["bad"], ["good"]]),
         ({"a": "b", "b": "a"}, ["a", "b"], [["b"], ["a"]]),
         ({1: "one", "01": "other"}, ["1", "01", "1.0"], [["one"], ["other"], ["one"]]),

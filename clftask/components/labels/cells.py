@@ -100,6 +100,7 @@ def scalar_name(value: Any) -> str:
     Raises:
         ValueError: The value is not a string, number or bool.
     """
+    value = value.item() if isinstance(value, np.generic) else value
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float) and value.is_integer():

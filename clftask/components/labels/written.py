@@ -158,7 +158,7 @@ def written_lists(cells: LabelCells) -> pa.ListArray:
 
 def refuse_lists(cells: LabelCells, found: Sequence[str]) -> None:
     """Refuse a column of classes if all of its cells are lists, written as text."""
-    remedy = "Use kind list in a multilabel task, or write one label without brackets."
+    remedy = "Use kind list in a multilabel task, or write one label per row."
     allowed = "must contain one label per row; all cells look like "
     if found and all(map(is_bits, found)):
         raise cells.wrong(cells.first(found[0]), f"{allowed}multi-hot vectors", remedy)
