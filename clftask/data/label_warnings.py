@@ -34,16 +34,14 @@ def label_warnings(labels: LabelColumns, table: pa.Table, known: Sequence[str] =
     counts = {**dict.fromkeys(known, 0), **{c["values"]: c["counts"] for c in found}}
     few = max(FEW_ROWS, SMALL_SHARE * table.num_rows)
     suspects = {name for name, count in counts.items() if 0 < count <= few} - set(known)
-    lines = _similar(counts)
+    lines = _similar(counts, set(known))
     column = str(getattr(labels, "column", "")).strip().casefold()
-    for header in [
-        name for name in counts if name in suspects and name.strip().casefold() == column
-    ]:
-        lines.append(
-            f"label {header!r} ({counted(counts[header], 'row')}) is the name of its column: "
-            f"remove the header among the rows, first at {_place(table, lists, header)}"
-        )
     for name, count in counts.items():
+        if name in suspects and name.strip().casefold() == column:
+            lines.append(
+                f"label {name!r} ({counted(count, 'row')}) is the name of its column: "
+                f"remove the header among the rows, first at {_place(table, lists, name)}"
+            )
         word = name.strip().lower()
         if count and (word in _MISSING or (word in _PERHAPS_MISSING and name in suspects)):
             lines.append(
@@ -53,13 +51,16 @@ def label_warnings(labels: LabelColumns, table: pa.Table, known: Sequence[str] =
     return lines
 
 
-def _similar(counts: Mapping[str, int]) -> list[str]:
-    """Return a line for each group of labels that differ only in blanks, case or Unicode form."""
+def _similar(counts: Mapping[str, int], known: set[str]) -> list[str]:
+    """Return a line for each group of labels that differ only in blanks, case or Unicode form.
+
+    Groups of labels that are all known are left out.
+    """
     groups: dict[str, list[str]] = defaultdict(list)
     for name in counts:
         groups[_normalised(name)].append(name)
-    similar = [names for names in groups.values() if len(names) > 1]
-    lines = []
+    similar = [names for names in groups.values() if len(names) > 1 and set(names) - known]
+    lines: list[str] = []
     for names in similar[:NUM_SHOWN]:
         composed = {unicodedata.normalize("NFC", name) for name in names}
         show = repr if len(composed) == len(names) else ascii  # forms of one character look alike

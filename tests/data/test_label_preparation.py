@@ -391,3 +391,10 @@ def test_a_table_with_other_spellings_than_the_bundle_is_told(tmp_path: Path) ->
     assert "table contains 2 labels (2 times) outside the label space: Food 1, 'food ' 1" in (
         report.warnings()
     )
+
+
+def test_labels_that_a_bundle_distinguishes_are_not_told(tmp_path: Path) -> None:
+    path = written(tmp_path / "new.parquet", y=["US", "us", "y"])
+    space, report = LabelSpace("multiclass", ("US", "us", "y")), DataReport()
+    assert read_labelled(job_of("t.csv", CLASS), space, str(path), report).num_rows == 3
+    assert report.warnings() == []
