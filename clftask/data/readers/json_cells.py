@@ -54,8 +54,11 @@ def type_of(name: str, value: Any) -> pa.DataType:
         return pa.array([value]).type
     except UnicodeEncodeError:
         return pa.null()  # a bad row does not affect the column's type
-    except pa.ArrowException as error:
-        raise ValueError(f"column {name}: {error}") from None
+    except pa.ArrowException:
+        shown = json.dumps(value)
+        shown = shown if len(shown) <= 80 else f"{shown[:80]}…"
+        reason = f"column {name}: a list mixes types: {shown}; make a column of plain values"
+        raise ValueError(reason) from None
 
 
 def parse_each(lines: Sequence[bytes], schema: pa.Schema, texts: Collection[str]) -> pa.RecordBatch:

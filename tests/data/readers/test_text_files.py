@@ -152,7 +152,7 @@ def test_parquet_is_read_from_the_row_group_that_is_wanted(tmp_path: Path) -> No
 
 
 NO_TEXT = [
-    (gzip.compress(b"text\na\n"), "Let its name end with .gz."),
+    (gzip.compress(b"text\na\n", mtime=0), "Let its name end with .gz."),
     (bz2.compress(b"text\na\n"), "Let its name end with .bz2."),
     (b"PK\x03\x04 and so on", "Unpack it, or let its name end with .xlsx."),
     (b"PAR1 and so on", "Let its name end with .parquet."),
