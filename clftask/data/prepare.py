@@ -9,10 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clftask.components.labels import LabelSpace, multi_hot
+from clftask.components.labels import LabelSpace
 from clftask.components.splits import SPLITS, GroupedSplit, RandomSplit, Rows
 from clftask.config.train import DataSpec, ModelSpec, TrainJob
 from clftask.data import tokenization
+from clftask.data.groups import GROUP_BY, SPLIT_BY, as_text, with_groups
 from clftask.data.readers.base import FILE, ROW, Source
 from clftask.data.readers.registry import open_source
 from clftask.data.summary import DataReport, describe_tokens
@@ -52,9 +53,10 @@ def prepare(job: TrainJob) -> Prepared:
     tables = _read_all(job, report)
     tables = {split: _usable(job.data, table, report) for split, table in tables.items()}
     table, given = _stack(tables)
-    split = _assign(job, table, given, set(tables))
+    split = _assign(job, table, given, set(tables), report)
+    table = with_groups(table, split, report)
     by_split = {n: table.filter(pa.array(split == i)) for i, n in enumerate(SPLITS)}
-    by_split = {name: _grouped(job, part) for name, part in by_split.items() if part.num_rows}
+    by_split = {name: part for name, part in by_split.items() if part.num_rows}
     _require(by_split, job)
     space = LabelSpace.from_lists(job.data.labels, by_split["train"]["labels"].combine_chunks())
     by_split = {n: _keep_known(job, space, n, part, report) for n, part in by_split.items()}
@@ -93,7 +95,8 @@ def _read(data: DataSpec, source: Source, split: str) -> pa.Table:
     named += [("data.text_pair", data.text_pair), ("data.id", data.id)]
     named += [("data.labels", c) for c in data.labels.columns(available)]
     reads_split = split == "train" and None in (data.validation, data.test)
-    wanted = (data.split.reads, data.split.groups) if reads_split else ()
+    wanted = [data.split.reads] if reads_split else []
+    wanted += [c for c in (data.split.groups,) if reads_split or c in available]
     named += [("data.split", column) for column in dict.fromkeys(wanted)]
     missing = [(field, c) for field, c in named if c is not None and c not in available]
     if missing:
@@ -110,9 +113,9 @@ def _usable(data: DataSpec, table: pa.Table, report: DataReport) -> pa.Table:
     columns = {"text": text, **({"text_pair": pair} if pair is not None else {})}
     columns |= {"labels": labels, FILE: table[FILE], ROW: table[ROW]}
     columns["id"] = _ids(table, data.id)
-    for name, column in (("split_by", data.split.reads), ("group_by", data.split.groups)):
+    for name, column in ((SPLIT_BY, data.split.reads), (GROUP_BY, data.split.groups)):
         if column is not None and column in table.column_names:
-            columns[name] = table[column]
+            columns[name] = as_text(table[column], column)
     has_text = text.is_valid() if pair is None else pc.and_(text.is_valid(), pair.is_valid())
     has_label = labels.is_valid()
     _refuse_missing(data, table, has_text, has_label)
@@ -160,7 +163,7 @@ def _stack(tables: dict[str, pa.Table]) -> tuple[pa.Table, np.ndarray[Any, Any]]
 # ------------------------------------------------------------------ splitting
 
 
-def _assign(job: TrainJob, table: pa.Table, given: Any, own: set[str]) -> Any:
+def _assign(job: TrainJob, table: pa.Table, given: Any, own: set[str], report: DataReport) -> Any:
     """Return (rows,) split indices; splits without a table of their own come from train."""
     spec = job.data.split.without("validation" in own, "test" in own)
     found = given.copy()
@@ -168,27 +171,26 @@ def _assign(job: TrainJob, table: pa.Table, given: Any, own: set[str]) -> Any:
         return found
     train = table.filter(pa.array(given == 0))
     found[given == 0] = spec.assign(_rows(job, train))
+    if spec.groups is not None:
+        report.describe_shares(found[given == 0], spec.shares)
     return found
 
 
 def _rows(job: TrainJob, train: pa.Table) -> Rows:
+    from scipy.sparse import csr_array
+
     lists = train["labels"].combine_chunks()
     names = sorted(pc.unique(lists.flatten()).to_pylist())
-    reads = getattr(job.data.split, "stratify", job.data.split.kind == "stratified")
-    space = LabelSpace(job.task, tuple(names))
-    labels = multi_hot(space.encode(lists), len(names)) if reads else np.zeros((len(lists), 1))
-    column = train["split_by"].to_numpy() if "split_by" in train.column_names else None
-    return Rows(labels.astype(np.float32), names, column, job.task == "multilabel")
+    codes = LabelSpace(job.task, tuple(names)).encode(lists)
+    ends = np.concatenate([[0], np.cumsum(pc.list_value_length(codes).to_numpy())])
+    ones = np.ones(len(codes.flatten()), np.int8)
+    labels = csr_array((ones, codes.flatten().to_numpy(), ends), (len(lists), len(names)))
+    column = train[SPLIT_BY].combine_chunks() if SPLIT_BY in train.column_names else None
 
+    def where(row: int) -> str:
+        return f"{train[FILE][row].as_py()}, row {train[ROW][row].as_py()}"
 
-def _grouped(job: TrainJob, table: pa.Table) -> pa.Table:
-    """Add a column `group` of group codes if the split has groups and no row lacks one."""
-    used = [name for name in ("split_by", "group_by") if name in table.column_names]
-    column = table["group_by"].combine_chunks() if "group_by" in used else None
-    table = table.drop_columns(used)
-    if column is None or column.null_count:
-        return table
-    return table.append_column("group", column.dictionary_encode().indices.cast(pa.int64()))
+    return Rows(labels, names, column, job.task == "multilabel", where)
 
 
 def _require(tables: dict[str, pa.Table], job: TrainJob) -> None:
@@ -275,7 +277,8 @@ def read_labelled(job: TrainJob, space: LabelSpace, path: str, report: DataRepor
     known = {"split": split, "validation": None, "test": None, "id": None, "labels": labels}
     data = job.data.model_copy(update=known)
     try:
-        table = _grouped(job, _usable(data, _read(data, source, "train"), report))
+        table = _usable(data, _read(data, source, "train"), report)
+        table = with_groups(table, np.zeros(table.num_rows, np.int64), report, ("table",))
     except DataError as error:
         raise DataError(*(replace(p, path=_table_path(p.path)) for p in error.problems)) from None
     if table.num_rows:

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clftask.components.labels import LabelSpace
-from clftask.messages import counted
+from clftask.components.splits import SPLITS
+from clftask.messages import are, counted
 
 
 @dataclass
@@ -23,6 +24,9 @@ class DataReport:
     num_empty: int = 0
     num_without_known_label: dict[str, int] = field(default_factory=dict)
     unknown_labels: dict[str, dict[str, int]] = field(default_factory=dict)
+    num_without_group: dict[str, int] = field(default_factory=dict)
+    num_groups_in_several_splits: int = 0
+    unmet_shares: dict[str, tuple[float, float]] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)
     label_counts: dict[str, dict[str, int]] = field(default_factory=dict)
     labels_per_row: float = 0.0
@@ -41,6 +45,18 @@ class DataReport:
         for split in tables.keys() - {"train"}:
             again = pc.is_in(tables[split]["text"], pc.unique(train["text"]))
             self.duplicates[split] = (pc.sum(again).as_py() or 0) / tables[split].num_rows
+
+    def describe_shares(self, split: Any, wanted: dict[str, float]) -> None:
+        """Note the splits that miss their share of the rows by half or more: groups stay whole.
+
+        Args:
+            split: (rows,) the index of each row's split in `SPLITS`.
+            wanted: The share that was asked for, by split.
+        """
+        for name, share in wanted.items():
+            found = float(np.mean(split == SPLITS.index(name)))
+            if share and abs(found - share) >= share / 2:
+                self.unmet_shares[name] = share, found
 
     def as_json(self) -> dict[str, Any]:
         """Return the report as plain data."""
@@ -82,6 +98,7 @@ class DataReport:
             lines.append(f"warning: {rows} with a missing label left out")
         if self.num_empty:
             lines.append(f"rows without any label left out: {self.num_empty:,}")
+        lines += self._group_lines()
         for split, labels in self.unknown_labels.items():
             if labels:
                 shown = ", ".join(
@@ -96,6 +113,20 @@ class DataReport:
         for split, share in self.duplicates.items():
             if share:
                 lines.append(f"warning: {share:.1%} of the {split} texts also occur in train")
+        return lines
+
+    def _group_lines(self) -> list[str]:
+        lines = []
+        for split, num in self.num_without_group.items():
+            if num:
+                rows = counted(num, f"{split} row")
+                lines.append(f"warning: {rows} without a group: each is a group of its own")
+        for split, (wanted, found) in self.unmet_shares.items():
+            share = f"{split} has {found:.1%} of the rows instead of {wanted:.1%}"
+            lines.append(f"warning: {share}, because groups are not divided")
+        if num := self.num_groups_in_several_splits:
+            what = f"{counted(num, 'group')} {are(num)} in more than one split"
+            lines.append(f"warning: {what}: the metrics may be too high")
         return lines
 
 
