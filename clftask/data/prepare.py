@@ -16,7 +16,7 @@ from clftask.data import tokenization
 from clftask.data.groups import GROUP_BY, SPLIT_BY, as_text, with_groups
 from clftask.data.readers.base import FILE, ROW, Source
 from clftask.data.readers.registry import open_source
-from clftask.data.summary import DataReport, describe_tokens
+from clftask.data.summary import DataReport, token_figures
 from clftask.errors import DataError, Problem
 from clftask.io import filesystems
 
@@ -335,7 +335,7 @@ def tokenise(
             whole = whole.append_column("group", table["group"])
         if split != "train":
             whole = whole.append_column("text", beginnings(table))
-        describe_tokens(prepared.report, split, num_tokens, whole["is_truncated"])
+        prepared.report.tokens[split] = token_figures(num_tokens, whole)
         tables[split] = whole.drop_columns(["is_truncated"])
     return tables
 

@@ -82,7 +82,8 @@ class DataReport:
     def _token_lines(self) -> list[str]:
         return [
             f"tokens ({split}): median {t['median']:.0f}, 95 % {t['p95']:.0f}, "
-            f"longest {t['longest']:.0f}; truncated {t['truncated']:.1%} of the rows"
+            f"longest {t['longest']:.0f}; truncated {t['truncated']:.1%} of the rows, "
+            f"{t['lost']:.1%} of the tokens"
             for split, t in self.tokens.items()
         ]
 
@@ -136,18 +137,23 @@ def describe_left_out(files: list[str]) -> str:
     return f"{counted(len(files), 'file')} of unknown format skipped: {shown}"
 
 
-def describe_tokens(report: DataReport, split: str, full: Any, is_truncated: Any) -> None:
-    """Add a split's token lengths to the report.
+def length_figures(lengths: Any) -> dict[str, float]:
+    """Return the median, the 95 % quantile and the maximum of (rows,) lengths."""
+    return {
+        "median": float(np.median(lengths)),
+        "p95": float(np.quantile(lengths, 0.95)),
+        "longest": float(lengths.max()),
+    }
+
+
+def token_figures(full: Any, tokens: pa.Table) -> dict[str, float]:
+    """Return the token lengths of texts, and the shares of rows and tokens that are cut off.
 
     Args:
-        report: The report.
-        split: The split's name.
         full: (rows,) number of tokens before truncation.
-        is_truncated: (rows,) bool.
+        tokens: The result of `tokenise`.
     """
-    report.tokens[split] = {
-        "median": float(np.median(full)),
-        "p95": float(np.quantile(full, 0.95)),
-        "longest": float(full.max()),
-        "truncated": float(np.mean(is_truncated.to_numpy())),
-    }
+    is_cut = tokens["is_truncated"].to_numpy()
+    lost = np.maximum(full - tokens["length"].to_numpy(), 0)[is_cut].sum()
+    shares = {"truncated": float(is_cut.mean()), "lost": float(lost / max(1, full.sum()))}
+    return length_figures(full) | shares

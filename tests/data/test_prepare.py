@@ -69,8 +69,8 @@ def test_a_missing_group_is_refused_with_its_row(
 ) -> None:
     train = write(tmp_path / f"train{suffix}", g=with_gap(values, gap))
     problem = refused(job_of(train, BY_GROUP))
-    assert problem.path == f"{train}, row 6, column g"
-    assert problem.allowed == "the group of data.split is missing"
+    assert problem.path == f"data.split.group g: {train}, row 6"
+    assert problem.allowed == "the group is missing"
     assert "(2 rows of 40)" in problem.remedy
 
 
@@ -149,9 +149,9 @@ def test_an_unknown_split_is_refused_with_its_row(
     parts = with_gap([("train", "train", "Val ", "test")[i % 4] for i in range(NUM_ROWS)], value)
     train = write(tmp_path / f"train{suffix}", part=parts)
     problem = refused(job_of(train, {"kind": "column", "column": "part"}))
-    assert (problem.path, problem.value) == (f"{train}, row 6, column part", found)
+    assert (problem.path, problem.value) == (f"data.split.column part: {train}, row 6", found)
     assert "must be train, validation (or valid, val, dev) or test" in problem.allowed
-    assert problem.remedy == "Fix 2 rows of 40."
+    assert problem.remedy.startswith("Fix 2 rows of 40, ")
 
 
 def test_duplicate_ids_are_kept_apart_by_row(tmp_path: Path) -> None:

@@ -236,8 +236,8 @@ class GroupedSplit(SplitSpec):
                 f"Fill it in, or remove such rows ({count} of {rows.num_rows:,}). If they belong "
                 "to no other rows, give each a value of its own."
             )
-            where = f"{rows.where(row)}, column {self.group}"
-            raise DataError(Problem(where, None, "the group of data.split is missing", remedy))
+            where = f"data.split.group {self.group}: {rows.where(row)}"
+            raise DataError(Problem(where, None, "the group is missing", remedy))
 
     def _weights(self, rows: Rows, groups: Indices, num_groups: int) -> Any:
         """Return (groups, measures) csr_array: row count and, with `stratify`, label counts."""
@@ -283,6 +283,7 @@ _VALUES = {
     **dict.fromkeys(("validation", "valid", "val", "dev", "development"), 1),
     **dict.fromkeys(("test", "testing"), 2),
 }
+SPLIT_NAMES = frozenset(_VALUES)
 
 
 class ColumnSplit(Spec):
@@ -335,8 +336,12 @@ class ColumnSplit(Spec):
         row = pc.index(codes.is_null(), True).as_py()
         strange = pc.unique(rows.column.filter(codes.is_null()).drop_null()).to_pylist()
         unknown = f" (unknown: {', '.join(strange[:10])})" if len(strange) > 1 else ""
-        remedy = f"Fix {counted(codes.null_count, 'row')} of {rows.num_rows:,}{unknown}."
-        where, value = f"{rows.where(row)}, column {self.column}", rows.column[row].as_py()
+        count = f"{counted(codes.null_count, 'row')} of {rows.num_rows:,}"
+        remedy = f"Fix {count}{unknown}, or use another column or kind of split."
+        where, value = (
+            f"data.split.column {self.column}: {rows.where(row)}",
+            rows.column[row].as_py(),
+        )
         what = "the split is missing; it must be" if value is None else "must be"
         allowed = f"{what} train, validation (or valid, val, dev) or test"
         return DataError(Problem(where, value, allowed, remedy))
