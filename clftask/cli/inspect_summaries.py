@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 MAX_LABELS = 20  # of these, half are the most frequent and half the rarest
 MAX_NAMES = 10
+NOT_SHOWN = ("running",)  # the state says it in words
 MAX_WARNINGS = 20
 LENGTHS = {"median": "median", "p95": "95 %", "longest": "longest"}
 SHARES = {"truncated": "truncated", "lost": "tokens lost"}
@@ -23,7 +24,13 @@ SHARES = {"truncated": "truncated", "lost": "tokens lost"}
 
 def path_summary(found: dict[str, Any], file: IO[str]) -> None:
     """Print the result of `inspect`."""
-    table_summary(found, file) if found["kind"] == "table" else inspect_summary(found, file)
+    if found["kind"] == "table":
+        table_summary(found, file)
+        return
+    shown = {name: value for name, value in found.items() if name not in NOT_SHOWN}
+    if last := shown.get("last record"):
+        shown["last record"] = {name: value for name, value in last.items() if name != "time"}
+    inspect_summary(shown, file)
 
 
 def table_summary(found: dict[str, Any], file: IO[str]) -> None:
@@ -35,8 +42,12 @@ def table_summary(found: dict[str, Any], file: IO[str]) -> None:
     )
     files = counted(found["files"], "file")
     console.print(f"{escaped(found['path'])}: {files}, {total}", soft_wrap=True)
-    is_part = found["rows_read"] < sum(found["rows"].values())
-    caption = f"from the first {counted(found['rows_read'], 'row')}" if is_part else None
+    first, num_rows = next(iter(found["rows"].items()))
+    of = f" of {first}" if len(found["rows"]) > 1 else ""
+    is_part = found["rows_read"] < num_rows
+    caption = (
+        f"columns{of}, from the first {counted(found['rows_read'], 'row')}" if is_part else None
+    )
     table = Table(caption=caption)
     for name in ("column", "type", "missing", "distinct", "looks like", "examples"):
         table.add_column(name, justify="right" if name in ("missing", "distinct") else "left")

@@ -55,7 +55,7 @@ class TableSummary:
         path: Its path.
         files: The number of its files.
         rows: The number of rows by split; a plain table is all train.
-        rows_read: How many rows the figures of the columns are from.
+        rows_read: How many rows of the first split the figures of the columns are from.
         bad_rows: Rows that cannot be read, among them.
         columns: Its columns.
         job: The section `data` of a job for this table; empty if no labels were recognised.
@@ -83,12 +83,14 @@ def inspect_table(path: str, sources: dict[str, Source]) -> dict[str, Any]:
     Raises:
         DataError: A file is damaged or contains no columns.
     """
-    names = next(iter(sources.values())).names()
+    first = next(iter(sources.values()))
+    schema = first.survey(first.files[0], first.names()).schema
+    names = schema.names
     rows = {split: _count(source, names) for split, source in sources.items()}
     files = [file for source in sources.values() for file in source.files]
     found = TableSummary("table", path, len(files), rows)
-    values = {name: _Values() for name in names}
-    for batch in _batches(next(iter(sources.values())), names):
+    values = {name: _Values(schema.field(name).type) for name in names}
+    for batch in _batches(first, names):
         found.rows_read += batch.num_rows
         reasons = batch[BAD].drop_null()
         if len(reasons) and not found.bad_rows:
@@ -110,12 +112,7 @@ def _count(source: Source, names: list[str]) -> int:
 def _batches(source: Source, names: list[str]) -> Iterator[pa.RecordBatch]:
     left = MAX_ROWS
     for file in source.files:
-        present = set(source.file_names(file)) & set(names)
-        schema = source.survey(file, [name for name in names if name in present]).schema
-        schema = pa.schema(
-            [schema.field(n) if n in present else pa.field(n, pa.null()) for n in names]
-        )
-        for batch in source.batches(file, schema):
+        for batch in source.batches(file, source.survey(file, names).schema):
             yield batch.slice(0, left)
             left -= batch.num_rows
             if left <= 0:
@@ -125,8 +122,8 @@ def _batches(source: Source, names: list[str]) -> Iterator[pa.RecordBatch]:
 class _Values:
     """The values of a column, collected batch by batch."""
 
-    def __init__(self) -> None:
-        self.type: pa.DataType = pa.null()
+    def __init__(self, kind: pa.DataType) -> None:
+        self.type = kind
         self.rows = self.missing = self.chars = 0
         self.counts: Counter[str] = Counter()
         self.is_full = False
@@ -185,6 +182,8 @@ class _Values:
         used, names = self.rows - self.missing, {value.strip().lower() for value in self.counts}
         if not used:
             return "empty"
+        if pa.types.is_nested(self.type.value_type if self._is_list(self.type) else self.type):
+            return ""
         is_binary = names <= {"0", "1", "true", "false", "0.0", "1.0"}
         if self._is_list(self.type):
             is_vector = is_binary and len(self.lengths) == 1 and max(self.lengths) > 1

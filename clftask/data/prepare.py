@@ -95,9 +95,9 @@ def _read(data: DataSpec, source: Source, split: str) -> pa.Table:
     named += [("data.text_pair", data.text_pair), ("data.id", data.id)]
     named += [("data.labels", c) for c in data.labels.columns(available)]
     reads_split = split == "train" and None in (data.validation, data.test)
-    wanted = [data.split.reads] if reads_split else []
-    wanted += [c for c in (data.split.groups,) if reads_split or c in available]
-    named += [("data.split", column) for column in dict.fromkeys(wanted)]
+    by, group = data.split.reads, data.split.groups
+    named += [("data.split.group", group)] if reads_split or group in available else []
+    named += [("data.split.column", by)] if reads_split and by != group else []
     missing = [(field, c) for field, c in named if c is not None and c not in available]
     if missing:
         allowed = f"must be a column of {source.files[0]}: {', '.join(available[:40])}"

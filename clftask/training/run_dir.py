@@ -97,6 +97,7 @@ def resumable(run: Run) -> Iterator[Callable[[Spec, pa.Table, str], None]]:
 def tidy(run: Run) -> None:
     """Remove temporary files that the driver of a finished run left; ignore storage errors."""
     with contextlib.suppress(StorageError):
+        driver_mark.remove(run.path)
         storage.delete(storage.join(run.path, ".ray"))
         storage.clear_partial(run.path)
 

@@ -183,6 +183,7 @@ def columns() -> dict[str, Any]:
         "score": [i / 7 for i in range(40)],
         "gap": ["x", " ", "", None] * 10,
         "gone": pa.nulls(40),
+        "spans": [[{"start": i, "label": "x"}] for i in range(40)],
     }
 
 
@@ -198,6 +199,7 @@ LOOKS = {
     "score": "",
     "gap": "",
     "gone": "empty",
+    "spans": "",
 }
 
 
@@ -251,7 +253,7 @@ def test_a_large_table_is_counted_whole_and_read_in_part(tmp_path, monkeypatch):
     assert (found["files"], found["rows"], found["rows_read"]) == (2, {"train": 80}, 50)
     code, text = said(str(tmp_path))
     assert code == 0
-    assert "from the first 50 rows" in text
+    assert "columns, from the first 50 rows" in text
     assert "skipped, of unknown format" in text
 
 
@@ -267,6 +269,23 @@ def test_bad_rows_of_a_table_are_counted(tmp_path):
     found = inspect(str(tmp_path / "t.jsonl"))
     assert (found["rows_read"], found["bad_rows"]) == (3, 1)
     assert found["warnings"][0].startswith("bad row: ")
+
+
+def test_a_table_without_rows_has_its_types(tmp_path):
+    parquet.write_table(pa.table({"x": pa.array([], pa.string())}), tmp_path / "t.parquet")
+    (column,) = inspect(str(tmp_path / "t.parquet"))["columns"]
+    assert (column["type"], column["looks_like"]) == ("string", "empty")
+
+
+def test_the_splits_of_a_dataset_are_counted(tmp_path):
+    import datasets
+
+    rows = {"text": TEXTS, "label": ["a", "b"] * 20}
+    parts = {name: datasets.Dataset.from_dict(rows) for name in ("train", "test")}
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "saved")
+    found = inspect(str(tmp_path / "saved"))
+    assert (found["rows"], found["rows_read"]) == ({"train": 40, "test": 40}, 40)
+    assert "2 files, 40 train, 40 test rows" in said(str(tmp_path / "saved"))[1]
 
 
 def test_a_table_as_json(tmp_path):

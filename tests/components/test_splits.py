@@ -172,6 +172,12 @@ def test_a_part_without_rows_is_refused(
     assert remedy in problem.remedy
 
 
+@pytest.mark.parametrize("share", [1, 10, -0.1, "10%", True, None, float("nan")])
+def test_what_is_no_share_is_refused(share: Any) -> None:
+    with pytest.raises(ValidationError, match="must be a share of the rows, from 0 to below 1"):
+        split("random", validation=share)
+
+
 # ------------------------------------------------------------------ random
 
 
@@ -262,6 +268,7 @@ def test_stratified_names_the_classes_that_are_too_small() -> None:
 def test_many_small_classes_are_counted() -> None:
     problem = refused(split("stratified"), rows_of(one_hot(list(range(12)))))
     assert problem.value.endswith("label 9 (1) and 2 more")
+    assert problem.remedy == "Set data.split=random to keep these classes."  # none would be left
 
 
 @pytest.mark.parametrize(

@@ -158,3 +158,16 @@ def test_duplicate_ids_are_kept_apart_by_row(tmp_path: Path) -> None:
     train = write(tmp_path / "train.parquet", id=["same"] * NUM_ROWS)
     prepared = prepare(job_of(train, "random", id="id"))
     assert sorted(prepared.rows["row"].to_pylist()) == list(range(NUM_ROWS))
+
+
+@pytest.mark.parametrize(
+    ("split", "field"),
+    [
+        ({"kind": "grouped", "group": "nowhere"}, "data.split.group"),
+        ({"kind": "column", "column": "nowhere"}, "data.split.column"),
+        ({"kind": "column", "column": "y", "group": "nowhere"}, "data.split.group"),
+    ],
+)
+def test_a_missing_column_of_the_split_is_named(tmp_path: Path, split: Any, field: str) -> None:
+    problem = refused(job_of(write(tmp_path / "train.csv"), split))
+    assert (problem.path, problem.value) == (field, "nowhere")

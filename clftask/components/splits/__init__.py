@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from clftask.array_types import Float64
 from clftask.components.splits.stratification import Indices, by_class, iterative
@@ -78,12 +78,24 @@ class SplitSpec(Spec):
     test: float = Field(0.1, ge=0, lt=1)
     seed: int = Field(42, ge=0, lt=2**32)
 
+    @field_validator("validation", "test", mode="before")
+    @classmethod
+    def _is_share(cls, value: Any) -> Any:
+        try:
+            is_share = 0 <= float(value) < 1
+        except (TypeError, ValueError):
+            is_share = False
+        if not is_share:
+            allowed = "must be a share of the rows, from 0 to below 1"
+            raise ValueError(f"{allowed}; Use 0.1 for a tenth of them.")
+        return value
+
     @model_validator(mode="after")
     def _leaves_train(self) -> SplitSpec:
         if self.validation + self.test >= 1:
             total = f"{self.validation} + {self.test}"
             raise ValueError(
-                f"validation + test must be below 1 ({total}); Leave rows for training"
+                f"validation + test must be below 1 ({total}); Leave rows for training."
             )
         return self
 
@@ -184,11 +196,12 @@ class StratifiedSplit(SplitSpec):
         if rare:
             more = f" and {len(rare) - 10} more" if len(rare) > 10 else ""
             allowed = f"a stratified split needs {parts} rows of every class"
-            remedy = (
-                f"Set data.labels.min_count={parts} to leave these classes out, "
-                "or data.split=random to keep them."
+            remedy = "Set data.split=random to keep these classes"
+            if (counts >= parts).sum() > 1:
+                remedy += f", or data.labels.min_count={parts} to leave them out"
+            raise DataError(
+                Problem("data.split", ", ".join(rare[:10]) + more, allowed, f"{remedy}.")
             )
-            raise DataError(Problem("data.split", ", ".join(rare[:10]) + more, allowed, remedy))
 
 
 class GroupedSplit(SplitSpec):
