@@ -245,19 +245,34 @@ def compare(
 
 @app.command()
 def inspect(
-    path: Annotated[str, typer.Argument(help="A run, a bundle, a score table or a job file.")],
+    path: Annotated[
+        str, typer.Argument(help="A run, search, bundle, score table, job file or table.")
+    ],
+    overrides: Overrides = None,
+    data: Annotated[
+        bool, typer.Option("--data", help="Describe the data of a job, without training.")
+    ] = False,
     verify: Annotated[
         bool, typer.Option("--verify", help="Check every part of a score table.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Describe a run, a bundle, a score table or a job file."""
+    """Describe a run, a search, a bundle, a score table, a job file or a table."""
 
     def run() -> None:
-        from clftask.cli.summaries import inspect_summary
-        from clftask.commands.inspect import inspect as look
+        from clftask.cli.inspect_summaries import data_summary, path_summary
 
-        _show(lambda: look(path, verify), inspect_summary, as_json)
+        if data and verify:
+            allowed = "cannot be combined with --verify"
+            raise ConfigError(Problem("--data", None, allowed, "Remove one of them."))
+        if data:
+            from clftask.commands.inspect_data import inspect_data
+
+            _show(lambda: inspect_data(path, overrides or []), data_summary, as_json)
+        else:
+            from clftask.commands.inspect import inspect as look
+
+            _show(lambda: look(path, verify, overrides or []), path_summary, as_json)
 
     guarded(run, as_json)
 

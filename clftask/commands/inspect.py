@@ -1,16 +1,21 @@
-"""Describe a path: a run, a bundle, a score table or a job file."""
+"""Describe a path: a run, a search, a bundle, a score table, a job file or a table."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import pyarrow as pa
 
+from clftask.commands.inspect_run import inspect_run, last_written, state
+from clftask.commands.inspect_table import inspect_table
 from clftask.components.score_table import COUNTS, checksum, count_rows, read_footer
 from clftask.config.score import ScoreJob
 from clftask.config.train import TrainJob
 from clftask.config.tune import TuneJob
-from clftask.errors import ClftaskError, DataError, JobError, Problem
+from clftask.data.readers.hf_datasets import HUB
+from clftask.data.readers.registry import open_source
+from clftask.errors import ClftaskError, ConfigError, DataError, JobError, Problem
 from clftask.io import filesystems, storage
 from clftask.io.parallel import map_in_threads
 from clftask.messages import are, counted
@@ -29,47 +34,63 @@ from clftask.tuning.trial_store import TrialStore, ranked
 from clftask.yaml_io import parse_job, read_yaml
 
 
-def inspect(path: str, verify: bool = False) -> dict[str, Any]:
+def inspect(path: str, verify: bool = False, overrides: Iterable[str] = ()) -> dict[str, Any]:
     """Return the kind of a path and its main figures.
 
     Args:
-        path: A run, a bundle, a score table or a job file.
+        path: A run, a search, a bundle, a score table, a job file or a table.
         verify: Read and check each part of a score table.
+        overrides: Of a job file: `field.path=value`.
 
     Raises:
+        ConfigError: There are overrides, but the path is not a job file.
         DataError: The path is none of these.
         JobError: Parts of a score table are missing or changed.
     """
-    place = filesystems.absolute(path)
+    is_hub = path.startswith(HUB)
+    place = path if is_hub else filesystems.absolute(path)
+    if place.endswith((".yaml", ".yml")) and not storage.is_folder(place):
+        return _job(place, overrides)
+    if overrides:
+        allowed = "overrides are for job files"
+        raise ConfigError(Problem("overrides", list(overrides), allowed, "Remove them."))
+    if is_hub:
+        return _data_table(path, place)
     if storage.exists(storage.join(place, bundle.META)):
         return _bundle(place)
     if storage.exists(storage.join(place, run_dir.SEARCH)):
         return _search(place)
     if storage.exists(storage.join(place, run_dir.JOB)):
-        return _run(place)
+        return inspect_run(place)
     if storage.exists(storage.join(place, PLAN)):
         return _table(place, verify)
-    if place.endswith((".yaml", ".yml")):
-        return _job(place)
-    allowed = "must be a run, a search, a bundle, a score table or a job file"
-    remedy = "Give a folder with clftask.json, job.yaml, search.yaml or _plan.json."
-    raise DataError(Problem("path", path, allowed, remedy))
+    return _data_table(path, place)
 
 
-def _job(place: str) -> dict[str, Any]:
+def _data_table(path: str, place: str) -> dict[str, Any]:
+    try:
+        sources = open_source(place, "path")
+    except DataError as error:
+        allowed = "must be a run, a search, a bundle, a score table, a job file or a table"
+        reason = error.problems[0].allowed
+        raise DataError(Problem("path", path, f"{allowed}; {reason}", "Check the path.")) from None
+    return inspect_table(path, sources)
+
+
+def _job(place: str, overrides: Iterable[str]) -> dict[str, Any]:
     document = read_yaml(place)
     if "space" in document:
-        search = TuneJob.load(place)
+        search = TuneJob.load(place, overrides)
         return {"kind": "search job", "trials": search.num_trials, "space": list(search.space)}
     if "bundle" in document:
-        score = ScoreJob.load(place)
+        score = ScoreJob.load(place, overrides)
         return {
             "kind": "score job",
             "bundle": score.bundle,
             "input": score.input.path,
             "output": score.output.path,
         }
-    job = TrainJob.load(place)
+    job = TrainJob.load(place, overrides)
     return {"kind": "train job", "task": job.task, "base": job.model.base, "data": job.data.train}
 
 
@@ -84,6 +105,8 @@ def _table(place: str, verify: bool) -> dict[str, Any]:
     found["complete"] = is_complete
     if missing:
         found["missing parts"] = missing[:20]
+    if not is_complete:
+        found["last written"] = last_written(place)
     counts = sum((receipt.counts for receipt in store.receipts()), Counts())
     found |= {"rows planned": plan.num_rows, "parts": len(plan.shards)}
     found |= {k: v for k, v in counts.dump().items() if k.startswith("rows_")}
@@ -182,13 +205,6 @@ def _bundle(place: str) -> dict[str, Any]:
     }
 
 
-def _run(place: str) -> dict[str, Any]:
-    run = run_dir.Run(place, exists=True)
-    last: dict[str, Any] = next(reversed(run_dir.records(place)), {})
-    state = "finished" if run.is_finished() else "unfinished: resume it with run.resume=true"
-    return {"kind": "run", "state": state, "bundle": run.bundle, "last record": last}
-
-
 def _search(place: str) -> dict[str, Any]:
     """Return the state of a search: numbers of trials by state, and the best so far."""
     text = storage.read_bytes(storage.join(place, run_dir.SEARCH))
@@ -198,7 +214,7 @@ def _search(place: str) -> dict[str, Any]:
     is_finished = storage.exists(storage.join(place, run_dir.RESULT))
     found: dict[str, Any] = {
         "kind": "search",
-        "state": "finished" if is_finished else "unfinished: resume it with run.resume=true",
+        **({"state": "finished"} if is_finished else state(place, run_dir.SEARCH, "tune")),
         "trials": {state: states.count(state) for state in sorted(set(states))},
         "planned": job.num_trials,
         "finalists": len(trials) - len(states),

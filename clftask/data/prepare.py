@@ -9,15 +9,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clftask.components.labels import LabelColumns, LabelSpace, multi_hot
+from clftask.components.labels import LabelColumns, LabelSpace
 from clftask.components.splits import SPLITS, GroupedSplit, RandomSplit, Rows
 from clftask.config.train import DataSpec, ModelSpec, TrainJob
 from clftask.data import tokenization
+from clftask.data.groups import GROUP_BY, SPLIT_BY, as_text, with_groups
 from clftask.data.label_cells import typed_labels
 from clftask.data.label_warnings import label_warnings
 from clftask.data.readers.base import FILE, ROW, Source
 from clftask.data.readers.registry import open_source
-from clftask.data.summary import DataReport, describe_tokens, shown_label
+from clftask.data.summary import DataReport, shown_label, token_figures
 from clftask.errors import DataError, Problem
 from clftask.io import filesystems
 from clftask.messages import counted
@@ -58,9 +59,10 @@ def prepare(job: TrainJob) -> Prepared:
     _require(tables, "train")
     tables["train"], labels = _restricted(job.data.labels, tables["train"], report)
     table, given = _stack(tables)
-    split = _assign(job, table, given, set(tables))
+    split = _assign(job, table, given, set(tables), report)
+    table = with_groups(table, split, report)
     by_split = {n: table.filter(pa.array(split == i)) for i, n in enumerate(SPLITS)}
-    by_split = {name: _grouped(job, part) for name, part in by_split.items() if part.num_rows}
+    by_split = {name: part for name, part in by_split.items() if part.num_rows}
     _require(by_split, "train", "validation")
     space = LabelSpace.from_lists(labels, by_split["train"]["labels"].combine_chunks())
     by_split = {n: _keep_known(job, space, n, part, report) for n, part in by_split.items()}
@@ -103,8 +105,9 @@ def _read(data: DataSpec, source: Source, split: str) -> pa.Table:
     named += [("data.text_pair", data.text_pair), ("data.id", data.id)]
     named += [("data.labels", c) for c in data.labels.columns(available)]
     reads_split = split == "train" and None in (data.validation, data.test)
-    wanted = (data.split.reads, data.split.groups) if reads_split else ()
-    named += [("data.split", column) for column in dict.fromkeys(wanted)]
+    by, group = data.split.reads, data.split.groups
+    named += [("data.split.group", group)] if reads_split or group in available else []
+    named += [("data.split.column", by)] if reads_split and by != group else []
     columns = [(field, column) for field, column in named if column is not None]
     if missing := source.missing(columns, available):
         raise DataError(*missing)
@@ -112,7 +115,7 @@ def _read(data: DataSpec, source: Source, split: str) -> pa.Table:
     labels = data.labels.columns(available)
     if data.labels.cells == "text":
         strings, labels = [*strings, *labels], []
-    codes = [column for column in (*labels, *wanted) if column is not None]
+    codes = [column for column in (*labels, by, group) if column is not None]
     flags = labels if data.labels.cells == "flags" else []
     return source.unlabelled(flags).read([column for _, column in columns], strings, codes)
 
@@ -124,9 +127,9 @@ def _usable(data: DataSpec, table: pa.Table, report: DataReport) -> pa.Table:
     columns = {"text": text, **({"text_pair": pair} if pair is not None else {})}
     columns |= {"labels": labels, FILE: table[FILE], ROW: table[ROW]}
     columns["id"] = _ids(table, data.id)
-    for name, column in (("split_by", data.split.reads), ("group_by", data.split.groups)):
+    for name, column in ((SPLIT_BY, data.split.reads), (GROUP_BY, data.split.groups)):
         if column is not None and column in table.column_names:
-            columns[name] = table[column]
+            columns[name] = as_text(table[column], column)
     has_text = text.is_valid() if pair is None else pc.and_(text.is_valid(), pair.is_valid())
     has_label = labels.is_valid()
     _refuse_missing(data, table, has_text, has_label)
@@ -208,7 +211,7 @@ def _stack(tables: dict[str, pa.Table]) -> tuple[pa.Table, np.ndarray[Any, Any]]
 # ------------------------------------------------------------------ splitting
 
 
-def _assign(job: TrainJob, table: pa.Table, given: Any, own: set[str]) -> Any:
+def _assign(job: TrainJob, table: pa.Table, given: Any, own: set[str], report: DataReport) -> Any:
     """Return (rows,) split indices; splits without a table of their own come from train."""
     spec = job.data.split.without("validation" in own, "test" in own)
     found = given.copy()
@@ -216,27 +219,26 @@ def _assign(job: TrainJob, table: pa.Table, given: Any, own: set[str]) -> Any:
         return found
     train = table.filter(pa.array(given == 0))
     found[given == 0] = spec.assign(_rows(job, train))
+    if spec.groups is not None:
+        report.describe_shares(found[given == 0], spec.shares)
     return found
 
 
 def _rows(job: TrainJob, train: pa.Table) -> Rows:
+    from scipy.sparse import csr_array
+
     lists = train["labels"].combine_chunks()
     names = sorted(pc.unique(lists.flatten()).to_pylist())
-    reads = getattr(job.data.split, "stratify", job.data.split.kind == "stratified")
-    space = LabelSpace(job.task, tuple(names))
-    labels = multi_hot(space.encode(lists), len(names)) if reads else np.zeros((len(lists), 1))
-    column = train["split_by"].to_numpy() if "split_by" in train.column_names else None
-    return Rows(labels.astype(np.float32), names, column, job.task == "multilabel")
+    codes = LabelSpace(job.task, tuple(names)).encode(lists)
+    ends = np.concatenate([[0], np.cumsum(pc.list_value_length(codes).to_numpy())])
+    ones = np.ones(len(codes.flatten()), np.int8)
+    labels = csr_array((ones, codes.flatten().to_numpy(), ends), (len(lists), len(names)))
+    column = train[SPLIT_BY].combine_chunks() if SPLIT_BY in train.column_names else None
 
+    def where(row: int) -> str:
+        return f"{train[FILE][row].as_py()}, row {train[ROW][row].as_py()}"
 
-def _grouped(job: TrainJob, table: pa.Table) -> pa.Table:
-    """Add a column `group` of group codes if the split has groups and no row lacks one."""
-    used = [name for name in ("split_by", "group_by") if name in table.column_names]
-    column = table["group_by"].combine_chunks() if "group_by" in used else None
-    table = table.drop_columns(used)
-    if column is None or column.null_count:
-        return table
-    return table.append_column("group", column.dictionary_encode().indices.cast(pa.int64()))
+    return Rows(labels, names, column, job.task == "multilabel", where)
 
 
 def _require(tables: dict[str, pa.Table], *splits: str) -> None:
@@ -328,7 +330,8 @@ def read_labelled(job: TrainJob, space: LabelSpace, path: str, report: DataRepor
         read = {"table": _read(data, source, "train")}
         names = (*space.names, *(labels.names or ()))
         read = read if source.has_types else typed_labels(labels, read, names)
-        table = _grouped(job, _usable(data, read["table"], report))
+        table = _usable(data, read["table"], report)
+        table = with_groups(table, np.zeros(table.num_rows, np.int64), report, ("table",))
     except DataError as error:
         raise DataError(*(replace(p, path=_table_path(p.path)) for p in error.problems)) from None
     if table.num_rows:
@@ -387,7 +390,7 @@ def tokenise(
             whole = whole.append_column("group", table["group"])
         if split != "train":
             whole = whole.append_column("text", beginnings(table))
-        describe_tokens(prepared.report, split, num_tokens, whole["is_truncated"])
+        prepared.report.tokens[split] = token_figures(num_tokens, whole)
         tables[split] = whole.drop_columns(["is_truncated"])
     return tables
 

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clftask.components.labels import LabelSpace
-from clftask.messages import counted
+from clftask.components.splits import SPLITS
+from clftask.messages import are, counted
 
 
 @dataclass
@@ -24,6 +25,9 @@ class DataReport:
     num_empty: int = 0
     num_without_known_label: dict[str, int] = field(default_factory=dict)
     unknown_labels: dict[str, dict[str, int]] = field(default_factory=dict)
+    num_without_group: dict[str, int] = field(default_factory=dict)
+    num_groups_in_several_splits: int = 0
+    unmet_shares: dict[str, tuple[float, float]] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)
     label_counts: dict[str, dict[str, int]] = field(default_factory=dict)
     labels_per_row: float = 0.0
@@ -42,6 +46,18 @@ class DataReport:
         for split in tables.keys() - {"train"}:
             again = pc.is_in(tables[split]["text"], pc.unique(train["text"]))
             self.duplicates[split] = (pc.sum(again).as_py() or 0) / tables[split].num_rows
+
+    def describe_shares(self, split: Any, wanted: dict[str, float]) -> None:
+        """Note the splits that miss their share of the rows by half or more: groups stay whole.
+
+        Args:
+            split: (rows,) the index of each row's split in `SPLITS`.
+            wanted: The share that was asked for, by split.
+        """
+        for name, share in wanted.items():
+            found = float(np.mean(split == SPLITS.index(name)))
+            if share and abs(found - share) >= share / 2:
+                self.unmet_shares[name] = share, found
 
     def as_json(self) -> dict[str, Any]:
         """Return the report as plain data."""
@@ -67,7 +83,8 @@ class DataReport:
     def _token_lines(self) -> list[str]:
         return [
             f"tokens ({split}): median {t['median']:.0f}, 95 % {t['p95']:.0f}, "
-            f"longest {t['longest']:.0f}; truncated {t['truncated']:.1%} of the rows"
+            f"longest {t['longest']:.0f}; truncated {t['truncated']:.1%} of the rows, "
+            f"{t['lost']:.1%} of the tokens"
             for split, t in self.tokens.items()
         ]
 
@@ -87,6 +104,7 @@ class DataReport:
         empty = [n for n, count in self.label_counts.get("train", {}).items() if not count]
         if empty:
             lines.append(f"warning: labels without training rows: {', '.join(empty[:5])}")
+        lines += self._group_lines()
         for split, labels in self.unknown_labels.items():
             if labels:
                 shown = ", ".join(
@@ -104,6 +122,20 @@ class DataReport:
                 lines.append(f"warning: {share:.1%} of the {split} texts also occur in train")
         return lines
 
+    def _group_lines(self) -> list[str]:
+        lines = []
+        for split, num in self.num_without_group.items():
+            if num:
+                rows = counted(num, f"{split} row")
+                lines.append(f"warning: {rows} without a group: each is a group of its own")
+        for split, (wanted, found) in self.unmet_shares.items():
+            share = f"{split} has {found:.1%} of the rows instead of {wanted:.1%}"
+            lines.append(f"warning: {share}, because groups are not divided")
+        if num := self.num_groups_in_several_splits:
+            what = f"{counted(num, 'group')} {are(num)} in more than one split"
+            lines.append(f"warning: {what}: the metrics may be too high")
+        return lines
+
 
 def shown_label(name: str) -> str:
     """Return a label's name, quoted if it begins or ends with a blank."""
@@ -116,18 +148,23 @@ def describe_left_out(files: list[str]) -> str:
     return f"{counted(len(files), 'file')} of unknown format skipped: {shown}"
 
 
-def describe_tokens(report: DataReport, split: str, full: Any, is_truncated: Any) -> None:
-    """Add a split's token lengths to the report.
+def length_figures(lengths: Any) -> dict[str, float]:
+    """Return the median, the 95 % quantile and the maximum of (rows,) lengths."""
+    return {
+        "median": float(np.median(lengths)),
+        "p95": float(np.quantile(lengths, 0.95)),
+        "longest": float(lengths.max()),
+    }
+
+
+def token_figures(full: Any, tokens: pa.Table) -> dict[str, float]:
+    """Return the token lengths of texts, and the shares of rows and tokens that are cut off.
 
     Args:
-        report: The report.
-        split: The split's name.
         full: (rows,) number of tokens before truncation.
-        is_truncated: (rows,) bool.
+        tokens: The result of `tokenise`.
     """
-    report.tokens[split] = {
-        "median": float(np.median(full)),
-        "p95": float(np.quantile(full, 0.95)),
-        "longest": float(full.max()),
-        "truncated": float(np.mean(is_truncated.to_numpy())),
-    }
+    is_cut = tokens["is_truncated"].to_numpy()
+    lost = np.maximum(full - tokens["length"].to_numpy(), 0)[is_cut].sum()
+    shares = {"truncated": float(is_cut.mean()), "lost": float(lost / max(1, full.sum()))}
+    return length_figures(full) | shares

@@ -7,7 +7,7 @@ import fnmatch
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from clftask.io.filesystems import absolute, filesystem, is_url, translate_storage_errors
@@ -15,10 +15,17 @@ from clftask.io.filesystems import absolute, filesystem, is_url, translate_stora
 
 @dataclass(frozen=True)
 class FileInfo:
-    """A file: its path as given to `list_files` plus its name, and its size in bytes."""
+    """A file.
+
+    Attributes:
+        path: The path as given to `list_files`, plus the file's name.
+        size: In bytes.
+        mtime: Unix time of its last change; 0 if unknown.
+    """
 
     path: str
     size: int
+    mtime: float = field(default=0.0, compare=False)
 
 
 def list_files(path: str, recursive: bool = True, markers: bool = True) -> list[FileInfo]:
@@ -41,7 +48,10 @@ def list_files(path: str, recursive: bool = True, markers: bool = True) -> list[
     files = [f for f in found if f.type == FileType.File]
     # Relative names: for abfs://container@account/folder, fsspec's begin with container/.
     names = [f.path.strip("/").removeprefix(inner.strip("/")).lstrip("/") for f in files]
-    found = [FileInfo(f"{path.rstrip('/')}/{n}", f.size) for n, f in zip(names, files, strict=True)]
+    found = [
+        FileInfo(f"{path.rstrip('/')}/{name}", file.size, (file.mtime_ns or 0) / 1e9)
+        for name, file in zip(names, files, strict=True)
+    ]
     return sorted(found, key=lambda f: f.path)
 
 
@@ -49,7 +59,8 @@ def _local_files(folder: str, recursive: bool, markers: bool) -> Iterator[FileIn
     for place in _folders([folder], markers) if recursive else [folder]:
         for entry in _entries(place):
             if entry.is_file():
-                yield FileInfo(entry.path, entry.stat().st_size)
+                found = entry.stat()
+                yield FileInfo(entry.path, found.st_size, found.st_mtime)
 
 
 def _folders(starts: Iterable[str], markers: bool) -> Iterator[str]:

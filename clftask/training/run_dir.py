@@ -25,6 +25,7 @@ from clftask.errors import ConfigError, DataError, Problem, StorageError, interr
 from clftask.io import storage
 from clftask.models import bundle
 from clftask.spec import Spec
+from clftask.training import driver_mark
 from clftask.yaml_io import parse_job
 
 JOB, SEARCH, SPLIT = "job.yaml", "search.yaml", "split.parquet"
@@ -81,12 +82,14 @@ def resumable(run: Run) -> Iterator[Callable[[Spec, pa.Table, str], None]]:
     def create_run(job: Spec, rows: pa.Table, fingerprint: str) -> None:
         create(run, job, rows, fingerprint)
         created.append(run)
+        driver_mark.leave(run.path)
 
     try:
         with interruption_hint(f"Resume with run.name={name} run.resume=true."):
             yield create_run
     finally:
         if created:
+            driver_mark.remove(run.path)
             with contextlib.suppress(StorageError):
                 storage.clear_partial(run.path)
 
@@ -94,6 +97,7 @@ def resumable(run: Run) -> Iterator[Callable[[Spec, pa.Table, str], None]]:
 def tidy(run: Run) -> None:
     """Remove temporary files that the driver of a finished run left; ignore storage errors."""
     with contextlib.suppress(StorageError):
+        driver_mark.remove(run.path)
         storage.delete(storage.join(run.path, ".ray"))
         storage.clear_partial(run.path)
 

@@ -5,10 +5,12 @@ import typing
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from pydantic import TypeAdapter, ValidationError
+from scipy.sparse import csr_array
 
-from clftask.components.splits import Rows, Split
+from clftask.components.splits import Rows, Split, group_codes
 from clftask.errors import DataError, Problem
 
 NUM_ROWS = 1000
@@ -35,8 +37,9 @@ def one_hot(classes: Any) -> Any:
 
 
 def rows_of(labels: Any, column: Any = None, is_multilabel: bool = False) -> Rows:
-    labels = np.asarray(labels, np.float32)
+    labels = csr_array(np.asarray(labels, np.int8))
     names = [f"label {i}" for i in range(labels.shape[1])]
+    column = None if column is None else pa.array(column, pa.large_string())
     return Rows(labels, names, column, is_multilabel)
 
 
@@ -138,10 +141,41 @@ def test_a_small_table_is_split_or_refused(
     name: str, is_multilabel: bool, share: float, num_rows: int
 ) -> None:
     rows = a_table(name, is_multilabel, num_rows)
-    used = rows.labels.any(0)
-    rows = rows_of(rows.labels[:, used], rows.column, is_multilabel)
+    labels = rows.labels.toarray()
+    rows = rows_of(labels[:, labels.any(0)], rows.column, is_multilabel)
     with contextlib.suppress(DataError):
         assert len(split(name, validation=share, test=share).assign(rows)) == num_rows
+
+
+@pytest.mark.parametrize("name", ["random", "stratified"])
+@pytest.mark.parametrize(
+    ("num_rows", "shares", "path", "value", "remedy"),
+    [
+        (
+            4,
+            (0.5, 0.1),
+            "data.split.test",
+            0.1,
+            "Provide more rows, or set a share of 0.25 or more.",
+        ),
+        (2, (0.1, 0.1), "data.split.validation", 0.1, "set a share of 0.5 or more."),
+        (2, (0.45, 0.45), "data.split", "validation 0.45, test 0.45", "or smaller shares."),
+        (0, (0.1, 0), "data.split.validation", 0.1, "Provide more rows"),
+    ],
+)
+def test_a_part_without_rows_is_refused(
+    name: str, num_rows: int, shares: Any, path: str, value: Any, remedy: str
+) -> None:
+    rows = rows_of(np.ones((num_rows, 1)), None, True)
+    problem = refused(split(name, validation=shares[0], test=shares[1]), rows)
+    assert (problem.path, problem.value) == (path, value)
+    assert remedy in problem.remedy
+
+
+@pytest.mark.parametrize("share", [1, 10, -0.1, "10%", True, None, float("nan")])
+def test_what_is_no_share_is_refused(share: Any) -> None:
+    with pytest.raises(ValidationError, match="must be a share of the rows, from 0 to below 1"):
+        split("random", validation=share)
 
 
 # ------------------------------------------------------------------ random
@@ -185,11 +219,56 @@ def test_stratified_splits_rows_without_labels_too() -> None:
         assert abs(part - wanted) <= 2
 
 
+def patterned_labels() -> Any:
+    """Return (40, 6) labels of 36, 7, 5, 12, 3 and 2 rows."""
+    labels = [[(i * (j + 3) + j) % (2 * j + 3) == 0 for j in range(6)] for i in range(40)]
+    return np.array(labels) & (np.arange(40) >= 4)[:, None]
+
+
+def digits(found: Any) -> str:
+    return "".join(map(str, found))
+
+
+def test_stratified_gives_the_rows_of_the_package_iterative_stratification() -> None:
+    rows = rows_of(patterned_labels(), None, True)
+    found = split("stratified", validation=0.2, test=0.2).assign(rows)
+    assert digits(found) == "0102010211020100100020221000002020000010"
+    found = split("stratified", validation=0.5, test=0).assign(rows)
+    assert digits(found) == "1010010110000110011111010110001100101001"
+
+
+def test_stratified_needs_no_matrix_of_rows_and_labels() -> None:
+    """100,000 rows × 100,000 labels: 40 GB as floats."""
+    num_rows = 100_000
+    codes = np.arange(num_rows) // 10 * 10
+    labels = csr_array((np.ones(num_rows, np.int8), codes, np.arange(num_rows + 1)))
+    found = split("stratified").assign(Rows(labels, range(num_rows), None, False))
+    assert counts(found) == [80_000, 10_000, 10_000]
+    assert np.bincount(codes[found == 1]).max() == 1
+    groups = pa.array((codes // 10).astype(str), pa.large_string())
+    few = Rows(labels[:1000], range(num_rows), groups[:1000], True)
+    assert sum(counts(split("grouped and stratified").assign(few))) == 1000
+
+
+def test_one_label_is_stratified() -> None:
+    labels = np.zeros((50, 1))
+    labels[:10] = 1
+    found = split("stratified", validation=0.2, test=0.2).assign(rows_of(labels, None, True))
+    assert counts(found[:10]) == [6, 2, 2]
+
+
 def test_stratified_names_the_classes_that_are_too_small() -> None:
     rows = rows_of(one_hot([0] * 20 + [1] * 2 + [2] * 20 + [3]))
     problem = refused(split("stratified"), rows)
     assert (problem.path, problem.value) == ("data.split", "label 1 (2), label 3 (1)")
     assert problem.allowed == "a stratified split needs 3 rows of every class"
+    assert "data.labels.min_count=3" in problem.remedy
+
+
+def test_many_small_classes_are_counted() -> None:
+    problem = refused(split("stratified"), rows_of(one_hot(list(range(12)))))
+    assert problem.value.endswith("label 9 (1) and 2 more")
+    assert problem.remedy == "Set data.split=random to keep these classes."  # none would be left
 
 
 @pytest.mark.parametrize(
@@ -214,7 +293,8 @@ def test_no_group_stands_in_two_parts(name: str, is_multilabel: bool) -> None:
     assert rows.column is not None
     for seed in range(10):
         found = split(name, seed=seed).assign(rows)
-        assert all(len(set(found[rows.column == group])) == 1 for group in set(rows.column))
+        column = np.array(rows.column)
+        assert all(len(set(found[column == group])) == 1 for group in set(column))
         assert set(found) == {0, 1, 2}
 
 
@@ -248,34 +328,58 @@ def test_groups_may_be_stratified() -> None:
     assert worst_count(rows, split("grouped").assign(rows)) >= 4
 
 
-def test_groups_of_numbers_and_nulls_are_groups() -> None:
-    column = np.array([1, 2, None, 3, None, 1, 4, 5, 6, 7], object)
-    found = split("grouped", validation=0.2, test=0.2).assign(rows_of(np.ones((10, 1)), column))
-    assert found[0] == found[5]
-    assert found[2] == found[4]
+def test_stratified_groups_stay_as_they_are() -> None:
+    groups = [f"g{i * i % 13}" for i in range(40)]
+    spec = split("grouped and stratified", validation=0.2, test=0.2)
+    found = spec.assign(rows_of(patterned_labels(), groups, True))
+    assert digits(found) == "1020100001020102010000102010201000010201"
+
+
+def test_a_row_without_a_group_is_refused() -> None:
+    rows = rows_of(np.ones((6, 1)), ["a", "b", None, "c", None, "a"])
+    problem = refused(split("grouped"), rows)
+    assert (problem.path, problem.value) == ("data.split.group g: row 2", None)
+    assert problem.allowed == "the group is missing"
+    assert "(2 rows of 6)" in problem.remedy
+
+
+def test_codes_number_the_groups_by_name_and_missing_groups_on_their_own() -> None:
+    column = pa.array(["b", None, "a", "b", None, "10", "9"], pa.large_string())
+    assert group_codes(column).tolist() == [3, 4, 2, 3, 5, 0, 1]
 
 
 # ------------------------------------------------------------------ column
 
 
 def test_a_column_says_it() -> None:
-    values = ["train", "Valid", "TEST", "dev", "val", "training", "Validation"]
-    found = split("column").assign(rows_of(np.ones((7, 1)), np.array(values, object)))
-    assert found.tolist() == [0, 1, 2, 1, 1, 0, 1]
+    values = ["train", "Valid", "TEST", "dev", "val", "training", "Validation", " test ", "testing"]
+    found = split("column").assign(rows_of(np.ones((9, 1)), np.array(values, object)))
+    assert found.tolist() == [0, 1, 2, 1, 1, 0, 1, 2, 2]
     assert split("column").reads == "c"
     assert split("column").without(validation=True, test=True) == split("column")
 
 
 @pytest.mark.parametrize(
-    ("values", "found"),
+    ("values", "row", "value", "remedy"),
     [
-        (["train", "holdout", "x", "test"], "['holdout', 'x']"),
-        (["train", None], "['None']"),
-        (["test", "val"], "['test', 'val']"),
-        ([0, 1], "['0', '1']"),
+        (["train", "x", "holdout", "test"], 1, "x", "Fix 2 rows of 4 (unknown: x, holdout)"),
+        (["train", None], 1, None, "Fix 1 row of 2,"),
+        (["0", "1"], 0, "0", "Fix 2 rows of 2 (unknown: 0, 1)"),
     ],
 )
-def test_strange_values_are_refused(values: list[Any], found: str) -> None:
-    problem = refused(split("column"), rows_of(np.ones((len(values), 1)), np.array(values, object)))
+def test_strange_values_are_refused(values: list[Any], row: int, value: Any, remedy: str) -> None:
+    problem = refused(split("column"), rows_of(np.ones((len(values), 1)), values))
+    assert (problem.path, problem.value) == (f"data.split.column c: row {row}", value)
+    assert problem.allowed.endswith("must be train, validation (or valid, val, dev) or test")
+    assert problem.remedy.startswith(remedy)
+
+
+@pytest.mark.parametrize(
+    ("values", "missing"),
+    [(["test", "val"], "train"), (["train", "test"], "validation")],
+)
+def test_a_column_without_train_or_validation_is_refused(values: list[str], missing: str) -> None:
+    problem = refused(split("column"), rows_of(np.ones((2, 1)), values))
     assert problem.path == "data.split.column c"
-    assert f"(found {found})" in str(problem)
+    assert problem.value == values
+    assert problem.allowed == f"must contain train and validation, but lacks {missing}"

@@ -1,0 +1,248 @@
+"""Describe the data of a job before it runs, without Ray: `inspect JOB --data`."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from clftask.components.truncation import LongTextSpec
+from clftask.config.score import ScoreJob
+from clftask.config.train import TrainJob
+from clftask.config.tune import TuneJob
+from clftask.data.duplicates import Duplicates, find_duplicates
+from clftask.data.prepare import Prepared, prepare, tokenise
+from clftask.data.readers.base import Source
+from clftask.data.readers.cells import BAD
+from clftask.data.summary import describe_left_out, length_figures, token_figures
+from clftask.data.tokenization import full_lengths
+from clftask.data.tokenization import tokenise as tokenise_texts
+from clftask.errors import ClftaskError, DataError, Problem
+from clftask.io import filesystems, storage
+from clftask.io.tempdirs import temporary_folder
+from clftask.messages import counted
+from clftask.models import bundle
+from clftask.models.loading import check_base, load_tokenizer
+from clftask.scoring.input import source_of, survey
+from clftask.yaml_io import read_yaml
+
+RARE_ROWS = 10  # a label on fewer train rows is rare
+SAMPLE_ROWS, SAMPLE_FILES = 1000, 20
+Figures = dict[str, float]
+
+
+@dataclass(frozen=True)
+class TrainData:
+    """The data of a training job or a search, as `prepare` makes it.
+
+    Attributes:
+        kind: `data of a train job` or `data of a tune job`.
+        task: multiclass or multilabel.
+        rows: Number of rows by split.
+        labels: For each label its number of rows by split.
+        labels_per_row: Their mean number on a train row.
+        rare_labels: Labels on fewer than `RARE_ROWS` train rows, with their number.
+        labels_left_out: Labels of train that the job leaves out, with their number of rows.
+        labels_not_in: For each held-out split the labels that do not occur there.
+        characters: median, p95 and longest of the texts by split.
+        tokens: The same in tokens; truncated: share of rows; lost: share of tokens. Empty if the
+            tokenizer cannot be opened.
+        max_length: The tokens that are read.
+        duplicates: Equal texts.
+        warnings: What the data summary warns of.
+    """
+
+    kind: str
+    task: str
+    rows: dict[str, int]
+    labels: dict[str, dict[str, int]]
+    labels_per_row: float
+    rare_labels: dict[str, int]
+    labels_left_out: dict[str, int]
+    labels_not_in: dict[str, list[str]]
+    characters: dict[str, Figures]
+    tokens: dict[str, Figures]
+    max_length: int
+    duplicates: Duplicates
+    warnings: list[str]
+
+
+@dataclass(frozen=True)
+class CorpusData:
+    """The input of a scoring job: all files, and a sample of its texts.
+
+    Attributes:
+        kind: `data of a score job`.
+        files: Number of files.
+        rows: Number of rows.
+        columns: Type of each column of the first file.
+        text: The columns that are joined to a text.
+        sampled: Number of rows in the sample: the first ones of up to `SAMPLE_FILES` files.
+        bad: Number of sampled rows that would be quarantined, by reason.
+        characters: median, p95 and longest of the sampled texts.
+        tokens: The same in tokens; truncated: share of rows; lost: share of tokens.
+        max_length: The tokens that the bundle reads.
+        warnings: Skipped files, and equal texts or ids in the sample.
+    """
+
+    kind: str
+    files: int
+    rows: int
+    columns: dict[str, str]
+    text: list[str]
+    sampled: int
+    bad: dict[str, int]
+    characters: Figures
+    tokens: Figures
+    max_length: int
+    warnings: list[str] = field(default_factory=list)
+
+
+def inspect_data(path: str, overrides: Iterable[str] = ()) -> TrainData | CorpusData:
+    """Describe the data of a job file.
+
+    Args:
+        path: The job file of train, tune or score.
+        overrides: `field.path=value`, as of the job's command.
+
+    Raises:
+        ConfigError, DataError: The path is not a job file, or the job's command would refuse it.
+    """
+    place = filesystems.absolute(path)
+    if not place.endswith((".yaml", ".yml")):
+        inner = [storage.join(place, name) for name in ("search.yaml", "job.yaml")]
+        job_file = next((name for name in inner if storage.exists(name)), None)
+        remedy = f"Use {job_file}." if job_file else "Without --data, a table is described."
+        allowed = "must be the YAML file of a train, tune or score job for --data"
+        raise DataError(Problem("path", path, allowed, remedy))
+    document = read_yaml(place)
+    if "space" in document:
+        return _of_search(TuneJob.load(place, overrides))
+    if "bundle" in document:
+        return _of_score(ScoreJob.load(place, overrides))
+    return _of_train(TrainJob.load(place, overrides), "data of a train job")
+
+
+# ------------------------------------------------------------------ train and tune
+
+
+def _of_search(search: TuneJob) -> TrainData:
+    try:
+        return _of_train(search.train, "data of a tune job")
+    except ClftaskError as error:
+        raise type(error)(*map(search.renamed, error.problems)) from None
+
+
+def _of_train(job: TrainJob, kind: str) -> TrainData:
+    prepared = prepare(job)
+    report = prepared.report
+    by_split = report.label_counts
+    labels = {n: {s: by_split[s][n] for s in by_split} for n in prepared.space.names}
+    held_out = [split for split in by_split if split != "train"]
+    warnings = [line for line in report.warnings() if "texts also occur in train" not in line]
+    warnings += _tokenised(job, prepared)
+    return TrainData(
+        kind=kind,
+        task=job.task,
+        rows=report.rows,
+        labels=labels,
+        labels_per_row=report.labels_per_row,
+        rare_labels={n: c["train"] for n, c in labels.items() if c["train"] < RARE_ROWS},
+        labels_left_out=report.unknown_labels.get("train", {}),
+        labels_not_in={s: [n for n, c in labels.items() if not c[s]] for s in held_out},
+        characters={
+            split: length_figures(pc.utf8_length(table["text"]).to_numpy())
+            for split, table in prepared.tables.items()
+        },
+        tokens=report.tokens,
+        max_length=job.model.max_length,
+        duplicates=find_duplicates(prepared.tables, prepared.space),
+        warnings=warnings,
+    )
+
+
+def _tokenised(job: TrainJob, prepared: Prepared) -> list[str]:
+    """Add token lengths to the report; return a warning if the base cannot be used."""
+    try:
+        tokenise(prepared, check_base(job.model), job.model)
+    except ClftaskError as error:
+        return [f"warning: no token lengths: {error.problems[0]}"]
+    return []
+
+
+# ------------------------------------------------------------------ score
+
+
+def _of_score(job: ScoreJob) -> CorpusData:
+    meta = bundle.read_meta(job.bundle)
+    recipe = job.input.recipe(meta.text)
+    sources = source_of(job)
+    files = [file for source in sources for file in source.files]
+    corpus = survey(job, recipe, sources, files)
+    sample = _sample(sources, corpus.schema, recipe.columns)
+    text, pair = recipe.apply(sample)
+    usable = sample[BAD].is_null()
+    usable = pc.and_(
+        usable, text.is_valid() if pair is None else pc.and_(text.is_valid(), pair.is_valid())
+    )
+    reasons = pc.fill_null(sample.filter(pc.invert(usable))[BAD], "the text is null or blank")
+    text, pair = text.filter(usable), None if pair is None else pair.filter(usable)
+    warnings = [
+        f"warning: {describe_left_out(source.left_out)}" for source in sources if source.left_out
+    ]
+    if len(text):
+        warnings += _repeated(job, sample, text)
+    return CorpusData(
+        kind="data of a score job",
+        files=len(files),
+        rows=sum(file.num_rows for file in corpus.files),
+        columns=_columns(sources[0]),
+        text=recipe.columns,
+        sampled=sample.num_rows,
+        bad={str(c["values"]): c["counts"] for c in pc.value_counts(reasons).to_pylist()},
+        characters=length_figures(pc.utf8_length(text).to_numpy()) if len(text) else {},
+        tokens=_tokens(job.bundle, text, pair, meta.max_length, meta.truncation),
+        max_length=meta.max_length,
+        warnings=warnings,
+    )
+
+
+def _columns(source: Source) -> dict[str, str]:
+    schema = source.survey(source.files[0], source.names()).schema
+    return {column.name: str(column.type) for column in schema}
+
+
+def _sample(sources: list[Source], schema: pa.Schema, texts: list[str]) -> pa.Table:
+    """Return the first rows of files spread over the input."""
+    files = [(source, file) for source in sources for file in source.files]
+    chosen = np.unique(np.linspace(0, len(files) - 1, min(len(files), SAMPLE_FILES)).astype(int))
+    num_rows = -(-SAMPLE_ROWS // len(chosen))
+    batches: list[pa.RecordBatch] = []
+    for source, file in (files[i] for i in chosen):
+        batches += itertools.islice(source.batches(file, schema, 0, num_rows, texts), 1)
+    return pa.Table.from_batches(batches, schema.append(pa.field(BAD, pa.string())))
+
+
+def _repeated(job: ScoreJob, sample: pa.Table, text: Any) -> list[str]:
+    columns = {"text": text} | ({"id": sample[job.input.id].drop_null()} if job.input.id else {})
+    counts = {name: len(values) - len(pc.unique(values)) for name, values in columns.items()}
+    return [
+        f"warning: {counted(num, f'sampled {name}')} repeat an earlier one"
+        for name, num in counts.items()
+        if num
+    ]
+
+
+def _tokens(path: str, text: Any, pair: Any, max_length: int, long_text: LongTextSpec) -> Figures:
+    if not len(text):
+        return {}
+    with temporary_folder() as scratch:
+        folder, _ = bundle.fetch(path, scratch)
+        tokenizer = load_tokenizer(folder)
+    tokens = tokenise_texts(text, pair, tokenizer, max_length, long_text)
+    return token_figures(full_lengths(text, pair, tokens, tokenizer).to_numpy(), tokens)

@@ -1,0 +1,417 @@
+"""Runs, tables and the data of jobs, described before and after training."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from pyarrow import csv, parquet
+from typer.testing import CliRunner
+
+from clftask.cli.main import app
+from clftask.commands.inspect import inspect
+from clftask.commands.inspect_data import CorpusData, TrainData, inspect_data
+from clftask.commands.inspect_run import last_written
+from clftask.config.train import TrainJob
+from clftask.data.prepare import prepare
+from clftask.errors import ConfigError, DataError, Problem
+from clftask.training import driver_mark, run_dir
+
+
+def said(*arguments: str) -> tuple[int, str]:
+    found = CliRunner().invoke(app, ["inspect", *arguments])
+    return found.exit_code, " ".join(found.output.split())
+
+
+def refused(*arguments: Any) -> Problem:
+    with pytest.raises(DataError) as caught:
+        inspect_data(*arguments)
+    return caught.value.problems[0]
+
+
+# ------------------------------------------------------------------ runs
+
+
+@pytest.fixture
+def job(toy_table, tmp_path) -> TrainJob:
+    labels = {"kind": "class", "column": "label"}
+    document = {
+        "task": "multiclass",
+        "data": {"train": str(toy_table(60)), "text": "text", "labels": labels},
+        "model": {"base": "none"},
+        "training": {"epochs": 10, "metric": "macro_f1", "early_stopping": {"patience": 3}},
+        "run": {"storage": str(tmp_path / "runs"), "name": "run"},
+    }
+    return TrainJob.load(document)
+
+
+@pytest.fixture
+def run(job) -> Path:
+    """A run whose training has begun: six epochs, the third the best."""
+    found = run_dir.find(job.run, job.task)
+    prepared = prepare(job)
+    run_dir.create(found, job, prepared.rows, prepared.fingerprint)
+    scores = [0.1, 0.2, 0.6, 0.5, 0.4, 0.3]
+    records = [
+        {"step": 9 * epoch, "epoch": float(epoch), "eval_loss": 1.0, "eval_macro_f1": score}
+        for epoch, score in enumerate(scores, 1)
+    ]
+    lines = "".join(json.dumps(record) + "\n" for record in records)
+    Path(found.path, "metrics.jsonl").write_text(lines)
+    return Path(found.path)
+
+
+def finish(run: Path, **result: Any) -> None:
+    (run / "bundle").mkdir()
+    (run / "bundle" / "clftask.json").write_text("{}")
+    metrics = {"validation": {"macro_f1": 0.6}}
+    found = {"metrics": metrics, "epochs": 6.0, "steps": 54, "best_step": 27} | result
+    (run / "bundle" / "metrics.json").write_text(json.dumps(found))
+
+
+def mark(run: Path, **fields: Any) -> None:
+    driver_mark.leave(str(run))
+    found = driver_mark.find(str(run))
+    (run / "driver.json").write_text(json.dumps(asdict(found) | fields))
+
+
+def test_a_running_run_says_so(run):
+    driver_mark.leave(str(run))
+    found = inspect(str(run))
+    assert found["state"].startswith(f"running: process {os.getpid()} on this machine; no result")
+    assert found["running"] is True
+    assert found["best so far"] == "epoch 3: validation macro_f1 0.6000"
+    assert found["trained"] == "6 of 10 epochs"
+
+
+def test_a_killed_run_says_how_to_resume_it(run):
+    (run / "log.txt").write_text("2026-01-01 step 9/90\n2026-01-01 failed: no memory\n")
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"],
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    mark(run, pid=int(dead.stdout))
+    found = inspect(str(run))
+    assert found["running"] is False
+    assert found["state"].startswith("unfinished: interrupted, last written ")
+    assert found["resume"] == f"clftask train {run}/job.yaml run.resume=true"
+    assert found["last line of log.txt"] == "2026-01-01 failed: no memory"
+    again = TrainJob.load(f"{run}/job.yaml", ["run.resume=true"])
+    run_dir.same_job(run_dir.find(again.run, again.task), again)
+
+
+def test_a_process_that_got_the_number_of_a_dead_driver_is_not_it(run):
+    mark(run, birth="before")
+    assert inspect(str(run))["running"] is False
+
+
+def test_a_run_of_another_machine_is_not_judged(run):
+    mark(run, host="elsewhere")
+    found = inspect(str(run))
+    assert found["running"] is None
+    assert "a driver on elsewhere started" in found["state"]
+    assert "run.resume=true" in found["if it no longer runs, resume it with"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"host": "x", "pid": "y"}', "{"])
+def test_a_damaged_mark_is_ignored(run, text):
+    (run / "driver.json").write_text(text)
+    assert inspect(str(run))["state"].startswith("unfinished: stopped or failed")
+
+
+def test_the_mark_is_there_while_a_driver_runs(job):
+    found, prepared = run_dir.find(job.run, job.task), prepare(job)
+    with run_dir.resumable(found) as create:
+        assert driver_mark.find(found.path) is None
+        create(job, prepared.rows, prepared.fingerprint)
+        assert driver_mark.find(found.path).host == socket.gethostname()
+    assert not Path(found.path, "driver.json").exists()
+
+
+def test_a_finished_run_shows_the_epoch_that_ships(run):
+    finish(run)
+    found = inspect(str(run))
+    assert found["state"] == "finished"
+    assert found["trained"] == "6 of 10 epochs"
+    assert found["shipped"] == "epoch 3, step 27: the best validation macro_f1"
+    stopped = "stopped after epoch 6: no gain in macro_f1 for 3 epochs; epoch 3 ships"
+    assert found["early stopping"] == stopped
+    assert found["metrics"] == {"validation": {"macro_f1": 0.6}}
+    code, text = said(str(run))
+    assert (code, "0.6000" in text) == (0, True)
+
+
+def test_a_run_of_all_epochs_was_not_stopped(run):
+    finish(run, epochs=10.0, steps=90)
+    assert "early stopping" not in inspect(str(run))
+
+
+@pytest.mark.parametrize(
+    ("age", "text"),
+    [(5, "5 s"), (130, "2 min"), (7300, "2 h"), (90000, "1 day"), (200000, "2 days")],
+)
+def test_the_age_of_the_newest_file(tmp_path, age, text):
+    for name, older in (("new", 0), ("old", 9999)):
+        (tmp_path / name).touch()
+        written = time.time() - age - older - 0.3
+        os.utime(tmp_path / name, (written, written))
+    assert last_written(str(tmp_path)) == f"{text} ago"
+
+
+# ------------------------------------------------------------------ tables
+
+TEXTS = [f"a text of more than a few words, number {i}" for i in range(40)]
+
+
+def columns() -> dict[str, Any]:
+    return {
+        "key": [f"k{i}" for i in range(40)],
+        "body": TEXTS,
+        "label": [("food", "travel", "sports")[i % 3] for i in range(40)],
+        "tags": [["a"], ["a", "b"], [], None] * 10,
+        "joined": ["a|b", "a", "b", "b|c"] * 10,
+        "part": ["train", "train", "dev", "Test"] * 10,
+        "spam": [0, 1] * 20,
+        "vector": [[0, 1, 1], [1, 0, 0]] * 20,
+        "score": [i / 7 for i in range(40)],
+        "gap": ["x", " ", "", None] * 10,
+        "gone": pa.nulls(40),
+        "spans": [[{"start": i, "label": "x"}] for i in range(40)],
+    }
+
+
+LOOKS = {
+    "key": "id",
+    "body": "text",
+    "label": "class",
+    "tags": "list of labels",
+    "joined": "labels, delimited by |",
+    "part": "split",
+    "spam": "indicator",
+    "vector": "0/1 vector",
+    "score": "",
+    "gap": "",
+    "gone": "empty",
+    "spans": "",
+}
+
+
+def by_name(found: dict[str, Any]) -> dict[str, Any]:
+    return {column["name"]: column for column in found["columns"]}
+
+
+def test_a_table_is_described(tmp_path):
+    path = str(tmp_path / "t.parquet")
+    parquet.write_table(pa.table(columns()), path)
+    found = inspect(path)
+    assert (found["kind"], found["files"], found["rows"]) == ("table", 1, {"train": 40})
+    assert {name: c["looks_like"] for name, c in by_name(found).items()} == LOOKS
+    figures = {name: (c["missing"], c["distinct"]) for name, c in by_name(found).items()}
+    assert figures["label"] == (0, 3)
+    assert figures["tags"] == (10, 2)
+    assert figures["gap"] == (30, 1)
+    assert figures["gone"] == (40, 0)
+    assert by_name(found)["label"]["examples"] == ["food (14)", "travel (13)", "sports (13)"]
+    assert by_name(found)["tags"]["type"] == "list<element: string>"
+    expected = "labels: {kind: list, column: tags}, split: {kind: column, column: part}"
+    assert found["job"] == f"data: {{train: {path}, text: body, {expected}}}"
+
+
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [
+        (["body", "label"], "{kind: class, column: label}"),
+        (["body", "joined"], '{kind: delimited, column: joined, delimiter: "|"}'),
+        (["body", "spam"], "{kind: class, column: spam}"),
+    ],
+)
+def test_the_proposed_job_loads(tmp_path, names, labels):
+    path = tmp_path / "t.csv"
+    csv.write_csv(pa.table({name: columns()[name] for name in names}), path)
+    found = inspect(str(path))
+    assert f"labels: {labels}" in found["job"]
+    task = "multiclass" if "class" in labels else "multilabel"
+    (tmp_path / "job.yaml").write_text(f"task: {task}\n{found['job']}\nmodel: {{base: none}}\n")
+    assert sum(inspect_data(str(tmp_path / "job.yaml")).rows.values()) == 40
+
+
+def test_a_large_table_is_counted_whole_and_read_in_part(tmp_path, monkeypatch):
+    monkeypatch.setattr("clftask.commands.inspect_table.MAX_ROWS", 50)
+    for name in ("a", "b"):
+        parquet.write_table(
+            pa.table({"x": [f"{name}{i}" for i in range(40)]}), tmp_path / f"{name}.parquet"
+        )
+    (tmp_path / "notes.txt").touch()
+    found = inspect(str(tmp_path))
+    assert (found["files"], found["rows"], found["rows_read"]) == (2, {"train": 80}, 50)
+    code, text = said(str(tmp_path))
+    assert code == 0
+    assert "columns, from the first 50 rows" in text
+    assert "skipped, of unknown format" in text
+
+
+def test_many_values_are_not_counted(tmp_path):
+    csv.write_csv(pa.table({"x": [f"v{i}" for i in range(1500)]}), tmp_path / "t.csv")
+    (column,) = inspect(str(tmp_path / "t.csv"))["columns"]
+    assert (column["distinct"], column["looks_like"]) == (None, "id")
+    assert "> 1,000" in said(str(tmp_path / "t.csv"))[1]
+
+
+def test_bad_rows_of_a_table_are_counted(tmp_path):
+    (tmp_path / "t.jsonl").write_text('{"x": "a"}\n{"x": \n{"x": "b"}\n')
+    found = inspect(str(tmp_path / "t.jsonl"))
+    assert (found["rows_read"], found["bad_rows"]) == (3, 1)
+    assert found["warnings"][0].startswith("bad row: ")
+
+
+def test_a_table_without_rows_has_its_types(tmp_path):
+    parquet.write_table(pa.table({"x": pa.array([], pa.string())}), tmp_path / "t.parquet")
+    (column,) = inspect(str(tmp_path / "t.parquet"))["columns"]
+    assert (column["type"], column["looks_like"]) == ("string", "empty")
+
+
+def test_the_splits_of_a_dataset_are_counted(tmp_path):
+    import datasets
+
+    rows = {"text": TEXTS, "label": ["a", "b"] * 20}
+    parts = {name: datasets.Dataset.from_dict(rows) for name in ("train", "test")}
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "saved")
+    found = inspect(str(tmp_path / "saved"))
+    assert (found["rows"], found["rows_read"]) == ({"train": 40, "test": 40}, 40)
+    assert "2 files, 40 train, 40 test rows" in said(str(tmp_path / "saved"))[1]
+
+
+def test_a_table_as_json(tmp_path):
+    parquet.write_table(pa.table(columns()), tmp_path / "t.parquet")
+    found = CliRunner().invoke(app, ["inspect", str(tmp_path / "t.parquet"), "--json"])
+    assert json.loads(found.stdout.splitlines()[-1])["columns"][0]["name"] == "key"
+
+
+def test_what_is_nothing_is_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for name in ("nowhere", "empty"):
+        with pytest.raises(DataError, match="must be a run, a search, a bundle, a score table"):
+            inspect(str(tmp_path / name))
+    parquet.write_table(pa.table({"x": [1]}), tmp_path / "t.parquet")
+    with pytest.raises(ConfigError, match="overrides are for job files"):
+        inspect(str(tmp_path / "t.parquet"), overrides=["a=b"])
+
+
+# ------------------------------------------------------------------ data of jobs
+
+
+def job_file(folder: Path, base: str, **data: Any) -> str:
+    rows = {"text": [*TEXTS, TEXTS[0], TEXTS[1], "long " * 50], "tags": [["a"], ["a", "b"]] * 20}
+    rows["tags"] += [["a"], ["c"], ["a"]]
+    rows["part"] = ["train"] * 30 + ["dev"] * 5 + ["test"] * 5 + ["train", "dev", "dev"]
+    parquet.write_table(pa.table(rows), folder / "t.parquet")
+    labels = {"kind": "list", "column": "tags"}
+    split = {"kind": "column", "column": "part"}
+    fields = {"train": str(folder / "t.parquet"), "text": "text", "labels": labels, "split": split}
+    document = {
+        "task": "multilabel",
+        "data": fields | data,
+        "model": {"base": base, "max_length": 128},
+    }
+    (folder / "job.yaml").write_text(json.dumps(document))
+    return str(folder / "job.yaml")
+
+
+def test_the_data_of_a_training_job(tmp_path, tiny_base):
+    found = inspect_data(job_file(tmp_path, str(tiny_base)))
+    assert isinstance(found, TrainData)
+    assert found.rows == {"train": 31, "validation": 7, "test": 5}
+    assert found.labels == {
+        "a": {"train": 31, "validation": 6, "test": 5},
+        "b": {"train": 15, "validation": 2, "test": 3},
+    }
+    assert found.labels_not_in == {"validation": [], "test": []}
+    assert found.characters["validation"]["longest"] == 250
+    assert found.tokens["validation"]["longest"] == 202
+    assert found.tokens["validation"]["truncated"] == 1 / 7
+    assert (found.duplicates.texts, found.duplicates.rows) == (2, 4)
+    assert (found.duplicates.across_splits, found.duplicates.conflicting) == (1, 1)
+    assert found.duplicates.examples[0]["labels"] == [[], ["a", "b"]]  # c is not in train
+
+
+def test_rare_labels_and_conflicts_are_named(tmp_path):
+    path = job_file(tmp_path, "none", split="random", labels={"kind": "list", "column": "tags"})
+    found = inspect_data(path, ["data.split.seed=2", "data.split.validation=0.2"])
+    assert found.rare_labels.get("c", 0) == found.labels.get("c", {}).get("train", 0)
+    assert found.duplicates.conflicting == 1
+    (example,) = found.duplicates.examples
+    assert (example["text"], example["rows"]) == (TEXTS[1], 2)
+    assert sorted(example["labels"]) == [["a", "b"], ["c"]]
+
+
+def test_without_its_base_lengths_are_in_characters(tmp_path):
+    code, text = said(job_file(tmp_path, "none"), "--data")
+    assert code == 0
+    assert "length in characters" in text
+    assert "warning: no token lengths: model.base" in text
+
+
+def test_the_data_as_tables_and_as_json(tmp_path, tiny_base):
+    path = job_file(tmp_path, str(tiny_base))
+    code, text = said(path, "--data")
+    assert code == 0
+    for part in (
+        "length in tokens; max_length is 128",
+        "2 labels, 1.48 a row",
+        "2 texts occur in several rows (4 rows)",
+    ):
+        assert part in text
+    found = CliRunner().invoke(app, ["inspect", path, "--data", "--json"])
+    result = json.loads(found.stdout.splitlines()[-1])
+    assert result["rows"]["train"] == 31
+    assert result["duplicates"]["texts"] == 2
+
+
+def test_the_data_of_a_search(tmp_path, tiny_base):
+    train = job_file(tmp_path, str(tiny_base))
+    space = {"training.learning_rate": {"kind": "loguniform", "low": 1e-5, "high": 1e-3}}
+    search = {"train": train, "space": space, "trials": 2}
+    (tmp_path / "tune.yaml").write_text(json.dumps(search))
+    found = inspect_data(str(tmp_path / "tune.yaml"))
+    assert (found.kind, found.rows["train"]) == ("data of a tune job", 31)
+    assert refused(str(tmp_path / "tune.yaml"), ["train.data.text=x"]).path == "train.data.text"
+
+
+def test_the_data_of_a_scoring_job(tmp_path, tiny_bundle):
+    texts = ["the tool", "shader " * 40, " ", None, "the tool"]
+    csv.write_csv(pa.table({"id": ["1", "2", "3", "4", "4"], "text": texts}), tmp_path / "a.csv")
+    csv.write_csv(pa.table({"id": ["6"], "text": ["fast"]}), tmp_path / "b.csv")
+    document = {"bundle": tiny_bundle, "input": {"path": f"{tmp_path}/*.csv", "id": "id"},
+                "output": {"path": str(tmp_path / "out")}}  # fmt: skip
+    (tmp_path / "score.yaml").write_text(json.dumps(document))
+    found = inspect_data(str(tmp_path / "score.yaml"))
+    assert isinstance(found, CorpusData)
+    assert (found.files, found.rows, found.sampled) == (2, 6, 6)
+    assert found.columns == {"id": "int64", "text": "string"}
+    assert found.bad == {"the text is null or blank": 2}
+    assert (found.tokens["longest"], found.tokens["truncated"]) == (42, 0.25)
+    assert found.warnings == [
+        "warning: 1 sampled text repeat an earlier one",
+        "warning: 1 sampled id repeat an earlier one",
+    ]
+    code, text = said(str(tmp_path / "score.yaml"), "--data")
+    assert code == 0
+    assert "2 of 6 sampled: the text is null or blank" in text
+    assert not (tmp_path / "out").exists()
+
+
+def test_data_is_for_job_files(tmp_path, run, tiny_bundle):
+    parquet.write_table(pa.table({"x": [1]}), tmp_path / "t.parquet")
+    for path in (str(tmp_path / "t.parquet"), str(run), tiny_bundle, str(tmp_path / "nowhere")):
+        problem = refused(path)
+        assert problem.allowed == "must be the YAML file of a train, tune or score job for --data"
+        assert said(path, "--data")[0] == 2
+    assert refused(str(run)).remedy == f"Use {run}/job.yaml."
+    assert said(str(run), "--data", "--verify")[0] == 2
