@@ -36,12 +36,19 @@ class LabelColumns(Spec):
         min_count: Labels with fewer train rows are excluded from the label space.
         names: The labels in order; None collects them from train, sorted.
         missing: What to do with a row whose label is null.
+        positive: The positive class of two, for precision, recall and F1.
     """
 
     task: ClassVar[Task] = "multilabel"
     min_count: int = Field(1, ge=1)
     names: tuple[str, ...] | None = None
     missing: Literal["fail", "drop"] = "fail"
+    positive: str | None = None
+
+    @field_validator("positive", mode="before")
+    @classmethod
+    def _as_name(cls, value: Any) -> Any:
+        return _name(value) if isinstance(value, int | str) else value
 
     @field_validator("names", mode="before")
     @classmethod
@@ -54,6 +61,11 @@ class LabelColumns(Spec):
         if value is not None and len(set(value)) < max(len(value), 2):
             raise ValueError("must be two or more distinct label names")
         return value
+
+    @property
+    def known(self) -> tuple[str, ...] | None:
+        """The labels, of which rare ones may be left out; None if the data has to be read."""
+        return self.names
 
     @property
     def keep_empty(self) -> bool:
@@ -166,6 +178,11 @@ class IndicatorColumns(_Multilabel):
             raise ValueError(f"pattern must be an RE2 regular expression: {error}") from None
         return self
 
+    @property
+    def known(self) -> tuple[str, ...] | None:
+        """The columns, if they are listed."""
+        return self.names or self.columns_
+
     def _matching(self, names: list[str]) -> list[str]:
         """Return the names that match the pattern; RE2 takes linear time for any pattern."""
         if self.pattern is None:
@@ -206,10 +223,16 @@ Labels = Annotated[
 
 @dataclass(frozen=True)
 class LabelSpace:
-    """Label names in the order of the logits."""
+    """Label names in the order of the logits, and the positive class, if there is one."""
 
     task: Task
     names: tuple[str, ...]
+    positive: str | None = None
+
+    @property
+    def positive_index(self) -> int | None:
+        """The index of the positive class."""
+        return None if self.positive is None else self.names.index(self.positive)
 
     @classmethod
     def from_lists(cls, spec: LabelColumns, train: pa.ListArray) -> LabelSpace:
@@ -227,7 +250,7 @@ class LabelSpace:
             rows = counted(spec.min_count, "row")
             allowed = f"train must have two or more labels with {rows} or more each"
             raise DataError(Problem("data.labels", found, allowed, remedy))
-        return cls(spec.task, tuple(names))
+        return cls(spec.task, tuple(names), spec.positive)
 
     def encode(self, lists: pa.ListArray) -> pa.ListArray:
         """Return (rows,) list<int32>: label indices; labels outside the space are dropped."""

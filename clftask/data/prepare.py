@@ -10,13 +10,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clftask.components.labels import LabelSpace, multi_hot
+from clftask.components.metrics import unknown_metric
 from clftask.components.splits import SPLITS, GroupedSplit, RandomSplit, Rows
-from clftask.config.train import DataSpec, ModelSpec, TrainJob
+from clftask.config.train import DataSpec, ModelSpec, TrainJob, problem_of_positive
 from clftask.data import tokenization
 from clftask.data.readers.base import FILE, ROW, Source
 from clftask.data.readers.registry import open_source
 from clftask.data.summary import DataReport, describe_tokens
-from clftask.errors import DataError, Problem
+from clftask.errors import ConfigError, DataError, Problem
 from clftask.io import filesystems
 
 NUM_SHOWN = 300  # characters of a validation or test text that are kept for display
@@ -47,6 +48,7 @@ def prepare(job: TrainJob) -> Prepared:
 
     Raises:
         DataError: The tables do not match the job; lists all problems of a table.
+        ConfigError: The labels do not have the job's metric.
     """
     report = DataReport()
     tables = _read_all(job, report)
@@ -57,11 +59,26 @@ def prepare(job: TrainJob) -> Prepared:
     by_split = {name: _grouped(job, part) for name, part in by_split.items() if part.num_rows}
     _require(by_split, job)
     space = LabelSpace.from_lists(job.data.labels, by_split["train"]["labels"].combine_chunks())
+    if problems := problem_of_positive(space.positive, space.names):
+        raise DataError(*problems)
+    check_metric("training.metric", job.training.metric, space)
     by_split = {n: _keep_known(job, space, n, part, report) for n, part in by_split.items()}
     _require(by_split, job)
     report.describe(by_split, space)
     rows = _row_origins(by_split)
     return Prepared(by_split, space, report, rows, _fingerprint(by_split, space))
+
+
+def check_metric(path: str, name: str, space: LabelSpace) -> None:
+    """Refuse a metric that the labels do not have.
+
+    Raises:
+        ConfigError: Lists the metrics.
+    """
+    has_positive = space.positive is not None
+    problem = unknown_metric(path, name, space.task, len(space.names), has_positive)
+    if problem is not None:
+        raise ConfigError(problem)
 
 
 # ------------------------------------------------------------------ reading

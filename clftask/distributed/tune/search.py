@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import functools
 import io
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +20,7 @@ from clftask.distributed.ray_errors import last_line
 from clftask.distributed.tune.placement import Slots
 from clftask.errors import ClftaskError, JobError, Problem
 from clftask.io import storage
+from clftask.io.strict_json import to_json
 from clftask.messages import counted
 from clftask.training import run_dir
 from clftask.tuning.report import tuning_page
@@ -196,7 +196,7 @@ class SearchRun:
         storage.put(put("trials.parquet"), buffer.getvalue())
         found = self._result(best, trials, outcome["metrics"])
         storage.put(put("report.html"), tuning_page(self.job, trials, found).encode())
-        storage.put(put(run_dir.RESULT), json.dumps(found).encode())
+        storage.put(put(run_dir.RESULT), to_json(found).encode())
         self._tidy(trials, set())
         return found
 
