@@ -76,7 +76,7 @@ def weaknesses(
     """
     found = []
     other = "" if optimizer == "adamw" else ", or training.optimizer: adamw"
-    remedy = f"Try a higher training.learning_rate, more epochs{other}."
+    remedy = f"Try a higher training.learning_rate or more epochs{other}."
     if (outcome.decided == outcome.decided[:1]).all() and len(outcome.decided) > 1:
         labels = [repr(space.names[i]) for i in np.flatnonzero(outcome.decided[0])]
         given = f"as {', '.join(labels)}" if labels else "without a label"

@@ -10,7 +10,7 @@ import numpy as np
 
 from clftask.array_types import Array
 from clftask.components.decision.calibration import probabilities_of
-from clftask.components.decision.decision import Decision, Outcome
+from clftask.components.decision.decision import Decision, Outcome, cross_fitted
 from clftask.components.labels import LabelSpace
 from clftask.components.metrics import (
     CALIBRATED,
@@ -93,11 +93,11 @@ def decide(
     held_out, figures = splits["validation"], dict[str, Any]()
     outcomes, num_whole = {}, job.model.long_text.num_whole(job.model.max_length)
     rows_of_fit = HeldOut(held_out.logits, held_out.targets, job.task, job.average, held_out.groups)
-    decision, cross_fitted, warnings = fit_decision(job.decision, rows_of_fit)
+    first = cross_fitted(job.decision, *rows_of_fit)
+    decision, own, warnings = fit_decision(job.decision, rows_of_fit, first)
     majority = majority_label(data or {}, space.names, held_out.targets)
     for name, rows in splits.items():
-        is_own = name == "validation"
-        found = cross_fitted if is_own else decision.apply(rows.logits, job.task)
+        found = own if name == "validation" else decision.apply(rows.logits, job.task)
         outcomes[name] = found
         for key, value in measured(rows, found, decision, space, num_whole, majority).items():
             figures.setdefault(key, {})[name] = value

@@ -39,14 +39,19 @@ class Fit(NamedTuple):
     warnings: list[str]
 
 
-def fit_decision(spec: DecisionSpec, rows: HeldOut) -> Fit:
+def fit_decision(spec: DecisionSpec, rows: HeldOut, outcome: Outcome) -> Fit:
     """Fit a decision on held-out rows; `auto` falls back where it is worse than nothing.
 
     Both are compared on the cross-fitted rows: calibration by log loss with the probabilities of
     the model, thresholds by their F-β with 0.5 on these probabilities. Kinds that the job names
     are kept, with a warning.
+
+    Args:
+        spec: How the job fits it.
+        rows: The rows.
+        outcome: The cross-fitted outcome of `spec` on them.
     """
-    outcome, warnings = cross_fitted(spec, *rows), list[str]()
+    warnings = list[str]()
     before, after = _log_losses(outcome, rows)
     if after > before:
         warnings.append(_about_calibration(spec, before, after, len(rows.logits)))

@@ -105,10 +105,19 @@ def metrics(
             cells = [label(name, "name")]
             for split, found in pairs.items():
                 value, plain = found.get(name, (None, None))
-                cells += [metric(value), _range(intervals.get(split, {}).get(name)), _or_not(plain)]
+                cells += [
+                    _figure(value),
+                    _range(intervals.get(split, {}).get(name)),
+                    _or_not(plain),
+                ]
             rows.append(Row(cells, name == own))
     heads = [head for split in pairs for head in (split, "range", "plain")]
     return Table(["metric", *heads], rows)
+
+
+def _figure(value: float | None) -> Cell:
+    """Return the cell of a metric; counts such as labels_absent are whole numbers."""
+    return Cell(str(value), value, "number") if isinstance(value, int) else metric(value)
 
 
 def _range(found: Any) -> Cell:
@@ -117,7 +126,7 @@ def _range(found: Any) -> Cell:
 
 
 def _or_not(value: float | None) -> Cell:
-    return Cell("", "", "number") if value is None else metric(value)
+    return Cell("", "", "number") if value is None else _figure(value)
 
 
 # ------------------------------------------------------------------ the data

@@ -64,8 +64,6 @@ def number(value: Any) -> str:
     """Format a metric; a dash if it is not a finite number."""
     if not is_number(value):
         return NO_VALUE
-    if isinstance(value, int):
-        return f"{value:,}"
     return f"{value:.4f}" if value == 0 or 0.001 <= abs(value) < 1e5 else f"{value:.3g}"
 
 
