@@ -34,6 +34,7 @@ def tune_summary(result: TuneResult, file: IO[str]) -> None:
         scores = ", ".join(f"{score:.4f}" for score in finalist[result.metric])
         console.print(f"finalist {finalist['trial']}: {result.metric} with new seeds {scores}")
     console.print(_metric_table(result.best["metrics"]))
+    _print_warnings(result.best.get("warnings", []), console)
     console.print(f"job: {escaped(result.job)}", soft_wrap=True)
     console.print(f"bundle: {escaped(result.bundle)}", soft_wrap=True)
 
@@ -72,10 +73,14 @@ def train_summary(result: TrainResult, file: IO[str]) -> None:
     console.print(_metric_table(result.metrics, result.intervals))
     split = "test" if "test" in result.per_label else "validation"
     console.print(_label_table(result.per_label[split], split))
-    for warning in result.warnings:
-        console.print(f"warning: {escaped(warning)}", soft_wrap=True)
+    _print_warnings(result.warnings, console)
     console.print(f"bundle: {escaped(result.bundle)}", soft_wrap=True)
     console.print(f"report: {escaped(result.bundle)}/report.html", soft_wrap=True)
+
+
+def _print_warnings(warnings: Sequence[str], console: Console) -> None:
+    for warning in warnings:
+        console.print(f"warning: {escaped(warning)}", soft_wrap=True)
 
 
 def evaluation_summary(result: dict[str, Any], file: IO[str]) -> None:

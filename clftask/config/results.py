@@ -70,7 +70,7 @@ class TuneResult(Result):
 
     Attributes:
         run: The search's folder.
-        best: The winner's trial, params, seed, and metrics by split.
+        best: The winner's trial, params, seed, metrics by split, and warnings.
         job: The winner's job file.
         bundle: The winner's bundle.
         trials: Number of trials that are done, stopped, failed.
