@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -13,6 +12,7 @@ import typer
 from clftask import logs
 from clftask.cli.output import say
 from clftask.errors import ClftaskError, JobError, Problem
+from clftask.io.strict_json import to_json
 
 
 def guarded(run: Callable[[], None], as_json: bool = False) -> None:
@@ -59,4 +59,4 @@ def explain(error: ClftaskError, as_json: bool, code: int | None = None) -> None
     if as_json:
         content = error.as_json()
         content["error"]["exit"] = code or error.exit_code
-        typer.echo(json.dumps(content, default=str))
+        typer.echo(to_json(content, str))

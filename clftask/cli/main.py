@@ -14,6 +14,7 @@ from clftask import __version__, logs
 from clftask.cli.errors import explain, guarded
 from clftask.cli.output import say, tables
 from clftask.errors import ConfigError, JobError, Problem
+from clftask.io.strict_json import to_json
 
 if TYPE_CHECKING:
     from clftask.spec import Spec
@@ -304,7 +305,7 @@ def demo(
 
         result = show(folder, tables(as_json))
         if as_json:
-            typer.echo(json.dumps(result, default=_as_json))
+            typer.echo(to_json(result, _as_json))
 
     guarded(run, as_json)
 
@@ -323,7 +324,7 @@ def _show(run: Callable[[], Shown], summarise: Callable[..., None], as_json: boo
     result = run()
     summarise(result, file=tables(as_json))
     if as_json:
-        typer.echo(json.dumps(result, default=_as_json))
+        typer.echo(to_json(result, _as_json))
     return result
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
 from rich.console import Console
@@ -9,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from clftask.components.metrics import with_plain
-from clftask.config.results import ScoreResult, TrainResult, TuneResult
+from clftask.config.results import Metrics, ScoreResult, TrainResult, TuneResult
 from clftask.messages import counted, printable
 
 MAX_LABEL_ROWS = 20
@@ -33,6 +34,7 @@ def tune_summary(result: TuneResult, file: IO[str]) -> None:
         scores = ", ".join(f"{score:.4f}" for score in finalist[result.metric])
         console.print(f"finalist {finalist['trial']}: {result.metric} with new seeds {scores}")
     console.print(_metric_table(result.best["metrics"]))
+    _print_warnings(result.best.get("warnings", []), console)
     console.print(f"job: {escaped(result.job)}", soft_wrap=True)
     console.print(f"bundle: {escaped(result.bundle)}", soft_wrap=True)
 
@@ -71,8 +73,14 @@ def train_summary(result: TrainResult, file: IO[str]) -> None:
     console.print(_metric_table(result.metrics, result.intervals))
     split = "test" if "test" in result.per_label else "validation"
     console.print(_label_table(result.per_label[split], split))
+    _print_warnings(result.warnings, console)
     console.print(f"bundle: {escaped(result.bundle)}", soft_wrap=True)
     console.print(f"report: {escaped(result.bundle)}/report.html", soft_wrap=True)
+
+
+def _print_warnings(warnings: Sequence[str], console: Console) -> None:
+    for warning in warnings:
+        console.print(f"warning: {escaped(warning)}", soft_wrap=True)
 
 
 def evaluation_summary(result: dict[str, Any], file: IO[str]) -> None:
@@ -91,7 +99,7 @@ def compare_summary(result: dict[str, Any], file: IO[str]) -> None:
     table = Table(title=title, caption="95 %: paired bootstrap")
     _columns(table, "metric", "A", "B", "B − A", "95 %")
     for name, row in result["metrics"].items():
-        table.add_row(name, f"{row['a']:.4f}", f"{row['b']:.4f}", *_change(row))
+        table.add_row(name, shown(row["a"]), shown(row["b"]), *_change(row))
     console.print(table)
     changed = [row for row in result["per_label"] if row["difference"] or row["changed"]]
     labels = Table(
@@ -100,7 +108,7 @@ def compare_summary(result: dict[str, Any], file: IO[str]) -> None:
     _columns(labels, "label", "A", "B", "B − A", "95 %", "rows", "predictions changed")
     for row in changed[:MAX_LABEL_ROWS]:
         counts = str(row["rows"]), str(row["changed"])
-        figures = f"{row['f1_a']:.3f}", f"{row['f1_b']:.3f}"
+        figures = _share(row["f1_a"]), _share(row["f1_b"])
         labels.add_row(escaped(row["label"]), *figures, *_change(row), *counts)
     console.print(labels)
     console.print(f"{result['changed']:.1%} of the rows have a different prediction")
@@ -114,7 +122,8 @@ def _print_gates(result: dict[str, Any], console: Console) -> None:
     for gate in result["gates"]:
         state = "passed" if gate["passed"] else "FAILED"
         wanted = f"{gate['metric']}{gate['sign']}{gate['bound']:g}"
-        console.print(f"gate {wanted}: {gate['difference']:+.4f}, {state}")
+        value = "undefined" if gate["difference"] is None else f"{gate['difference']:+.4f}"
+        console.print(f"gate {wanted}: {value}, {state}")
 
 
 def compare_tables_summary(result: dict[str, Any], file: IO[str]) -> None:
@@ -148,7 +157,10 @@ def _columns(table: Table, first: str, *others: str) -> None:
 
 
 def _change(row: dict[str, Any]) -> tuple[str, str]:
-    spread = f"{row['low']:+.4f} … {row['high']:+.4f}" if "low" in row else ""
+    if row["difference"] is None:
+        return "", ""
+    is_known = row.get("low") is not None
+    spread = f"{row['low']:+.4f} … {row['high']:+.4f}" if is_known else ""
     return f"{row['difference']:+.4f}", spread
 
 
@@ -158,7 +170,7 @@ def _example_line(example: dict[str, Any]) -> str:
     return f"{text} … ({'; '.join(sides)})"
 
 
-def _metric_table(metrics: dict[str, dict[str, float]], intervals: Any = None) -> Table:
+def _metric_table(metrics: Metrics, intervals: Any = None) -> Table:
     """Return metrics by split, with the decision and, if they differ, the plain ones.
 
     Args:
@@ -185,7 +197,7 @@ def _metric_table(metrics: dict[str, dict[str, float]], intervals: Any = None) -
     return table
 
 
-def _label_table(rows: list[dict[str, Any]], split: str) -> Table:
+def _label_table(rows: Sequence[Mapping[str, Any]], split: str) -> Table:
     ordered = sorted(rows, key=lambda row: -row["support"])
     left_out = max(0, len(ordered) - MAX_LABEL_ROWS)
     caption = f"and {counted(left_out, 'more label')} in metrics.json" if left_out else None
@@ -194,7 +206,7 @@ def _label_table(rows: list[dict[str, Any]], split: str) -> Table:
     for name in ("label", *columns, "rows"):
         table.add_column(name, justify="left" if name == "label" else "right")
     for row in ordered[:MAX_LABEL_ROWS]:
-        figures = [f"{row[k]:.3f}" for k in columns]
+        figures = [_share(row[k]) for k in columns]
         table.add_row(escaped(row["label"]), *figures, str(row["support"]))
     return table
 
@@ -216,7 +228,7 @@ def _in_words(value: Any) -> str:
         return ", ".join(f"{name} {_in_words(inner)}" for name, inner in value.items())
     if isinstance(value, list | tuple):
         return ", ".join(map(_in_words, value))
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
 
 
 def escaped(text: str) -> str:
@@ -225,5 +237,9 @@ def escaped(text: str) -> str:
 
 
 def shown(value: float | None) -> str:
-    """Return a figure with four decimals; empty for None."""
-    return "" if value is None else f"{value:.4f}"
+    """Return a figure with four decimals, a count as it is; empty for None."""
+    return "" if value is None else str(value) if isinstance(value, int) else f"{value:.4f}"
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"

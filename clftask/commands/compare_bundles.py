@@ -10,9 +10,16 @@ import pyarrow as pa
 
 from clftask.array_types import Array
 from clftask.commands.evaluate import Say, score_rows
-from clftask.commands.gates import check_gates, read_gates
+from clftask.commands.gates import check_gates, metric_of, read_gates
 from clftask.components.labels import LabelSpace, multi_hot
-from clftask.components.metrics import LOWER_IS_BETTER, METRICS, compute, per_label
+from clftask.components.metrics import (
+    ABSENT,
+    LOWER_IS_BETTER,
+    compute,
+    find,
+    names_of,
+    per_label,
+)
 from clftask.config.train import TrainJob
 from clftask.data.prepare import read_labelled
 from clftask.data.readers.base import FILE, ROW
@@ -20,6 +27,7 @@ from clftask.data.summary import DataReport
 from clftask.errors import DataError, Problem
 from clftask.evaluation.bootstrap import bootstrap, figures_of, interval, label_f1
 from clftask.evaluation.evaluate import groups_of
+from clftask.io.strict_json import strict
 from clftask.models.bundle import read_meta
 
 NUM_EXAMPLES = 10
@@ -60,13 +68,14 @@ def compare_bundles(a: str, b: str, table: str, gates: list[str], say: Say) -> d
     """
     jobs = [TrainJob.load(read_meta(path).job) for path in (a, b)]
     space = _space(a, b)
-    wanted = read_gates(gates, METRICS[space.task], LOWER_IS_BETTER)
+    names = _metric_names(space, gates)
+    wanted = read_gates(gates, names, LOWER_IS_BETTER)
     rows, second = _shared_rows(jobs, space, table, say)
     targets = multi_hot(rows["labels"].combine_chunks(), len(space.names))
     sides = [_decided(path, part, space, say) for path, part in ((a, rows), (b, second))]
-    differences = _differences(sides, targets, groups_of(rows))
-    metrics = _metrics(sides, targets, differences, space)
-    return {
+    differences = _differences(sides, targets, groups_of(rows), space.positive_index)
+    metrics = _metrics(sides, targets, differences, space, names)
+    found = {
         **{"a": a, "b": b, "table": table, "rows": len(targets)},
         "metrics": metrics,
         "per_label": _per_label(sides, targets, differences, space),
@@ -74,15 +83,29 @@ def compare_bundles(a: str, b: str, table: str, gates: list[str], say: Say) -> d
         "examples": _examples(sides, targets, rows, space),
         **check_gates(wanted, {name: row["difference"] for name, row in metrics.items()}),
     }
+    checked: dict[str, Any] = strict(found)
+    return checked
+
+
+def _metric_names(space: LabelSpace, gates: list[str]) -> list[str]:
+    """Return the names of all metrics, and of those with another k that gates name."""
+    known = space.task, len(space.names), space.positive is not None
+    named = [name for name in map(metric_of, gates) if find(name, *known) is not None]
+    return list(dict.fromkeys([*names_of(*known), *named]))
 
 
 def _space(a: str, b: str) -> LabelSpace:
-    """Return the union of both label sets; a bundle never predicts a label that it lacks."""
+    """Return the union of both label sets; a bundle never predicts a label that it lacks.
+
+    The positive class is that of both bundles, or of the one that has one.
+    """
     one, other = read_meta(a), read_meta(b)
     if one.task != other.task:
         allowed = f"is {other.task}, and {a} is {one.task}"
         raise DataError(Problem("BUNDLE_B", b, allowed, "Compare bundles of one task."))
-    return LabelSpace(one.task, tuple(dict.fromkeys((*one.label_names, *other.label_names))))
+    names = tuple(dict.fromkeys((*one.label_names, *other.label_names)))
+    positive = {one.positive, other.positive} - {None}
+    return LabelSpace(one.task, names, positive.pop() if len(positive) == 1 else None)
 
 
 def _shared_rows(
@@ -120,9 +143,11 @@ def _decided(path: str, rows: pa.Table, space: LabelSpace, say: Say) -> Decided:
     return Decided(probabilities, decided)
 
 
-def _differences(sides: list[Decided], targets: Array, groups: Array | None) -> dict[str, Array]:
+def _differences(
+    sides: list[Decided], targets: Array, groups: Array | None, positive: int | None
+) -> dict[str, Array]:
     """Bootstrap B − A of the headline metrics and of each label's F1."""
-    one, other = (figures_of(side.decided, targets) for side in sides)
+    one, other = (figures_of(side.decided, targets, positive) for side in sides)
     true = (targets > 0).astype(np.float32)
     given = [side.decided.astype(np.float32) for side in sides]
     paired: dict[str, Any] = {
@@ -135,9 +160,15 @@ def _differences(sides: list[Decided], targets: Array, groups: Array | None) -> 
 
 
 def _metrics(
-    sides: list[Decided], targets: Array, differences: dict[str, Array], space: LabelSpace
+    sides: list[Decided],
+    targets: Array,
+    differences: dict[str, Array],
+    space: LabelSpace,
+    names: list[str],
 ) -> dict[str, dict[str, float]]:
-    one, other = (compute(s.probabilities, s.decided, targets, space.task) for s in sides)
+    """Return A, B and B − A of each metric; NaN where it is undefined."""
+    more = space.task, [*names, ABSENT], space.positive_index
+    one, other = (compute(s.probabilities, s.decided, targets, *more) for s in sides)
     found = {
         name: {"a": one[name], "b": other[name], "difference": other[name] - one[name]}
         for name in one
@@ -154,15 +185,20 @@ def _per_label(
     """Return the labels, largest change of F1 first."""
     one, other = (per_label(side.decided, targets, space.names) for side in sides)
     changed = (sides[0].decided != sides[1].decided).sum(0)
-    found = []
+    found: list[dict[str, Any]] = []
     for i, (x, y) in enumerate(zip(one, other, strict=True)):
         low, high = interval(differences[_LABELS][:, i])
         found.append(
             {"label": x["label"], "rows": x["support"], "f1_a": x["f1"], "f1_b": y["f1"],
-             "difference": y["f1"] - x["f1"], "low": low, "high": high,
+             "difference": _minus(y["f1"], x["f1"]), "low": low, "high": high,
              "changed": int(changed[i])}
         )  # fmt: skip
-    return sorted(found, key=lambda row: (-abs(row["difference"]), row["label"]))
+    return sorted(found, key=lambda row: (-abs(row["difference"] or 0.0), row["label"]))
+
+
+def _minus(b: float | None, a: float | None) -> float | None:
+    """Return B − A; None if either is undefined."""
+    return None if a is None or b is None else b - a
 
 
 def _examples(

@@ -15,6 +15,7 @@ from clftask.data.prepare import beginnings, read_labelled
 from clftask.data.summary import DataReport
 from clftask.data.tokenization import full_lengths
 from clftask.errors import ConfigError, Problem
+from clftask.evaluation.baseline import majority_label, weaknesses
 from clftask.evaluation.evaluate import Evaluated, Labelled, decide, labelled, measured
 from clftask.io import filesystems, listing, storage
 from clftask.io.tempdirs import temporary_folder
@@ -56,20 +57,24 @@ def evaluate_bundle(path: str, table: str, say: Say) -> dict[str, Any]:
         say: Prints a line for the user.
 
     Returns:
-        bundle, table, rows, warnings, metrics, intervals, per_label, by_length, and
-        confusion_matrix for multiclass.
+        bundle, table, rows, warnings, metrics (None where one is undefined), intervals,
+        per_label, by_length, and confusion_matrix for multiclass.
 
     Raises:
         DataError: There is no bundle, or the table does not match it.
     """
     with temporary_folder() as scratch:
         found = _labelled_bundle(path, table, scratch, say)
-    decision, rows = found.meta.decision, found.rows
+    decision, rows, space = found.meta.decision, found.rows, found.meta.space
     again = {"calibration": decision.calibration.model_copy(update={"is_folded": False})}
     outcome = decision.model_copy(update=again).apply(rows.logits, found.meta.task)
     num_whole = found.meta.truncation.num_whole(found.meta.max_length)
-    figures = measured(rows, outcome, decision, found.meta.space, num_whole)
-    return {"bundle": path, **_of_table(table, found), **figures}
+    majority = majority_label(found.meta.data, space.names, rows.targets)
+    figures = measured(rows, outcome, decision, space, num_whole, majority)
+    training = found.meta.job.get("training", {})
+    of_table = figures["metrics"], outcome, space, majority, table
+    warnings = _said(weaknesses(*of_table, training.get("optimizer", "adamw")), say)
+    return {"bundle": path, **_of_table(table, found, warnings), **figures}
 
 
 def decide_bundle(
@@ -99,14 +104,24 @@ def decide_bundle(
         if len(found.rows.logits) < FEW_ROWS:
             rows = counted(len(found.rows.logits), "row")
             say(f"warning: the decision is fitted on only {rows} and may overfit")
-        refitted = decide(job, found.meta.space, {"validation": found.rows})
+        refitted = decide(job, found.meta.space, {"validation": found.rows}, found.meta.data)
+        warnings = _said(refitted.warnings, say)
         _rewrite(found, job, refitted, table, place, _records(path), say)
     figures = {name: by_split["validation"] for name, by_split in refitted.figures.items()}
-    return {"bundle": place, **_of_table(table, found), **figures}
+    return {"bundle": place, **_of_table(table, found, warnings), **figures}
 
 
-def _of_table(table: str, found: LabelledBundle) -> dict[str, Any]:
-    return {"table": table, "rows": len(found.rows.logits), "warnings": found.warnings}
+def _of_table(table: str, found: LabelledBundle, warnings: list[str]) -> dict[str, Any]:
+    of_rows = {"table": table, "rows": len(found.rows.logits)}
+    return {**of_rows, "warnings": [*found.warnings, *warnings]}
+
+
+def _said(warnings: list[str], say: Say) -> list[str]:
+    """Print warnings, and return them as they are printed."""
+    lines = [f"warning: {warning}" for warning in warnings]
+    for line in lines:
+        say(line)
+    return lines
 
 
 def _place(path: str, output: str | None) -> str:
@@ -201,8 +216,9 @@ def _rewrite(
     decided_on = {"table": filesystems.absolute(table), "rows": len(found.rows.logits)}
     data = found.meta.data | {"decided_on": decided_on}
     changed = {"decision": decision, "job": job.dump(), "data": data}
-    meta = found.meta.model_copy(update=changed | {"metrics": refitted.figures["metrics"]})
-    outcome = _of_training(found.folder) | refitted.figures
+    changed |= {"metrics": refitted.figures["metrics"], "warnings": tuple(refitted.warnings)}
+    meta = found.meta.model_copy(update=changed)
+    outcome = _of_training(found.folder) | refitted.content
     with temporary_folder() as folder:
         report = page_of(meta, refitted, outcome, records, say)
         bundle.write(Path(folder), model, tokenizer, meta, outcome, report)

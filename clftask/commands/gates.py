@@ -28,7 +28,10 @@ class Gate:
     bound: float
 
     def outcome(self, value: float) -> dict[str, Any]:
-        """Return the gate with the value, as `difference`, and whether it passed."""
+        """Return the gate with the value, as `difference`, and whether it passed.
+
+        A value that is undefined (NaN) does not pass.
+        """
         margin = value - self.bound if self.sign == ">=" else self.bound - value
         is_met = margin >= -_ROUNDING
         return {**vars(self), "difference": value, "passed": bool(is_met)}
@@ -57,6 +60,11 @@ def read_gates(
     if mistakes:
         raise ConfigError(*mistakes)
     return found
+
+
+def metric_of(text: str) -> str:
+    """Return the name before the sign of a gate."""
+    return re.split("[<>=]", text, maxsplit=1)[0].strip()
 
 
 def check_gates(gates: Sequence[Gate], figures: Mapping[str, float]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ Average = Literal["micro", "macro"]
 class Counts:
     """Counts with one entry per label (or per row) along the last axis.
 
-    A ratio with denominator 0 is 0, as with `zero_division=0` in scikit-learn.
+    A ratio with denominator 0 is `undefined`, as with `zero_division` in scikit-learn.
 
     Attributes:
         true_positives: (…, entries): both predicted and actual.
@@ -28,18 +28,18 @@ class Counts:
     predicted: Array
     actual: Array
 
-    def precision(self) -> Array:
+    def precision(self, undefined: float = 0.0) -> Array:
         """Return the precision of each entry."""
-        return _ratio(self.true_positives, self.predicted)
+        return _ratio(self.true_positives, self.predicted, undefined)
 
-    def recall(self) -> Array:
+    def recall(self, undefined: float = 0.0) -> Array:
         """Return the recall of each entry."""
-        return _ratio(self.true_positives, self.actual)
+        return _ratio(self.true_positives, self.actual, undefined)
 
-    def f(self, beta: float = 1.0) -> Array:
+    def f(self, beta: float = 1.0, undefined: float = 0.0) -> Array:
         """Return the F-beta of each entry (van Rijsbergen 1979)."""
         whole = self.predicted + beta**2 * self.actual
-        return _ratio((1 + beta**2) * self.true_positives, whole)
+        return _ratio((1 + beta**2) * self.true_positives, whole, undefined)
 
     def pooled(self) -> Counts:
         """Return the counts summed over the last axis, for micro averages."""
@@ -47,8 +47,10 @@ class Counts:
         return Counts(*(np.asarray(part.sum(-1)) for part in parts))
 
     def averaged_f(self, average: Average, beta: float = 1.0) -> Array:
-        """Return micro- or macro-averaged F-beta; entries without counts enter the mean as 0."""
-        return self.pooled().f(beta) if average == "micro" else np.asarray(self.f(beta).mean(-1))
+        """Return micro- or macro-averaged F-beta; see `mean_of_defined` for macro."""
+        if average == "micro":
+            return self.pooled().f(beta)
+        return mean_of_defined(self.f(beta, undefined=np.nan))
 
 
 def count(decided: Array, targets: Array) -> tuple[Counts, Counts]:
@@ -75,5 +77,16 @@ def weighted(weights: Array, decided: Array, targets: Array) -> Counts:
     return Counts(weights @ (decided * targets), weights @ decided, weights @ targets)
 
 
-def _ratio(part: Any, whole: Any) -> Array:
-    return np.asarray(part / np.where(whole > 0, whole, 1))
+def mean_of_defined(values: Array) -> Array:
+    """Return the means over the last axis without NaN; NaN where all values are NaN.
+
+    Macro averages leave out labels whose ratio has denominator 0, as scikit-learn does with
+    `zero_division=np.nan`.
+    """
+    is_defined = ~np.isnan(values)
+    total, size = np.where(is_defined, values, 0.0).sum(-1), is_defined.sum(-1)
+    return np.asarray(np.where(size > 0, total / np.maximum(size, 1), np.nan))
+
+
+def _ratio(part: Any, whole: Any, undefined: float) -> Array:
+    return np.asarray(np.where(whole > 0, part / np.where(whole > 0, whole, 1), undefined))

@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-Metrics = dict[str, dict[str, float]]  # by split and name
+if TYPE_CHECKING:
+    from clftask.components.metrics import LabelFigures
+
+Metrics = dict[str, dict[str, float | None]]  # by split and name; None where undefined
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class TrainResult(Result):
         steps: Optimiser steps.
         per_label: Precision, recall, F1, threshold and support of each label, by split.
         intervals: 95 % bootstrap intervals of metrics, by split and name.
+        warnings: Warnings about the fitted decision and the metrics.
     """
 
     NOT_PRINTED = frozenset({"steps", "per_label", "intervals"})
@@ -55,8 +59,9 @@ class TrainResult(Result):
     samples_per_s: float
     workers: int
     steps: int
-    per_label: dict[str, list[dict[str, Any]]]
+    per_label: dict[str, list[LabelFigures]]
     intervals: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ class TuneResult(Result):
 
     Attributes:
         run: The search's folder.
-        best: The winner's trial, params, seed, and metrics by split.
+        best: The winner's trial, params, seed, metrics by split, and warnings.
         job: The winner's job file.
         bundle: The winner's bundle.
         trials: Number of trials that are done, stopped, failed.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -14,9 +14,9 @@ from clftask.components.counts import Average
 from clftask.components.decision.decision import DecisionSpec
 from clftask.components.decision.thresholds import AutoThreshold
 from clftask.components.heads import Adapt, Full, Head, LinearHead
-from clftask.components.labels import Labels, Task
+from clftask.components.labels import LabelColumns, Labels, Task
 from clftask.components.losses import AutoLoss, LogitAdjusted, Loss
-from clftask.components.metrics import LOWER_IS_BETTER, METRICS, find
+from clftask.components.metrics import LOWER_IS_BETTER, unknown_metric
 from clftask.components.optimizers import Optimizer
 from clftask.components.schedules import Schedule
 from clftask.components.splits import ColumnSplit, RandomSplit, Split
@@ -243,9 +243,8 @@ def cross_field_errors(job: TrainJob) -> list[Problem]:
     if isinstance(job.loss, LogitAdjusted) and job.model.head.bias == "prior":
         allowed = f"must be zero with {job.loss.kind}, which removes the prior from the model"
         found.append(Problem("model.head.bias", "prior", allowed))
-    if training.metric != "loss" and find(training.metric, job.task) is None:
-        allowed = "must be one of loss, " + ", ".join(sorted(METRICS[job.task]))
-        found.append(Problem("training.metric", training.metric, allowed))
+    found += problem_of_metric(job, "training.metric", training.metric)
+    found += _of_positive(data.labels)
     found += _of_optimizer(training)
     found += _of_decision(job)
     found += _of_long_text(job)
@@ -260,6 +259,32 @@ def cross_field_errors(job: TrainJob) -> list[Problem]:
         allowed = "must be above 0: the best checkpoint is selected on validation"
         found.append(Problem("data.split.validation", 0, allowed, remedy))
     return found
+
+
+def problem_of_metric(job: TrainJob, path: str, name: str) -> list[Problem]:
+    """Return the problem of a field that names no metric of the job, if so."""
+    labels = job.data.labels
+    num_labels = None if labels.known is None else len(labels.known)
+    found = unknown_metric(path, name, job.task, num_labels, labels.positive is not None)
+    return [] if found is None else [found]
+
+
+def problem_of_positive(positive: str | None, names: Sequence[str]) -> list[Problem]:
+    """Return the problem of a positive class that does not fit the labels, if so."""
+    path, listed = "data.labels.positive", ", ".join(names[:5]) + (" …" if names[5:] else "")
+    if positive is not None and len(names) != 2:
+        allowed = f"is for two classes, and there are {len(names)}: {listed}"
+        return [Problem(path, positive, allowed, "Remove it.")]
+    if positive is not None and positive not in names:
+        return [Problem(path, positive, f"must be one of the labels: {listed}")]
+    return []
+
+
+def _of_positive(labels: LabelColumns) -> list[Problem]:
+    if labels.positive is not None and labels.task == "multilabel":
+        allowed = "is for labels of kind class: a multilabel task has metrics of each label"
+        return [Problem("data.labels.positive", labels.positive, allowed, "Remove it.")]
+    return [] if labels.known is None else problem_of_positive(labels.positive, labels.known)
 
 
 def _of_optimizer(training: TrainingSpec) -> list[Problem]:

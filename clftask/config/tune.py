@@ -13,12 +13,17 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, ByteSize, Field, PlainSerializer, field_validator
 
-from clftask.components.metrics import METRICS, find
 from clftask.components.search.goal import Goal
 from clftask.components.search.schedulers import Asha, Scheduler
 from clftask.components.search.searchers import MAX_TRIALS, Random, Searcher
 from clftask.components.search.space import AnyDistribution, Picks, Space
-from clftask.config.train import ModelSpec, RunSpec, TrainJob, cross_field_errors
+from clftask.config.train import (
+    ModelSpec,
+    RunSpec,
+    TrainJob,
+    cross_field_errors,
+    problem_of_metric,
+)
 from clftask.errors import ConfigError, Problem
 from clftask.spec import Spec, is_path, put
 from clftask.yaml_io import parse_yaml, read_yaml
@@ -227,10 +232,8 @@ def _override_space(document: dict[str, Any], override: str) -> None:
 
 def _of_train(job: TuneJob) -> list[Problem]:
     mistakes = [_below("train", problem) for problem in cross_field_errors(job.train)]
-    task, metric = job.train.task, job.goal.metric
-    if job.metric is not None and metric != "loss" and find(metric, task) is None:
-        allowed = "must be one of loss, " + ", ".join(sorted(METRICS[task]))
-        mistakes.append(Problem("metric", metric, allowed))
+    if job.metric is not None:
+        mistakes += problem_of_metric(job.train, "metric", job.metric)
     least, most = job.train.scaling.bounds
     if least != most:
         allowed = "must be a number in a search: a trial keeps its workers"

@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clftask.components.labels import LabelColumns, LabelSpace
+from clftask.components.metrics import unknown_metric
 from clftask.components.splits import SPLITS, GroupedSplit, RandomSplit, Rows
-from clftask.config.train import DataSpec, ModelSpec, TrainJob
+from clftask.config.train import DataSpec, ModelSpec, TrainJob, problem_of_positive
 from clftask.data import tokenization
 from clftask.data.groups import GROUP_BY, SPLIT_BY, as_text, with_groups
 from clftask.data.label_cells import typed_labels
@@ -19,7 +20,7 @@ from clftask.data.label_warnings import label_warnings
 from clftask.data.readers.base import FILE, ROW, Source
 from clftask.data.readers.registry import open_source
 from clftask.data.summary import DataReport, shown_label, token_figures
-from clftask.errors import DataError, Problem
+from clftask.errors import ConfigError, DataError, Problem
 from clftask.io import filesystems
 from clftask.messages import counted
 
@@ -51,6 +52,7 @@ def prepare(job: TrainJob) -> Prepared:
 
     Raises:
         DataError: The tables do not match the job; lists all problems of a table.
+        ConfigError: The labels do not have the job's metric.
     """
     report = DataReport()
     tables = _read_all(job, report)
@@ -65,11 +67,26 @@ def prepare(job: TrainJob) -> Prepared:
     by_split = {name: part for name, part in by_split.items() if part.num_rows}
     _require(by_split, "train", "validation")
     space = LabelSpace.from_lists(labels, by_split["train"]["labels"].combine_chunks())
+    if problems := problem_of_positive(space.positive, space.names):
+        raise DataError(*problems)
+    check_metric("training.metric", job.training.metric, space)
     by_split = {n: _keep_known(job, space, n, part, report) for n, part in by_split.items()}
     _require(by_split, "train", "validation")
     report.describe(by_split, space)
     rows = _row_origins(by_split)
     return Prepared(by_split, space, report, rows, _fingerprint(by_split, space))
+
+
+def check_metric(path: str, name: str, space: LabelSpace) -> None:
+    """Refuse a metric that the labels do not have.
+
+    Raises:
+        ConfigError: Lists the metrics.
+    """
+    has_positive = space.positive is not None
+    problem = unknown_metric(path, name, space.task, len(space.names), has_positive)
+    if problem is not None:
+        raise ConfigError(problem)
 
 
 # ------------------------------------------------------------------ reading

@@ -13,6 +13,8 @@ from clftask.components.labels import LabelSpace
 from clftask.components.splits import SPLITS
 from clftask.messages import are, counted
 
+FEW_TRAIN_ROWS, FEW_VALIDATION_ROWS = 10, 5
+
 
 @dataclass
 class DataReport:
@@ -117,10 +119,25 @@ class DataReport:
             if num:
                 rows = counted(num, f"{split} row")
                 lines.append(f"warning: {rows} without a known label left out")
+        lines += self._rare_labels("train", FEW_TRAIN_ROWS, "they may not be learned")
+        lines += self._rare_labels(
+            "validation", FEW_VALIDATION_ROWS, "their thresholds and metrics are uncertain"
+        )
         for split, share in self.duplicates.items():
             if share:
                 lines.append(f"warning: {share:.1%} of the {split} texts also occur in train")
         return lines
+
+    def _rare_labels(self, split: str, few: int, effect: str) -> list[str]:
+        """Return a warning of the labels with a handful of rows, if there are any."""
+        counts = self.label_counts.get(split, {})
+        rare = sorted((n, name) for name, n in counts.items() if n < few)
+        if not rare:
+            return []
+        shown = ", ".join(f"{name} {n}" for n, name in rare[:5]) + (" …" if rare[5:] else "")
+        what = f"{counted(len(rare), 'label')} with fewer than {few} {split} rows: {shown}"
+        remedy = "data.labels.min_count leaves rare labels out"
+        return [f"warning: {what}; {effect}; {remedy}"]
 
     def _group_lines(self) -> list[str]:
         lines = []

@@ -46,23 +46,30 @@ def bootstrap(
 
 
 def interval(values: Array) -> tuple[float, float]:
-    """Return the percentile interval of a metric's values over the resamples."""
+    """Return the percentile interval of a metric's values over the resamples.
+
+    Resamples in which it is undefined (NaN) are left out; NaN if it is undefined in all.
+    """
+    values = values[~np.isnan(values)]
+    if not len(values):
+        return np.nan, np.nan
     tail = 100 * (1 - LEVEL) / 2
     low, high = np.percentile(values, [tail, 100 - tail])
     return float(low), float(high)
 
 
-def figures_of(decided: Array, targets: Array) -> dict[str, Figure]:
+def figures_of(decided: Array, targets: Array, positive: int | None = None) -> dict[str, Figure]:
     """Return the headline metrics as functions of row weights.
 
     Args:
         decided: (rows, labels) bool: the labels predicted.
         targets: (rows, labels) of 0 and 1.
+        positive: The index of the positive class, if there is one.
 
     Returns:
         For each metric a function from (resamples, rows) weights to (resamples,) values.
     """
-    by_label, by_row = count(decided, targets)
+    _, by_row = count(decided, targets)
     predicted, actual = decided.astype(np.float32), (targets > 0).astype(np.float32)
     right = (by_row.true_positives == by_row.predicted) & (by_row.predicted == by_row.actual)
 
@@ -74,26 +81,34 @@ def figures_of(decided: Array, targets: Array) -> dict[str, Figure]:
         return Counts(*(weights @ part.astype(np.float32) for part in parts)).f()
 
     def macro(weights: Array) -> Array:
-        """Return the means over the labels that occur in the resample.
+        """Return the means over the labels that occur or are predicted in the resample."""
+        return weighted(weights, predicted, actual).averaged_f("macro")
 
-        With missing labels as 0, the interval would be biased below the metric.
-        """
-        counts = weighted(weights, predicted, actual)
-        never = by_label.predicted + by_label.actual == 0
-        is_there = (counts.predicted + counts.actual > 0) | never
-        return np.asarray(counts.f().sum(1) / np.maximum(is_there.sum(1), 1))
-
-    return {
+    figures: dict[str, Figure] = {
         "accuracy": accuracy,
         "subset_accuracy": accuracy,  # its name for multilabel
         "micro_f1": micro,
         "macro_f1": macro,
     }
+    return figures if positive is None else figures | _of_positive(predicted, actual, positive)
+
+
+def _of_positive(predicted: Array, actual: Array, positive: int) -> dict[str, Figure]:
+    """Return precision, recall and F1 of the positive class."""
+    at = predicted[:, positive, None], actual[:, positive, None]
+    return {
+        "precision": lambda weights: weighted(weights, *at).precision()[:, 0],
+        "recall": lambda weights: weighted(weights, *at).recall()[:, 0],
+        "f1": lambda weights: weighted(weights, *at).f()[:, 0],
+    }
 
 
 def label_f1(weights: Array, decided: Array, targets: Array) -> Array:
-    """Return the (resamples, labels) F1 of each label under (resamples, rows) weights."""
-    return weighted(weights, decided, targets).f()
+    """Return the (resamples, labels) F1 of each label under (resamples, rows) weights.
+
+    NaN in resamples in which the label neither occurs nor is predicted.
+    """
+    return weighted(weights, decided, targets).f(undefined=np.nan)
 
 
 def covered(sets: Array, targets: Array) -> Array:
@@ -103,7 +118,11 @@ def covered(sets: Array, targets: Array) -> Array:
 
 
 def headline(
-    decided: Array, targets: Array, groups: Array | None = None, sets: Array | None = None
+    decided: Array,
+    targets: Array,
+    groups: Array | None = None,
+    sets: Array | None = None,
+    positive: int | None = None,
 ) -> dict[str, tuple[float, float]]:
     """Return the 95 % bootstrap interval of each headline metric.
 
@@ -112,10 +131,15 @@ def headline(
         targets: (rows, labels) of 0 and 1.
         groups: (rows,) the group of each row, if the split is grouped.
         sets: (rows, labels) bool: the prediction sets, if any.
+        positive: The index of the positive class, if there is one.
+
+    Returns:
+        (low, high) by metric, without metrics that are undefined.
     """
-    figures = figures_of(decided, targets)
+    figures = figures_of(decided, targets, positive)
     if sets is not None:
         held = covered(sets, targets)
         figures["set_coverage"] = lambda weights: np.asarray(weights @ held / weights.sum(1))
     found = bootstrap(figures, decided.shape, groups)
-    return {name: interval(values) for name, values in found.items()}
+    ends = {name: interval(values) for name, values in found.items()}
+    return {name: pair for name, pair in ends.items() if not np.isnan(pair[0])}

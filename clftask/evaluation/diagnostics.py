@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from clftask.array_types import Array
-from clftask.components.counts import count
+from clftask.components.counts import Average, count
 from clftask.components.decision.calibration import probabilities_of
 from clftask.components.decision.decision import Outcome
 from clftask.components.decision.thresholds import GRID
@@ -228,7 +228,7 @@ def by_length(
     Returns:
         For each bin: from and to (tokens, both inclusive; the last bin ends at the longest
         row), rows, truncated (share of rows longer than `num_whole`), micro_f1, and macro_f1
-        over the labels that occur in the bin.
+        over the labels that occur or are predicted in the bin; NaN if there are none.
     """
     found, low = [], 1
     for high in _ends(num_tokens, num_whole):
@@ -260,6 +260,5 @@ def _ends(num_tokens: Array, num_whole: int) -> list[int]:
 
 def _f1(decided: Array, targets: Array) -> dict[str, float]:
     counts, _ = count(decided, targets)
-    occurs = counts.actual > 0
-    macro = counts.f()[occurs].mean() if occurs.any() else 0.0
-    return {"micro_f1": float(counts.averaged_f("micro")), "macro_f1": float(macro)}
+    averages: tuple[Average, ...] = ("micro", "macro")
+    return {f"{average}_f1": float(counts.averaged_f(average)) for average in averages}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,20 @@ from clftask.array_types import Array
 from clftask.components.decision.calibration import probabilities_of
 from clftask.components.decision.decision import Decision, Outcome, cross_fitted
 from clftask.components.labels import LabelSpace
-from clftask.components.metrics import CALIBRATED, DECIDED, compute, confusion_matrix, per_label
+from clftask.components.metrics import (
+    CALIBRATED,
+    DECIDED,
+    LabelFigures,
+    compute,
+    confusion_matrix,
+    per_label,
+)
 from clftask.config.train import TrainJob
+from clftask.evaluation.baseline import majority_label, weaknesses, with_majority
 from clftask.evaluation.bootstrap import covered, headline
 from clftask.evaluation.diagnostics import by_length
+from clftask.evaluation.fitting import HeldOut, fit_decision
+from clftask.io.strict_json import strict
 
 MAX_CONFUSION_LABELS = 200
 
@@ -45,42 +55,67 @@ class Evaluated:
 
     Attributes:
         decision: Fitted on all validation rows.
-        figures: The content of `metrics.json`: metrics, their intervals, per_label, by_length
-            and confusion_matrix by split.
+        figures: Metrics, their intervals, per_label, by_length and confusion_matrix by split.
         outcomes: The outcome of the rows of each split; cross-fitted for validation.
         rows: The rows of each split.
+        warnings: Warnings about the decision, and about a model that is not better than the
+            majority class.
     """
 
     decision: Decision
     figures: dict[str, Any]
     outcomes: dict[str, Outcome]
     rows: dict[str, Labelled]
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """The content of `metrics.json`."""
+        return self.figures | {"warnings": self.warnings}
 
 
-def decide(job: TrainJob, space: LabelSpace, splits: dict[str, Labelled]) -> Evaluated:
+def decide(
+    job: TrainJob,
+    space: LabelSpace,
+    splits: dict[str, Labelled],
+    data: Mapping[str, Any] | None = None,
+) -> Evaluated:
     """Fit a job's decision on validation, and evaluate all splits with it.
 
     The figures of validation are cross-fitted: each fold's decision is fitted on the others.
+
+    Args:
+        job: The training job.
+        space: The labels.
+        splits: Validation, and test if there is one.
+        data: Fingerprint and report of the training data, for the majority class.
     """
-    held_out, spec, figures = splits["validation"], job.decision, dict[str, Any]()
+    held_out, figures = splits["validation"], dict[str, Any]()
     outcomes, num_whole = {}, job.model.long_text.num_whole(job.model.max_length)
-    of_job = job.task, job.average
-    fitted = spec.fit(held_out.logits, held_out.targets, *of_job, held_out.groups)
+    rows_of_fit = HeldOut(held_out.logits, held_out.targets, job.task, job.average, held_out.groups)
+    first = cross_fitted(job.decision, *rows_of_fit)
+    decision, own, warnings = fit_decision(job.decision, rows_of_fit, first)
+    majority = majority_label(data or {}, space.names, held_out.targets)
     for name, rows in splits.items():
-        if name == "validation":
-            found = cross_fitted(spec, rows.logits, rows.targets, *of_job, rows.groups)
-        else:
-            found = fitted.apply(rows.logits, job.task)
+        found = own if name == "validation" else decision.apply(rows.logits, job.task)
         outcomes[name] = found
-        for key, value in measured(rows, found, fitted, space, num_whole).items():
+        for key, value in measured(rows, found, decision, space, num_whole, majority).items():
             figures.setdefault(key, {})[name] = value
-    return Evaluated(fitted, figures, outcomes, splits)
+    last = "test" if "test" in splits else "validation"
+    of_last = figures["metrics"][last], outcomes[last], space, majority, last
+    warnings += weaknesses(*of_last, str(job.training.optimizer))
+    return Evaluated(decision, figures, outcomes, splits, warnings)
 
 
 def measured(
-    rows: Labelled, found: Outcome, decision: Decision, space: LabelSpace, num_whole: int
+    rows: Labelled,
+    found: Outcome,
+    decision: Decision,
+    space: LabelSpace,
+    num_whole: int,
+    majority: int,
 ) -> dict[str, Any]:
-    """Return the figures of one split.
+    """Return the figures of one split; None where a figure is undefined.
 
     Args:
         rows: The split.
@@ -88,9 +123,11 @@ def measured(
         decision: The decision of the bundle: its thresholds are listed with the labels.
         space: The label space.
         num_whole: Length in tokens of the longest text that is read whole.
+        majority: The index of the most frequent label of the train rows.
     """
-    metrics = _metrics(rows, found, decision, space)
-    intervals = headline(found.decided, rows.targets, rows.groups, found.sets)
+    metrics = with_majority(_metrics(rows, found, decision, space), rows.targets, majority, space)
+    sides = found.decided, rows.targets, rows.groups, found.sets
+    intervals = headline(*sides, space.positive_index)
     figures: dict[str, Any] = {
         "metrics": metrics,
         "intervals": {name: ends for name, ends in intervals.items() if name in metrics},
@@ -101,16 +138,17 @@ def measured(
         figures["by_length"] = by_length(*lengths, num_whole)
     if space.task == "multiclass" and len(space.names) <= MAX_CONFUSION_LABELS:
         figures["confusion_matrix"] = confusion_matrix(found.decided, rows.targets)
-    return figures
+    checked: dict[str, Any] = strict(figures)
+    return checked
 
 
 def _metrics(
     rows: Labelled, outcome: Outcome, decision: Decision, space: LabelSpace
 ) -> dict[str, float]:
     """Return all metrics with the decision, and those without it that can differ."""
-    task, targets = space.task, rows.targets
+    task, targets, positive = space.task, rows.targets, space.positive_index
     probabilities, decided, sets = outcome
-    found = compute(probabilities, decided, targets, task)
+    found = compute(probabilities, decided, targets, task, positive=positive)
     plain = probabilities_of(rows.logits, task)
     if decision.abstain_below is not None:
         found["coverage"] = float(decided.any(1).mean())
@@ -121,7 +159,8 @@ def _metrics(
         found |= _named("uncalibrated", compute(plain, decided, targets, task, CALIBRATED))
     if decision.model_copy(update={"sets": None}) != Decision():
         names = [name for name in found if name in DECIDED]
-        at_plain = compute(plain, Decision().decide(plain, task), targets, task, names)
+        of_plain = plain, Decision().decide(plain, task), targets
+        at_plain = compute(*of_plain, task, names, positive)
         found |= _named("at_0.5" if task == "multilabel" else "at_argmax", at_plain)
     return found
 
@@ -132,11 +171,11 @@ def _named(suffix: str, metrics: dict[str, float]) -> dict[str, float]:
 
 def _labels(
     decided: Array, targets: Array, decision: Decision, space: LabelSpace
-) -> Sequence[dict[str, Any]]:
+) -> list[LabelFigures]:
     found = per_label(decided, targets, space.names)
     if space.task == "multilabel":
-        thresholds = decision.thresholds(len(space.names))
-        found = [row | {"threshold": t} for row, t in zip(found, thresholds, strict=True)]
+        for row, threshold in zip(found, decision.thresholds(len(space.names)), strict=True):
+            row["threshold"] = threshold
     return found
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import json
 import platform
 from pathlib import Path
 from typing import Any
 
 from clftask.errors import ConfigError, DataError, Problem
 from clftask.io import filesystems, storage
+from clftask.io.strict_json import to_json
 from clftask.io.tempdirs import temporary_folder
 from clftask.models.bundle_meta import SCHEMA_VERSION, BundleMeta
 from clftask.models.loading import open_classifier
@@ -54,13 +54,13 @@ def write(
     tokenizer.model_max_length = meta.max_length
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=1))
+    (folder / "metrics.json").write_text(to_json(metrics, indent=1))
     if report is not None:
         (folder / "report.html").write_text(report)
     meta = meta.model_copy(update={"files": _hashes(folder)})
     meta = meta.model_copy(update={"fingerprint": _fingerprint(meta)})
     (folder / "README.md").write_text(card(meta, metrics))
-    (folder / META).write_text(json.dumps(meta.dump(), indent=1, ensure_ascii=False))
+    (folder / META).write_text(to_json(meta.dump(), indent=1, ensure_ascii=False))
     return meta
 
 

@@ -25,7 +25,9 @@ class BundleMeta(Spec):
         decision: How labels are derived from probabilities.
         job: The resolved training job.
         data: Fingerprint and report of the data.
-        metrics: Headline metrics by split.
+        metrics: All metrics by split; null where a metric is undefined.
+        positive: The positive class, if the job names one.
+        warnings: Warnings about the fitted decision and the metrics.
         files: SHA-256 of the weight, configuration and tokenizer files.
         fingerprint: Covers files, labels, text and decision.
     """
@@ -40,7 +42,9 @@ class BundleMeta(Spec):
     job: PlainData
     data: PlainData
     versions: dict[str, str]
-    metrics: dict[str, dict[str, float]]
+    metrics: dict[str, dict[str, int | float | None]]
+    positive: str | None = None
+    warnings: tuple[str, ...] = ()
     files: dict[Annotated[str, Field(pattern=r"^[^/]+$")], str] = {}
     fingerprint: str = ""
 
@@ -49,6 +53,8 @@ class BundleMeta(Spec):
         """Refuse inconsistent fields, which would otherwise fail only during scoring."""
         if len(set(self.label_names)) < len(self.label_names):
             raise ValueError("label_names must be distinct")
+        if self.positive is not None and self.positive not in self.label_names:
+            raise ValueError("positive must be one of label_names")
         if not self.decision.fits(len(self.label_names)):
             raise ValueError("decision must have as many labels as label_names")
         for problem in self.truncation.problems(self.max_length):
@@ -58,4 +64,4 @@ class BundleMeta(Spec):
     @property
     def space(self) -> LabelSpace:
         """The labels."""
-        return LabelSpace(self.task, self.label_names)
+        return LabelSpace(self.task, self.label_names, self.positive)

@@ -38,6 +38,7 @@ def _about(meta: BundleMeta) -> list[str]:
         "",
         f"- Text: {columns}; {meta.truncation.words(meta.max_length)}.",
         f"- Rows: {rows}.",
+        *([f"- Positive class: {_cell(meta.positive)}."] if meta.positive is not None else []),
         f"- Data: `{meta.job['data']['train']}`, fingerprint `{meta.data['fingerprint']}`.",
         f"- Bundle fingerprint: `{meta.fingerprint}`.",
         "",
@@ -95,7 +96,10 @@ def _figures(meta: BundleMeta, intervals: dict[str, Any]) -> list[str]:
         "",
         "Validation metrics are cross-fitted: calibration and thresholds are fitted on the other",
         "folds. The column plain is without calibration, with threshold 0.5 or the most probable",
-        "class. The column 95 % is a bootstrap confidence interval.",
+        "class. The column 95 % is a bootstrap confidence interval. Metrics that end in _majority",
+        "are those of always predicting the most frequent label. Macro averages leave out labels",
+        "whose metric is undefined; labels_absent is the number of labels that neither occur nor",
+        "are predicted.",
         "",
         "| metric | " + " | ".join(columns) + " |",
         "|---" * (len(columns) + 1) + "|",
@@ -110,7 +114,8 @@ def _figures(meta: BundleMeta, intervals: dict[str, Any]) -> list[str]:
 
 
 def _shown(*values: float | None) -> str:
-    return " – ".join(f"{value:.4f}" for value in values if value is not None)
+    known = [value for value in values if value is not None]
+    return " – ".join(str(v) if isinstance(v, int) else f"{v:.4f}" for v in known)
 
 
 def _labels(metrics: dict[str, Any]) -> list[str]:
@@ -120,10 +125,14 @@ def _labels(metrics: dict[str, Any]) -> list[str]:
     titles = ["label", *columns, "rows"]
     lines = [f"## Labels ({split})", "", f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for row in rows:
-        label = printable(str(row["label"])).replace("|", "\\|")
-        figures = " | ".join(f"{row[k]:.3f}" for k in columns)
+        label = _cell(str(row["label"]))
+        figures = " | ".join("–" if row[k] is None else f"{row[k]:.3f}" for k in columns)
         lines.append(f"| {label} | {figures} | {row['support']} |")
     return [*lines, ""]
+
+
+def _cell(label: str) -> str:
+    return printable(label).replace("|", "\\|")
 
 
 def _limits(meta: BundleMeta) -> list[str]:
@@ -131,6 +140,7 @@ def _limits(meta: BundleMeta) -> list[str]:
     return [
         "## Limits",
         "",
+        *(f"- Warning: {printable(warning)}" for warning in meta.warnings),
         f"- {truncated:.1%} of the train rows are truncated.",
         "- The metrics apply to data like the training data; other sources and times may differ.",
         "- Metrics of labels with few rows are uncertain: see the column rows.",

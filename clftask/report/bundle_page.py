@@ -123,6 +123,7 @@ def _summary(subject: Subject) -> dict[str, Any]:
     return {
         "facts": bundle_tables.facts(subject.outcome, subject.meta, subject.split, own),
         "decision": bundle_tables.decision(subject.found.decision, subject.meta),
+        "cautions": subject.found.warnings,
         "headline": bundle_tables.metrics(metrics, intervals, own, names),
         "metrics": bundle_tables.metrics(metrics, intervals, own),
     }

@@ -9,7 +9,8 @@ import numpy as np
 
 from clftask.components.decision.decision import Decision, Outcome
 from clftask.components.labels import LabelSpace, Task
-from clftask.components.metrics import with_plain
+from clftask.components.metrics import LabelFigures, with_plain
+from clftask.config.results import Metrics
 from clftask.data.summary import DataReport
 from clftask.evaluation.diagnostics import Surprise, largest_pairs
 from clftask.evaluation.evaluate import Labelled
@@ -18,10 +19,13 @@ from clftask.models.bundle_meta import BundleMeta
 from clftask.report.format import Cell, Row, Table, label, metric, number
 
 _HEADLINE: dict[Task, tuple[str, ...]] = {
-    "multiclass": ("accuracy", "balanced_accuracy", "macro_f1", "mcc", "log_loss", "ece"),
-    "multilabel": ("micro_f1", "macro_f1", "samples_f1", "map", "log_loss", "ece"),
-}
-_IF_THERE = ("coverage", "set_coverage", "set_size")
+    "multiclass": ("accuracy", "accuracy_majority", "balanced_accuracy", "macro_f1",
+                   "macro_f1_majority", "mcc", "log_loss", "ece"),
+    "multilabel": ("micro_f1", "micro_f1_majority", "macro_f1", "macro_f1_majority",
+                   "samples_f1", "map", "log_loss", "ece"),
+}  # fmt: skip
+_OF_POSITIVE = ("precision", "recall", "f1")
+_IF_THERE = ("labels_absent", "coverage", "set_coverage", "set_size")
 _MAX_NAMES = 6  # labels shown per row
 
 
@@ -39,7 +43,7 @@ def facts(
 ) -> dict[str, str]:
     """Return the headline metrics, row counts and training cost."""
     metrics = outcome["metrics"][split]
-    names = dict.fromkeys([metric_name, *_HEADLINE[meta.task][:3], "ece"])
+    names = dict.fromkeys([metric_name, *_OF_POSITIVE, *_HEADLINE[meta.task][:4], "ece"])
     found = {f"{n}, {split}": number(metrics[n]) for n in names if n in metrics}
     rows = meta.data["report"]["rows"]
     found |= {f"{split} rows": f"{n:,}" for split, n in rows.items()}
@@ -63,6 +67,8 @@ def decision(found: Decision, meta: BundleMeta) -> list[str]:
     kind = found.calibration.kind
     calibration = "No calibration." if kind == "none" else f"Calibration: {kind}."
     lines = [f"Predicted labels: {found.rule(meta.task)}. {calibration}"]
+    if meta.positive is not None:
+        lines.append(f"Precision, recall and F1 without an average are of class {meta.positive}.")
     if found.sets is not None:
         share = f"{found.sets.coverage:.0%}"
         lines.append(f"Prediction sets have target coverage {share}, on average over new rows.")
@@ -74,11 +80,11 @@ def decision(found: Decision, meta: BundleMeta) -> list[str]:
 
 def headline_names(task: Task, metric_name: str) -> tuple[str, ...]:
     """Return the names of the headline metrics, the job's own first."""
-    return tuple(dict.fromkeys([metric_name, *_HEADLINE[task], *_IF_THERE]))
+    return tuple(dict.fromkeys([metric_name, *_OF_POSITIVE, *_HEADLINE[task], *_IF_THERE]))
 
 
 def metrics(
-    by_split: dict[str, dict[str, float]],
+    by_split: Metrics,
     intervals: dict[str, Any],
     own: str,
     names: Sequence[str] = (),
@@ -99,10 +105,19 @@ def metrics(
             cells = [label(name, "name")]
             for split, found in pairs.items():
                 value, plain = found.get(name, (None, None))
-                cells += [metric(value), _range(intervals.get(split, {}).get(name)), _or_not(plain)]
+                cells += [
+                    _figure(value),
+                    _range(intervals.get(split, {}).get(name)),
+                    _or_not(plain),
+                ]
             rows.append(Row(cells, name == own))
     heads = [head for split in pairs for head in (split, "range", "plain")]
     return Table(["metric", *heads], rows)
+
+
+def _figure(value: float | None) -> Cell:
+    """Return the cell of a metric; counts such as labels_absent are whole numbers."""
+    return Cell(str(value), value, "number") if isinstance(value, int) else metric(value)
 
 
 def _range(found: Any) -> Cell:
@@ -111,7 +126,7 @@ def _range(found: Any) -> Cell:
 
 
 def _or_not(value: float | None) -> Cell:
-    return Cell("", "", "number") if value is None else metric(value)
+    return Cell("", "", "number") if value is None else _figure(value)
 
 
 # ------------------------------------------------------------------ the data
@@ -141,9 +156,7 @@ def warnings(data: dict[str, Any]) -> list[str]:
 # ------------------------------------------------------------------ labels
 
 
-def labels(
-    rows: list[dict[str, Any]], averages: list[float | None], train: dict[str, int]
-) -> Table:
+def labels(rows: list[LabelFigures], averages: list[float | None], train: dict[str, int]) -> Table:
     """Return the metrics of each label, the most frequent first.
 
     Args:
@@ -152,7 +165,7 @@ def labels(
         train: Training rows by label.
     """
     figures = [n for n in ("precision", "recall", "f1", "threshold") if rows and n in rows[0]]
-    found = []
+    found: list[Row] = []
     for row, average in zip(rows, averages, strict=True):
         name, support = str(row["label"]), row["support"]
         counts = [Cell(f"{n:,}", n, "number") for n in (train.get(name, 0), support)]

@@ -10,7 +10,8 @@ import numpy as np
 from clftask.components.decision.decision import Decision
 from clftask.components.decision.thresholds import GRID, curve
 from clftask.components.labels import LabelSpace
-from clftask.components.metrics import Rows, ece, reliability
+from clftask.components.metrics.probabilities import ece, reliability
+from clftask.components.metrics.rows import Rows
 from clftask.evaluation.diagnostics import (
     PrecisionRecall,
     Sample,

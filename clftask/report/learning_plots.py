@@ -188,7 +188,7 @@ def lengths(bins: list[dict[str, Any]]) -> Plot:
         barmode="stack",
         shapes=_line_at(_truncated_from(bins)),
     )
-    aid = "Macro-F1 is over the labels that occur in a bin."
+    aid = "Macro-F1 is over the labels that occur or are predicted in a bin."
     if any(cut):
         aid = f"Texts right of the dotted line are truncated. {aid}"
     return Plot("lengths", title, aid, {"data": data, **layout}, 420)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,7 @@ from pydantic import Field, model_validator
 
 from clftask.errors import ConfigError, DataError, Problem
 from clftask.io import listing, storage
+from clftask.io.strict_json import to_json
 from clftask.spec import PlainData, Spec, fingerprint
 
 SCHEMA_VERSION = 1
@@ -225,7 +225,7 @@ class ScoreTableStore:
 
 
 def _encode(spec: Spec) -> bytes:
-    return json.dumps(spec.dump(), ensure_ascii=False).encode()
+    return to_json(spec.dump(), ensure_ascii=False).encode()
 
 
 def _parse(path: str, kind: type[_Stored]) -> _Stored:

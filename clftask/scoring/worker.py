@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -36,6 +35,7 @@ from clftask.errors import (
     StorageError,
 )
 from clftask.io import storage
+from clftask.io.strict_json import to_json
 from clftask.models.bundle_meta import BundleMeta
 from clftask.models.predictor import Scorer
 from clftask.scoring.columns import columns_of, origin_columns
@@ -226,7 +226,7 @@ class ShardScorer:
         shard = ready.rows.shard
         bad = _bad_rows(ready.rows, job)
         if bad:
-            lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in bad)
+            lines = "".join(to_json(row, ensure_ascii=False) + "\n" for row in bad)
             storage.put(self.store.quarantine(shard.index), lines.encode())
             about = {"shard": shard.index, "rows_quarantined": len(bad)}
             _log.warning("bad rows are quarantined", extra=about)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
@@ -15,6 +14,7 @@ from transformers import TrainerCallback
 
 from clftask.errors import JobError, Problem
 from clftask.io import storage
+from clftask.io.strict_json import to_json
 from clftask.training import run_dir
 from clftask.training.checkpoints import Checkpoints
 from clftask.training.collectives import broadcast_from_first
@@ -52,15 +52,24 @@ class StopOnNan(TrainerCallback):  # type: ignore[misc]
 
 
 class Stopwatch(TrainerCallback):  # type: ignore[misc]
-    """Measures the time spent in training steps, without evaluation and checkpoints."""
+    """Measures the time spent in training steps, without evaluation and checkpoints.
+
+    The first step of a process is left out: libraries load kernels and allocate memory in it.
+    """
 
     def __init__(self, trainer: ClassifierTrainer) -> None:
         self.trainer, self.seconds, self._start = trainer, 0.0, 0.0
+        self.first: tuple[int, float] | None = None  # rows and seconds of the first step
 
     @property
     def samples_per_s(self) -> float:
         """Training rows per second of all workers; valid on the first worker only."""
-        return round(self.trainer.rows_seen / self.seconds, 2) if self.seconds else 0.0
+        rows, seconds = self.first or (0, 0.0)
+        if self.seconds:
+            rows, seconds = self.trainer.rows_seen - rows, self.seconds
+        else:
+            rows = self.trainer.rows_seen
+        return round(rows / seconds, 2) if seconds else 0.0
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Start the watch."""
@@ -68,7 +77,11 @@ class Stopwatch(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Stop the watch."""
-        self.seconds += time.perf_counter() - self._start
+        seconds = time.perf_counter() - self._start
+        if self.first is None:
+            self.first = self.trainer.rows_seen, seconds
+        else:
+            self.seconds += seconds
 
 
 class SaveEvery(TrainerCallback):  # type: ignore[misc]
@@ -163,7 +176,7 @@ class RunLog:
 
     def write(self) -> None:
         """Write both files."""
-        lines = "".join(json.dumps(r) + "\n" for r in self.records)
+        lines = "".join(to_json(r) + "\n" for r in self.records)
         storage.put(storage.join(self.run, "metrics.jsonl"), lines.encode())
         storage.put(storage.join(self.run, "log.txt"), self.text.encode())
 

@@ -223,8 +223,11 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         decided = decision.decide(probabilities, self.space.task)
         names = list(dict.fromkeys(["micro_f1", "macro_f1", self.job.training.metric]))
         names = [name for name in names if name != "loss"]
-        found = compute(probabilities, decided, targets, self.space.task, names)
-        return {"loss": self.mean_loss(logits, targets), **found}
+        positive = self.space.positive_index
+        found = compute(probabilities, decided, targets, self.space.task, names, positive)
+        # A young model may predict no label at all: its undefined macro average must not win.
+        defined = {name: float(np.nan_to_num(value)) for name, value in found.items()}
+        return {"loss": self.mean_loss(logits, targets), **defined}
 
     def mean_loss(self, logits: Float32, targets: Float32) -> float:
         """Return the mean training loss of rows, given their logits."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from clftask.config.train import TrainJob
 from clftask.errors import ClftaskError
 from clftask.evaluation.evaluate import Evaluated, decide, labelled
 from clftask.io import storage
+from clftask.io.strict_json import strict, to_json
 from clftask.io.tempdirs import temporary_folder
 from clftask.messages import counted
 from clftask.models import bundle, bundle_meta
@@ -78,7 +78,7 @@ class Work:
     @property
     def space(self) -> LabelSpace:
         """The labels."""
-        return LabelSpace(self.job.task, self.label_names)
+        return LabelSpace(self.job.task, self.label_names, self.job.data.labels.positive)
 
 
 def fit(work: Work, sink: Sink, rank: int, world: int, device: str) -> None:
@@ -117,9 +117,11 @@ def _fit(work: Work, sink: Sink, rank: int, world: int, device: str, scratch: st
     _use_best(trainer, checkpoints)
     found = evaluate(work, trainer)
     if rank == 0:
-        outcome = found.figures | _outcome(trainer, watch, started, work)
+        outcome = found.content | _outcome(trainer, watch, started, work)
         publish(work, trainer, found, outcome, Path(scratch, "bundle"), log.records, log.add_line)
-        log.add_line("done: " + json.dumps(outcome["metrics"]["validation"]))
+        for line in found.warnings:
+            log.add_line(f"warning: {line}")
+        log.add_line("done: " + to_json(outcome["metrics"]["validation"]))
         log.write()
         sink.post({"done": outcome})
 
@@ -224,9 +226,10 @@ def evaluate(work: Work, trainer: ClassifierTrainer) -> Evaluated:
             splits[split] = labelled(work.tables[split], logits, trainer.targets_of(split))
     if not splits:
         return Evaluated(Decision(), {}, {}, {})
-    found = decide(work.job, work.space, splits)
+    found = decide(work.job, work.space, splits, work.data)
     for split, rows in splits.items():
-        found.figures["metrics"][split]["loss"] = trainer.mean_loss(rows.logits, rows.targets)
+        loss = trainer.mean_loss(rows.logits, rows.targets)
+        found.figures["metrics"][split]["loss"] = strict(loss)
     return found
 
 
@@ -277,6 +280,8 @@ def publish(
         data=work.data,
         versions=bundle.versions(),
         metrics=outcome["metrics"],
+        positive=job.data.labels.positive,
+        warnings=tuple(found.warnings),
     )
     folder.mkdir()
     report = page_of(meta, found, outcome, records, say)

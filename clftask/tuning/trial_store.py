@@ -13,6 +13,7 @@ import pyarrow as pa
 from clftask.components.search.goal import Goal
 from clftask.errors import ConfigError, DataError, Problem
 from clftask.io import listing, storage
+from clftask.io.strict_json import to_json
 from clftask.spec import PlainData, Spec
 
 _RECORD = "trial.json"
@@ -124,7 +125,7 @@ class TrialStore:
 
     def write(self, trial: Trial) -> None:
         """Write the record of a trial."""
-        text = json.dumps(trial.dump())
+        text = to_json(trial.dump())
         storage.put(storage.join(self.place(trial), _RECORD), text.encode())
 
     def all(self) -> list[Trial]:

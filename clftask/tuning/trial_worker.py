@@ -348,7 +348,7 @@ def publish_winner(
         best = trial.best(
             Goal(metric=training.metric, greater_is_better=training.greater_is_better)
         )
-        outcome = found.figures | {
+        outcome = found.content | {
             "epochs": last.epoch,
             "best_step": best.step if best else None,
             "steps": last.step,

@@ -112,3 +112,48 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_scored(
     found = run(trained[0], trained[0], trained[1], "--gate", "accuracy>=0")
     assert found.exit_code == 2
     assert "unknown figure" in found.stdout
+
+
+@pytest.fixture(scope="module")
+def binary(train_bundle, tmp_path_factory) -> tuple[Path, Path]:
+    """A bundle with a positive class, and labelled rows of both classes."""
+    folder = tmp_path_factory.mktemp("d")
+    names = ("data.labels.names=[network, sound]", "data.labels.positive=sound")
+    return train_bundle(folder, "multiclass", *names, "training.metric=f1")[:2]
+
+
+def test_gates_on_the_positive_class(binary):
+    folder, test = binary
+    found = compare_bundles(str(folder), str(folder), str(test), ["f1>=0", "recall>=-0.1"], silent)
+    assert found["passed"]
+    assert [gate["metric"] for gate in found["gates"]] == ["f1", "recall"]
+    assert {"precision", "recall", "f1", "roc_auc"} <= set(found["metrics"])
+    assert found["metrics"]["f1"]["low"] == found["metrics"]["f1"]["high"] == 0
+
+
+def test_gates_name_any_k_up_to_the_number_of_labels(trained):
+    folder, test, _ = trained
+    found = compare_bundles(str(folder), str(folder), str(test), ["precision_at_2>=0"], silent)
+    assert found["passed"]
+    assert "precision_at_5" not in found["metrics"]
+    done = run(folder, folder, test, "--gate", "precision_at_5>=0")
+    assert done.exit_code == 2
+    assert "precision_at_3" in done.stdout
+
+
+def test_a_gate_on_an_undefined_figure_fails(trained, tmp_path):
+    """No row has a label: average precision is undefined."""
+    folder, test, _ = trained
+    rows = pd.read_parquet(test)
+    rows["tags"] = [[] for _ in range(len(rows))]
+    rows.to_parquet(tmp_path / "empty.parquet")
+    done = run(folder, folder, tmp_path / "empty.parquet", "--gate", "map>=0")
+    assert done.exit_code == 1
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    found = json.loads(done.stdout, parse_constant=refuse)
+    assert found["metrics"]["map"] == {"a": None, "b": None, "difference": None}
+    assert found["gates"][0]["difference"] is None
+    assert "gate map>=0: undefined, FAILED" in done.stderr

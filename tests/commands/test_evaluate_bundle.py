@@ -23,8 +23,12 @@ from clftask.models import bundle
 
 @pytest.fixture(scope="module", params=["multilabel", "multiclass"])
 def trained(request, train_bundle, tmp_path_factory) -> tuple[Path, Path, dict[str, Any]]:
-    """A bundle, the test rows that training held out, and its figures."""
-    return train_bundle(tmp_path_factory.mktemp(request.param), request.param)
+    """A bundle, the test rows that training held out, and its figures.
+
+    On 24 validation rows, calibration `auto` would fall back to none.
+    """
+    folder = tmp_path_factory.mktemp(request.param)
+    return train_bundle(folder, request.param, "decision.calibration=platt")
 
 
 @pytest.fixture
@@ -270,3 +274,43 @@ def test_logits_that_are_no_numbers_are_refused(trained, tmp_path):
     )
     with pytest.raises(JobError, match="gives NaN or infinite logits for 24 rows"):
         evaluate_bundle(str(folder), str(trained[1]), silent)
+
+
+def test_undefined_figures_and_a_useless_model_are_named(trained, tmp_path):
+    """Rows of one label alone: the ranking is undefined; labels that are absent are counted."""
+    folder, test, _ = trained
+    rows = pd.read_parquet(test)
+    some = rows[rows["label"] == "sound"].copy()
+    some["tags"] = [["sound"]] * len(some)
+    some.to_parquet(tmp_path / "one.parquet")
+    done = run("evaluate", folder, tmp_path / "one.parquet")
+    assert done.exit_code == 0, done.output
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    found = json.loads(done.stdout, parse_constant=refuse)
+    assert found["metrics"]["roc_auc_macro"] is None
+    absent = [row for row in found["per_label"] if row["f1"] is None]
+    assert found["metrics"]["labels_absent"] == len(absent)
+    assert found["metrics"]["macro_f1"] == pytest.approx(
+        np.mean([row["f1"] for row in found["per_label"] if row["f1"] is not None])
+    )
+
+
+def test_thresholds_that_lose_to_half_are_not_kept(trained, copy, tmp_path):
+    """`decide` on a dozen rows: cross-fitted macro-F1 is at least that of 0.5."""
+    folder, test, _ = trained
+    if bundle.read_meta(str(folder)).task == "multiclass":
+        pytest.skip("classes have no thresholds")
+    rows = pd.read_parquet(test).head(9)
+    rows.to_parquet(tmp_path / "few.parquet")
+    lines: list[str] = []
+    found = decide_bundle(str(copy), str(tmp_path / "few.parquet"), ["decision.calibration=auto"],
+                          None, lines.append)  # fmt: skip
+    metrics, meta = found["metrics"], bundle.read_meta(str(copy))
+    assert metrics["micro_f1"] >= metrics.get("micro_f1_at_0.5", 0)
+    assert metrics["log_loss"] <= metrics.get("log_loss_uncalibrated", np.inf)
+    assert [f"warning: {line}" for line in meta.warnings] == [
+        line for line in lines if line in found["warnings"]
+    ]

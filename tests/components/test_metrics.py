@@ -8,7 +8,7 @@ import sklearn.metrics as sk
 
 from clftask.components import metrics
 from clftask.components.decision.decision import Decision
-from clftask.components.metrics import METRICS, compute, find, per_label
+from clftask.components.metrics import METRICS, compute, find, names_of, per_label
 
 CASES = [(task, name) for task, named in METRICS.items() for name in named]
 
@@ -17,11 +17,12 @@ def array(rows):
     return np.array(rows, np.float32)
 
 
-def value(name, task, probabilities, targets, decided=None):
+def value(name, task, probabilities, targets, decided=None, positive=None):
     probabilities, targets = array(probabilities), array(targets)
     if decided is None:
         decided = Decision().decide(probabilities, task)
-    return compute(probabilities, np.array(decided, bool), targets, task, [name])[name]
+    decided = np.array(decided, bool)
+    return compute(probabilities, decided, targets, task, [name], positive)[name]
 
 
 def random_case(task, num_rows=200, num_labels=7, seed=3):
@@ -52,25 +53,40 @@ def test_is_finite_and_in_range(task, name):
 
 @pytest.mark.parametrize(("task", "name"), CASES)
 def test_is_best_when_all_is_right_and_sure(task, name):
-    targets = [[1, 1, 0], [0, 1, 1], [1, 0, 1]] if task == "multilabel" else np.eye(3)
+    targets = np.eye(5)
+    if task == "multilabel":
+        targets = [[1, 1, 0, 0, 0], [0, 1, 1, 0, 0], [1, 0, 1, 0, 0], [0, 0, 0, 1, 1]]
     best = 0.0 if name in metrics.LOWER_IS_BETTER else 1.0
-    expected = {"precision_at_3": 2 / 3, "precision_at_5": 2 / 3}.get(name, best)
+    expected = {"precision_at_3": 2 / 3, "precision_at_5": 2 / 5}.get(name, best)
     assert value(name, task, targets, targets) == pytest.approx(expected, abs=1e-6)
+
+
+def undefined(found):
+    return {name for name, v in found.items() if math.isnan(v)}
 
 
 @pytest.mark.parametrize("task", METRICS)
 def test_one_row_and_one_positive_are_enough(task):
-    found = compute(array([[0.7, 0.3]]), np.array([[True, False]]), array([[1, 0]]), task).values()
-    assert all(math.isfinite(v) for v in found)
+    found = compute(array([[0.7, 0.3]]), np.array([[True, False]]), array([[1, 0]]), task)
+    assert undefined(found) == {"roc_auc_macro"}  # no label has positives and negatives
+    assert (found["macro_f1"], found["labels_absent"]) == (1.0, 1)
 
 
 def test_no_positive_at_all_is_no_error():
     probabilities = array([[0.7, 0.2], [0.1, 0.3]])
     nothing = np.zeros((2, 2), np.float32)
     found = compute(probabilities, probabilities > 0.5, nothing, "multilabel")
-    assert all(math.isfinite(v) for v in found.values())
-    assert (found["micro_f1"], found["map"], found["ndcg_at_3"]) == (0.0, 0.0, 0.0)
+    assert undefined(found) == {"macro_recall", "map", "roc_auc_macro"}
+    assert (found["micro_f1"], found["macro_f1"], found["labels_absent"]) == (0.0, 0.0, 1)
     assert found["hamming_loss"] == 0.25
+
+
+def test_macro_averages_are_undefined_where_all_labels_are_absent():
+    nothing = np.zeros((2, 3), np.float32)
+    found = compute(nothing, nothing > 0, nothing, "multilabel")
+    macros = {"macro_precision", "macro_recall", "macro_f1"}
+    assert undefined(found) == macros | {"map", "roc_auc_macro", "ndcg_at_3"}
+    assert (found["micro_f1"], found["labels_absent"]) == (0.0, 3)
 
 
 # ------------------------------------------------------------------ by hand
@@ -106,7 +122,7 @@ def test_no_positive_at_all_is_no_error():
         # a row without a true label is left out
         ("ndcg_at_3", "multilabel", [[0.9, 0.8, 0.7, 0.1], [0.9, 0.1, 0.1, 0.1]],
          [[0, 1, 0, 1], [0, 0, 0, 0]], 0.3868528),
-        ("ndcg_at_5", "multilabel", [[0.9, 0.8, 0.1]], [[1, 1, 0]], 1.0),
+        ("ndcg_at_3", "multilabel", [[0.9, 0.8, 0.1]], [[1, 1, 0]], 1.0),
         ("hamming_loss", "multilabel", [[0.9, 0.8, 0.1], [0.2, 0.3, 0.1]],
          [[1, 0, 0], [1, 0, 0]], 1 / 3),
         ("subset_accuracy", "multilabel", [[0.9, 0.8], [0.2, 0.3]], [[1, 1], [0, 1]], 0.5),
@@ -116,9 +132,19 @@ def test_no_positive_at_all_is_no_error():
         ("balanced_accuracy", "multiclass",
          [[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8]],
          [[1, 0, 0], [0, 1, 0], [0, 1, 0]], 0.75),
-        # label F1s: 2/3, 1, and 0 for the label without positives
+        # label F1s: 2/3 and 1; the third label neither occurs nor is predicted
         ("macro_f1", "multilabel", [[0.9, 0.9, 0.1], [0.9, 0.1, 0.1]],
+         [[1, 1, 0], [0, 0, 0]], 5 / 6),
+        # the same with a third label that is predicted once: 0
+        ("macro_f1", "multilabel", [[0.9, 0.9, 0.1], [0.9, 0.1, 0.6]],
          [[1, 1, 0], [0, 0, 0]], 5 / 9),
+        # precisions 1/2 and 1; the third is never predicted
+        ("macro_precision", "multilabel", [[0.9, 0.9, 0.1], [0.9, 0.1, 0.1]],
+         [[1, 1, 0], [0, 0, 1]], 0.75),
+        # recalls 1, 1 and 0
+        ("macro_recall", "multilabel", [[0.9, 0.9, 0.1], [0.9, 0.1, 0.1]],
+         [[1, 1, 0], [0, 0, 1]], 2 / 3),
+        ("precision_at_3", "multilabel", [[0.9, 0.8, 0.1]], [[1, 1, 0]], 2 / 3),
         ("micro_f1", "multilabel", [[0.9, 0.9, 0.1], [0.9, 0.1, 0.1]],
          [[1, 1, 0], [0, 0, 0]], 0.8),
         # rows: 1, and 0 for the row without a true label
@@ -132,10 +158,12 @@ def test_by_hand(name, task, probabilities, targets, expected):
     assert value(name, task, probabilities, targets) == pytest.approx(expected, abs=1e-6)
 
 
-def test_f1_of_a_label_without_positives_counts_0():
-    probabilities, targets = [[0.9, 0.1], [0.8, 0.1]], [[1, 0], [1, 0]]
-    assert value("macro_f1", "multilabel", probabilities, targets) == 0.5
-    assert value("macro_f1", "multiclass", probabilities, targets) == 0.5
+@pytest.mark.parametrize("task", METRICS)
+def test_f1_of_a_label_that_neither_occurs_nor_is_predicted_is_left_out(task):
+    targets = [[1, 0], [1, 0]]
+    assert value("macro_f1", task, [[0.9, 0.1], [0.8, 0.1]], targets) == 1.0
+    found = value("macro_f1", task, [[0.9, 0.1], [0.1, 0.8]], targets)
+    assert found == pytest.approx(1 / 3)  # the other label is predicted wrongly: 0
 
 
 def test_map_and_auc_leave_out_labels_where_they_are_not_defined():
@@ -156,7 +184,7 @@ def test_agrees_with_sklearn_on_multiclass():
     expected = {
         "accuracy": sk.accuracy_score(true, given),
         "balanced_accuracy": sk.balanced_accuracy_score(true, given),
-        "macro_f1": sk.f1_score(true, given, labels=classes, average="macro", zero_division=0),
+        "macro_f1": sk.f1_score(true, given, labels=classes, average="macro", zero_division=np.nan),
         "micro_f1": sk.f1_score(true, given, average="micro"),
         "log_loss": sk.log_loss(true, probabilities, labels=classes),
         "mcc": sk.matthews_corrcoef(true, given),
@@ -192,8 +220,53 @@ def test_per_label():
     assert per_label(decided, targets, ["a", "b", "c"]) == [
         {"label": "a", "precision": 0.5, "recall": 1.0, "f1": pytest.approx(2 / 3), "support": 1},
         {"label": "b", "precision": 1.0, "recall": 1.0, "f1": 1.0, "support": 2},
-        {"label": "c", "precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 0},
+        {"label": "c", "precision": None, "recall": None, "f1": None, "support": 0},
     ]
+
+
+def test_figures_of_a_label_that_is_never_predicted_or_never_occurs():
+    missed, surplus = per_label(np.array([[0, 1]], bool), array([[1, 0]]), ["missed", "surplus"])
+    assert missed == {"label": "missed", "precision": None, "recall": 0, "f1": 0, "support": 1}
+    assert surplus == {"label": "surplus", "precision": 0, "recall": None, "f1": 0, "support": 0}
+
+
+# ------------------------------------------------------------------ the positive class
+
+
+def test_positive_class_by_hand():
+    """Class 1: predicted in rows 1 and 2, true in rows 1 and 3."""
+    probabilities = [[0.9, 0.1], [0.2, 0.8], [0.4, 0.6], [0.7, 0.3]]
+    targets = [[1, 0], [0, 1], [1, 0], [0, 1]]
+    names = ("precision", "recall", "f1", "average_precision", "roc_auc")
+    found = [value(n, "multiclass", probabilities, targets, positive=1) for n in names]
+    assert found == pytest.approx([0.5, 0.5, 0.5, (1 + 2 / 3) / 2, 0.75])
+    assert value("recall", "multiclass", probabilities, targets, positive=0) == 0.5
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("positive", [0, 1])
+def test_positive_class_agrees_with_sklearn(seed, positive):
+    random = np.random.default_rng(seed)
+    p = random.random(30)
+    true = (random.random(30) < [0.0, 0.1, 0.5, 0.9, 1.0][seed]).astype(int)
+    probabilities, targets = np.stack([1 - p, p], 1), np.eye(2)[true]
+    decided, given = np.eye(2)[(p > 0.5).astype(int)], (p > 0.5).astype(int)
+    scores = {"precision": sk.precision_score, "recall": sk.recall_score, "f1": sk.f1_score}
+    options = {"pos_label": positive, "zero_division": 0.0}
+    expected = {name: score(true, given, **options) for name, score in scores.items()}
+    if 0 < true.sum() < 30:
+        own = probabilities[:, positive]
+        expected["roc_auc"] = sk.roc_auc_score(true == positive, own)
+        expected["average_precision"] = sk.average_precision_score(true == positive, own)
+    found = compute(array(probabilities), decided, targets, "multiclass", positive=positive)
+    assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-6)
+
+
+def test_metrics_of_the_positive_class_need_one():
+    assert find("f1", "multiclass") is None
+    assert find("f1", "multiclass", has_positive=True) is not None
+    assert "f1" in names_of("multiclass", 2, has_positive=True)
+    assert not {"f1", "roc_auc"} & set(names_of("multiclass", 2))
 
 
 def test_confusion_matrix_has_true_classes_as_rows():
@@ -212,6 +285,18 @@ def test_any_k_can_be_named():
     assert find("precision_at_0", "multilabel") is None
     assert find("precision_at_2", "multiclass") is None
     assert find("samples_f1", "multiclass") is None
+
+
+def test_k_is_at_most_the_number_of_labels():
+    assert find("precision_at_3", "multilabel", 3) is not None
+    assert find("precision_at_4", "multilabel", 3) is None
+    assert find("ndcg_at_4", "multilabel", 3) is None
+    names = ["precision_at_1", "precision_at_3", "ndcg_at_3"]
+    assert [n for n in names_of("multilabel", 3) if "_at_" in n] == names
+    found = compute(*(array([[0.9, 0.8, 0.1]]),) * 2, array([[1, 0, 0]]), "multilabel")
+    assert {n: v for n, v in found.items() if "_at_" in n} == pytest.approx(
+        {"precision_at_1": 1.0, "precision_at_3": 1 / 3, "ndcg_at_3": 1.0}
+    )
 
 
 def test_a_module_works_with_evaluate_and_no_network():

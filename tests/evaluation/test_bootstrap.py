@@ -84,4 +84,39 @@ def test_large_tables_get_fewer_resamples(monkeypatch):
 
 
 def test_interval_is_of_percentiles():
-    assert interval(np.arange(1001)) == pytest.approx((25.0, 975.0))
+    assert interval(np.arange(1001.0)) == pytest.approx((25.0, 975.0))
+    gaps = np.append(np.arange(1001.0), [np.nan] * 50)
+    assert interval(gaps) == pytest.approx((25.0, 975.0))
+    assert np.isnan(interval(np.full(3, np.nan))).all()
+
+
+def test_macro_f1_of_resamples_is_that_of_sklearn_without_absent_labels():
+    """Labels 3 and 4 never occur; label 3 is predicted once, so it is absent in some resamples."""
+    decided, true = (np.pad(x, ((0, 0), (0, 2))) for x in rows(30, 0.7))
+    decided[0, 3] = True
+    weights = np.random.default_rng(0).integers(0, 3, (20, 30))
+    found = figures_of(decided, true)["macro_f1"](weights.astype(np.float32))
+    again = [np.repeat(np.arange(30), w) for w in weights]
+    expected = [
+        sk.f1_score(true[i], decided[i], average="macro", zero_division=np.nan) for i in again
+    ]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    low, high = headline(decided, true)["macro_f1"]
+    whole = sk.f1_score(true, decided, average="macro", zero_division=np.nan)
+    assert low <= whole <= high
+
+
+def test_a_figure_that_is_undefined_has_no_interval():
+    nothing = np.zeros((5, 2), bool)
+    assert "macro_f1" not in headline(nothing, nothing)
+    assert np.isnan(label_f1(np.ones((1, 5), np.float32), nothing, nothing)).all()
+
+
+def test_positive_class_has_intervals():
+    decided, true = rows(200, 0.7)
+    found = headline(decided, true, positive=1)
+    for name, score in (("precision", sk.precision_score), ("recall", sk.recall_score),
+                        ("f1", sk.f1_score)):  # fmt: skip
+        low, high = found[name]
+        assert low < score(true[:, 1], decided[:, 1]) < high
+    assert "f1" not in headline(decided, true)

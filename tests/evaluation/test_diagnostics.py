@@ -184,8 +184,9 @@ def test_bins_with_few_rows_are_merged_with_their_neighbours():
                    "micro_f1": 1.0, "macro_f1": 1.0}  # fmt: skip
 
 
-def test_macro_f1_of_a_bin_leaves_out_labels_that_do_not_occur():
-    targets = np.array([[1, 0]] * 40)
-    (found,) = by_length(np.full(40, 5), np.array([[True, True]] * 40), targets, 8)
-    assert found["macro_f1"] == 1.0
+def test_macro_f1_of_a_bin_is_that_of_its_rows():
+    """The second label is predicted without occurring: 0. The third is absent: left out."""
+    targets = np.array([[1, 0, 0]] * 40)
+    (found,) = by_length(np.full(40, 5), np.array([[True, True, False]] * 40), targets, 8)
+    assert found["macro_f1"] == 0.5
     assert found["micro_f1"] == pytest.approx(2 * 40 / 120)

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import html
+import itertools
 import json
 import math
 import shutil
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fsspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import torch
+from pyarrow import parquet as pq
 
 from clftask.components.decision.decision import cross_fitted
 from clftask.components.labels import multi_hot
@@ -27,6 +33,7 @@ from clftask.models import bundle
 from clftask.models.loading import load_tokenizer
 from clftask.training.callbacks import Stopwatch
 from clftask.training.checkpoints import Checkpoints
+from clftask.training.trainer import ClassifierTrainer
 from clftask.training.worker import Work, build_trainer, fit
 
 
@@ -183,6 +190,19 @@ def test_speed_counts_the_rows_of_ragged_batches(make_work, monkeypatch):
     assert speeds[1] in (6, 90)
     assert speeds[10] == 48
     assert sink.done["samples_per_s"] == 48
+
+
+def test_speed_leaves_out_the_first_step_of_a_process(monkeypatch):
+    """It takes 100 seconds here, as where kernels are loaded; the others take 2 for 16 rows."""
+    times = itertools.accumulate(itertools.chain([0, 100], itertools.cycle([50, 2])))
+    watch = Stopwatch(SimpleNamespace(rows_seen=0))  # type: ignore[arg-type]
+    with monkeypatch.context() as patch:
+        patch.setattr("clftask.training.callbacks.time.perf_counter", lambda: next(times))
+        for step, expected in enumerate((0.16, 8.0, 8.0)):
+            watch.on_step_begin(None, None, None)
+            watch.trainer.rows_seen = 16 * (step + 1)
+            watch.on_step_end(None, None, None)
+            assert watch.samples_per_s == expected
 
 
 def test_weights_of_the_best_checkpoint_are_fetched_alone(make_work, monkeypatch):
@@ -497,3 +517,92 @@ def test_loss_of_windows_is_that_of_their_pooled_logits(make_work, pool):
         assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
         loss.backward()
     assert all(p.grad is not None for n, p in model.named_parameters() if "classifier" in n)
+
+
+# ------------------------------------------------------------------ figures
+
+
+def parse_strictly(text: str) -> Any:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_infinite_figures_are_null_in_the_log_and_may_be_read_again(make_work, monkeypatch):
+    """fp16 has an infinite norm of the gradients in its first steps."""
+    log = ClassifierTrainer.log
+
+    def with_infinity(self: Any, logs: dict[str, float], *args: Any) -> None:
+        more = {"grad_norm": math.inf} if "grad_norm" in logs else {"eval_extra": math.nan}
+        log(self, logs | more, *args)
+
+    monkeypatch.setattr(ClassifierTrainer, "log", with_infinity)
+    work = make_work(epochs=3)
+    with pytest.raises(KeyboardInterrupt):
+        run(work, Recorder(fail_at=13))
+    run(work)
+    lines = Path(work.run, "metrics.jsonl").read_text().splitlines()
+    records = [parse_strictly(line) for line in lines]
+    assert {r["grad_norm"] for r in records if "grad_norm" in r} == {None}
+    assert all(r["loss"] > 0 for r in records if "loss" in r)
+    assert "No report" not in Path(work.run, "bundle", "report.html").read_text()
+
+
+def test_undefined_figures_are_null_in_the_bundle(make_work):
+    """A label that neither occurs in validation nor is predicted there."""
+    work = make_work(epochs=1)
+    names = (*work.label_names, "absent")
+    tables = {name: table for name, table in work.tables.items() if name != "test"}
+    work = replace(work, label_names=names, tables=tables)
+    sink = run(work)
+    folder = Path(work.run, "bundle")
+    found = parse_strictly((folder / "metrics.json").read_text())
+    assert found == json.loads(json.dumps(sink.done))
+    row = found["per_label"]["validation"][-1]
+    assert (row["label"], row["recall"], row["support"]) == ("absent", None, 0)
+    assert parse_strictly((folder / "clftask.json").read_text())["metrics"] == found["metrics"]
+    assert "| absent | " in (folder / "README.md").read_text()
+
+
+def test_positive_class_is_a_metric_of_training_and_of_the_bundle(make_work, tmp_path):
+    work = make_work(task="multiclass", epochs=3)
+    rows = work.job.data.train
+    table = pq.read_table(rows)
+    label = pc.if_else(pc.equal(table["label"], "sound"), "sound", "other")
+    pq.write_table(table.set_column(table.column_names.index("label"), "label", label), rows)
+    document = work.job.dump()
+    document["data"]["labels"] |= {"positive": "sound"}
+    document["training"] |= {"metric": "f1", "early_stopping": {"patience": 2}}
+    job = TrainJob.load(document)
+    prepared = prepare(job)
+    tables = tokenise(prepared, load_tokenizer(job.model.base), job.model)
+    data = {"fingerprint": prepared.fingerprint, "report": prepared.report.as_json()}
+    sink = run(Work(job, str(tmp_path / "binary"), tables, prepared.space.names, data, ""))
+    assert all("eval_f1" in record for record in sink.evaluations())
+    metrics, labels = sink.done["metrics"]["test"], sink.done["per_label"]["test"]
+    (own,) = [row for row in labels if row["label"] == "sound"]
+    for name in ("recall", "f1"):
+        assert metrics[name] == pytest.approx(own[name])
+    assert {"precision", "average_precision", "roc_auc", "f1_majority"} <= set(metrics)
+    assert {"f1", "recall"} <= set(sink.done["intervals"]["test"])
+    folder = tmp_path / "binary" / "bundle"
+    meta = bundle.read_meta(str(folder))
+    assert (meta.positive, meta.space.positive_index) == ("sound", 1)
+    assert "- Positive class: sound." in (folder / "README.md").read_text()
+    assert "are of class sound." in (folder / "report.html").read_text()
+
+
+def test_a_model_that_learns_nothing_is_said_to(make_work):
+    rates = {"learning_rate": 1e-9, "head_learning_rate": 1e-9, "optimizer": "sgd"}
+    work = make_work(task="multiclass", epochs=1, **rates)
+    sink = run(work)
+    (line, *_) = [line for line in sink.done["warnings"] if line.startswith("all rows of test")]
+    assert line.endswith(
+        "Try a higher training.learning_rate or more epochs, or training.optimizer: adamw."
+    )
+    folder = Path(work.run, "bundle")
+    assert line in bundle.read_meta(str(folder)).warnings
+    assert f"- Warning: {line}" in (folder / "README.md").read_text()
+    assert line in html.unescape((folder / "report.html").read_text())
+    assert f"warning: {line}" in Path(work.run, "log.txt").read_text()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from itertools import pairwise
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -82,6 +82,12 @@ class Calibration(Spec):
             return logits
         return np.asarray((logits - np.asarray(self.shift)) / np.asarray(self.scale))
 
+    def level(self, num_labels: int) -> tuple[float, ...]:
+        """Return each label's calibrated probability where the uncalibrated one is 0.5."""
+        at_half = self.model_copy(update={"is_folded": False})
+        found = at_half.probabilities(np.zeros((1, num_labels)), "multilabel")[0]
+        return tuple(round(float(p), 6) for p in np.clip(found, 1e-6, 1 - 1e-6))
+
     def is_close(self, other: Calibration) -> bool:
         """Tell whether two calibrations match up to rounding, folded or not.
 
@@ -151,7 +157,13 @@ def _mapped(probabilities: Float32, maps: tuple[Knots, ...], task: Task) -> Floa
 
 
 class CalibrationSpec(Spec):
-    """Base class of the calibrations of job files."""
+    """Base class of the calibrations of job files.
+
+    Attributes:
+        falls_back: Whether no calibration replaces it where it is worse.
+    """
+
+    falls_back: ClassVar[bool] = False
 
     @abstractmethod
     def fit(self, logits: Floats, targets: Floats, task: Task) -> Calibration:
@@ -226,8 +238,9 @@ class IsotonicCalibration(CalibrationSpec):
 
 
 class AutoCalibration(CalibrationSpec):
-    """Temperature for multiclass, Platt for multilabel."""
+    """Temperature for multiclass, Platt for multilabel; none if that raises the log loss."""
 
+    falls_back: ClassVar[bool] = True
     kind: Literal["auto"] = "auto"
 
     def fit(self, logits: Floats, targets: Floats, task: Task) -> Calibration:

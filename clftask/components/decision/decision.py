@@ -70,6 +70,12 @@ class Decision(Spec):
             found &= probabilities.max(1, keepdims=True) >= np.float32(self.abstain_below)
         return np.asarray(found)
 
+    def as_at_half(self, num_labels: int) -> Decision:
+        """Return the decision that predicts the labels of 0.5 without calibration."""
+        levels = self.calibration.level(num_labels)
+        is_one = len(set(levels)) == 1
+        return self.model_copy(update={"threshold": levels[0] if is_one else levels})
+
     def thresholds(self, num_labels: int) -> list[float]:
         """Return the threshold of each label."""
         return [float(t) for t in np.broadcast_to(np.asarray(self.threshold), num_labels)]

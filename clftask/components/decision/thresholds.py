@@ -7,14 +7,14 @@ to `AnyThreshold`.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
-from clftask.array_types import Floats
-from clftask.components.counts import Average, Counts
+from clftask.array_types import Array, Floats
+from clftask.components.counts import Average, Counts, count
 from clftask.spec import BareKind, Spec
 
 Fitted = float | tuple[float, ...]
@@ -58,6 +58,7 @@ def _peak(scores: Floats) -> npt.NDArray[np.int64]:
 
     For a plateau, the middle: its edge would generalise worst to new rows.
     """
+    scores = np.nan_to_num(scores)  # macro-averaged F is undefined where all labels are absent
     is_top = scores >= scores.max(0) - 1e-12
     first = is_top.argmax(0)
     after = ~is_top & (np.arange(len(scores))[:, None] > first)
@@ -68,8 +69,36 @@ def _peak(scores: Floats) -> npt.NDArray[np.int64]:
 # ------------------------------------------------------------------ fitting
 
 
+class Objective(NamedTuple):
+    """What a threshold maximises: F-β with an average."""
+
+    average: Average
+    beta: float
+
+    def of(self, decided: Array, targets: Array) -> float:
+        """Return the F-β of (rows, labels) predicted and true labels; 0 if it is undefined."""
+        counts, _ = count(decided, targets)
+        return float(np.nan_to_num(counts.averaged_f(self.average, self.beta)))
+
+
 class ThresholdSpec(Spec):
     """Base class of the thresholds of job files."""
+
+    def objective(self, average: Average) -> Objective | None:
+        """Return what it maximises, None if it has another aim.
+
+        Args:
+            average: How the job's metric averages labels.
+        """
+        return None
+
+    def fallbacks(self, average: Average) -> tuple[GlobalThreshold | float, ...]:
+        """Return what replaces it, in order, where it is worse than 0.5 without calibration.
+
+        Args:
+            average: How the job's metric averages labels.
+        """
+        return ()
 
     @abstractmethod
     def fit(self, probabilities: Floats, targets: Floats, average: Average) -> Fitted:
@@ -96,6 +125,10 @@ class _Maximising(ThresholdSpec):
         """β of F-β."""
         return 1.0 if self.maximise == "f1" else float(self.maximise)
 
+    def objective(self, average: Average) -> Objective | None:
+        """Return the F-β that it maximises."""
+        return Objective(average, self.beta)
+
 
 class GlobalThreshold(_Maximising):
     """One threshold for all labels, which maximises averaged F-β.
@@ -107,10 +140,13 @@ class GlobalThreshold(_Maximising):
     kind: Literal["global"] = "global"
     average: Literal["auto", "micro", "macro"] = "auto"
 
+    def objective(self, average: Average) -> Objective:
+        """Return the F-β that it maximises."""
+        return Objective(average if self.average == "auto" else self.average, self.beta)
+
     def fit(self, probabilities: Floats, targets: Floats, average: Average) -> float:
         """Return the best of 0.01 … 0.99."""
-        chosen = average if self.average == "auto" else self.average
-        return best_global_threshold(probabilities, targets, chosen, self.beta)
+        return best_global_threshold(probabilities, targets, *self.objective(average))
 
 
 class PerLabelThreshold(_Maximising):
@@ -125,6 +161,10 @@ class PerLabelThreshold(_Maximising):
 
     kind: Literal["per_label"] = "per_label"
     shrinkage: float = Field(SHRINKAGE, ge=0)
+
+    def objective(self, average: Average) -> Objective:
+        """Return the macro-averaged F-β: the best of each label maximises their mean."""
+        return Objective("macro", self.beta)
 
     def fit(self, probabilities: Floats, targets: Floats, average: Average) -> Fitted:
         """Return a threshold for each label."""
@@ -180,9 +220,20 @@ class FloorThreshold(ThresholdSpec):
 
 
 class AutoThreshold(ThresholdSpec):
-    """One threshold per label if the job's metric is macro-averaged, else one for all."""
+    """One threshold per label if the job's metric is macro-averaged, else one for all.
+
+    It falls back to one for all, then to 0.5: few rows do not support fitted thresholds.
+    """
 
     kind: Literal["auto"] = "auto"
+
+    def objective(self, average: Average) -> Objective:
+        """Return the F1 that it maximises."""
+        return Objective(average, 1.0)
+
+    def fallbacks(self, average: Average) -> tuple[GlobalThreshold | float, ...]:
+        """Return the simpler thresholds."""
+        return (GlobalThreshold(), 0.5) if average == "macro" else (0.5,)
 
     def fit(self, probabilities: Floats, targets: Floats, average: Average) -> Fitted:
         """Return one threshold, or one for each label."""

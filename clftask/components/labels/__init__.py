@@ -163,6 +163,11 @@ class IndicatorColumns(_Multilabel):
             raise ValueError(f"pattern must be an RE2 regular expression: {error}") from None
         return self
 
+    @property
+    def known(self) -> tuple[str, ...] | None:
+        """The columns, if they are listed and have no other names."""
+        return self.fixed_names or self.columns_
+
     def _matching(self, names: list[str]) -> list[str]:
         """Return the names that match the pattern; RE2 takes linear time for any pattern."""
         if self.pattern is None:

@@ -52,6 +52,7 @@ class LabelColumns(Spec):
         names: The labels in order, or a mapping of the labels in the data to names, in order; two
             labels can have one name. None collects them from train, sorted.
         missing: What to do with a row whose label is null.
+        positive: The positive class of two, for precision, recall and F1.
     """
 
     task: ClassVar[Task] = "multilabel"
@@ -60,6 +61,12 @@ class LabelColumns(Spec):
     min_count: int = Field(1, ge=1)
     names: _Names = None
     missing: Literal["fail", "drop"] = "fail"
+    positive: str | None = None
+
+    @field_validator("positive", mode="before")
+    @classmethod
+    def _positive_name(cls, value: Any) -> Any:
+        return _as_name(value) if isinstance(value, str | int | float) else value
 
     @field_validator("names")
     @classmethod
@@ -80,6 +87,11 @@ class LabelColumns(Spec):
         if isinstance(self.names, dict):
             return tuple(dict.fromkeys(self.names.values()))
         return self.names
+
+    @property
+    def known(self) -> tuple[str, ...] | None:
+        """The labels, of which rare ones may be left out; None if the data has to be read."""
+        return self.fixed_names
 
     @property
     def position_names(self) -> tuple[str, ...] | None:

@@ -21,10 +21,16 @@ from clftask.messages import counted
 
 @dataclass(frozen=True)
 class LabelSpace:
-    """Label names in the order of the logits."""
+    """Label names in the order of the logits, and the positive class, if there is one."""
 
     task: Task
     names: tuple[str, ...]
+    positive: str | None = None
+
+    @property
+    def positive_index(self) -> int | None:
+        """The index of the positive class."""
+        return None if self.positive is None else self.names.index(self.positive)
 
     @classmethod
     def from_lists(cls, spec: LabelColumns, train: pa.ListArray) -> LabelSpace:
@@ -52,7 +58,7 @@ class LabelSpace:
             remedy = "Check the column" + ("" if fixed is None else " and names")
             remedy += ", or lower min_count." if spec.min_count > 1 else "."
             raise DataError(Problem("data.labels", sorted(counts)[:5], allowed, remedy))
-        return cls(spec.task, tuple(names))
+        return cls(spec.task, tuple(names), spec.positive)
 
     def encode(self, lists: pa.ListArray) -> pa.ListArray:
         """Return (rows,) list<int32>: label indices; labels outside the space are dropped."""

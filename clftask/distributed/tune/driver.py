@@ -14,7 +14,7 @@ from typing import Any
 from clftask.config.results import TuneResult
 from clftask.config.train import TrainJob
 from clftask.config.tune import TuneJob
-from clftask.data.prepare import Prepared, prepare, tokenise
+from clftask.data.prepare import Prepared, check_metric, prepare, tokenise
 from clftask.distributed.capacity import capacity
 from clftask.distributed.metrics import TuneMetricsExporter
 from clftask.distributed.session import connected
@@ -99,6 +99,7 @@ def read_all(job: TuneJob, run: run_dir.Run) -> tuple[dict[str, Any], Prepared]:
         prepared = prepare(job.train)
         if run.exists:
             run_dir.same_data(run, prepared.fingerprint)
+    check_metric("metric", job.goal.metric, prepared.space)
     return tokenizers, prepared
 
 

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import functools
 import io
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +20,7 @@ from clftask.distributed.ray_errors import last_line
 from clftask.distributed.tune.placement import Slots
 from clftask.errors import ClftaskError, JobError, Problem
 from clftask.io import storage
+from clftask.io.strict_json import to_json
 from clftask.messages import counted
 from clftask.training import run_dir
 from clftask.tuning.report import tuning_page
@@ -194,9 +194,9 @@ class SearchRun:
         buffer = io.BytesIO()
         pq.write_table(table(trials, self.goal), buffer)
         storage.put(put("trials.parquet"), buffer.getvalue())
-        found = self._result(best, trials, outcome["metrics"])
+        found = self._result(best, trials, outcome)
         storage.put(put("report.html"), tuning_page(self.job, trials, found).encode())
-        storage.put(put(run_dir.RESULT), json.dumps(found).encode())
+        storage.put(put(run_dir.RESULT), to_json(found).encode())
         self._tidy(trials, set())
         return found
 
@@ -208,7 +208,7 @@ class SearchRun:
         picks = evaluation.picks
         return trial.model_copy(update={"picks": picks, "params": self.job.searched.params(picks)})
 
-    def _result(self, best: Trial, trials: list[Trial], metrics: Any) -> dict[str, Any]:
+    def _result(self, best: Trial, trials: list[Trial], outcome: dict[str, Any]) -> dict[str, Any]:
         states = [t.state for t in trials if not t.is_finalist]
         scores = mean_scores(trials, self.goal)
         return {
@@ -217,7 +217,8 @@ class SearchRun:
                 "trial": best.number,
                 "params": best.params,
                 "seed": best.seed,
-                "metrics": metrics,
+                "metrics": outcome["metrics"],
+                "warnings": outcome["warnings"],
             },
             "job": storage.join(self.path, "job.yaml"),
             "bundle": storage.join(self.path, "bundle"),

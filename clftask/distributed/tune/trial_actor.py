@@ -26,6 +26,7 @@ from clftask.config.tune import TuneJob
 from clftask.distributed.tune.trial_workers import Group
 from clftask.errors import ConfigError, Problem, StorageError
 from clftask.io import storage
+from clftask.io.strict_json import to_json
 from clftask.training import run_dir
 from clftask.training.collectives import is_lost_connection
 from clftask.training.worker import Work
@@ -275,7 +276,7 @@ def _report(
     metrics = {EPOCH: round(evaluation.epoch), goal.metric: value, KNOWN: is_known}
     with tempfile.TemporaryDirectory() as folder:
         content = {"trial": known.dump(), "step": step, "num_evaluations": count}
-        Path(folder, _POINTER).write_text(json.dumps(content))
+        Path(folder, _POINTER).write_text(to_json(content))
         metrics |= _worst(goal) if value is None else {}
         try:
             tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))
