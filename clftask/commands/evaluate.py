@@ -10,6 +10,7 @@ from typing import Any
 from clftask.components.decision.calibration import Calibration
 from clftask.components.decision.decision import Decision
 from clftask.components.labels import multi_hot
+from clftask.components.truncation import num_special
 from clftask.config.train import TrainJob
 from clftask.data.prepare import beginnings, read_labelled
 from clftask.data.summary import DataReport
@@ -39,12 +40,14 @@ class LabelledBundle:
         folder: Its local folder.
         rows: Uncalibrated logits, and targets.
         warnings: Warnings about skipped rows.
+        num_special: Special tokens of one model input.
     """
 
     meta: BundleMeta
     folder: str
     rows: Labelled
     warnings: list[str]
+    num_special: int
 
 
 def evaluate_bundle(path: str, table: str, say: Say) -> dict[str, Any]:
@@ -67,7 +70,7 @@ def evaluate_bundle(path: str, table: str, say: Say) -> dict[str, Any]:
     decision, rows = found.meta.decision, found.rows
     again = {"calibration": decision.calibration.model_copy(update={"is_folded": False})}
     outcome = decision.model_copy(update=again).apply(rows.logits, found.meta.task)
-    num_whole = found.meta.truncation.num_whole(found.meta.max_length)
+    num_whole = found.meta.truncation.num_whole(found.meta.max_length, found.num_special)
     figures = measured(rows, outcome, decision, found.meta.space, num_whole)
     return {"bundle": path, **_of_table(table, found), **figures}
 
@@ -99,7 +102,8 @@ def decide_bundle(
         if len(found.rows.logits) < FEW_ROWS:
             rows = counted(len(found.rows.logits), "row")
             say(f"warning: the decision is fitted on only {rows} and may overfit")
-        refitted = decide(job, found.meta.space, {"validation": found.rows})
+        splits = {"validation": found.rows}
+        refitted = decide(job, found.meta.space, splits, found.num_special)
         _rewrite(found, job, refitted, table, place, _records(path), say)
     figures = {name: by_split["validation"] for name, by_split in refitted.figures.items()}
     return {"bundle": place, **_of_table(table, found), **figures}
@@ -163,7 +167,8 @@ def _labelled_bundle(path: str, table: str, scratch: str, say: Say) -> LabelledB
     num_tokens = full_lengths(*_texts(rows), tokens, scorer.tokenizer)
     shown = rows.set_column(rows.column_names.index("text"), "text", beginnings(rows))
     found = labelled(shown.append_column("num_tokens", num_tokens), raw, targets)
-    return LabelledBundle(meta, folder, found, report.warnings())
+    special = sum(num_special(scorer.tokenizer))
+    return LabelledBundle(meta, folder, found, report.warnings(), special)
 
 
 def _logits(folder: str, meta: BundleMeta, rows: Any, say: Say) -> Any:

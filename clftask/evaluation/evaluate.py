@@ -57,13 +57,21 @@ class Evaluated:
     rows: dict[str, Labelled]
 
 
-def decide(job: TrainJob, space: LabelSpace, splits: dict[str, Labelled]) -> Evaluated:
+def decide(
+    job: TrainJob, space: LabelSpace, splits: dict[str, Labelled], num_special: int = 2
+) -> Evaluated:
     """Fit a job's decision on validation, and evaluate all splits with it.
 
     The figures of validation are cross-fitted: each fold's decision is fitted on the others.
+
+    Args:
+        job: The training job.
+        space: The label space.
+        splits: The rows by split, at least of validation.
+        num_special: Special tokens of one model input.
     """
     held_out, spec, figures = splits["validation"], job.decision, dict[str, Any]()
-    outcomes, num_whole = {}, job.model.long_text.num_whole(job.model.max_length)
+    outcomes, num_whole = {}, job.model.long_text.num_whole(job.model.max_length, num_special)
     of_job = job.task, job.average
     fitted = spec.fit(held_out.logits, held_out.targets, *of_job, held_out.groups)
     for name, rows in splits.items():

@@ -106,6 +106,34 @@ def register() -> None:
     AutoModelForSequenceClassification.register(MlpClassifierConfig, MlpClassifier, exist_ok=True)
 
 
+def configuration(encoder: Any, head: MlpHead, labelled: Any) -> MlpClassifierConfig:
+    """Return the configuration of a classifier.
+
+    Args:
+        encoder: The encoder's configuration.
+        head: The job's head.
+        labelled: A configuration with the label names and the problem type.
+    """
+    own = {**encoder.to_diff_dict(), "model_type": encoder.model_type}
+    return MlpClassifierConfig(
+        encoder={**own, **without_layerdrop(encoder)},
+        hidden=head.hidden,
+        dropout=head.dropout,
+        id2label=labelled.id2label,
+        label2id=labelled.label2id,
+        problem_type=labelled.problem_type,
+    )
+
+
+def without_layerdrop(config: Any) -> dict[str, float]:
+    """Return a configuration's settings that skip layers at random, set to 0.
+
+    A skipped layer has no gradient, for which DDP waits.
+    """
+    names = ("layerdrop", "encoder_layerdrop", "decoder_layerdrop")
+    return {name: 0.0 for name in names if getattr(config, name, 0.0)}
+
+
 def build(base: str, head: MlpHead, labelled: Any) -> tuple[MlpClassifier, set[str], list[str]]:
     """Load an encoder and add the MLP head.
 
@@ -124,15 +152,7 @@ def build(base: str, head: MlpHead, labelled: Any) -> tuple[MlpClassifier, set[s
         dtype=torch.float32,
         output_loading_info=True,
     )
-    config = MlpClassifierConfig(
-        encoder={**encoder.config.to_diff_dict(), "model_type": encoder.config.model_type},
-        hidden=head.hidden,
-        dropout=head.dropout,
-        id2label=labelled.id2label,
-        label2id=labelled.label2id,
-        problem_type=labelled.problem_type,
-    )
-    model = MlpClassifier(config)
+    model = MlpClassifier(configuration(encoder.config, head, labelled))
     model.encoder.load_state_dict(encoder.state_dict(), strict=False)
     fresh = {n for n, _ in model.named_parameters() if not n.startswith("encoder.")}
     return model, fresh, [n for n in info["missing_keys"] if not n.startswith("pooler")]

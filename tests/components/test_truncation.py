@@ -14,7 +14,7 @@ from clftask.components.truncation import KeepHead, KeepHeadTail, Windows
 from clftask.config.train import TrainJob
 from clftask.data.tokenization import full_lengths, sequences, tokenise
 from clftask.errors import ConfigError
-from clftask.models.loading import load_tokenizer
+from clftask.models.tokenizers import load_tokenizer
 
 WORDS = ["tool", "fast", "pixel", "audio", "socket", "shader", "volume"]
 

@@ -31,13 +31,13 @@ from clftask.models.loading import (
     build_model,
     check_base,
     find_base,
-    load_tokenizer,
     log_odds,
     output_layer,
     parameter_counts,
     prior_of,
 )
 from clftask.models.precision import resolve_precision
+from clftask.models.tokenizers import load_tokenizer
 
 TAGS = LabelSpace("multilabel", ("devel::c", "role: program", "x"))
 CLASSES = LabelSpace("multiclass", ("no", "yes"))
@@ -305,7 +305,7 @@ def test_pieces_of_sentences_are_a_tokenizer(tiny_base, tmp_path, name):
 
 def test_a_model_that_reads_characters_has_no_vocabulary(tmp_path):
     sizes = {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 8}
-    config = CanineConfig(**sizes, num_hidden_layers=1, num_hash_buckets=8)
+    config = CanineConfig(**sizes, num_hidden_layers=1, num_hash_buckets=64)
     CanineModel(config).save_pretrained(tmp_path)
     CanineTokenizer().save_pretrained(tmp_path)
     tokenizer = check_base(ModelSpec(base=str(tmp_path), max_length=64))
