@@ -19,8 +19,9 @@ from clftask.distributed.capacity import WorkerPlan, capacity, plan
 from clftask.distributed.metrics import TrainMetricsExporter
 from clftask.distributed.session import connected
 from clftask.distributed.train.progress import Waiting, follow, new_progress_actor
-from clftask.errors import ClftaskError, JobError, Problem
-from clftask.messages import counted
+from clftask.errors import ClftaskError, JobError, Problem, is_permanent
+from clftask.io import storage
+from clftask.messages import counted, first_line
 from clftask.models.loading import check_base
 from clftask.models.precision import check_precision
 from clftask.training import run_dir
@@ -201,6 +202,32 @@ def worker_loop(config: dict[str, Any]) -> None:
     try:
         with spot_notice.watched():
             fit(work, sink, context.get_world_rank(), context.get_world_size(), device)
-    except ClftaskError as error:
-        ray.get(progress_actor.fail.remote(error))
-        raise  # so that Ray stops the other workers
+    except Exception as error:
+        failure = _permanent(error, config, context.get_world_rank())
+        if failure is None:
+            raise
+        ray.get(progress_actor.fail.remote(failure))
+        raise failure from error  # so that Ray stops the other workers
+
+
+def _permanent(error: Exception, config: dict[str, Any], rank: int) -> ClftaskError | None:
+    """Return the failure of the run if a retry cannot help, else None.
+
+    An error that may pass is permanent if it occurs again after the same step.
+    """
+    import ray
+
+    from clftask.models.memory import is_out_of_memory
+    from clftask.training.collectives import is_collective
+
+    if isinstance(error, ClftaskError):
+        return error
+    reason = first_line(error)
+    may_pass = isinstance(error, ray.exceptions.RayError) or not is_permanent(error)
+    known = ray.get(config["progress_actor"].is_known.remote(rank, reason))
+    if may_pass and (is_collective(error) or not known):
+        return None
+    remedy = f"See {storage.join(config['run'], 'log.txt')}."
+    if is_out_of_memory(error):
+        remedy += " Use a smaller training.micro_batch_size or model.max_length."
+    return JobError(Problem(config["run"], None, f"training failed: {reason.rstrip('.')}", remedy))
