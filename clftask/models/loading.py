@@ -140,7 +140,7 @@ def _check_tokenizer(name: str, base: str) -> Any:
         raise _refuse(name, f"the tokenizer cannot be opened: {reason}", remedy) from None
     if tokenizer.pad_token is None:
         own = "eos_token" if tokenizer.eos_token is not None else "unk_token"
-        remedy = f"Save the tokenizer with tokenizer.pad_token = tokenizer.{own}."
+        remedy = f"Save the tokenizer with its {own} as pad_token."
         raise _refuse(name, "its tokenizer has no padding token", remedy)
     return tokenizer
 

@@ -115,6 +115,7 @@ def configuration(encoder: Any, head: MlpHead, labelled: Any) -> MlpClassifierCo
         labelled: A configuration with the label names and the problem type.
     """
     own = {**encoder.to_diff_dict(), "model_type": encoder.model_type}
+    own.pop("dtype", None)  # else transformers would build the encoder in the base's precision
     return MlpClassifierConfig(
         encoder={**own, **without_layerdrop(encoder)},
         hidden=head.hidden,

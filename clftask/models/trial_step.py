@@ -141,5 +141,5 @@ def check_vocabulary(model: Any, tokenizer: Any, refuse: Refuse) -> None:
     if size > rows:
         remedy = f"Call model.resize_token_embeddings({size}) and save the model again"
         if tokenizer.pad_token_id >= rows and tokenizer.eos_token is not None:
-            remedy += ", or save the tokenizer with tokenizer.pad_token = tokenizer.eos_token"
+            remedy += ", or save the tokenizer with its eos_token as pad_token"
         raise refuse(f"its tokenizer has {size} tokens, the model {rows} embeddings", f"{remedy}.")

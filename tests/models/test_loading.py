@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from transformers import (
     AutoModel,
     AutoModelForSequenceClassification,
+    ByT5Tokenizer,
     CanineConfig,
     CanineModel,
     CanineTokenizer,
@@ -265,6 +266,72 @@ DAMAGES = {
     "index": (lambda f: (f / INDEX).write_text("{"), f"{INDEX} is damaged"),
     "tokenizer": (lambda f: (f / "tokenizer.json").write_text("{"), "tokenizer"),
 }
+
+
+def only_pickles(folder):
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def only_an_adapter(folder):
+    (folder / "config.json").rename(folder / "adapter_config.json")
+    (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
+
+
+def in_a_subfolder(folder):
+    (folder / "0_Transformer").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).rename(folder / "0_Transformer" / name)
+    (folder / "modules.json").write_text("[]")
+
+
+def no_padding(folder):
+    backend = folder / "tokenizer_config.json"
+    backend.write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "a"}))
+
+
+REMEDIES = {
+    "pickles": (only_pickles, "model.safetensors is missing", r"save it: model\.save_pretrained"),
+    "adapter": (only_an_adapter, "contains an adapter", "merge_and_unload"),
+    "subfolder": (in_a_subfolder, "contains no config.json", r"Use .*/base/0_Transformer\."),
+    "tokenizer": (DAMAGES["no tokenizer"][0], "no tokenizer files", r"tokenizer\.save_pretrained"),
+    "padding": (no_padding, "no padding token", r"with its eos_token as pad_token\."),
+}
+
+
+@pytest.mark.parametrize(
+    ("damage", "message", "remedy"),
+    [pytest.param(*case, id=name) for name, case in REMEDIES.items()],
+)
+def test_a_base_that_can_be_fixed_is_told_how(tiny_base, tmp_path, damage, message, remedy):
+    folder = tmp_path / "base"
+    shutil.copytree(tiny_base, folder)
+    damage(folder)
+    with pytest.raises(ConfigError, match=remedy) as caught:
+        check_base(ModelSpec(base=str(folder)))
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("head", ["linear", "mlp"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_weights_are_trained_in_fp32(tiny_base, tmp_path, head, dtype):
+    shutil.copytree(tiny_base, tmp_path, dirs_exist_ok=True)
+    AutoModel.from_pretrained(tiny_base, dtype=dtype).save_pretrained(tmp_path)
+    check_base(ModelSpec(base=str(tmp_path), head=head))
+    model, _ = build(tmp_path, head=head)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    model.save_pretrained(tmp_path / "bundle")
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "bundle")
+    assert {p.dtype for p in again.parameters()} == {torch.float32}
+
+
+def test_a_tokenizer_of_bytes_has_no_vocabulary(tiny_base, tmp_path):
+    shutil.copytree(tiny_base, tmp_path, dirs_exist_ok=True)
+    for file in tmp_path.glob("tokenizer*"):
+        file.unlink()
+    ByT5Tokenizer(extra_ids=0).save_pretrained(tmp_path)
+    rewrite(tmp_path / "config.json", vocab_size=300)
+    tokenizer = check_base(ModelSpec(base=str(tmp_path), max_length=64))
+    assert tokenizer("a")["input_ids"] == [100, 1]
 
 
 @pytest.mark.parametrize(

@@ -46,14 +46,9 @@ BART = {
     "eos_token_id": 3,
 }
 T5 = {
-    "vocab_size": 40,
-    "d_model": 8,
-    "d_kv": 4,
-    "d_ff": 8,
-    "num_layers": 1,
-    "num_heads": 2,
+    "vocab_size": 40, "d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2,
     "decoder_start_token_id": 0,
-}
+}  # fmt: skip
 MORE = {
     "XLNet": {"vocab_size": 40, "d_model": 8, "n_layer": 1, "n_head": 2, "d_inner": 8},
     "BigBird": {**SIZES, "block_size": 4, "num_random_blocks": 1},
@@ -250,4 +245,4 @@ def test_tokens_without_an_embedding_are_refused(base):
     tokenizer = load_tokenizer(str(folder))
     tokenizer.add_special_tokens({"pad_token": "<new>"})
     tokenizer.save_pretrained(folder)
-    assert "or save the tokenizer with tokenizer.pad_token" in refusal(folder)[2]
+    assert "or save the tokenizer with its eos_token as pad_token." in refusal(folder)[2]

@@ -203,19 +203,30 @@ def worker_loop(config: dict[str, Any]) -> None:
         with spot_notice.watched():
             fit(work, sink, context.get_world_rank(), context.get_world_size(), device)
     except Exception as error:
-        failure = _permanent(error, config, context.get_world_rank())
+        rank = context.get_world_rank()
+        failure = permanent_failure(
+            error,
+            config["run"],
+            lambda reason: ray.get(progress_actor.is_known.remote(rank, reason)),
+        )
         if failure is None:
             raise
         ray.get(progress_actor.fail.remote(failure))
         raise failure from error  # so that Ray stops the other workers
 
 
-def _permanent(error: Exception, config: dict[str, Any], rank: int) -> ClftaskError | None:
+def permanent_failure(
+    error: Exception, run: str, is_known: Callable[[str], bool]
+) -> ClftaskError | None:
     """Return the failure of the run if a retry cannot help, else None.
 
-    An error that may pass is permanent if it occurs again after the same step.
+    Args:
+        error: A worker's error.
+        run: The run's folder or prefix.
+        is_known: Tells whether this reason has occurred before after the same step; then an
+            error that may pass is permanent as well.
     """
-    import ray
+    from ray.exceptions import RayError
 
     from clftask.models.memory import is_out_of_memory
     from clftask.training.collectives import is_collective
@@ -223,11 +234,10 @@ def _permanent(error: Exception, config: dict[str, Any], rank: int) -> ClftaskEr
     if isinstance(error, ClftaskError):
         return error
     reason = first_line(error)
-    may_pass = isinstance(error, ray.exceptions.RayError) or not is_permanent(error)
-    known = ray.get(config["progress_actor"].is_known.remote(rank, reason))
-    if may_pass and (is_collective(error) or not known):
+    may_pass = isinstance(error, RayError) or not is_permanent(error)
+    if may_pass and (is_collective(error) or not is_known(reason)):
         return None
-    remedy = f"See {storage.join(config['run'], 'log.txt')}."
+    remedy = f"See {storage.join(run, 'log.txt')}."
     if is_out_of_memory(error):
         remedy += " Use a smaller training.micro_batch_size or model.max_length."
-    return JobError(Problem(config["run"], None, f"training failed: {reason.rstrip('.')}", remedy))
+    return JobError(Problem(run, None, f"training failed: {reason.rstrip('.')}", remedy))
