@@ -109,7 +109,9 @@ def _check_base(spec: ModelSpec, base: str, has_pairs: bool) -> Any:
         raise _refuse(
             spec.base, f"{config.model_type} has no sequence classification in transformers"
         )
-    tokenizer = _check_tokenizer(spec.base, base)
+    if Path(base).is_dir():  # those of a hub id are downloaded by the workers
+        _check_weights(spec, base, config)
+    tokenizer = _check_tokenizer(spec.base, base, config)
     _check_model(spec, config, tokenizer, has_pairs)
     return tokenizer
 
@@ -131,9 +133,9 @@ def _check_model(spec: ModelSpec, config: Any, tokenizer: Any, has_pairs: bool) 
     trial_step.check_step(model, tokenizer, spec, has_pairs, refuse)
 
 
-def _check_tokenizer(name: str, base: str) -> Any:
+def _check_tokenizer(name: str, base: str, config: Any) -> Any:
     try:
-        tokenizer = load_tokenizer(base)
+        tokenizer = load_tokenizer(base, config)
     except Exception as error:  # the tokenizers library raises bare Exceptions
         reason = " ".join(str(error).split())[:300]
         remedy = "Download the model again."
@@ -188,7 +190,7 @@ def _opened(folder: str) -> tuple[Any, Any, list[str]]:
         use_safetensors=True,
         output_loading_info=True,
     )
-    return model, load_tokenizer(folder), list(info["missing_keys"])
+    return model, load_tokenizer(folder, model.config), list(info["missing_keys"])
 
 
 def _refuse_bundle(
@@ -261,14 +263,21 @@ def _start_output(model: Any, absent: set[str], bias: Array) -> None:
 
 def _with_head(base: str, spec: ModelSpec, config: Any) -> tuple[Any, set[str], set[str]]:
     """Return the model, its head's parameters, and the parameters that the base lacks."""
-    import torch
-
     if isinstance(spec.head, MlpHead):
         from clftask.models.mlp import build
 
         model, fresh, lost = build(base, spec.head, config)
         refuse_lost(base, lost)
         return model, fresh, fresh
+    model, absent = _open_base(base, config)
+    head = {name for name, _ in model.named_parameters() if not _is_pretrained(name, model)}
+    return model, head, absent
+
+
+def _open_base(base: str, config: Any, **options: Any) -> tuple[Any, set[str]]:
+    """Return a base with the head of its architecture, and the parameters that the base lacks."""
+    import torch
+
     model, info = _transformers().AutoModelForSequenceClassification.from_pretrained(
         base,
         config=config,
@@ -277,11 +286,27 @@ def _with_head(base: str, spec: ModelSpec, config: Any) -> tuple[Any, set[str], 
         dtype=torch.float32,
         ignore_mismatched_sizes=True,
         output_loading_info=True,
+        **options,
     )
     absent = {*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])}
     refuse_lost(base, [name for name in absent if _is_pretrained(name, model)])
-    head = {name for name, _ in model.named_parameters() if not _is_pretrained(name, model)}
-    return model, head, absent
+    return model, absent
+
+
+def _check_weights(spec: ModelSpec, base: str, config: Any) -> None:
+    """Check that a local base has the weights of its configuration, without reading them."""
+    from clftask.models import mlp
+
+    try:
+        if isinstance(spec.head, MlpHead):
+            refuse_lost(base, mlp.open_encoder(base, device_map="meta")[1])
+        else:
+            _open_base(base, config, device_map="meta")
+    except ConfigError:
+        raise
+    except Exception as error:  # transformers and safetensors raise many classes
+        reason = f"the weights cannot be opened: {first_line(error)}"
+        raise _refuse(spec.base, reason, "Download the model again.") from None
 
 
 def refuse_lost(base: str, names: list[str]) -> None:

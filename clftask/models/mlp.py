@@ -146,14 +146,29 @@ def build(base: str, head: MlpHead, labelled: Any) -> tuple[MlpClassifier, set[s
     Returns:
         The model, the names of its new parameters, and the weights that the base lacks.
     """
+    encoder, lost = open_encoder(base)
+    model = MlpClassifier(configuration(encoder.config, head, labelled))
+    model.encoder.load_state_dict(encoder.state_dict(), strict=False)
+    fresh = {n for n, _ in model.named_parameters() if not n.startswith("encoder.")}
+    return model, fresh, lost
+
+
+def open_encoder(base: str, **options: Any) -> tuple[Any, list[str]]:
+    """Open an encoder in fp32.
+
+    Args:
+        base: A local folder or hub id.
+        options: Further options of `from_pretrained`.
+
+    Returns:
+        The encoder, and the names of its weights that the base lacks.
+    """
     encoder, info = AutoModel.from_pretrained(
         base,
         trust_remote_code=False,
         use_safetensors=True,
         dtype=torch.float32,
         output_loading_info=True,
+        **options,
     )
-    model = MlpClassifier(configuration(encoder.config, head, labelled))
-    model.encoder.load_state_dict(encoder.state_dict(), strict=False)
-    fresh = {n for n, _ in model.named_parameters() if not n.startswith("encoder.")}
-    return model, fresh, [n for n in info["missing_keys"] if not n.startswith("pooler")]
+    return encoder, [n for n in info["missing_keys"] if not n.startswith("pooler")]

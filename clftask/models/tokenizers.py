@@ -6,18 +6,26 @@ import re
 from typing import Any
 
 
-def load_tokenizer(base: str) -> Any:
+def load_tokenizer(base: str, config: Any = None) -> Any:
     """Open the tokenizer of a base or bundle, without remote code.
 
     It reads the beginning of long texts, and splits special tokens within a text: `</s>` in a
-    text would end the sequence for BART and T5. Bundles keep both settings, so that plain
-    transformers has the same tokens.
+    text would end the sequence for BART and T5. It pads after the text: on the left, padding
+    shifts the positions of most models (GPT2, BERT), so that a text's probabilities depend on
+    the others of its batch. Bundles keep these settings, so that plain transformers has the same
+    inputs.
+
+    Args:
+        base: A local folder or hub id.
+        config: The model's configuration; without it, the tokenizer pads on its own side.
     """
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(
         base, trust_remote_code=False, split_special_tokens=True, truncation_side="right"
     )
+    if config is not None and getattr(config, "summary_type", None) != "last":
+        tokenizer.padding_side = "right"  # XLNet reads the last position, padding or not
     return _fenced(tokenizer) if _leaking(tokenizer) else tokenizer
 
 

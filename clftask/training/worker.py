@@ -139,9 +139,9 @@ def build_trainer(
     job = work.job
     torch.manual_seed(job.seed)
     base = find_base(job.model.base, scratch)
-    tokenizer = load_tokenizer(base)
     prior = prior_of(work.tables["train"]["labels"].combine_chunks(), len(work.label_names))
     model, fresh = build_model(base, job.model, work.space, prior)
+    tokenizer = load_tokenizer(base, model.config)
     prepare(model, tokenizer, job.model, job.data.text_pair is not None)
     arguments = training_arguments(job, f"{scratch}/trainer", world, device, precision)
     # accelerate may not find Ray's process group; then it trains independent models silently.

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerFast, T5TokenizerFast
+from transformers import (
+    AutoTokenizer,
+    ByT5Tokenizer,
+    GPT2Config,
+    PreTrainedTokenizerFast,
+    T5TokenizerFast,
+    XLNetConfig,
+)
 
 from clftask.models.tokenizers import load_tokenizer
 
@@ -95,6 +102,16 @@ def test_added_tokens_that_are_not_special_stay(tmp_path, make):
     own = tokenizer("a qq</s> b", add_special_tokens=False)["input_ids"]
     assert tokenizer.convert_tokens_to_ids("qq") in own
     assert tokenizer.eos_token_id not in own
+
+
+@pytest.mark.parametrize(
+    ("config", "side"), [(GPT2Config(), "right"), (XLNetConfig(), "left"), (None, "left")]
+)
+def test_padding_comes_after_the_text_unless_the_model_reads_the_last_position(
+    tmp_path, config, side
+):
+    words(tmp_path)
+    assert load_tokenizer(str(tmp_path), config).padding_side == side
 
 
 def test_the_beginning_of_a_long_text_is_read(tmp_path):

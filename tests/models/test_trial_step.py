@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -229,6 +230,22 @@ def test_what_cannot_be_trained_is_refused(base, name, changes, settings, reason
     assert allowed.startswith("does not work with head")
     assert reason in allowed
     assert remedy in told
+
+
+@pytest.mark.parametrize("head", ["linear", "mlp"])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_hidden_layers": 3}, "lacks 16 of its own weights: "),
+        ({"vocab_size": 50}, "weights"),
+        ({"hidden_size": 10}, "weights"),
+    ],
+)
+def test_a_configuration_of_other_weights_is_refused(base, head, changes, message):
+    folder = base("Bert")
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    assert message in refusal(folder, head=head)[1]
 
 
 def test_the_tokenizers_end_of_text_counts(base):
