@@ -124,7 +124,7 @@ def _check_model(spec: ModelSpec, config: Any, tokenizer: Any, has_pairs: bool) 
         model = trial_step.untrained(config, spec)
     except Exception as error:  # invalid sizes, a missing package, no hidden_size for an MLP head
         reason = f"has no classifier with head {spec.head.kind}: {first_line(error)}"
-        raise refuse(reason, "Use another base or head.") from None
+        raise refuse(reason, trial_step.other_choice(spec)) from None
     trial_step.check_vocabulary(model, tokenizer, refuse)
     limit = trial_step.num_positions(model)
     if limit is not None and limit < spec.max_length:

@@ -62,7 +62,7 @@ class MlpClassifier(PreTrainedModel):  # type: ignore[misc]
         inner = config.encoder_config()
         self.encoder = AutoModel.from_config(inner)
         if getattr(self.encoder, "pooler", None) is not None:
-            self.encoder.pooler = None  # unused; DDP fails on parameters without gradients
+            self.encoder.pooler = nn.Identity()  # unused; some encoders call it in any case
         self.dense = nn.Linear(inner.hidden_size, config.hidden)
         self.dropout = nn.Dropout(config.dropout)
         self.classifier = nn.Linear(config.hidden, config.num_labels)

@@ -71,8 +71,7 @@ def check_step(
         has_pairs: Whether the job has second texts.
         refuse: Returns the error to raise for a problem and its remedy.
     """
-    is_mlp = isinstance(spec.head, MlpHead)
-    remedy = "Use head: linear, the model's own head." if is_mlp else "Use another base."
+    remedy = other_choice(spec)
     try:
         align_special_tokens(model, tokenizer)
         spec.adapt.freeze(model.base_model)
@@ -84,6 +83,12 @@ def check_step(
         raise refuse(reason, remedy) from None
     if len(shape) != 2 or shape[1] != model.config.num_labels:
         raise refuse(f"gives logits of shape {shape} instead of one row per text", remedy)
+
+
+def other_choice(spec: ModelSpec) -> str:
+    """Return the remedy for a base that does not work with a job's head."""
+    is_mlp = isinstance(spec.head, MlpHead)
+    return "Use head: linear, the model's own head." if is_mlp else "Use another base."
 
 
 def _logits(model: Any, tokenizer: Any, spec: ModelSpec, has_pairs: bool) -> torch.Tensor:
@@ -103,7 +108,8 @@ def num_positions(model: Any) -> int | None:
     Tables of positions may begin with rows that no token uses: RoBERTa's begin after the padding
     index, BART's have an offset.
     """
-    limits = [getattr(model.config.get_text_config(), "max_position_embeddings", None)]
+    config = model.base_model.config.get_text_config()
+    limits = [getattr(config, "max_position_embeddings", None)]
     for table, first in _position_tables(model):
         limits.append(table.weight.shape[0] - first)
     known = [limit for limit in limits if isinstance(limit, int) and limit > 0]

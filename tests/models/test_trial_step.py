@@ -63,6 +63,11 @@ MORE = {
     "Bart": {**BART, "encoder_layerdrop": 0.5},
     "T5": {**T5, "pad_token_id": 0, "eos_token_id": 3},
     "GPT2": {"vocab_size": 40, "n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 36},
+    "SqueezeBert": {
+        **{k: v for k, v in SIZES.items() if k != "pad_token_id"},
+        **{f"{k}_groups": 1 for k in ("q", "k", "v", "post_attention", "intermediate", "output")},
+        "embedding_size": 8,
+    },
     "Reformer": {
         **{k: v for k, v in SIZES.items() if k not in ("num_hidden_layers", "intermediate_size")},
         "attn_layers": ["local"],
@@ -125,6 +130,7 @@ def one_worker():
         ("Longformer", {"head": "mlp"}, "encoder.encoder.layer.0.attention.self.query_global.bias"),
         ("Bart", {"adapt": "last_layers"}, "model.shared.weight"),
         ("Flaubert", {}, None),
+        ("SqueezeBert", {"head": "mlp"}, None),
     ],
 )
 def test_ddp_trains_what_is_left(base, one_worker, name, settings, frozen):
@@ -206,6 +212,13 @@ def test_positions_are_those_that_the_model_takes(base, name, limit):
         check_base(ModelSpec(base=str(folder), max_length=limit))
         with pytest.raises(ConfigError, match=f"must be at most {limit}, the positions of"):
             check_base(ModelSpec(base=str(folder), max_length=limit + 1))
+
+
+@pytest.mark.parametrize(("name", "limit"), [("Nystromformer", 36), ("Roberta", 35), ("T5", None)])
+def test_positions_of_a_base_with_another_head(base, name, limit):
+    spec = ModelSpec(base=str(base(name)), max_length=16, head="mlp")
+    model, _ = build_model(spec.base, spec, SPACE, PRIOR)
+    assert trial_step.num_positions(model) == limit
 
 
 def refusal(folder: Path, **settings):
