@@ -95,6 +95,16 @@ class BadRowError(JobError):
     """A bad row in a job with `on_bad_row: fail`."""
 
 
+def is_permanent(error: BaseException) -> bool:
+    """Tell whether a retry of the same work raises the same error.
+
+    Connections, disks and memory may recover; torch has only RuntimeError for them. The other
+    errors of Python depend on data and code alone.
+    """
+    may_pass = isinstance(error, RuntimeError | OSError | MemoryError | EOFError)
+    return not may_pass or isinstance(error, NotImplementedError | RecursionError)
+
+
 @contextmanager
 def interruption_hint(remedy: str) -> Iterator[None]:
     """Add a note on how to resume to a KeyboardInterrupt."""

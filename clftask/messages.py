@@ -20,6 +20,12 @@ def are(number: float) -> str:
     return "is" if number == 1 else "are"
 
 
+def first_line(error: BaseException) -> str:
+    """Return the type of an error and the first line of its message, up to 300 characters."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return ": ".join([type(error).__name__, *lines[:1]])[:300]
+
+
 def printable(text: str) -> str:
     """Return the text with control characters escaped, so that it cannot control a terminal."""
     return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

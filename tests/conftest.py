@@ -384,7 +384,7 @@ def _train_bundle(
 
     from clftask.config.train import TrainJob
     from clftask.data.prepare import prepare, tokenise
-    from clftask.models.loading import load_tokenizer
+    from clftask.models.tokenizers import load_tokenizer
     from clftask.training.worker import Work, fit
 
     table = _write_toy_table(folder / "toy.parquet", 240)

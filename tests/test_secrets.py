@@ -23,7 +23,7 @@ from clftask.distributed.train.driver import Environment, train
 from clftask.distributed.tune.driver import tune
 from clftask.errors import ClftaskError, Problem
 from clftask.io import filesystems, listing, storage
-from clftask.models.loading import load_tokenizer
+from clftask.models.tokenizers import load_tokenizer
 from clftask.redaction import masked
 from clftask.training.worker import Work, fit
 

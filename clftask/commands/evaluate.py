@@ -10,6 +10,7 @@ from typing import Any
 from clftask.components.decision.calibration import Calibration
 from clftask.components.decision.decision import Decision
 from clftask.components.labels import multi_hot
+from clftask.components.truncation import num_special
 from clftask.config.train import TrainJob
 from clftask.data.prepare import beginnings, read_labelled
 from clftask.data.summary import DataReport
@@ -40,12 +41,14 @@ class LabelledBundle:
         folder: Its local folder.
         rows: Uncalibrated logits, and targets.
         warnings: Warnings about skipped rows.
+        num_special: Special tokens of one model input.
     """
 
     meta: BundleMeta
     folder: str
     rows: Labelled
     warnings: list[str]
+    num_special: int
 
 
 def evaluate_bundle(path: str, table: str, say: Say) -> dict[str, Any]:
@@ -68,7 +71,7 @@ def evaluate_bundle(path: str, table: str, say: Say) -> dict[str, Any]:
     decision, rows, space = found.meta.decision, found.rows, found.meta.space
     again = {"calibration": decision.calibration.model_copy(update={"is_folded": False})}
     outcome = decision.model_copy(update=again).apply(rows.logits, found.meta.task)
-    num_whole = found.meta.truncation.num_whole(found.meta.max_length)
+    num_whole = found.meta.truncation.num_whole(found.meta.max_length, found.num_special)
     majority = majority_label(found.meta.data, space.names, rows.targets)
     figures = measured(rows, outcome, decision, space, num_whole, majority)
     training = found.meta.job.get("training", {})
@@ -104,7 +107,8 @@ def decide_bundle(
         if len(found.rows.logits) < FEW_ROWS:
             rows = counted(len(found.rows.logits), "row")
             say(f"warning: the decision is fitted on only {rows} and may overfit")
-        refitted = decide(job, found.meta.space, {"validation": found.rows}, found.meta.data)
+        splits, data = {"validation": found.rows}, found.meta.data
+        refitted = decide(job, found.meta.space, splits, data, found.num_special)
         warnings = _said(refitted.warnings, say)
         _rewrite(found, job, refitted, table, place, _records(path), say)
     figures = {name: by_split["validation"] for name, by_split in refitted.figures.items()}
@@ -178,7 +182,8 @@ def _labelled_bundle(path: str, table: str, scratch: str, say: Say) -> LabelledB
     num_tokens = full_lengths(*_texts(rows), tokens, scorer.tokenizer)
     shown = rows.set_column(rows.column_names.index("text"), "text", beginnings(rows))
     found = labelled(shown.append_column("num_tokens", num_tokens), raw, targets)
-    return LabelledBundle(meta, folder, found, report.warnings())
+    special = sum(num_special(scorer.tokenizer))
+    return LabelledBundle(meta, folder, found, report.warnings(), special)
 
 
 def _logits(folder: str, meta: BundleMeta, rows: Any, say: Say) -> Any:

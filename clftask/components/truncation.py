@@ -34,8 +34,13 @@ class LongTextSpec(Spec):
     def num_read(self, max_length: int) -> int | None:
         """Return how many tokens from the beginning are used; None if the end is used as well."""
 
-    def num_whole(self, max_length: int) -> int:
-        """Return the length in tokens of the longest text that is read whole."""
+    def num_whole(self, max_length: int, num_special: int = 2) -> int:
+        """Return the length in tokens of the longest text that is read whole.
+
+        Args:
+            max_length: Maximum number of tokens of one model input.
+            num_special: Special tokens of one model input.
+        """
         return max_length
 
     def problems(self, max_length: int) -> list[Problem]:
@@ -97,8 +102,13 @@ class KeepHead(LongTextSpec):
             columns["token_type_ids"] = found["token_type_ids"]
         length = np.array([len(ids) for ids in found["input_ids"]], np.int32)
         is_cut = length >= max_length
-        for i in np.flatnonzero(is_cut) if found.encodings else ():
-            is_cut[i] = bool(found.encodings[i].overflowing)
+        full = np.flatnonzero(is_cut)
+        if found.encodings:
+            is_cut[full] = [bool(found.encodings[i].overflowing) for i in full]
+        else:  # a tokenizer in Python does not tell what it cut
+            second = None if pairs is None else [pairs[i] for i in full]
+            whole = whole_ids([texts[i] for i in full], tokenizer, second)
+            is_cut[full] = [len(ids) > max_length for ids in whole]
         lists = {n: pa.array(ids, pa.list_(pa.int32())) for n, ids in columns.items()}
         return pa.table({**lists, **_lengths(length, length, is_cut)})
 
@@ -172,9 +182,11 @@ class Windows(LongTextSpec):
         is_wide = self.stride > max_length // 2
         return [Problem("stride", self.stride, allowed)] if is_wide else []
 
-    def num_whole(self, max_length: int) -> int:
-        """Return the length of the longest text read whole, at two special tokens per window."""
-        return 2 + self.most * (max_length - 2) - (self.most - 1) * self.stride
+    def num_whole(self, max_length: int, num_special: int = 2) -> int:
+        """Return the length in tokens of the longest text that is read whole."""
+        content = max_length - num_special
+        step = max(1, content - self.stride)
+        return num_special + content + (self.most - 1) * step
 
     def encoded(
         self, texts: list[str], pairs: list[str] | None, tokenizer: Any, max_length: int
@@ -244,9 +256,23 @@ def _lengths(length: Any, num_tokens: Any, is_cut: Any) -> dict[str, pa.Array]:
 
 def num_special(tokenizer: Any) -> tuple[int, int]:
     """Return the number of special tokens before and after a text."""
-    mask = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
+    before, _, after = single_types(tokenizer)
+    return len(before), len(after)
+
+
+def single_types(tokenizer: Any) -> tuple[Ids, int, Ids]:
+    """Return the token types of a single text: of the special tokens before it, of its own
+    tokens, and of the special tokens after it; all 0 if the model takes none.
+
+    Most are 0, which models assume by default; XLNet and Funnel have a type for `[CLS]`.
+    """
+    found = tokenizer("a", return_special_tokens_mask=True)
+    mask = list(found["special_tokens_mask"])
+    types = list(found.get("token_type_ids", [0] * len(mask)))
     before = mask.index(0) if 0 in mask else len(mask)
-    return before, list(reversed(mask)).index(0) if 0 in mask else 0
+    after = mask[::-1].index(0) if 0 in mask else 0
+    own = types[before] if 0 in mask else 0
+    return types[:before], own, types[len(mask) - after :]
 
 
 def whole_ids(texts: list[str], tokenizer: Any, pairs: list[str] | None = None) -> Iterator[Ids]:

@@ -124,10 +124,12 @@ class Collator:
         names = [n for n in ("input_ids", "token_type_ids") if n in rows[0]]
         if "windows" not in rows[0]:
             return dict(self.pad([{n: row[n] for n in names} for row in rows]))
-        ends = [np.cumsum(row["windows"]) for row in rows]
-        ids = [np.split(row["input_ids"], end[:-1]) for row, end in zip(rows, ends, strict=True)]
-        inputs = dict(self.pad([{"input_ids": window} for row in ids for window in row]))
-        return {**inputs, "windows": torch.tensor([len(row) for row in ids])}
+        windows = []
+        for row in rows:
+            ends = np.cumsum(row["windows"])[:-1]
+            parts = zip(*(np.split(row[n], ends) for n in names), strict=True)
+            windows += [dict(zip(names, window, strict=True)) for window in parts]
+        return {**self.pad(windows), "windows": torch.tensor([len(row["windows"]) for row in rows])}
 
     def one(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Pad rows into one batch: model inputs, `targets` (rows, labels) and `weight`."""

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clftask.components.truncation import LongTextSpec, whole_ids
+from clftask.components.truncation import LongTextSpec, single_types, whole_ids
 
 CHARS_A_TOKEN = 10  # above the average of usual texts
 _KEEP_ALL = {"Lowercase", "NFC", "NFD", "NFKC", "NFKD"}
@@ -36,8 +36,15 @@ def tokenise(
         long_text: The treatment of longer texts.
 
     Returns:
-        The table of `LongTextSpec.encoded`.
+        The table of `LongTextSpec.encoded`; with token_type_ids if they are not all 0.
     """
+    found = _encoded(texts, pairs, tokenizer, max_length, long_text)
+    return found if pairs is not None else _with_types(found, tokenizer)
+
+
+def _encoded(
+    texts: Any, pairs: Any | None, tokenizer: Any, max_length: int, long_text: LongTextSpec
+) -> pa.Table:
     first = texts.to_pylist()
     if pairs is not None:
         # Pairs are not cut: longest_first truncation depends on the lengths of both texts.
@@ -59,6 +66,24 @@ def tokenise(
     return pa.concat_tables([found, whole]).take(pa.array(order)).combine_chunks()
 
 
+def _with_types(tokens: pa.Table, tokenizer: Any) -> pa.Table:
+    """Add the token types of single texts, for each window, unless all are 0."""
+    before, own, after = single_types(tokenizer)
+    if not any((*before, own, *after)):
+        return tokens
+    ids = one_array(tokens["input_ids"])
+    windows = "windows" in tokens.column_names
+    length = one_array(tokens["windows"]).flatten() if windows else tokens["length"]
+    ends = np.cumsum(length.to_numpy())
+    types = np.full(ends[-1] if len(ends) else 0, own, np.int32)
+    for i, kind in enumerate(before):
+        types[ends - length.to_numpy() + i] = kind
+    for i, kind in enumerate(reversed(after), 1):
+        types[ends - i] = kind
+    column = pa.ListArray.from_arrays(ids.offsets, pa.array(types))
+    return tokens.append_column("token_type_ids", column)
+
+
 def sequences(tokens: pa.Table) -> tuple[pa.Table, npt.NDArray[np.int64] | None]:
     """Return one row per model input.
 
@@ -66,17 +91,20 @@ def sequences(tokens: pa.Table) -> tuple[pa.Table, npt.NDArray[np.int64] | None]
         tokens: The result of `tokenise`.
 
     Returns:
-        A table with input_ids and length of each window, and the (rows,) number of windows
-        of each row. Without windows: `tokens` unchanged, and None.
+        A table with input_ids, token_type_ids if there are any, and length of each window, and
+        the (rows,) number of windows of each row. Without windows: `tokens` unchanged, and None.
     """
     if "windows" not in tokens.column_names:
         return tokens, None
     windows = one_array(tokens["windows"])
     length = windows.flatten().to_numpy()
     ends = np.concatenate([[0], np.cumsum(length, dtype=np.int64)])
-    ids = one_array(tokens["input_ids"]).flatten()
-    table = {"input_ids": pa.LargeListArray.from_arrays(pa.array(ends), ids), "length": length}
-    return pa.table(table), pc.list_value_length(windows).to_numpy().astype(np.int64)
+    names = [n for n in ("input_ids", "token_type_ids") if n in tokens.column_names]
+    values = {n: one_array(tokens[n]).flatten() for n in names}
+    lists = {n: pa.LargeListArray.from_arrays(pa.array(ends), v) for n, v in values.items()}
+    return pa.table({**lists, "length": length}), pc.list_value_length(windows).to_numpy().astype(
+        np.int64
+    )
 
 
 def one_array(column: pa.ChunkedArray) -> pa.Array:

@@ -8,6 +8,11 @@ from __future__ import annotations
 
 import re
 
+from ray.exceptions import RayError
+
+from clftask.errors import ClftaskError
+from clftask.messages import first_line
+
 
 def is_wrong_token(error: BaseException) -> bool:
     """Tell whether the cluster rejected the token of `ray.init`."""
@@ -32,7 +37,18 @@ def is_node_loss(error: BaseException) -> bool:
     return bool(is_preempted) or re.search(r"\bnode\b.*\b(died|dead)\b", str(error)) is not None
 
 
-def last_line(error: BaseException) -> str:
-    """Return the last line of an error; Ray puts the worker's traceback before it."""
+def reason_of(error: BaseException) -> str:
+    """Return in one line why a task or an actor failed.
+
+    Ray puts the worker's traceback before the error of a task, and the cause of an actor's death
+    at the end.
+    """
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, BaseException):
+        error = cause
+    if isinstance(error, ClftaskError):
+        return str(error)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    if isinstance(error, RayError) and lines:
+        return lines[-1][:300]
+    return first_line(error)

@@ -79,6 +79,7 @@ def decide(
     space: LabelSpace,
     splits: dict[str, Labelled],
     data: Mapping[str, Any] | None = None,
+    num_special: int = 2,
 ) -> Evaluated:
     """Fit a job's decision on validation, and evaluate all splits with it.
 
@@ -89,9 +90,10 @@ def decide(
         space: The labels.
         splits: Validation, and test if there is one.
         data: Fingerprint and report of the training data, for the majority class.
+        num_special: Special tokens of one model input.
     """
-    held_out, figures = splits["validation"], dict[str, Any]()
-    outcomes, num_whole = {}, job.model.long_text.num_whole(job.model.max_length)
+    held_out, figures, outcomes = splits["validation"], dict[str, Any](), {}
+    num_whole = job.model.long_text.num_whole(job.model.max_length, num_special)
     rows_of_fit = HeldOut(held_out.logits, held_out.targets, job.task, job.average, held_out.groups)
     first = cross_fitted(job.decision, *rows_of_fit)
     decision, own, warnings = fit_decision(job.decision, rows_of_fit, first)

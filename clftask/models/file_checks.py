@@ -21,7 +21,8 @@ _TOKENIZER_FILES = (
     "sentencepiece.model",
     "spm.model",
 )
-_OF_CHARACTERS = {"canine", "perceiver"}  # their tokenizers have no vocabulary
+# Their tokenizers read characters or bytes, and have no vocabulary.
+_OF_CHARACTERS = {"CanineTokenizer", "PerceiverTokenizer", "ByT5Tokenizer"}
 # Some models share weights among layers (ALBERT), so they have fewer tensors than layers.
 MAX_LAYERS_A_TENSOR = 10
 
@@ -33,20 +34,34 @@ def check_files(folder: Path, refuse: Refuse) -> None:
         folder: The folder.
         refuse: Returns the error to raise for a problem and its remedy.
     """
+    if (folder / "adapter_config.json").exists():
+        remedy = "Merge it into its model (peft: merge_and_unload), and save model and tokenizer."
+        raise refuse("contains an adapter", remedy)
     if not (folder / "config.json").is_file():
-        raise refuse("contains no config.json", "Is it a model folder, fully downloaded?")
+        raise refuse("contains no config.json", _place(folder))
     config = _read(folder / "config.json", refuse)
     if _needs_code(config):
         remedy = "Use a model that transformers supports."
         raise refuse("needs remote code, which clftask never runs", remedy)
-    if (folder / "adapter_config.json").exists():
-        raise refuse("contains an adapter", "Merge it into the model first.")
     num_tensors = sum(_check_weights(folder / name, refuse) for name in _weights(folder, refuse))
     if _most_layers(config) > MAX_LAYERS_A_TENSOR * num_tensors:
         raise refuse("config.json has more layers than the weights", _AGAIN)
     has_tokens = any((folder / name).is_file() for name in _TOKENIZER_FILES)
-    if not has_tokens and str(config.get("model_type")) not in _OF_CHARACTERS:
-        raise refuse("contains no tokenizer files", _AGAIN)
+    if not has_tokens and not _reads_characters(folder, refuse):
+        remedy = "Save the tokenizer there: tokenizer.save_pretrained(folder)."
+        raise refuse("contains no tokenizer files", remedy)
+
+
+def _reads_characters(folder: Path, refuse: Refuse) -> bool:
+    file = folder / "tokenizer_config.json"
+    return file.is_file() and _read(file, refuse).get("tokenizer_class") in _OF_CHARACTERS
+
+
+def _place(folder: Path) -> str:
+    """Return where a model may be instead: sentence-transformers keeps some in a subfolder."""
+    below = sorted(file.parent for file in folder.glob("*/config.json"))
+    models = [path for path in below if any(path.glob("*.safetensors"))]
+    return f"Use {models[0]}." if models else "Is it a model folder, fully downloaded?"
 
 
 def _needs_code(config: dict[str, Any]) -> bool:
@@ -93,7 +108,12 @@ def _weights(folder: Path, refuse: Refuse) -> list[str]:
 def _check_weights(file: Path, refuse: Refuse) -> int:
     """Check a safetensors file's size against its header; return its number of tensors."""
     if not file.is_file():
-        raise refuse(f"{file.name} is missing", "Weights must be complete safetensors files.")
+        remedy = "Weights must be complete safetensors files."
+        if any(file.parent.glob("*.bin")) or any(file.parent.glob("*.h5")):
+            remedy += (
+                " Open the model with transformers and save it: model.save_pretrained(folder)."
+            )
+        raise refuse(f"{file.name} is missing", remedy)
     with file.open("rb") as stream:
         start = stream.read(8)
         size = int.from_bytes(start, "little")

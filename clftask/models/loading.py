@@ -16,7 +16,9 @@ from clftask.config.train import ModelSpec
 from clftask.errors import ConfigError, DataError, Problem
 from clftask.io import filesystems, storage
 from clftask.io.tempdirs import temporary_folder
+from clftask.messages import first_line
 from clftask.models.file_checks import check_files
+from clftask.models.tokenizers import load_tokenizer
 
 PROBLEM_TYPES: dict[Task, str] = {
     "multiclass": "single_label_classification",
@@ -70,21 +72,26 @@ def _in_package(base: str) -> str:
     return str(folder)
 
 
-def check_base(spec: ModelSpec) -> Any:
+def check_base(spec: ModelSpec, has_pairs: bool = False) -> Any:
     """Check that a model can be trained, before any worker starts.
+
+    Args:
+        spec: The job's model section.
+        has_pairs: Whether the job has second texts.
 
     Returns:
         Its tokenizer. A temporary download is removed.
 
     Raises:
         ConfigError: The model is missing or incomplete, needs remote code, does not support
-            sequence classification, or has fewer positions than `max_length`.
+            sequence classification, does not work with its tokenizer, or has fewer positions
+            than `max_length`.
     """
-    with temporary_folder() as scratch:
-        return _check_base(spec, find_base(spec.base, scratch))
+    with temporary_folder() as scratch, quiet_loading():
+        return _check_base(spec, find_base(spec.base, scratch), has_pairs)
 
 
-def _check_base(spec: ModelSpec, base: str) -> Any:
+def _check_base(spec: ModelSpec, base: str, has_pairs: bool) -> Any:
     transformers = _transformers()
     if Path(base).is_dir():
         check_files(Path(base), functools.partial(_refuse, spec.base))
@@ -102,45 +109,46 @@ def _check_base(spec: ModelSpec, base: str) -> Any:
         raise _refuse(
             spec.base, f"{config.model_type} has no sequence classification in transformers"
         )
-    tokenizer = _check_tokenizer(spec.base, base)
-    limit = num_positions(config)
-    if limit is not None and limit < spec.max_length:
-        allowed = f"must be at most {limit}, the positions of {spec.base}"
-        raise ConfigError(Problem("model.max_length", spec.max_length, allowed))
+    if Path(base).is_dir():  # those of a hub id are downloaded by the workers
+        _check_weights(spec, base, config)
+    tokenizer = _check_tokenizer(spec.base, base, config)
+    _check_model(spec, config, tokenizer, has_pairs)
     return tokenizer
 
 
-def _check_tokenizer(name: str, base: str) -> Any:
+def _check_model(spec: ModelSpec, config: Any, tokenizer: Any, has_pairs: bool) -> None:
+    from clftask.models import trial_step
+
+    refuse = functools.partial(_refuse, spec.base)
     try:
-        tokenizer = load_tokenizer(base)
+        model = trial_step.untrained(config, spec)
+    except Exception as error:  # invalid sizes, a missing package, no hidden_size for an MLP head
+        reason = f"has no classifier with head {spec.head.kind}: {first_line(error)}"
+        raise refuse(reason, trial_step.other_choice(spec)) from None
+    trial_step.check_vocabulary(model, tokenizer, refuse)
+    limit = trial_step.num_positions(model)
+    if limit is not None and limit < spec.max_length:
+        allowed = f"must be at most {limit}, the positions of {spec.base}"
+        raise ConfigError(Problem("model.max_length", spec.max_length, allowed))
+    trial_step.check_step(model, tokenizer, spec, has_pairs, refuse)
+
+
+def _check_tokenizer(name: str, base: str, config: Any) -> Any:
+    try:
+        tokenizer = load_tokenizer(base, config)
     except Exception as error:  # the tokenizers library raises bare Exceptions
         reason = " ".join(str(error).split())[:300]
         remedy = "Download the model again."
         raise _refuse(name, f"the tokenizer cannot be opened: {reason}", remedy) from None
     if tokenizer.pad_token is None:
-        raise _refuse(name, "its tokenizer has no padding token", "Save it with a pad_token.")
+        own = "eos_token" if tokenizer.eos_token is not None else "unk_token"
+        remedy = f"Save the tokenizer with its {own} as pad_token."
+        raise _refuse(name, "its tokenizer has no padding token", remedy)
     return tokenizer
-
-
-# transformers: their position embeddings start after the padding index.
-_OFFSET_POSITIONS = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer"}
-
-
-def num_positions(config: Any) -> int | None:
-    """Return the maximum number of tokens of the model's positions, None if unlimited."""
-    limit = getattr(config, "max_position_embeddings", None)
-    if not isinstance(limit, int) or limit <= 0:
-        return None
-    return limit - (config.pad_token_id + 1 if config.model_type in _OFFSET_POSITIONS else 0)
 
 
 def _refuse(base: str, allowed: str, remedy: str = "") -> ConfigError:
     return ConfigError(Problem("model.base", base, allowed, remedy))
-
-
-def load_tokenizer(base: str) -> Any:
-    """Open the tokenizer of a base or bundle, without remote code."""
-    return _transformers().AutoTokenizer.from_pretrained(base, trust_remote_code=False)
 
 
 def open_classifier(folder: str, num_labels: int, max_length: int) -> tuple[Any, Any]:
@@ -154,13 +162,15 @@ def open_classifier(folder: str, num_labels: int, max_length: int) -> tuple[Any,
     Raises:
         DataError: They cannot be opened, or do not match these numbers.
     """
+    from clftask.models.trial_step import num_positions
+
     refuse = functools.partial(_refuse_bundle, folder)
     check_files(Path(folder), refuse)
     try:
         model, tokenizer, lost = _opened(folder)
     except Exception as error:  # transformers, safetensors and tokenizers raise many classes
         raise refuse(f"cannot be opened: {' '.join(str(error).split())[:300]}") from None
-    limit = num_positions(model.base_model.config)
+    limit = num_positions(model)
     if tokenizer.pad_token is None:
         raise refuse("has a tokenizer without a padding token")
     if lost:
@@ -180,7 +190,7 @@ def _opened(folder: str) -> tuple[Any, Any, list[str]]:
         use_safetensors=True,
         output_loading_info=True,
     )
-    return model, load_tokenizer(folder), list(info["missing_keys"])
+    return model, load_tokenizer(folder, model.config), list(info["missing_keys"])
 
 
 def _refuse_bundle(
@@ -206,6 +216,8 @@ def build_model(
     Returns:
         The model, and the names of its new parameters: none if the base's head is kept.
     """
+    from clftask.models.mlp import without_layerdrop
+
     names = dict(enumerate(space.names))
     config = _transformers().AutoConfig.from_pretrained(
         base,
@@ -215,6 +227,8 @@ def build_model(
         label2id={name: i for i, name in names.items()},
         problem_type=PROBLEM_TYPES[space.task],
     )
+    for name, value in without_layerdrop(config).items():
+        setattr(config, name, value)
     with quiet_loading():
         model, head, absent = _with_head(base, spec, config)
     spec.adapt.freeze(model.base_model)
@@ -249,14 +263,21 @@ def _start_output(model: Any, absent: set[str], bias: Array) -> None:
 
 def _with_head(base: str, spec: ModelSpec, config: Any) -> tuple[Any, set[str], set[str]]:
     """Return the model, its head's parameters, and the parameters that the base lacks."""
-    import torch
-
     if isinstance(spec.head, MlpHead):
         from clftask.models.mlp import build
 
         model, fresh, lost = build(base, spec.head, config)
         refuse_lost(base, lost)
         return model, fresh, fresh
+    model, absent = _open_base(base, config)
+    head = {name for name, _ in model.named_parameters() if not _is_pretrained(name, model)}
+    return model, head, absent
+
+
+def _open_base(base: str, config: Any, **options: Any) -> tuple[Any, set[str]]:
+    """Return a base with the head of its architecture, and the parameters that the base lacks."""
+    import torch
+
     model, info = _transformers().AutoModelForSequenceClassification.from_pretrained(
         base,
         config=config,
@@ -265,11 +286,27 @@ def _with_head(base: str, spec: ModelSpec, config: Any) -> tuple[Any, set[str], 
         dtype=torch.float32,
         ignore_mismatched_sizes=True,
         output_loading_info=True,
+        **options,
     )
     absent = {*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])}
     refuse_lost(base, [name for name in absent if _is_pretrained(name, model)])
-    head = {name for name, _ in model.named_parameters() if not _is_pretrained(name, model)}
-    return model, head, absent
+    return model, absent
+
+
+def _check_weights(spec: ModelSpec, base: str, config: Any) -> None:
+    """Check that a local base has the weights of its configuration, without reading them."""
+    from clftask.models import mlp
+
+    try:
+        if isinstance(spec.head, MlpHead):
+            refuse_lost(base, mlp.open_encoder(base, device_map="meta")[1])
+        else:
+            _open_base(base, config, device_map="meta")
+    except ConfigError:
+        raise
+    except Exception as error:  # transformers and safetensors raise many classes
+        reason = f"the weights cannot be opened: {first_line(error)}"
+        raise _refuse(spec.base, reason, "Download the model again.") from None
 
 
 def refuse_lost(base: str, names: list[str]) -> None:

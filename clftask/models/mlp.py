@@ -62,7 +62,7 @@ class MlpClassifier(PreTrainedModel):  # type: ignore[misc]
         inner = config.encoder_config()
         self.encoder = AutoModel.from_config(inner)
         if getattr(self.encoder, "pooler", None) is not None:
-            self.encoder.pooler = None  # unused; DDP fails on parameters without gradients
+            self.encoder.pooler = nn.Identity()  # unused; some encoders call it in any case
         self.dense = nn.Linear(inner.hidden_size, config.hidden)
         self.dropout = nn.Dropout(config.dropout)
         self.classifier = nn.Linear(config.hidden, config.num_labels)
@@ -106,6 +106,35 @@ def register() -> None:
     AutoModelForSequenceClassification.register(MlpClassifierConfig, MlpClassifier, exist_ok=True)
 
 
+def configuration(encoder: Any, head: MlpHead, labelled: Any) -> MlpClassifierConfig:
+    """Return the configuration of a classifier.
+
+    Args:
+        encoder: The encoder's configuration.
+        head: The job's head.
+        labelled: A configuration with the label names and the problem type.
+    """
+    own = {**encoder.to_diff_dict(), "model_type": encoder.model_type}
+    own.pop("dtype", None)  # else transformers would build the encoder in the base's precision
+    return MlpClassifierConfig(
+        encoder={**own, **without_layerdrop(encoder)},
+        hidden=head.hidden,
+        dropout=head.dropout,
+        id2label=labelled.id2label,
+        label2id=labelled.label2id,
+        problem_type=labelled.problem_type,
+    )
+
+
+def without_layerdrop(config: Any) -> dict[str, float]:
+    """Return a configuration's settings that skip layers at random, set to 0.
+
+    A skipped layer has no gradient, for which DDP waits.
+    """
+    names = ("layerdrop", "encoder_layerdrop", "decoder_layerdrop")
+    return {name: 0.0 for name in names if getattr(config, name, 0.0)}
+
+
 def build(base: str, head: MlpHead, labelled: Any) -> tuple[MlpClassifier, set[str], list[str]]:
     """Load an encoder and add the MLP head.
 
@@ -117,22 +146,29 @@ def build(base: str, head: MlpHead, labelled: Any) -> tuple[MlpClassifier, set[s
     Returns:
         The model, the names of its new parameters, and the weights that the base lacks.
     """
+    encoder, lost = open_encoder(base)
+    model = MlpClassifier(configuration(encoder.config, head, labelled))
+    model.encoder.load_state_dict(encoder.state_dict(), strict=False)
+    fresh = {n for n, _ in model.named_parameters() if not n.startswith("encoder.")}
+    return model, fresh, lost
+
+
+def open_encoder(base: str, **options: Any) -> tuple[Any, list[str]]:
+    """Open an encoder in fp32.
+
+    Args:
+        base: A local folder or hub id.
+        options: Further options of `from_pretrained`.
+
+    Returns:
+        The encoder, and the names of its weights that the base lacks.
+    """
     encoder, info = AutoModel.from_pretrained(
         base,
         trust_remote_code=False,
         use_safetensors=True,
         dtype=torch.float32,
         output_loading_info=True,
+        **options,
     )
-    config = MlpClassifierConfig(
-        encoder={**encoder.config.to_diff_dict(), "model_type": encoder.config.model_type},
-        hidden=head.hidden,
-        dropout=head.dropout,
-        id2label=labelled.id2label,
-        label2id=labelled.label2id,
-        problem_type=labelled.problem_type,
-    )
-    model = MlpClassifier(config)
-    model.encoder.load_state_dict(encoder.state_dict(), strict=False)
-    fresh = {n for n, _ in model.named_parameters() if not n.startswith("encoder.")}
-    return model, fresh, [n for n in info["missing_keys"] if not n.startswith("pooler")]
+    return encoder, [n for n in info["missing_keys"] if not n.startswith("pooler")]

@@ -33,9 +33,11 @@ from clftask.errors import (
     JobError,
     Problem,
     StorageError,
+    is_permanent,
 )
 from clftask.io import storage
 from clftask.io.strict_json import to_json
+from clftask.messages import first_line
 from clftask.models.bundle_meta import BundleMeta
 from clftask.models.predictor import Scorer
 from clftask.scoring.columns import columns_of, origin_columns
@@ -58,11 +60,13 @@ class Failure:
         shard: Its number.
         error: The error.
         ends_job: Whether the whole job must stop: missing access, or a bad row in mode fail.
+        is_permanent: Whether a retry would fail in the same way.
     """
 
     shard: int
     error: ClftaskError
     ends_job: bool = False
+    is_permanent: bool = False
 
 
 @dataclass(frozen=True)
@@ -324,8 +328,9 @@ def _caught(shard: int, call: Callable[[], _Item]) -> _Item | Failure:
         return Failure(shard, error)
     except Exception as error:  # errors of pyarrow or torch may be transient
         _log.warning("shard failed", exc_info=True, extra={"shard": shard})
-        reason = f"{type(error).__name__}: {error}"
-        return Failure(shard, JobError(Problem(f"shard {shard}", None, reason[:500])))
+        failed = JobError(Problem(f"shard {shard}", None, first_line(error)))
+        may_pass = isinstance(error, pa.ArrowException) or not is_permanent(error)
+        return Failure(shard, failed, is_permanent=not may_pass)
 
 
 def _ahead(items: Iterator[_Item], pool: ThreadPoolExecutor) -> Iterator[_Item]:

@@ -42,3 +42,12 @@ def is_lost_connection(reason: str) -> bool:
             RuntimeError whose text depends on the platform, so every RuntimeError counts.
     """
     return reason.startswith("RuntimeError")
+
+
+def is_collective(error: Exception) -> bool:
+    """Return whether an error comes from the communication between workers.
+
+    torch 2.13 raises a DistError for NCCL and for its store. gloo raises a RuntimeError whose
+    text names gloo's source file.
+    """
+    return isinstance(error, dist.DistError) or "gloo" in str(error)

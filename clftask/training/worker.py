@@ -16,6 +16,7 @@ import torch
 from clftask.components import trackers
 from clftask.components.decision.decision import Decision
 from clftask.components.labels import LabelSpace
+from clftask.components.truncation import num_special
 from clftask.config.train import TrainJob
 from clftask.errors import ClftaskError
 from clftask.evaluation.evaluate import Evaluated, decide, labelled
@@ -27,12 +28,13 @@ from clftask.models import bundle, bundle_meta
 from clftask.models.loading import (
     build_model,
     find_base,
-    load_tokenizer,
     output_layer,
     parameter_counts,
     prior_of,
 )
 from clftask.models.precision import bf16_pays, resolve_precision
+from clftask.models.tokenizers import load_tokenizer
+from clftask.models.trial_step import prepare
 from clftask.report.bundle_page import page_of
 from clftask.training.arguments import training_arguments
 from clftask.training.callbacks import (
@@ -139,9 +141,10 @@ def build_trainer(
     job = work.job
     torch.manual_seed(job.seed)
     base = find_base(job.model.base, scratch)
-    tokenizer = load_tokenizer(base)
     prior = prior_of(work.tables["train"]["labels"].combine_chunks(), len(work.label_names))
     model, fresh = build_model(base, job.model, work.space, prior)
+    tokenizer = load_tokenizer(base, model.config)
+    prepare(model, tokenizer, job.model, job.data.text_pair is not None)
     arguments = training_arguments(job, f"{scratch}/trainer", world, device, precision)
     # accelerate may not find Ray's process group; then it trains independent models silently.
     assert arguments.world_size == world, "Trainer would train independent models"
@@ -226,7 +229,8 @@ def evaluate(work: Work, trainer: ClassifierTrainer) -> Evaluated:
             splits[split] = labelled(work.tables[split], logits, trainer.targets_of(split))
     if not splits:
         return Evaluated(Decision(), {}, {}, {})
-    found = decide(work.job, work.space, splits, work.data)
+    special = sum(num_special(trainer.processing_class))
+    found = decide(work.job, work.space, splits, work.data, special)
     for split, rows in splits.items():
         loss = trainer.mean_loss(rows.logits, rows.targets)
         found.figures["metrics"][split]["loss"] = strict(loss)

@@ -24,6 +24,7 @@ from clftask.config.train import TrainJob
 from clftask.errors import ClftaskError, StorageError
 from clftask.io import filesystems, storage
 from clftask.io.tempdirs import process_folder, temporary_folder
+from clftask.messages import first_line
 from clftask.models.loading import find_base
 from clftask.models.memory import is_out_of_memory
 from clftask.training.callbacks import StepSeed, StopOnNan, Stopwatch, evaluations_without_gain
@@ -165,7 +166,7 @@ def reason_of(error: Exception) -> str:
         return str(error.problems[0].allowed)
     if is_out_of_memory(error):
         return "out of memory"
-    return " ".join(f"{type(error).__name__}: {error}".split())[:500]
+    return first_line(error)
 
 
 class TrialCallback(TrainerCallback):  # type: ignore[misc]

@@ -8,13 +8,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from clftask.components import truncation
 from clftask.components.truncation import KeepHead, KeepHeadTail, Windows
 from clftask.config.train import TrainJob
+from clftask.data.batching import Collator, TokenRows
 from clftask.data.tokenization import full_lengths, sequences, tokenise
 from clftask.errors import ConfigError
-from clftask.models.loading import load_tokenizer
+from clftask.models.tokenizers import load_tokenizer
 
 WORDS = ["tool", "fast", "pixel", "audio", "socket", "shader", "volume"]
 
@@ -156,6 +159,113 @@ def test_windows_are_pooled(pool, expected):
     tensor = policy.pooled_tensor(torch.from_numpy(logits), torch.from_numpy(counts))
     assert tensor.tolist() == expected
     assert KeepHead().pooled(logits, None) is logits
+
+
+# ------------------------------------------------------------------ any number of special tokens
+
+TEMPLATES = {
+    "none": "$A",
+    "one": "$A </s>",
+    "BERT": "[CLS] $A </s>",
+    "XLNet": "$A </s> [CLS]:2",
+    "Funnel": "[CLS]:2 $A </s>",
+    "three": "[CLS] </s> $A </s>",
+}
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+@pytest.fixture(params=TEMPLATES)
+def templated(request):
+    """A tokenizer of letters, whose special tokens are those of a template."""
+    words = {w: i for i, w in enumerate(["<pad>", "<unk>", "[CLS]", "</s>", *LETTERS])}
+    backend = Tokenizer(models.WordLevel(words, "<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.post_processor = processors.TemplateProcessing(
+        single=TEMPLATES[request.param], special_tokens=[("[CLS]", 2), ("</s>", 3)]
+    )
+    side = "left" if request.param == "XLNet" else "right"
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        padding_side=side,
+        pad_token_type_id=3,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+
+
+def letters(*lengths: int) -> pa.Array:
+    return pa.array([" ".join(LETTERS[:n]) for n in lengths], pa.large_string())
+
+
+def around(tokenizer) -> int:
+    return len(tokenizer("")["input_ids"])
+
+
+@pytest.mark.parametrize("stride", [0, 2])
+def test_windows_have_the_special_tokens_of_the_tokenizer(templated, stride):
+    lengths = [1, 5, 8, 9, 14, 26]
+    policy = Windows(stride=stride, most=64)
+    tokens = tokenise(letters(*lengths), None, templated, 8, policy)
+    for n, found in zip(lengths, windows_of(tokens), strict=True):
+        expected = templated(
+            " ".join(LETTERS[:n]),
+            truncation=True,
+            max_length=8,
+            stride=stride,
+            return_overflowing_tokens=True,
+        )["input_ids"]
+        assert found == expected
+
+
+@pytest.mark.parametrize("policy", [Windows(most=3), Windows(most=3, stride=2), KeepHead()])
+def test_the_longest_text_that_is_read_whole(templated, policy):
+    special = around(templated)
+    longest = policy.num_whole(8, special)
+    tokens = tokenise(letters(longest - special, longest - special + 1), None, templated, 8, policy)
+    assert tokens["num_tokens"].to_pylist()[0] == longest
+    assert tokens["is_truncated"].to_pylist() == [False, True]
+
+
+def test_the_tail_ends_with_the_special_tokens(templated):
+    tokens = tokenise(letters(26, 3), None, templated, 10, KeepHeadTail(head=0.5))
+    ids, short = tokens["input_ids"].to_pylist()
+    size = 10 - around(templated)
+    head = max(1, round(size * 0.5))
+    text = f"{' '.join(LETTERS[:head])} {' '.join(LETTERS[head - size :])}"
+    assert ids == templated(text)["input_ids"]
+    assert short == templated("a b c")["input_ids"]
+
+
+@pytest.mark.parametrize("policy", [KeepHead(), KeepHeadTail(), Windows(most=2)])
+def test_inputs_are_those_of_plain_transformers(templated, policy):
+    """XLNet and Funnel have a token type for [CLS]."""
+    texts = letters(3, 1, 4)
+    table, _ = sequences(tokenise(texts, None, templated, 8, policy))
+    rows = TokenRows(table).__getitems__([(i, 1.0) for i in range(table.num_rows)])
+    found = Collator(templated, 1, 8, 9).inputs(rows)
+    expected = templated(texts.to_pylist(), padding=True, return_tensors="pt")
+    for name in found:
+        assert torch.equal(found[name], expected[name]), name
+    is_needed = bool(expected["token_type_ids"][expected["attention_mask"] > 0].any())
+    assert ("token_type_ids" in found) is is_needed
+
+
+def test_windows_keep_their_token_types_in_training(templated):
+    rows = TokenRows(tokenise(letters(20, 2), None, templated, 8, Windows()))
+    found = Collator(templated, 1, 8, 9).inputs(rows.__getitems__([(0, 1.0), (1, 1.0)]))
+    if "token_type_ids" in found:
+        assert torch.equal(found["token_type_ids"] == 2, found["input_ids"] == 2)
+    assert found["windows"].tolist() == [len(w) for w in rows.rows["windows"]]
+
+
+def test_a_tokenizer_in_python_cuts_only_longer_texts():
+    tokens = tokenise(pa.array(["abcd", "abcde"]), None, ByT5Tokenizer(), 5, KeepHead())
+    assert tokens["length"].to_pylist() == [5, 5]
+    assert tokens["is_truncated"].to_pylist() == [False, True]
+
+
+# ------------------------------------------------------------------ jobs
 
 
 def job(policy, **data):

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from clftask.components.truncation import KeepHead
 from clftask.data import tokenization as tokens_module
 from clftask.data.tokenization import full_lengths, splits_at_blanks
-from clftask.models.loading import load_tokenizer
+from clftask.models.tokenizers import load_tokenizer
 
 HEAD = KeepHead()
 

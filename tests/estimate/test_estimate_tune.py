@@ -32,7 +32,7 @@ from clftask.estimate.tune import (
     makespan,
     trials_of,
 )
-from clftask.models.loading import load_tokenizer
+from clftask.models.tokenizers import load_tokenizer
 from clftask.training.trainer import ClassifierTrainer
 from clftask.tuning.trial_store import Evaluation, Trial
 

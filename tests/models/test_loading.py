@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from transformers import (
     AutoModel,
     AutoModelForSequenceClassification,
+    ByT5Tokenizer,
     CanineConfig,
     CanineModel,
     CanineTokenizer,
@@ -31,13 +32,13 @@ from clftask.models.loading import (
     build_model,
     check_base,
     find_base,
-    load_tokenizer,
     log_odds,
     output_layer,
     parameter_counts,
     prior_of,
 )
 from clftask.models.precision import resolve_precision
+from clftask.models.tokenizers import load_tokenizer
 
 TAGS = LabelSpace("multilabel", ("devel::c", "role: program", "x"))
 CLASSES = LabelSpace("multiclass", ("no", "yes"))
@@ -267,6 +268,74 @@ DAMAGES = {
 }
 
 
+def only_pickles(folder):
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def only_an_adapter(folder):
+    (folder / "config.json").rename(folder / "adapter_config.json")
+    (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
+
+
+def in_a_subfolder(folder):
+    (folder / "0_Transformer").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).rename(folder / "0_Transformer" / name)
+    (folder / "modules.json").write_text("[]")
+
+
+def no_padding(folder):
+    backend = folder / "tokenizer_config.json"
+    backend.write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "a"}))
+
+
+REMEDIES = {
+    "pickles": (only_pickles, "model.safetensors is missing", r"save it: model\.save_pretrained"),
+    "adapter": (only_an_adapter, "contains an adapter", "merge_and_unload"),
+    "subfolder": (in_a_subfolder, "contains no config.json", r"Use .*/base/0_Transformer\."),
+    "tokenizer": (DAMAGES["no tokenizer"][0], "no tokenizer files", r"tokenizer\.save_pretrained"),
+    "padding": (no_padding, "no padding token", r"with its eos_token as pad_token\."),
+}
+
+
+@pytest.mark.parametrize(
+    ("damage", "message", "remedy"),
+    [pytest.param(*case, id=name) for name, case in REMEDIES.items()],
+)
+def test_a_base_that_can_be_fixed_is_told_how(tiny_base, tmp_path, damage, message, remedy):
+    folder = tmp_path / "base"
+    shutil.copytree(tiny_base, folder)
+    damage(folder)
+    with pytest.raises(ConfigError, match=remedy) as caught:
+        check_base(ModelSpec(base=str(folder)))
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("head", ["linear", "mlp"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_weights_are_trained_in_fp32(tiny_base, tmp_path, head, dtype):
+    shutil.copytree(tiny_base, tmp_path, dirs_exist_ok=True)
+    AutoModel.from_pretrained(tiny_base, dtype=dtype).save_pretrained(tmp_path)
+    check_base(ModelSpec(base=str(tmp_path), head=head))
+    model, _ = build(tmp_path, head=head)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    model.save_pretrained(tmp_path / "bundle")
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "bundle")
+    assert {p.dtype for p in again.parameters()} == {torch.float32}
+
+
+def test_a_tokenizer_of_bytes_has_no_vocabulary(tiny_base, tmp_path):
+    shutil.copytree(tiny_base, tmp_path, dirs_exist_ok=True)
+    for file in tmp_path.glob("tokenizer*"):
+        file.unlink()
+    ByT5Tokenizer(extra_ids=0).save_pretrained(tmp_path)
+    model = AutoModel.from_pretrained(tiny_base)
+    model.resize_token_embeddings(300)
+    model.save_pretrained(tmp_path)
+    tokenizer = check_base(ModelSpec(base=str(tmp_path), max_length=64))
+    assert tokenizer("a")["input_ids"] == [100, 1]
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [pytest.param(*case, id=name) for name, case in DAMAGES.items()],
@@ -305,7 +374,7 @@ def test_pieces_of_sentences_are_a_tokenizer(tiny_base, tmp_path, name):
 
 def test_a_model_that_reads_characters_has_no_vocabulary(tmp_path):
     sizes = {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 8}
-    config = CanineConfig(**sizes, num_hidden_layers=1, num_hash_buckets=8)
+    config = CanineConfig(**sizes, num_hidden_layers=1, num_hash_buckets=64)
     CanineModel(config).save_pretrained(tmp_path)
     CanineTokenizer().save_pretrained(tmp_path)
     tokenizer = check_base(ModelSpec(base=str(tmp_path), max_length=64))

@@ -10,7 +10,7 @@ import torch
 from clftask.config.train import TrainJob
 from clftask.config.trainer_arguments import TrainerArguments
 from clftask.data.prepare import prepare, tokenise
-from clftask.models.loading import load_tokenizer
+from clftask.models.tokenizers import load_tokenizer
 from clftask.training.trainer import ClassifierTrainer
 from clftask.training.worker import Work, build_trainer
 

@@ -26,9 +26,13 @@ try:
         dist.barrier()
 except Exception as error:
     found["lost"] = collectives.is_lost_connection(f"{type(error).__name__}: {error}")
+    found["collective"] = collectives.is_collective(error)
 print(json.dumps(found))
 os._exit(0)
 """
+
+
+LOST = {"lost": True, "collective": True}
 
 
 @pytest.mark.parametrize(
@@ -44,4 +48,4 @@ def test_the_first_workers_value_reaches_the_other_and_a_death_is_seen(
     first = subprocess.run([*command, "0", *arguments], capture_output=True, text=True, timeout=120)
     assert second.wait(60) == 0
     found = json.loads(first.stdout.splitlines()[-1])
-    assert found == {"value": {"from": 0}, "groups": 1, "default": is_default, "lost": True}
+    assert found == {"value": {"from": 0}, "groups": 1, "default": is_default, **LOST}

@@ -30,7 +30,7 @@ from clftask.config.train import TrainJob
 from clftask.data.prepare import prepare, tokenise
 from clftask.errors import DataError, JobError, Problem, StorageError
 from clftask.models import bundle
-from clftask.models.loading import load_tokenizer
+from clftask.models.tokenizers import load_tokenizer
 from clftask.training.callbacks import Stopwatch
 from clftask.training.checkpoints import Checkpoints
 from clftask.training.trainer import ClassifierTrainer

@@ -11,7 +11,7 @@ import torch
 from clftask.config.tune import TuneJob
 from clftask.data.prepare import prepare, tokenise
 from clftask.errors import Problem, StorageError
-from clftask.models.loading import load_tokenizer
+from clftask.models.tokenizers import load_tokenizer
 from clftask.training import trainer
 from clftask.training.checkpoints import Checkpoints
 from clftask.training.worker import Work, build_trainer

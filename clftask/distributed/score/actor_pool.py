@@ -17,7 +17,7 @@ import ray
 from clftask import logs
 from clftask.distributed.actor_names import named
 from clftask.distributed.capacity import WorkerPlan, capacity
-from clftask.distributed.ray_errors import is_node_loss, last_line
+from clftask.distributed.ray_errors import is_node_loss, reason_of
 from clftask.distributed.score.dispatcher import Dispatcher
 from clftask.errors import AccessError, ClftaskError, ConfigError, DataError, JobError, Problem
 from clftask.io.tempdirs import temporary_folder
@@ -194,7 +194,7 @@ class Pool:
             dispatcher.take_back([*shard_batch.shards.values()], None)
         except Exception as error:  # the actor died, or its node
             self.busy.pop(generator)
-            died = JobError(Problem("worker", None, f"died: {_reason(error)}"))
+            died = JobError(Problem("worker", None, f"died: {reason_of(error)}"))
             about = {"shards": [*shard_batch.shards]}
             _log.warning("a worker died with unfinished shards", extra=about)
             left = [*shard_batch.shards.values()]
@@ -217,10 +217,11 @@ class Pool:
         _log.warning("shard failed: %s", failure.error, extra={"shard": failure.shard})
         left, shard_batch.shards = shard_batch.shards, {}
         at_fault = [left.pop(failure.shard)] if failure.shard in left else []
-        dispatcher.take_back([*at_fault, *left.values()], failure.error)
+        dispatcher.take_back([*at_fault, *left.values()], failure.error, failure.is_permanent)
         if self.num_failures > MAX_FAILURES * self.chosen.workers:
             raise JobError(*failure.error.problems)
-        if isinstance(failure.error, JobError):  # the device may be unusable
+        if isinstance(failure.error, JobError) and not failure.is_permanent:
+            # The device may be unusable.
             self.busy.pop(generator)
             self._remove(shard_batch.actor, failure.error)
 
@@ -237,15 +238,7 @@ class Pool:
         with contextlib.suppress(Exception):
             ray.kill(actor)
         self.num_deaths += not is_node_loss(error)
-        _log.warning("lost a worker: %s", _reason(error))
+        _log.warning("lost a worker: %s", reason_of(error))
         most = MAX_FAILURES if self.busy else MAX_DEATHS
         if self.num_deaths > most * self.chosen.workers:
-            raise JobError(Problem("worker", None, f"workers keep dying: {_reason(error)}"))
-
-
-def _reason(error: Exception) -> str:
-    """Return the last line of Ray's error, or the clftask error that it wraps."""
-    cause = getattr(error, "cause", None)
-    if isinstance(cause, ClftaskError):
-        return str(cause)
-    return last_line(error)[:300]
+            raise JobError(Problem("worker", None, f"workers keep dying: {reason_of(error)}"))

@@ -41,10 +41,13 @@ class Dispatcher:
             shard_batch.append(self.waiting.popleft())
         return shard_batch
 
-    def take_back(self, shards: Sequence[Shard], error: ClftaskError | None) -> None:
+    def take_back(
+        self, shards: Sequence[Shard], error: ClftaskError | None, is_permanent: bool = False
+    ) -> None:
         """Queue unfinished shards again; if there is an error, the first shard is at fault.
 
-        A shard at fault goes to the end of the queue, for at most `MAX_ATTEMPTS` attempts.
+        A shard at fault goes to the end of the queue, for at most `MAX_ATTEMPTS` attempts; it
+        has failed at once if the error is permanent.
         """
         at_fault = shards[0] if error and shards else None
         others = [shard for shard in shards if shard is not at_fault]
@@ -52,7 +55,7 @@ class Dispatcher:
         if at_fault is None or error is None:
             return
         self.attempts[at_fault.index] += 1
-        if self.attempts[at_fault.index] < MAX_ATTEMPTS:
+        if not is_permanent and self.attempts[at_fault.index] < MAX_ATTEMPTS:
             self.waiting.append(at_fault)
         else:
             self.failed[at_fault.index] = error

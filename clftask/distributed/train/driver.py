@@ -19,8 +19,9 @@ from clftask.distributed.capacity import WorkerPlan, capacity, plan
 from clftask.distributed.metrics import TrainMetricsExporter
 from clftask.distributed.session import connected
 from clftask.distributed.train.progress import Waiting, follow, new_progress_actor
-from clftask.errors import ClftaskError, JobError, Problem
-from clftask.messages import counted
+from clftask.errors import ClftaskError, JobError, Problem, is_permanent
+from clftask.io import storage
+from clftask.messages import counted, first_line
 from clftask.models.loading import check_base
 from clftask.models.precision import check_precision
 from clftask.training import run_dir
@@ -62,7 +63,7 @@ def _finished(job: TrainJob, run: run_dir.Run, say: Say) -> dict[str, Any]:
 
 
 def _trained(job: TrainJob, run: run_dir.Run, say: Say, show: Show) -> dict[str, Any]:
-    tokenizer = check_base(job.model)
+    tokenizer = check_base(job.model, job.data.text_pair is not None)
     prepared = prepare(job)
     if run.exists:
         run_dir.same_data(run, prepared.fingerprint)
@@ -201,6 +202,42 @@ def worker_loop(config: dict[str, Any]) -> None:
     try:
         with spot_notice.watched():
             fit(work, sink, context.get_world_rank(), context.get_world_size(), device)
-    except ClftaskError as error:
-        ray.get(progress_actor.fail.remote(error))
-        raise  # so that Ray stops the other workers
+    except Exception as error:
+        rank = context.get_world_rank()
+        failure = permanent_failure(
+            error,
+            config["run"],
+            lambda reason: ray.get(progress_actor.is_known.remote(rank, reason)),
+        )
+        if failure is None:
+            raise
+        ray.get(progress_actor.fail.remote(failure))
+        raise failure from error  # so that Ray stops the other workers
+
+
+def permanent_failure(
+    error: Exception, run: str, is_known: Callable[[str], bool]
+) -> ClftaskError | None:
+    """Return the failure of the run if a retry cannot help, else None.
+
+    Args:
+        error: A worker's error.
+        run: The run's folder or prefix.
+        is_known: Tells whether this reason has occurred before after the same step; then an
+            error that may pass is permanent as well.
+    """
+    from ray.exceptions import RayError
+
+    from clftask.models.memory import is_out_of_memory
+    from clftask.training.collectives import is_collective
+
+    if isinstance(error, ClftaskError):
+        return error
+    reason = first_line(error)
+    may_pass = isinstance(error, RayError) or not is_permanent(error)
+    if may_pass and (is_collective(error) or not is_known(reason)):
+        return None
+    remedy = f"See {storage.join(run, 'log.txt')}."
+    if is_out_of_memory(error):
+        remedy += " Use a smaller training.micro_batch_size or model.max_length."
+    return JobError(Problem(run, None, f"training failed: {reason.rstrip('.')}", remedy))

@@ -27,6 +27,7 @@ class ProgressActor:
         self.records: list[dict[str, Any]] = []
         self.outcome: dict[str, Any] | None = None
         self.failure: Exception | None = None
+        self.suspects: set[tuple[int, str, Any]] = set()
         self.is_working = False
 
     def start(self) -> Exception | None:
@@ -52,6 +53,14 @@ class ProgressActor:
     def fail(self, error: Exception) -> None:
         """Store an error that a retry cannot fix; the first one counts."""
         self.failure = self.failure or error
+
+    def is_known(self, rank: int, reason: str) -> bool:
+        """Tell whether a worker of this rank has failed in the same way after the same step."""
+        step = self.records[-1].get("step") if self.records else None
+        place = rank, reason, step
+        is_known = place in self.suspects
+        self.suspects.add(place)
+        return is_known
 
     def since(self, seen: int) -> list[dict[str, Any]]:
         """Return the records after the first `seen`."""

@@ -16,7 +16,7 @@ from ray.train.v2._internal.execution.callback import ControllerCallback, Worker
 from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
 
 from clftask.distributed.capacity import WorkerPlan
-from clftask.distributed.ray_errors import last_line
+from clftask.distributed.ray_errors import reason_of
 from clftask.distributed.session import ray_storage
 from clftask.errors import ClftaskError, JobError, Problem
 from clftask.io import storage
@@ -91,11 +91,11 @@ def _run_config(path: str, max_failures: int) -> RunConfig:
 
 
 def _job_error(path: str, error: Exception) -> JobError:
-    reasons = getattr(error, "worker_failures", None) or {}
-    last = last_line(next(iter(reasons.values()), error)).rstrip(".")
+    failures = getattr(error, "worker_failures", None) or {}
+    reason = reason_of(next(iter(failures.values()), error)).rstrip(".")
     log = storage.join(path, "log.txt")
     remedy = f"See {log}; run.resume: true resumes from the last checkpoint."
-    return JobError(Problem(path, None, f"training failed: {last}", remedy))
+    return JobError(Problem(path, None, f"training failed: {reason}", remedy))
 
 
 # ------------------------------------------------------------------ gaps in Ray Train 2.60

@@ -12,7 +12,7 @@ from ray.tune.result import DONE
 from clftask.components.search.goal import Goal
 from clftask.components.search.ray_schedulers import TRIAL
 from clftask.components.search.schedulers import EPOCH
-from clftask.distributed.ray_errors import last_line
+from clftask.distributed.ray_errors import reason_of
 from clftask.distributed.tune.trial_actor import FAILED, KNOWN
 
 
@@ -87,4 +87,4 @@ def _reason(trial: Any) -> str:
         return "storage does not answer"
     if isinstance(error, RayActorError) or error is None:
         return "its worker died"
-    return last_line(getattr(error, "cause", error))
+    return reason_of(error)

@@ -12,7 +12,7 @@ from typing import Any
 from ray import tune
 
 from clftask.config.tune import TuneJob
-from clftask.distributed.ray_errors import last_line
+from clftask.distributed.ray_errors import reason_of
 from clftask.distributed.session import ray_storage
 from clftask.distributed.tune.callback import TuneProgressCallback
 from clftask.distributed.tune.placement import Slots
@@ -76,7 +76,7 @@ def run_trials(phase: Phase, watch: TuneProgressCallback) -> list[tuple[dict[str
     results = tuner.fit()
     _forget_state(phase.path)
     return [
-        (result.config, last_line(result.error))
+        (result.config, reason_of(result.error))
         for result in results
         if result.error is not None and result.config
     ]

@@ -16,7 +16,7 @@ from clftask.components.search.goal import Goal
 from clftask.components.search.ray_schedulers import TRIAL
 from clftask.config.train import TrainJob
 from clftask.config.tune import TuneJob
-from clftask.distributed.ray_errors import last_line
+from clftask.distributed.ray_errors import reason_of
 from clftask.distributed.tune.placement import Slots
 from clftask.errors import ClftaskError, JobError, Problem
 from clftask.io import storage
@@ -255,7 +255,7 @@ def publish(search: SearchRun, job: TrainJob, best: Trial) -> dict[str, Any]:
 
 
 def _failed(path: str, error: Exception) -> JobError:
-    allowed = f"the evaluation of the winner failed: {last_line(error)}"
+    allowed = f"the evaluation of the winner failed: {reason_of(error)}"
     return JobError(Problem(path, None, allowed, "Set run.resume: true to retry."))
 
 

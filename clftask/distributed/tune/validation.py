@@ -62,7 +62,7 @@ def check_trials(job: TuneJob) -> dict[str, Any]:
     tokenizers = {}
     for model in models.values():
         with _collecting(mistakes):
-            tokenizers[model.base] = check_base(model)
+            tokenizers[model.base] = check_base(model, job.train.data.text_pair is not None)
     if mistakes:
         raise ConfigError(*(m for i, m in enumerate(mistakes) if m not in mistakes[:i]))
     return tokenizers

@@ -93,6 +93,22 @@ def test_a_write_that_fails_for_good_ends_the_job_before_all_is_scored(monkeypat
     assert len(tried) == 2 * MAX_FAILURES + 1
 
 
+def test_a_permanent_error_costs_one_attempt_and_no_worker(monkeypatch):
+    spoilt = JobError(Problem("shard 1", None, "ValueError: spoilt"))
+    tried: list[int] = []
+
+    def answer(shard: Shard) -> Any:
+        tried.append(shard.index)
+        return Failure(1, spoilt, is_permanent=True) if shard.index == 1 else done(shard.index)
+
+    script = Script(monkeypatch, answer)
+    dispatcher = Dispatcher(shards(4), 1)
+    assert sorted(work_off(dispatcher, WorkerPlan(1, False, 1))) == [0, 2, 3]
+    assert sorted(tried) == [0, 1, 2, 3]
+    assert dispatcher.failed == {1: spoilt}
+    assert script.number == 1
+
+
 def test_failures_between_shards_that_get_done_end_nothing(monkeypatch):
     failed: dict[int, int] = {}
 

@@ -132,6 +132,13 @@ def test_the_third_failure_is_the_last():
     assert dispatcher.failed == {0: UNREADABLE}
 
 
+def test_a_permanent_error_is_not_retried():
+    dispatcher = Dispatcher(shards_of(8), 1)
+    dispatcher.take_back(dispatcher.next(), UNREADABLE, is_permanent=True)
+    assert indices(dispatcher.waiting) == [1, 2, 3, 4, 5, 6, 7]
+    assert dispatcher.failed == {0: UNREADABLE}
+
+
 def test_others_are_not_blamed_for_a_shard_that_kills_its_workers():
     """Shard 2 kills every worker that scores it, in any batch."""
     dispatcher, done = Dispatcher(shards_of(12), 1), []
