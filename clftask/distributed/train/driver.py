@@ -122,7 +122,9 @@ def _fit(
         error = run_workers(
             worker_loop, loop_config, chosen, failures, path, lambda: progress_actor.lose.remote()
         )
-    outcome, failure = ray.get(progress_actor.result.remote())
+    outcome, failure = None, None
+    with logs.errors_logged("the result of the workers is lost"):
+        outcome, failure = ray.get(progress_actor.result.remote())
     if outcome is not None:
         found: dict[str, Any] = outcome
         return found
@@ -202,5 +204,6 @@ def worker_loop(config: dict[str, Any]) -> None:
         with spot_notice.watched():
             fit(work, sink, context.get_world_rank(), context.get_world_size(), device)
     except ClftaskError as error:
-        ray.get(progress_actor.fail.remote(error))
+        with logs.errors_logged("the driver is not told of the error"):
+            ray.get(progress_actor.fail.remote(error))
         raise  # so that Ray stops the other workers
