@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
@@ -23,6 +23,7 @@ from clftask.components.splits import ColumnSplit, RandomSplit, Split
 from clftask.components.text import Columns, TextRecipe, one_or_more
 from clftask.components.trackers import Tracker
 from clftask.components.truncation import KeepHead, LongText, LongTextSpec
+from clftask.config.from_trainer import INSTEAD
 from clftask.config.trainer_arguments import TrainerArguments
 from clftask.errors import ConfigError, Problem, StorageError
 from clftask.io import filesystems, storage
@@ -182,6 +183,8 @@ class RunSpec(Spec):
 
 class TrainJob(Spec):
     """A training job."""
+
+    INSTEAD: ClassVar[Mapping[str, str]] = INSTEAD
 
     task: Task
     seed: int = Field(42, ge=0, lt=2**32)

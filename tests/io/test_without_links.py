@@ -71,7 +71,7 @@ def test_racing_processes_have_one_winner(tmp_path: Path) -> None:
     for writer in writers:
         writer.stdin.write("\n")  # type: ignore[union-attr]
         writer.stdin.flush()  # type: ignore[union-attr]
-    won = [eval(writer.communicate(timeout=60)[0]) for writer in writers]  # noqa: S307
+    won = [eval(writer.communicate(timeout=60)[0]) for writer in writers]
     for i in range(50):
         assert [won[w][i] for w in range(3)].count(True) == 1
         assert won[int((tmp_path / str(i)).read_text())][i]
@@ -138,13 +138,11 @@ def test_a_disk_without_permissions_takes_files(
     assert (tmp_path / "x").read_bytes() == b"data"
 
 
-def test_other_errors_of_a_link_are_errors(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_errors_of_a_link_are_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def link(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "link", link)
-    with pytest.raises(StorageError, match="No space left on device.* Free some space"):
+    with pytest.raises(StorageError, match=r"No space left on device.* Free some space"):
         storage.put_if_absent(f"{tmp_path}/x", b"data")
     assert names(tmp_path) == []
