@@ -53,7 +53,9 @@ class Spec(BaseModel):
         """Tell whether a field takes numbers, but neither booleans nor text."""
         field = cls.model_fields.get(name) if isinstance(name, str) else None
         expected = {field.annotation, *_members(field.annotation)} if field else set()
-        return bool(expected & {int, float}) and not expected & {bool, str, Any}
+        types = [found for found in expected if isinstance(found, type)]
+        is_number = any(issubclass(found, int | float) for found in types)
+        return is_number and not expected & {bool, str, Any}
 
     @classmethod
     def load(cls, source: str | Path | Mapping[str, Any], overrides: Iterable[str] = ()) -> Self:
@@ -209,8 +211,8 @@ _ALLOWED = {
     "dict_type mapping_type": "must be a mapping",
     "dict_attributes_type model_attributes_type model_type": "must be a mapping",
     "invalid_key": "must have text as its keys",
-    "too_short": "must have at least {min_length} items",
-    "too_long": "must have at most {max_length} items",
+    "too_short": "must have {min_length} or more entries",
+    "too_long": "must have at most {max_length} entries",
     "none_required": "must be null",
     "byte_size byte_size_unit": "must be a size such as 500MB or 5GB",
     "recursion_loop": "must not contain itself",
@@ -219,13 +221,13 @@ _BY_TYPE = {name: text for names, text in _ALLOWED.items() for name in names.spl
 
 
 def _problem(cls: type[Spec], document: Any, error: Any) -> Problem:
-    loc, kind = _field_path(document, error["loc"]) or "job", error["type"]
-    found, context = error["input"], error.get("ctx", {})
+    kind, found, context = error["type"], error["input"], error.get("ctx", {})
+    loc = _field_path(document, error["loc"], kind == "missing") or "job"
+    kinds = ", ".join(map(repr, _kinds(cls, error["loc"])))
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         tag = found.get("kind") if isinstance(found, dict) else found
-        allowed = context.get("expected_tags")
-        allowed = f"kind must be one of {allowed}" if allowed else "a kind is required"
-        return Problem(f"{loc}.kind", _plain(tag), allowed)
+        kinds = context.get("expected_tags", kinds)
+        return Problem(f"{loc}.kind", _plain(tag), f"kind must be one of {kinds}")
     if kind == "extra_forbidden":
         section = _spec_at(cls, error["loc"][:-1])
         remedy = _remedy_for_unknown(cls, section, loc, str(error["loc"][-1]))
@@ -236,32 +238,43 @@ def _problem(cls: type[Spec], document: Any, error: Any) -> Problem:
     if isinstance(cause, ValueError):
         message, _, remedy = str(cause).partition("; ")
         return Problem(loc, None if isinstance(found, Mapping) else _plain(found), message, remedy)
-    allowed = _BY_TYPE[kind].format(**context) if kind in _BY_TYPE else error["msg"]
-    remedy = ""
-    if kind in ("model_type", "model_attributes_type"):
+    context = {k: f"{v:g}" if isinstance(v, float) else v for k, v in context.items()}
+    allowed, remedy = _BY_TYPE.get(kind, error["msg"]).format(**context), ""
+    if kind == "model_attributes_type" and kinds:
+        allowed = f"must be one of {kinds}, or a mapping with such a kind"
+    elif kind in ("model_type", "model_attributes_type"):
         allowed, remedy = _mapping_of(_spec_at(cls, error["loc"]))
-    elif kind == "string_type" and isinstance(found, bool | int | float):
-        remedy = "Put it in quotes."
+    elif isinstance(found, bool | int | float) and kind in ("string_type", "tuple_type"):
+        remedy = "Put it in quotes." if kind == "string_type" else f'Write ["{found}"].'
     if found is None:
-        remedy = remedy or "Remove the field to use its default."
-        return Problem(loc, "null", allowed, remedy)
-    return Problem(loc, _plain(found), allowed, remedy)
+        remedy = remedy if _is_required(cls, error["loc"]) else "Remove it to use the default."
+    return Problem(loc, "null" if found is None else _plain(found), allowed, remedy)
+
+
+def _kinds(cls: Any, loc: Iterable[str | int]) -> list[str]:
+    """Return the kinds of the family at `loc`; empty if there is none."""
+    for part in loc:
+        cls = _step(cls, part) or cls
+    members = [member for member in _members(cls) if _is_spec(member)]
+    defaults = [m.model_fields["kind"].default for m in members if "kind" in m.model_fields]
+    return list(dict.fromkeys(defaults))
+
+
+def _is_required(cls: Any, loc: tuple[str | int, ...]) -> bool:
+    section = _spec_at(cls, loc[:-1])
+    field = section.model_fields.get(str(loc[-1])) if section and loc else None
+    return field is None or field.is_required()
 
 
 def _mapping_of(spec: type[BaseModel] | None) -> tuple[str, str]:
     """Return what a section must be, and an example of it."""
     if spec is None:
         return "must be a mapping of fields", ""
-    names = [field.alias or name for name, field in spec.model_fields.items()]
-    defaults = {
-        field.alias or name: field.default
-        for name, field in spec.model_fields.items()
-        if isinstance(field.default, str | int | float)
-    }
-    example = (
-        f"For example {{{next(f'{n}: {v}' for n, v in defaults.items())}}}." if defaults else ""
-    )
-    return f"must be a mapping of its fields: {', '.join(names)}", example
+    fields = {field.alias or name: field for name, field in spec.model_fields.items()}
+    first = next(iter(fields))
+    is_plain = isinstance(fields[first].default, int | float)
+    remedy = f"For example {{{first}: {fields[first].default}}}." if is_plain else ""
+    return f"must be a mapping of its fields: {', '.join(fields)}", remedy
 
 
 def _plain(value: Any) -> Any:
@@ -278,8 +291,11 @@ def _plain(value: Any) -> Any:
     return value if is_short else text if len(text) <= 200 else text[:200] + "…"
 
 
-def _field_path(document: Any, loc: tuple[str | int, ...]) -> str:
-    """Return the dotted path without the union tags that pydantic inserts."""
+def _field_path(document: Any, loc: tuple[str | int, ...], is_missing: bool) -> str:
+    """Return the dotted path without the union tags that pydantic inserts.
+
+    Only the last part of the path of a missing field is not in the document.
+    """
     parts: list[str] = []
     node, is_tagged = document, False
     for part in loc:
@@ -287,7 +303,7 @@ def _field_path(document: Any, loc: tuple[str | int, ...]) -> str:
         if not is_tagged and isinstance(union, dict) and union.get("kind") == part:
             node, is_tagged = union, True
             continue
-        if isinstance(node, dict):
+        if isinstance(node, dict) and (part in node or is_missing):
             node = node.get(part)
         elif isinstance(node, list) and isinstance(part, int) and part < len(node):
             node = node[part]

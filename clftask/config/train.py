@@ -115,7 +115,7 @@ class TrainingSpec(Spec):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     early_stopping: EarlyStopping | None = EarlyStopping()
     metric: str = "micro_f1"
-    keep_checkpoints: int = Field(2, ge=1)
+    keep_checkpoints: int = Field(2, ge=0)
     deterministic: bool = False
     hf: TrainerArguments = TrainerArguments()
 

@@ -1,8 +1,5 @@
 """All access to disks and object stores: read, list, atomic put, put-if-absent, retry.
 
-On disk, a write returns when file and folder are synced: what is written next, such as a marker,
-never survives a power loss without it.
-
 A path is a local path, `s3://bucket/key`, or another URL that pyarrow or fsspec supports.
 Runs and outputs are written to disk or S3. botocore resolves endpoint, region and credentials
 of S3 from the standard AWS environment and profile, for pyarrow too.
@@ -10,23 +7,20 @@ of S3 from the standard AWS environment and profile, for pyarrow too.
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import fcntl
 import io
 import json
-import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from clftask.errors import DataError, Problem, StorageError
+from clftask.io import local_disk
 from clftask.io.aws_errors import already_exists, disk_remedy, is_conflict, is_internal_failure
 from clftask.io.filesystems import (
     MAX_ATTEMPTS,
@@ -39,11 +33,6 @@ from clftask.io.filesystems import (
 from clftask.io.listing import list_files
 
 NUM_THREADS = 8
-_COPY_BYTES = 4 << 20
-_TEMPORARY = ".tmp-"
-# Of os.link on disks without hard links: exFAT, some network and FUSE file systems.
-_NO_LINKS = {errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EMLINK}
-_LOST = {errno.EIO, errno.ENOSPC, errno.EDQUOT}  # of fsync: the data are not on disk
 _Result = TypeVar("_Result")
 
 
@@ -154,7 +143,7 @@ def put(path: str, data: bytes) -> None:
             s3_client().put_object(Bucket=bucket, Key=key, Body=data)
         return
     with translate_storage_errors(path):
-        _replace(path, io.BytesIO(data))
+        local_disk.replace(path, io.BytesIO(data))
 
 
 def put_if_absent(path: str, data: bytes) -> bool:
@@ -165,7 +154,7 @@ def put_if_absent(path: str, data: bytes) -> bool:
     """
     if not is_s3(path):
         with translate_storage_errors(path):
-            return _create(path, data)
+            return local_disk.create(path, data)
     from botocore.exceptions import ClientError
 
     bucket, key = _bucket_and_key(path)
@@ -194,7 +183,7 @@ def upload(folder: str, path: str) -> None:
                 s3_client().upload_file(str(file), bucket, key)
             else:
                 with file.open("rb") as content:
-                    _replace(target, content)
+                    local_disk.replace(target, content)
 
 
 def download(path: str, folder: str) -> None:
@@ -222,7 +211,7 @@ def fetch(path: str, target: Path) -> None:
 
     def copy() -> None:
         with fs.open_input_stream(inner) as source, target.open("wb") as file:
-            shutil.copyfileobj(source, file, _COPY_BYTES)
+            shutil.copyfileobj(source, file, local_disk.COPY_BYTES)
 
     with translate_storage_errors(path):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -237,7 +226,9 @@ def delete(path: str) -> None:
                 shutil.rmtree(path)
             elif Path(path).exists() or Path(path).is_symlink():
                 Path(path).unlink(missing_ok=True)
-                _sync_folder(Path(path).parent)  # a marker goes before the files that it names
+                local_disk.sync_folder(
+                    Path(path).parent
+                )  # a marker goes before the files that it names
         return
     from botocore.exceptions import ClientError
 
@@ -261,7 +252,7 @@ def clear_partial(path: str) -> None:
     """
     with translate_storage_errors(path):
         if not is_s3(path):
-            for file in Path(path).rglob(f"{_TEMPORARY}*"):
+            for file in Path(path).rglob(f"{local_disk.TEMPORARY}*"):
                 if not file.is_dir():  # the temporary files of `put` are never folders
                     file.unlink(missing_ok=True)
             return
@@ -291,8 +282,8 @@ def check_writable(path: str, field: str) -> None:
     except OSError as error:
         raise StorageError(Problem(field, path, f"cannot be used: {error.strerror}")) from None
     try:  # permission bits do not apply to root, and not every disk has hard links
-        with tempfile.TemporaryDirectory(dir=parent, prefix=_TEMPORARY) as folder:
-            _create(join(folder, "probe"), b"")
+        with tempfile.TemporaryDirectory(dir=parent, prefix=local_disk.TEMPORARY) as folder:
+            local_disk.create(join(folder, "probe"), b"")
     except OSError as error:
         remedy = f"Choose another {field}, or fix the permissions of {parent}."
         allowed = f"must be a folder that can be written: {error.strerror}"
@@ -321,96 +312,3 @@ def _renamed(field: str, path: str, call: Callable[[], _Result]) -> _Result:
 def _bucket_and_key(path: str) -> tuple[str, str]:
     bucket, _, key = path.removeprefix("s3://").partition("/")
     return bucket, key
-
-
-# ------------------------------------------------------------------ local disks
-
-
-def _replace(path: str, content: IO[bytes]) -> None:
-    """Write a local file atomically, replacing an existing one."""
-    with _temporary_beside(path, content) as temporary:
-        os.replace(temporary, path)  # noqa: PTH105
-    _sync_folder(Path(path).parent)
-
-
-def _create(path: str, data: bytes) -> bool:
-    """Write a local file atomically; return False if it exists."""
-    with _temporary_beside(path, io.BytesIO(data)) as temporary:
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            return False
-        except OSError as error:
-            if error.errno not in _NO_LINKS:
-                raise
-            if not _create_locked(temporary, path):
-                return False
-    _sync_folder(Path(path).parent)
-    return True
-
-
-def _create_locked(temporary: str, path: str) -> bool:
-    """Rename a file unless the new name exists, on a disk without hard links."""
-    with _locked(path):
-        if os.path.lexists(path):
-            return False
-        os.replace(temporary, path)  # noqa: PTH105
-        return True
-
-
-@contextmanager
-def _locked(path: str) -> Iterator[None]:
-    """Hold the lock of a path, a file beside it; if this process dies, the kernel releases it."""
-    folder, name = os.path.split(path)
-    place = Path(folder, f"{_TEMPORARY}{name}.lock")
-    while True:
-        with place.open("wb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            # The previous owner removes the file: only the one that is still there is the lock.
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(lock.fileno()), place.stat()):
-                    try:
-                        yield
-                    finally:
-                        place.unlink()
-                    return
-
-
-@contextmanager
-def _temporary_beside(path: str, content: IO[bytes]) -> Iterator[str]:
-    """Yield a synced copy of `content` in the folder of `path`."""
-    folder, base = Path(path).parent, Path(path).name
-    _make_folder(folder)
-    # A random name: at a predictable one, a link to another file may already exist.
-    handle, name = tempfile.mkstemp(dir=folder, prefix=f"{_TEMPORARY}{base}-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            shutil.copyfileobj(content, file, _COPY_BYTES)
-            file.flush()
-            os.fsync(file.fileno())
-        with contextlib.suppress(PermissionError):  # disks without permissions, such as exFAT
-            Path(name).chmod(0o644)
-        yield name
-    finally:
-        Path(name).unlink(missing_ok=True)
-
-
-def _make_folder(folder: Path) -> None:
-    """Create a folder and its parents, and sync the entry of each."""
-    missing = [place for place in (folder, *folder.parents) if not place.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    for place in missing:
-        _sync_folder(place.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Sync a folder's entries; some network file systems cannot, and do not need to."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-    except OSError as error:
-        if error.errno in _LOST:
-            raise

@@ -26,7 +26,8 @@ class Checkpoints:
 
     Args:
         path: The folder or prefix.
-        keep: The number of checkpoints to keep, the best among them.
+        keep: The number of checkpoints to keep, the best among them; one at least is kept, from
+            which training resumes. `run_dir.tidy` removes it if the finished run keeps none.
         scratch: A local folder for downloads; the caller removes it.
     """
 

@@ -34,7 +34,7 @@ class Disk:
         def spied(*arguments: Any) -> None:
             if name == "fsync":
                 call(*arguments)
-                self._sync(Path(os.readlink(f"/proc/self/fd/{arguments[0]}")))
+                self._sync(Path(f"/proc/self/fd/{arguments[0]}").readlink())
                 return
             self.lost_at[Path(arguments[1]).relative_to(self.root).as_posix()] = self.lost(
                 Path(arguments[0])
@@ -165,7 +165,7 @@ def test_a_folder_that_cannot_be_synced_is_no_error(
     fsync = os.fsync
 
     def no_folders(handle: int) -> None:
-        if os.path.isdir(f"/proc/self/fd/{handle}"):
+        if Path(f"/proc/self/fd/{handle}").is_dir():
             raise OSError(22, "Invalid argument")
         fsync(handle)
 
