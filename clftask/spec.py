@@ -246,6 +246,8 @@ def _problem(cls: type[Spec], document: Any, error: Any) -> Problem:
         allowed, remedy = _mapping_of(_spec_at(cls, error["loc"]))
     elif isinstance(found, bool | int | float) and kind in ("string_type", "tuple_type"):
         remedy = "Put it in quotes." if kind == "string_type" else f'Write ["{found}"].'
+    if kind.startswith(("model", "dict")) and _takes_null(cls, error["loc"]):
+        allowed += ", or null"
     if found is None:
         remedy = remedy if _is_required(cls, error["loc"]) else "Remove it to use the default."
     return Problem(loc, "null" if found is None else _plain(found), allowed, remedy)
@@ -260,10 +262,20 @@ def _kinds(cls: Any, loc: Iterable[str | int]) -> list[str]:
     return list(dict.fromkeys(defaults))
 
 
-def _is_required(cls: Any, loc: tuple[str | int, ...]) -> bool:
+def _field_at(cls: Any, loc: tuple[str | int, ...]) -> Any:
+    """Return the field at `loc`, None if it is inside a union."""
     section = _spec_at(cls, loc[:-1])
-    field = section.model_fields.get(str(loc[-1])) if section and loc else None
-    return field is None or field.is_required()
+    return section.model_fields.get(str(loc[-1])) if section and loc else None
+
+
+def _is_required(cls: Any, loc: tuple[str | int, ...]) -> bool:
+    field = _field_at(cls, loc)
+    return field is None or bool(field.is_required())
+
+
+def _takes_null(cls: Any, loc: tuple[str | int, ...]) -> bool:
+    field = _field_at(cls, loc)
+    return field is not None and type(None) in _members(field.annotation)
 
 
 def _mapping_of(spec: type[BaseModel] | None) -> tuple[str, str]:
