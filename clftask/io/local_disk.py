@@ -65,14 +65,19 @@ def _locked(path: str) -> Iterator[None]:
     while True:
         with place.open("wb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            # The previous owner removes the file: only the one that is still there is the lock.
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(lock.fileno()), place.stat()):
-                    try:
-                        yield
-                    finally:
-                        place.unlink()
-                    return
+            if _is_at(lock, place):
+                try:
+                    yield
+                finally:
+                    place.unlink(missing_ok=True)
+                return
+
+
+def _is_at(file: IO[bytes], place: Path) -> bool:
+    """Tell whether an open file still has its name: the previous owner removes the lock file."""
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(file.fileno()), place.stat())
+    return False
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from clftask.errors import StorageError
-from clftask.io import storage
+from clftask.io import local_disk, storage
 
 ERRORS = [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES, errno.EMLINK]
 
@@ -56,7 +56,7 @@ import os, sys
 def link(*_, **__):
     raise OSError(1, "Operation not permitted")
 os.link = link
-from clftask.io import storage
+from clftask.io import local_disk, storage
 sys.stdin.readline()
 print([storage.put_if_absent(f"{sys.argv[1]}/{i}", sys.argv[2].encode()) for i in range(50)])
 """
@@ -101,6 +101,19 @@ def test_a_writer_waits_for_another(linkless: None, tmp_path: Path) -> None:
     assert won == [False]
     assert (tmp_path / "x").read_bytes() == b"theirs"
     assert names(tmp_path) == ["x"]
+
+
+def test_a_lock_that_is_cleared_away_is_no_error(linkless: None, tmp_path: Path) -> None:
+    """`clear_partial` removes files with such names."""
+    with local_disk._locked(f"{tmp_path}/x"):
+        storage.clear_partial(str(tmp_path))
+        assert names(tmp_path) == []
+    with (
+        pytest.raises(FileNotFoundError, match="in the block"),
+        local_disk._locked(f"{tmp_path}/x"),
+    ):
+        raise FileNotFoundError("in the block")
+    assert names(tmp_path) == []
 
 
 def test_such_a_disk_is_accepted_before_the_start(linkless: None, tmp_path: Path) -> None:
