@@ -14,6 +14,8 @@ import socket
 import sys
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -70,6 +72,15 @@ def say(line: str) -> None:
     head, _, rest = line.partition(": ")
     level = {"error": logging.ERROR, "warning": logging.WARNING}.get(head)
     _log.log(level or logging.INFO, "%s", rest if level else line)
+
+
+@contextmanager
+def errors_logged(what: str) -> Iterator[None]:
+    """Log an error instead of raising it: it must not replace another one, or end a job."""
+    try:
+        yield
+    except Exception as error:  # also errors of storage, Ray and trackers
+        _log.warning("%s: %s", what, error)
 
 
 def run_name(kind: str, path: str) -> str:

@@ -13,7 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import core_schema
 
 from clftask.errors import ConfigError, Problem
@@ -30,6 +36,26 @@ class Spec(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_bool_as_number(cls, data: Any) -> Any:
+        """Make true and false invalid as numbers: pydantic reads them as 1 and 0."""
+        if not isinstance(data, dict):
+            return data
+        return {
+            name: str(value).lower() if isinstance(value, bool) and cls._is_number(name) else value
+            for name, value in data.items()
+        }
+
+    @classmethod
+    def _is_number(cls, name: Any) -> bool:
+        """Tell whether a field takes numbers, but neither booleans nor text."""
+        field = cls.model_fields.get(name) if isinstance(name, str) else None
+        expected = {field.annotation, *_members(field.annotation)} if field else set()
+        types = [found for found in expected if isinstance(found, type)]
+        is_number = any(issubclass(found, int | float) for found in types)
+        return is_number and not expected & {bool, str, Any}
 
     @classmethod
     def load(cls, source: str | Path | Mapping[str, Any], overrides: Iterable[str] = ()) -> Self:
@@ -87,6 +113,7 @@ def _plain_data(data: dict[str, Any]) -> dict[str, Any]:
     return data
 
 
+_MAX_PLACES, _MAX_DEPTH = 3, 2  # of a suggestion
 # For fields that are validated elsewhere, or only stored.
 PlainData = Annotated[dict[str, Any], AfterValidator(_plain_data)]
 
@@ -148,34 +175,118 @@ def put(cls: type[Spec], document: dict[str, Any], path: str, value: Any) -> Non
 
 def _problems(cls: type[Spec], document: Any, error: ValidationError) -> list[Problem]:
     """Return one problem per field: pydantic reports an error for each member of a union."""
-    by_path: dict[str, Problem] = {}
+    by_path: dict[str, list[Problem]] = {}
     for details in error.errors():
         problem = _problem(cls, document, details)
-        first = by_path.get(problem.path)
-        if first is not None and problem.allowed not in first.allowed:
-            problem = replace(first, allowed=f"{first.allowed}; or: {problem.allowed}")
-        by_path[problem.path] = first if first is not None and problem == first else problem
-    return list(by_path.values())
+        known = by_path.setdefault(problem.path, [])
+        if problem.allowed not in [other.allowed for other in known]:
+            known.append(problem)
+    return [_joined(problems) for problems in by_path.values()]
+
+
+def _joined(problems: list[Problem]) -> Problem:
+    """Return the problems of a union's members as one."""
+    first, *others = problems
+    own = [problem.allowed.removeprefix("must be ") for problem in others]
+    remedy = next((problem.remedy for problem in problems if problem.remedy), "")
+    return replace(first, allowed=" or ".join([first.allowed, *own]), remedy=remedy)
+
+
+# What is allowed, in place of pydantic's words; names in braces are of the error's context.
+_ALLOWED = {
+    "int_type int_parsing int_from_float int_parsing_size": "must be a whole number",
+    "float_type float_parsing": "must be a number",
+    "finite_number": "must be a finite number",
+    "bool_type bool_parsing": "must be true or false",
+    "string_type": "must be text",
+    "string_too_short": "must not be empty",
+    "string_unicode": "must be valid text",
+    "string_pattern_mismatch": "must match the regular expression {pattern}",
+    "greater_than": "must be above {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be below {lt}",
+    "less_than_equal": "must be at most {le}",
+    "literal_error enum": "must be {expected}",
+    "tuple_type list_type": "must be a list",
+    "dict_type mapping_type": "must be a mapping",
+    "dict_attributes_type model_attributes_type model_type": "must be a mapping",
+    "invalid_key": "must have text as its keys",
+    "too_short": "must have {min_length} or more entries",
+    "too_long": "must have at most {max_length} entries",
+    "none_required": "must be null",
+    "byte_size byte_size_unit": "must be a size such as 500MB or 5GB",
+    "recursion_loop": "must not contain itself",
+}
+_BY_TYPE = {name: text for names, text in _ALLOWED.items() for name in names.split()}
 
 
 def _problem(cls: type[Spec], document: Any, error: Any) -> Problem:
-    loc = _field_path(document, error["loc"]) or "job"
-    if error["type"] in ("union_tag_invalid", "union_tag_not_found"):
-        kind = error["input"].get("kind") if isinstance(error["input"], dict) else error["input"]
-        allowed = error.get("ctx", {}).get("expected_tags")
-        allowed = f"kind must be one of {allowed}" if allowed else "a kind is required"
-        return Problem(f"{loc}.kind", _plain(kind), allowed)
-    if error["type"] == "extra_forbidden":
-        remedy = _remedy_for_unknown(_spec_at(cls, error["loc"][:-1]), str(error["loc"][-1]))
-        return Problem(loc, _plain(error["input"]), "is not a field of the job file", remedy)
-    if error["type"] == "missing":
+    kind, found, context = error["type"], error["input"], error.get("ctx", {})
+    loc = _field_path(document, error["loc"], kind == "missing") or "job"
+    kinds = ", ".join(map(repr, _kinds(cls, error["loc"])))
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        tag = found.get("kind") if isinstance(found, dict) else found
+        kinds = context.get("expected_tags", kinds)
+        return Problem(f"{loc}.kind", _plain(tag), f"kind must be one of {kinds}")
+    if kind == "extra_forbidden":
+        section = _spec_at(cls, error["loc"][:-1])
+        remedy = _remedy_for_unknown(cls, section, loc, str(error["loc"][-1]))
+        return Problem(loc, _plain(found), "is not a field of the job file", remedy)
+    if kind == "missing":
         return Problem(loc, None, "is required", "Add it to the job file.")
-    cause = error.get("ctx", {}).get("error")
-    message = str(cause) if isinstance(cause, ValueError) else error["msg"]
-    message, _, remedy = message.partition("; ")
-    found = error["input"]
-    is_section = isinstance(found, Mapping) and error["type"] == "value_error"
-    return Problem(loc, None if is_section else _plain(found), message, remedy)
+    cause = context.get("error")
+    if isinstance(cause, ValueError):
+        message, _, remedy = str(cause).partition("; ")
+        return Problem(loc, None if isinstance(found, Mapping) else _plain(found), message, remedy)
+    context = {k: f"{v:g}" if isinstance(v, float) else v for k, v in context.items()}
+    allowed, remedy = _BY_TYPE.get(kind, error["msg"]).format(**context), ""
+    if kind == "model_attributes_type" and kinds:
+        allowed = f"must be one of {kinds}, or a mapping with such a kind"
+    elif kind in ("model_type", "model_attributes_type"):
+        allowed, remedy = _mapping_of(_spec_at(cls, error["loc"]))
+    elif isinstance(found, bool | int | float) and kind in ("string_type", "tuple_type"):
+        remedy = "Put it in quotes." if kind == "string_type" else f'Write ["{found}"].'
+    if kind.startswith(("model", "dict")) and _takes_null(cls, error["loc"]):
+        allowed += ", or null"
+    if found is None:
+        remedy = remedy if _is_required(cls, error["loc"]) else "Remove it to use the default."
+    return Problem(loc, "null" if found is None else _plain(found), allowed, remedy)
+
+
+def _kinds(cls: Any, loc: Iterable[str | int]) -> list[str]:
+    """Return the kinds of the family at `loc`; empty if there is none."""
+    for part in loc:
+        cls = _step(cls, part) or cls
+    members = [member for member in _members(cls) if _is_spec(member)]
+    defaults = [m.model_fields["kind"].default for m in members if "kind" in m.model_fields]
+    return list(dict.fromkeys(defaults))
+
+
+def _field_at(cls: Any, loc: tuple[str | int, ...]) -> Any:
+    """Return the field at `loc`, None if it is inside a union."""
+    section = _spec_at(cls, loc[:-1])
+    return section.model_fields.get(str(loc[-1])) if section and loc else None
+
+
+def _is_required(cls: Any, loc: tuple[str | int, ...]) -> bool:
+    field = _field_at(cls, loc)
+    return field is None or bool(field.is_required())
+
+
+def _takes_null(cls: Any, loc: tuple[str | int, ...]) -> bool:
+    field = _field_at(cls, loc)
+    return field is not None and type(None) in _members(field.annotation)
+
+
+def _mapping_of(spec: type[BaseModel] | None) -> tuple[str, str]:
+    """Return what a section must be, and an example of it."""
+    if spec is None:
+        return "must be a mapping of fields", ""
+    fields = {field.alias or name: field for name, field in spec.model_fields.items()}
+    first = next(iter(fields))
+    is_plain = isinstance(fields[first].default, int | float)
+    remedy = f"For example {{{first}: {fields[first].default}}}." if is_plain else ""
+    return f"must be a mapping of its fields: {', '.join(fields)}", remedy
 
 
 def _plain(value: Any) -> Any:
@@ -192,8 +303,11 @@ def _plain(value: Any) -> Any:
     return value if is_short else text if len(text) <= 200 else text[:200] + "…"
 
 
-def _field_path(document: Any, loc: tuple[str | int, ...]) -> str:
-    """Return the dotted path without the union tags that pydantic inserts."""
+def _field_path(document: Any, loc: tuple[str | int, ...], is_missing: bool) -> str:
+    """Return the dotted path without the union tags that pydantic inserts.
+
+    Only the last part of the path of a missing field is not in the document.
+    """
     parts: list[str] = []
     node, is_tagged = document, False
     for part in loc:
@@ -201,7 +315,7 @@ def _field_path(document: Any, loc: tuple[str | int, ...]) -> str:
         if not is_tagged and isinstance(union, dict) and union.get("kind") == part:
             node, is_tagged = union, True
             continue
-        if isinstance(node, dict):
+        if isinstance(node, dict) and (part in node or is_missing):
             node = node.get(part)
         elif isinstance(node, list) and isinstance(part, int) and part < len(node):
             node = node[part]
@@ -219,13 +333,31 @@ def _spec_at(cls: Any, loc: Iterable[str | int]) -> type[BaseModel] | None:
     return next((member for member in (cls, *_members(cls)) if _is_spec(member)), None)
 
 
-def _remedy_for_unknown(cls: Any, name: str) -> str:
-    """Return what to use in place of a field that a spec does not have."""
-    names = sorted(f.alias or n for n, f in cls.model_fields.items()) if cls else []
-    if instead := getattr(cls, "INSTEAD", {}).get(name):
-        return f"{instead} Known fields: {', '.join(names)}."
+def _remedy_for_unknown(job: type[Spec], section: Any, path: str, name: str) -> str:
+    """Return what to use in place of a field that a section does not have."""
+    plain = name.replace("-", "_").lstrip("_")
+    for spec in (section, job):
+        if instead := getattr(spec, "INSTEAD", {}).get(plain):
+            return str(instead)
+    names = sorted(f.alias or n for n, f in section.model_fields.items()) if section else []
+    places = sorted(_places(job, plain) - {path})
+    if places and len(places) <= _MAX_PLACES:
+        return f"Use {' or '.join(places)}."
     close = difflib.get_close_matches(name, names, n=1)
     return f"Did you mean {close[0]}?" if close else f"Known fields: {', '.join(names)}."
+
+
+def _places(cls: Any, name: str, path: str = "") -> set[str]:
+    """Return the paths of all fields of a name, at most two sections deep."""
+    found: set[str] = set()
+    for field, info in cls.model_fields.items():
+        place = f"{path}{info.alias or field}"
+        if field == name and path:
+            found.add(place)
+        for member in (info.annotation, *_members(info.annotation)):
+            if _is_spec(member) and place.count(".") < _MAX_DEPTH:
+                found |= _places(member, name, f"{place}.")
+    return found
 
 
 def _is_spec(cls: Any) -> bool:

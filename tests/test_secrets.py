@@ -275,9 +275,32 @@ TEXTS = {
     "AWS_SECRET_ACCESS_KEY=abc": "AWS_SECRET_ACCESS_KEY=***",
     "password: abc": "password: ***",
     "https://h/x?se=1&sig=ab%2Fc": "https://h/x?se=1&sig=***",
+    "Authorization: Bearer abc.def-ghi": "Authorization: Bearer ***",
+    "{'Authorization': 'Basic dXNlcjpodW50ZXIy'}": "{'Authorization': 'Basic ***'}",
+    "curl -H 'authorization: token ghx_0123456789'": "curl -H 'authorization: token ***'",
+    "sent with bearer abcdef123456": "sent with bearer ***",
+    "hub_token: hf_abcdefghijklmnopqrstuvwxyzABCDEFGH": "hub_token: ***",
+    "model.base: hf_abcdefghijklmnopqrstuvwxyzABCDEFGH": "model.base: ***",
+    "no model hf_Ab3dEf6hIj": "no model ***",
+    "key ghp_abcdefghijklmnopqrstuvwxyz0123456789 is old": "key *** is old",
+    "with sk-proj-abcdefghijklmnopqrstuvwx": "with ***",
+    "no key AKIAIOSFODNN7EXAMPLE": "no key ***",
+    "aws_access_key_id = AKIAIOSFODNN7EXAMPLE": "aws_access_key_id = ***",
+    "aws_session_token: 'FwoG/+=x y'": "aws_session_token: ***",
+    "AccountName=a;AccountKey=Zm9v/+==;x=1": "AccountName=a;AccountKey=***;x=1",
+    "https://h/x?X-Amz-Credential=AK/2&X-Amz-Security-Token=t%2F&X-Amz-Date=1": (
+        "https://h/x?X-Amz-Credential=***&X-Amz-Security-Token=***&X-Amz-Date=1"
+    ),
+    "the password: hunter is wrong": "the password: *** is wrong",
+    "token: abc is invalid": "token: *** is invalid",
     **{
         same: same
         for same in (
+            "`ray get-auth-token` prints its token: paste it into RAY_AUTH_TOKEN.",
+            "authentication failed: token missing or invalid",
+            "hf_internal_testing/tiny-random-bert",
+            "pip install scikit-learn",
+            "authorization is off",
             "Check AWS_PROFILE, the access keys and the bucket's policy.",
             "the first 128 tokens: x",
             "max_tokens: 128",

@@ -2,16 +2,19 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from clftask import errors
+from clftask.config.score import ScoreJob
 from clftask.config.train import TrainJob
+from clftask.config.tune import TuneJob
 from clftask.errors import ConfigError, Problem
-from clftask.spec import fingerprint
+from clftask.spec import fingerprint, put
 from clftask.yaml_io import MAX_DEPTH, nested_values, parse_yaml
 
 LABELS = {"kind": "class", "column": "label"}
@@ -326,3 +329,81 @@ def test_a_job_refuses(changes: Any, path: str) -> None:
 def test_all_crossed_mistakes_are_told_at_once() -> None:
     found = problems(job_with(task="multilabel", loss="cross_entropy", scaling__workers=5))
     assert [p.path for p in found] == ["data.labels.kind", "loss.kind", "training.batch_size"]
+
+
+# ------------------------------------------------------------------ words
+
+WRONG = [
+    ("training.early_stopping", True, "must be a mapping of its fields: patience, or null",
+     "For example {patience: 3}."),
+    ("training.early_stopping", 3, "must be a mapping of its fields: patience, or null",
+     "For example {patience: 3}."),
+    ("training.epochs", True, "must be a whole number", ""),
+    ("training.epochs", 2.5, "must be a whole number", ""),
+    ("training.epochs", None, "must be a whole number", "Remove it to use the default."),
+    ("training.epochs", 0, "must be at least 1", ""),
+    ("training.learning_rate", False, "must be a number", ""),
+    ("training.learning_rate", "fast", "must be a number", ""),
+    ("training.learning_rate", 0, "must be above 0", ""),
+    ("training.warmup", 1, "must be below 1", ""),
+    ("training.deterministic", "maybe", "must be true or false", ""),
+    ("training.precision", "int8", "must be 'auto', 'fp32', 'bf16' or 'fp16'", ""),
+    ("training.micro_batch_size", "many", "must be a whole number or 'auto'", ""),
+    ("training.micro_batch_size", {}, "must be a whole number or 'auto'", ""),
+    ("data.text", 3, "must be a list", 'Write ["3"].'),
+    ("data.text", [], "must have 1 or more entries", ""),
+    ("data.id", 3, "must be text", "Put it in quotes."),
+    ("model.base", None, "must be text", ""),
+    ("loss", 3, "must be one of 'auto', 'cross_entropy', 'bce', 'focal', 'asymmetric', "
+     "'class_balanced', 'logit_adjusted', or a mapping with such a kind", ""),
+    ("scaling.workers", "all", "must be a whole number or a list", ""),
+    ("scaling.use_gpu", 3, "must be true or false or 'auto'", ""),
+    ("training", [], None, "For example {epochs: 3}."),
+    ("seed", 2**40, "must be below 4294967296", ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "value", "allowed", "remedy"), WRONG)
+def test_words_are_ours(path: str, value: Any, allowed: str | None, remedy: str) -> None:
+    (problem,) = problems(job_with(**{path.replace(".", "__"): value}))
+    assert problem.path == path
+    assert allowed is None or problem.allowed == allowed
+    assert problem.remedy == remedy
+
+
+def paths_of(cls: Any, prefix: str = "") -> list[str]:
+    """Return the paths of all fields, without those of families."""
+    found = []
+    for name, field in cls.model_fields.items():
+        found.append(f"{prefix}{name}")
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found += paths_of(field.annotation, f"{prefix}{name}.")
+    return found
+
+
+SEARCH = {"train": JOB, "space": {"training.epochs": {"kind": "choice", "values": [1, 2]}}}
+SCORE = {"bundle": "/b", "input": {"path": "/i"}, "output": {"path": "/o"}}
+KINDS: list[tuple[Any, Any]] = [(TrainJob, JOB), (TuneJob, SEARCH), (ScoreJob, SCORE)]
+WRONG_TYPES = [None, True, 3, -1, 2.5, "x", "", [], [[]], {}, {"x": 1}, {"kind": 3}]
+FOREIGN = re.compile(r"Input|Extra|Unable|Value error|valid \w+ing|instance|Spec\b|should")
+
+
+@pytest.mark.parametrize(("cls", "document"), KINDS, ids=["train", "tune", "score"])
+def test_no_field_answers_in_the_words_of_pydantic(cls: Any, document: Any) -> None:
+    found: list[Problem] = []
+    for path in paths_of(cls):
+        for value in WRONG_TYPES:
+            changed = copy.deepcopy(document)
+            put(cls, changed, path, value)
+            found += refusals(cls, changed)
+    assert len(found) > 60
+    assert [str(p) for p in found if FOREIGN.search(str(p))] == []
+    assert [p.path for p in found if re.search(r"literal|function-|\bint$", p.path)] == []
+
+
+def refusals(cls: Any, document: Any) -> list[Problem]:
+    try:
+        cls.load(document)
+    except ConfigError as error:
+        return list(error.problems)
+    return []

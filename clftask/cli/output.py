@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import sys
 from typing import IO
@@ -14,7 +15,8 @@ from clftask.messages import printable
 
 def say(line: str) -> None:
     """Print a line for the user on stderr."""
-    logs.say(line) if logs.is_json() else typer.echo(printable(line), err=True)
+    with contextlib.suppress(OSError):  # a closed or full stderr must not end or change a job
+        logs.say(line) if logs.is_json() else typer.echo(printable(line), err=True)
 
 
 def tables(as_json: bool) -> IO[str]:

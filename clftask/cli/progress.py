@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any, Self
 
@@ -25,7 +26,8 @@ def _console() -> Console:
 
 
 def _say(console: Console, line: str) -> None:
-    logs.say(line) if logs.is_json() else console.print(escaped(line), soft_wrap=True)
+    with suppress(OSError):  # a closed or full stderr must not end a job
+        logs.say(line) if logs.is_json() else console.print(escaped(line), soft_wrap=True)
 
 
 class _Screen:
@@ -45,7 +47,8 @@ class _Screen:
 
     def __exit__(self, *_: object) -> None:
         if self.progress.live.is_started:  # else rich prints an empty line
-            self.progress.stop()
+            with suppress(OSError):
+                self.progress.stop()
 
     def say(self, line: str) -> None:
         """Print a line above the bar."""
@@ -129,7 +132,8 @@ class TuneScreen:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.live.stop()
+        with suppress(OSError):
+            self.live.stop()
 
     def say(self, line: str) -> None:
         """Print a line above the table."""

@@ -12,6 +12,7 @@ from typing import Self
 
 from clftask.errors import ConfigError, Problem
 from clftask.io import filesystems, storage
+from clftask.logs import errors_logged
 
 
 class Tracker(StrEnum):
@@ -69,4 +70,5 @@ def writing_to(run: str, scratch: str) -> Iterator[None]:
         yield
     finally:
         if Path(folder).is_dir() and folder != place:
-            storage.upload(folder, place)
+            with errors_logged("the files of tensorboard are not uploaded"):
+                storage.upload(folder, place)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
 from clftask.components.score_table import Layout, Wide
 from clftask.components.text import Columns, Names, TextRecipe
+from clftask.config.from_trainer import INSTEAD_IN_SCORING
 from clftask.config.train import DataPath, WorkersSpec, resolved
 from clftask.spec import Spec
 
@@ -43,6 +45,8 @@ class ScoreOutput(Spec):
 
 class ScoreJob(Spec):
     """A scoring job: bundle, input and output."""
+
+    INSTEAD: ClassVar[Mapping[str, str]] = INSTEAD_IN_SCORING
 
     bundle: DataPath
     input: ScoreInput

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
@@ -23,6 +23,7 @@ from clftask.components.splits import ColumnSplit, RandomSplit, Split
 from clftask.components.text import Columns, TextRecipe, one_or_more
 from clftask.components.trackers import Tracker
 from clftask.components.truncation import KeepHead, LongText, LongTextSpec
+from clftask.config.from_trainer import INSTEAD
 from clftask.config.trainer_arguments import TrainerArguments
 from clftask.errors import ConfigError, Problem, StorageError
 from clftask.io import filesystems, storage
@@ -114,7 +115,7 @@ class TrainingSpec(Spec):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     early_stopping: EarlyStopping | None = EarlyStopping()
     metric: str = "micro_f1"
-    keep_checkpoints: int = Field(2, ge=1)
+    keep_checkpoints: int = Field(2, ge=0)
     deterministic: bool = False
     hf: TrainerArguments = TrainerArguments()
 
@@ -182,6 +183,8 @@ class RunSpec(Spec):
 
 class TrainJob(Spec):
     """A training job."""
+
+    INSTEAD: ClassVar[Mapping[str, str]] = INSTEAD
 
     task: Task
     seed: int = Field(42, ge=0, lt=2**32)

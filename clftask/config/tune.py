@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, ByteSize, Field, PlainSerializer, field_validator
 
@@ -17,6 +17,7 @@ from clftask.components.search.goal import Goal
 from clftask.components.search.schedulers import Asha, Scheduler
 from clftask.components.search.searchers import MAX_TRIALS, Random, Searcher
 from clftask.components.search.space import AnyDistribution, Picks, Space
+from clftask.config.from_trainer import INSTEAD_IN_SEARCH
 from clftask.config.train import (
     ModelSpec,
     RunSpec,
@@ -81,6 +82,9 @@ class TuneJob(Spec):
         metric: The validation metric to optimise; null: that of the training job.
         finalists: Default: the best three with one more seed; null: the best trial wins.
     """
+
+    # The messages of an unknown field of the training job name its path without `train`.
+    INSTEAD: ClassVar[Mapping[str, str]] = INSTEAD_IN_SEARCH
 
     train: TrainJob
     space: dict[str, AnyDistribution] = Field(min_length=1)

@@ -6,6 +6,7 @@ contains the error name of the AWS SDK for C++. `tests/io/test_aws_errors.py` pr
 
 from __future__ import annotations
 
+import errno
 import re
 
 from clftask.errors import AccessError, Problem, StorageError
@@ -23,6 +24,20 @@ _REMEDIES = {
     "SignatureDoesNotMatch": _DENIED,
     "ConditionalRequestConflict": ("too many concurrent writers", "Try again later."),
     "409": ("too many concurrent writers", "Try again later."),
+}
+_FULL = "Free some space, then resume the run or run the job again."
+_NO_LOCKS = "Use a disk with hard links or file locks."
+_DISK_REMEDIES = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+    errno.EFBIG: "Use a disk without this limit of a file's size, or raise it (ulimit -f).",
+    errno.EACCES: "Check the permissions.",
+    errno.EPERM: "Check the permissions.",
+    errno.EROFS: "The disk is read-only: use another one.",
+    errno.EIO: "Check the disk.",
+    errno.ENOLCK: _NO_LOCKS,
+    errno.EOPNOTSUPP: _NO_LOCKS,
+    errno.ENOSYS: _NO_LOCKS,
 }
 _ARROW_DENIED = {"ACCESS_DENIED", "SIGNATURE_DOES_NOT_MATCH", "INVALID_ACCESS_KEY_ID"}
 
@@ -79,4 +94,10 @@ def storage_error_of_arrow(path: str, error: OSError) -> StorageError:
     found = arrow_code(error)
     if found in _ARROW_DENIED:
         return AccessError(Problem(path, found, *_DENIED))
-    return StorageError(Problem(path, None, f"cannot be used: {error.strerror or error}"))
+    remedy = disk_remedy(error)
+    return StorageError(Problem(path, None, f"cannot be used: {error.strerror or error}", remedy))
+
+
+def disk_remedy(error: OSError) -> str:
+    """Return what to do about an error of a disk, empty if unknown."""
+    return _DISK_REMEDIES.get(error.errno or 0, "")

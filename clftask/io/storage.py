@@ -7,20 +7,21 @@ of S3 from the standard AWS environment and profile, for pyarrow too.
 
 from __future__ import annotations
 
+import errno
+import io
 import json
-import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from clftask.errors import DataError, Problem, StorageError
-from clftask.io.aws_errors import already_exists, is_conflict, is_internal_failure
+from clftask.io import local_disk
+from clftask.io.aws_errors import already_exists, disk_remedy, is_conflict, is_internal_failure
 from clftask.io.filesystems import (
     MAX_ATTEMPTS,
     filesystem,
@@ -32,8 +33,6 @@ from clftask.io.filesystems import (
 from clftask.io.listing import list_files
 
 NUM_THREADS = 8
-_COPY_BYTES = 4 << 20
-_TEMPORARY = ".tmp-"
 _Result = TypeVar("_Result")
 
 
@@ -143,8 +142,8 @@ def put(path: str, data: bytes) -> None:
         with translate_storage_errors(path):
             s3_client().put_object(Bucket=bucket, Key=key, Body=data)
         return
-    with translate_storage_errors(path), _temporary_beside(path, data) as temporary:
-        os.replace(temporary, path)  # noqa: PTH105
+    with translate_storage_errors(path):
+        local_disk.replace(path, io.BytesIO(data))
 
 
 def put_if_absent(path: str, data: bytes) -> bool:
@@ -154,12 +153,8 @@ def put_if_absent(path: str, data: bytes) -> bool:
     existing object with the same bytes therefore counts as created.
     """
     if not is_s3(path):
-        with translate_storage_errors(path), _temporary_beside(path, data) as temporary:
-            try:
-                os.link(temporary, path)
-            except FileExistsError:
-                return False
-            return True
+        with translate_storage_errors(path):
+            return local_disk.create(path, data)
     from botocore.exceptions import ClientError
 
     bucket, key = _bucket_and_key(path)
@@ -187,7 +182,8 @@ def upload(folder: str, path: str) -> None:
                 bucket, key = _bucket_and_key(target)
                 s3_client().upload_file(str(file), bucket, key)
             else:
-                _copy(file, Path(target))
+                with file.open("rb") as content:
+                    local_disk.replace(target, content)
 
 
 def download(path: str, folder: str) -> None:
@@ -206,15 +202,16 @@ def download(path: str, folder: str) -> None:
         raise StorageError(Problem(path, None, allowed, remedy))
     Path(folder).mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(NUM_THREADS) as pool:
-        list(pool.map(lambda file, name: _fetch(file.path, Path(folder, name)), files, names))
+        list(pool.map(lambda file, name: fetch(file.path, Path(folder, name)), files, names))
 
 
-def _fetch(path: str, target: Path) -> None:
+def fetch(path: str, target: Path) -> None:
+    """Copy a file to a local one, in blocks."""
     fs, inner = filesystem(path)
 
     def copy() -> None:
         with fs.open_input_stream(inner) as source, target.open("wb") as file:
-            shutil.copyfileobj(source, file, _COPY_BYTES)
+            shutil.copyfileobj(source, file, local_disk.COPY_BYTES)
 
     with translate_storage_errors(path):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -227,8 +224,11 @@ def delete(path: str) -> None:
         with translate_storage_errors(path):
             if Path(path).is_dir():
                 shutil.rmtree(path)
-            else:
+            elif Path(path).exists() or Path(path).is_symlink():
                 Path(path).unlink(missing_ok=True)
+                local_disk.sync_folder(
+                    Path(path).parent
+                )  # a marker goes before the files that it names
         return
     from botocore.exceptions import ClientError
 
@@ -252,7 +252,7 @@ def clear_partial(path: str) -> None:
     """
     with translate_storage_errors(path):
         if not is_s3(path):
-            for file in Path(path).rglob(f"{_TEMPORARY}*"):
+            for file in Path(path).rglob(f"{local_disk.TEMPORARY}*"):
                 if not file.is_dir():  # the temporary files of `put` are never folders
                     file.unlink(missing_ok=True)
             return
@@ -269,7 +269,7 @@ def check_writable(path: str, field: str) -> None:
 
     Raises:
         StorageError: The bucket is missing or denied, the local folder cannot be created, or
-            the path is neither on disk nor on S3.
+            the path is neither on disk nor on S3; or the disk has neither hard links nor locks.
     """
     if is_s3(path):
         _renamed(field, path, lambda: _try_upload(path))
@@ -281,11 +281,14 @@ def check_writable(path: str, field: str) -> None:
         parent = next(p for p in [Path(path), *Path(path).parents] if p.exists())
     except OSError as error:
         raise StorageError(Problem(field, path, f"cannot be used: {error.strerror}")) from None
-    try:
-        tempfile.TemporaryFile(dir=parent).close()  # permission bits do not apply to root
-    except OSError:
+    try:  # permission bits do not apply to root, and not every disk has hard links
+        with tempfile.TemporaryDirectory(dir=parent, prefix=local_disk.TEMPORARY) as folder:
+            local_disk.create(join(folder, "probe"), b"")
+    except OSError as error:
         remedy = f"Choose another {field}, or fix the permissions of {parent}."
-        allowed = "must be a folder that can be written"
+        allowed = f"must be a folder that can be written: {error.strerror}"
+        if error.errno not in (errno.EACCES, errno.EPERM):
+            remedy = disk_remedy(error) or remedy
         raise StorageError(Problem(field, path, allowed, remedy)) from None
 
 
@@ -309,33 +312,3 @@ def _renamed(field: str, path: str, call: Callable[[], _Result]) -> _Result:
 def _bucket_and_key(path: str) -> tuple[str, str]:
     bucket, _, key = path.removeprefix("s3://").partition("/")
     return bucket, key
-
-
-@contextmanager
-def _temporary_beside(path: str, data: bytes) -> Iterator[str]:
-    folder = Path(path).parent
-    folder.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=folder, prefix=_TEMPORARY)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        yield name
-    finally:
-        Path(name).unlink(missing_ok=True)
-
-
-def _copy(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # A random name: at a predictable one, a link to another file may already exist.
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f"{_TEMPORARY}{target.name}-")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file, source.open("rb") as content:
-            shutil.copyfileobj(content, file, _COPY_BYTES)
-        temporary.chmod(0o644)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)

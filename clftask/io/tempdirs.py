@@ -10,6 +10,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from clftask.errors import Problem, StorageError
+
 _PREFIX, _LOCK = "clftask-work-", ".lock"
 _until_exit = contextlib.ExitStack()
 atexit.register(_until_exit.close)
@@ -32,6 +34,28 @@ def temporary_folder() -> Iterator[str]:
             yield str(folder / "files")
         finally:
             _remove(folder)
+
+
+@contextlib.contextmanager
+def translate_write_errors(folder: str) -> Iterator[None]:
+    """Translate errors of safetensors and torch that write to a temporary folder.
+
+    Raises:
+        StorageError: The disk is full, or cannot be written.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        # torch's writer raises a RuntimeError that names its source file, without a reason.
+        is_torchs = isinstance(error, RuntimeError) and "inline_container" in str(error)
+        is_other = isinstance(error, SafetensorError) and "I/O error" not in str(error)
+        if is_other or (isinstance(error, RuntimeError) and not is_torchs):
+            raise
+        reason = getattr(error, "strerror", None) or str(error)
+        remedy = "Free some space, or set TMPDIR to a larger disk; then resume the run."
+        raise StorageError(Problem(folder, None, f"cannot be written: {reason}", remedy)) from None
 
 
 def process_folder() -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from clftask.errors import ConfigError, DataError, Problem
 from clftask.io import filesystems, storage
 from clftask.io.strict_json import to_json
-from clftask.io.tempdirs import temporary_folder
+from clftask.io.tempdirs import temporary_folder, translate_write_errors
 from clftask.models.bundle_meta import SCHEMA_VERSION, BundleMeta
 from clftask.models.loading import open_classifier
 from clftask.models.model_card import card
@@ -50,7 +50,22 @@ def write(
 
     Returns:
         The metadata with the bundle's fingerprint.
+
+    Raises:
+        StorageError: The disk of the folder is full, or cannot be written.
     """
+    with translate_write_errors(str(folder)):
+        return _write(folder, model, tokenizer, meta, metrics, report)
+
+
+def _write(
+    folder: Path,
+    model: Any,
+    tokenizer: Any,
+    meta: BundleMeta,
+    metrics: dict[str, Any],
+    report: str | None,
+) -> BundleMeta:
     tokenizer.model_max_length = meta.max_length
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -70,7 +85,8 @@ def _hashes(folder: Path) -> dict[str, str]:
 
 
 def _hash(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    with file.open("rb") as content:  # weights may be larger than the memory
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _fingerprint(meta: BundleMeta) -> str:

@@ -15,6 +15,7 @@ from transformers import TrainerCallback
 from clftask.errors import JobError, Problem
 from clftask.io import storage
 from clftask.io.strict_json import to_json
+from clftask.logs import errors_logged
 from clftask.training import run_dir
 from clftask.training.checkpoints import Checkpoints
 from clftask.training.collectives import broadcast_from_first
@@ -176,8 +177,21 @@ class RunLog:
 
     def write(self) -> None:
         """Write both files."""
+        self._write_metrics()
+        self._write_text()
+
+    def close(self, line: str) -> None:
+        """Add the last line and write both files; the outcome of a run does not depend on them."""
+        self.add_line(line)
+        for write in (self._write_metrics, self._write_text):
+            with errors_logged("the run's log is incomplete"):
+                write()
+
+    def _write_metrics(self) -> None:
         lines = "".join(to_json(r) + "\n" for r in self.records)
         storage.put(storage.join(self.run, "metrics.jsonl"), lines.encode())
+
+    def _write_text(self) -> None:
         storage.put(storage.join(self.run, "log.txt"), self.text.encode())
 
 

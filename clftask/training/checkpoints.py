@@ -26,7 +26,8 @@ class Checkpoints:
 
     Args:
         path: The folder or prefix.
-        keep: The number of checkpoints to keep, the best among them.
+        keep: The number of checkpoints to keep, the best among them; one at least is kept, from
+            which training resumes. `run_dir.tidy` removes it if the finished run keeps none.
         scratch: A local folder for downloads; the caller removes it.
     """
 
@@ -68,8 +69,7 @@ class Checkpoints:
         if name is None:
             storage.download(place, str(folder))
         else:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_bytes(storage.read_bytes(storage.join(place, name)))
+            storage.fetch(storage.join(place, name), folder / name)
         return str(folder)
 
     def save(
@@ -96,9 +96,9 @@ class Checkpoints:
         Raises:
             StorageError: The upload failed.
         """
-        if self._upload is not None:
-            self._upload.result()
-            self._upload = None
+        upload, self._upload = self._upload, None
+        if upload is not None:
+            upload.result()
 
     def clean(self, best: int | None = None) -> None:
         """Remove incomplete checkpoints of a killed run, and those beyond `keep`."""
@@ -119,7 +119,7 @@ class Checkpoints:
         self._check_whole(step, files)
         before()
         storage.put(storage.join(self._place(step), _MARKER), marker)
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)
         self._prune({best, step})
         self._best = best
 

@@ -94,10 +94,18 @@ def resumable(run: Run) -> Iterator[Callable[[Spec, pa.Table, str], None]]:
                 storage.clear_partial(run.path)
 
 
-def tidy(run: Run) -> None:
-    """Remove temporary files that the driver of a finished run left; ignore storage errors."""
+def tidy(run: Run, keep_checkpoints: int = 1) -> None:
+    """Remove what a finished run does not keep; ignore storage errors.
+
+    Args:
+        run: Its bundle is complete: the driver calls this when the workers have ended, because a
+            worker that is restarted needs the checkpoints.
+        keep_checkpoints: Of the job; 0 removes all checkpoints.
+    """
     with contextlib.suppress(StorageError):
         driver_mark.remove(run.path)
+        if keep_checkpoints == 0:
+            storage.delete(storage.join(run.path, "checkpoints"))
         storage.delete(storage.join(run.path, ".ray"))
         storage.clear_partial(run.path)
 

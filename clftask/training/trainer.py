@@ -38,6 +38,7 @@ from clftask.data.batching import (
     token_batches,
 )
 from clftask.data.tokenization import sequences
+from clftask.io.tempdirs import translate_write_errors
 from clftask.training.collectives import broadcast_from_first, host_group
 
 # Rows times padded length of one forward pass. Larger batches are not faster.
@@ -161,6 +162,15 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         save_model(self.model, str(folder / WEIGHTS))
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Save a checkpoint in the temporary folder.
+
+        Raises:
+            StorageError: Its disk is full, or cannot be written.
+        """
+        with translate_write_errors(self.args.output_dir):
+            super()._save_checkpoint(model, trial)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Load the weights; missing or mismatched ones raise an error."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,11 @@ from clftask.components.decision.decision import Decision
 from clftask.components.labels import LabelSpace
 from clftask.components.truncation import num_special
 from clftask.config.train import TrainJob
-from clftask.errors import ClftaskError
 from clftask.evaluation.evaluate import Evaluated, decide, labelled
 from clftask.io import storage
 from clftask.io.strict_json import strict, to_json
 from clftask.io.tempdirs import temporary_folder
+from clftask.logs import errors_logged
 from clftask.messages import counted
 from clftask.models import bundle, bundle_meta
 from clftask.models.loading import (
@@ -95,37 +94,54 @@ def fit(work: Work, sink: Sink, rank: int, world: int, device: str) -> None:
 
 
 def _fit(work: Work, sink: Sink, rank: int, world: int, device: str, scratch: str) -> None:
+    log = RunLog(work.run, work.preamble)
+    if rank == 0:
+        log.load()
+    checkpoints = Checkpoints(
+        storage.join(work.run, "checkpoints"), work.job.training.keep_checkpoints, scratch
+    )
+    try:
+        outcome = _run(work, sink, log, checkpoints, rank, world, device, scratch)
+    except Exception as error:
+        _log.exception("training failed")
+        with errors_logged("the last checkpoint is not complete"):
+            checkpoints.wait()  # the upload reads from the scratch folder
+        if rank == 0:
+            log.close(f"failed: {error}")
+        raise
+    if rank == 0:
+        log.close("done: " + to_json(outcome["metrics"]["validation"]))
+        sink.post({"done": outcome})
+
+
+def _run(
+    work: Work,
+    sink: Sink,
+    log: RunLog,
+    checkpoints: Checkpoints,
+    rank: int,
+    world: int,
+    device: str,
+    scratch: str,
+) -> dict[str, Any]:
+    """Train, evaluate and publish; return the outcome, which is empty but on the first worker."""
     started = time.perf_counter()
     with trackers.writing_to(work.run, scratch):
-        path = storage.join(work.run, "checkpoints")
-        checkpoints = Checkpoints(path, work.job.training.keep_checkpoints, scratch)
         precision = broadcast_from_first(
             _precision(work.job, checkpoints, device) if rank == 0 else ""
         )
         trainer = build_trainer(work, world, device, precision, scratch)
-        log, watch = RunLog(work.run, work.preamble), Stopwatch(trainer)
-        if rank == 0:
-            log.load()
-        try:
-            _train(trainer, checkpoints, log, sink, watch)
-        except Exception as error:
-            _log.exception("training failed")
-            with suppress(ClftaskError):
-                checkpoints.wait()  # the upload reads from the scratch folder
-            if rank == 0:
-                log.add_line(f"failed: {error}")
-                log.write()
-            raise
+        watch = Stopwatch(trainer)
+        _train(trainer, checkpoints, log, sink, watch)
     _use_best(trainer, checkpoints)
     found = evaluate(work, trainer)
-    if rank == 0:
-        outcome = found.content | _outcome(trainer, watch, started, work)
-        publish(work, trainer, found, outcome, Path(scratch, "bundle"), log.records, log.add_line)
-        for line in found.warnings:
-            log.add_line(f"warning: {line}")
-        log.add_line("done: " + to_json(outcome["metrics"]["validation"]))
-        log.write()
-        sink.post({"done": outcome})
+    if rank != 0:
+        return {}
+    outcome = found.content | _outcome(trainer, watch, started, work)
+    publish(work, trainer, found, outcome, Path(scratch, "bundle"), log.records, log.add_line)
+    for line in found.warnings:
+        log.add_line(f"warning: {line}")
+    return outcome
 
 
 def _precision(job: TrainJob, checkpoints: Checkpoints, device: str) -> str:

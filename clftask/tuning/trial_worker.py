@@ -7,7 +7,6 @@ schedulers.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 import tempfile
@@ -24,6 +23,7 @@ from clftask.config.train import TrainJob
 from clftask.errors import ClftaskError, StorageError
 from clftask.io import filesystems, storage
 from clftask.io.tempdirs import process_folder, temporary_folder
+from clftask.logs import errors_logged
 from clftask.messages import first_line
 from clftask.models.loading import find_base
 from clftask.models.memory import is_out_of_memory
@@ -318,7 +318,7 @@ class TrialCallback(TrainerCallback):  # type: ignore[misc]
         return self._ended("failed").model_copy(update={"reason": reason})
 
     def _ended(self, state: Any) -> Trial:
-        with contextlib.suppress(ClftaskError):  # a failed upload no longer matters
+        with errors_logged("the last checkpoint is not complete"):  # it no longer matters
             self.checkpoints.wait()
         return self.trial.model_copy(update={"state": state, "ended_at": round(time.time(), 3)})
 

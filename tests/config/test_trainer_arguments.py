@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from clftask.config.from_trainer import COUNTERPARTS, INSTEAD
+from clftask.config.score import ScoreJob
 from clftask.config.train import TrainingSpec, TrainJob
-from clftask.config.trainer_arguments import INSTEAD, TrainerArguments
+from clftask.config.trainer_arguments import TrainerArguments
+from clftask.config.tune import TuneJob
 from clftask.errors import ConfigError, Problem
+from clftask.spec import _members
 
 JOB: dict[str, Any] = {
     "task": "multiclass",
@@ -47,7 +53,9 @@ def test_only_what_is_given_is_kept() -> None:
         ("dataloader_prefetch_factor", 4, "The data loader is clftask's own."),
         ("lr_scheduler_type", "polynomial", "Use training.schedule."),
         ("adam_bta1", 0.8, "Did you mean adam_beta1?"),
-        ("torch_compile", True, "Known fields: adam_beta1, adam_beta2,"),
+        ("torch_compile", True, "It is not supported: remove it."),
+        ("adam_beta3", 0.8, "Did you mean adam_beta2?"),
+        ("unheard_of", 1, "Known fields: adam_beta1, adam_beta2,"),
     ],
 )
 def test_another_argument_is_refused_with_what_to_do(name: str, value: Any, remedy: str) -> None:
@@ -83,13 +91,104 @@ def test_an_argument_without_effect_is_refused() -> None:
     assert "optimizer sgd" in found.allowed
 
 
+def field_at(path: str) -> bool:
+    """Tell whether a training job has a field at a path; the kinds of a family count as one."""
+    spec: Any = TrainJob
+    for part in path.split("."):
+        members = [spec, *_members(spec)]
+        spec = next((m.model_fields[part].annotation for m in members
+                     if part in getattr(m, "model_fields", {})), None)  # fmt: skip
+    return spec is not None
+
+
 def test_what_is_replaced_is_not_taken_and_names_a_field() -> None:
     assert INSTEAD.keys() & TrainerArguments.model_fields.keys() == set()
-    for instead in INSTEAD.values():
-        section, _, name = instead.removeprefix("use ").partition(".")
-        spec: Any = TrainJob.model_fields.get(section)
-        if instead.startswith("use ") and spec is not None and name:
-            assert name in spec.annotation.model_fields
+    named = [row.field for row in COUNTERPARTS if row.field]
+    named += re.findall(r"\b(?:data|model|training|decision|scaling|run)\.[a-z_.]*[a-z_]",
+                        " ".join(row.note for row in COUNTERPARTS))  # fmt: skip
+    assert len(named) > 40
+    assert [path for path in named if not field_at(path)] == []
+    assert not field_at("training.nothing")
+
+
+def test_every_argument_of_the_trainer_works_or_has_a_remedy() -> None:
+    from transformers import TrainingArguments
+
+    names = {f.name for f in fields(TrainingArguments) if f.init}
+    assert len(names) > 100
+    assert names - INSTEAD.keys() - TrainerArguments.model_fields.keys() == set()
+
+
+def test_no_argument_stands_in_two_rows() -> None:
+    names = [name for row in COUNTERPARTS for name in row.names.split()]
+    assert len(names) == len(set(names))
+
+
+def test_the_table_of_the_docs_is_that_of_the_messages() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "job-files.md").read_text()
+    section = page.partition("## From Trainer to clftask\n")[2].partition("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| `")]
+    assert rows == [row.row for row in COUNTERPARTS]
+
+
+@pytest.mark.parametrize(
+    ("override", "remedy"),
+    [
+        ("num_train_epochs=3", "Use training.epochs."),
+        ("training.per_device_train_batch_size=16", "Use training.batch_size. It is global"),
+        ("training.gradient_accumulation_steps=2", "Use training.micro_batch_size."),
+        ("training.evaluation_strategy=epoch", "Every epoch ends with an evaluation"),
+        ("training.fp16=true", "Use training.precision."),
+        ("model.num_labels=3", "Use data.labels."),
+        ("model.model_name_or_path=x", "Use model.base."),
+        ("data.label_column=y", "Use data.labels. For example {kind: class, column: label}."),
+        ("data.text_column_name=y", "Use data.text."),
+        ("data.validation_file=y", "Use data.validation."),
+        ("data.max_seq_length=128", "Use model.max_length."),
+        ("output_dir=x", "Use run.storage. run.name is the folder within."),
+        ("run.save_total_limit=1", "Use training.keep_checkpoints."),
+        ("load_best_model_at_end=true", "Use training.metric."),
+        ("scaling.report_to=wandb", "Use tracking."),
+        ("push_to_hub=true", "Upload the bundle when the run is finished."),
+        ("num-train-epochs=3", "Use training.epochs."),
+        # Fields of other sections:
+        ("epochs=3", "Use training.epochs."),
+        ("model.batch_size=3", "Use training.batch_size."),
+        ("storage=x", "Use run.storage."),
+        ("patience=2", "Use training.early_stopping.patience."),
+    ],
+)
+def test_an_unknown_field_anywhere_has_a_remedy(override: str, remedy: str) -> None:
+    found = problem(override)
+    assert found.path == override.partition("=")[0]
+    assert found.allowed == "is not a field of the job file"
+    assert found.remedy.startswith(remedy)
+
+
+@pytest.mark.parametrize(
+    ("override", "remedy"),
+    [
+        ("num_samples=3", "Use trials."),
+        ("time_budget_s=60", "Use time_budget."),
+        ("train.num_train_epochs=2", "Use training.epochs."),
+    ],
+)
+def test_an_unknown_field_of_a_search_has_a_remedy(override: str, remedy: str) -> None:
+    search = {"train": JOB, "space": {"training.epochs": {"kind": "choice", "values": [1, 2]}}}
+    with pytest.raises(ConfigError) as caught:
+        TuneJob.load(search, [override])
+    assert caught.value.problems[0].remedy.startswith(remedy)
+
+
+@pytest.mark.parametrize(
+    ("override", "remedy"),
+    [("batch_size=8", "The batches follow"), ("output_dir=x", "Use output.path.")],
+)
+def test_an_unknown_field_of_a_scoring_job_has_a_remedy(override: str, remedy: str) -> None:
+    job = {"bundle": "/b", "input": {"path": "/in"}, "output": {"path": "/out"}}
+    with pytest.raises(ConfigError) as caught:
+        ScoreJob.load(job, [override])
+    assert caught.value.problems[0].remedy.startswith(remedy)
 
 
 def test_the_trainer_knows_what_is_taken() -> None:

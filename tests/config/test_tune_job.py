@@ -294,7 +294,8 @@ def test_what_all_trials_share_is_not_searched(path: str) -> None:
     ("path", "remedy"),
     [
         ("training.learning_rat", "Did you mean learning_rate?"),
-        ("training.lr", "Known fields: batch_size, deterministic"),
+        ("training.lr", "Use training.learning_rate."),
+        ("training.unheard", "Known fields: batch_size, deterministic"),
         ("modell", "Did you mean model?"),
         ("trainig.learning_rate", "Did you mean training?"),
         ("loss.gamma", "Known fields: class_weights, kind"),

@@ -136,7 +136,8 @@ class Pool:
         """Kill all actors, also the pending ones."""
         actors = [shard_batch.actor for shard_batch in self.busy.values()]
         for actor in [*self.starting.values(), *self.idle, *actors]:
-            ray.kill(actor)
+            with contextlib.suppress(Exception):  # an error that ended the job matters more
+                ray.kill(actor)
 
     def _look(self) -> None:
         """Raise the number of workers if nodes have joined."""

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clftask import logs
 from clftask.components import trackers
@@ -19,12 +19,15 @@ from clftask.distributed.capacity import WorkerPlan, capacity, plan
 from clftask.distributed.metrics import TrainMetricsExporter
 from clftask.distributed.session import connected
 from clftask.distributed.train.progress import Waiting, follow, new_progress_actor
-from clftask.errors import ClftaskError, JobError, Problem, is_permanent
+from clftask.errors import ClftaskError, ConfigError, JobError, Problem, is_permanent
 from clftask.io import storage
 from clftask.messages import counted, first_line
 from clftask.models.loading import check_base
 from clftask.models.precision import check_precision
 from clftask.training import run_dir
+
+if TYPE_CHECKING:
+    from clftask.training.worker import Work
 
 _TRACKER_PREFIXES = ("MLFLOW_", "WANDB_")
 Say = Callable[[str], None]
@@ -50,6 +53,7 @@ def train(job: TrainJob, say: Say, show: Show) -> TrainResult:
         run_dir.same_job(run, job)
     is_finished = run.exists and run.is_finished()
     outcome = _finished(job, run, say) if is_finished else _trained(job, run, say, show)
+    run_dir.tidy(run, job.training.keep_checkpoints)
     seconds = round(time.perf_counter() - started, 1)
     return TrainResult.of(outcome, run=run.path, bundle=run.bundle, seconds=seconds)
 
@@ -57,7 +61,6 @@ def train(job: TrainJob, say: Say, show: Show) -> TrainResult:
 def _finished(job: TrainJob, run: run_dir.Run, say: Say) -> dict[str, Any]:
     """Return the result of a finished run; this needs its data, but not its base or Ray."""
     run_dir.same_data(run, prepare(job).fingerprint)
-    run_dir.tidy(run)
     say(f"the run is finished: {run.path}")
     return run.result()
 
@@ -123,7 +126,9 @@ def _fit(
         error = run_workers(
             worker_loop, loop_config, chosen, failures, path, lambda: progress_actor.lose.remote()
         )
-    outcome, failure = ray.get(progress_actor.result.remote())
+    outcome, failure = None, None
+    with logs.errors_logged("the result of the workers is lost"):
+        outcome, failure = ray.get(progress_actor.result.remote())
     if outcome is not None:
         found: dict[str, Any] = outcome
         return found
@@ -168,6 +173,18 @@ class _RaySink:
         return ray.train.get_preemption_info() is not None
 
 
+def _refuse_other_disk(work: Work) -> None:
+    """Refuse a local run folder that is not on a disk shared with the driver.
+
+    Raises:
+        ConfigError: The folder does not contain the job file that the driver wrote.
+    """
+    if not storage.exists(storage.join(work.run, run_dir.JOB)):
+        allowed = "does not exist on a worker's node"
+        remedy = "Use S3 or a disk that all nodes share."
+        raise ConfigError(Problem("run.storage", work.run, allowed, remedy))
+
+
 def worker_loop(config: dict[str, Any]) -> None:
     """Train in a Ray Train worker.
 
@@ -200,6 +217,7 @@ def worker_loop(config: dict[str, Any]) -> None:
     )
     sink = _RaySink(progress_actor)
     try:
+        _refuse_other_disk(work)
         with spot_notice.watched():
             fit(work, sink, context.get_world_rank(), context.get_world_size(), device)
     except Exception as error:
@@ -211,7 +229,8 @@ def worker_loop(config: dict[str, Any]) -> None:
         )
         if failure is None:
             raise
-        ray.get(progress_actor.fail.remote(failure))
+        with logs.errors_logged("the driver is not told of the error"):
+            ray.get(progress_actor.fail.remote(failure))
         raise failure from error  # so that Ray stops the other workers
 
 

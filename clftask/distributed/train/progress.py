@@ -12,6 +12,7 @@ import ray
 from ray.util import placement_group_table
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from clftask import logs
 from clftask.distributed.capacity import WorkerPlan
 from clftask.messages import counted
 
@@ -143,8 +144,9 @@ def follow(
 
     def watch() -> None:
         while not ended.wait(POLL_S):
-            pull()
-            waiting.look(progress_actor)
+            with logs.errors_logged("progress cannot be shown"):
+                pull()
+                waiting.look(progress_actor)
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
@@ -153,4 +155,5 @@ def follow(
     finally:
         ended.set()
         thread.join()
-        pull()
+        with logs.errors_logged("progress cannot be shown"):
+            pull()

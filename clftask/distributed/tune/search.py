@@ -21,6 +21,7 @@ from clftask.distributed.tune.placement import Slots
 from clftask.errors import ClftaskError, JobError, Problem
 from clftask.io import storage
 from clftask.io.strict_json import to_json
+from clftask.logs import errors_logged
 from clftask.messages import counted
 from clftask.training import run_dir
 from clftask.tuning.report import tuning_page
@@ -195,7 +196,8 @@ class SearchRun:
         pq.write_table(table(trials, self.goal), buffer)
         storage.put(put("trials.parquet"), buffer.getvalue())
         found = self._result(best, trials, outcome)
-        storage.put(put("report.html"), tuning_page(self.job, trials, found).encode())
+        with errors_logged("report.html is not written"):  # the result matters more
+            storage.put(put("report.html"), tuning_page(self.job, trials, found).encode())
         storage.put(put(run_dir.RESULT), to_json(found).encode())
         self._tidy(trials, set())
         return found

@@ -21,9 +21,10 @@ from conftest import own_processes
 
 from clftask.config.results import TrainResult
 from clftask.config.train import TrainJob
-from clftask.distributed.train.driver import train
+from clftask.distributed.train.driver import _refuse_other_disk, train
 from clftask.errors import ConfigError, JobError
 from clftask.io import listing, storage
+from clftask.training.worker import Work
 
 RAY_TRAINS = ("TrainController", "RayTrainWorker")
 
@@ -115,6 +116,31 @@ def test_run_on_s3_leaves_all_of_a_run_there(ray_cluster, document, s3):
     assert [r["step"] for r in seen if "eval_loss" in r] == [5, 10]
     again = run(document, f"run.storage={s3.bucket}/runs", "run.name=on-s3", "run.resume=true")
     assert again.metrics == result.metrics
+
+
+def test_a_finished_run_keeps_no_checkpoints_if_none_are_asked_for(ray_cluster, document):
+    checkpoints = Path(document["run"]["storage"], "run", "checkpoints")
+    seen: list[bool] = []
+    options = ["training.keep_checkpoints=0", "scaling.workers=1"]
+    result = run(document, *options, show=lambda record: seen.append(checkpoints.exists()))
+    assert any(seen)  # while it trains, there is one to resume from
+    assert not checkpoints.exists()
+    assert Path(result.bundle, "clftask.json").exists()
+    shutil.copytree(result.bundle, checkpoints / "step-0000001")  # a driver killed at the end
+    again = run(document, *options, "run.resume=true")
+    assert again.metrics == result.metrics
+    assert not checkpoints.exists()
+
+
+def test_a_run_folder_on_another_nodes_disk_is_refused(document, tmp_path):
+    work = Work(TrainJob.load(document), str(tmp_path / "elsewhere"), {}, (), {}, "")
+    with pytest.raises(ConfigError) as caught:
+        _refuse_other_disk(work)
+    (problem,) = caught.value.problems
+    assert (problem.path, problem.value) == ("run.storage", str(tmp_path / "elsewhere"))
+    assert problem.remedy == "Use S3 or a disk that all nodes share."
+    storage.put(f"{tmp_path}/elsewhere/job.yaml", b"")
+    _refuse_other_disk(work)
 
 
 def test_name_is_never_taken_twice_and_resume_wants_the_same_job(ray_cluster, document):
