@@ -53,8 +53,9 @@ def survey(
     Raises:
         DataError: A column is missing or is not text, a file cannot be read, or types differ.
     """
-    columns, strings = _columns(job, recipe)
-    _refuse_missing(job, recipe, sources[0])
+    names = sources[0].names()
+    _refuse_missing(job, recipe, sources[0].files[0], names)
+    columns, strings = _columns(job, recipe, names)
     chosen = [(source, file) for source in sources for file in source.files if file in files]
 
     def look(pair: tuple[Source, str]) -> tuple[InputFile, pa.Schema]:
@@ -65,21 +66,32 @@ def survey(
 
     looked = map_in_threads(look, chosen)
     found = tuple(file for file, _ in looked)
-    return Corpus(found, _unified(looked, recipe, sources[0].has_types))
+    schema = _unified(looked, recipe, sources[0].has_types)
+    if job.input.where is not None:
+        from clftask.components.row_filter import condition
+
+        condition.check(job.input.where, schema)
+    return Corpus(found, schema)
 
 
-def _columns(job: ScoreJob, recipe: TextRecipe) -> tuple[list[str], list[str]]:
+def _columns(
+    job: ScoreJob, recipe: TextRecipe, names: Sequence[str]
+) -> tuple[list[str], list[str]]:
     """Return the columns to read, and those among them that are read as strings."""
     strings = [*recipe.columns, *([job.input.id] if job.input.id else [])]
-    return list(dict.fromkeys([*strings, *job.input.keep])), strings
+    tested: list[str] = []
+    if job.input.where is not None:
+        from clftask.components.row_filter import condition
+
+        tested = condition.columns_of(job.input.where, names)
+    return list(dict.fromkeys([*strings, *job.input.keep, *tested])), strings
 
 
-def _refuse_missing(job: ScoreJob, recipe: TextRecipe, source: Source) -> None:
-    available = source.names()
+def _refuse_missing(job: ScoreJob, recipe: TextRecipe, file: str, available: Sequence[str]) -> None:
     named = [("input.text", c) for c in recipe.columns]
     named += [("input.id", job.input.id)] if job.input.id else []
     named += [("input.keep", c) for c in job.input.keep]
-    allowed = f"must be a column of {source.files[0]}: {', '.join(available[:40])}"
+    allowed = f"must be a column of {file}: {', '.join(available[:40])}"
     missing = [Problem(field, c, allowed) for field, c in named if c not in available]
     if missing:
         raise DataError(*missing)
@@ -101,8 +113,11 @@ def _unified(
             schema = pa.unify_schemas([schema, other], promote_options="permissive")
         except pa.ArrowException as error:
             reason = f"has types that differ from {looked[0][0].path}: {error}"
-            raise DataError(Problem(file.path, None, reason, "Remove it from keep.")) from None
+            raise DataError(Problem(file.path, None, reason, _DIFFERS)) from None
     return pa.schema([_as_text(f) if f.name in recipe.columns else f for f in schema])
+
+
+_DIFFERS = "Convert it, or remove it from input.keep and input.where."
 
 
 def _as_strings_where_they_differ(
@@ -182,7 +197,7 @@ def decode_schema(text: str) -> pa.Schema:
 
 @dataclass(frozen=True)
 class ShardRows:
-    """A shard's rows.
+    """A shard's rows, without those that `input.where` leaves out.
 
     Attributes:
         shard: The shard.
@@ -190,6 +205,7 @@ class ShardRows:
         text: (rows,) string, null for bad rows.
         text_pair: (rows,) string, or None for single texts.
         reasons: (rows,) string: the reason why a row is bad, else null.
+        num_filtered: Number of rows that are left out.
     """
 
     shard: Shard
@@ -197,6 +213,7 @@ class ShardRows:
     text: pa.ChunkedArray
     text_pair: pa.ChunkedArray | None
     reasons: pa.ChunkedArray
+    num_filtered: int = 0
 
 
 def read_shards(
@@ -216,7 +233,9 @@ def read_shards(
                 stream = _Stream(plan.files[piece.file], piece, schema, recipe, most)
             stream.skip_to(piece.start)
             parts.append(stream.take(piece.num_rows))
-        yield _with_reasons(shard, pa.concat_tables(parts), recipe)
+        table = pa.concat_tables(parts)
+        kept = _filtered(table, plan.where)
+        yield _with_reasons(shard, kept, recipe, table.num_rows - kept.num_rows)
 
 
 class _Stream:
@@ -267,7 +286,18 @@ class _Stream:
         return taken
 
 
-def _with_reasons(shard: Shard, table: pa.Table, recipe: TextRecipe) -> ShardRows:
+def _filtered(table: pa.Table, where: str | None) -> pa.Table:
+    """Return the rows that match a condition, and damaged rows for which it is unknown."""
+    if where is None:
+        return table
+    from clftask.components.row_filter.condition import matching
+
+    return table.filter(pc.coalesce(matching(where, table), table[BAD].is_valid()))
+
+
+def _with_reasons(
+    shard: Shard, table: pa.Table, recipe: TextRecipe, num_filtered: int
+) -> ShardRows:
     """Build the texts, and add a reason to each row without text."""
     found = table[BAD]
     text, pair = recipe.apply(table)
@@ -280,6 +310,7 @@ def _with_reasons(shard: Shard, table: pa.Table, recipe: TextRecipe) -> ShardRow
         pc.if_else(is_bad, pa.scalar(None, pa.large_string()), text),
         pair,
         reasons,
+        num_filtered,
     )
 
 
