@@ -19,6 +19,7 @@ def load(bundle: str, device: str | None = None, precision: str = "fp32") -> Sco
         bundle: A bundle's folder or URL.
         device: cpu, cuda …; None selects a GPU if one is available.
         precision: fp32, as in all commands and in plain transformers; or bf16, fp16.
+            auto is fp32.
 
     Raises:
         DataError: The bundle is missing or incomplete.

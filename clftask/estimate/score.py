@@ -205,7 +205,7 @@ def _agreed(job: ScoreJob, meta: BundleMeta, plan: ScorePlan, device: str, say: 
 
 def _share_kept(sample: ShardRows) -> float:
     """Return the share of rows that match `input.where`."""
-    return sample.table.num_rows / (sample.table.num_rows + sample.num_filtered)
+    return float(sample.table.num_rows / (sample.table.num_rows + sample.num_filtered))
 
 
 def _bad_rows(job: ScoreJob, planned: Planned, sample: ShardRows) -> list[str]:

@@ -234,6 +234,7 @@ class Scorer:
 def load(path: str, device: str | None = None, precision: str = "fp32") -> Scorer:
     """Open a bundle; see `clftask.load`."""
     device = device or default_device()
+    precision = "fp32" if precision == "auto" else precision  # no timing decides
     if precision not in DTYPES:
         remedy = "Use fp32, whose probabilities are those of plain transformers."
         raise ConfigError(Problem("precision", precision, "must be fp32, bf16 or fp16", remedy))

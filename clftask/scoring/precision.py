@@ -90,7 +90,7 @@ def _sample(scorer: Scorer, job: ScoreJob, plan: ScorePlan) -> pa.Table:
     shard = Shard(index=0, pieces=tuple(sample_pieces(plan)))
     rows = next(read_shards(plan, [shard], job.input.recipe(scorer.meta.text)))
     good = pc.indices_nonzero(rows.reasons.is_null()).to_numpy()
-    chosen = pa.array(np.random.default_rng(0).permutation(good)[:NUM_ROWS])
+    chosen = pa.array(good[np.random.default_rng(0).permutation(len(good))[:NUM_ROWS]])
     pair = None if rows.text_pair is None else rows.text_pair.take(chosen)
     return scorer.tokenise(rows.text.take(chosen), pair)
 

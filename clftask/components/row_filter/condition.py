@@ -134,17 +134,14 @@ def _columns(node: exp.Expr) -> Iterator[Any]:
 
 
 def _unknown(node: Any, name: str, names: Sequence[str]) -> tuple[str, str]:
-    if any(part.args.get("quoted") for part in node.parts) and shown(node).startswith('"'):
-        remedy = f"Write a text in single quotes: '{name}'."
-    else:
-        remedy = ""
+    remedies = []
     by_folded = {known.casefold(): known for known in names}
-    close = difflib.get_close_matches(name.casefold(), by_folded, n=3)
-    if close:
-        remedy = " or ".join(f'"{by_folded[match]}"' for match in close)
-        remedy = f"Did you mean {remedy}?"
+    if close := difflib.get_close_matches(name.casefold(), by_folded, n=3):
+        remedies.append(f"Did you mean {' or '.join(by_folded[match] for match in close)}?")
+    if any(part.args.get("quoted") for part in node.parts):
+        remedies.append(f"Write a text in single quotes: '{name}'.")
     known = ", ".join(names[:_MAX_SHOWN])
-    return f"{name} is not a column of the input: {known}", remedy
+    return f"{name} is not a column of the input: {known}", " ".join(remedies)
 
 
 def check(text: str, schema: pa.Schema) -> None:
