@@ -102,8 +102,7 @@ def estimate(
         ClftaskError: An error that would end the job.
     """
     sample = _sample(job, meta, planned, workers.device)
-    num_read, left = sample.table.num_rows, remaining(job, planned)
-    left = replace(left, rows_left=math.ceil(left.rows_left * _share_kept(sample)))
+    num_read, left = sample.table.num_rows, _expected(remaining(job, planned), sample)
     say(f"measuring up to {counted(num_read, 'row')}, sampled from all files")
     with temporary_folder() as scratch, measure.as_worker(workers) as warnings:
         output = job.output.model_copy(update={"path": f"{scratch}/table"})
@@ -201,6 +200,11 @@ def _agreed(job: ScoreJob, meta: BundleMeta, plan: ScorePlan, device: str, say: 
     precision = agree(job, meta, plan, device)
     say(f"precision {precision}")
     return plan.agreed(precision)
+
+
+def _expected(left: ScoreEstimate, sample: ShardRows) -> ScoreEstimate:
+    """Return the estimate with the rows that are expected to match `input.where`."""
+    return replace(left, rows_left=math.ceil(left.rows_left * _share_kept(sample)))
 
 
 def _share_kept(sample: ShardRows) -> float:
