@@ -106,4 +106,5 @@ def sample_pieces(plan: ScorePlan) -> Iterator[Piece]:
         starts.setdefault((piece.file, start), piece)
     share = math.ceil(NUM_ROWS / len(starts)) * (1 if plan.where is None else READ_PER_ROW)
     for (file, start), piece in starts.items():
-        yield Piece(file=file, start=start, num_rows=min(share, piece.num_rows))
+        most = piece.num_rows if seeks[file] else plan.files[file].num_rows
+        yield Piece(file=file, start=start, num_rows=min(share, most))

@@ -134,6 +134,7 @@ def test_columns_are_those_that_are_read():
         ("id is null; drop table x", "not an SQL condition"),
         ("select 1", "not an SQL condition"),
         ("", "not an SQL condition"),
+        ("@--a", "not an SQL condition"),
         ("year > (select max(year) from rows)", "not supported"),
         ("random() > 0.5", "not supported"),
         ("day < current_date", "not supported"),
@@ -166,6 +167,8 @@ def test_what_is_no_condition_is_refused(text, message):
         ("meta.city = 'x'", "meta.city is not a column"),
         ("length(year) > 1", "year must be text"),
         ("id like year", "year must be a constant"),
+        ("coalesce(id) = 'a'", "has only one value"),
+        ("year in ()", "has no values"),
     ],
 )
 def test_types_that_do_not_fit_are_refused_before_the_first_row(text, message):

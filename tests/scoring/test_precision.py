@@ -128,7 +128,7 @@ def test_the_first_rows_of_text_files_stand_for_them(tmp_path, tiny_bundle):
     rows = "".join(f"r{i},a tool,1\n" for i in range(100))
     (world.input / "a.csv").write_text("id,text,source\n" + rows)
     plan = planning.plan(ScoreJob.load(world.document), world.meta).plan
-    assert [(p.start, p.num_rows) for p in sample_pieces(plan)] == [(0, 10)]
+    assert [(p.start, p.num_rows) for p in sample_pieces(plan)] == [(0, 100)]
 
 
 # ------------------------------------------------------------------ stored with the plan

@@ -46,6 +46,8 @@ def parse(text: str) -> exp.Expr:
         raise ValueError(f"is not an SQL condition: {_reason(error)}") from None
     except RecursionError:
         raise ValueError("is nested too deeply") from None
+    except (AttributeError, KeyError, TypeError):  # sqlglot 30, for `@--a`
+        raise ValueError("is not an SQL condition") from None
     return tree
 
 

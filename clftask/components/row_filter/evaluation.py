@@ -273,6 +273,8 @@ def _of_date(function: Any) -> Callable[[Any, pa.Table], Any]:
 
 
 def _coalesce(node: Any, table: pa.Table) -> Any:
+    if not node.expressions:
+        raise ValueError(f"{shown(node)} has only one value")
     sides = [_aligned(node.this, other, table) for other in node.expressions]
     return pc.coalesce(sides[0][0], *(b for _, b in sides))
 

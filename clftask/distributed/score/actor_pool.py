@@ -47,7 +47,7 @@ class ScoreActor:
         device, work = self._prepare(), self.work
         try:
             return agree(work.job, work.meta, work.plan, device)
-        except (ConfigError, DataError, AccessError) as error:
+        except (ConfigError, DataError, AccessError, JobError) as error:
             return error
 
     def load(self, agreed: ScoreWork | None = None) -> ClftaskError | None:
@@ -138,7 +138,7 @@ class Pool:
             JobError: Workers keep dying.
         """
         while True:
-            for _ in range(min(self.chosen.workers, num_shards) - len(self.created)):
+            for _ in range(max(1, min(self.chosen.workers, num_shards)) - len(self.created)):
                 self.created.append(self._create())
             actor = self.created[0]
             reference = actor.agree.remote()
