@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -28,6 +29,9 @@ from clftask.components.row_filter.evaluation import (
 )
 from clftask.errors import ConfigError, Problem
 
+# sqlglot logs a warning before it raises an error.
+logging.getLogger("sqlglot").setLevel(logging.ERROR)
+
 FIELD = "input.where"
 _MAX_SHOWN = 40
 
@@ -46,7 +50,7 @@ def parse(text: str) -> exp.Expr:
         raise ValueError(f"is not an SQL condition: {_reason(error)}") from None
     except RecursionError:
         raise ValueError("is nested too deeply") from None
-    except (AttributeError, KeyError, TypeError):  # sqlglot 30, for `@--a`
+    except (AttributeError, IndexError, KeyError, TypeError):  # sqlglot 30, for nonsense
         raise ValueError("is not an SQL condition") from None
     return tree
 
@@ -71,6 +75,8 @@ def _refuse_unknown(node: exp.Expr) -> None:
             "upper, trim, length, year, month, day, abs, coalesce, list_contains, try_cast."
         )
         raise ValueError(f"{shown(node)} is not supported; {remedy}")
+    if node.args.get("this") is None and "this" in known and type(node) is not exp.Null:
+        raise ValueError(f"is not an SQL condition: {type(node).__name__} has no value")
     is_equality = isinstance(node, exp.EQ | exp.NEQ)
     if is_equality and any(isinstance(node.args[k], exp.Null) for k in ("this", "expression")):
         raise ValueError(f"{shown(node)} is never true; Write is null, or is not null.")
