@@ -12,13 +12,14 @@ __all__ = ["__version__", "load", "register"]
 __version__ = "0.1.0"
 
 
-def load(bundle: str, device: str | None = None, precision: str = "auto") -> Scorer:
+def load(bundle: str, device: str | None = None, precision: str = "fp32") -> Scorer:
     """Load a bundle for use in Python: `clftask.load("runs/name/bundle").predict(texts)`.
 
     Args:
         bundle: A bundle's folder or URL.
         device: cpu, cuda …; None selects a GPU if one is available.
-        precision: auto, fp32, bf16 or fp16.
+        precision: fp32, as in all commands and in plain transformers; or bf16, fp16.
+            auto is fp32.
 
     Raises:
         DataError: The bundle is missing or incomplete.

@@ -91,6 +91,10 @@ class JobError(ClftaskError):
     exit_code = 1
 
 
+class ModelError(JobError, RuntimeError):
+    """A model fails for an input; a retry cannot help."""
+
+
 class BadRowError(JobError):
     """A bad row in a job with `on_bad_row: fail`."""
 

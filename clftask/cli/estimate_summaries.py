@@ -32,7 +32,11 @@ def score_estimate(found: ScoreEstimate, file: IO[str]) -> None:
     rows = [
         (f"time with {counted(found.workers, 'worker')}", _range(found.seconds)),
         ("start", _time(found.start_s)),
-        ("rows to score", f"{found.rows_left:,} in {shards}{done}"),
+        (
+            "rows to score",
+            f"{'about ' * bool(found.rows_filtered)}{found.rows_left:,} in {shards}{done}",
+        ),
+        *_filtered(found),
         ("rows/s of a worker", f"{found.rows_per_s:,.1f} on {found.device}"),
         ("measured", counted(found.rows_measured, "row")),
         ("bad rows", f"{found.rows_bad:,} of {counted(found.rows_read, 'row')} read"),
@@ -40,6 +44,12 @@ def score_estimate(found: ScoreEstimate, file: IO[str]) -> None:
     ]
     console.print(_table("estimate", ("", ""), rows))
     _print_end(console, "workers", found.by_workers, found.warnings, found.not_measured)
+
+
+def _filtered(found: ScoreEstimate) -> Rows:
+    total = found.rows_read + found.rows_filtered
+    if found.rows_filtered:
+        yield "kept by input.where", f"{found.rows_read / total:.1%} of {counted(total, 'row')}"
 
 
 def tune_estimate(found: TuneEstimate, file: IO[str]) -> None:

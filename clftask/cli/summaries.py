@@ -45,11 +45,16 @@ def score_summary(result: ScoreResult, file: IO[str]) -> None:
     scored = max(result.rows_scored, 1)
     table = Table(show_header=False)
     table.add_row("rows", f"{result.rows_in:,}")
+    if result.rows_filtered:
+        table.add_row("left out by input.where", f"{result.rows_filtered:,}")
     table.add_row("scored", f"{result.rows_scored:,}")
     table.add_row("quarantined", f"{result.rows_quarantined:,}")
     table.add_row("truncated", f"{result.rows_truncated / scored:.1%}")
     table.add_row("mean confidence", f"{result.mean_confidence:.3f}")
-    table.add_row("rows/s", f"{result.rows_per_s:,.1f}")
+    if result.precision_note:
+        table.add_row("precision", escaped(result.precision_note))
+    if result.rows_per_s:  # 0 if this invocation scored nothing
+        table.add_row("rows/s", f"{result.rows_per_s:,.1f}")
     console.print(table)
     console.print(_distribution(result.labels, scored))
     console.print(f"score table: {escaped(result.output)}", soft_wrap=True)

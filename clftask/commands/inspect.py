@@ -112,6 +112,10 @@ def _table(place: str, verify: bool) -> dict[str, Any]:
     found |= {k: v for k, v in counts.dump().items() if k.startswith("rows_")}
     settings = plan.settings
     found |= {"bundle": settings.get("bundle"), "layout": settings.get("output.layout")}
+    if plan.where is not None:
+        found["where"] = plan.where
+    if plan.precision is not None:
+        found["precision"] = str(plan.precision)
     if verify:
         found["verified"] = _verify(store, plan, manifest)
     return found
@@ -174,7 +178,7 @@ def _check_plan(store: ScoreTableStore, plan: ScorePlan, shard: Shard) -> list[P
         return [_unsound(place, "is damaged")]
     if not plan.mark(shard).items() <= footer.items():
         return [_unsound(place, "belongs to another job, or to an input that was changed")]
-    if (counts.rows_in, counts.rows_scored) != (shard.num_rows, num_rows):
+    if (counts.rows_read, counts.rows_scored) != (shard.num_rows, num_rows):
         return [_unsound(place, "has another number of rows than its footer states")]
     return _missing_quarantine(store, shard.index, counts)
 

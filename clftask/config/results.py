@@ -97,6 +97,7 @@ class ScoreResult(Result):
 
     Attributes:
         output: The table's folder.
+        rows_filtered: Number of rows that `input.where` left out; they are not in `rows_in`.
         shards: Number of shards.
         shards_skipped: Number of shards that earlier invocations scored.
         seconds: Duration of this invocation.
@@ -104,9 +105,12 @@ class ScoreResult(Result):
         rows_truncated: Number of rows whose text was truncated.
         mean_confidence: Mean confidence of the scored rows.
         labels: Number of predictions of each label.
+        precision: Precision of all workers.
+        agreement: Share of sampled rows with the same decision as in fp32; None if not compared.
+        precision_note: Both in words.
     """
 
-    NOT_PRINTED = frozenset({"rows_truncated", "mean_confidence", "labels"})
+    NOT_PRINTED = frozenset({"rows_truncated", "mean_confidence", "labels", "precision_note"})
 
     output: str
     rows_in: int
@@ -119,3 +123,7 @@ class ScoreResult(Result):
     rows_truncated: int
     mean_confidence: float
     labels: dict[str, int]
+    rows_filtered: int = 0
+    precision: str = ""
+    agreement: float | None = None
+    precision_note: str = ""

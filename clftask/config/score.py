@@ -15,13 +15,26 @@ from clftask.spec import Spec
 
 
 class ScoreInput(Spec):
-    """The rows to score; `text: null` uses the text columns of training."""
+    """The rows to score; `text: null` uses the text columns of training.
+
+    `where` is an SQL condition on the columns; other rows are left out.
+    """
 
     path: DataPath
     text: Columns | None = None
     text_pair: str | None = None
     id: str | None = Field(None, min_length=1)
     keep: Names = ()
+    where: str | None = Field(None, min_length=1, max_length=10_000)
+
+    @field_validator("where")
+    @classmethod
+    def _is_condition(cls, value: str | None) -> str | None:
+        if value is not None:
+            from clftask.components.row_filter.condition import parse
+
+            parse(value)
+        return value
 
     @field_validator("path")
     @classmethod
@@ -82,4 +95,5 @@ class ScoreJob(Spec):
             "shard_rows": self.shard_rows,
             "on_bad_row": self.on_bad_row,
             "precision": self.precision,
+            **({} if self.input.where is None else {"input.where": self.input.where}),
         }

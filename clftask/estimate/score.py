@@ -26,8 +26,9 @@ from clftask.messages import counted
 from clftask.models.bundle_meta import BundleMeta
 from clftask.models.predictor import load
 from clftask.scoring.input import ShardRows, read_shards
-from clftask.scoring.manifest import Piece, Shard
+from clftask.scoring.manifest import Piece, ScorePlan, Shard
 from clftask.scoring.plan import Planned
+from clftask.scoring.precision import agree
 from clftask.scoring.worker import Failure, ScoreWork, ShardScorer
 
 NUM_PLACES, ROWS_OF_PLACE = 24, {"cpu": 1_000, "cuda": 5_000}
@@ -39,7 +40,10 @@ class ScoreEstimate:
     """The remaining rows of a scoring job, its time and disk space; zeros if none remain.
 
     Attributes:
+        rows_left: Rows that are not scored yet; with `input.where`, as many as the sample lets
+            expect to match.
         rows_read, rows_bad, rows_measured: Rows of the sample.
+        rows_filtered: Rows of the sample that `input.where` leaves out; not in `rows_read`.
         rows_per_s: Throughput of one worker.
         start_s: Seconds until the first row is scored (Ray, workers, model); part of `seconds`.
         seconds: Seconds of the job with `workers` workers.
@@ -53,6 +57,7 @@ class ScoreEstimate:
     shards_left: int
     rows_read: int = 0
     rows_bad: int = 0
+    rows_filtered: int = 0
     rows_measured: int = 0
     rows_per_s: float = 0.0
     start_s: float = 0.0
@@ -68,7 +73,8 @@ class ScoreEstimate:
 def remaining(job: ScoreJob, planned: Planned) -> ScoreEstimate:
     """Return the remaining rows of a job, without measuring."""
     num_left = sum(shard.num_rows for shard in planned.missing)
-    return ScoreEstimate(job.output.path, planned.counts.rows_in, num_left, len(planned.missing))
+    done = planned.counts.rows_in
+    return ScoreEstimate(job.output.path, done, num_left, len(planned.missing))
 
 
 def estimate(
@@ -96,17 +102,18 @@ def estimate(
         ClftaskError: An error that would end the job.
     """
     sample = _sample(job, meta, planned, workers.device)
-    num_read, num_bad = sample.table.num_rows, len(sample.reasons) - sample.reasons.null_count
-    left = remaining(job, planned)
+    num_read, left = sample.table.num_rows, _expected(remaining(job, planned), sample)
     say(f"measuring up to {counted(num_read, 'row')}, sampled from all files")
     with temporary_folder() as scratch, measure.as_worker(workers) as warnings:
         output = job.output.model_copy(update={"path": f"{scratch}/table"})
-        work = ScoreWork(job.model_copy(update={"output": output}), planned.plan, meta)
+        plan = _agreed(job, meta, planned.plan, workers.device, say)
+        work = ScoreWork(job.model_copy(update={"output": output}), plan, meta)
         pace = _measured(work, sample, workers, left, clock)
     return replace(
         extrapolate(left, pace, workers, start_s),
         rows_read=num_read,
-        rows_bad=num_bad,
+        rows_bad=num_read - sample.reasons.null_count,
+        rows_filtered=sample.num_filtered,
         bytes_written=round(left.shards_left * pace.part_bytes),
         warnings=(*_bad_rows(job, planned, sample), *warnings),
     )
@@ -153,6 +160,9 @@ def _sample(job: ScoreJob, meta: BundleMeta, planned: Planned, device: str) -> S
     pieces = places(planned.missing, NUM_PLACES, min(ROWS_OF_PLACE[device], job.shard_rows))
     recipe = job.input.recipe(meta.text)
     sample = next(read_shards(planned.plan, [Shard(index=0, pieces=pieces)], recipe))
+    if not sample.table.num_rows:
+        allowed = f"none of {counted(sample.num_filtered, 'sampled row')} matches"
+        raise DataError(Problem("input.where", job.input.where, allowed, "Check the condition."))
     if not sample.reasons.null_count:
         count = counted(len(sample.reasons), "sampled row")
         allowed = f"none of {count} can be scored: {_first_bad(sample)}"
@@ -183,14 +193,35 @@ def _first_bad(rows: ShardRows) -> str:
     return f"{file}, row {row}: {rows.reasons[index]}"
 
 
+def _agreed(job: ScoreJob, meta: BundleMeta, plan: ScorePlan, device: str, say: Say) -> ScorePlan:
+    """Return the plan with its precision, chosen here if the job has not started."""
+    if plan.precision is not None:
+        return plan
+    precision = agree(job, meta, plan, device)
+    say(f"precision {precision}")
+    return plan.agreed(precision)
+
+
+def _expected(left: ScoreEstimate, sample: ShardRows) -> ScoreEstimate:
+    """Return the estimate with the rows that are expected to match `input.where`."""
+    return replace(left, rows_left=math.ceil(left.rows_left * _share_kept(sample)))
+
+
+def _share_kept(sample: ShardRows) -> float:
+    """Return the share of rows that match `input.where`."""
+    return float(sample.table.num_rows / (sample.table.num_rows + sample.num_filtered))
+
+
 def _bad_rows(job: ScoreJob, planned: Planned, sample: ShardRows) -> list[str]:
     """Return a warning if bad rows would end the job."""
     total = len(sample.reasons)
     num_bad = total - sample.reasons.null_count
-    num_left = sum(shard.num_rows for shard in planned.missing)
+    share = _share_kept(sample)
+    num_left = share * sum(shard.num_rows for shard in planned.missing)
+    most = job.max_bad_rows * share * planned.plan.num_rows
     expected = planned.counts.rows_quarantined + num_bad / total * num_left
     fails = job.on_bad_row == "fail"
-    if not num_bad or (not fails and expected <= job.max_bad_rows * planned.plan.num_rows):
+    if not num_bad or (not fails and expected <= most):
         return []
     limit = "on_bad_row: fail" if fails else f"max_bad_rows ({job.max_bad_rows:g})"
     found = f"{num_bad:,} of {total:,} sampled rows are bad; {limit} would end the job"
@@ -201,7 +232,7 @@ def _measured(
     work: ScoreWork, sample: ShardRows, workers: Workers, left: ScoreEstimate, clock: Clock
 ) -> Pace:
     began = clock()
-    scorer = load(work.job.bundle, workers.device, work.job.precision)
+    scorer = load(work.job.bundle, workers.device, work.plan.used_precision)
     order = _shuffled_blocks(pc.indices_nonzero(sample.reasons.is_null()).to_numpy())
     few = _taken(sample, order[:WARM_UP_ROWS], 0)
     times = [clock()]

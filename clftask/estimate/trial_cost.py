@@ -53,16 +53,22 @@ def sampled(prepared: Prepared, batch_size: int) -> Prepared:
 
 
 def measure_cost(
-    job: TrainJob, prepared: Prepared, tables: dict[str, pa.Table], device: str, clock: Clock
+    job: TrainJob,
+    prepared: Prepared,
+    tables: dict[str, pa.Table],
+    device: str,
+    clock: Clock,
+    precision: str = "fp32",
 ) -> Cost:
     """Train two short epochs, evaluate and publish, with one worker's part of each batch.
 
     Args:
-        job: The trial, with its precision resolved.
+        job: The trial.
         prepared: All rows.
         tables: Tokens of the sampled rows.
         device: cpu or cuda.
         clock: Returns seconds.
+        precision: The trial's precision, resolved.
     """
     share = max(1, job.training.batch_size // job.scaling.bounds[1])
     some = {**tables, "train": _typical_batches(tables["train"], share)}
@@ -74,18 +80,23 @@ def measure_cost(
     try:
         with temporary_folder() as scratch:
             work = Work(short, scratch, some, prepared.space.names, data, "")
-            return _measured(work, job, num_rows, device, clock)
+            return _measured(work, job, num_rows, device, clock, precision)
     except Exception as error:  # such trials fail, and the search continues
         return Cost(reason=reason_of(error))
 
 
 def _measured(
-    work: Work, job: TrainJob, num_rows: dict[str, int], device: str, clock: Clock
+    work: Work,
+    job: TrainJob,
+    num_rows: dict[str, int],
+    device: str,
+    clock: Clock,
+    precision: str,
 ) -> Cost:
     times = [clock()]
     for name in ("cold", "warm"):
         Path(work.run, name).mkdir()
-        trainer = build_trainer(work, 1, device, job.training.precision, f"{work.run}/{name}")
+        trainer = build_trainer(work, 1, device, precision, f"{work.run}/{name}")
         times.append(clock())
     first_s, start_s = times[1] - times[0], times[2] - times[1]
     trainer.args.save_strategy = "no"

@@ -194,10 +194,11 @@ def _measured(
     tokenise_s, pays, costs = (clock() - began) * share, bf16_pays(device), []
     for index, job in jobs.items():
         say(f"measuring steps of {counted(len(kinds[index].numbers), 'trial')}: {kinds[index]}")
-        precision = resolve_precision(job.training.precision, device, pays)
-        training = job.training.model_copy(update={"precision": precision})
-        exact = job.model_copy(update={"training": training})
-        costs.append(measure_cost(exact, prepared, tables[job.model.tokens], device, clock))
+        training = job.training
+        of_job = training.precision, device, pays, training.deterministic
+        precision = resolve_precision(*of_job)
+        tokens = tables[job.model.tokens]
+        costs.append(measure_cost(job, prepared, tokens, device, clock, precision))
         kinds[index] = replace(kinds[index], cost=costs[-1])
     if all(cost.reason for cost in costs):
         allowed = f"no trial can train here: {costs[0].reason}"

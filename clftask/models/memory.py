@@ -1,4 +1,4 @@
-"""Detection of out-of-memory errors."""
+"""Detection of torch's errors that a retry, or another device, may not meet again."""
 
 from __future__ import annotations
 
@@ -13,3 +13,13 @@ def is_out_of_memory(error: Exception) -> bool:
     """Tell whether an error means that the GPU or the machine ran out of memory."""
     is_own = isinstance(error, torch.OutOfMemoryError)
     return is_own or any(text in str(error) for text in _TEXTS)
+
+
+# torch has a class of its own for errors of a GPU since 2.8, but none for those of its libraries.
+_DEVICE_TEXTS = ("CUDA error", "CUBLAS_STATUS", "CUDNN_STATUS", "cuDNN error", "NCCL", "HIP error")
+
+
+def is_device_failure(error: Exception) -> bool:
+    """Tell whether the device failed, and not the model."""
+    is_own = type(error).__name__ == "AcceleratorError"
+    return is_own or any(text in str(error) for text in _DEVICE_TEXTS)

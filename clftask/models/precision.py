@@ -8,15 +8,24 @@ from typing import Any
 from clftask.errors import ConfigError, Problem
 
 
-def resolve_precision(wanted: str, device: str, bf16_pays: bool) -> str:
+def resolve_precision(
+    wanted: str, device: str, bf16_pays: bool, deterministic: bool = False
+) -> str:
     """Return fp32, bf16 or fp16; resolves `auto` for a device.
+
+    Args:
+        wanted: auto, fp32, bf16 or fp16.
+        device: cpu or cuda.
+        bf16_pays: The result of `bf16_pays`.
+        deterministic: Whether no timing may decide: on CPUs, `auto` is fp32.
 
     Raises:
         ConfigError: The device does not support the requested precision.
     """
     check_precision(wanted, device == "cuda")
     if wanted == "auto":
-        return "bf16" if bf16_pays else "fp32"
+        is_timed = device != "cuda"
+        return "bf16" if bf16_pays and not (deterministic and is_timed) else "fp32"
     return wanted
 
 

@@ -16,14 +16,14 @@ from clftask.components.labels import Task
 from clftask.components.text import TextRecipe
 from clftask.data.batching import token_batches
 from clftask.data.tokenization import one_array, sequences, tokenise
-from clftask.errors import DataError, JobError, Problem
+from clftask.errors import ConfigError, DataError, JobError, ModelError, Problem
 from clftask.io.tempdirs import temporary_folder
 from clftask.messages import counted
 from clftask.models import bundle
 from clftask.models.bundle_meta import BundleMeta
 from clftask.models.loading import output_layer, quiet_loading
-from clftask.models.memory import is_out_of_memory
-from clftask.models.precision import bf16_pays, resolve_precision
+from clftask.models.memory import is_device_failure, is_out_of_memory
+from clftask.models.precision import bf16_pays, check_precision, resolve_precision
 
 # Rows times padded length of one forward pass: enough to use the device fully.
 MAX_TOKENS = {"cuda": 131_072, "cpu": 2_048}
@@ -158,11 +158,12 @@ class Scorer:
         model inputs of their own, whose logits are pooled.
 
         Raises:
-            JobError: A single row does not fit into memory, or logits are NaN or infinite.
+            ModelError: The model fails, or logits are NaN or infinite.
+            JobError: A single row does not fit into memory.
         """
         table, counts = sequences(tokens)
         found = self.meta.truncation.pooled(self._logits(table), counts)
-        _refuse_non_finite(found)
+        _refuse_non_finite(found, self.precision)
         return found
 
     def _logits(self, tokens: pa.Table) -> Float32:
@@ -184,13 +185,19 @@ class Scorer:
         return np.asarray(found.cpu().numpy())
 
     def _try(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor | None:
-        """Return a batch's logits in fp32, or None if it ran out of memory."""
+        """Return a batch's logits in fp32, or None if it ran out of memory.
+
+        Raises:
+            ModelError: The model fails.
+        """
         try:
             moved = {name: tensor.to(self.device) for name, tensor in inputs.items()}
             return torch.as_tensor(self._forward(**moved).logits).float()
-        except (torch.OutOfMemoryError, RuntimeError) as error:
+        except Exception as error:  # models raise all classes
             if not is_out_of_memory(error):
-                raise
+                if is_device_failure(error):
+                    raise
+                raise _model_error(error, self.device.type, self.precision) from error
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         return None
@@ -224,14 +231,18 @@ class Scorer:
         return True
 
 
-def load(path: str, device: str | None = None, precision: str = "auto") -> Scorer:
+def load(path: str, device: str | None = None, precision: str = "fp32") -> Scorer:
     """Open a bundle; see `clftask.load`."""
     device = device or default_device()
+    precision = "fp32" if precision == "auto" else precision  # no timing decides
+    if precision not in DTYPES:
+        remedy = "Use fp32, whose probabilities are those of plain transformers."
+        raise ConfigError(Problem("precision", precision, "must be fp32, bf16 or fp16", remedy))
+    check_precision(precision, torch.device(device).type == "cuda", "precision")
     with temporary_folder() as scratch, quiet_loading():
         folder, meta = bundle.fetch(path, scratch)
         model, tokenizer = bundle.open_model(folder, meta)
-    chosen = precision_for(precision, device)
-    return Scorer(model, tokenizer, meta, device, chosen)
+    return Scorer(model, tokenizer, meta, device, precision)
 
 
 def default_device() -> str:
@@ -245,12 +256,23 @@ def precision_for(wanted: str, device: str) -> str:
     return resolve_precision(wanted, kind, wanted == "auto" and bf16_pays(kind))
 
 
-def _refuse_non_finite(logits: Float32) -> None:
+def _model_error(error: Exception, device: str, precision: str) -> ModelError:
+    text = str(error).strip().partition("\n")[0][:300]
+    allowed = f"its model fails on {device} in {precision}: {type(error).__name__}: {text}"
+    remedy = "" if precision == "fp32" else "Use precision fp32."
+    return ModelError(Problem("bundle", None, allowed, remedy))
+
+
+def _refuse_non_finite(logits: Float32, precision: str) -> None:
     bad = np.flatnonzero(~np.isfinite(logits).all(1))
     if len(bad):
         allowed = f"gives NaN or infinite logits for {counted(len(bad), 'row')}, first row {bad[0]}"
-        remedy = "Use precision fp32; if that does not help, retrain with a lower learning rate."
-        raise JobError(Problem("bundle", None, allowed, remedy))
+        remedy = "Retrain with a lower learning rate."
+        if precision != "fp32":
+            remedy = (
+                "Use precision fp32; if that does not help, retrain with a lower learning rate."
+            )
+        raise ModelError(Problem("bundle", None, allowed, remedy))
 
 
 def _use_fp32(layer: torch.nn.Module) -> None:

@@ -53,8 +53,9 @@ def survey(
     Raises:
         DataError: A column is missing or is not text, a file cannot be read, or types differ.
     """
-    columns, strings = _columns(job, recipe)
-    _refuse_missing(job, recipe, sources[0])
+    names = sources[0].names()
+    _refuse_missing(job, recipe, sources[0], names)
+    columns, strings = _columns(job, recipe, names)
     chosen = [(source, file) for source in sources for file in source.files if file in files]
 
     def look(pair: tuple[Source, str]) -> tuple[InputFile, pa.Schema]:
@@ -67,21 +68,35 @@ def survey(
 
     looked = map_in_threads(look, chosen)
     schemas = [(file.path, schema) for file, schema in looked]
-    schema = unified(schemas, sources[0].has_types, "Remove it from keep.")
+    remedy = "Convert it, or remove it from input.keep and input.where."
+    schema = unified(schemas, sources[0].has_types, remedy)
+    if job.input.where is not None:
+        from clftask.components.row_filter import condition
+
+        condition.check(job.input.where, schema)
     return Corpus(tuple(file for file, _ in looked), schema)
 
 
-def _columns(job: ScoreJob, recipe: TextRecipe) -> tuple[list[str], list[str]]:
+def _columns(
+    job: ScoreJob, recipe: TextRecipe, names: Sequence[str]
+) -> tuple[list[str], list[str]]:
     """Return the columns to read, and those among them that are read as strings."""
     strings = [*recipe.columns, *([job.input.id] if job.input.id else [])]
-    return list(dict.fromkeys([*strings, *job.input.keep])), strings
+    tested: list[str] = []
+    if job.input.where is not None:
+        from clftask.components.row_filter import condition
+
+        tested = condition.columns_of(job.input.where, names)
+    return list(dict.fromkeys([*strings, *job.input.keep, *tested])), strings
 
 
-def _refuse_missing(job: ScoreJob, recipe: TextRecipe, source: Source) -> None:
+def _refuse_missing(
+    job: ScoreJob, recipe: TextRecipe, source: Source, available: Sequence[str]
+) -> None:
     named = [("input.text", c) for c in recipe.columns]
     named += [("input.id", job.input.id)] if job.input.id else []
     named += [("input.keep", c) for c in job.input.keep]
-    if missing := source.missing(named, source.names()):
+    if missing := source.missing(named, list(available)):
         raise DataError(*missing)
 
 
@@ -148,7 +163,7 @@ def decode_schema(text: str) -> pa.Schema:
 
 @dataclass(frozen=True)
 class ShardRows:
-    """A shard's rows.
+    """A shard's rows, without those that `input.where` leaves out.
 
     Attributes:
         shard: The shard.
@@ -156,6 +171,7 @@ class ShardRows:
         text: (rows,) string, null for bad rows.
         text_pair: (rows,) string, or None for single texts.
         reasons: (rows,) string: the reason why a row is bad, else null.
+        num_filtered: Number of rows that are left out.
     """
 
     shard: Shard
@@ -163,6 +179,7 @@ class ShardRows:
     text: pa.ChunkedArray
     text_pair: pa.ChunkedArray | None
     reasons: pa.ChunkedArray
+    num_filtered: int = 0
 
 
 def read_shards(
@@ -182,7 +199,9 @@ def read_shards(
                 stream = _Stream(plan.files[piece.file], piece, schema, recipe, most)
             stream.skip_to(piece.start)
             parts.append(stream.take(piece.num_rows))
-        yield _with_reasons(shard, pa.concat_tables(parts), recipe)
+        table = pa.concat_tables(parts)
+        kept = _filtered(table, plan.where)
+        yield _with_reasons(shard, kept, recipe, table.num_rows - kept.num_rows)
 
 
 class _Stream:
@@ -233,7 +252,18 @@ class _Stream:
         return taken
 
 
-def _with_reasons(shard: Shard, table: pa.Table, recipe: TextRecipe) -> ShardRows:
+def _filtered(table: pa.Table, where: str | None) -> pa.Table:
+    """Return the rows that match a condition, and damaged rows for which it is unknown."""
+    if where is None:
+        return table
+    from clftask.components.row_filter.condition import matching
+
+    return table.filter(pc.coalesce(matching(where, table), table[BAD].is_valid()))
+
+
+def _with_reasons(
+    shard: Shard, table: pa.Table, recipe: TextRecipe, num_filtered: int
+) -> ShardRows:
     """Build the texts, and add a reason to each row without text."""
     found = table[BAD]
     text, pair = recipe.apply(table)
@@ -246,6 +276,7 @@ def _with_reasons(shard: Shard, table: pa.Table, recipe: TextRecipe) -> ShardRow
         pc.if_else(is_bad, pa.scalar(None, pa.large_string()), text),
         pair,
         reasons,
+        num_filtered,
     )
 
 

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from clftask.errors import ConfigError, DataError, Problem
 from clftask.io import listing, storage
 from clftask.io.strict_json import to_json
+from clftask.messages import counted
 from clftask.spec import PlainData, Spec, fingerprint
 
 SCHEMA_VERSION = 1
@@ -48,13 +49,39 @@ class Shard(Spec):
         return sum(piece.num_rows for piece in self.pieces)
 
 
+class Precision(Spec):
+    """The precision of a score table: one for all its workers and all runs of its job.
+
+    Attributes:
+        asked: The job's `precision`.
+        used: fp32, bf16 or fp16.
+        agreement: Share of the sampled rows with the same decision as in fp32; None if no row
+            was compared.
+        rows: Number of these rows.
+        reason: Why a faster precision is not used.
+    """
+
+    asked: str
+    used: str
+    agreement: float | None = None
+    rows: int = 0
+    reason: str = ""
+
+    def __str__(self) -> str:
+        if self.reason or self.agreement is None:
+            return f"{self.used}; {self.reason}" if self.reason else self.used
+        sample = counted(self.rows, "sampled row")
+        return f"{self.used}; decides {self.agreement:.1%} of {sample} as fp32 does"
+
+
 class ScorePlan(Spec):
     """The files, shards and settings of a scoring job.
 
     Attributes:
-        fingerprint: Hash of the settings.
+        fingerprint: Hash of the settings and of the precision.
         settings: The bundle and job settings that affect the table, without the files.
         columns: The columns to read, as a serialised Arrow schema in base64.
+        precision: None until it is agreed; then it is stored with the plan and never changes.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -63,6 +90,7 @@ class ScorePlan(Spec):
     files: tuple[InputFile, ...]
     shards: tuple[Shard, ...]
     columns: str
+    precision: Precision | None = None
 
     @model_validator(mode="after")
     def _hold_together(self) -> Self:
@@ -74,8 +102,24 @@ class ScorePlan(Spec):
 
     @property
     def num_rows(self) -> int:
-        """Rows of all files."""
+        """Rows of all files, also those that `input.where` leaves out."""
         return sum(file.num_rows for file in self.files)
+
+    @property
+    def where(self) -> str | None:
+        """The condition of the rows to score."""
+        return self.settings.get("input.where")
+
+    @property
+    def used_precision(self) -> str:
+        """The agreed precision; without an agreement, the requested one, or fp32 for auto."""
+        asked = self.settings.get("precision", "fp32")
+        return self.precision.used if self.precision else "fp32" if asked == "auto" else asked
+
+    def agreed(self, precision: Precision) -> ScorePlan:
+        """Return the plan with a precision; its fingerprint covers it."""
+        hashed = fingerprint({**self.settings, "precision.used": precision.used})
+        return self.model_copy(update={"precision": precision, "fingerprint": hashed})
 
     def input_of(self, shard: Shard) -> str:
         """Return a hash of a shard's rows: files, versions and row ranges."""
@@ -91,6 +135,8 @@ class Counts(Spec):
     """Row and label counts; stored in a part's footer and in its receipt.
 
     Attributes:
+        rows_in: Scored and quarantined rows.
+        rows_filtered: Rows that `input.where` leaves out; they are not in `rows_in`.
         rows_truncated: Rows whose text was truncated.
         confidence_sum: Sum of the highest probability over the scored rows.
         labels: Number of predictions per label, without labels that were never predicted.
@@ -99,9 +145,15 @@ class Counts(Spec):
     rows_in: int = 0
     rows_scored: int = 0
     rows_quarantined: int = 0
+    rows_filtered: int = 0
     rows_truncated: int = 0
     confidence_sum: float = 0.0
     labels: dict[str, int] = {}
+
+    @property
+    def rows_read(self) -> int:
+        """All rows of the input."""
+        return self.rows_in + self.rows_filtered
 
     def __add__(self, other: Counts) -> Counts:
         names = [n for n in type(self).model_fields if n != "labels"]
@@ -142,6 +194,7 @@ class Manifest(Spec):
     counts: Counts
     parts: tuple[PartEntry, ...]
     seconds: float
+    precision: Precision | None = None
 
 
 class ScoreTableStore:

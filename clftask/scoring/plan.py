@@ -19,7 +19,14 @@ from clftask.messages import counted
 from clftask.models.bundle_meta import BundleMeta
 from clftask.scoring.columns import columns_of, origin_columns
 from clftask.scoring.input import Corpus, cut, decode_schema, encode_schema, source_of, survey
-from clftask.scoring.manifest import Counts, InputFile, ScorePlan, ScoreTableStore, Shard
+from clftask.scoring.manifest import (
+    Counts,
+    InputFile,
+    Precision,
+    ScorePlan,
+    ScoreTableStore,
+    Shard,
+)
 from clftask.spec import fingerprint
 
 MAX_SHARDS = 1_000_000
@@ -144,13 +151,14 @@ def _new(job: ScoreJob, meta: BundleMeta, sources: Sequence[Source]) -> ScorePla
     _refuse_too_many(job, corpus.files)
     pieces = cut(list(enumerate(corpus.files)), job.shard_rows)
     settings = job.settings(meta.fingerprint, meta.text)
-    return ScorePlan(
+    found = ScorePlan(
         fingerprint=fingerprint(settings),
         settings=settings,
         files=corpus.files,
         shards=tuple(Shard(index=i, pieces=p) for i, p in enumerate(pieces)),
         columns=encode_schema(corpus.schema),
     )
+    return found.agreed(Precision(asked="fp32", used="fp32")) if job.precision == "fp32" else found
 
 
 def _refuse_too_many(job: ScoreJob, files: Sequence[InputFile]) -> None:
@@ -186,9 +194,11 @@ def _refuse_other_settings(job: ScoreJob, meta: BundleMeta, found: ScorePlan) ->
     mine = job.settings(meta.fingerprint, meta.text)
     remedy = "Use another output.path, or the settings of the existing table."
     differing = [
-        Problem(name, value, f"the existing table has {found.settings.get(name)!r}", remedy)
-        for name, value in mine.items()
-        if value != found.settings.get(name)
+        Problem(
+            name, mine.get(name), f"the existing table has {found.settings.get(name)!r}", remedy
+        )
+        for name in dict.fromkeys([*mine, *found.settings])
+        if mine.get(name) != found.settings.get(name)
     ]
     if differing:
         raise ConfigError(*differing)

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from clftask.array_types import Float32
 from clftask.components.score_table import (
     COUNTS,
     SECONDS,
@@ -31,6 +32,7 @@ from clftask.errors import (
     ClftaskError,
     DataError,
     JobError,
+    ModelError,
     Problem,
     StorageError,
     is_permanent,
@@ -59,7 +61,8 @@ class Failure:
     Attributes:
         shard: Its number.
         error: The error.
-        ends_job: Whether the whole job must stop: missing access, or a bad row in mode fail.
+        ends_job: Whether the whole job must stop: missing access, a model that fails, or a bad
+            row in mode fail.
         is_permanent: Whether a retry would fail in the same way.
     """
 
@@ -201,11 +204,19 @@ class ShardScorer:
             if storage.exists(self.store.part(ready.rows.shard.index)):
                 return _Part(ready, None)  # another run wrote the part first
             began = time.perf_counter()
-            probabilities = self.scorer.probabilities(ready.tokens)
+            probabilities = self._probabilities(ready)
             self._compile_if_it_pays(ready, time.perf_counter() - began, rows_ahead)
             return _Part(ready, probabilities)
 
         return _caught(ready.rows.shard.index, compute)
+
+    def _probabilities(self, ready: Ready) -> Float32:
+        try:
+            return self.scorer.probabilities(ready.tokens)
+        except ModelError as error:
+            file, row = (ready.rows.table[name][0] for name in (FILE, ROW))
+            where, cause = f"{file}, rows from {row}", error.problems[0]
+            raise ModelError(Problem(where, None, cause.allowed, cause.remedy)) from None
 
     def _compile_if_it_pays(self, ready: Ready, seconds: float, rows_ahead: int) -> None:
         """Compile if the time of the first shard predicts a long run."""
@@ -254,13 +265,15 @@ class ShardScorer:
         return self._derive(shard)
 
     def _counts(self, part: _Part, decided: Any) -> Counts:
-        tokens, rows = part.ready.tokens, part.ready.rows.table.num_rows
+        tokens, shard_rows = part.ready.tokens, part.ready.rows
+        rows = shard_rows.table.num_rows
         per_label = decided.sum(0)
         names = self.work.meta.label_names
         return Counts(
             rows_in=rows,
             rows_scored=tokens.num_rows,
             rows_quarantined=rows - tokens.num_rows,
+            rows_filtered=shard_rows.num_filtered,
             rows_truncated=pc.sum(tokens["is_truncated"]).as_py() or 0,
             confidence_sum=float(part.probabilities.max(1).sum()) if tokens.num_rows else 0.0,
             labels={names[i]: int(per_label[i]) for i in np.flatnonzero(per_label)},
@@ -293,7 +306,7 @@ class ShardScorer:
             seconds=footer.get(SECONDS, 0.0),
         )
         self.store.write_receipt(receipt)
-        about = {"shard": shard.index, "rows": receipt.counts.rows_in, "seconds": receipt.seconds}
+        about = {"shard": shard.index, "rows": receipt.counts.rows_read, "seconds": receipt.seconds}
         _log.debug("shard ends", extra=about)
         return receipt
 
@@ -319,7 +332,7 @@ def _caught(shard: int, call: Callable[[], _Item]) -> _Item | Failure:
     """Return the result of `call`, or a `Failure` if it raises."""
     try:
         return call()
-    except (AccessError, BadRowError) as error:
+    except (AccessError, BadRowError, ModelError) as error:
         return Failure(shard, error, ends_job=True)
     except StorageError as error:
         time.sleep(STORAGE_PAUSE_S)  # storage may recover; the shard is retried without delay

@@ -39,12 +39,14 @@ from clftask.data.batching import (
 )
 from clftask.data.tokenization import sequences
 from clftask.io.tempdirs import translate_write_errors
+from clftask.models.memory import is_device_failure, is_out_of_memory
 from clftask.training.collectives import broadcast_from_first, host_group
 
 # Rows times padded length of one forward pass. Larger batches are not faster.
 MAX_TOKENS = {"cuda": 32_768, "cpu": 8_192}
 MAX_MICRO_BATCH = {"cuda": 256, "cpu": 32}
 WEIGHTS = "model.safetensors"
+NUM_TRIED = 4  # rows
 
 
 class ClassifierTrainer(Trainer):  # type: ignore[misc]
@@ -79,6 +81,7 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
             tokenizer, len(space.names), self._micro_batch_size(), job.model.max_length
         )
         self.rows_seen = 0
+        self.fallback = ""  # why fp32 replaces a faster precision
 
     optimizer: Any
     lr_scheduler: Any
@@ -258,10 +261,19 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         """Return the (rows, labels) float32 indicator matrix of a split."""
         return multi_hot(self.tables[split]["labels"].combine_chunks(), len(self.space.names))
 
-    def logits_of(self, split: str) -> Float32 | None:
+    def exact_logits_of(self, split: str) -> Float32 | None:
+        """Return the logits of a split in fp32, whatever the training's precision was.
+
+        To be called after training: accelerate's autocast is removed from the model.
+        """
+        self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        return self.logits_of(split, is_exact=True)
+
+    def logits_of(self, split: str, is_exact: bool = False) -> Float32 | None:
         """Return (rows, labels) float32 logits of a split on the first worker, else None.
 
         Each worker computes its share; the device holds only one batch of logits at a time.
+        Unless `is_exact`, they are computed in the training's precision.
         """
         table, windows = sequences(self.tables[split])
         world = self.args.world_size
@@ -273,7 +285,7 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         rows, filled = TokenRows(table), 0
         for batch in batches:
             logits = self._forward(
-                self.collator.inputs(rows.__getitems__([(int(i), 1.0) for i in batch]))
+                self.collator.inputs(rows.__getitems__([(int(i), 1.0) for i in batch])), is_exact
             )
             mine[filled : filled + len(batch)] = logits
             filled += len(batch)
@@ -281,13 +293,37 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         return None if found is None else self.job.model.long_text.pooled(found, windows)
 
     @torch.inference_mode()
-    def _forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    def _forward(self, batch: dict[str, torch.Tensor], is_exact: bool) -> torch.Tensor:
         self.model.eval()
-        half = torch.float16 if self.args.fp16 else torch.bfloat16
-        is_half = self.args.fp16 or self.args.bf16
-        with torch.autocast(self.args.device.type, half, enabled=is_half):
+        with contextlib.nullcontext() if is_exact else self._autocast():
             logits: torch.Tensor = self.model(**self._prepare_inputs(batch)).logits
         return logits.float().cpu()
+
+    def _autocast(self) -> torch.autocast:
+        half = torch.float16 if self.args.fp16 else torch.bfloat16
+        is_half = self.args.fp16 or self.args.bf16
+        return torch.autocast(self.args.device.type, half, enabled=is_half)
+
+    def failure(self) -> str:
+        """Return why the model cannot be trained in its precision: tries rows; "" if it can."""
+        rows = TokenRows(self.tables["train"])
+        chosen = rows.__getitems__([(i, 1.0) for i in range(min(NUM_TRIED, len(rows)))])
+        try:
+            with torch.random.fork_rng():
+                self.model.train()
+                for micro in self._prepare_inputs(self.collator(chosen)):
+                    with self._autocast():
+                        loss = self._weighted_loss(self.model, micro)
+                    self.accelerator.backward(loss)
+                    if not torch.isfinite(loss):
+                        return "the loss is NaN or infinite"
+        except Exception as error:  # models raise all classes
+            if is_out_of_memory(error) or is_device_failure(error):
+                return ""  # training will meet it, or not
+            return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:300]}"
+        finally:
+            self.model.zero_grad(set_to_none=True)
+        return ""
 
     def _gathered(self, mine: torch.Tensor, lengths: Any) -> Float32 | None:
         world, rank = self.args.world_size, self.args.process_index

@@ -17,6 +17,7 @@ from clftask.components.decision.decision import Decision
 from clftask.components.labels import LabelSpace
 from clftask.components.truncation import num_special
 from clftask.config.train import TrainJob
+from clftask.errors import ConfigError, Problem
 from clftask.evaluation.evaluate import Evaluated, decide, labelled
 from clftask.io import storage
 from clftask.io.strict_json import strict, to_json
@@ -146,14 +147,37 @@ def _run(
 
 def _precision(job: TrainJob, checkpoints: Checkpoints, device: str) -> str:
     """Return the run's precision: that of its checkpoints, else resolved for this device."""
-    kept = checkpoints.precision()
-    return kept or resolve_precision(job.training.precision, device, bf16_pays(device))
+    kept, wanted = checkpoints.precision(), job.training
+    found = resolve_precision(wanted.precision, device, bf16_pays(device), wanted.deterministic)
+    return kept or found
 
 
 def build_trainer(
     work: Work, world: int, device: str, precision: str, scratch: str
 ) -> ClassifierTrainer:
-    """Return the trainer of one of `world` workers; the caller removes the folder `scratch`."""
+    """Return the trainer of one of `world` workers; the caller removes the folder `scratch`.
+
+    If the model does not work in the precision, `auto` falls back to fp32.
+
+    Raises:
+        ConfigError: The job requests a precision in which the model does not work.
+    """
+    trainer = _build_trainer(work, world, device, precision, scratch)
+    reason = broadcast_from_first(trainer.failure() if precision != "fp32" else "")
+    if not reason:
+        return trainer
+    if work.job.training.precision != "auto":
+        allowed = f"does not work with {work.job.model.base}: {reason}"
+        raise ConfigError(Problem("training.precision", precision, allowed, "Use fp32."))
+    trainer = _build_trainer(work, world, device, "fp32", scratch)
+    trainer.fallback = f"fp32 is used: {precision} does not work with this model: {reason}"
+    _log.warning(trainer.fallback)
+    return trainer
+
+
+def _build_trainer(
+    work: Work, world: int, device: str, precision: str, scratch: str
+) -> ClassifierTrainer:
     job = work.job
     torch.manual_seed(job.seed)
     base = find_base(job.model.base, scratch)
@@ -193,6 +217,8 @@ def _train(
         log.drop_after(step or 0)
         if step is not None:
             log.add_line(f"resuming from the checkpoint of step {step}")
+        if trainer.fallback:
+            log.add_line(trainer.fallback)
         log.add_line(_description(trainer))
     if folder is None or not _is_finished(trainer, folder, patience):
         trainer.train(resume_from_checkpoint=folder)
@@ -237,10 +263,13 @@ def _use_best(trainer: ClassifierTrainer, checkpoints: Checkpoints) -> None:
 
 
 def evaluate(work: Work, trainer: ClassifierTrainer) -> Evaluated:
-    """Fit the decision and evaluate validation and test; empty except on the first worker."""
+    """Fit the decision and evaluate validation and test in fp32, as every user of the bundle does.
+
+    Empty except on the first worker.
+    """
     splits = {}
     for split in ("validation", "test"):
-        logits = trainer.logits_of(split) if split in work.tables else None
+        logits = trainer.exact_logits_of(split) if split in work.tables else None
         if logits is not None:
             splits[split] = labelled(work.tables[split], logits, trainer.targets_of(split))
     if not splits:

@@ -56,7 +56,7 @@ class Trial(Spec):
         evaluations: Its evaluations, in order.
         first_step_at: Unix time of its first optimiser step; 0 before.
         ended_at: Unix time of its end; 0 before.
-        precision: Its training precision, the same for the whole search.
+        precision: What `auto` means in the whole search; fp32 if the model does not work in it.
     """
 
     number: int

@@ -27,7 +27,13 @@ from clftask.logs import errors_logged
 from clftask.messages import first_line
 from clftask.models.loading import find_base
 from clftask.models.memory import is_out_of_memory
-from clftask.training.callbacks import StepSeed, StopOnNan, Stopwatch, evaluations_without_gain
+from clftask.training.callbacks import (
+    StepSeed,
+    StopOnNan,
+    Stopwatch,
+    evaluations_without_gain,
+    precision_of,
+)
 from clftask.training.checkpoints import Checkpoints
 from clftask.training.collectives import broadcast_from_first
 from clftask.training.trainer import ClassifierTrainer
@@ -140,7 +146,9 @@ def _train(trial: TrialCallback, rank: int, world: int, device: str, scratch: st
     local = model.model_copy(update={"base": _local_base(model.base)})
     job = spec.work.job.model_copy(update={"model": local})
     work = Work(**{**vars(spec.work), "job": job})
-    trainer = build_trainer(work, world, device, job.training.precision, scratch)
+    asked = job.training.precision
+    precision = spec.trial.precision if asked == "auto" else asked
+    trainer = build_trainer(work, world, device, precision, scratch)
     trainer.args.save_strategy = "no"  # `TrialCallback.on_evaluate` decides when to save
     trial.watch(trainer)
     for callback in (StepSeed(job.seed), Stopwatch(trainer), StopOnNan(), trial):
@@ -261,7 +269,7 @@ class TrialCallback(TrainerCallback):  # type: ignore[misc]
             if self.waiting is not None:
                 self.store.write(self._with(self.waiting))
             step, folder = state.global_step, f"{args.output_dir}/checkpoint-{state.global_step}"
-            precision = self.trainer.job.training.precision
+            precision = precision_of(self.trainer.args)
             self.checkpoints.save(folder, step, None, precision, lambda: None)
             self.saved_step = step
 
@@ -341,7 +349,7 @@ def publish_winner(
     with temporary_folder() as scratch:
         folder = f"{scratch}/weights"
         storage.download(TrialStore(work.run).weights(trial), folder)
-        trainer = build_trainer(work, 1, device, work.job.training.precision, scratch)
+        trainer = build_trainer(work, 1, device, "fp32", scratch)
         trainer._load_from_checkpoint(folder)
         last = trial.evaluations[-1]
         found = evaluate(work, trainer)

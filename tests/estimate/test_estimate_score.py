@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
@@ -16,6 +17,7 @@ from clocks import Ticks
 from pyarrow import csv, parquet
 from typer.testing import CliRunner
 
+from clftask.cli.estimate_summaries import score_estimate
 from clftask.cli.main import app
 from clftask.config.score import ScoreJob
 from clftask.data.readers.base import Source
@@ -224,6 +226,35 @@ def test_bad_rows_that_would_end_the_job_are_told(world: World) -> None:
             f"2 of 100 sampled rows are bad; {limit} would end the job. "
             f"The first: {path}, row 0: the text is null or blank",
         )
+
+
+def test_only_rows_that_match_are_expected(world: World) -> None:
+    """Every third of 390 rows; the other columns are read as well."""
+    world.write("a.parquet", texts(390))
+    keeping = {**world.document["input"], "keep": [], "where": "source = 0"}
+    found = world.estimate(input=keeping)
+    assert (found.rows_left, found.rows_read, found.rows_filtered) == (130, 130, 260)
+    written = world.score(world.job(input=keeping))
+    assert found.bytes_written == pytest.approx(written, rel=0.1)
+    out = io.StringIO()
+    score_estimate(found, out)
+    assert "33.3% of 390 rows" in out.getvalue()
+    assert "about 130 in 8 shards" in out.getvalue()
+
+
+def test_a_condition_that_no_sampled_row_matches_is_told(world: World) -> None:
+    world.write("a.parquet", texts(30))
+    keeping = {**world.document["input"], "where": "source > 7"}
+    with pytest.raises(DataError, match=r"input\.where: none of 30 sampled rows matches"):
+        world.estimate(input=keeping)
+
+
+def test_auto_is_measured_in_the_precision_that_would_be_used(world: World) -> None:
+    world.write("a.parquet", texts(60))
+    found: list[str] = []
+    job = world.job(precision="auto")
+    estimate(job, world.meta, world.planned(job), ONE, 0.0, found.append, Ticks())
+    assert any(line.startswith(("precision fp32", "precision bf16")) for line in found)
 
 
 def test_a_corpus_of_bad_rows_is_refused(world: World) -> None:

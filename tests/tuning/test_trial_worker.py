@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,26 @@ def test_reports_every_epoch_and_leaves_only_its_record(make, tmp_path):
     assert listener.heard == [(e.epoch, e.metrics["micro_f1"]) for e in done.evaluations]
     assert files(tmp_path / "run") == {"trials/0000/trial.json"}
     assert TrialStore(str(tmp_path / "run")).all() == [done]
+
+
+def test_auto_of_the_search_falls_back_for_a_model_that_lacks_it(make, search, monkeypatch):
+    spec = make()
+    auto = search.train.training.model_copy(update={"precision": "auto", "epochs": 1})
+    job = spec.work.job.model_copy(update={"training": auto})
+    trial = spec.trial.model_copy(update={"precision": "bf16"})
+    spec = replace(spec, work=replace(spec.work, job=job), trial=trial)
+    of_model = {True: "RuntimeError: no bf16", False: ""}
+    monkeypatch.setattr(trainer.ClassifierTrainer, "failure", lambda own: of_model[own.args.bf16])
+    used: list[bool] = []
+    train = trainer.ClassifierTrainer.train
+
+    def spy(own: Any, **options: Any) -> Any:
+        used.append(own.args.bf16)
+        return train(own, **options)
+
+    monkeypatch.setattr(trainer.ClassifierTrainer, "train", spy)
+    assert run(spec).state == "finished"
+    assert used == [False]
 
 
 def test_stopped_trial_is_over_and_its_checkpoints_are_gone(make, tmp_path, monkeypatch):

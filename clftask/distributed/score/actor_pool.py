@@ -22,7 +22,7 @@ from clftask.distributed.score.dispatcher import Dispatcher
 from clftask.errors import AccessError, ClftaskError, ConfigError, DataError, JobError, Problem
 from clftask.io.tempdirs import temporary_folder
 from clftask.models import bundle
-from clftask.scoring.manifest import ScoreTableStore, Shard
+from clftask.scoring.manifest import Precision, ScoreTableStore, Shard
 from clftask.scoring.worker import Done, Failure, ScoreWork
 
 MAX_DEATHS = 3  # per worker, while no worker is busy
@@ -40,8 +40,23 @@ class ScoreActor:
     def __init__(self, work: ScoreWork, cpus: float) -> None:
         self.work, self.cpus = work, cpus
 
-    def load(self) -> ClftaskError | None:
-        """Open the bundle; return a user error instead of raising it."""
+    def agree(self) -> Precision | ClftaskError:
+        """Choose the precision of a new table; return a user error instead of raising it."""
+        from clftask.scoring.precision import agree
+
+        device, work = self._prepare(), self.work
+        try:
+            return agree(work.job, work.meta, work.plan, device)
+        except (ConfigError, DataError, AccessError, JobError) as error:
+            return error
+
+    def load(self, agreed: ScoreWork | None = None) -> ClftaskError | None:
+        """Open the bundle; return a user error instead of raising it.
+
+        Args:
+            agreed: The work whose plan is stored, if the actor was started before.
+        """
+        self.work = agreed or self.work
         try:
             self._refuse_other_disk()
             self.scorer = self._open()
@@ -57,24 +72,26 @@ class ScoreActor:
             remedy = "Use S3 or a disk that all nodes share."
             raise ConfigError(Problem("output.path", self.work.job.output.path, allowed, remedy))
 
-    def _open(self) -> Any:
+    def _prepare(self) -> str:
+        """Prepare the process; return its device."""
         import torch
 
-        from clftask.logs import quiet_libraries
-        from clftask.models.predictor import Scorer, precision_for
+        logs.quiet_libraries()
+        torch.set_num_threads(max(1, int(self.cpus)))
+        logs.work_on("score", self.work.job.output.path)
+        return "cuda" if ray.get_gpu_ids() else "cpu"
+
+    def _open(self) -> Any:
+        from clftask.models.predictor import Scorer
         from clftask.scoring.worker import ShardScorer
 
-        quiet_libraries()
-        torch.set_num_threads(max(1, int(self.cpus)))
-        device = "cuda" if ray.get_gpu_ids() else "cpu"
-        job = self.work.job
-        logs.work_on("score", job.output.path)
+        device, job = self._prepare(), self.work.job
         with temporary_folder() as scratch:
             folder, meta = bundle.fetch(job.bundle, scratch)
             if meta.fingerprint != self.work.meta.fingerprint:
                 raise ConfigError(Problem("bundle", job.bundle, "changed while the job ran"))
             model, tokenizer = bundle.open_model(folder, meta)
-        precision = precision_for(job.precision, device)
+        precision = self.work.plan.used_precision
         _log.info("model loaded on %s in %s", device, precision)
         return ShardScorer(self.work, Scorer(model, tokenizer, meta, device, precision))
 
@@ -103,6 +120,7 @@ class Pool:
         self.actor_class = ray.remote(**resources)(ScoreActor)
         self.chosen, self.work = chosen, ray.put(work)
         self.output, self.numbers = work.job.output.path, itertools.count()
+        self.created: list[Any] = []  # do not load anything yet
         self.starting: dict[Any, Any] = {}
         self.busy: dict[Any, ShardBatch] = {}
         self.idle: list[Any] = []
@@ -111,6 +129,36 @@ class Pool:
         self.lost_with: Counter[int] = Counter()
         self.say, self.idle_since = say, time.monotonic()
         self.looked = time.monotonic()
+
+    def agree(self, num_shards: int) -> Precision:
+        """Let the first actor choose the precision of a new table, while the others start.
+
+        Raises:
+            ClftaskError: The user error that the actor found.
+            JobError: Workers keep dying.
+        """
+        while True:
+            for _ in range(max(1, min(self.chosen.workers, num_shards)) - len(self.created)):
+                self.created.append(self._create())
+            actor = self.created[0]
+            reference = actor.agree.remote()
+            try:
+                while not ray.wait([reference], timeout=POLL_S)[0]:
+                    self._report_waiting()
+                found: Precision | ClftaskError = ray.get(reference)
+            except Exception as error:  # the actor died, or its node
+                self._remove(self.created.pop(0), error)
+                continue
+            if isinstance(found, ClftaskError):
+                raise found
+            return found
+
+    def use(self, work: ScoreWork) -> None:
+        """Load the model on all actors, now that the plan is stored."""
+        self.work = ray.put(work)
+        for actor in self.created:
+            self.starting[actor.load.remote(self.work)] = actor
+        self.created = []
 
     def done(self, dispatcher: Dispatcher) -> Iterator[Done]:
         """Yield finished shards until none is waiting and no actor is busy.
@@ -135,7 +183,7 @@ class Pool:
     def __exit__(self, *_: object) -> None:
         """Kill all actors, also the pending ones."""
         actors = [shard_batch.actor for shard_batch in self.busy.values()]
-        for actor in [*self.starting.values(), *self.idle, *actors]:
+        for actor in [*self.created, *self.starting.values(), *self.idle, *actors]:
             with contextlib.suppress(Exception):  # an error that ended the job matters more
                 ray.kill(actor)
 
@@ -150,9 +198,12 @@ class Pool:
         num_there = len(self.starting) + len(self.idle) + len(self.busy)
         num_wanted = min(self.chosen.workers, num_waiting + len(self.busy))
         for _ in range(num_wanted - num_there):
-            name = named("score", self.output, next(self.numbers))
-            actor = self.actor_class.options(**name).remote(self.work, self.chosen.cpus_per_worker)
+            actor = self._create()
             self.starting[actor.load.remote()] = actor
+
+    def _create(self) -> Any:
+        name = named("score", self.output, next(self.numbers))
+        return self.actor_class.options(**name).remote(self.work, self.chosen.cpus_per_worker)
 
     def _report_waiting(self) -> None:
         if self.busy:

@@ -6,12 +6,13 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from clftask.config.results import ScoreResult
 from clftask.config.score import ScoreJob
 from clftask.data.summary import describe_left_out
-from clftask.distributed.capacity import capacity, plan
+from clftask.distributed.capacity import WorkerPlan, capacity, plan
 from clftask.distributed.metrics import ScoreMetricsExporter
 from clftask.distributed.score.actor_pool import Pool
 from clftask.distributed.score.dispatcher import Dispatcher
@@ -75,11 +76,26 @@ def _score_missing(
     with interruption_hint("Run the job again to resume."), connected(say), exporter:
         chosen = plan(job.scaling, capacity(), len(planned.missing))
         check_precision(job.precision, chosen.use_gpu, "precision")
-        run = ScoreRun(job, meta, planning.create(job, meta, planned), exporter)
-        say(f"output {job.output.path}: {chosen}")
-        with _mid_job(), Pool(ScoreWork(job, run.plan, meta), chosen, say) as pool:
-            run.score(exporter.watching(pool), chosen.most)
+        _check_begun(planned, chosen)
+        with Pool(ScoreWork(job, planned.plan, meta), chosen, say) as pool:
+            if planned.is_new and planned.plan.precision is None:
+                precision = pool.agree(len(planned.missing))
+                planned = replace(planned, plan=planned.plan.agreed(precision))
+            # If another run was first, its plan and its precision are used.
+            run = ScoreRun(job, meta, planning.create(job, meta, planned), exporter)
+            say(f"output {job.output.path}: {chosen}; {run.plan.precision or job.precision}")
+            with _mid_job():
+                pool.use(ScoreWork(job, run.plan, meta))
+                run.score(exporter.watching(pool), chosen.most)
     return run
+
+
+def _check_begun(planned: Planned, chosen: WorkerPlan) -> None:
+    """Refuse to resume a table of GPUs in fp16 without a GPU."""
+    if planned.plan.used_precision == "fp16" and not chosen.use_gpu:
+        allowed = "the existing table is in fp16, which needs a GPU"
+        remedy = "Use workers with a GPU, or another output.path."
+        raise ConfigError(Problem("scaling.use_gpu", chosen.use_gpu, allowed, remedy))
 
 
 def _announce(planned: Planned, say: Callable[[str], None]) -> None:
@@ -116,6 +132,7 @@ def _result(
         rows_in=counts.rows_in,
         rows_scored=counts.rows_scored,
         rows_quarantined=counts.rows_quarantined,
+        rows_filtered=counts.rows_filtered,
         shards=len(manifest.parts),
         shards_skipped=num_skipped,
         seconds=round(seconds, 1),
@@ -123,6 +140,9 @@ def _result(
         rows_truncated=counts.rows_truncated,
         mean_confidence=counts.confidence_sum / max(counts.rows_scored, 1),
         labels={name: counts.labels.get(name, 0) for name in manifest.label_names},
+        precision=manifest.precision.used if manifest.precision else "",
+        agreement=manifest.precision.agreement if manifest.precision else None,
+        precision_note=str(manifest.precision or ""),
     )
 
 
@@ -166,18 +186,19 @@ class ScoreRun:
         else:
             self.before += done.receipt.counts
             self.num_skipped += 1
-        record = {"scored_now": self.counts.rows_in, "skipped": self.before.rows_in}
+        record = {"scored_now": self.counts.rows_read, "skipped": self.before.rows_read}
         record |= {"total": self.num_rows, "rows": sum(record.values())}
         bad = self.before.rows_quarantined + self.counts.rows_quarantined
         self.show(record | {"quarantined": bad})
         self._refuse_too_many_bad()
 
     def _refuse_too_many_bad(self) -> None:
-        self._refuse_bad(self.before.rows_quarantined + self.counts.rows_quarantined)
+        self._refuse_bad(self.before + self.counts)
 
-    def _refuse_bad(self, bad: int) -> None:
-        if bad > self.job.max_bad_rows * self.num_rows:
-            share = f"{bad:,} of {counted(self.num_rows, 'row')} {are(bad)} bad"
+    def _refuse_bad(self, counts: Counts) -> None:
+        bad, num_rows = counts.rows_quarantined, self.num_rows - counts.rows_filtered
+        if bad > self.job.max_bad_rows * num_rows:
+            share = f"{bad:,} of {counted(num_rows, 'row')} {are(bad)} bad"
             remedy = f"See {self.job.output.path}/_quarantine, or raise max_bad_rows."
             problem = f"{share}, more than max_bad_rows"
             raise JobError(Problem("max_bad_rows", self.job.max_bad_rows, problem, remedy))
@@ -192,7 +213,7 @@ class ScoreRun:
             shown = sorted(self.failed.items())[:MAX_SHOWN]
             raise JobError(*(self._failure(index, error) for index, error in shown))
         manifest, bad_in = self._manifest()
-        self._refuse_bad(manifest.counts.rows_quarantined)
+        self._refuse_bad(manifest.counts)
         if self.store.plan() != self.plan:
             raise self._unsound("another run replanned changed files")
         self._refuse_strange_files(bad_in)
@@ -236,7 +257,7 @@ class ScoreRun:
         for receipt in self.store.receipts():
             shard = wanted.pop(receipt.shard, None)
             mine = (shard.num_rows, self.plan.input_of(shard)) if shard else None
-            if mine != (receipt.counts.rows_in, receipt.input):
+            if mine != (receipt.counts.rows_read, receipt.input):
                 raise self._unsound(f"the receipt of part {receipt.shard} does not match the plan")
             counts += receipt.counts
             seconds += receipt.seconds
@@ -255,6 +276,7 @@ class ScoreRun:
             counts=counts,
             parts=tuple(parts),
             seconds=round(seconds, 3),
+            precision=self.plan.precision,
         )
         return manifest, bad_in
 

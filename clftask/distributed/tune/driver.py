@@ -156,8 +156,9 @@ def _precision(job: TrainJob, chosen: Slots, store: TrialStore) -> str:
 
     for trial in store.all():
         return trial.precision
-    wanted = job.training.precision
+    wanted, deterministic = job.training.precision, job.training.deterministic
     if wanted != "auto" or not chosen.gpus:
-        return resolve_precision(wanted, chosen.device, wanted == "auto" and bf16_pays("cpu"))
+        pays = wanted == "auto" and bf16_pays("cpu")
+        return resolve_precision(wanted, chosen.device, pays, deterministic)
     measure = ray.remote(num_cpus=chosen.cpus, num_gpus=chosen.gpus)(bf16_pays)
     return resolve_precision(wanted, "cuda", ray.get(measure.remote("cuda")))

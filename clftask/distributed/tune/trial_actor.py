@@ -51,7 +51,7 @@ class Shared:
         tables: Object references of the tokenised splits, by base, length and `long_text`.
         label_names: The labels, in order.
         data: Fingerprint and report, for the bundle.
-        precision: Precision of all trials.
+        precision: Precision of all trials with `auto` whose model works in it.
         workers: Workers of each trial.
         resources: Resources of each worker.
         device: cpu or cuda.
@@ -71,10 +71,7 @@ class Shared:
 
     def work(self, job: TrainJob) -> Work:
         """Return the work of a trial's worker."""
-        training = job.training
-        if training.precision == "auto":
-            training = training.model_copy(update={"precision": self.precision})
-        job = job.model_copy(update={"training": training, "tracking": ()})
+        job = job.model_copy(update={"tracking": ()})
         refs = self.tables[job.model.tokens]
         tables = {split: ray.get(ref) for split, ref in refs.items()}
         return Work(job, self.run, tables, self.label_names, self.data, "")

@@ -13,10 +13,11 @@ from clftask.distributed.score import actor_pool as pools
 from clftask.distributed.score.actor_pool import MAX_FAILURES, MAX_NODES, Pool
 from clftask.distributed.score.dispatcher import MAX_ATTEMPTS, Dispatcher
 from clftask.errors import AccessError, JobError, Problem, StorageError
-from clftask.scoring.manifest import Counts, Piece, Receipt, Shard
+from clftask.scoring.manifest import Counts, Piece, Precision, Receipt, Shard
 from clftask.scoring.worker import Done, Failure
 
 FULL = StorageError(Problem("s3://bucket/out", None, "the disk is full"))
+BF16 = Precision(asked="auto", used="bf16", agreement=1.0, rows=256)
 GONE = ray.exceptions.RayActorError(error_msg="The actor died because its node has died.")
 
 
@@ -36,6 +37,7 @@ class Script:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, answer: Any, load: Any = None) -> None:
         self.answer, self.load_answer = answer, load or (lambda number: None)
+        self.agree_answer: Any = lambda number: BF16
         self.killed: list[Any] = []
         monkeypatch.setattr(pools.ray, "get", self.get)
         monkeypatch.setattr(pools.ray, "put", lambda value: value)
@@ -55,9 +57,10 @@ class Script:
 
     def actor(self, *_: Any) -> Any:
         number, self.number = self.number, self.number + 1
-        load = SimpleNamespace(remote=lambda: lambda: self.load_answer(number))
+        load = SimpleNamespace(remote=lambda *_: lambda: self.load_answer(number))
+        agree = SimpleNamespace(remote=lambda: lambda: self.agree_answer(number))
         run = SimpleNamespace(remote=lambda shards, ahead: Answers(self.answer, shards))
-        return SimpleNamespace(load=load, run=SimpleNamespace(options=lambda **_: run))
+        return SimpleNamespace(load=load, agree=agree, run=SimpleNamespace(options=lambda **_: run))
 
 
 class Answers:
@@ -173,3 +176,46 @@ def test_a_machine_that_may_not_read_the_bundle_ends_the_job_only_as_the_first(m
             work_off(dispatcher, WorkerPlan(1, False, 1))
     else:
         assert work_off(dispatcher, WorkerPlan(1, False, 1)) == [0, 1, 2, 3]
+
+
+# ------------------------------------------------------------------ the precision of a table
+
+
+def pool_of(workers: int) -> Pool:
+    work = SimpleNamespace(job=SimpleNamespace(output=SimpleNamespace(path="s3://bucket/out")))
+    return Pool(work, WorkerPlan(workers, False, 1), lambda line: None)
+
+
+def test_one_worker_chooses_the_precision_and_all_start_at_once(monkeypatch):
+    asked: list[int] = []
+    script = Script(monkeypatch, lambda shard: done(shard.index))
+    script.agree_answer = lambda number: asked.append(number) or BF16
+    with pool_of(3) as pool:
+        assert pool.agree(10) == BF16
+        assert (asked, script.number) == ([0], 3)
+        pool.use(SimpleNamespace())
+        found = [found.shard for found in pool.done(Dispatcher(shards(10), 3))]
+    assert sorted(found) == list(range(10))
+    assert (asked, script.number) == ([0], 3)
+
+
+def test_if_the_worker_that_chooses_dies_the_next_one_does(monkeypatch):
+    script = Script(monkeypatch, lambda shard: done(shard.index))
+    script.agree_answer = lambda number: GONE if number < 2 else BF16
+    with pool_of(1) as pool:
+        assert pool.agree(1) == BF16
+    assert len(script.killed) == 3
+
+
+def test_workers_that_keep_dying_choose_nothing(monkeypatch):
+    script = Script(monkeypatch, lambda shard: done(shard.index))
+    script.agree_answer = lambda number: RuntimeError("broken")
+    with pool_of(1) as pool, pytest.raises(JobError, match=r"workers keep dying: .*broken"):
+        pool.agree(1)
+
+
+def test_an_error_of_the_worker_that_chooses_is_the_users(monkeypatch):
+    script = Script(monkeypatch, lambda shard: done(shard.index))
+    script.agree_answer = lambda number: AccessError(Problem("bundle", None, "access is refused"))
+    with pool_of(1) as pool, pytest.raises(AccessError, match="access is refused"):
+        pool.agree(1)

@@ -1,0 +1,1 @@
+"""Which rows of its input a job reads."""

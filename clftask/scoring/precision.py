@@ -1,0 +1,110 @@
+"""The precision of a score table: a faster one if it decides a sample of the rows as fp32."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from clftask.array_types import Bools
+from clftask.config.score import ScoreJob
+from clftask.data.readers.registry import open_file
+from clftask.errors import ConfigError, ModelError, Problem
+from clftask.io.tempdirs import temporary_folder
+from clftask.messages import counted
+from clftask.models import bundle
+from clftask.models.bundle_meta import BundleMeta
+from clftask.models.loading import quiet_loading
+from clftask.models.predictor import Scorer, precision_for
+from clftask.scoring.input import read_shards
+from clftask.scoring.manifest import Piece, Precision, ScorePlan, Shard
+
+MIN_AGREEMENT = 0.99
+NUM_ROWS, NUM_PLACES, CHUNK_ROWS = 256, 32, 32
+MAX_SECONDS = 20.0  # of fp32; then fewer rows are compared
+READ_PER_ROW = 8  # rows to read for each row that `input.where` may keep
+
+
+def agree(job: ScoreJob, meta: BundleMeta, plan: ScorePlan, device: str) -> Precision:
+    """Choose the precision of a new table on the device of a worker.
+
+    `auto` takes what is faster, if the model works in it and decides at least 99 % of a sample
+    as in fp32; else fp32. An explicit precision is only tried and compared.
+
+    Raises:
+        ConfigError: The model does not work in the requested precision.
+    """
+    asked, wanted = job.precision, precision_for(job.precision, device)
+    if wanted == "fp32":
+        return Precision(asked=asked, used="fp32")
+    with temporary_folder() as scratch, quiet_loading():
+        folder, _ = bundle.fetch(job.bundle, scratch)
+        exact = Scorer(*bundle.open_model(folder, meta), meta, device)
+        wanted_by = list(_decided(exact, _sample(exact, job, plan), MAX_SECONDS))
+        del exact
+        other = Scorer(*bundle.open_model(folder, meta), meta, device, wanted)
+    try:
+        found = [next(_decided(other, tokens)) for tokens, _ in wanted_by]
+    except ModelError as error:
+        reason = f"{wanted} is not used: {error.problems[0].allowed}"
+        if asked == "auto":
+            return Precision(asked=asked, used="fp32", reason=reason)
+        remedy = "Use precision: fp32."
+        raise ConfigError(Problem("precision", asked, error.problems[0].allowed, remedy)) from None
+    return _judged(asked, wanted, [d for _, d in wanted_by], [d for _, d in found])
+
+
+def _judged(asked: str, wanted: str, exact: list[Bools], other: list[Bools]) -> Precision:
+    rows = sum(map(len, exact))
+    if not rows:
+        used = "fp32" if asked == "auto" else wanted
+        return Precision(asked=asked, used=used)
+    equal = sum(int((a == b).all(1).sum()) for a, b in zip(exact, other, strict=True))
+    known = {"asked": asked, "agreement": equal / rows, "rows": rows}
+    if asked == "auto" and equal / rows < MIN_AGREEMENT:
+        reason = f"{wanted} decides {rows - equal} of {counted(rows, 'sampled row')} differently"
+        return Precision(used="fp32", reason=reason, **known)
+    return Precision(used=wanted, **known)
+
+
+def _decided(
+    scorer: Scorer, tokens: pa.Table, most_s: float = math.inf
+) -> Iterator[tuple[pa.Table, Bools]]:
+    """Yield chunks of rows with their decisions, for about `most_s` seconds."""
+    began = time.perf_counter()
+    for start in range(0, max(tokens.num_rows, 1), CHUNK_ROWS):
+        chunk = tokens.slice(start, CHUNK_ROWS)
+        decision = scorer.meta.decision
+        yield chunk, decision.decide(scorer.probabilities(chunk), scorer.meta.task)
+        if time.perf_counter() - began > most_s:
+            return
+
+
+def _sample(scorer: Scorer, job: ScoreJob, plan: ScorePlan) -> pa.Table:
+    """Return the tokens of usable rows from all over the corpus, in random order."""
+    shard = Shard(index=0, pieces=tuple(sample_pieces(plan)))
+    rows = next(read_shards(plan, [shard], job.input.recipe(scorer.meta.text)))
+    good = pc.indices_nonzero(rows.reasons.is_null()).to_numpy()
+    chosen = pa.array(good[np.random.default_rng(0).permutation(len(good))[:NUM_ROWS]])
+    pair = None if rows.text_pair is None else rows.text_pair.take(chosen)
+    return scorer.tokenise(rows.text.take(chosen), pair)
+
+
+def sample_pieces(plan: ScorePlan) -> Iterator[Piece]:
+    """Yield the first rows of evenly spaced shards; of files without seeking, the first rows."""
+    places = np.linspace(0, len(plan.shards) - 1, min(NUM_PLACES, len(plan.shards)))
+    pieces = [plan.shards[int(place)].pieces[0] for place in places]
+    seeks = {p.file: open_file(plan.files[p.file].path).seeks for p in pieces}
+    starts: dict[Any, Piece] = {}
+    for piece in pieces:
+        start = piece.start if seeks[piece.file] else 0
+        starts.setdefault((piece.file, start), piece)
+    share = math.ceil(NUM_ROWS / len(starts)) * (1 if plan.where is None else READ_PER_ROW)
+    for (file, start), piece in starts.items():
+        most = piece.num_rows if seeks[file] else plan.files[file].num_rows
+        yield Piece(file=file, start=start, num_rows=min(share, most))
