@@ -73,6 +73,9 @@ def _print_train(found: Any, console: Console) -> None:
     lengths, unit = _lengths(found)
     by_split = {split: (f"{n:,}", lengths[split]) for split, n in found.rows.items()}
     console.print(_length_table(by_split, "split", unit, found.max_length))
+    if found.groups:
+        groups = ", ".join(f"{count:,} {split}" for split, count in found.groups.items())
+        console.print(f"groups: {groups}")
     shown, caption = _chosen(found.labels)
     per_row = f"{counted(len(found.labels), 'label')}, {found.labels_per_row:.2f} a row"
     table = Table(title=per_row, caption=caption)
@@ -101,12 +104,15 @@ def _chosen(
 
 
 def _label_lines(found: Any) -> list[str]:
+    from clftask.commands.inspect_data import RARE_ROWS
+
     lines = []
     if rare := found.rare_labels:
         names = _names(
             f"{name} {count:,}" for name, count in sorted(rare.items(), key=lambda p: p[1])
         )
-        lines.append(f"warning: {counted(len(rare), 'label')} on fewer than 10 train rows: {names}")
+        count = counted(len(rare), "label")
+        lines.append(f"warning: {count} on fewer than {RARE_ROWS} train rows: {names}")
         lines.append("  data.labels.min_count leaves rare labels out")
     for split, missing in found.labels_not_in.items():
         if missing:

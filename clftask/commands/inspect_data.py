@@ -45,6 +45,7 @@ class TrainData:
         kind: `data of a train job` or `data of a tune job`.
         task: multiclass or multilabel.
         rows: Number of rows by split.
+        groups: Number of groups by split; empty if the split has no groups.
         labels: For each label its number of rows by split.
         labels_per_row: Their mean number on a train row.
         rare_labels: Labels on fewer than `RARE_ROWS` train rows, with their number.
@@ -61,6 +62,7 @@ class TrainData:
     kind: str
     task: str
     rows: dict[str, int]
+    groups: dict[str, int]
     labels: dict[str, dict[str, int]]
     labels_per_row: float
     rare_labels: dict[str, int]
@@ -146,11 +148,17 @@ def _of_train(job: TrainJob, kind: str) -> TrainData:
     labels = {n: {s: by_split[s][n] for s in by_split} for n in prepared.space.names}
     held_out = [split for split in by_split if split != "train"]
     warnings = [line for line in report.warnings() if "texts also occur in train" not in line]
+    warnings += _repeated({"id": prepared.rows["id"].drop_null()})
     warnings += _tokenised(job, prepared)
     return TrainData(
         kind=kind,
         task=job.task,
         rows=report.rows,
+        groups={
+            split: len(pc.unique(table["group"]))
+            for split, table in prepared.tables.items()
+            if "group" in table.column_names
+        },
         labels=labels,
         labels_per_row=report.labels_per_row,
         rare_labels={n: c["train"] for n, c in labels.items() if c["train"] < RARE_ROWS},
@@ -196,8 +204,8 @@ def _of_score(job: ScoreJob) -> CorpusData:
     warnings = [
         f"warning: {describe_left_out(source.left_out)}" for source in sources if source.left_out
     ]
-    if len(text):
-        warnings += _repeated(job, sample, text)
+    ids = {"sampled id": sample[job.input.id].drop_null()} if job.input.id else {}
+    warnings += _repeated({"sampled text": text, **ids})
     return CorpusData(
         kind="data of a score job",
         files=len(files),
@@ -229,14 +237,14 @@ def _sample(sources: list[Source], schema: pa.Schema, texts: list[str]) -> pa.Ta
     return pa.Table.from_batches(batches, schema.append(pa.field(BAD, pa.string())))
 
 
-def _repeated(job: ScoreJob, sample: pa.Table, text: Any) -> list[str]:
-    columns = {"text": text} | ({"id": sample[job.input.id].drop_null()} if job.input.id else {})
-    counts = {name: len(values) - len(pc.unique(values)) for name, values in columns.items()}
-    return [
-        f"warning: {counted(num, f'sampled {name}')} repeat an earlier one"
-        for name, num in counts.items()
-        if num
-    ]
+def _repeated(columns: dict[str, Any]) -> list[str]:
+    """Return a warning for each column, by the name of its values, in which values repeat."""
+    found = []
+    for name, values in columns.items():
+        if num := len(values) - len(pc.unique(values)):
+            verb = "repeats" if num == 1 else "repeat"
+            found.append(f"warning: {counted(num, name)} {verb} an earlier one")
+    return found
 
 
 def _tokens(path: str, text: Any, pair: Any, max_length: int, long_text: LongTextSpec) -> Figures:

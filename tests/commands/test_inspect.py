@@ -22,9 +22,12 @@ from clftask.commands.inspect import inspect
 from clftask.commands.inspect_data import CorpusData, TrainData, inspect_data
 from clftask.commands.inspect_run import last_written
 from clftask.config.train import TrainJob
+from clftask.config.tune import TuneJob
 from clftask.data.prepare import prepare
 from clftask.errors import ConfigError, DataError, Problem
 from clftask.training import driver_mark, run_dir
+
+RATES = {"training.learning_rate": {"kind": "loguniform", "low": 1e-5, "high": 1e-3}}
 
 
 def said(*arguments: str) -> tuple[int, str]:
@@ -105,6 +108,17 @@ def test_a_killed_run_says_how_to_resume_it(run):
     assert found["last line of log.txt"] == "2026-01-01 failed: no memory"
     again = TrainJob.load(f"{run}/job.yaml", ["run.resume=true"])
     run_dir.same_job(run_dir.find(again.run, again.task), again)
+
+
+def test_a_search_says_whether_it_runs(job):
+    search = TuneJob.load({"train": job.dump(), "space": RATES, "run": job.run.dump()})
+    found = run_dir.Run(f"{job.run.storage}/search", False, run_dir.SEARCH)
+    run_dir.create(found, search, prepare(job).rows, "0")
+    state = inspect(found.path)
+    assert state["state"].startswith("unfinished: stopped or failed")
+    assert state["resume"] == f"clftask tune {found.path}/search.yaml run.resume=true"
+    driver_mark.leave(found.path)
+    assert inspect(found.path)["running"] is True
 
 
 def test_a_process_that_got_the_number_of_a_dead_driver_is_not_it(run):
@@ -351,6 +365,24 @@ def test_rare_labels_and_conflicts_are_named(tmp_path):
     assert sorted(example["labels"]) == [["a", "b"], ["c"]]
 
 
+def test_groups_and_repeated_ids_are_counted(tmp_path):
+    rows = {"text": TEXTS, "y": ["a", "b"] * 20, "g": [str(i // 4) for i in range(40)]}
+    parquet.write_table(pa.table(rows), tmp_path / "t.parquet")
+    labels = {"kind": "class", "column": "y"}
+    split = {"kind": "grouped", "group": "g", "validation": 0.2, "test": 0.2}
+    data = {"train": str(tmp_path / "t.parquet"), "text": "text", "labels": labels}
+    document = {
+        "task": "multiclass",
+        "data": data | {"split": split, "id": "g"},
+        "model": {"base": "none"},
+    }
+    (tmp_path / "job.yaml").write_text(json.dumps(document))
+    found = inspect_data(str(tmp_path / "job.yaml"))
+    assert found.groups == {"train": 6, "validation": 2, "test": 2}
+    assert "warning: 30 ids repeat an earlier one" in found.warnings
+    assert "groups: 6 train, 2 validation, 2 test" in said(str(tmp_path / "job.yaml"), "--data")[1]
+
+
 def test_without_its_base_lengths_are_in_characters(tmp_path):
     code, text = said(job_file(tmp_path, "none"), "--data")
     assert code == 0
@@ -376,8 +408,7 @@ def test_the_data_as_tables_and_as_json(tmp_path, tiny_base):
 
 def test_the_data_of_a_search(tmp_path, tiny_base):
     train = job_file(tmp_path, str(tiny_base))
-    space = {"training.learning_rate": {"kind": "loguniform", "low": 1e-5, "high": 1e-3}}
-    search = {"train": train, "space": space, "trials": 2}
+    search = {"train": train, "space": RATES, "trials": 2}
     (tmp_path / "tune.yaml").write_text(json.dumps(search))
     found = inspect_data(str(tmp_path / "tune.yaml"))
     assert (found.kind, found.rows["train"]) == ("data of a tune job", 31)
@@ -398,8 +429,8 @@ def test_the_data_of_a_scoring_job(tmp_path, tiny_bundle):
     assert found.bad == {"the text is null or blank": 2}
     assert (found.tokens["longest"], found.tokens["truncated"]) == (42, 0.25)
     assert found.warnings == [
-        "warning: 1 sampled text repeat an earlier one",
-        "warning: 1 sampled id repeat an earlier one",
+        "warning: 1 sampled text repeats an earlier one",
+        "warning: 1 sampled id repeats an earlier one",
     ]
     code, text = said(str(tmp_path / "score.yaml"), "--data")
     assert code == 0
