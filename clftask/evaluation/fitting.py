@@ -104,8 +104,8 @@ def _instead(worse: str, decision: Decision) -> str:
 def _about_calibration(spec: DecisionSpec, before: float, after: float, num_rows: int) -> str:
     worse = (
         f"log loss with calibration {spec.calibration.kind} fitted on "
-        f"{counted(num_rows, 'validation row')} is {after:.4f} on cross-fitted rows, and "
-        f"{before:.4f} without. "
+        f"{counted(num_rows, 'validation row')} is {after:.6g} on cross-fitted rows, and "
+        f"{before:.6g} without. "
     )
     if spec.calibration.falls_back:
         return worse + "Probabilities are not calibrated. More validation rows help."

@@ -131,7 +131,8 @@ def test_calibration_that_raises_the_log_loss_is_left_out(make):
         said = [line for line in found.warnings if line.startswith("log loss with calibration")]
         assert bool(said) == (kinds[-1] == "none")
         if said:
-            assert f"{before:.4f} without. Probabilities are not calibrated" in said[0]
+            assert str(before)[:5] in said[0]
+            assert "without. Probabilities are not calibrated" in said[0]
     assert len(set(kinds)) == 2
 
 

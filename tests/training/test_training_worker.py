@@ -195,14 +195,15 @@ def test_speed_counts_the_rows_of_ragged_batches(make_work, monkeypatch):
 def test_speed_leaves_out_the_first_step_of_a_process(monkeypatch):
     """It takes 100 seconds here, as where kernels are loaded; the others take 2 for 16 rows."""
     times = itertools.accumulate(itertools.chain([0, 100], itertools.cycle([50, 2])))
-    watch = Stopwatch(SimpleNamespace(rows_seen=0))  # type: ignore[arg-type]
-    with monkeypatch.context() as patch:
-        patch.setattr("clftask.training.callbacks.time.perf_counter", lambda: next(times))
-        for step, expected in enumerate((0.16, 8.0, 8.0)):
-            watch.on_step_begin(None, None, None)
-            watch.trainer.rows_seen = 16 * (step + 1)
-            watch.on_step_end(None, None, None)
-            assert watch.samples_per_s == expected
+    monkeypatch.setattr("clftask.training.callbacks.time.perf_counter", lambda: next(times))
+    watch = Stopwatch(SimpleNamespace(rows_seen=0))
+    args = SimpleNamespace(device=torch.device("cpu")), None, SimpleNamespace(should_log=True)
+    assert watch.samples_per_s == 0.0
+    for step, expected in enumerate((0.16, 8.0, 8.0)):
+        watch.on_step_begin(*args)
+        watch.trainer.rows_seen = 16 * (step + 1)
+        watch.on_step_end(*args)
+        assert watch.samples_per_s == expected
 
 
 def test_weights_of_the_best_checkpoint_are_fetched_alone(make_work, monkeypatch):
