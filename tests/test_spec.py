@@ -344,8 +344,8 @@ WRONG = [
     ("training.epochs", 0, "must be at least 1", ""),
     ("training.learning_rate", False, "must be a number", ""),
     ("training.learning_rate", "fast", "must be a number", ""),
-    ("training.learning_rate", 0, "must be above 0", ""),
-    ("training.warmup", 1, "must be below 1", ""),
+    ("training.learning_rate", 0, "must be greater than 0", ""),
+    ("training.warmup", 1, "must be less than 1", ""),
     ("training.deterministic", "maybe", "must be true or false", ""),
     ("training.precision", "int8", "must be 'auto', 'fp32', 'bf16' or 'fp16'", ""),
     ("training.micro_batch_size", "many", "must be a whole number or 'auto'", ""),
@@ -359,7 +359,7 @@ WRONG = [
     ("scaling.workers", "all", "must be a whole number or a list", ""),
     ("scaling.use_gpu", 3, "must be true or false or 'auto'", ""),
     ("training", [], None, "For example {epochs: 3}."),
-    ("seed", 2**40, "must be below 4294967296", ""),
+    ("seed", 2**40, "must be less than 4294967296", ""),
 ]  # fmt: skip
 
 
