@@ -341,7 +341,7 @@ WRONG = [
     ("training.epochs", True, "must be a whole number", ""),
     ("training.epochs", 2.5, "must be a whole number", ""),
     ("training.epochs", None, "must be a whole number", "Remove it to use the default."),
-    ("training.epochs", 0, "must be at least 1", ""),
+    ("training.epochs", 0, "must be greater than or equal to 1", ""),
     ("training.learning_rate", False, "must be a number", ""),
     ("training.learning_rate", "fast", "must be a number", ""),
     ("training.learning_rate", 0, "must be greater than 0", ""),
@@ -351,7 +351,7 @@ WRONG = [
     ("training.micro_batch_size", "many", "must be a whole number or 'auto'", ""),
     ("training.micro_batch_size", {}, "must be a whole number or 'auto'", ""),
     ("data.text", 3, "must be a list", 'Write ["3"].'),
-    ("data.text", [], "must have 1 or more entries", ""),
+    ("data.text", [], "must have at least 1 item", ""),
     ("data.id", 3, "must be text", "Put it in quotes."),
     ("model.base", None, "must be text", ""),
     ("loss", 3, "must be one of 'auto', 'cross_entropy', 'bce', 'focal', 'asymmetric', "
