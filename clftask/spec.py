@@ -23,6 +23,7 @@ from pydantic import (
 from pydantic_core import core_schema
 
 from clftask.errors import ConfigError, Problem
+from clftask.messages import counted
 from clftask.redaction import masked
 from clftask.yaml_io import nested_values, parse_yaml, read_yaml, to_yaml
 
@@ -201,18 +202,18 @@ _ALLOWED = {
     "string_type": "must be text",
     "string_too_short": "must not be empty",
     "string_unicode": "must be valid text",
-    "string_pattern_mismatch": "must match the regular expression {pattern}",
-    "greater_than": "must be above {gt}",
-    "greater_than_equal": "must be at least {ge}",
-    "less_than": "must be below {lt}",
-    "less_than_equal": "must be at most {le}",
+    "string_pattern_mismatch": "must match the pattern {pattern}",
+    "greater_than": "must be greater than {gt}",
+    "greater_than_equal": "must be greater than or equal to {ge}",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be less than or equal to {le}",
     "literal_error enum": "must be {expected}",
     "tuple_type list_type": "must be a list",
     "dict_type mapping_type": "must be a mapping",
     "dict_attributes_type model_attributes_type model_type": "must be a mapping",
     "invalid_key": "must have text as its keys",
-    "too_short": "must have {min_length} or more entries",
-    "too_long": "must have at most {max_length} entries",
+    "too_short": "must have at least {min_length}",
+    "too_long": "must have at most {max_length}",
     "none_required": "must be null",
     "byte_size byte_size_unit": "must be a size such as 500MB or 5GB",
     "recursion_loop": "must not contain itself",
@@ -239,6 +240,7 @@ def _problem(cls: type[Spec], document: Any, error: Any) -> Problem:
         message, _, remedy = str(cause).partition("; ")
         return Problem(loc, None if isinstance(found, Mapping) else _plain(found), message, remedy)
     context = {k: f"{v:g}" if isinstance(v, float) else v for k, v in context.items()}
+    context |= {k: counted(v, "item") for k, v in context.items() if k.endswith("_length") and v}
     allowed, remedy = _BY_TYPE.get(kind, error["msg"]).format(**context), ""
     if kind == "model_attributes_type" and kinds:
         allowed = f"must be one of {kinds}, or a mapping with such a kind"

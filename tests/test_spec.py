@@ -341,17 +341,17 @@ WRONG = [
     ("training.epochs", True, "must be a whole number", ""),
     ("training.epochs", 2.5, "must be a whole number", ""),
     ("training.epochs", None, "must be a whole number", "Remove it to use the default."),
-    ("training.epochs", 0, "must be at least 1", ""),
+    ("training.epochs", 0, "must be greater than or equal to 1", ""),
     ("training.learning_rate", False, "must be a number", ""),
     ("training.learning_rate", "fast", "must be a number", ""),
-    ("training.learning_rate", 0, "must be above 0", ""),
-    ("training.warmup", 1, "must be below 1", ""),
+    ("training.learning_rate", 0, "must be greater than 0", ""),
+    ("training.warmup", 1, "must be less than 1", ""),
     ("training.deterministic", "maybe", "must be true or false", ""),
     ("training.precision", "int8", "must be 'auto', 'fp32', 'bf16' or 'fp16'", ""),
     ("training.micro_batch_size", "many", "must be a whole number or 'auto'", ""),
     ("training.micro_batch_size", {}, "must be a whole number or 'auto'", ""),
     ("data.text", 3, "must be a list", 'Write ["3"].'),
-    ("data.text", [], "must have 1 or more entries", ""),
+    ("data.text", [], "must have at least 1 item", ""),
     ("data.id", 3, "must be text", "Put it in quotes."),
     ("model.base", None, "must be text", ""),
     ("loss", 3, "must be one of 'auto', 'cross_entropy', 'bce', 'focal', 'asymmetric', "
@@ -359,7 +359,7 @@ WRONG = [
     ("scaling.workers", "all", "must be a whole number or a list", ""),
     ("scaling.use_gpu", 3, "must be true or false or 'auto'", ""),
     ("training", [], None, "For example {epochs: 3}."),
-    ("seed", 2**40, "must be below 4294967296", ""),
+    ("seed", 2**40, "must be less than 4294967296", ""),
 ]  # fmt: skip
 
 

@@ -63,7 +63,7 @@ COUNTERPARTS = (
         "data.labels",
         "Labels come from the data; data.labels.names fixes them and their order.",
     ),
-    Counterpart("problem_type", "task", "multiclass or multilabel."),
+    Counterpart("problem_type", "task", "It is multiclass or multilabel."),
     Counterpart(
         "train_file train_dataset dataset dataset_name data_files task_name",
         "data.train",
@@ -160,12 +160,12 @@ COUNTERPARTS = (
     Counterpart(
         "lr_scheduler_type lr_scheduler_kwargs lr_scheduler scheduler",
         "training.schedule",
-        "linear, cosine or constant.",
+        "It is linear, cosine or constant.",
     ),
     Counterpart(
         "optim optim_args optim_target_modules adafactor optimizers",
         "training.optimizer",
-        "adamw, sgd or adafactor.",
+        "It is adamw, sgd or adafactor.",
     ),
     Counterpart("weight_decay", "training.weight_decay"),
     Counterpart("max_grad_norm", "training.max_grad_norm"),
@@ -173,7 +173,7 @@ COUNTERPARTS = (
         "fp16 bf16 fp16_full_eval bf16_full_eval half_precision_backend tf32 fp16_opt_level"
         " fp16_backend mixed_precision torch_dtype dtype",
         "training.precision",
-        "auto, fp32, bf16 or fp16.",
+        "It is auto, fp32, bf16 or fp16.",
     ),
     Counterpart("full_determinism", "training.deterministic"),
     Counterpart(
@@ -306,7 +306,7 @@ _OF_SCORING = (
         "scaling.workers",
         "scaling.use_gpu selects the device.",
     ),
-    Counterpart("bf16 fp16 torch_dtype dtype", "precision", "auto, fp32, bf16 or fp16."),
+    Counterpart("bf16 fp16 torch_dtype dtype", "precision", "It is auto, fp32, bf16 or fp16."),
 )
 
 
