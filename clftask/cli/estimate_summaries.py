@@ -23,7 +23,7 @@ Rows = Iterable[tuple[str, ...]]
 
 def score_estimate(found: ScoreEstimate, file: IO[str]) -> None:
     """Print the estimate of a scoring job."""
-    console = Console(file=file, highlight=False)
+    console = Console(file=file, highlight=False, emoji=False)
     if not found.rows_left:
         console.print(f"nothing is left to be scored: {escape(found.output)}", soft_wrap=True)
         return
@@ -44,7 +44,7 @@ def score_estimate(found: ScoreEstimate, file: IO[str]) -> None:
 
 def tune_estimate(found: TuneEstimate, file: IO[str]) -> None:
     """Print the estimate of a search."""
-    console = Console(file=file, highlight=False)
+    console = Console(file=file, highlight=False, emoji=False)
     if not found.trials_left and not found.finalists_left:
         console.print("nothing is left to be trained")
         return

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import IO, Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from clftask.components.labels import Task
 from clftask.components.metrics import with_plain
 from clftask.config.results import ScoreResult, TrainResult, TuneResult
 from clftask.messages import counted, printable
+from clftask.report.headline import headline_names, range_text
 
 MAX_LABEL_ROWS = 20
+NARROW, VERY_NARROW = 74, 56  # columns of the terminal
 PLAIN_CAPTION = "plain: uncalibrated, at 0.5 or the most probable class"
+MORE = "all metrics: --all-metrics"
+
+Metrics = Mapping[str, Mapping[str, float]]  # by split and name
 
 
-def tune_summary(result: TuneResult, file: IO[str]) -> None:
-    """Print the winner's settings, its metrics, and the paths of its job and bundle."""
-    console = Console(file=file, highlight=False)
+def console_on(file: IO[str]) -> Console:
+    """Return a console that shows text literally: rich would replace `:smile:` in a label."""
+    return Console(file=file, highlight=False, emoji=False)
+
+
+def tune_summary(result: TuneResult, file: IO[str], all_metrics: bool = False) -> None:
+    """Print the winner's settings, its metrics, and the paths of its job, bundle and report."""
+    console = console_on(file)
     counts = ", ".join(f"{n} {state}" for state, n in result.trials.items())
     console.print(f"trials: {counts}")
     for number, reason in list(result.failures.items())[:MAX_LABEL_ROWS]:
@@ -32,14 +44,15 @@ def tune_summary(result: TuneResult, file: IO[str]) -> None:
     for finalist in result.finalists:
         scores = ", ".join(f"{score:.4f}" for score in finalist[result.metric])
         console.print(f"finalist {finalist['trial']}: {result.metric} with new seeds {scores}")
-    console.print(_metric_table(result.best["metrics"]))
+    _print_metrics(console, result.best["metrics"], {}, result.task, result.metric, all_metrics)
     console.print(f"job: {escaped(result.job)}", soft_wrap=True)
     console.print(f"bundle: {escaped(result.bundle)}", soft_wrap=True)
+    console.print(f"report: {escaped(result.run)}/report.html", soft_wrap=True)
 
 
 def score_summary(result: ScoreResult, file: IO[str]) -> None:
     """Print the totals of a score table: rows, labels, confidence."""
-    console = Console(file=file, highlight=False)
+    console = console_on(file)
     scored = max(result.rows_scored, 1)
     table = Table(show_header=False)
     table.add_row("rows", f"{result.rows_in:,}")
@@ -47,10 +60,12 @@ def score_summary(result: ScoreResult, file: IO[str]) -> None:
     table.add_row("quarantined", f"{result.rows_quarantined:,}")
     table.add_row("truncated", f"{result.rows_truncated / scored:.1%}")
     table.add_row("mean confidence", f"{result.mean_confidence:.3f}")
-    table.add_row("rows/s", f"{result.rows_per_s:,.1f}")
+    if result.shards_skipped < result.shards:
+        table.add_row("rows/s", f"{result.rows_per_s:,.1f}")
     console.print(table)
     console.print(_distribution(result.labels, scored))
-    console.print(f"score table: {escaped(result.output)}", soft_wrap=True)
+    state = " (already complete)" if result.shards_skipped == result.shards else ""
+    console.print(f"score table: {escaped(result.output)}{state}", soft_wrap=True)
 
 
 def _distribution(labels: dict[str, int], rows: int) -> Table:
@@ -58,40 +73,47 @@ def _distribution(labels: dict[str, int], rows: int) -> Table:
     left_out = max(0, len(ordered) - MAX_LABEL_ROWS)
     caption = f"and {counted(left_out, 'more label')}" if left_out else None
     table = Table(title="predicted labels", caption=caption)
-    for name in ("label", "rows", "share"):
-        table.add_column(name, justify="left" if name == "label" else "right")
+    _columns(table, "label", "rows", "share")
     for label, count in ordered[:MAX_LABEL_ROWS]:
         table.add_row(escaped(label), f"{count:,}", f"{count / rows:.1%}")
     return table
 
 
-def train_summary(result: TrainResult, file: IO[str]) -> None:
+def train_summary(result: TrainResult, file: IO[str], all_metrics: bool = False) -> None:
     """Print metrics by split and by label, and the path of the bundle."""
-    console = Console(file=file, highlight=False)
-    console.print(_metric_table(result.metrics, result.intervals))
+    console = console_on(file)
+    of_task = result.task, result.metric, all_metrics
+    _print_metrics(console, result.metrics, result.intervals, *of_task)
     split = "test" if "test" in result.per_label else "validation"
-    console.print(_label_table(result.per_label[split], split))
+    console.print(_label_table(result.per_label[split], split, console.width))
+    if result.shipped is not None:
+        console.print(escaped(result.shipped.line()), soft_wrap=True)
     console.print(f"bundle: {escaped(result.bundle)}", soft_wrap=True)
     console.print(f"report: {escaped(result.bundle)}/report.html", soft_wrap=True)
 
 
-def evaluation_summary(result: dict[str, Any], file: IO[str]) -> None:
+def evaluation_summary(result: dict[str, Any], file: IO[str], all_metrics: bool = False) -> None:
     """Print the metrics of a bundle on one table."""
-    console = Console(file=file, highlight=False)
+    console = console_on(file)
     title = counted(result["rows"], "row")
-    console.print(_metric_table({title: result["metrics"]}, {title: result["intervals"]}))
-    console.print(_label_table(result["per_label"], title))
+    by_split = {title: result["metrics"]}, {title: result["intervals"]}
+    _print_metrics(console, *by_split, result["task"], result["metric"], all_metrics)
+    console.print(_label_table(result["per_label"], title, console.width))
     console.print(f"bundle: {escaped(result['bundle'])}", soft_wrap=True)
 
 
-def compare_summary(result: dict[str, Any], file: IO[str]) -> None:
+def compare_summary(result: dict[str, Any], file: IO[str], all_metrics: bool = False) -> None:
     """Print the differences between two bundles: metrics, labels, examples, gates."""
-    console = Console(file=file, highlight=False)
+    console = console_on(file)
     title = f"B − A on {counted(result['rows'], 'row')}"
-    table = Table(title=title, caption="95 %: paired bootstrap")
+    own, gates = result["metric"], {gate["metric"] for gate in result["gates"]}
+    short = {*headline_names(result["task"], own, result["metrics"]), *gates}
+    more = "" if all_metrics else f"; {MORE}"
+    table = Table(title=title, caption=f"95 %: paired bootstrap{more}")
     _columns(table, "metric", "A", "B", "B − A", "95 %")
     for name, row in result["metrics"].items():
-        table.add_row(name, f"{row['a']:.4f}", f"{row['b']:.4f}", *_change(row))
+        if all_metrics or name in short:
+            table.add_row(name, f"{row['a']:.4f}", f"{row['b']:.4f}", *_change(row))
     console.print(table)
     changed = [row for row in result["per_label"] if row["difference"] or row["changed"]]
     labels = Table(
@@ -119,7 +141,7 @@ def _print_gates(result: dict[str, Any], console: Console) -> None:
 
 def compare_tables_summary(result: dict[str, Any], file: IO[str]) -> None:
     """Print the differences between two score tables: labels, drift, examples, gates."""
-    console = Console(file=file, highlight=False)
+    console = console_on(file)
     changed = [row for row in result["per_label"] if row["difference"] or row["gained"]]
     count = f"{len(changed)} of {len(result['per_label'])} labels changed"
     labels = Table(title="share of rows by predicted label", caption=count)
@@ -142,13 +164,14 @@ def compare_tables_summary(result: dict[str, Any], file: IO[str]) -> None:
 
 
 def _columns(table: Table, first: str, *others: str) -> None:
-    table.add_column(first)
+    """Add a column of names, and columns of numbers, which are never cut or folded."""
+    table.add_column(first, overflow="fold")
     for name in others:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
 
 
 def _change(row: dict[str, Any]) -> tuple[str, str]:
-    spread = f"{row['low']:+.4f} … {row['high']:+.4f}" if "low" in row else ""
+    spread = f"{row['low']:+.3f} … {row['high']:+.3f}" if "low" in row else ""
     return f"{row['difference']:+.4f}", spread
 
 
@@ -158,44 +181,73 @@ def _example_line(example: dict[str, Any]) -> str:
     return f"{text} … ({'; '.join(sides)})"
 
 
-def _metric_table(metrics: dict[str, dict[str, float]], intervals: Any = None) -> Table:
-    """Return metrics by split, with the decision and, if they differ, the plain ones.
+def _print_metrics(
+    console: Console, metrics: Metrics, intervals: Any, task: Task, own: str, all_metrics: bool
+) -> None:
+    """Print the headline metrics of all splits, or all metrics, split by split.
+
+    Args:
+        console: The console.
+        metrics: By split and name.
+        intervals: 95 % intervals by split and name.
+        task: multiclass or multilabel.
+        own: The job's metric.
+        all_metrics: Whether to print all metrics.
+    """
+    names = headline_names(task, own, (name for found in metrics.values() for name in found))
+    shown_names = () if all_metrics else names
+    intervals = {} if console.width < VERY_NARROW else intervals
+    splits = [list(metrics)]
+    if all_metrics or (console.width < NARROW and intervals):
+        splits = [[split] for split in metrics]
+    tables = [
+        _metric_table({s: metrics[s] for s in some}, intervals, shown_names) for some in splits
+    ]
+    if not all_metrics:
+        tables[-1].caption = MORE
+    for table in tables:
+        console.print(table)
+
+
+def _metric_table(metrics: Metrics, intervals: Any = None, names: Iterable[str] = ()) -> Table:
+    """Return metrics by split, with their intervals; without names also the plain ones.
 
     Args:
         metrics: By split and name.
         intervals: 95 % intervals by split and name.
+        names: The metrics to show; all if empty.
     """
-    splits = {split: with_plain(figures) for split, figures in metrics.items()}
+    splits = {split: with_plain(dict(figures)) for split, figures in metrics.items()}
+    intervals, chosen = intervals or {}, list(names)
     is_plain = all(plain is None for found in splits.values() for _, plain in found.values())
-    table = Table(title="metrics", caption=None if is_plain else PLAIN_CAPTION)
-    table.add_column("metric")
+    heads = {split: [*(["95 %"] if intervals.get(split) else [])] for split in splits}
+    table = Table(title="metrics", caption=None if is_plain or chosen else PLAIN_CAPTION)
+    has_plain = not (is_plain or chosen)
     for split in splits:
-        table.add_column(escaped(split), justify="right")
-        if not is_plain:
-            table.add_column("plain", justify="right", style="dim")
-    for name in dict.fromkeys(name for found in splits.values() for name in found):
+        heads[split] += ["plain"] if has_plain else []
+    _columns(table, "metric", *(h for split in splits for h in (escaped(split), *heads[split])))
+    for name in chosen or dict.fromkeys(name for found in splits.values() for name in found):
         cells: list[str] = []
         for split, found in splits.items():
             value, plain = found.get(name, (None, None))
-            spread = (intervals or {}).get(split, {}).get(name)
-            beside = f"  {spread[0]:.3f} … {spread[1]:.3f}" if spread else ""
-            cells.append(shown(value) + beside)
-            cells += [] if is_plain else [shown(plain)]
+            spread = intervals.get(split, {}).get(name)
+            beside = {"95 %": range_text(*spread) if spread else "", "plain": shown(plain)}
+            cells += [shown(value), *(beside[head] for head in heads[split])]
         table.add_row(escaped(name), *cells)
     return table
 
 
-def _label_table(rows: list[dict[str, Any]], split: str) -> Table:
+def _label_table(rows: list[dict[str, Any]], split: str, width: int) -> Table:
     ordered = sorted(rows, key=lambda row: -row["support"])
     left_out = max(0, len(ordered) - MAX_LABEL_ROWS)
     caption = f"and {counted(left_out, 'more label')} in metrics.json" if left_out else None
     table = Table(title=f"labels ({split})", caption=caption)
-    columns = [n for n in ("precision", "recall", "f1", "threshold") if not rows or n in rows[0]]
-    for name in ("label", *columns, "rows"):
-        table.add_column(name, justify="left" if name == "label" else "right")
+    wanted = ("f1",) if width < VERY_NARROW else ("precision", "recall", "f1", "threshold")
+    columns = [n for n in wanted if not rows or n in rows[0]]
+    _columns(table, "label", *columns, "rows")
     for row in ordered[:MAX_LABEL_ROWS]:
         figures = [f"{row[k]:.3f}" for k in columns]
-        table.add_row(escaped(row["label"]), *figures, str(row["support"]))
+        table.add_row(escaped(row["label"]), *figures, f"{row['support']:,}")
     return table
 
 
@@ -205,7 +257,7 @@ def inspect_summary(found: dict[str, Any], file: IO[str]) -> None:
     for name, value in found.items():
         if name != "metrics":
             table.add_row(name, escaped(_in_words(value)))
-    console = Console(file=file, highlight=False)
+    console = console_on(file)
     console.print(table)
     if "metrics" in found:
         console.print(_metric_table(found["metrics"]))

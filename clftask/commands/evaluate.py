@@ -9,8 +9,9 @@ from typing import Any
 
 from clftask.components.decision.calibration import Calibration
 from clftask.components.decision.decision import Decision
-from clftask.components.labels import multi_hot
+from clftask.components.labels import LabelSpace, multi_hot
 from clftask.config.train import TrainJob
+from clftask.data import training_rows
 from clftask.data.prepare import beginnings, read_labelled
 from clftask.data.summary import DataReport
 from clftask.data.tokenization import full_lengths
@@ -38,32 +39,38 @@ class LabelledBundle:
         meta: The bundle's description.
         folder: Its local folder.
         rows: Uncalibrated logits, and targets.
-        warnings: Warnings about skipped rows.
+        texts: The texts of the rows.
+        known: Numbers of rows that the bundle was trained on, by split.
+        warnings: Warnings about skipped rows and about rows of the training data.
     """
 
     meta: BundleMeta
     folder: str
     rows: Labelled
+    texts: Any
+    known: dict[str, int]
     warnings: list[str]
 
 
-def evaluate_bundle(path: str, table: str, say: Say) -> dict[str, Any]:
+def evaluate_bundle(path: str, table: str, say: Say, split: str | None = None) -> dict[str, Any]:
     """Evaluate a bundle, with its own decision, on a labelled table.
 
     Args:
         path: The bundle.
         table: Rows with the text and label columns of the training job.
         say: Prints a line for the user.
+        split: The split of a dataset that has several; None: test, or else the first one.
 
     Returns:
-        bundle, table, rows, warnings, metrics, intervals, per_label, by_length, and
-        confusion_matrix for multiclass.
+        bundle, table, task, metric (the training job's), rows, trained_on (numbers of rows that
+        the bundle was trained on, by split), warnings, metrics, intervals, per_label, by_length,
+        and confusion_matrix for multiclass.
 
     Raises:
         DataError: There is no bundle, or the table does not match it.
     """
     with temporary_folder() as scratch:
-        found = _labelled_bundle(path, table, scratch, say)
+        found = _labelled_bundle(path, table, scratch, say, split)
     decision, rows = found.meta.decision, found.rows
     again = {"calibration": decision.calibration.model_copy(update={"is_folded": False})}
     outcome = decision.model_copy(update=again).apply(rows.logits, found.meta.task)
@@ -73,7 +80,12 @@ def evaluate_bundle(path: str, table: str, say: Say) -> dict[str, Any]:
 
 
 def decide_bundle(
-    path: str, table: str, overrides: list[str], output: str | None, say: Say
+    path: str,
+    table: str,
+    overrides: list[str],
+    output: str | None,
+    say: Say,
+    split: str | None = None,
 ) -> dict[str, Any]:
     """Fit a bundle's decision on a labelled table, without training.
 
@@ -83,6 +95,7 @@ def decide_bundle(
         overrides: Fields of the training job's decision: `decision.threshold=per_label`.
         output: The path of the new bundle; None replaces the old one.
         say: Prints a line for the user.
+        split: The split of a dataset that has several; None: test, or else the first one.
 
     Returns:
         The same as `evaluate_bundle`, cross-fitted: the decision is fitted on the other folds.
@@ -95,7 +108,7 @@ def decide_bundle(
     job = _with_decision(meta, overrides)
     place = _place(path, output)
     with temporary_folder() as scratch:
-        found = _labelled_bundle(path, table, scratch, say)
+        found = _labelled_bundle(path, table, scratch, say, split)
         if len(found.rows.logits) < FEW_ROWS:
             rows = counted(len(found.rows.logits), "row")
             say(f"warning: the decision is fitted on only {rows} and may overfit")
@@ -106,7 +119,14 @@ def decide_bundle(
 
 
 def _of_table(table: str, found: LabelledBundle) -> dict[str, Any]:
-    return {"table": table, "rows": len(found.rows.logits), "warnings": found.warnings}
+    return {
+        "table": table,
+        "task": found.meta.task,
+        "metric": found.meta.job["training"]["metric"],
+        "rows": len(found.rows.logits),
+        "trained_on": found.known,
+        "warnings": found.warnings,
+    }
 
 
 def _place(path: str, output: str | None) -> str:
@@ -147,23 +167,42 @@ def score_rows(path: str, rows: Any, say: Say) -> tuple[BundleMeta, Any]:
     """
     with temporary_folder() as scratch:
         folder, meta = bundle.fetch(path, scratch)
+        known = training_rows.count_known(Path(folder), rows)
+        if known:
+            say(f"{path}: {training_rows.warning(known, rows.num_rows)}")
         logits = _logits(folder, meta, rows, say)
     return meta, meta.decision.probabilities(logits, meta.task)
 
 
-def _labelled_bundle(path: str, table: str, scratch: str, say: Say) -> LabelledBundle:
+def _labelled_bundle(
+    path: str, table: str, scratch: str, say: Say, split: str | None
+) -> LabelledBundle:
     folder, meta = bundle.fetch(path, scratch)
-    report = DataReport()
-    rows = read_labelled(TrainJob.load(meta.job), meta.space, table, report)
-    for line in report.warnings():
-        say(line)
+    rows, warnings = read_table(TrainJob.load(meta.job), meta.space, table, say, split)
+    known = training_rows.count_known(Path(folder), rows)
+    if known:
+        warnings.append(training_rows.warning(known, rows.num_rows))
+        say(warnings[-1])
     scorer, tokens = _tokenised(folder, meta, rows, say)
     raw = meta.decision.calibration.raw(scorer.logits(tokens))
     targets = multi_hot(rows["labels"].combine_chunks(), len(meta.label_names))
     num_tokens = full_lengths(*_texts(rows), tokens, scorer.tokenizer)
     shown = rows.set_column(rows.column_names.index("text"), "text", beginnings(rows))
     found = labelled(shown.append_column("num_tokens", num_tokens), raw, targets)
-    return LabelledBundle(meta, folder, found, report.warnings())
+    return LabelledBundle(meta, folder, found, rows, known, warnings)
+
+
+def read_table(
+    job: TrainJob, space: LabelSpace, table: str, say: Say, split: str | None
+) -> tuple[Any, list[str]]:
+    """Return the rows of a labelled table and the warnings; see `read_labelled`."""
+    report = DataReport()
+    rows = read_labelled(job, space, table, report, split)
+    if report.split_read:
+        say(f"reading split {report.split_read}")
+    for line in report.warnings():
+        say(line)
+    return rows, report.warnings()
 
 
 def _logits(folder: str, meta: BundleMeta, rows: Any, say: Say) -> Any:
@@ -205,6 +244,7 @@ def _rewrite(
     outcome = _of_training(found.folder) | refitted.figures
     with temporary_folder() as folder:
         report = page_of(meta, refitted, outcome, records, say)
+        training_rows.add_decided(Path(found.folder), Path(folder), found.texts)
         bundle.write(Path(folder), model, tokenizer, meta, outcome, report)
         bundle.publish(Path(folder), place)
 

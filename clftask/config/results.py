@@ -7,7 +7,41 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
+from clftask.components.labels import Task
+from clftask.messages import counted
+from clftask.spec import Spec
+
 Metrics = dict[str, dict[str, float]]  # by split and name
+
+
+class Shipped(Spec):
+    """Which epoch's weights a bundle has, and whether early stopping ended training.
+
+    Attributes:
+        epoch: The epoch of the weights.
+        epochs: Trained epochs.
+        metric: The metric that selected the epoch.
+        patience: The number of epochs without gain that ended training; None if it ran to its
+            end.
+    """
+
+    epoch: float
+    epochs: float
+    metric: str
+    patience: int | None = None
+
+    @classmethod
+    def of(cls, outcome: Mapping[str, Any]) -> Shipped | None:
+        """Return the entry of a `metrics.json`; version 0.1.0 wrote none."""
+        found = outcome.get("shipped")
+        return None if found is None else cls.load(found)
+
+    def line(self) -> str:
+        """Return it in words."""
+        if self.patience is None:
+            return f"epoch {self.epoch:g} of {self.epochs:g} ships: best {self.metric}"
+        gain = f"no gain in {self.metric} for {counted(self.patience, 'epoch')}"
+        return f"stopped after epoch {self.epochs:g}: {gain}; epoch {self.epoch:g} ships"
 
 
 @dataclass(frozen=True)
@@ -36,6 +70,8 @@ class TrainResult(Result):
         run: The run's folder.
         bundle: The bundle's folder.
         metrics: Metrics by split and name.
+        task: multiclass or multilabel.
+        metric: The job's metric.
         epochs: Trained epochs.
         seconds: Duration of this invocation.
         samples_per_s: Training throughput of all workers.
@@ -43,6 +79,7 @@ class TrainResult(Result):
         steps: Optimiser steps.
         per_label: Precision, recall, F1, threshold and support of each label, by split.
         intervals: 95 % bootstrap intervals of metrics, by split and name.
+        shipped: The epoch of the bundle's weights, and how training ended; None if unknown.
     """
 
     NOT_PRINTED = frozenset({"steps", "per_label", "intervals"})
@@ -50,6 +87,8 @@ class TrainResult(Result):
     run: str
     bundle: str
     metrics: Metrics
+    task: Task
+    metric: str
     epochs: float
     seconds: float
     samples_per_s: float
@@ -57,6 +96,7 @@ class TrainResult(Result):
     steps: int
     per_label: dict[str, list[dict[str, Any]]]
     intervals: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
+    shipped: Shipped | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +112,7 @@ class TuneResult(Result):
         failures: Failure reasons by trial number.
         finalists: Each finalist's trial and its scores with new seeds, under the metric's name.
         metric: The metric that was optimised.
+        task: multiclass or multilabel.
         seconds: Duration of this invocation.
     """
 
@@ -83,6 +124,7 @@ class TuneResult(Result):
     failures: dict[str, str]
     finalists: list[dict[str, Any]]
     metric: str
+    task: Task
     seconds: float
 
 

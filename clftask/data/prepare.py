@@ -12,8 +12,9 @@ import pyarrow.compute as pc
 from clftask.components.labels import LabelSpace, multi_hot
 from clftask.components.splits import SPLITS, GroupedSplit, RandomSplit, Rows
 from clftask.config.train import DataSpec, ModelSpec, TrainJob
-from clftask.data import tokenization
+from clftask.data import tokenization, training_rows
 from clftask.data.readers.base import FILE, ROW, Source
+from clftask.data.readers.hf_datasets import HUB, Saved
 from clftask.data.readers.registry import open_source
 from clftask.data.summary import DataReport, describe_tokens
 from clftask.errors import DataError, Problem
@@ -31,7 +32,7 @@ class Prepared:
         tables: For each split: text, text_pair (optional), labels (list of codes).
         space: The label space, from the train split only.
         report: Counts and warnings for the user.
-        rows: file, row, id and split of every used row.
+        rows: file, row, id, text_hash and split of every used row.
         fingerprint: Hash of texts, labels and split of all rows.
     """
 
@@ -213,12 +214,13 @@ def _keep_known(
 
 
 def _row_origins(tables: dict[str, pa.Table]) -> pa.Table:
-    """Return file, row, id and split of every row."""
+    """Return file, row, id, text_hash and split of every row."""
     parts = []
     for split, table in tables.items():
         part = pa.table(
             {"file": table[FILE].cast(pa.string()), "row": table[ROW], "id": table["id"]}
         )
+        part = part.append_column(training_rows.HASH, training_rows.text_hashes(table))
         parts.append(part.append_column("split", pa.array([split] * table.num_rows, pa.string())))
     return pa.concat_tables(parts)
 
@@ -250,29 +252,32 @@ def _bytes_of(array: pa.Array) -> bytes:
     return found
 
 
-def read_labelled(job: TrainJob, space: LabelSpace, path: str, report: DataReport) -> pa.Table:
+def read_labelled(
+    job: TrainJob, space: LabelSpace, path: str, report: DataReport, split: str | None = None
+) -> pa.Table:
     """Read a labelled table as one set of rows, with an existing label space.
 
     Args:
         job: Names the text and label columns.
         space: The label space.
-        path: The table; for a dataset with several splits, test or else the first split.
-        report: Receives the counts of dropped rows.
+        path: The table.
+        report: Receives the counts of dropped rows, and the split that was read.
+        split: The split of a dataset that has several; None: test, or else the first one.
 
     Returns:
         The usable rows: text, text_pair (optional), labels (list<int32> codes), and group if
         the job's split has groups and the table has that column.
 
     Raises:
-        DataError: The table does not match the job, or contains no usable rows.
+        DataError: The table does not match the job, has no such split, or contains no usable
+            rows.
     """
-    path = filesystems.absolute(path)
-    available = open_source(path, "table")
-    source = available.get("test") or next(iter(available.values()))
+    path = path if path.startswith(HUB) else filesystems.absolute(path)
+    source = _chosen(path, split, report)
     group = job.data.split.groups
-    split = GroupedSplit(group=group) if group in source.names() else RandomSplit()
+    own_split = GroupedSplit(group=group) if group in source.names() else RandomSplit()
     labels = job.data.labels.model_copy(update={"missing": "drop"})  # the report counts them
-    known = {"split": split, "validation": None, "test": None, "id": None, "labels": labels}
+    known = {"split": own_split, "validation": None, "test": None, "id": None, "labels": labels}
     data = job.data.model_copy(update=known)
     try:
         table = _grouped(job, _usable(data, _read(data, source, "train"), report))
@@ -284,6 +289,26 @@ def read_labelled(job: TrainJob, space: LabelSpace, path: str, report: DataRepor
         remedy = _no_rows_remedy(space, report)
         raise DataError(Problem("table", path, "contains no usable rows", remedy))
     return table
+
+
+def _chosen(path: str, wanted: str | None, report: DataReport) -> Source:
+    """Return the source of a table, or that of one split of a dataset."""
+    available = open_source(path, "table")
+    first = next(iter(available.values()))
+    if not isinstance(first, Saved) or first.files == [path]:
+        if wanted is not None:
+            raise DataError(Problem("--split", wanted, f"{path} has no splits", "Remove it."))
+        return first
+    # The reader names validation `validation`; the dataset may name it `dev`.
+    named = {source.files[0].rpartition("/")[2]: source for source in available.values()}
+    name = wanted or ("test" if "test" in named else next(iter(named)))
+    if name not in named:
+        allowed = f"must be a split of {path}: {', '.join(named)}"
+        raise DataError(Problem("--split", wanted, allowed))
+    others = [other for other in named if other != name]
+    choice = f"; --split selects another: {', '.join(others)}" if others else ""
+    report.split_read = f"{name} of {path}{choice}"
+    return named[name]
 
 
 def _no_rows_remedy(space: LabelSpace, report: DataReport) -> str:

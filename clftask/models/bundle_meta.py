@@ -10,6 +10,7 @@ from clftask.components.decision.decision import Decision
 from clftask.components.labels import LabelSpace, Task
 from clftask.components.text import TextRecipe
 from clftask.components.truncation import KeepHead, LongText
+from clftask.config.results import Shipped
 from clftask.spec import PlainData, Spec
 
 SCHEMA_VERSION = 1
@@ -26,6 +27,7 @@ class BundleMeta(Spec):
         job: The resolved training job.
         data: Fingerprint and report of the data.
         metrics: Headline metrics by split.
+        shipped: The epoch of the weights, and how training ended; None if unknown.
         files: SHA-256 of the weight, configuration and tokenizer files.
         fingerprint: Covers files, labels, text and decision.
     """
@@ -41,6 +43,7 @@ class BundleMeta(Spec):
     data: PlainData
     versions: dict[str, str]
     metrics: dict[str, dict[str, float]]
+    shipped: Shipped | None = None
     files: dict[Annotated[str, Field(pattern=r"^[^/]+$")], str] = {}
     fingerprint: str = ""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,8 +99,10 @@ class Scorer:
         """Return labels and probabilities of texts.
 
         Args:
-            texts: Strings (a list, a Series), (text, second text) tuples for a pair task, or a
-                table (DataFrame, Arrow) with the columns that the bundle was trained on.
+            texts: One text; a list, an array or a Series of texts; or a table with the columns
+                that the bundle was trained on: a DataFrame (pandas, Polars), an Arrow table, a
+                `datasets.Dataset`, a dict of columns, or a list of dicts. A pair bundle takes
+                (text, second text) tuples, or a table.
 
         Raises:
             DataError: A text is missing or not a string; names the row or the column.
@@ -259,38 +262,123 @@ def _use_fp32(layer: torch.nn.Module) -> None:
     layer.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
 
 
+_TEXTS = (
+    "must be one text, a list or Series of texts, a list of dicts, a dict of columns, a DataFrame "
+    "(pandas, Polars), an Arrow table or a datasets.Dataset"
+)
+_PAIRS = (
+    "must be (text, second text) tuples, a list of dicts, a dict of columns, a DataFrame (pandas, "
+    "Polars), an Arrow table or a datasets.Dataset"
+)
+
+
 def _as_columns(texts: Any, meta: BundleMeta) -> tuple[Any, Any | None]:
     """Return texts (and second texts) as Arrow strings, null where blank.
 
     Raises:
         DataError: The texts are not strings or pairs of strings, or a column is missing.
     """
-    import pandas as pd
-
     recipe = meta.text
-    if isinstance(texts, pd.DataFrame):
-        known = [name for name in recipe.columns if name in texts.columns]
-        texts = pa.table({name: _strings(texts[name], f"column {name}") for name in known})
-    if isinstance(texts, pa.Table):
-        missing = [name for name in recipe.columns if name not in texts.column_names]
-        if missing:
-            allowed = "must be a column of the table"
-            raise DataError(*(Problem("texts", name, allowed) for name in missing))
-        return recipe.apply(texts)
-    rows = [texts] if isinstance(texts, str) else list(texts)
-    if recipe.text_pair is None:
-        return TextRecipe(text=("text",)).apply(pa.table({"text": _strings(rows, "texts")}))
+    names = _column_names(texts)
+    if names is None:
+        rows = _rows(texts, recipe)
+        if not rows or not isinstance(rows[0], Mapping):
+            return _pairs(rows) if recipe.text_pair else _singles(rows)
+        texts, names = _of_dicts(rows, recipe)
+    missing = [name for name in recipe.columns if name not in names]
+    if missing:
+        allowed = f"must be a column: found {', '.join(map(str, names)) or 'none'}"
+        raise DataError(*(Problem("texts", name, allowed) for name in missing))
+    columns = {name: _strings(texts[name], f"column {name}") for name in recipe.columns}
+    if len({len(column) for column in columns.values()}) > 1:
+        lengths = ", ".join(f"{name} {len(column)}" for name, column in columns.items())
+        raise DataError(Problem("texts", lengths, "must be columns of the same length"))
+    return recipe.apply(pa.table(columns))
+
+
+def _column_names(texts: Any) -> list[Any] | None:
+    """Return the names of a table's columns, None if it is not a table."""
+    if isinstance(texts, pa.RecordBatch):
+        return list(texts.schema.names)
+    if isinstance(texts, Mapping):  # a dict of columns, but also a DatasetDict
+        if any(hasattr(part, "column_names") for part in texts.values()):
+            remedy = "Choose one of its splits."
+            raise DataError(Problem("texts", [*texts], "must not have several splits", remedy))
+        return list(texts)
+    for attribute in ("column_names", "columns"):  # of Arrow and datasets; of pandas and Polars
+        names = getattr(texts, attribute, None)
+        if names is not None and hasattr(texts, "__getitem__"):
+            return list(names)
+    return None
+
+
+def _rows(texts: Any, recipe: TextRecipe) -> list[Any]:
+    """Return rows: texts, pairs or dicts; a single text or pair is one row."""
+    if isinstance(texts, str):
+        return [texts]
+    is_pair = isinstance(texts, tuple) and len(texts) == 2 and isinstance(texts[0], str)
+    if is_pair and recipe.text_pair:
+        return [texts]
+    is_ordered = isinstance(texts, Iterable) and not isinstance(texts, bytes | set | frozenset)
+    try:
+        if is_ordered:
+            return pa.array(texts).to_pylist() if _is_arrow(texts) else list(texts)
+    except TypeError:  # such as an array without dimensions
+        pass
+    found = type(texts).__name__
+    raise DataError(Problem("texts", found, _PAIRS if recipe.text_pair else _TEXTS))
+
+
+def _is_arrow(values: Any) -> bool:
+    return isinstance(values, pa.Array | pa.ChunkedArray)
+
+
+def _of_dicts(rows: list[Any], recipe: TextRecipe) -> tuple[dict[str, list[Any]], list[str]]:
+    """Return the columns of dicts, null where a dict lacks a key, and their names."""
     for i, row in enumerate(rows):
-        if not isinstance(row, tuple | list) or len(row) != 2:
-            raise DataError(Problem(f"texts, row {i}", None, "must be (text, second text)"))
+        if not isinstance(row, Mapping):
+            found = type(row).__name__
+            raise DataError(Problem(f"texts, row {i}", found, "must be a dict like the first row"))
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return {name: [row.get(name) for row in rows] for name in recipe.columns}, names
+
+
+def _singles(rows: list[Any]) -> tuple[Any, None]:
+    for i, row in enumerate(rows):
+        if isinstance(row, tuple | list | Mapping | bytes):
+            found, allowed = type(row).__name__, "must be a string: the bundle reads single texts"
+            raise DataError(Problem(f"texts, row {i}", found, allowed))
+    text, _ = TextRecipe(text=("text",)).apply(pa.table({"text": _strings(rows, "texts")}))
+    return text, None
+
+
+def _pairs(rows: list[Any]) -> tuple[Any, Any]:
+    for i, row in enumerate(rows):
+        if isinstance(row, str | Mapping) or not hasattr(row, "__len__") or len(row) != 2:
+            allowed = "must be (text, second text): the bundle reads pairs"
+            raise DataError(Problem(f"texts, row {i}", type(row).__name__, allowed))
     pairs = {name: _strings([row[i] for row in rows], name) for i, name in enumerate("ab")}
-    return TextRecipe(text=("a",), text_pair="b").apply(pa.table(pairs))
+    text, second = TextRecipe(text=("a",), text_pair="b").apply(pa.table(pairs))
+    return text, second
 
 
 def _strings(values: Any, name: str) -> pa.Array:
+    """Return values as Arrow strings.
+
+    Raises:
+        DataError: They are not strings; names the first other type.
+    """
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        found = type(values).__name__
+        raise DataError(Problem(name, found, "must be a list or Series of strings"))
+    rows = values.to_pylist() if _is_arrow(values) else list(values)
     try:
-        return pa.array(list(values), pa.large_string(), from_pandas=True)
+        return pa.array(rows, pa.large_string(), from_pandas=True)
     except (pa.ArrowException, TypeError, UnicodeError) as error:
+        for i, value in enumerate(rows):
+            if isinstance(value, int | float | list | dict):
+                found = f"{value!r:.40}"
+                raise DataError(Problem(f"{name}, row {i}", found, "must be a string")) from None
         raise DataError(Problem(name, None, f"must be strings: {error}")) from None
 
 

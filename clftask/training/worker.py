@@ -17,7 +17,9 @@ import torch
 from clftask.components import trackers
 from clftask.components.decision.decision import Decision
 from clftask.components.labels import LabelSpace
+from clftask.config.results import Shipped
 from clftask.config.train import TrainJob
+from clftask.data import training_rows
 from clftask.errors import ClftaskError
 from clftask.evaluation.evaluate import Evaluated, decide, labelled
 from clftask.io import storage
@@ -34,6 +36,7 @@ from clftask.models.loading import (
 )
 from clftask.models.precision import bf16_pays, resolve_precision
 from clftask.report.bundle_page import page_of
+from clftask.training import run_dir
 from clftask.training.arguments import training_arguments
 from clftask.training.callbacks import (
     Reporter,
@@ -115,9 +118,13 @@ def _fit(work: Work, sink: Sink, rank: int, world: int, device: str, scratch: st
                 log.write()
             raise
     _use_best(trainer, checkpoints)
+    shipped = shipped_epoch(trainer)
+    if rank == 0 and shipped is not None:
+        log.add_line(shipped.line())
     found = evaluate(work, trainer)
     if rank == 0:
         outcome = found.figures | _outcome(trainer, watch, started, work)
+        outcome["shipped"] = shipped.dump() if shipped else None
         publish(work, trainer, found, outcome, Path(scratch, "bundle"), log.records, log.add_line)
         log.add_line("done: " + json.dumps(outcome["metrics"]["validation"]))
         log.write()
@@ -203,6 +210,26 @@ def _is_finished(trainer: ClassifierTrainer, folder: str, patience: int | None) 
     return bool(state.global_step >= state.max_steps or is_out)
 
 
+def shipped_epoch(trainer: ClassifierTrainer) -> Shipped | None:
+    """Return the epoch of the best checkpoint; None if no evaluation has a valid metric."""
+    state, training = trainer.state, trainer.job.training
+    name, stopping = trainer.args.metric_for_best_model, training.early_stopping
+    epochs = {entry["step"]: entry["epoch"] for entry in state.log_history if name in entry}
+    if state.best_global_step not in epochs:
+        return None
+    is_stopped = (
+        stopping is not None
+        and state.global_step < state.max_steps
+        and evaluations_without_gain(trainer.args, state) >= stopping.patience
+    )
+    return Shipped(
+        epoch=round(epochs[state.best_global_step], 2),
+        epochs=round(state.epoch or 0, 2),
+        metric=training.metric,
+        patience=stopping.patience if is_stopped and stopping else None,
+    )
+
+
 def _use_best(trainer: ClassifierTrainer, checkpoints: Checkpoints) -> None:
     """Load the best checkpoint's weights on every worker."""
     state = trainer.state
@@ -277,8 +304,12 @@ def publish(
         data=work.data,
         versions=bundle.versions(),
         metrics=outcome["metrics"],
+        shipped=Shipped.of(outcome),
     )
     folder.mkdir()
+    rows = run_dir.rows(work.run)
+    if rows is not None:
+        training_rows.write(folder, rows)
     report = page_of(meta, found, outcome, records, say)
     bundle.write(folder, model, trainer.processing_class, meta, outcome, report)
     bundle.publish(folder, storage.join(work.run, "bundle"))
