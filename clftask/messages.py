@@ -20,6 +20,11 @@ def are(number: float) -> str:
     return "is" if number == 1 else "are"
 
 
+def range_text(low: float, high: float) -> str:
+    """Return an interval: `0.716–0.917`."""
+    return f"{low:.3f}–{high:.3f}"
+
+
 def printable(text: str) -> str:
     """Return the text with control characters escaped, so that it cannot control a terminal."""
     return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

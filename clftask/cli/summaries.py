@@ -12,8 +12,8 @@ from rich.table import Table
 from clftask.components.labels import Task
 from clftask.components.metrics import with_plain
 from clftask.config.results import ScoreResult, TrainResult, TuneResult
-from clftask.messages import counted, printable
-from clftask.report.headline import headline_names, range_text
+from clftask.messages import counted, printable, range_text
+from clftask.report.headline import headline_names
 
 MAX_LABEL_ROWS = 20
 NARROW, VERY_NARROW = 74, 56  # columns of the terminal

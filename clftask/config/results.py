@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
@@ -44,7 +45,7 @@ class Shipped(Spec):
         return f"stopped after epoch {self.epochs:g}: {gain}; epoch {self.epoch:g} ships"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """Base class of the results; `--json` prints all fields except `NOT_PRINTED`."""
 
@@ -56,13 +57,26 @@ class Result:
         names = {f.name for f in dataclasses.fields(cls)}
         return cls(**{name: value for name, value in found.items() if name in names} | fields)
 
+    def about(self) -> dict[str, str]:
+        """Return what a repr shows: values in words, by name."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        shown = "; ".join(f"{name} {value}" for name, value in self.about().items())
+        return f"<{type(self).__name__}: {shown}>"
+
+    def _repr_html_(self) -> str:
+        pairs = ((html.escape(name), html.escape(value)) for name, value in self.about().items())
+        rows = "".join(f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in pairs)
+        return f"<table>{rows}</table>"
+
     def as_json(self) -> dict[str, Any]:
         """Return the object that `--json` prints."""
         names = [f.name for f in dataclasses.fields(self)]
         return {name: getattr(self, name) for name in names if name not in self.NOT_PRINTED}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TrainResult(Result):
     """A finished training run.
 
@@ -98,8 +112,13 @@ class TrainResult(Result):
     intervals: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
     shipped: Shipped | None = None
 
+    def about(self) -> dict[str, str]:
+        """Return the bundle, and the job's metric by split."""
+        found = {"bundle": self.bundle, **_scores(self.metrics, self.metric)}
+        return found | ({"training": self.shipped.line()} if self.shipped else {})
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class TuneResult(Result):
     """A finished search.
 
@@ -127,8 +146,16 @@ class TuneResult(Result):
     task: Task
     seconds: float
 
+    def about(self) -> dict[str, str]:
+        """Return the winner, its score by split, and the numbers of trials."""
+        counts = ", ".join(f"{count} {state}" for state, count in self.trials.items())
+        params = ", ".join(f"{name}={value}" for name, value in self.best["params"].items())
+        winner = f"trial {self.best['trial']} ({params})"
+        scores = _scores(self.best["metrics"], self.metric)
+        return {"bundle": self.bundle, "winner": winner, **scores, "trials": counts}
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class ScoreResult(Result):
     """A complete score table; row counts are its totals.
 
@@ -156,3 +183,15 @@ class ScoreResult(Result):
     rows_truncated: int
     mean_confidence: float
     labels: dict[str, int]
+
+    def about(self) -> dict[str, str]:
+        """Return the table and its row counts."""
+        return {
+            "output": self.output,
+            "rows scored": f"{self.rows_scored:,}",
+            "rows quarantined": f"{self.rows_quarantined:,}",
+        }
+
+
+def _scores(metrics: Metrics, name: str) -> dict[str, str]:
+    return {f"{s} {name}": f"{found[name]:.4f}" for s, found in metrics.items() if name in found}

@@ -29,10 +29,11 @@ from clftask.models.precision import bf16_pays, resolve_precision
 # Rows times padded length of one forward pass: enough to use the device fully.
 MAX_TOKENS = {"cuda": 131_072, "cpu": 2_048}
 TOKENISE_ROWS = 1_000
+NUM_SHOWN = 5  # predictions, and label names, in a repr
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Prediction:
     """The predictions for some texts.
 
@@ -50,6 +51,19 @@ class Prediction:
     label_names: tuple[str, ...]
     task: Task
     label_sets: list[list[str]] | None = None
+
+    def __repr__(self) -> str:
+        num_rows = len(self.labels)
+        shown = ", ".join(map(repr, self.labels[:NUM_SHOWN]))
+        more = ", …" if num_rows > NUM_SHOWN else ""
+        about = f"{self.task}, {counted(len(self.label_names), 'label')}"
+        return f"<Prediction of {counted(num_rows, 'text')} ({about}): {shown}{more}>"
+
+    def _repr_html_(self) -> str:
+        return str(self.to_pandas()._repr_html_())
+
+    def __len__(self) -> int:
+        return len(self.labels)
 
     def to_pandas(self) -> Any:
         """Return a DataFrame: the label(s), then a column of probabilities for each label."""
@@ -72,6 +86,7 @@ class Scorer:
         device: The model's device: cpu, cuda, cuda:1 …
         precision: Precision of the weights: fp32, bf16 or fp16; the last layer stays fp32.
         max_tokens: Rows times padded length of one forward pass; None: depends on the device.
+        path: The bundle's path, if it has one.
     """
 
     def __init__(
@@ -82,7 +97,9 @@ class Scorer:
         device: str = "cpu",
         precision: str = "fp32",
         max_tokens: int | None = None,
+        path: str = "",
     ) -> None:
+        self.path = path
         self.tokenizer, self.meta, self.device = tokenizer, meta, torch.device(device)
         self.precision = precision
         self.max_tokens = max_tokens or MAX_TOKENS.get(self.device.type, MAX_TOKENS["cpu"])
@@ -92,6 +109,14 @@ class Scorer:
             weights.data = weights.data.to(DTYPES[precision])
         _use_fp32(output_layer(self.model))
         self._forward: Any = self.model
+
+    def __repr__(self) -> str:
+        names, base = self.meta.label_names, self.meta.job["model"]["base"]
+        more = ", …" if len(names) > NUM_SHOWN else ""
+        labels = f"{counted(len(names), 'label')} ({', '.join(names[:NUM_SHOWN])}{more})"
+        about = f"{self.meta.task}, {labels}, fine-tuned from {base}"
+        where = f" {self.path}" if self.path else ""
+        return f"<Scorer of bundle{where}: {about}; {self.precision} on {self.device}>"
 
     # ------------------------------------------------------------------ texts
 
@@ -234,7 +259,7 @@ def load(path: str, device: str | None = None, precision: str = "auto") -> Score
         folder, meta = bundle.fetch(path, scratch)
         model, tokenizer = bundle.open_model(folder, meta)
     chosen = precision_for(precision, device)
-    return Scorer(model, tokenizer, meta, device, chosen)
+    return Scorer(model, tokenizer, meta, device, chosen, path=path)
 
 
 def default_device() -> str:
@@ -287,8 +312,9 @@ def _as_columns(texts: Any, meta: BundleMeta) -> tuple[Any, Any | None]:
         texts, names = _of_dicts(rows, recipe)
     missing = [name for name in recipe.columns if name not in names]
     if missing:
-        allowed = f"must be a column: found {', '.join(map(str, names)) or 'none'}"
-        raise DataError(*(Problem("texts", name, allowed) for name in missing))
+        allowed = "must be a column of the table"
+        remedy = f"Its columns: {', '.join(map(str, names[:40])) or 'none'}."
+        raise DataError(*(Problem("texts", name, allowed, remedy) for name in missing))
     columns = {name: _strings(texts[name], f"column {name}") for name in recipe.columns}
     if len({len(column) for column in columns.values()}) > 1:
         lengths = ", ".join(f"{name} {len(column)}" for name, column in columns.items())
@@ -322,15 +348,11 @@ def _rows(texts: Any, recipe: TextRecipe) -> list[Any]:
     is_ordered = isinstance(texts, Iterable) and not isinstance(texts, bytes | set | frozenset)
     try:
         if is_ordered:
-            return pa.array(texts).to_pylist() if _is_arrow(texts) else list(texts)
+            return texts.to_pylist() if hasattr(texts, "to_pylist") else list(texts)
     except TypeError:  # such as an array without dimensions
         pass
     found = type(texts).__name__
     raise DataError(Problem("texts", found, _PAIRS if recipe.text_pair else _TEXTS))
-
-
-def _is_arrow(values: Any) -> bool:
-    return isinstance(values, pa.Array | pa.ChunkedArray)
 
 
 def _of_dicts(rows: list[Any], recipe: TextRecipe) -> tuple[dict[str, list[Any]], list[str]]:
@@ -344,10 +366,6 @@ def _of_dicts(rows: list[Any], recipe: TextRecipe) -> tuple[dict[str, list[Any]]
 
 
 def _singles(rows: list[Any]) -> tuple[Any, None]:
-    for i, row in enumerate(rows):
-        if isinstance(row, tuple | list | Mapping | bytes):
-            found, allowed = type(row).__name__, "must be a string: the bundle reads single texts"
-            raise DataError(Problem(f"texts, row {i}", found, allowed))
     text, _ = TextRecipe(text=("text",)).apply(pa.table({"text": _strings(rows, "texts")}))
     return text, None
 
@@ -362,24 +380,34 @@ def _pairs(rows: list[Any]) -> tuple[Any, Any]:
     return text, second
 
 
-def _strings(values: Any, name: str) -> pa.Array:
-    """Return values as Arrow strings.
+def _strings(values: Any, name: str) -> Any:
+    """Return values as Arrow strings; Arrow values of other types unchanged.
 
     Raises:
-        DataError: They are not strings; names the first other type.
+        DataError: They are not strings; names the first row that is not.
     """
-    if isinstance(values, str) or not isinstance(values, Iterable):
+    if isinstance(values, pa.Array | pa.ChunkedArray):
+        kind = getattr(values.type, "value_type", values.type)  # of a dictionary
+        is_text = pa.types.is_string(kind) or pa.types.is_string_view(kind)
+        return values.cast(pa.large_string()) if is_text else values
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
         found = type(values).__name__
-        raise DataError(Problem(name, found, "must be a list or Series of strings"))
-    rows = values.to_pylist() if _is_arrow(values) else list(values)
+        raise DataError(Problem(name, found, "must be strings: a list, an array or a Series"))
+    rows = list(values)
     try:
         return pa.array(rows, pa.large_string(), from_pandas=True)
     except (pa.ArrowException, TypeError, UnicodeError) as error:
-        for i, value in enumerate(rows):
-            if isinstance(value, int | float | list | dict):
-                found = f"{value!r:.40}"
-                raise DataError(Problem(f"{name}, row {i}", found, "must be a string")) from None
-        raise DataError(Problem(name, None, f"must be strings: {error}")) from None
+        wrong = (i for i, row in enumerate(rows) if not _is_string(row))
+        reason = next((f"row {i} is {rows[i]!r:.40}" for i in wrong), str(error))
+        raise DataError(Problem(name, None, f"must be strings: {reason}")) from None
+
+
+def _is_string(value: Any) -> bool:
+    """Return whether Arrow reads a value as a string or as missing."""
+    try:
+        return bool(pa.array([value], pa.large_string(), from_pandas=True))
+    except (pa.ArrowException, TypeError, UnicodeError):
+        return False
 
 
 class _Flat:

@@ -26,8 +26,3 @@ def headline_names(task: Task, own: str, available: Iterable[str]) -> list[str]:
     known = set(available)
     names = dict.fromkeys([*_OF_POSITIVE, own, *_HEADLINE[task], *_IF_THERE])
     return [name for name in names if name in known]
-
-
-def range_text(low: float, high: float) -> str:
-    """Return an interval: `0.716–0.917`."""
-    return f"{low:.3f}–{high:.3f}"
