@@ -113,7 +113,7 @@ def compare_summary(result: dict[str, Any], file: IO[str], all_metrics: bool = F
     _columns(table, "metric", "A", "B", "B − A", "95 %")
     for name, row in result["metrics"].items():
         if all_metrics or name in short:
-            table.add_row(name, f"{row['a']:.4f}", f"{row['b']:.4f}", *_change(row))
+            table.add_row(name, shown(row["a"]), shown(row["b"]), *_change(row))
     console.print(table)
     changed = [row for row in result["per_label"] if row["difference"] or row["changed"]]
     labels = Table(
@@ -122,7 +122,7 @@ def compare_summary(result: dict[str, Any], file: IO[str], all_metrics: bool = F
     _columns(labels, "label", "A", "B", "B − A", "95 %", "rows", "predictions changed")
     for row in changed[:MAX_LABEL_ROWS]:
         counts = str(row["rows"]), str(row["changed"])
-        figures = f"{row['f1_a']:.3f}", f"{row['f1_b']:.3f}"
+        figures = _share(row["f1_a"]), _share(row["f1_b"])
         labels.add_row(escaped(row["label"]), *figures, *_change(row), *counts)
     console.print(labels)
     console.print(f"{result['changed']:.1%} of the rows have a different prediction")
@@ -171,8 +171,9 @@ def _columns(table: Table, first: str, *others: str) -> None:
 
 
 def _change(row: dict[str, Any]) -> tuple[str, str]:
-    spread = f"{row['low']:+.3f} … {row['high']:+.3f}" if "low" in row else ""
-    return f"{row['difference']:+.4f}", spread
+    has_spread = row.get("low") is not None
+    spread = f"{row['low']:+.3f} … {row['high']:+.3f}" if has_spread else ""
+    return "" if row["difference"] is None else f"{row['difference']:+.4f}", spread
 
 
 def _example_line(example: dict[str, Any]) -> str:
@@ -246,7 +247,7 @@ def _label_table(rows: list[dict[str, Any]], split: str, width: int) -> Table:
     columns = [n for n in wanted if not rows or n in rows[0]]
     _columns(table, "label", *columns, "rows")
     for row in ordered[:MAX_LABEL_ROWS]:
-        figures = [f"{row[k]:.3f}" for k in columns]
+        figures = [_share(row[k]) for k in columns]
         table.add_row(escaped(row["label"]), *figures, f"{row['support']:,}")
     return table
 
@@ -277,5 +278,10 @@ def escaped(text: str) -> str:
 
 
 def shown(value: float | None) -> str:
-    """Return a figure with four decimals; empty for None."""
-    return "" if value is None else f"{value:.4f}"
+    """Return a figure with four decimals, a count without; empty for None."""
+    return "" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+
+
+def _share(value: float | None) -> str:
+    """Return a figure of a label; a dash if it is undefined."""
+    return "–" if value is None else f"{value:.3f}"

@@ -146,7 +146,7 @@ def _figures(meta: BundleMeta, intervals: dict[str, Any]) -> list[str]:
 
 
 def _shown(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
+    return "" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
 
 
 def _labels(metrics: dict[str, Any]) -> list[str]:
@@ -157,7 +157,7 @@ def _labels(metrics: dict[str, Any]) -> list[str]:
     lines = [f"## Labels ({split})", "", f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for row in rows:
         label = literal(str(row["label"]))
-        figures = " | ".join(f"{row[k]:.3f}" for k in columns)
+        figures = " | ".join("–" if row[k] is None else f"{row[k]:.3f}" for k in columns)
         lines.append(f"| {label} | {figures} | {row['support']} |")
     return [*lines, ""]
 

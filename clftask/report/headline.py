@@ -6,13 +6,14 @@ from collections.abc import Iterable
 
 from clftask.components.labels import Task
 
+MAJORITY = "_majority"  # the same metric of always predicting the most frequent label
 # Only tasks with `labels.positive` have the figures of one class.
 _OF_POSITIVE = ("precision", "recall", "f1")
 _HEADLINE: dict[Task, tuple[str, ...]] = {
-    "multiclass": ("accuracy", "balanced_accuracy", "macro_f1", "mcc", "log_loss", "ece"),
-    "multilabel": ("micro_f1", "macro_f1", "samples_f1", "map", "log_loss", "ece"),
+    "multiclass": ("accuracy", "macro_f1", "log_loss", "ece"),
+    "multilabel": ("micro_f1", "macro_f1", "map", "log_loss", "ece"),
 }
-_IF_THERE = ("coverage", "set_coverage", "set_size")
+_IF_THERE = ("coverage", "set_coverage", "set_size", "labels_absent")
 
 
 def headline_names(task: Task, own: str, available: Iterable[str]) -> list[str]:
@@ -25,4 +26,5 @@ def headline_names(task: Task, own: str, available: Iterable[str]) -> list[str]:
     """
     known = set(available)
     names = dict.fromkeys([*_OF_POSITIVE, own, *_HEADLINE[task], *_IF_THERE])
-    return [name for name in names if name in known]
+    with_baseline = (found for name in names for found in (name, name + MAJORITY))
+    return [name for name in with_baseline if name in known]
