@@ -136,7 +136,9 @@ def _print_gates(result: dict[str, Any], console: Console) -> None:
     for gate in result["gates"]:
         state = "passed" if gate["passed"] else "FAILED"
         wanted = f"{gate['metric']}{gate['sign']}{gate['bound']:g}"
-        console.print(f"gate {wanted}: {gate['difference']:+.4f}, {state}")
+        value = gate["difference"]
+        found = "undefined" if value is None else f"{value:+.4f}"
+        console.print(f"gate {wanted}: {found}, {state}")
 
 
 def compare_tables_summary(result: dict[str, Any], file: IO[str]) -> None:

@@ -291,21 +291,10 @@ def publish(
         records: The records of `metrics.jsonl`, for the report's learning curves.
         say: Receives the error message if the report cannot be rendered.
     """
-    job, model, decision = work.job, trainer.model.to("cpu"), found.decision
+    model, decision = trainer.model.to("cpu"), found.decision
     calibration = decision.calibration.folded(output_layer(model))
-    meta = bundle_meta.BundleMeta(
-        task=job.task,
-        label_names=work.label_names,
-        text=job.data.recipe,
-        max_length=job.model.max_length,
-        truncation=job.model.long_text,
-        decision=decision.model_copy(update={"calibration": calibration}),
-        job=job.dump(),
-        data=work.data,
-        versions=bundle.versions(),
-        metrics=outcome["metrics"],
-        shipped=Shipped.of(outcome),
-    )
+    decision = decision.model_copy(update={"calibration": calibration})
+    meta = _meta(work, decision, outcome)
     folder.mkdir()
     rows = run_dir.rows(work.run)
     if rows is not None:
@@ -313,3 +302,20 @@ def publish(
     report = page_of(meta, found, outcome, records, say)
     bundle.write(folder, model, trainer.processing_class, meta, outcome, report)
     bundle.publish(folder, storage.join(work.run, "bundle"))
+
+
+def _meta(work: Work, decision: Decision, outcome: dict[str, Any]) -> bundle_meta.BundleMeta:
+    job = work.job
+    return bundle_meta.BundleMeta(
+        task=job.task,
+        label_names=work.label_names,
+        text=job.data.recipe,
+        max_length=job.model.max_length,
+        truncation=job.model.long_text,
+        decision=decision,
+        job=job.dump(),
+        data=work.data,
+        versions=bundle.versions(),
+        metrics=outcome["metrics"],
+        shipped=Shipped.of(outcome),
+    )
