@@ -119,11 +119,14 @@ class TrainScreen(_Screen):
     def show(self, record: dict[str, Any]) -> None:
         """Move the bar; print a line for each evaluation."""
         if "eval_loss" in record:
-            found = [f"{n} {record[f'eval_{n}']:.4f}" for n in self.names if f"eval_{n}" in record]
-            self.evaluated = f"{found[-1]} (epoch {record['epoch']:g})"
-            self.say(f"epoch {record['epoch']:g}: validation {GAP.join(found)}")
+            values = {name: record.get(f"eval_{name}") for name in self.names}
+            found = [f"{name} {shown(value) or '–'}" for name, value in values.items()]
+            epoch = f"epoch {record['epoch']:g}:"
+            self.say(f"{epoch} validation {GAP.join(found)}")
+            self.evaluated = f"{epoch} {found[-1]}"
         if "loss" in record:
-            self.of_step = [f"loss {record['loss']:.4f}", f"{record['samples_per_s']:,.4g} rows/s"]
+            loss = f"loss {shown(record['loss']) or '–'}"
+            self.of_step = [loss, f"{record['samples_per_s']:,.4g} rows/s"]
             self._print_step(record)
         loss, *speed = self.of_step or [""]
         figures = [loss, self.evaluated, *speed]

@@ -40,6 +40,7 @@ class LabelledBundle:
         folder: Its local folder.
         rows: Uncalibrated logits, and targets.
         texts: The texts of the rows.
+        split: The split that was read, of a dataset that has several.
         known: Numbers of rows that the bundle was trained on, by split.
         warnings: Warnings about skipped rows and about rows of the training data.
     """
@@ -48,6 +49,7 @@ class LabelledBundle:
     folder: str
     rows: Labelled
     texts: Any
+    split: str | None
     known: dict[str, int]
     warnings: list[str]
 
@@ -62,7 +64,7 @@ def evaluate_bundle(path: str, table: str, say: Say, split: str | None = None) -
         split: The split of a dataset that has several; None: test, or else the first one.
 
     Returns:
-        bundle, table, task, metric (the training job's), rows, trained_on (numbers of rows that
+        bundle, table, split (of a dataset that has several), task, metric (the training job's), rows, trained_on (numbers of rows that
         the bundle was trained on, by split), warnings, metrics, intervals, per_label, by_length,
         and confusion_matrix for multiclass.
 
@@ -121,6 +123,7 @@ def decide_bundle(
 def _of_table(table: str, found: LabelledBundle) -> dict[str, Any]:
     return {
         "table": table,
+        "split": found.split,
         "task": found.meta.task,
         "metric": found.meta.job["training"]["metric"],
         "rows": len(found.rows.logits),
@@ -178,7 +181,8 @@ def _labelled_bundle(
     path: str, table: str, scratch: str, say: Say, split: str | None
 ) -> LabelledBundle:
     folder, meta = bundle.fetch(path, scratch)
-    rows, warnings = read_table(TrainJob.load(meta.job), meta.space, table, say, split)
+    rows, report = read_table(TrainJob.load(meta.job), meta.space, table, say, split)
+    warnings = report.warnings()
     known = training_rows.count_known(Path(folder), rows)
     if known:
         warnings.append(training_rows.warning(known, rows.num_rows))
@@ -189,20 +193,22 @@ def _labelled_bundle(
     num_tokens = full_lengths(*_texts(rows), tokens, scorer.tokenizer)
     shown = rows.set_column(rows.column_names.index("text"), "text", beginnings(rows))
     found = labelled(shown.append_column("num_tokens", num_tokens), raw, targets)
-    return LabelledBundle(meta, folder, found, rows, known, warnings)
+    return LabelledBundle(meta, folder, found, rows, report.split_read, known, warnings)
 
 
 def read_table(
     job: TrainJob, space: LabelSpace, table: str, say: Say, split: str | None
-) -> tuple[Any, list[str]]:
-    """Return the rows of a labelled table and the warnings; see `read_labelled`."""
+) -> tuple[Any, DataReport]:
+    """Return the rows of a labelled table and their report; see `read_labelled`."""
     report = DataReport()
     rows = read_labelled(job, space, table, report, split)
-    if report.split_read:
-        say(f"reading split {report.split_read}")
+    if report.split_read is not None:
+        others = ", ".join(report.other_splits)
+        choice = f"; --split selects another: {others}" if others else ""
+        say(f"reading split {report.split_read} of {table}{choice}")
     for line in report.warnings():
         say(line)
-    return rows, report.warnings()
+    return rows, report
 
 
 def _logits(folder: str, meta: BundleMeta, rows: Any, say: Say) -> Any:

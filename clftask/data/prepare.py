@@ -305,9 +305,7 @@ def _chosen(path: str, wanted: str | None, report: DataReport) -> Source:
     if name not in named:
         allowed = f"must be a split of {path}: {', '.join(named)}"
         raise DataError(Problem("--split", wanted, allowed))
-    others = [other for other in named if other != name]
-    choice = f"; --split selects another: {', '.join(others)}" if others else ""
-    report.split_read = f"{name} of {path}{choice}"
+    report.split_read, report.other_splits = name, [other for other in named if other != name]
     return named[name]
 
 

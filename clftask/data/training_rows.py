@@ -106,7 +106,9 @@ def warning(known: dict[str, int], num_rows: int) -> str:
     """
     parts = ", ".join(f"{count:,} {part}" for part, count in known.items())
     rows = f"{sum(known.values()):,} of {counted(num_rows, 'row')}"
-    return f"warning: the bundle was trained on {rows} ({parts}): metrics may be too high"
+    were = "was" if sum(known.values()) == 1 else "were"
+    used = f"{rows} {were} used to train the bundle ({parts})"
+    return f"warning: {used}; metrics may be too high"
 
 
 def _read(folder: Path) -> pa.Table | None:
