@@ -28,14 +28,16 @@ from clftask.components.search.goal import Goal
 from clftask.messages import counted
 
 LINE_EVERY_S, LINE_EVERY_STEPS = 10.0, 50
-MAX_BAR, MIN_BAR = 40, 4
+OTHER_CELLS = len("/ -:--:--") + 4  # of the progress line, with gaps
 GAP = "  "
 
 
 def _console() -> Console:
     """Return a console on stderr; not a terminal if logs are JSON lines."""
     is_terminal = False if logs.is_json() else None
-    return Console(stderr=True, highlight=False, emoji=False, force_terminal=is_terminal)
+    return Console(
+        stderr=True, highlight=False, markup=False, emoji=False, force_terminal=is_terminal
+    )
 
 
 def _say(console: Console, line: str) -> None:
@@ -49,7 +51,7 @@ class _Figures:
         self.figures = figures
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
-        return Measurement(0, len(GAP.join(self.figures)))
+        return Measurement(0, min(options.max_width, len(GAP.join(self.figures))))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
         fitting = [GAP.join(self.figures[:n]) for n in range(len(self.figures), -1, -1)]
@@ -73,9 +75,11 @@ class _Screen:
 
     def __init__(self) -> None:
         self.console = _console()
-        self.bar = BarColumn(table_column=Column(no_wrap=True))
-        fixed = [TextColumn("{task.description}"), self.bar, MofNCompleteColumn()]
-        columns = [*fixed, TimeRemainingColumn(), _FiguresColumn()]
+        whole = Column(no_wrap=True)  # rich cuts the columns of steps and time by default
+        self.bar = BarColumn(table_column=whole)
+        fixed = [TextColumn("{task.description}", table_column=whole), self.bar]
+        fixed += [MofNCompleteColumn(table_column=whole), TimeRemainingColumn(table_column=whole)]
+        columns = [*fixed, _FiguresColumn()]
         self.progress = Progress(*columns, console=self.console)
         self.task: Any = None
 
@@ -92,7 +96,8 @@ class _Screen:
 
     def move(self, completed: int, total: int, figures: list[str]) -> None:
         """Move the bar; of the figures, the last ones give way on a narrow terminal."""
-        self.bar.bar_width = max(MIN_BAR, min(MAX_BAR, self.console.width // 5))
+        others = len(self.name) + 2 * len(str(total)) + OTHER_CELLS
+        self.bar.bar_width = max(1, min(self.console.width // 5, self.console.width - others))
         if self.task is None:
             self.task = self.progress.add_task(self.name, total=total, figures=[])
             if self.console.is_terminal:

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from typing import IO, Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from clftask.components.labels import Task
@@ -24,8 +23,8 @@ Metrics = Mapping[str, Mapping[str, float]]  # by split and name
 
 
 def console_on(file: IO[str]) -> Console:
-    """Return a console that shows text literally: rich would replace `:smile:` in a label."""
-    return Console(file=file, highlight=False, emoji=False)
+    """Return a console that shows text literally: labels may contain `[red]` or `:smile:`."""
+    return Console(file=file, highlight=False, markup=False, emoji=False)
 
 
 def tune_summary(result: TuneResult, file: IO[str], all_metrics: bool = False) -> None:
@@ -275,8 +274,8 @@ def _in_words(value: Any) -> str:
 
 
 def escaped(text: str) -> str:
-    """Escape rich markup and control characters in untrusted text."""
-    return escape(printable(text))
+    """Escape control characters in untrusted text; `console_on` shows the rest literally."""
+    return printable(text)
 
 
 def shown(value: float | None) -> str:

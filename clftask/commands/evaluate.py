@@ -64,9 +64,10 @@ def evaluate_bundle(path: str, table: str, say: Say, split: str | None = None) -
         split: The split of a dataset that has several; None: test, or else the first one.
 
     Returns:
-        bundle, table, split (of a dataset that has several), task, metric (the training job's), rows, trained_on (numbers of rows that
-        the bundle was trained on, by split), warnings, metrics, intervals, per_label, by_length,
-        and confusion_matrix for multiclass.
+        bundle, table, split (that was read, of a dataset that has several), task, metric (the
+        training job's), rows, trained_on (numbers of rows that the bundle was trained on, by
+        split), warnings, metrics, intervals, per_label, by_length, and confusion_matrix for
+        multiclass.
 
     Raises:
         DataError: There is no bundle, or the table does not match it.

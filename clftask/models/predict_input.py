@@ -36,6 +36,8 @@ def as_columns(texts: Any, recipe: TextRecipe) -> tuple[Any, Any | None]:
         if not rows or not isinstance(rows[0], Mapping):
             return _pairs(rows) if recipe.text_pair else _singles(rows)
         texts, names = _of_dicts(rows, recipe)
+    elif hasattr(texts, "collect"):  # of Polars and Spark
+        raise DataError(Problem("texts", type(texts).__name__, "is lazy", "Collect it first."))
     missing = [name for name in recipe.columns if name not in names]
     if missing:
         allowed = "must be a column of the table"
@@ -49,14 +51,15 @@ def as_columns(texts: Any, recipe: TextRecipe) -> tuple[Any, Any | None]:
 
 
 def _column_names(texts: Any) -> list[Any] | None:
-    """Return the names of a table's columns, None if it is not a table."""
+    """Return the names of a table's columns, None for rows; a dict of strings is one row."""
     if isinstance(texts, pa.RecordBatch):
         return list(texts.schema.names)
     if isinstance(texts, Mapping):  # a dict of columns, but also a DatasetDict
         if any(hasattr(part, "column_names") for part in texts.values()):
             remedy = "Choose one of its splits."
             raise DataError(Problem("texts", [*texts], "must not have several splits", remedy))
-        return list(texts)
+        is_row = texts and all(isinstance(value, str) for value in texts.values())
+        return None if is_row else list(texts)
     for attribute in ("column_names", "columns"):  # of Arrow and datasets; of pandas and Polars
         names = getattr(texts, attribute, None)
         if names is not None and hasattr(texts, "__getitem__"):
@@ -66,7 +69,7 @@ def _column_names(texts: Any) -> list[Any] | None:
 
 def _rows(texts: Any, recipe: TextRecipe) -> list[Any]:
     """Return rows: texts, pairs or dicts; a single text or pair is one row."""
-    if isinstance(texts, str):
+    if isinstance(texts, str | Mapping):
         return [texts]
     is_pair = isinstance(texts, tuple) and len(texts) == 2 and isinstance(texts[0], str)
     if is_pair and recipe.text_pair:

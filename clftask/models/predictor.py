@@ -112,7 +112,7 @@ class Scorer:
     def __repr__(self) -> str:
         names, base = self.meta.label_names, self.meta.job["model"]["base"]
         more = ", …" if len(names) > NUM_SHOWN else ""
-        labels = f"{counted(len(names), 'label')} ({', '.join(names[:NUM_SHOWN])}{more})"
+        labels = f"{counted(len(names), 'label')} ({', '.join(map(repr, names[:NUM_SHOWN]))}{more})"
         about = f"{self.meta.task}, {labels}, fine-tuned from {base}"
         where = f" {self.path}" if self.path else ""
         return f"<Scorer of bundle{where}: {about}; {self.precision} on {self.device}>"
