@@ -30,14 +30,14 @@ def as_columns(texts: Any, recipe: TextRecipe) -> tuple[Any, Any | None]:
     Raises:
         DataError: The texts are not strings or pairs of strings, or a column is missing.
     """
+    if hasattr(texts, "collect"):  # of Polars and Spark
+        raise DataError(Problem("texts", type(texts).__name__, "is lazy", "Collect it first."))
     names = _column_names(texts)
     if names is None:
         rows = _rows(texts, recipe)
         if not rows or not isinstance(rows[0], Mapping):
             return _pairs(rows) if recipe.text_pair else _singles(rows)
         texts, names = _of_dicts(rows, recipe)
-    elif hasattr(texts, "collect"):  # of Polars and Spark
-        raise DataError(Problem("texts", type(texts).__name__, "is lazy", "Collect it first."))
     missing = [name for name in recipe.columns if name not in names]
     if missing:
         allowed = "must be a column of the table"
