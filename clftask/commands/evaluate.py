@@ -16,7 +16,7 @@ from clftask.data.prepare import beginnings, read_labelled
 from clftask.data.summary import DataReport
 from clftask.data.tokenization import full_lengths
 from clftask.errors import ConfigError, Problem
-from clftask.evaluation.evaluate import Evaluated, Labelled, decide, labelled, measured
+from clftask.evaluation.evaluate import Evaluated, Labelled, add_metric, decide, labelled, measured
 from clftask.io import filesystems, listing, storage
 from clftask.io.tempdirs import temporary_folder
 from clftask.messages import counted
@@ -79,6 +79,8 @@ def evaluate_bundle(path: str, table: str, say: Say, split: str | None = None) -
     outcome = decision.model_copy(update=again).apply(rows.logits, found.meta.task)
     num_whole = found.meta.truncation.num_whole(found.meta.max_length)
     figures = measured(rows, outcome, decision, found.meta.space, num_whole)
+    own = found.meta.job["training"]["metric"]
+    add_metric(figures["metrics"], own, outcome, rows.targets, found.meta.task)
     return {"bundle": path, **_of_table(table, found), **figures}
 
 
@@ -116,6 +118,9 @@ def decide_bundle(
             rows = counted(len(found.rows.logits), "row")
             say(f"warning: the decision is fitted on only {rows} and may overfit")
         refitted = decide(job, found.meta.space, {"validation": found.rows})
+        of_rows = refitted.outcomes["validation"], found.rows.targets, job.task
+        metrics = refitted.figures["metrics"]["validation"]
+        add_metric(metrics, job.training.metric, *of_rows)
         _rewrite(found, job, refitted, table, place, _records(path), say)
     figures = {name: by_split["validation"] for name, by_split in refitted.figures.items()}
     return {"bundle": place, **_of_table(table, found), **figures}

@@ -11,7 +11,7 @@ import numpy as np
 from clftask.array_types import Array
 from clftask.components.decision.calibration import probabilities_of
 from clftask.components.decision.decision import Decision, Outcome, cross_fitted
-from clftask.components.labels import LabelSpace
+from clftask.components.labels import LabelSpace, Task
 from clftask.components.metrics import CALIBRATED, DECIDED, compute, confusion_matrix, per_label
 from clftask.config.train import TrainJob
 from clftask.evaluation.bootstrap import covered, headline
@@ -161,3 +161,11 @@ def labelled(table: Any, logits: Array, targets: Array) -> Labelled:
 def groups_of(table: Any) -> Array | None:
     """Return the (rows,) groups of a table's rows, None if it has no groups."""
     return np.asarray(table["group"].to_numpy()) if "group" in table.column_names else None
+
+
+def add_metric(
+    metrics: dict[str, float], name: str, outcome: Outcome, targets: Array, task: Task
+) -> None:
+    """Add a job's metric to the metrics of the task if it has another k: `precision_at_7`."""
+    if name not in metrics:
+        metrics |= compute(outcome.probabilities, outcome.decided, targets, task, [name])

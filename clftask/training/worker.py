@@ -21,7 +21,7 @@ from clftask.config.results import Shipped
 from clftask.config.train import TrainJob
 from clftask.data import training_rows
 from clftask.errors import ClftaskError
-from clftask.evaluation.evaluate import Evaluated, decide, labelled
+from clftask.evaluation.evaluate import Evaluated, add_metric, decide, labelled
 from clftask.io import storage
 from clftask.io.tempdirs import temporary_folder
 from clftask.messages import counted
@@ -252,7 +252,10 @@ def evaluate(work: Work, trainer: ClassifierTrainer) -> Evaluated:
     if not splits:
         return Evaluated(Decision(), {}, {}, {})
     found = decide(work.job, work.space, splits)
+    name, task = work.job.training.metric, work.job.task
     for split, rows in splits.items():
+        metrics = found.figures["metrics"][split]
+        add_metric(metrics, name, found.outcomes[split], rows.targets, task)
         found.figures["metrics"][split]["loss"] = trainer.mean_loss(rows.logits, rows.targets)
     return found
 

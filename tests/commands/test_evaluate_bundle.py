@@ -350,3 +350,14 @@ def test_a_split_of_score_tables_is_refused(tmp_path):
     found = run("compare", tmp_path, tmp_path, "--split", "test")
     assert found.exit_code == 2
     assert "--split: is for labelled tables (found 'test')" in found.stderr
+
+
+def test_the_metric_of_the_job_is_among_the_figures_whatever_its_k(train_bundle, tmp_path):
+    metric = "precision_at_2"
+    folder, test, outcome = train_bundle(tmp_path, "multilabel", f"training.metric={metric}")
+    trained = {split: outcome["metrics"][split][metric] for split in ("validation", "test")}
+    found = evaluate_bundle(str(folder), str(test), silent)
+    assert found["metrics"][metric] == pytest.approx(trained["test"], abs=1e-6)
+    assert f"| {metric} " in (folder / "README.md").read_text()
+    again = decide_bundle(str(folder), str(test.with_name("validation.parquet")), [], None, silent)
+    assert again["metrics"][metric] == pytest.approx(trained["validation"], abs=1e-6)
