@@ -11,12 +11,13 @@ from rich.table import Table
 from clftask.components.labels import Task
 from clftask.components.metrics import with_plain
 from clftask.config.results import ScoreResult, TrainResult, TuneResult
-from clftask.messages import counted, printable, range_text
+from clftask.messages import MAJORITY, counted, printable, range_text
 from clftask.report.headline import headline_names
 
 MAX_LABEL_ROWS = 20
 NARROW, VERY_NARROW = 74, 56  # columns of the terminal
 PLAIN_CAPTION = "plain: uncalibrated, at 0.5 or the most probable class"
+BASELINE = f"{MAJORITY}: always the most frequent label\n"
 MORE = "all metrics: --all-metrics"
 
 Metrics = Mapping[str, Mapping[str, float]]  # by split and name
@@ -206,7 +207,8 @@ def _print_metrics(
         _metric_table({s: metrics[s] for s in some}, intervals, shown_names) for some in splits
     ]
     if not all_metrics:
-        tables[-1].caption = MORE
+        has_baseline = any(name.endswith(MAJORITY) for name in names)
+        tables[-1].caption = f"{BASELINE if has_baseline else ''}{MORE}"
     for table in tables:
         console.print(table)
 

@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from clftask.components.metrics import with_plain
-from clftask.messages import printable, range_text
+from clftask.messages import MAJORITY, printable, range_text
 from clftask.models.bundle_meta import BundleMeta
 
 # What Markdown or HTML would interpret; `_` within a word is literal.
@@ -125,17 +125,20 @@ def _long_texts(meta: BundleMeta) -> list[str]:
 def _figures(meta: BundleMeta, intervals: dict[str, Any]) -> list[str]:
     splits = {split: with_plain(figures) for split, figures in meta.metrics.items()}
     columns = [name for split in splits for name in (split, "95 %", "plain")]
+    names = list(dict.fromkeys(name for found in splits.values() for name in found))
+    baseline = f"A name with {MAJORITY} is the metric of always predicting the most frequent label."
     lines = [
         "## Metrics",
         "",
         "Validation metrics are cross-fitted: calibration and thresholds are fitted on the other",
         "folds. The column plain is without calibration, with threshold 0.5 or the most probable",
         "class. The column 95 % is a bootstrap confidence interval.",
+        *([baseline] if any(name.endswith(MAJORITY) for name in names) else []),
         "",
         "| metric | " + " | ".join(columns) + " |",
         "|---" * (len(columns) + 1) + "|",
     ]
-    for name in dict.fromkeys(name for found in splits.values() for name in found):
+    for name in names:
         cells = []
         for split, found in splits.items():
             value, plain = found.get(name, (None, None))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from clftask.components.labels import Task
+from clftask.messages import MAJORITY
 
-MAJORITY = "_majority"  # the same metric of always predicting the most frequent label
 # Only tasks with `labels.positive` have the figures of one class.
 _OF_POSITIVE = ("precision", "recall", "f1")
 _HEADLINE: dict[Task, tuple[str, ...]] = {

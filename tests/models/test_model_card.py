@@ -75,3 +75,6 @@ def test_intervals_and_the_epoch_of_the_weights_are_shown():
     line = "- Training: stopped after epoch 6: no gain in loss for 3 epochs; epoch 3 ships."
     assert line in text.splitlines()
     assert "- Training" not in card_of()
+    assert "_majority" not in card_of()
+    figures = {"validation": {"accuracy": 0.5, "accuracy_majority": 0.6}}
+    assert "most frequent label" in card_of(metrics=figures)

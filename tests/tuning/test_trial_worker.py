@@ -20,6 +20,7 @@ from clftask.tuning.trial_store import Trial, TrialStore
 from clftask.tuning.trial_worker import (
     Attempt,
     Stopped,
+    _shipped,
     attempt,
     fail,
     publish_winner,
@@ -200,8 +201,23 @@ def test_keeps_the_weights_of_its_best_evaluation(make, tmp_path):
     assert set(outcome["metrics"]) == {"validation", "test"}
     assert (tmp_path / "run" / "bundle" / "clftask.json").exists()
     assert outcome["best_step"] == best.step
+    ends = {"epoch": best.epoch, "epochs": done.evaluations[-1].epoch}
+    assert Shipped.of(outcome) == Shipped(**ends, metric="micro_f1")
     page = (tmp_path / "run" / "bundle" / "report.html").read_text()
     assert 'id="scores"' in page
+
+
+@pytest.mark.parametrize(
+    ("state", "epochs", "patience"),
+    [("finished", 4, 2), ("stopped", 4, None), ("finished", 9, None)],
+)
+def test_only_early_stopping_of_a_trial_is_called_so(state, epochs, patience):
+    known = {"seconds": 1, "metrics": {"macro_f1": 0.5}}
+    scores = [Evaluation(epoch=n, step=n, **known) for n in range(1, epochs + 1)]
+    trial = Trial(number=0, picks={}, params={}, seed=1, state=state, evaluations=tuple(scores))
+    training = TrainingSpec(epochs=9, metric="macro_f1", early_stopping={"patience": 2})
+    found = _shipped(trial, scores[1], training)
+    assert found == Shipped(epoch=2, epochs=epochs, metric="macro_f1", patience=patience)
 
 
 def test_failure_is_recorded_with_its_reason(make, tmp_path, monkeypatch):
