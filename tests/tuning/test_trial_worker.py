@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from clftask.config.results import Shipped
+from clftask.config.train import TrainingSpec
 from clftask.config.tune import TuneJob
 from clftask.data.prepare import prepare, tokenise
 from clftask.errors import Problem, StorageError
@@ -16,7 +18,7 @@ from clftask.training import trainer
 from clftask.training.checkpoints import Checkpoints
 from clftask.training.worker import Work, build_trainer
 from clftask.tuning import trial_worker
-from clftask.tuning.trial_store import Trial, TrialStore
+from clftask.tuning.trial_store import Evaluation, Trial, TrialStore
 from clftask.tuning.trial_worker import (
     Attempt,
     Stopped,
