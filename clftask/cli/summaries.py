@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import IO, Any
 
 from rich.console import Console
@@ -15,7 +15,7 @@ from clftask.messages import MAJORITY, counted, printable, range_text
 from clftask.report.headline import headline_names
 
 MAX_LABEL_ROWS = 20
-NARROW, VERY_NARROW = 74, 56  # columns of the terminal
+NARROW, VERY_NARROW, MIN_SPREAD = 74, 56, 64  # columns of the terminal
 PLAIN_CAPTION = "plain: uncalibrated, at 0.5 or the most probable class"
 BASELINE = f"{MAJORITY}: always the most frequent label\n"
 MORE = "all metrics: --all-metrics"
@@ -110,21 +110,22 @@ def compare_summary(result: dict[str, Any], file: IO[str], all_metrics: bool = F
     short = {*headline_names(result["task"], own, result["metrics"]), *gates}
     more = "" if all_metrics else f"; {MORE}"
     table = Table(title=title, caption=f"95 %: paired bootstrap{more}")
-    _columns(table, "metric", "A", "B", "B − A", "95 %")
-    for name, row in result["metrics"].items():
-        if all_metrics or name in short:
-            table.add_row(name, shown(row["a"]), shown(row["b"]), *_change(row))
-    console.print(table)
+    rows: list[tuple[str, ...]] = [
+        (name, shown(row["a"]), shown(row["b"]), *_change(row))
+        for name, row in result["metrics"].items()
+        if all_metrics or name in short
+    ]
+    _print_changes(console, table, ("metric", "A", "B", "B − A", "95 %"), rows)
     changed = [row for row in result["per_label"] if row["difference"] or row["changed"]]
-    labels = Table(
-        title="labels, F1", caption=f"{len(changed)} of {len(result['per_label'])} changed"
-    )
-    _columns(labels, "label", "A", "B", "B − A", "95 %", "rows", "predictions changed")
+    count = f"{len(changed)} of {counted(len(result['per_label']), 'label')} changed"
+    heads = ("label", "A", "B", "B − A", "95 %", "rows", "changed")
+    rows = []
     for row in changed[:MAX_LABEL_ROWS]:
-        counts = str(row["rows"]), str(row["changed"])
-        figures = _share(row["f1_a"]), _share(row["f1_b"])
-        labels.add_row(escaped(row["label"]), *figures, *_change(row), *counts)
-    console.print(labels)
+        figures = _share(row["f1_a"]), _share(row["f1_b"]), *_change(row)
+        counts = f"{row['rows']:,}", f"{row['changed']:,}"
+        rows.append((escaped(row["label"]), *figures, *counts))
+    about = "changed: rows with another prediction of the label"
+    _print_changes(console, Table(title=f"F1: {count}", caption=about), heads, rows)
     console.print(f"{result['changed']:.1%} of the rows have a different prediction")
     for name, examples in result["examples"].items():
         for example in examples[:3]:
@@ -147,12 +148,13 @@ def compare_tables_summary(result: dict[str, Any], file: IO[str]) -> None:
     changed = [row for row in result["per_label"] if row["difference"] or row["gained"]]
     count = f"{len(changed)} of {len(result['per_label'])} labels changed"
     labels = Table(title="share of rows by predicted label", caption=count)
-    _columns(labels, "label", "A", "B", "B − A", "95 %", "gained", "lost")
+    heads = ("label", "A", "B", "B − A", "95 %", "gained", "lost")
+    rows = []
     for row in changed[:MAX_LABEL_ROWS]:
         shares = f"{row['share_a']:.2%}", f"{row['share_b']:.2%}"
         counts = f"{row['gained']:,}", f"{row['lost']:,}"
-        labels.add_row(escaped(row["label"]), *shares, *_change(row), *counts)
-    console.print(labels)
+        rows.append((escaped(row["label"]), *shares, *_change(row), *counts))
+    _print_changes(console, labels, heads, rows)
     console.print(f"{result['rows_a']:,} rows in A, {result['rows_b']:,} in B")
     if result["changed"] is not None:
         share = f"{result['changed']:.2%} have different predictions"
@@ -163,6 +165,17 @@ def compare_tables_summary(result: dict[str, Any], file: IO[str]) -> None:
         sides = (f"{s} {', '.join(example[s]['labels']) or 'nothing'}" for s in ("a", "b"))
         console.print(escaped(f"{example['key']}: {'; '.join(sides)}"), soft_wrap=True)
     _print_gates(result, console)
+
+
+def _print_changes(
+    console: Console, table: Table, heads: Sequence[str], rows: Sequence[Sequence[str]]
+) -> None:
+    """Print a table of differences; on a narrow terminal without what follows `B − A`."""
+    end = heads.index("B − A") + 1 if console.width < MIN_SPREAD else len(heads)
+    _columns(table, *heads[:end])
+    for row in rows:
+        table.add_row(*row[:end])
+    console.print(table if rows else table.title)
 
 
 def _columns(table: Table, first: str, *others: str) -> None:

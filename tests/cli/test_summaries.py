@@ -10,6 +10,7 @@ from rich.cells import cell_len
 
 from clftask.cli.summaries import (
     compare_summary,
+    compare_tables_summary,
     evaluation_summary,
     inspect_summary,
     score_summary,
@@ -185,6 +186,35 @@ def test_a_comparison_shows_the_metrics_of_the_task_and_of_the_gates(printed):
     assert "weighted_precision" not in names
     assert "weighted_precision" in names_in(printed(80, compare_summary, found, all_metrics=True))
     assert any("-0.012 … +0.200" in line for line in printed(80, compare_summary, found))
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_comparisons_fit_the_terminal(printed, width):
+    change = {"a": 0.5, "b": 0.6, "difference": 0.1234, "low": -0.1, "high": 0.2, "changed": 3}
+    of_labels = [
+        {"label": n, "rows": 9_000, "f1_a": 0.5, "f1_b": None, "share_a": 0.1, "share_b": 1.0,
+         "gained": 12_000, "lost": 11_000, **change}
+        for n in HOSTILE
+    ]  # fmt: skip
+    bundles = {"task": "multiclass", "metric": "macro_f1", "rows": 9, "changed": 0.5}
+    bundles |= {"metrics": {"macro_f1": change}, "per_label": of_labels, "examples": {}}
+    tables = {"rows_a": 9, "rows_b": 9, "changed": None, "label_drift": 0.1, "examples": []}
+    tables |= {"confidence_drift": 0.1, "per_label": of_labels}
+    for summarise, found in ((compare_summary, bundles), (compare_tables_summary, tables)):
+        lines = printed(width, summarise, {**found, "gates": []})
+        cells = [line for line in lines if line.startswith(("│", "┃"))]
+        assert max(map(cell_len, cells)) <= width
+        assert sum("+0.1234 " in line for line in cells) >= len(HOSTILE)
+
+
+def test_without_a_changed_label_there_is_no_table_of_labels(printed):
+    found = {"task": "multiclass", "metric": "macro_f1", "rows": 9, "metrics": {}, "gates": []}
+    same = {"label": "a", "difference": 0.0, "changed": 0}
+    found |= {"per_label": [same], "changed": 0.0, "examples": {}}
+    assert printed(80, compare_summary, found)[-2:] == [
+        "F1: 0 of 1 label changed",
+        "0.0% of the rows have a different prediction",
+    ]
 
 
 def test_an_evaluation_has_one_column(printed):
