@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 import subprocess
 import sys
@@ -131,7 +132,10 @@ def shipped_everywhere(work: Work, sink: Recorder) -> str:
     line = shipped.line()
     assert f"- Training: {line}." in (folder / "README.md").read_text()
     assert f"Training: {line}." in (folder / "report.html").read_text()
-    assert f" {line}\n" in Path(work.run, "log.txt").read_text()
+    log = Path(work.run, "log.txt").read_text()
+    assert f" {line}\n" in log
+    evaluations = re.findall(r"step \d+/\d+: loss \d\.\d{4}, micro_f1 \d\.\d{4}\n", log)
+    assert len(evaluations) == len(sink.evaluations())
     return line
 
 
