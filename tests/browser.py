@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from html.parser import HTMLParser
 
 _OPTIONS = ("--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe")
-_PATIENCE_S = 60
+_PATIENCE_S = 600
 
 
 class Page(HTMLParser):

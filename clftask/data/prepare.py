@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,16 +10,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clftask.components.labels import LabelSpace, multi_hot
+from clftask.components.labels import LabelColumns, LabelSpace, multi_hot
 from clftask.components.splits import SPLITS, GroupedSplit, RandomSplit, Rows
 from clftask.config.train import DataSpec, ModelSpec, TrainJob
 from clftask.data import tokenization, training_rows
+from clftask.data.label_cells import typed_labels
+from clftask.data.label_warnings import label_warnings
 from clftask.data.readers.base import FILE, ROW, Source
-from clftask.data.readers.hf_datasets import HUB, Saved
-from clftask.data.readers.registry import open_source
-from clftask.data.summary import DataReport, describe_tokens
+from clftask.data.readers.registry import open_source, open_split
+from clftask.data.summary import DataReport, describe_tokens, shown_label
 from clftask.errors import DataError, Problem
-from clftask.io import filesystems
+from clftask.messages import counted
 
 NUM_SHOWN = 300  # characters of a validation or test text that are kept for display
 PAIR_MARK = " ⏎ "
@@ -52,14 +54,17 @@ def prepare(job: TrainJob) -> Prepared:
     report = DataReport()
     tables = _read_all(job, report)
     tables = {split: _usable(job.data, table, report) for split, table in tables.items()}
+    report.label_warnings = label_warnings(job.data.labels, _stack(tables)[0])
+    _require(tables, "train")
+    tables["train"], labels = _restricted(job.data.labels, tables["train"], report)
     table, given = _stack(tables)
     split = _assign(job, table, given, set(tables))
     by_split = {n: table.filter(pa.array(split == i)) for i, n in enumerate(SPLITS)}
     by_split = {name: _grouped(job, part) for name, part in by_split.items() if part.num_rows}
-    _require(by_split, job)
-    space = LabelSpace.from_lists(job.data.labels, by_split["train"]["labels"].combine_chunks())
+    _require(by_split, "train", "validation")
+    space = LabelSpace.from_lists(labels, by_split["train"]["labels"].combine_chunks())
     by_split = {n: _keep_known(job, space, n, part, report) for n, part in by_split.items()}
-    _require(by_split, job)
+    _require(by_split, "train", "validation")
     report.describe(by_split, space)
     rows = _row_origins(by_split)
     return Prepared(by_split, space, report, rows, _fingerprint(by_split, space))
@@ -80,7 +85,11 @@ def _read_all(job: TrainJob, report: DataReport) -> dict[str, pa.Table]:
             own = open_source(path, f"data.{split}")
             sources[split] = own.get(split) or own.get("train") or next(iter(own.values()))
     report.files_left_out = [file for source in sources.values() for file in source.left_out]
-    return {split: _read(data, source, split) for split, source in sources.items()}
+    tables = {split: _read(data, source, split) for split, source in sources.items()}
+    written = [split for split, source in sources.items() if not source.has_types]
+    return tables | typed_labels(
+        data.labels, {n: tables[n] for n in written}, data.labels.names or ()
+    )
 
 
 def _read(data: DataSpec, source: Source, split: str) -> pa.Table:
@@ -96,12 +105,16 @@ def _read(data: DataSpec, source: Source, split: str) -> pa.Table:
     reads_split = split == "train" and None in (data.validation, data.test)
     wanted = (data.split.reads, data.split.groups) if reads_split else ()
     named += [("data.split", column) for column in dict.fromkeys(wanted)]
-    missing = [(field, c) for field, c in named if c is not None and c not in available]
-    if missing:
-        allowed = f"must be a column of {source.files[0]}: {', '.join(available[:40])}"
-        raise DataError(*(Problem(f, c, allowed) for f, c in missing))
+    columns = [(field, column) for field, column in named if column is not None]
+    if missing := source.missing(columns, available):
+        raise DataError(*missing)
     strings = [*data.recipe.columns, *([data.id] if data.id else [])]
-    return source.read([c for _, c in named if c is not None], strings)
+    labels = data.labels.columns(available)
+    if data.labels.cells == "text":
+        strings, labels = [*strings, *labels], []
+    codes = [column for column in (*labels, *wanted) if column is not None]
+    flags = labels if data.labels.cells == "flags" else []
+    return source.unlabelled(flags).read([column for _, column in columns], strings, codes)
 
 
 def _usable(data: DataSpec, table: pa.Table, report: DataReport) -> pa.Table:
@@ -121,6 +134,27 @@ def _usable(data: DataSpec, table: pa.Table, report: DataReport) -> pa.Table:
     report.num_without_label += pc.sum(pc.invert(has_label)).as_py() or 0
     usable = pa.table(columns).filter(pc.and_(has_text, has_label))
     return usable if data.labels.keep_empty else _without_empty(usable, report)
+
+
+def _restricted(
+    labels: LabelColumns, train: pa.Table, report: DataReport
+) -> tuple[pa.Table, LabelColumns]:
+    """Leave out the labels that `min_count` and `names` exclude, before validation is cut.
+
+    Returns:
+        The rows with the labels that are left, and how to build the label space from a part of
+        these rows.
+    """
+    lists = train["labels"].combine_chunks()
+    space = LabelSpace.from_lists(labels, lists)
+    report.unknown_labels["train"] = space.unknown(lists)
+    known = space.known(lists)
+    least = 0 if labels.keep_empty else 1
+    restricted = train.set_column(train.column_names.index("labels"), "labels", known)
+    restricted = restricted.filter(pc.greater_equal(pc.list_value_length(known), least))
+    report.num_without_known_label["train"] = train.num_rows - restricted.num_rows
+    names = None if labels.names is None else space.names
+    return restricted, labels.model_copy(update={"min_count": 1, "names": names})
 
 
 def _ids(table: pa.Table, column: str | None) -> Any:
@@ -145,9 +179,22 @@ def _refuse_missing(data: DataSpec, table: pa.Table, has_text: Any, has_label: A
         raise DataError(Problem("data.text", columns, "every row's text is null or blank"))
     if data.labels.missing == "fail" and not pc.all(has_label).as_py():
         row = pc.index(has_label, False).as_py()
-        where = f"{table[FILE][row].as_py()}, row {table[ROW][row].as_py()}"
-        remedy = "Set data.labels.missing: drop to leave such rows out."
-        raise DataError(Problem(where, None, "the label is missing", remedy))
+        names = data.labels.columns(table.column_names)
+        cells = {column: table[column][row].as_py() for column in names}
+        name = next((column for column in names if _is_blank(cells[column])), names[0])
+        where = f"{table[FILE][row].as_py()}, row {table[ROW][row].as_py()}, column {name}"
+        num_missing = pc.sum(pc.invert(has_label)).as_py()
+        allowed = "the label is missing here"
+        allowed += f"; {counted(num_missing, 'row')} of {table.num_rows:,} have none"
+        remedy = f"{data.labels.if_missing}."
+        if num_missing < table.num_rows:
+            remedy = f"{remedy[:-1]}, or set data.labels.missing: drop to leave such rows out."
+        raise DataError(Problem(where, cells[name], allowed, remedy))
+
+
+def _is_blank(value: Any) -> bool:
+    is_nan = isinstance(value, float) and np.isnan(value)
+    return value is None or is_nan or not str(value).strip()
 
 
 def _stack(tables: dict[str, pa.Table]) -> tuple[pa.Table, np.ndarray[Any, Any]]:
@@ -192,8 +239,8 @@ def _grouped(job: TrainJob, table: pa.Table) -> pa.Table:
     return table.append_column("group", column.dictionary_encode().indices.cast(pa.int64()))
 
 
-def _require(tables: dict[str, pa.Table], job: TrainJob) -> None:
-    for split in ("train", "validation"):
+def _require(tables: dict[str, pa.Table], *splits: str) -> None:
+    for split in splits:
         if split not in tables or not tables[split].num_rows:
             remedy = "Provide more rows, a larger share, or a separate table."
             raise DataError(Problem(f"data.{split}", 0, "contains no usable rows", remedy))
@@ -204,12 +251,14 @@ def _keep_known(
 ) -> pa.Table:
     """Encode labels, count labels that train lacks, and drop rows without a known label."""
     lists = table["labels"].combine_chunks()
-    report.unknown_labels[split] = space.unknown(lists)
+    unknown = report.unknown_labels.setdefault(split, {})
+    unknown.update(space.unknown(lists))  # those of train are already left out
     codes = space.encode(lists)
     coded = table.drop_columns(["labels"]).append_column("labels", codes)
     least = 0 if job.data.labels.keep_empty else 1
     known = coded.filter(pc.greater_equal(pc.list_value_length(codes), least))
-    report.num_without_known_label[split] = coded.num_rows - known.num_rows
+    before = report.num_without_known_label.get(split, 0)
+    report.num_without_known_label[split] = before + coded.num_rows - known.num_rows
     return known
 
 
@@ -217,18 +266,15 @@ def _row_origins(tables: dict[str, pa.Table]) -> pa.Table:
     """Return file, row, id, text_hash and split of every row."""
     parts = []
     for split, table in tables.items():
-        part = pa.table(
-            {"file": table[FILE].cast(pa.string()), "row": table[ROW], "id": table["id"]}
-        )
-        part = part.append_column(training_rows.HASH, training_rows.text_hashes(table))
-        parts.append(part.append_column("split", pa.array([split] * table.num_rows, pa.string())))
+        columns = {"file": table[FILE].cast(pa.string()), "row": table[ROW], "id": table["id"]}
+        columns[training_rows.HASH] = training_rows.text_hashes(table)
+        columns["split"] = pa.array([split] * table.num_rows, pa.string())
+        parts.append(pa.table(columns))
     return pa.concat_tables(parts)
 
 
 def _fingerprint(tables: dict[str, pa.Table], space: LabelSpace) -> str:
     """Hash texts, labels and their order for each split."""
-    import hashlib
-
     digest = hashlib.sha256(repr((space.task, space.names)).encode())
     for split, table in tables.items():
         digest.update(split.encode())
@@ -262,28 +308,30 @@ def read_labelled(
         space: The label space.
         path: The table.
         report: Receives the counts of dropped rows, and the split that was read.
-        split: The split of a dataset that has several; None: test, or else the first one.
+        split: See `open_split`.
 
     Returns:
         The usable rows: text, text_pair (optional), labels (list<int32> codes), and group if
         the job's split has groups and the table has that column.
 
     Raises:
-        DataError: The table does not match the job, has no such split, or contains no usable
-            rows.
+        DataError: The table does not match the job, or has no such split or no usable rows.
     """
-    path = path if path.startswith(HUB) else filesystems.absolute(path)
-    source = _chosen(path, split, report)
+    source, report.split_read, report.other_splits = open_split(path, split)
     group = job.data.split.groups
     own_split = GroupedSplit(group=group) if group in source.names() else RandomSplit()
     labels = job.data.labels.model_copy(update={"missing": "drop"})  # the report counts them
     known = {"split": own_split, "validation": None, "test": None, "id": None, "labels": labels}
     data = job.data.model_copy(update=known)
     try:
-        table = _grouped(job, _usable(data, _read(data, source, "train"), report))
+        read = {"table": _read(data, source, "train")}
+        names = (*space.names, *(labels.names or ()))
+        read = read if source.has_types else typed_labels(labels, read, names)
+        table = _grouped(job, _usable(data, read["table"], report))
     except DataError as error:
         raise DataError(*(replace(p, path=_table_path(p.path)) for p in error.problems)) from None
     if table.num_rows:
+        report.label_warnings = label_warnings(labels, table, space.names)
         table = _keep_known(job, space, "table", table, report)
     if not table.num_rows:
         remedy = _no_rows_remedy(space, report)
@@ -291,30 +339,13 @@ def read_labelled(
     return table
 
 
-def _chosen(path: str, wanted: str | None, report: DataReport) -> Source:
-    """Return the source of a table, or that of one split of a dataset."""
-    available = open_source(path, "table")
-    first = next(iter(available.values()))
-    if not isinstance(first, Saved) or first.files == [path]:
-        if wanted is not None:
-            raise DataError(Problem("--split", wanted, f"{path} has no splits", "Remove it."))
-        return first
-    # The reader names validation `validation`; the dataset may name it `dev`.
-    named = {source.files[0].rpartition("/")[2]: source for source in available.values()}
-    name = wanted or ("test" if "test" in named else next(iter(named)))
-    if name not in named:
-        allowed = f"must be a split of {path}: {', '.join(named)}"
-        raise DataError(Problem("--split", wanted, allowed))
-    report.split_read, report.other_splits = name, [other for other in named if other != name]
-    return named[name]
-
-
 def _no_rows_remedy(space: LabelSpace, report: DataReport) -> str:
     unknown = list(report.unknown_labels.get("table", {}))
     if not unknown:
         return "Provide rows with text and label."
     known = ", ".join(space.names[:5])
-    return f"Its labels ({', '.join(unknown[:5])}) are not labels of the bundle ({known} …)."
+    shown = ", ".join(map(shown_label, unknown[:5]))
+    return f"Its labels ({shown}) are not labels of the bundle ({known} …)."
 
 
 def _table_path(path: str) -> str:

@@ -18,6 +18,7 @@ class DataReport:
     """Counts by split, filled while the data is prepared."""
 
     files_left_out: list[str] = field(default_factory=list)
+    label_warnings: list[str] = field(default_factory=list)
     num_without_text: int = 0
     num_without_label: int = 0
     num_empty: int = 0
@@ -84,10 +85,15 @@ class DataReport:
             lines.append(f"warning: {rows} with a missing label left out")
         if self.num_empty:
             lines.append(f"rows without any label left out: {self.num_empty:,}")
+        lines += [f"warning: {line}" for line in self.label_warnings]
+        empty = [n for n, count in self.label_counts.get("train", {}).items() if not count]
+        if empty:
+            lines.append(f"warning: labels without training rows: {', '.join(empty[:5])}")
         for split, labels in self.unknown_labels.items():
             if labels:
                 shown = ", ".join(
-                    f"{n} {c}" for n, c in sorted(labels.items(), key=lambda c: -c[1])[:5]
+                    f"{shown_label(n)} {c}"
+                    for n, c in sorted(labels.items(), key=lambda c: -c[1])[:5]
                 )
                 count = f"{counted(len(labels), 'label')} ({counted(sum(labels.values()), 'time')})"
                 lines.append(f"{split} contains {count} outside the label space: {shown}")
@@ -99,6 +105,11 @@ class DataReport:
             if share:
                 lines.append(f"warning: {share:.1%} of the {split} texts also occur in train")
         return lines
+
+
+def shown_label(name: str) -> str:
+    """Return a label's name, quoted if it begins or ends with a blank."""
+    return name if name == name.strip() else repr(name)
 
 
 def describe_left_out(files: list[str]) -> str:

@@ -81,7 +81,8 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
 def expand(pattern: str) -> list[str]:
     """Return the files that a path, folder or glob matches, sorted.
 
-    Names that begin with `_` or `.` below a folder are markers, not data, and are excluded.
+    Names that begin with `_`, `.` or `~$` (locks of Excel) below a folder are markers, not data,
+    and are excluded.
     """
     pattern = absolute(pattern)
     if not is_url(pattern) and Path(pattern).is_file():
@@ -96,7 +97,7 @@ def expand(pattern: str) -> list[str]:
         files = [f.path for f in list_files(base, markers=False)]
     else:
         return [pattern] if kind == "File" else []
-    return [f for f in files if not re.search(r"/[._]", f[len(base) :])]
+    return [f for f in files if not re.search(r"/([._]|~\$)", f[len(base) :])]
 
 
 def _magic(pattern: str) -> re.Match[str] | None:

@@ -92,10 +92,19 @@ def metrics(
             cells = [label(name, "name")]
             for split, found in pairs.items():
                 value, plain = found.get(name, (None, None))
-                cells += [metric(value), _range(intervals.get(split, {}).get(name)), _or_not(plain)]
+                cells += [
+                    _figure(value),
+                    _range(intervals.get(split, {}).get(name)),
+                    _or_not(plain),
+                ]
             rows.append(Row(cells, name == own))
     heads = [head for split in pairs for head in (split, "range", "plain")]
     return Table(["metric", *heads], rows)
+
+
+def _figure(value: float | None) -> Cell:
+    """Return a metric's cell; counts, such as labels_absent, have no decimals."""
+    return Cell(f"{value:,}", value, "number") if isinstance(value, int) else metric(value)
 
 
 def _range(found: Any) -> Cell:

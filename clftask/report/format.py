@@ -61,11 +61,9 @@ def text(value: Any) -> str:
 
 
 def number(value: Any) -> str:
-    """Format a metric; a count without decimals; a dash if it is not a finite number."""
+    """Format a metric; a dash if it is not a finite number."""
     if not is_number(value):
         return NO_VALUE
-    if isinstance(value, int):
-        return f"{value:,}"
     return f"{value:.4f}" if value == 0 or 0.001 <= abs(value) < 1e5 else f"{value:.3g}"
 
 

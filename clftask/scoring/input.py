@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from clftask.components.text import TextRecipe
 from clftask.config.score import ScoreJob
-from clftask.data.readers.base import Source, with_origin
+from clftask.data.readers.base import Source, unified, with_origin
 from clftask.data.readers.cells import BAD
 from clftask.data.readers.registry import open_file, open_source
 from clftask.errors import DataError, Problem
@@ -61,11 +61,14 @@ def survey(
         source, file = pair
         version = source.version(file)
         found = source.survey(file, columns, strings)
-        return InputFile(path=file, version=version, num_rows=found.num_rows), found.schema
+        schema = [_as_text(field) if field.name in recipe.columns else field
+                  for field in found.schema]  # fmt: skip
+        return InputFile(path=file, version=version, num_rows=found.num_rows), pa.schema(schema)
 
     looked = map_in_threads(look, chosen)
-    found = tuple(file for file, _ in looked)
-    return Corpus(found, _unified(looked, recipe, sources[0].has_types))
+    schemas = [(file.path, schema) for file, schema in looked]
+    schema = unified(schemas, sources[0].has_types, "Remove it from keep.")
+    return Corpus(tuple(file for file, _ in looked), schema)
 
 
 def _columns(job: ScoreJob, recipe: TextRecipe) -> tuple[list[str], list[str]]:
@@ -75,48 +78,11 @@ def _columns(job: ScoreJob, recipe: TextRecipe) -> tuple[list[str], list[str]]:
 
 
 def _refuse_missing(job: ScoreJob, recipe: TextRecipe, source: Source) -> None:
-    available = source.names()
     named = [("input.text", c) for c in recipe.columns]
     named += [("input.id", job.input.id)] if job.input.id else []
     named += [("input.keep", c) for c in job.input.keep]
-    allowed = f"must be a column of {source.files[0]}: {', '.join(available[:40])}"
-    missing = [Problem(field, c, allowed) for field, c in named if c not in available]
-    if missing:
+    if missing := source.missing(named, source.names()):
         raise DataError(*missing)
-
-
-def _unified(
-    looked: Sequence[tuple[InputFile, pa.Schema]], recipe: TextRecipe, has_types: bool
-) -> pa.Schema:
-    """Return the unified schema of all files, with texts as strings.
-
-    Raises:
-        DataError: The types of a column cannot be unified; names the file.
-    """
-    schema = looked[0][1]
-    for file, other in looked[1:]:
-        if not has_types:
-            schema, other = _as_strings_where_they_differ(schema, other)
-        try:
-            schema = pa.unify_schemas([schema, other], promote_options="permissive")
-        except pa.ArrowException as error:
-            reason = f"has types that differ from {looked[0][0].path}: {error}"
-            raise DataError(Problem(file.path, None, reason, "Remove it from keep.")) from None
-    return pa.schema([_as_text(f) if f.name in recipe.columns else f for f in schema])
-
-
-def _as_strings_where_they_differ(
-    schema: pa.Schema, other: pa.Schema
-) -> tuple[pa.Schema, pa.Schema]:
-    """Turn columns whose inferred types differ into strings; null is compatible with all types."""
-
-    def is_one(a: pa.DataType, b: pa.DataType) -> bool:
-        return bool(a == b or pa.types.is_null(a) or pa.types.is_null(b))
-
-    names = [n for n in schema.names if not is_one(schema.field(n).type, other.field(n).type)]
-    kinds = [[(f.name, pa.string() if f.name in names else f.type) for f in s]
-             for s in (schema, other)]  # fmt: skip
-    return pa.schema(kinds[0]), pa.schema(kinds[1])
 
 
 def _as_text(field: pa.Field) -> pa.Field:

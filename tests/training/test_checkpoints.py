@@ -236,7 +236,7 @@ def test_saving_does_not_wait_for_the_upload_but_for_the_one_before(make, tmp_pa
     checkpoints, gate, order = make(), threading.Event(), []
 
     def first():
-        gate.wait(10)
+        gate.wait(600)
         order.append("first")
 
     checkpoints.save(local(tmp_path, 10), 10, None, "fp32", first)

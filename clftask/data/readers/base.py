@@ -12,13 +12,14 @@ from typing import ClassVar, NoReturn
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clftask.data.readers.cells import BAD, conform
+from clftask.data.readers.cells import BAD, close_to, common_type, conform
 from clftask.errors import ClftaskError, DataError, Problem
 from clftask.io import filesystems, storage
 
 FILE, ROW = "_file", "_row"
 
-__all__ = ["BAD", "FILE", "ROW", "Source", "Survey", "empty", "from_row", "readable", "with_origin"]
+__all__ = ["BAD", "FILE", "ROW", "Source", "Survey", "empty", "from_row", "readable", "unified",
+           "with_origin"]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,44 @@ class Source(ABC):
                     return names
         return empty(self.files[0])
 
-    def read(self, columns: Iterable[str], strings: Iterable[str] = ()) -> pa.Table:
+    def missing(self, named: Iterable[tuple[str, str]], available: list[str]) -> list[Problem]:
+        """Return a problem for each column that the source lacks.
+
+        Args:
+            named: Fields of the job file, each with the column that it names.
+            available: The result of `names`.
+        """
+        allowed = f"must be a column of {self.files[0]}: {', '.join(available[:40])}"
+        missing = [(field, column) for field, column in named if column not in available]
+        if not missing:
+            return []
+        advice = self.advice(available)
+        problems = []
+        for field, column in missing:
+            close = close_to(column, available)
+            # A single name is close to a column that it contains with the separator.
+            remedy = advice or close if len(available) == 1 else close or advice
+            problems.append(Problem(field, column, allowed, remedy))
+        return problems
+
+    def unlabelled(self, columns: Iterable[str]) -> Source:
+        """Return the source with the values of `columns` instead of their value labels."""
+        return self
+
+    def advice(self, available: list[str]) -> str:
+        """Return what may be wrong with a file whose columns are not the expected ones."""
+        return ""
+
+    def read(
+        self, columns: Iterable[str], strings: Iterable[str] = (), codes: Iterable[str] = ()
+    ) -> pa.Table:
         """Read columns of all files, with the origin of each row.
 
         Args:
             columns: The columns to read.
             strings: Columns to read as strings even if they look like numbers.
+            codes: Columns of codes. If the format stores no types, they are strings that
+                contain what is written, and empty cells are null.
 
         Returns:
             The columns, `_file` (the path) and `_row` (0-based, int64).
@@ -74,26 +107,24 @@ class Source(ABC):
             DataError: A file is damaged, lacks a column or contains a bad row.
         """
         wanted, as_text = list(dict.fromkeys(columns)), set(strings)
-        tables = [self._read_one(file, wanted, as_text) for file in self.files]
-        for file, table in zip(self.files, tables, strict=True):
-            with readable(file):
-                schemas = [tables[0].schema, table.schema]
-                pa.unify_schemas(schemas, promote_options="permissive")
-        table = pa.concat_tables(tables, promote_options="permissive")
-        return table if table.num_rows else empty(self.files[0])
+        surveyed = as_text if self.has_types else wanted
+        schemas = [(file, self.survey(file, wanted, surveyed).schema) for file in self.files]
+        schema = unified(schemas, self.has_types)
+        table = pa.concat_tables([self._read_one(file, schema) for file in self.files])
+        if not table.num_rows:
+            empty(self.files[0])
+        return table if self.has_types else self.infer_types(table, as_text, {*codes, FILE, ROW})
 
-    def _read_one(self, file: str, columns: list[str], strings: set[str]) -> pa.Table:
-        schema = self.survey(file, columns, strings if self.has_types else columns).schema
+    def _read_one(self, file: str, schema: pa.Schema) -> pa.Table:
         batches = list(self.batches(file, schema))
         table = pa.Table.from_batches(batches, schema.append(pa.field(BAD, pa.string())))
         _refuse_bad(file, table[BAD])
         with readable(file):
             table.validate(full=True)  # `conform` does not check strings within lists
-            typed = self.infer_types(table.drop_columns([BAD]), strings)
-        return with_origin(typed, file, 0)
+        return with_origin(table.drop_columns([BAD]), file, 0)
 
-    def infer_types(self, table: pa.Table, strings: set[str]) -> pa.Table:
-        """Infer the types of all columns except `strings`, if the format stores none."""
+    def infer_types(self, table: pa.Table, strings: set[str], codes: set[str]) -> pa.Table:
+        """Infer the types of all columns except `strings` and `codes` from all rows."""
         return table
 
     def survey(self, file: str, columns: Iterable[str], strings: Iterable[str] = ()) -> Survey:
@@ -169,6 +200,36 @@ class Source(ABC):
         Batches may have any size and types: `batches` slices and casts them. A last column
         `_bad` may contain the reasons for rows that cannot be parsed.
         """
+
+
+def unified(
+    surveyed: Sequence[tuple[str, pa.Schema]], has_types: bool, remedy: str = ""
+) -> pa.Schema:
+    """Return the common schema of files.
+
+    Args:
+        surveyed: Each file with its schema.
+        has_types: Whether the format stores types. If not, columns whose inferred types differ
+            become strings, so that they keep what is written.
+        remedy: What to do if the types have nothing in common.
+
+    Raises:
+        DataError: The types of a column have nothing in common; names the file.
+    """
+    first, schema = surveyed[0]
+    kinds = {field.name: field.type for field in schema}
+    for file, other in surveyed[1:]:
+        for field in other:
+            known = kinds[field.name]
+            is_typed = has_types or pa.types.is_null(known) or pa.types.is_null(field.type)
+            try:
+                common = common_type(known, field.type) if is_typed else pa.string()
+            except pa.ArrowException:
+                found = f"{known} and {field.type}"
+                allowed = f"column {field.name} has another type than in {first}"
+                raise DataError(Problem(file, found, allowed, remedy)) from None
+            kinds[field.name] = known if known == field.type else common
+    return pa.schema(kinds)
 
 
 def with_origin(table: pa.Table, file: str, start: int) -> pa.Table:

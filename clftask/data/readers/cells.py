@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -21,13 +22,14 @@ def find_once(file: str, names: Sequence[str], columns: Iterable[str]) -> None:
     """Check that each of `columns` occurs exactly once in a file's `names`.
 
     Raises:
-        KeyError: A column is missing.
-        DataError: A column occurs several times.
+        DataError: A column is missing, or occurs several times.
     """
     counts = Counter(names)
     for name in columns:
         if not counts[name]:
-            raise KeyError(name)
+            raise DataError(
+                Problem(file, None, f"lacks the column {name!r}", close_to(name, names))
+            )
     duplicates = [name for name in columns if counts[name] > 1]
     if duplicates:
         remedy = "Rename all but one, or remove them."
@@ -35,12 +37,37 @@ def find_once(file: str, names: Sequence[str], columns: Iterable[str]) -> None:
                           for n in duplicates))  # fmt: skip
 
 
+def close_to(name: str, names: Iterable[str]) -> str:
+    """Return a remedy that names the columns with a similar name, or an empty string."""
+    plain = {other.strip().casefold(): other for other in names}
+    found = difflib.get_close_matches(name.strip().casefold(), plain, n=2)
+    return f"Did you mean {' or '.join(repr(plain[match]) for match in found)}?" if found else ""
+
+
+def common_type(a: pa.DataType, b: pa.DataType) -> pa.DataType:
+    """Return the type of a column that has two types: numbers and text are strings.
+
+    Raises:
+        pa.ArrowException: The types have no common type.
+    """
+    if {a, b} & STRINGS and any(_is_number(kind) for kind in (a, b)):
+        return pa.string()
+    if pa.types.is_list(a) and pa.types.is_list(b):
+        return pa.list_(common_type(a.value_type, b.value_type))
+    schemas = [pa.schema({"column": kind}) for kind in (a, b)]
+    return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    types = pa.types
+    return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind))
+
+
 def pick(file: str, stored: pa.Schema, columns: list[str], strings: set[str]) -> pa.Schema:
     """Return the plain types of columns; `strings` with bytes or only nulls become strings.
 
     Raises:
-        KeyError: A column is missing.
-        DataError: A column occurs several times.
+        DataError: A column is missing, or occurs several times.
     """
     find_once(file, stored.names, columns)
     kinds = {name: _plain_type(stored.field(name).type) for name in columns}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -36,6 +38,45 @@ class Narrowing:
         if self._is_null:
             return pa.null()
         return self._fitting[0] if self._fitting else pa.string()
+
+
+def common_kind(columns: Iterable[pa.ChunkedArray]) -> pa.DataType:
+    """Return the narrowest type that fits the cells of all columns.
+
+    Unlike `Narrowing`, it ignores cells such as `NA` if all others are numbers, and returns
+    string if a value has two spellings: `1` and `1.0`, `true` and `True`.
+
+    Args:
+        columns: Strings, null where a cell is empty.
+    """
+    parts = [chunk.cast(pa.string()) for column in columns for chunk in column.chunks]
+    cells = pc.unique(pa.chunked_array(parts, pa.string())).drop_null()
+    cells = cells.filter(pc.invert(pc.is_in(cells, _missing())))
+    narrowing = Narrowing()
+    narrowing.see(cells.cast(pa.binary()))
+    kind = narrowing.kind
+    if pa.types.is_null(kind):
+        return kind
+    values = cells.cast(kind)
+    values = pc.add(values, 0.0) if pa.types.is_floating(kind) else values  # -0.0 is 0.0
+    return kind if len(pc.unique(values)) == len(cells) else pa.string()
+
+
+def convert(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    """Convert written cells to the type that `common_kind` returned."""
+    if kind == pa.string():
+        return column
+    if pa.types.is_null(kind):
+        return pa.chunked_array([pa.nulls(len(column))])
+    is_missing = pc.is_in(column, _missing())
+    return pc.if_else(is_missing, pa.scalar(None, pa.string()), column).cast(kind)
+
+
+def _missing() -> pa.Array:
+    """Return the spellings of missing numbers in CSV files of pandas, R and Excel."""
+    from pyarrow import csv
+
+    return pa.array(csv.ConvertOptions().null_values, pa.string())
 
 
 def _fits(values: pa.Array, kind: pa.DataType) -> bool:

@@ -54,8 +54,11 @@ def type_of(name: str, value: Any) -> pa.DataType:
         return pa.array([value]).type
     except UnicodeEncodeError:
         return pa.null()  # a bad row does not affect the column's type
-    except pa.ArrowException as error:
-        raise ValueError(f"column {name}: {error}") from None
+    except pa.ArrowException:
+        shown = json.dumps(value)
+        shown = shown if len(shown) <= 80 else f"{shown[:80]}…"
+        reason = f"column {name}: a list mixes types: {shown}; make a column of plain values"
+        raise ValueError(reason) from None
 
 
 def parse_each(lines: Sequence[bytes], schema: pa.Schema, texts: Collection[str]) -> pa.RecordBatch:
@@ -80,8 +83,8 @@ def parse_each(lines: Sequence[bytes], schema: pa.Schema, texts: Collection[str]
 
 def _column(values: list[Any], kind: pa.DataType, is_text: bool) -> tuple[pa.Array, dict[int, str]]:
     """Return values as an array, null where the type does not match, and the reasons by row."""
-    if kind in STRINGS and not is_text:
-        values = [json.dumps(v) if isinstance(v, bool | int | float) else v for v in values]
+    if not is_text:
+        values = [_as_written(value, kind) for value in values]
     try:
         return pa.array(values, kind), {}
     except _UNFIT:
@@ -89,6 +92,15 @@ def _column(values: list[Any], kind: pa.DataType, is_text: bool) -> tuple[pa.Arr
     cells = [_cell(value, kind) for value in values]
     wrong = {row: reason for row, (_, reason) in enumerate(cells) if reason}
     return pa.array([value for value, _ in cells], kind), wrong
+
+
+def _as_written(value: Any, kind: pa.DataType) -> Any:
+    """Return numbers as text where the type is string, also within lists."""
+    if kind in STRINGS and isinstance(value, bool | int | float):
+        return json.dumps(value)
+    if pa.types.is_list(kind) and isinstance(value, list):
+        return [_as_written(inner, kind.value_type) for inner in value]
+    return value
 
 
 def _cell(value: Any, kind: pa.DataType) -> tuple[Any, str | None]:

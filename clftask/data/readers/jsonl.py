@@ -10,17 +10,20 @@ import pyarrow as pa
 
 from clftask.data.readers.base import Source, Survey
 from clftask.data.readers.json_cells import is_deep, parse_each, parse_object, type_of
-from clftask.data.readers.text_encoding import MAX_ROW_BYTES, TextFile
+from clftask.data.readers.text_encoding import MAX_ROW_BYTES, TextFile, with_compressed
 from clftask.errors import DataError, Problem
 
 MAX_COLUMNS = 5_000
+_AS_LINES = (
+    "Write the rows one object per line: with pandas, to_json(path, orient='records', lines=True)."
+)
 _NUM_LINES = 1_000
 
 
 class JsonLines(Source):
     """One JSON object per line; blank lines are skipped."""
 
-    suffixes: ClassVar[tuple[str, ...]] = (".jsonl", ".ndjson", ".json", ".jsonl.gz")
+    suffixes: ClassVar[tuple[str, ...]] = with_compressed(".jsonl", ".ndjson", ".json")
     seeks = False
     block_size = 4 << 20
 
@@ -66,10 +69,19 @@ class JsonLines(Source):
             else:
                 yield from table.combine_chunks().to_batches()
 
+    def advice(self, available: list[str]) -> str:
+        """Return what may be wrong with a file of one line: its rows are within one object."""
+        head = TextFile.of(self.files[0]).head.strip()
+        inner = re.search(rb'"([^"\\]*)"\s*:\s*(\[\s*)?\{', head)
+        if inner is None or b"\n" in head:
+            return ""
+        return f"The file is one object, with rows under {inner[1].decode()!r}. {_AS_LINES}"
+
     def _blocks(self, file: str) -> Iterator[list[bytes]]:
         """Yield the non-blank lines of each block."""
         text = TextFile.of(file)
         _refuse_array(file, text.head)
+        _refuse_document(file, text.head)
         with text.open() as stream:
             rest = b""
             while block := bytes(stream.read(self.block_size)):
@@ -91,6 +103,18 @@ def _refuse_array(file: str, head: bytes) -> None:
     if not rest.strip() or not line.rstrip().endswith(b"]"):
         remedy = "Write one object per line, without brackets and commas, or write Parquet."
         raise DataError(Problem(file, None, "is one JSON array, not JSON lines", remedy))
+
+
+def _refuse_document(file: str, head: bytes) -> None:
+    """Refuse a file that is one JSON object over several lines, with the rows inside it."""
+    line = head.strip().partition(b"\n")[0].rstrip()
+    if not re.fullmatch(rb'\{\s*(?:"(?:[^"\\]|\\.)*"\s*:\s*[\[{]*)?', line):
+        return
+    keys = re.findall(r'"((?:[^"\\]|\\.)*)"\s*:', head[:10_000].decode(errors="replace"))
+    is_wrapped = re.match(rb'\s*\{\s*"[^"]*"\s*:\s*\[\s*\{', head)
+    remedy = f"The rows are under {keys[0]!r}. {_AS_LINES}" if is_wrapped else _AS_LINES
+    allowed = "is a JSON object over several lines, not JSON lines"
+    raise DataError(Problem(file, list(dict.fromkeys(keys))[:5], allowed, remedy))
 
 
 def _lines(block: bytes) -> list[bytes]:
@@ -180,4 +204,5 @@ def _learn(
             kinds[name] = pa.unify_schemas(schemas, promote_options="permissive").field(0).type
         except pa.ArrowException:
             allowed = f"column {name} must have one type, or be left out"
-            raise DataError(Problem(file, f"{known} and {kind}", allowed)) from None
+            remedy = "Write all its values as strings."
+            raise DataError(Problem(file, f"{known} and {kind}", allowed, remedy)) from None

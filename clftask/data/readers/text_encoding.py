@@ -1,4 +1,4 @@
-"""Opens text files as UTF-8: handles gzip, other encodings and byte order marks."""
+"""Opens text files as UTF-8: handles compression, other encodings and byte order marks."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from clftask.errors import DataError, Problem
 from clftask.io import filesystems
 
 SAMPLE_BYTES = 1 << 20
@@ -14,6 +15,19 @@ _REQUEST_BYTES = 4 << 20  # small requests to an object store are slow
 # pyarrow.csv reads 32 blocks ahead, and a block is at least as long as a row.
 MAX_ROW_BYTES = 64 << 20
 BOM = b"\xef\xbb\xbf"
+_CODECS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
+_NO_TEXT = {
+    b"\x1f\x8b": ("compressed with gzip", "Let its name end with .gz."),
+    b"BZh9": ("compressed with bzip2", "Let its name end with .bz2."),
+    b"\x28\xb5\x2f\xfd": ("compressed with zstd", "Let its name end with .zst."),
+    b"PK\x03\x04": ("a zip archive or an Excel file", "Unpack it, or let its name end with .xlsx."),
+    b"PAR1": ("Parquet", "Let its name end with .parquet."),
+}
+
+
+def with_compressed(*suffixes: str) -> tuple[str, ...]:
+    """Return suffixes of text formats, and those of the compressed forms."""
+    return tuple(suffix + end for suffix in suffixes for end in ("", *_CODECS))
 
 
 @dataclass(frozen=True)
@@ -21,7 +35,7 @@ class TextFile:
     """A text file, with its beginning in UTF-8.
 
     Attributes:
-        path: The path; gzip-compressed if it ends with `.gz`.
+        path: The path; its ending tells whether the file is compressed.
         encoding: The encoding that `detect_encoding` returns for the first MB.
         has_bom: Whether the file begins with the byte order mark of UTF-8.
         head: The first MB in UTF-8, without byte order mark.
@@ -36,9 +50,16 @@ class TextFile:
 
     @classmethod
     def of(cls, path: str) -> TextFile:
-        """Read a file's beginning."""
+        """Read a file's beginning.
+
+        Raises:
+            DataError: The file has another format.
+        """
         with _open(path) as stream:
             raw = bytes(stream.read(SAMPLE_BYTES))
+        for magic, (found, remedy) in _NO_TEXT.items():
+            if raw.startswith(magic):
+                raise DataError(Problem(path, None, f"is not text, but {found}", remedy))
         encoding, head = detect_encoding(raw), raw.removeprefix(BOM)
         if not _is_utf8(encoding):
             head = codecs.getincrementaldecoder(encoding)("replace").decode(raw).encode()
@@ -61,7 +82,7 @@ class TextFile:
 
 def _open(path: str) -> pa.NativeFile:
     fs, inner = filesystems.filesystem(path)
-    compression = "gzip" if path.lower().endswith(".gz") else None
+    compression = next((_CODECS[end] for end in _CODECS if path.lower().endswith(end)), None)
     with filesystems.translate_storage_errors(path):
         return fs.open_input_stream(inner, compression=compression, buffer_size=_REQUEST_BYTES)
 

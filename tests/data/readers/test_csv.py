@@ -160,3 +160,96 @@ def test_a_reader_may_stop_early(tmp_path: Path) -> None:
         for start in range(5):
             source, file = opened(path)
             assert next(source.batches(file, TEXT, start=start)).num_rows == 8192
+
+
+# ------------------------------------------------------------------ faults of whole files
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "where"),
+    [
+        ("rows.csv", "text,n\nx,1\ny,2,3\n", "line 3 has 3 cells, the header has 2"),
+        ("rows.csv", 'text,n\n"x\n\nz",1\n\ny\n', "line 6 has 1 cell, the header has 2"),
+        ("rows.tsv", "text\tn\r\nx\t1\r\ny\t2\t\r\n", "line 3 has 3 cells, the header has 2"),
+        ("rows.csv", "text,n\rx,1\ry,2,3\r", "line 3 has 3 cells, the header has 2"),
+    ],
+)
+def test_a_ragged_row_is_named_by_its_line(
+    tmp_path: Path, name: str, content: str, where: str
+) -> None:
+    path = tmp_path / name
+    path.write_text(content, newline="")
+    for call in (lambda: survey(path, ["text"]), lambda: opened(path)[0].read(["text", "n"])):
+        problem = refused(call)
+        assert problem.path == str(path)
+        assert problem.allowed.startswith(f"cannot be read: {where}: ")
+        assert problem.remedy.startswith("Enclose cells that contain a ")
+
+
+JOINED = [
+    ("rows.csv", 'text,n\n"a\nb",1\n\ntext,n\nb,2\n', 5),
+    ("rows.tsv", "text\tn\na\t1\ntext\tn\nb\t2\n", 3),
+    ("rows.csv", '"text","n"\r\na,1\r\ntext,n\r\nb,2\r\n', 3),
+    ("rows.csv", "\ufefftext,n\na,1\n\ufefftext,n\nb,2\n", 3),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "line"), JOINED)
+def test_a_row_that_repeats_the_header_is_bad(
+    tmp_path: Path, name: str, content: str, line: int, tiny_blocks: None
+) -> None:
+    path = written(tmp_path, name, content)
+    reason = f"line {line} repeats the header, as in files that were joined"
+    for columns in (["text", "n"], ["n"], ["text"]):
+        found = survey(path, columns, ["text"])
+        assert found.num_rows == 3
+        rows = stream(path, found.schema)
+        assert rows[BAD].to_pylist() == [None, reason, None]
+        assert stream(path, found.schema, start=1)[BAD].to_pylist() == [reason, None]
+        if "n" in columns:
+            assert rows["n"].to_pylist() == [1, None, 2]
+        problem = refused(opened(path)[0].read, columns, ["text"])
+        assert (problem.path, problem.allowed) == (f"{path}, row 1", reason)
+
+
+def test_cells_that_are_column_names_are_no_header(tmp_path: Path) -> None:
+    path = written(tmp_path, "rows.csv", "text,label,n\ntext,label,1\nlabel,text,2\n")
+    rows = opened(path)[0].read(["text", "label"], ["text"])
+    assert rows["label"].to_pylist() == ["label", "text"]
+    path = written(tmp_path, "one.csv", "text\na\ntext\n")
+    assert opened(path)[0].read(["text"], ["text"])["text"].to_pylist() == ["a", "text"]
+
+
+ADVICE = [
+    ("rows.csv", "text|label\na|b\n", "text", "The cells look separated by |. Save it"),
+    (
+        "rows.csv",
+        "text\tlabel\na\tb\n",
+        "label",
+        "The cells look separated by tabs. Let its name end with .tsv.",
+    ),
+    (
+        "rows.tsv",
+        "text,label\na,b\n",
+        "text",
+        "The cells look separated by commas. Let its name end with .csv.",
+    ),
+    ("rows.tsv", "text;label\na;b\n", "text", "The cells look separated by semicolons. Save it"),
+    ("rows.tsv", "a text without header\t27\nb\t2\n", "text", "The first line looks like data:"),
+    ("rows.csv", "it was nice to be here,good\nb,bad\n", "text", "The first line looks like data:"),
+    ("rows.csv", "Text,lable\na,b\n", "text", "Did you mean 'Text'?"),
+    ("rows.csv", "text, label\na,b\n", "label", "Did you mean ' label'?"),
+    ("rows.csv", "x,y\na,b\n", "label", ""),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "column", "remedy"), ADVICE)
+def test_a_missing_column_is_explained(
+    tmp_path: Path, name: str, content: str, column: str, remedy: str
+) -> None:
+    source, file = opened(written(tmp_path, name, content))
+    (problem,) = source.missing([("data.text", column)], source.names())
+    assert (problem.path, problem.value) == ("data.text", column)
+    assert problem.allowed.startswith(f"must be a column of {file}: ")
+    assert problem.remedy.startswith(remedy)
+    assert bool(problem.remedy) == bool(remedy)

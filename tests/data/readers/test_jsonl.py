@@ -125,3 +125,37 @@ def test_training_refuses_a_bad_line(tmp_path: Path) -> None:
     path = written(tmp_path, "rows.jsonl", '{"text": "éüß?"}\n'.encode().replace(b"?", b"\xff"))
     problem = refused(opened(path)[0].read, ["text"])
     assert (problem.path, problem.allowed) == (f"{path}, row 0", NOT_UTF8)
+
+
+WRAPPED = [
+    ('{\n "data": [\n  {\n   "text": "a"\n  }\n ]\n}\n', ["data", "text"], "'data'"),
+    ('{"rows": [\n{"text": "a"},\n{"text": "b"}\n]}', ["rows", "text"], "'rows'"),
+    ('{\n  "text": "a",\n  "n": 1\n}\n{\n  "text": "b"\n}\n', ["text", "n"], "Write the rows one"),
+]
+
+
+@pytest.mark.parametrize(("content", "keys", "remedy"), WRAPPED)
+def test_an_object_over_several_lines_is_refused(
+    tmp_path: Path, content: str, keys: list[str], remedy: str
+) -> None:
+    path = written(tmp_path, "rows.json", content)
+    for call in (opened(path)[0].names, lambda: survey(path, ["text"])):
+        problem = refused(call)
+        assert (problem.path, problem.value) == (str(path), keys)
+        assert problem.allowed == "is a JSON object over several lines, not JSON lines"
+        assert remedy in problem.remedy
+        assert "one object per line" in problem.remedy
+
+
+@pytest.mark.parametrize(
+    ("line", "key"),
+    [
+        ('{"version": 1, "data": [{"text": "a"}, {"text": "b"}]}', "'data'"),
+        ('{"text": {"0": "a"}, "label": {"0": "x"}}', "'text'"),
+    ],
+)
+def test_rows_within_one_object_are_explained(tmp_path: Path, line: str, key: str) -> None:
+    source, _ = opened(written(tmp_path, "rows.json", line))
+    (problem,) = source.missing([("data.labels", "category")], source.names())
+    assert problem.remedy.startswith(f"The file is one object, with rows under {key}.")
+    assert "to_json(path, orient='records', lines=True)" in problem.remedy

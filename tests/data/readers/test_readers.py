@@ -4,6 +4,7 @@ import contextlib
 import functools
 import gzip
 import http.server
+import json
 import threading
 import uuid
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyreadstat
 import pytest
 from pyarrow import csv, feather, ipc, parquet
 
@@ -71,6 +73,10 @@ def write_stream(path: Path) -> None:
 WRITERS: dict[str, Callable[[Path], None]] = {
     ".csv": write_csv,
     ".csv.gz": write_gzip,
+    ".xlsx": lambda path: TABLE.to_pandas().to_excel(path, index=False),
+    ".dta": lambda path: TABLE.to_pandas().to_stata(path, version=118, write_index=False),
+    ".sav": lambda path: pyreadstat.write_sav(TABLE.to_pandas(), path),
+    ".xpt": lambda path: pyreadstat.write_xport(TABLE.to_pandas(), path),
     ".tsv": lambda path: write_csv(path, "\t"),
     ".tab": lambda path: write_csv(path, "\t"),
     ".jsonl": write_json_lines,
@@ -153,13 +159,74 @@ def test_a_bucket_is_read_like_a_folder(s3: Any, tmp_path: Path) -> None:
         assert table["_file"].to_pylist() == [f"{folder}/a.csv"] * 6 + [f"{folder}/b.csv"]
 
 
-@pytest.mark.parametrize("second", ["text,topic\ny,2\n", "text,label\ny,science\n"])
-def test_files_that_do_not_fit_each_other_are_refused(tmp_path: Path, second: str) -> None:
+def test_files_that_do_not_fit_each_other_are_refused(tmp_path: Path) -> None:
     written(tmp_path / "d", "a.csv", "text,label\nx,1\n")
-    path = written(tmp_path / "d", "b.csv", second)
+    path = written(tmp_path / "d", "b.csv", "text,Labels\ny,2\n")
     problem = refused(read, tmp_path / "d")
-    assert problem.path == str(path)
-    assert "label" in problem.allowed
+    assert (problem.path, problem.allowed) == (str(path), "lacks the column 'label'")
+    assert problem.remedy == "Did you mean 'Labels'?"
+
+
+def write_parquet(path: Path, labels: list[Any]) -> None:
+    parquet.write_table(pa.table({"text": ["x"] * len(labels), "label": labels}), path)
+
+
+def write_labels(path: Path, labels: list[Any]) -> None:
+    path.write_text("".join(json.dumps({"text": "x", "label": v}) + "\n" for v in labels))
+
+
+@pytest.mark.parametrize(
+    ("suffix", "write"), [(".parquet", write_parquet), (".jsonl", write_labels)]
+)
+@pytest.mark.parametrize(
+    ("first", "second", "wanted"),
+    [
+        ([10, 2], ["V1", "2"], ["10", "2", "V1", "2"]),
+        (["V1", None], [3, None], ["V1", None, "3", None]),
+        ([True], ["x"], ["true", "x"]),
+        ([[1, 2], None], [["a"]], [["1", "2"], None, ["a"]]),
+    ],
+)
+def test_numbers_in_one_file_and_text_in_another_are_one_column(
+    tmp_path: Path, suffix: str, write: Any, first: Any, second: Any, wanted: Any
+) -> None:
+    (tmp_path / "d").mkdir()
+    for files in (("a", "b"), ("c", "d")):
+        for name, labels in zip(files, (first, second), strict=True):
+            write(tmp_path / "d" / f"{name}{suffix}", labels)
+    assert read(tmp_path / "d" / f"[ab]{suffix}")["label"].to_pylist() == wanted
+    assert read(tmp_path / "d")["label"].to_pylist() == wanted * 2
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "wanted"),
+    [
+        (["1", "2"], ["x"], ["1", "2", "x"]),
+        (["1", "2"], ["03"], ["1", "2", "03"]),
+        (["1.0"], ["1.50"], ["1.0", "1.50"]),
+        (["1"], ["true"], ["1", "true"]),
+        (["1"], [""], [1, None]),
+    ],
+)
+def test_a_csv_column_has_one_type_in_all_files(
+    tmp_path: Path, first: list[str], second: list[str], wanted: list[Any]
+) -> None:
+    for name, labels in (("a", first), ("b", second)):
+        rows = "".join(f"x,{label}\n" for label in labels)
+        written(tmp_path / "d", f"{name}.csv", "text,label\n" + rows)
+    assert read(tmp_path / "d")["label"].to_pylist() == wanted
+
+
+def test_types_without_a_common_one_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    write_parquet(tmp_path / "d" / "a.parquet", ["x"])
+    write_parquet(tmp_path / "d" / "b.parquet", [["x"]])
+    problem = refused(read, tmp_path / "d")
+    assert (problem.path, problem.value) == (
+        str(tmp_path / "d" / "b.parquet"),
+        "string and list<element: string>",
+    )
+    assert problem.allowed.startswith("column label has another type than in ")
 
 
 def test_files_of_two_formats_are_refused(tmp_path: Path) -> None:
@@ -169,7 +236,7 @@ def test_files_of_two_formats_are_refused(tmp_path: Path) -> None:
     assert (problem.path, problem.value) == ("data.train", [".csv", ".jsonl"])
 
 
-@pytest.mark.parametrize("name", ["rows.xlsx", "rows", "rows.csv.zip"])
+@pytest.mark.parametrize("name", ["rows.docx", "rows", "rows.csv.zip"])
 def test_an_unknown_extension_is_refused(tmp_path: Path, name: str) -> None:
     problem = refused(read, written(tmp_path, name, "text,label\nx,1\n"))
     assert problem.path == "data.train"
@@ -215,9 +282,45 @@ def test_an_unnamed_index_column_does_not_matter(tmp_path: Path) -> None:
 
 
 def test_string_columns_keep_what_looks_like_numbers_and_nulls(tmp_path: Path) -> None:
-    table = read(written(tmp_path, "rows.csv", "text,label\n007,007\n1e3,2\nNA,3\n,4\n"))
+    path = written(tmp_path, "rows.csv", "text,label,group\n007,7,7\n1e3,2,1.0\nNA,NA,\n,4,4\n")
+    table = open_source(str(path), "data.train")["train"].read(
+        ["text", "label", "group"], ["text"], ["group"]
+    )
     assert table["text"].to_pylist() == ["007", "1e3", "NA", ""]
-    assert table["label"].to_pylist() == [7, 2, 3, 4]
+    assert table["label"].to_pylist() == [7, 2, None, 4]
+    assert table["group"].to_pylist() == ["7", "1.0", None, "4"]
+
+
+WRITTEN = [
+    ["011", "11"],
+    ["1e5", "100000"],
+    ["+1", "1"],
+    ["0x10", "16"],
+    ["09:30", "9:30"],
+    ["1.10", "1.1"],
+    ["250.0", "250.00"],
+    ["250", "250.0"],
+    ["2024-01-01", "2024-01-01 00:00"],
+    ["2024-01-01T10:00:00Z", "2024-01-01T11:00:00+01:00"],
+    ["True", "1"],
+    ["True", "TRUE"],
+    ["1", "1 "],
+    ["-0", "0"],
+    ["1e+16", "1E+16"],
+    ["9007199254740993", "9007199254740992.0"],
+    ["1_000", "1000"],
+]
+
+
+@pytest.mark.parametrize("cells", WRITTEN, ids=" ".join)
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".tab"])
+def test_two_spellings_of_a_value_are_two_values(
+    tmp_path: Path, cells: list[str], suffix: str
+) -> None:
+    delimiter = "," if suffix == ".csv" else "\t"
+    rows = "".join(f"x{delimiter}{cell}\n" for cell in cells)
+    path = written(tmp_path, f"rows{suffix}", f"text{delimiter}label\n{rows}")
+    assert read(path)["label"].to_pylist() == cells
 
 
 def test_columns_of_csv_that_are_no_text_have_inferred_types(tmp_path: Path) -> None:

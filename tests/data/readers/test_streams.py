@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import csv
 import gzip
 import io
@@ -33,6 +34,7 @@ from clftask.data.readers.base import Survey
 from clftask.data.readers.cells import BAD
 from clftask.data.readers.csv import Csv
 from clftask.data.readers.registry import SOURCES, open_file, open_source
+from clftask.data.readers.whole_files import WholeFile
 from clftask.errors import StorageError
 from clftask.io import storage
 
@@ -53,6 +55,11 @@ def as_json_lines() -> str:
     return "\n\n".join(lines[:4]) + "\n \r\n" + "\r\n".join(lines[4:])
 
 
+def compress_zstd(path: Path, data: bytes) -> None:
+    with pa.CompressedOutputStream(str(path), "zstd") as file:
+        file.write(data)
+
+
 def save(path: Path) -> None:
     import datasets
 
@@ -66,6 +73,13 @@ WRITERS: dict[str, Callable[[Path], Any]] = {
     "utf-16.csv": lambda path: path.write_bytes(as_csv().encode("utf-16")),
     "rows.csv.gz": lambda path: path.write_bytes(gzip.compress(as_csv().encode())),
     "utf-16.csv.gz": lambda path: path.write_bytes(gzip.compress(as_csv().encode("utf-16"))),
+    "rows.csv.bz2": lambda path: path.write_bytes(bz2.compress(as_csv().encode())),
+    "ROWS.TSV.ZST": lambda path: compress_zstd(path, as_csv("\t").encode()),
+    "rows.tab.gz": lambda path: path.write_bytes(gzip.compress(as_csv("\t").encode())),
+    "rows.json.gz": lambda path: path.write_bytes(gzip.compress(as_json_lines().encode())),
+    "ROWS.NDJSON.GZ": lambda path: path.write_bytes(gzip.compress(as_json_lines().encode())),
+    "rows.json.zst": lambda path: compress_zstd(path, as_json_lines().encode()),
+    "rows.jsonl.bz2": lambda path: path.write_bytes(bz2.compress(as_json_lines().encode())),
     "rows.tsv": lambda path: path.write_text(as_csv("\t"), newline=""),
     "rows.jsonl": lambda path: path.write_bytes(as_json_lines().encode()),
     "bom.jsonl": lambda path: path.write_bytes(as_json_lines().encode("utf-8-sig")),
@@ -81,6 +95,7 @@ WRITERS: dict[str, Callable[[Path], Any]] = {
 
 
 HAS_LISTS = ("jsonl", "jsonl.gz", "parquet", "feather", "arrow", "saved")
+HAS_LISTS += ("json.gz", "NDJSON.GZ", "json.zst", "jsonl.bz2")
 
 
 with_formats = pytest.mark.parametrize("name", WRITERS)
@@ -91,7 +106,10 @@ def columns_of(name: str) -> list[str]:
 
 
 def test_every_source_is_tried_below() -> None:
-    assert all(any(n.endswith(source.suffixes) for n in WRITERS) for source in SOURCES)
+    """`test_whole_files` has those of the formats that are loaded as a whole."""
+    streamed = [source for source in SOURCES if not issubclass(source, WholeFile)]
+    assert len(streamed) == 5
+    assert all(any(n.endswith(source.suffixes) for n in WRITERS) for source in streamed)
 
 
 @with_formats

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import csv
 import gzip
 import io
@@ -148,3 +149,20 @@ def test_parquet_is_read_from_the_row_group_that_is_wanted(tmp_path: Path) -> No
     path.write_bytes(spoilt)
     assert stream(path, TEXT, start=2)["text"].to_pylist() == TEXTS[2:]
     assert refused(stream, path, TEXT).path == str(path)
+
+
+NO_TEXT = [
+    (gzip.compress(b"text\na\n", mtime=0), "Let its name end with .gz."),
+    (bz2.compress(b"text\na\n"), "Let its name end with .bz2."),
+    (b"PK\x03\x04 and so on", "Unpack it, or let its name end with .xlsx."),
+    (b"PAR1 and so on", "Let its name end with .parquet."),
+]
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.tsv", "rows.jsonl"])
+@pytest.mark.parametrize(("data", "remedy"), NO_TEXT)
+def test_other_formats_are_named(tmp_path: Path, name: str, data: bytes, remedy: str) -> None:
+    path = written(tmp_path, name, data)
+    problem = refused(opened(path)[0].names)
+    assert (problem.path, problem.remedy) == (str(path), remedy)
+    assert problem.allowed.startswith("is not text, but ")

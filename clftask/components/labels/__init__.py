@@ -1,0 +1,201 @@
+"""Label columns and label spaces: encode and decode label names.
+
+Every kind converts its columns to one list of label names per row; all later code is the same
+for all kinds. To add a kind: subclass `LabelColumns` and add the class to `Labels`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field, model_validator
+
+from clftask.components.labels.base import LabelColumns, Task
+from clftask.components.labels.cells import (
+    LabelCells,
+    is_list_column,
+    list_array,
+    lists_of_names,
+    scalars_as_names,
+    scalars_as_text,
+    without_repetitions,
+)
+from clftask.components.labels.flags import read_flags, read_vectors
+from clftask.components.labels.space import LabelSpace, multi_hot
+from clftask.components.labels.written import (
+    WRITE_JSON,
+    distinct,
+    is_bracketed,
+    is_written,
+    lists_of_cells,
+    parse_written,
+    refuse_lists,
+    written_lists,
+)
+from clftask.errors import DataError, Problem
+from clftask.spec import BareKind
+
+__all__ = [
+    "ClassColumn",
+    "DelimitedColumn",
+    "IndicatorColumns",
+    "LabelColumns",
+    "LabelSpace",
+    "Labels",
+    "ListColumn",
+    "Task",
+    "multi_hot",
+]
+
+
+class _Multilabel(LabelColumns):
+    empty: Literal["keep", "drop"] = "keep"
+
+    @property
+    def keep_empty(self) -> bool:
+        """Whether a row without any label is kept."""
+        return self.empty == "keep"
+
+
+class ClassColumn(LabelColumns):
+    """A column with one label per row: strings, whole numbers or bools."""
+
+    task: ClassVar[Task] = "multiclass"
+    kind: Literal["class"] = "class"
+    column: str
+
+    def columns(self, available: Sequence[str]) -> list[str]:
+        """Return the one column."""
+        return [self.column]
+
+    def _read(self, table: pa.Table) -> pa.ListArray:
+        """Return a list of one label per row."""
+        cells = LabelCells(table, self.column)
+        names = scalars_as_names(cells)
+        refuse_lists(cells, distinct(names))
+        lengths = pc.if_else(names.is_valid(), 1, 0)
+        return list_array(names.drop_null(), lengths, names.is_null())
+
+
+class ListColumn(_Multilabel):
+    """A column of lists of labels, or of lists written as text: JSON, Python, `<a><b>`."""
+
+    if_missing: ClassVar[str] = "Write [] where no label applies"
+    kind: Literal["list"] = "list"
+    column: str
+
+    def columns(self, available: Sequence[str]) -> list[str]:
+        """Return the one column."""
+        return [self.column]
+
+    def _read(self, table: pa.Table) -> pa.ListArray:
+        """Return the lists with the labels as names."""
+        cells = LabelCells(table, self.column)
+        found = lists_of_names(cells) if is_list_column(cells) else written_lists(cells)
+        return without_repetitions(read_vectors(found, self.position_names, cells))
+
+
+class DelimitedColumn(_Multilabel):
+    """A column of strings such as `a|b|c`; whitespace around a label is removed."""
+
+    cells = "text"
+    if_missing: ClassVar[str] = "Write an empty text where no label applies"
+    kind: Literal["delimited"] = "delimited"
+    column: str
+    delimiter: str = Field("|", min_length=1)
+
+    def columns(self, available: Sequence[str]) -> list[str]:
+        """Return the one column."""
+        return [self.column]
+
+    def _read(self, table: pa.Table) -> pa.ListArray:
+        """Split each string; if all of them are written lists, parse these."""
+        cells = LabelCells(table, self.column)
+        text = scalars_as_text(cells)
+        found = distinct(text)
+        read = {cell: labels for cell in found if (labels := parse_written(cell)) is not None}
+        if found and len(read) == len(found):
+            lists = lists_of_cells(text, read, blank=[])
+        else:
+            self._refuse_written(cells, found)
+            lists = self._split(text.combine_chunks())
+        return without_repetitions(read_vectors(lists, self.position_names, cells))
+
+    def _refuse_written(self, cells: LabelCells, found: Sequence[str]) -> None:
+        written = [cell for cell in found if is_written(cell)]
+        if not written and all(map(is_bracketed, found)):
+            written = [cell for cell in found if parse_written(cell) is None]
+        if written:
+            allowed = f"must contain labels separated by {self.delimiter!r}; this looks like a list"
+            remedy = f"{WRITE_JSON[:-1]}, in all rows."
+            raise cells.wrong(cells.first(written[0]), allowed, remedy)
+
+    def _split(self, text: pa.Array) -> pa.ListArray:
+        parts = pc.split_pattern(text, self.delimiter)
+        lengths = pc.fill_null(pc.list_value_length(parts), 0).cast(pa.int64())
+        flat = pc.utf8_trim_whitespace(parts.flatten())
+        flat = pc.if_else(pc.equal(flat, ""), pa.scalar(None, pa.string()), flat)
+        return list_array(flat, lengths, text.is_null())
+
+
+class IndicatorColumns(_Multilabel):
+    """One column of 0 and 1 (or bools) per label; the column's name is the label."""
+
+    cells = "flags"
+    if_missing: ClassVar[str] = "Write 0 where a label does not apply"
+    kind: Literal["indicators"] = "indicators"
+    columns_: tuple[str, ...] | None = Field(None, alias="columns", min_length=2)
+    pattern: str | None = None
+
+    model_config = {"populate_by_name": True, "serialize_by_alias": True}
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> IndicatorColumns:
+        if (self.columns_ is None) == (self.pattern is None):
+            raise ValueError("requires either columns or pattern")
+        try:
+            self._matching([""])
+        except pa.ArrowException as error:
+            raise ValueError(f"pattern must be an RE2 regular expression: {error}") from None
+        return self
+
+    def _matching(self, names: list[str]) -> list[str]:
+        """Return the names that match the pattern; RE2 takes linear time for any pattern."""
+        if self.pattern is None:
+            return []
+        column = pa.array(names, pa.string())
+        return list(column.filter(pc.match_substring_regex(column, self.pattern)).to_pylist())
+
+    def columns(self, available: Sequence[str]) -> list[str]:
+        """Return the named columns, or those that match the pattern."""
+        if self.columns_ is not None:
+            return list(self.columns_)
+        found = self._matching([name for name in available if name[:1] != "_"])
+        if len(found) < 2:
+            remedy = f"Available columns: {', '.join(available)}."
+            where = "data.labels.pattern"
+            raise DataError(Problem(where, self.pattern, "must match two or more columns", remedy))
+        return found
+
+    def _read(self, table: pa.Table) -> pa.ListArray:
+        """Return the names of the columns that are 1; null where a cell is null."""
+        names = self.columns(table.column_names)
+        flags = read_flags([LabelCells(table, name) for name in names])
+        rows, codes = np.nonzero(np.column_stack([pc.fill_null(f, False) for f in flags]))
+        lengths = np.bincount(rows, minlength=table.num_rows)
+        missing = np.logical_or.reduce([f.is_null().to_numpy(zero_copy_only=False) for f in flags])
+        keep = ~missing[rows]
+        lengths[missing] = 0
+        flat = pa.array(names, pa.string()).take(pa.array(codes[keep]))
+        return list_array(flat, pa.array(lengths, pa.int64()), pa.array(missing))
+
+
+Labels = Annotated[
+    ClassColumn | ListColumn | DelimitedColumn | IndicatorColumns,
+    Field(discriminator="kind"),
+    BareKind(),
+]
