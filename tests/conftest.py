@@ -385,6 +385,7 @@ def _train_bundle(
     from clftask.config.train import TrainJob
     from clftask.data.prepare import prepare, tokenise
     from clftask.models.tokenizers import load_tokenizer
+    from clftask.training import run_dir
     from clftask.training.worker import Work, fit
 
     table = _write_toy_table(folder / "toy.parquet", 240)
@@ -403,6 +404,8 @@ def _train_bundle(
     tables = tokenise(prepared, load_tokenizer(str(base)), job.model)
     data = {"fingerprint": prepared.fingerprint, "report": prepared.report.as_json()}
     sink = _Sink()
+    run = run_dir.Run(str(folder / "run"), exists=False)
+    run_dir.create(run, job, prepared.rows, prepared.fingerprint)
     fit(Work(job, str(folder / "run"), tables, prepared.space.names, data, ""), sink, 0, 1, "cpu")
     rows = pd.read_parquet(table)
     for name in ("test", "validation"):

@@ -47,7 +47,7 @@ def demo(folder: Path, file: IO[str]) -> dict[str, Any]:
     """
     started = time.perf_counter()
     quiet_libraries()
-    console = Console(file=file, highlight=False)
+    console = Console(file=file, highlight=False, emoji=False)
     folder = folder.absolute()
     data = _write_data(folder, console.print)
     with connected():

@@ -8,10 +8,10 @@ from typing import IO, TYPE_CHECKING
 
 from pydantic import ByteSize
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from clftask.messages import counted
+from clftask.cli.summaries import console_on
+from clftask.messages import counted, printable
 
 if TYPE_CHECKING:
     from clftask.estimate.measure import Range
@@ -23,9 +23,9 @@ Rows = Iterable[tuple[str, ...]]
 
 def score_estimate(found: ScoreEstimate, file: IO[str]) -> None:
     """Print the estimate of a scoring job."""
-    console = Console(file=file, highlight=False)
+    console = console_on(file)
     if not found.rows_left:
-        console.print(f"nothing is left to be scored: {escape(found.output)}", soft_wrap=True)
+        console.print(f"nothing is left to be scored: {printable(found.output)}", soft_wrap=True)
         return
     done = f", {found.rows_done:,} are done" if found.rows_done else ""
     shards = counted(found.shards_left, "shard")
@@ -54,7 +54,7 @@ def _filtered(found: ScoreEstimate) -> Rows:
 
 def tune_estimate(found: TuneEstimate, file: IO[str]) -> None:
     """Print the estimate of a search."""
-    console = Console(file=file, highlight=False)
+    console = console_on(file)
     if not found.trials_left and not found.finalists_left:
         console.print("nothing is left to be trained")
         return
@@ -62,7 +62,7 @@ def tune_estimate(found: TuneEstimate, file: IO[str]) -> None:
         cost, trials = kind.cost, counted(len(kind.numbers), "trial")
         epoch = f"{cost.epoch_s:.3g} s an epoch" if cost else "not measured: the mean is used"
         failed = bool(cost and cost.reason)
-        console.print(f"{trials}, {escape(str(kind))}: {'fails' if failed else epoch}")
+        console.print(f"{trials}, {printable(str(kind))}: {'fails' if failed else epoch}")
     epochs, budget = found.epochs, found.time_budget_s
     within = f", time_budget {_time(budget)}" if budget else ""
     limit = f", storage_budget {_bytes(found.storage_budget)}" if found.storage_budget else ""
@@ -94,7 +94,7 @@ def _print_end(
     rows = ((str(count), _time(value)) for count, value in seconds.items())
     console.print(_table("", (name, "typically"), rows))
     for line in warnings:
-        console.print(f"warning: {escape(line)}", soft_wrap=True)
+        console.print(f"warning: {printable(line)}", soft_wrap=True)
     console.print(f"not measured: {'; '.join(not_measured)}", soft_wrap=True)
 
 

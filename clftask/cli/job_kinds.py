@@ -38,7 +38,7 @@ def _train() -> JobKind:
     from clftask.cli.summaries import train_summary
     from clftask.distributed.train.driver import train
 
-    return JobKind(train, lambda _: TrainScreen(), train_summary)
+    return JobKind(train, lambda job: TrainScreen(job.training.metric), train_summary)
 
 
 def _tune() -> JobKind:

@@ -39,6 +39,17 @@ Estimate = Annotated[
     typer.Option("--estimate", help="Estimate time and storage from a sample, and exit."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="End stdout with one JSON object.")]
+AllMetrics = Annotated[
+    bool, typer.Option("--all-metrics", help="Print all metrics, not only the main ones.")
+]
+SplitName = Annotated[
+    str | None,
+    typer.Option(
+        "--split",
+        help="The split of a dataset that has several; default: test, else the first.",
+        show_default=False,
+    ),
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -54,10 +65,14 @@ def _options(
 
 @app.command()
 def train(
-    job: JobFile, overrides: Overrides = None, dry_run: DryRun = False, as_json: AsJson = False
+    job: JobFile,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+    all_metrics: AllMetrics = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train, evaluate, write a bundle."""
-    _run_job("train", job, overrides, dry_run, False, as_json)
+    _run_job("train", job, overrides, dry_run, False, as_json, all_metrics=all_metrics)
 
 
 @app.command()
@@ -66,10 +81,11 @@ def tune(
     overrides: Overrides = None,
     dry_run: DryRun = False,
     estimate: Estimate = False,
+    all_metrics: AllMetrics = False,
     as_json: AsJson = False,
 ) -> None:
     """Search hyperparameters, write the best job and its bundle."""
-    _run_job("tune", job, overrides, dry_run, estimate, as_json)
+    _run_job("tune", job, overrides, dry_run, estimate, as_json, all_metrics=all_metrics)
 
 
 @app.command()
@@ -91,8 +107,9 @@ def _run_job(
     dry_run: bool,
     estimate: bool,
     as_json: bool,
+    **shown: bool,
 ) -> None:
-    """Run, print or estimate a job of any kind."""
+    """Run, print or estimate a job of any kind; `shown` are options of its summary."""
 
     def run() -> None:
         if dry_run and estimate:
@@ -109,7 +126,7 @@ def _run_job(
             _show(lambda: measure(job, say), show, as_json)
         else:
             chosen = job_kind(kind)
-            _show(lambda: chosen.run(job), chosen.summarise, as_json)
+            _show(lambda: chosen.run(job), partial(chosen.summarise, **shown), as_json)
 
     guarded(run, as_json)
 
@@ -173,6 +190,8 @@ def _wait_for(submitted: Any, as_json: bool) -> None:
 def evaluate(
     bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="The bundle.")],
     table: Annotated[str, typer.Argument(metavar="TABLE", help="A labelled table.")],
+    split: SplitName = None,
+    all_metrics: AllMetrics = False,
     as_json: AsJson = False,
 ) -> None:
     """Evaluate a bundle on a labelled table."""
@@ -181,7 +200,8 @@ def evaluate(
         from clftask.cli.summaries import evaluation_summary
         from clftask.commands.evaluate import evaluate_bundle
 
-        _show(lambda: evaluate_bundle(bundle, table, say), evaluation_summary, as_json)
+        summarise = partial(evaluation_summary, all_metrics=all_metrics)
+        _show(lambda: evaluate_bundle(bundle, table, say, split), summarise, as_json)
 
     guarded(run, as_json)
 
@@ -197,6 +217,8 @@ def decide(
     output: Annotated[
         str | None, typer.Option(help="The new bundle's path; default: replace the bundle.")
     ] = None,
+    split: SplitName = None,
+    all_metrics: AllMetrics = False,
     as_json: AsJson = False,
 ) -> None:
     """Refit calibration and thresholds on new labelled rows, without training."""
@@ -205,8 +227,8 @@ def decide(
         from clftask.cli.summaries import evaluation_summary
         from clftask.commands.evaluate import decide_bundle
 
-        refit = partial(decide_bundle, bundle, table, overrides or [], output, say)
-        _show(refit, evaluation_summary, as_json)
+        refit = partial(decide_bundle, bundle, table, overrides or [], output, say, split)
+        _show(refit, partial(evaluation_summary, all_metrics=all_metrics), as_json)
 
     guarded(run, as_json)
 
@@ -223,6 +245,8 @@ def compare(
         list[str] | None,
         typer.Option(metavar="FIGURE>=NUMBER", help="Exit 1 if B − A violates this bound."),
     ] = None,
+    split: SplitName = None,
+    all_metrics: AllMetrics = False,
     as_json: AsJson = False,
 ) -> None:
     """Compare two bundles or two score tables; exit 1 if a gate fails."""
@@ -232,12 +256,15 @@ def compare(
         from clftask.commands.compare_bundles import compare_bundles
         from clftask.commands.compare_tables import compare_tables
 
+        if table is None and split is not None:
+            raise ConfigError(Problem("--split", split, "is for labelled tables", "Remove it."))
         if table is None:
             tables_compared = partial(compare_tables, a, b, gate or [])
             result = _show(tables_compared, compare_tables_summary, as_json)
         else:
-            bundles_compared = partial(compare_bundles, a, b, table, gate or [], say)
-            result = _show(bundles_compared, compare_summary, as_json)
+            bundles_compared = partial(compare_bundles, a, b, table, gate or [], say, split)
+            summarise = partial(compare_summary, all_metrics=all_metrics)
+            result = _show(bundles_compared, summarise, as_json)
         if not result["passed"]:
             raise typer.Exit(1)
 

@@ -3,31 +3,71 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any, Self
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.measure import Measurement
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Column, Table
+from rich.text import Text
 
 from clftask import logs
 from clftask.cli.summaries import MAX_LABEL_ROWS, escaped, shown
 from clftask.components.search.goal import Goal
 from clftask.messages import counted
 
-LINE_EVERY_S = 10.0
+LINE_EVERY_S, LINE_EVERY_STEPS = 10.0, 50
+OTHER_CELLS = len("/ -:--:--") + 4  # of the progress line, with gaps
+GAP = "  "
 
 
 def _console() -> Console:
     """Return a console on stderr; not a terminal if logs are JSON lines."""
-    return Console(stderr=True, highlight=False, force_terminal=False if logs.is_json() else None)
+    is_terminal = False if logs.is_json() else None
+    return Console(
+        stderr=True, highlight=False, markup=False, emoji=False, force_terminal=is_terminal
+    )
 
 
 def _say(console: Console, line: str) -> None:
     with suppress(OSError):  # a closed or full stderr must not end a job
         logs.say(line) if logs.is_json() else console.print(escaped(line), soft_wrap=True)
+
+
+class _Figures:
+    """Figures in one line: those that fit the width, the first ones first."""
+
+    def __init__(self, figures: list[str]) -> None:
+        self.figures = figures
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(0, min(options.max_width, len(GAP.join(self.figures))))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        fitting = [GAP.join(self.figures[:n]) for n in range(len(self.figures), -1, -1)]
+        yield Text(next(text for text in fitting if len(text) <= options.max_width))
+
+
+class _FiguresColumn(ProgressColumn):
+    """The only column that gives way on a narrow terminal; steps and time left stay."""
+
+    def __init__(self) -> None:
+        super().__init__(Column(no_wrap=False))
+
+    def render(self, task: Task) -> _Figures:
+        return _Figures(task.fields["figures"])
 
 
 class _Screen:
@@ -37,8 +77,11 @@ class _Screen:
 
     def __init__(self) -> None:
         self.console = _console()
-        columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
-        columns += [TimeRemainingColumn(), TextColumn("{task.fields[figures]}")]
+        whole = Column(no_wrap=True)  # rich cuts the columns of steps and time by default
+        self.bar = BarColumn(table_column=whole)
+        fixed = [TextColumn("{task.description}", table_column=whole), self.bar]
+        fixed += [MofNCompleteColumn(table_column=whole), TimeRemainingColumn(table_column=whole)]
+        columns = [*fixed, _FiguresColumn()]
         self.progress = Progress(*columns, console=self.console)
         self.task: Any = None
 
@@ -54,38 +97,55 @@ class _Screen:
         """Print a line above the bar."""
         _say(self.console, line)
 
-    def move(self, completed: int, total: int, figures: str) -> None:
-        """Move the bar."""
+    def move(self, completed: int, total: int, figures: list[str]) -> None:
+        """Move the bar; of the figures, the last ones give way on a narrow terminal."""
+        others = len(self.name) + 2 * len(str(total)) + OTHER_CELLS
+        self.bar.bar_width = max(1, min(self.console.width // 5, self.console.width - others))
         if self.task is None:
-            self.task = self.progress.add_task(self.name, total=total, figures="")
+            self.task = self.progress.add_task(self.name, total=total, figures=[])
             if self.console.is_terminal:
                 self.progress.start()
         self.progress.update(self.task, completed=completed, figures=figures)
 
 
 class TrainScreen(_Screen):
-    """Steps, with loss, metric and speed."""
+    """Steps, with loss, speed and the job's metric.
+
+    Args:
+        metric: The job's metric; evaluations show it and the loss.
+    """
 
     name = "training"
 
-    def __init__(self) -> None:
+    def __init__(self, metric: str) -> None:
         super().__init__()
-        self.figures: dict[str, float] = {}
+        self.names = list(dict.fromkeys(["loss", metric]))
+        self.of_step: list[str] = []
+        self.evaluated = ""
+        self.printed_step = 0
 
     def show(self, record: dict[str, Any]) -> None:
         """Move the bar; print a line for each evaluation."""
-        self.figures |= {k: v for k, v in record.items() if k in ("loss", "samples_per_s")}
         if "eval_loss" in record:
-            found = {k[5:]: v for k, v in record.items() if k.startswith("eval_")}
-            self.figures |= {k: v for k, v in found.items() if k != "loss"}
-            line = "  ".join(f"{k} {v:.4f}" for k, v in found.items())
-            self.say(f"epoch {record['epoch']:g}: validation {line}")
-        elif not self.console.is_terminal and record["step"] % 50 == 0:
-            self.say(f"step {record['step']}/{record['max_steps']}: {self._figures()}")
-        self.move(record["step"], record["max_steps"], self._figures())
+            values = {name: record.get(f"eval_{name}") for name in self.names}
+            found = [f"{name} {shown(value) or '–'}" for name, value in values.items()]
+            epoch = f"epoch {record['epoch']:g}:"
+            self.say(f"{epoch} validation {GAP.join(found)}")
+            self.evaluated = f"{epoch} {found[-1]}"
+        if "loss" in record:
+            loss = f"loss {shown(record['loss']) or '–'}"
+            self.of_step = [loss, f"{record['samples_per_s']:,.4g} rows/s"]
+            self._print_step(record)
+        loss, *speed = self.of_step or [""]
+        figures = [loss, self.evaluated, *speed]
+        self.move(record["step"], record["max_steps"], [text for text in figures if text])
 
-    def _figures(self) -> str:
-        return "  ".join(f"{name} {value:.4g}" for name, value in self.figures.items())
+    def _print_step(self, record: dict[str, Any]) -> None:
+        """Print a line without a terminal; it has no validation figures, which would be old."""
+        is_due = record["step"] - self.printed_step >= LINE_EVERY_STEPS
+        if is_due and not self.console.is_terminal:
+            self.printed_step = record["step"]
+            self.say(f"step {record['step']}/{record['max_steps']}: {GAP.join(self.of_step)}")
 
 
 class ScoreScreen(_Screen):
@@ -107,16 +167,17 @@ class ScoreScreen(_Screen):
         figures = self._figures(record, speed)
         if not self.console.is_terminal and now - self.printed_at > LINE_EVERY_S:
             self.printed_at = now
-            self.say(f"{record['rows']:,} of {counted(record['total'], 'row')}: {figures}")
+            line = f"{record['rows']:,} of {counted(record['total'], 'row')}: {', '.join(figures)}"
+            self.say(line.removesuffix(": "))
         self.move(record["rows"], record["total"], figures)
 
-    def _figures(self, record: dict[str, Any], speed: float) -> str:
+    def _figures(self, record: dict[str, Any], speed: float) -> list[str]:
         left = record["total"] - record["rows"]
         parts = [f"{speed:,.0f} rows/s"] if speed else []
         parts += [f"{timedelta(seconds=round(left / speed))} left"] if speed else []
         parts += [f"{record['quarantined']:,} quarantined"] if record["quarantined"] else []
         parts += [f"{record['skipped']:,} skipped"] if record["skipped"] else []
-        return ", ".join(parts)
+        return parts
 
 
 class TuneScreen:

@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import IO, Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from clftask.components.labels import Task
 from clftask.components.metrics import with_plain
-from clftask.config.results import Metrics, ScoreResult, TrainResult, TuneResult
-from clftask.messages import counted, printable
+from clftask.config.results import ScoreResult, TrainResult, TuneResult
+from clftask.messages import MAJORITY, counted, printable, range_text
+from clftask.report.headline import headline_names
 
 MAX_LABEL_ROWS = 20
+NARROW, VERY_NARROW, MIN_SPREAD = 74, 56, 64  # columns of the terminal
 PLAIN_CAPTION = "plain: uncalibrated, at 0.5 or the most probable class"
+BASELINE = f"{MAJORITY}: always the most frequent label\n"
+MORE = "all metrics: --all-metrics"
+
+Metrics = Mapping[str, Mapping[str, float | None]]  # by split and name
 
 
-def tune_summary(result: TuneResult, file: IO[str]) -> None:
-    """Print the winner's settings, its metrics, and the paths of its job and bundle."""
-    console = Console(file=file, highlight=False)
+def console_on(file: IO[str]) -> Console:
+    """Return a console that shows text literally: labels may contain `[red]` or `:smile:`."""
+    return Console(file=file, highlight=False, markup=False, emoji=False)
+
+
+def tune_summary(result: TuneResult, file: IO[str], all_metrics: bool = False) -> None:
+    """Print the winner's settings, its metrics, and the paths of its job, bundle and report."""
+    console = console_on(file)
     counts = ", ".join(f"{n} {state}" for state, n in result.trials.items())
     console.print(f"trials: {counts}")
     for number, reason in list(result.failures.items())[:MAX_LABEL_ROWS]:
@@ -33,15 +44,16 @@ def tune_summary(result: TuneResult, file: IO[str]) -> None:
     for finalist in result.finalists:
         scores = ", ".join(f"{score:.4f}" for score in finalist[result.metric])
         console.print(f"finalist {finalist['trial']}: {result.metric} with new seeds {scores}")
-    console.print(_metric_table(result.best["metrics"]))
+    _print_metrics(console, result.best["metrics"], {}, result.task, result.metric, all_metrics)
     _print_warnings(result.best.get("warnings", []), console)
     console.print(f"job: {escaped(result.job)}", soft_wrap=True)
     console.print(f"bundle: {escaped(result.bundle)}", soft_wrap=True)
+    console.print(f"report: {escaped(result.run)}/report.html", soft_wrap=True)
 
 
 def score_summary(result: ScoreResult, file: IO[str]) -> None:
     """Print the totals of a score table: rows, labels, confidence."""
-    console = Console(file=file, highlight=False)
+    console = console_on(file)
     scored = max(result.rows_scored, 1)
     table = Table(show_header=False)
     table.add_row("rows", f"{result.rows_in:,}")
@@ -53,11 +65,12 @@ def score_summary(result: ScoreResult, file: IO[str]) -> None:
     table.add_row("mean confidence", f"{result.mean_confidence:.3f}")
     if result.precision_note:
         table.add_row("precision", escaped(result.precision_note))
-    if result.rows_per_s:  # 0 if this invocation scored nothing
+    if result.shards_skipped < result.shards:
         table.add_row("rows/s", f"{result.rows_per_s:,.1f}")
     console.print(table)
     console.print(_distribution(result.labels, scored))
-    console.print(f"score table: {escaped(result.output)}", soft_wrap=True)
+    state = " (already complete)" if result.shards_skipped == result.shards else ""
+    console.print(f"score table: {escaped(result.output)}{state}", soft_wrap=True)
 
 
 def _distribution(labels: dict[str, int], rows: int) -> Table:
@@ -65,20 +78,22 @@ def _distribution(labels: dict[str, int], rows: int) -> Table:
     left_out = max(0, len(ordered) - MAX_LABEL_ROWS)
     caption = f"and {counted(left_out, 'more label')}" if left_out else None
     table = Table(title="predicted labels", caption=caption)
-    for name in ("label", "rows", "share"):
-        table.add_column(name, justify="left" if name == "label" else "right")
+    _columns(table, "label", "rows", "share")
     for label, count in ordered[:MAX_LABEL_ROWS]:
         table.add_row(escaped(label), f"{count:,}", f"{count / rows:.1%}")
     return table
 
 
-def train_summary(result: TrainResult, file: IO[str]) -> None:
+def train_summary(result: TrainResult, file: IO[str], all_metrics: bool = False) -> None:
     """Print metrics by split and by label, and the path of the bundle."""
-    console = Console(file=file, highlight=False)
-    console.print(_metric_table(result.metrics, result.intervals))
+    console = console_on(file)
+    of_task = result.task, result.metric, all_metrics
+    _print_metrics(console, result.metrics, result.intervals, *of_task)
     split = "test" if "test" in result.per_label else "validation"
-    console.print(_label_table(result.per_label[split], split))
+    console.print(_label_table(result.per_label[split], split, console.width))
     _print_warnings(result.warnings, console)
+    if result.shipped is not None:
+        console.print(escaped(result.shipped.line()), soft_wrap=True)
     console.print(f"bundle: {escaped(result.bundle)}", soft_wrap=True)
     console.print(f"report: {escaped(result.bundle)}/report.html", soft_wrap=True)
 
@@ -88,34 +103,40 @@ def _print_warnings(warnings: Sequence[str], console: Console) -> None:
         console.print(f"warning: {escaped(warning)}", soft_wrap=True)
 
 
-def evaluation_summary(result: dict[str, Any], file: IO[str]) -> None:
+def evaluation_summary(result: dict[str, Any], file: IO[str], all_metrics: bool = False) -> None:
     """Print the metrics of a bundle on one table."""
-    console = Console(file=file, highlight=False)
+    console = console_on(file)
     title = counted(result["rows"], "row")
-    console.print(_metric_table({title: result["metrics"]}, {title: result["intervals"]}))
-    console.print(_label_table(result["per_label"], title))
+    by_split = {title: result["metrics"]}, {title: result["intervals"]}
+    _print_metrics(console, *by_split, result["task"], result["metric"], all_metrics)
+    console.print(_label_table(result["per_label"], title, console.width))
     console.print(f"bundle: {escaped(result['bundle'])}", soft_wrap=True)
 
 
-def compare_summary(result: dict[str, Any], file: IO[str]) -> None:
+def compare_summary(result: dict[str, Any], file: IO[str], all_metrics: bool = False) -> None:
     """Print the differences between two bundles: metrics, labels, examples, gates."""
-    console = Console(file=file, highlight=False)
+    console = console_on(file)
     title = f"B − A on {counted(result['rows'], 'row')}"
-    table = Table(title=title, caption="95 %: paired bootstrap")
-    _columns(table, "metric", "A", "B", "B − A", "95 %")
-    for name, row in result["metrics"].items():
-        table.add_row(name, shown(row["a"]), shown(row["b"]), *_change(row))
-    console.print(table)
+    own, gates = result["metric"], {gate["metric"] for gate in result["gates"]}
+    short = {*headline_names(result["task"], own, result["metrics"]), *gates}
+    more = "" if all_metrics else f"; {MORE}"
+    table = Table(title=title, caption=f"95 %: paired bootstrap{more}")
+    rows: list[tuple[str, ...]] = [
+        (name, shown(row["a"]), shown(row["b"]), *_change(row))
+        for name, row in result["metrics"].items()
+        if all_metrics or name in short
+    ]
+    _print_changes(console, table, ("metric", "A", "B", "B − A", "95 %"), rows)
     changed = [row for row in result["per_label"] if row["difference"] or row["changed"]]
-    labels = Table(
-        title="labels, F1", caption=f"{len(changed)} of {len(result['per_label'])} changed"
-    )
-    _columns(labels, "label", "A", "B", "B − A", "95 %", "rows", "predictions changed")
+    count = f"{len(changed)} of {counted(len(result['per_label']), 'label')} changed"
+    heads = ("label", "A", "B", "B − A", "95 %", "rows", "changed")
+    rows = []
     for row in changed[:MAX_LABEL_ROWS]:
-        counts = str(row["rows"]), str(row["changed"])
-        figures = _share(row["f1_a"]), _share(row["f1_b"])
-        labels.add_row(escaped(row["label"]), *figures, *_change(row), *counts)
-    console.print(labels)
+        figures = _share(row["f1_a"]), _share(row["f1_b"]), *_change(row)
+        counts = f"{row['rows']:,}", f"{row['changed']:,}"
+        rows.append((escaped(row["label"]), *figures, *counts))
+    about = "changed: rows with another prediction of the label"
+    _print_changes(console, Table(title=f"F1: {count}", caption=about), heads, rows)
     console.print(f"{result['changed']:.1%} of the rows have a different prediction")
     for name, examples in result["examples"].items():
         for example in examples[:3]:
@@ -127,22 +148,24 @@ def _print_gates(result: dict[str, Any], console: Console) -> None:
     for gate in result["gates"]:
         state = "passed" if gate["passed"] else "FAILED"
         wanted = f"{gate['metric']}{gate['sign']}{gate['bound']:g}"
-        value = "undefined" if gate["difference"] is None else f"{gate['difference']:+.4f}"
-        console.print(f"gate {wanted}: {value}, {state}")
+        value = gate["difference"]
+        found = "undefined" if value is None else f"{value:+.4f}"
+        console.print(f"gate {wanted}: {found}, {state}")
 
 
 def compare_tables_summary(result: dict[str, Any], file: IO[str]) -> None:
     """Print the differences between two score tables: labels, drift, examples, gates."""
-    console = Console(file=file, highlight=False)
+    console = console_on(file)
     changed = [row for row in result["per_label"] if row["difference"] or row["gained"]]
     count = f"{len(changed)} of {len(result['per_label'])} labels changed"
     labels = Table(title="share of rows by predicted label", caption=count)
-    _columns(labels, "label", "A", "B", "B − A", "95 %", "gained", "lost")
+    heads = ("label", "A", "B", "B − A", "95 %", "gained", "lost")
+    rows = []
     for row in changed[:MAX_LABEL_ROWS]:
         shares = f"{row['share_a']:.2%}", f"{row['share_b']:.2%}"
         counts = f"{row['gained']:,}", f"{row['lost']:,}"
-        labels.add_row(escaped(row["label"]), *shares, *_change(row), *counts)
-    console.print(labels)
+        rows.append((escaped(row["label"]), *shares, *_change(row), *counts))
+    _print_changes(console, labels, heads, rows)
     console.print(f"{result['rows_a']:,} rows in A, {result['rows_b']:,} in B")
     if result["changed"] is not None:
         share = f"{result['changed']:.2%} have different predictions"
@@ -155,18 +178,28 @@ def compare_tables_summary(result: dict[str, Any], file: IO[str]) -> None:
     _print_gates(result, console)
 
 
+def _print_changes(
+    console: Console, table: Table, heads: Sequence[str], rows: Sequence[Sequence[str]]
+) -> None:
+    """Print a table of differences; on a narrow terminal without what follows `B − A`."""
+    end = heads.index("B − A") + 1 if console.width < MIN_SPREAD else len(heads)
+    _columns(table, *heads[:end])
+    for row in rows:
+        table.add_row(*row[:end])
+    console.print(table if rows else table.title)
+
+
 def _columns(table: Table, first: str, *others: str) -> None:
-    table.add_column(first)
+    """Add a column of names, and columns of numbers, which are never cut or folded."""
+    table.add_column(first, overflow="fold")
     for name in others:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
 
 
 def _change(row: dict[str, Any]) -> tuple[str, str]:
-    if row["difference"] is None:
-        return "", ""
-    is_known = row.get("low") is not None
-    spread = f"{row['low']:+.4f} … {row['high']:+.4f}" if is_known else ""
-    return f"{row['difference']:+.4f}", spread
+    has_spread = row.get("low") is not None
+    spread = f"{row['low']:+.3f} … {row['high']:+.3f}" if has_spread else ""
+    return "" if row["difference"] is None else f"{row['difference']:+.4f}", spread
 
 
 def _example_line(example: dict[str, Any]) -> str:
@@ -175,44 +208,74 @@ def _example_line(example: dict[str, Any]) -> str:
     return f"{text} … ({'; '.join(sides)})"
 
 
-def _metric_table(metrics: Metrics, intervals: Any = None) -> Table:
-    """Return metrics by split, with the decision and, if they differ, the plain ones.
+def _print_metrics(
+    console: Console, metrics: Metrics, intervals: Any, task: Task, own: str, all_metrics: bool
+) -> None:
+    """Print the headline metrics of all splits, or all metrics, split by split.
+
+    Args:
+        console: The console.
+        metrics: By split and name.
+        intervals: 95 % intervals by split and name.
+        task: multiclass or multilabel.
+        own: The job's metric.
+        all_metrics: Whether to print all metrics.
+    """
+    names = headline_names(task, own, (name for found in metrics.values() for name in found))
+    shown_names = () if all_metrics else names
+    intervals = {} if console.width < VERY_NARROW else intervals
+    splits = [list(metrics)]
+    if all_metrics or (console.width < NARROW and intervals):
+        splits = [[split] for split in metrics]
+    tables = [
+        _metric_table({s: metrics[s] for s in some}, intervals, shown_names) for some in splits
+    ]
+    if not all_metrics:
+        has_baseline = any(name.endswith(MAJORITY) for name in names)
+        tables[-1].caption = f"{BASELINE if has_baseline else ''}{MORE}"
+    for table in tables:
+        console.print(table)
+
+
+def _metric_table(metrics: Metrics, intervals: Any = None, names: Iterable[str] = ()) -> Table:
+    """Return metrics by split, with their intervals; without names also the plain ones.
 
     Args:
         metrics: By split and name.
         intervals: 95 % intervals by split and name.
+        names: The metrics to show; all if empty.
     """
-    splits = {split: with_plain(figures) for split, figures in metrics.items()}
+    splits = {split: with_plain(dict(figures)) for split, figures in metrics.items()}
+    intervals, chosen = intervals or {}, list(names)
     is_plain = all(plain is None for found in splits.values() for _, plain in found.values())
-    table = Table(title="metrics", caption=None if is_plain else PLAIN_CAPTION)
-    table.add_column("metric")
+    heads = {split: [*(["95 %"] if intervals.get(split) else [])] for split in splits}
+    table = Table(title="metrics", caption=None if is_plain or chosen else PLAIN_CAPTION)
+    has_plain = not (is_plain or chosen)
     for split in splits:
-        table.add_column(escaped(split), justify="right")
-        if not is_plain:
-            table.add_column("plain", justify="right", style="dim")
-    for name in dict.fromkeys(name for found in splits.values() for name in found):
+        heads[split] += ["plain"] if has_plain else []
+    _columns(table, "metric", *(h for split in splits for h in (escaped(split), *heads[split])))
+    for name in chosen or dict.fromkeys(name for found in splits.values() for name in found):
         cells: list[str] = []
         for split, found in splits.items():
             value, plain = found.get(name, (None, None))
-            spread = (intervals or {}).get(split, {}).get(name)
-            beside = f"  {spread[0]:.3f} … {spread[1]:.3f}" if spread else ""
-            cells.append(shown(value) + beside)
-            cells += [] if is_plain else [shown(plain)]
+            spread = intervals.get(split, {}).get(name)
+            beside = {"95 %": range_text(*spread) if spread else "", "plain": shown(plain)}
+            cells += [shown(value), *(beside[head] for head in heads[split])]
         table.add_row(escaped(name), *cells)
     return table
 
 
-def _label_table(rows: Sequence[Mapping[str, Any]], split: str) -> Table:
+def _label_table(rows: Sequence[Mapping[str, Any]], split: str, width: int) -> Table:
     ordered = sorted(rows, key=lambda row: -row["support"])
     left_out = max(0, len(ordered) - MAX_LABEL_ROWS)
     caption = f"and {counted(left_out, 'more label')} in metrics.json" if left_out else None
     table = Table(title=f"labels ({split})", caption=caption)
-    columns = [n for n in ("precision", "recall", "f1", "threshold") if not rows or n in rows[0]]
-    for name in ("label", *columns, "rows"):
-        table.add_column(name, justify="left" if name == "label" else "right")
+    wanted = ("f1",) if width < VERY_NARROW else ("precision", "recall", "f1", "threshold")
+    columns = [n for n in wanted if not rows or n in rows[0]]
+    _columns(table, "label", *columns, "rows")
     for row in ordered[:MAX_LABEL_ROWS]:
         figures = [_share(row[k]) for k in columns]
-        table.add_row(escaped(row["label"]), *figures, str(row["support"]))
+        table.add_row(escaped(row["label"]), *figures, f"{row['support']:,}")
     return table
 
 
@@ -222,7 +285,7 @@ def inspect_summary(found: dict[str, Any], file: IO[str]) -> None:
     for name, value in found.items():
         if name != "metrics":
             table.add_row(name, escaped(_in_words(value)))
-    console = Console(file=file, highlight=False)
+    console = console_on(file)
     console.print(table)
     if "metrics" in found:
         console.print(_metric_table(found["metrics"]))
@@ -237,14 +300,15 @@ def _in_words(value: Any) -> str:
 
 
 def escaped(text: str) -> str:
-    """Escape rich markup and control characters in untrusted text."""
-    return escape(printable(text))
+    """Escape control characters in untrusted text; `console_on` shows the rest literally."""
+    return printable(text)
 
 
 def shown(value: float | None) -> str:
-    """Return a figure with four decimals, a count as it is; empty for None."""
-    return "" if value is None else str(value) if isinstance(value, int) else f"{value:.4f}"
+    """Return a figure with four decimals, a count without; empty for None."""
+    return "" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
 
 
 def _share(value: float | None) -> str:
+    """Return a figure of a label; a dash if it is undefined."""
     return "–" if value is None else f"{value:.3f}"

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from clftask.array_types import Array
-from clftask.commands.evaluate import Say, score_rows
+from clftask.commands.evaluate import Say, read_table, score_rows
 from clftask.commands.gates import check_gates, metric_of, read_gates
 from clftask.components.labels import LabelSpace, multi_hot
 from clftask.components.metrics import (
@@ -47,7 +47,9 @@ class Decided:
     decided: Array
 
 
-def compare_bundles(a: str, b: str, table: str, gates: list[str], say: Say) -> dict[str, Any]:
+def compare_bundles(
+    a: str, b: str, table: str, gates: list[str], say: Say, split: str | None = None
+) -> dict[str, Any]:
     """Compare two bundles on a labelled table.
 
     Args:
@@ -56,11 +58,13 @@ def compare_bundles(a: str, b: str, table: str, gates: list[str], say: Say) -> d
         table: Rows with the text and label columns of both training jobs.
         gates: Bounds on B − A: `macro_f1>=-0.005`.
         say: Prints a line for the user.
+        split: The split of a dataset that has several; None: test, or else the first one.
 
     Returns:
-        a, b, table, rows, metrics (a, b, difference and, for some, its paired bootstrap
-        interval), per_label, changed (share of rows whose prediction changed), examples
-        (better, worse: rows that only one bundle predicts correctly), gates, passed.
+        a, b, table, task, metric (B's training job's), rows, metrics (a, b, difference and, for
+        some, its paired bootstrap interval), per_label, changed (share of rows whose prediction
+        changed), examples (better, worse: rows that only one bundle predicts correctly), gates,
+        passed.
 
     Raises:
         ConfigError: A gate is invalid.
@@ -70,13 +74,14 @@ def compare_bundles(a: str, b: str, table: str, gates: list[str], say: Say) -> d
     space = _space(a, b)
     names = _metric_names(space, gates)
     wanted = read_gates(gates, names, LOWER_IS_BETTER)
-    rows, second = _shared_rows(jobs, space, table, say)
+    rows, second = _shared_rows(jobs, space, table, say, split)
     targets = multi_hot(rows["labels"].combine_chunks(), len(space.names))
     sides = [_decided(path, part, space, say) for path, part in ((a, rows), (b, second))]
     differences = _differences(sides, targets, groups_of(rows), space.positive_index)
     metrics = _metrics(sides, targets, differences, space, names)
     found = {
         **{"a": a, "b": b, "table": table, "rows": len(targets)},
+        **{"task": space.task, "metric": jobs[1].training.metric},
         "metrics": metrics,
         "per_label": _per_label(sides, targets, differences, space),
         "changed": float((sides[0].decided != sides[1].decided).any(1).mean()),
@@ -109,16 +114,13 @@ def _space(a: str, b: str) -> LabelSpace:
 
 
 def _shared_rows(
-    jobs: list[TrainJob], space: LabelSpace, table: str, say: Say
+    jobs: list[TrainJob], space: LabelSpace, table: str, say: Say, split: str | None
 ) -> tuple[pa.Table, pa.Table]:
     """Return the rows that both bundles can read, prepared for each bundle."""
-    report = DataReport()
-    first = read_labelled(jobs[0], space, table, report)
-    for line in report.warnings():
-        say(line)
+    first, _ = read_table(jobs[0], space, table, say, split)
     if jobs[0].data.recipe == jobs[1].data.recipe:
         return first, first
-    second = read_labelled(jobs[1], space, table, DataReport())
+    second = read_labelled(jobs[1], space, table, DataReport(), split)
     both = _places(first).keys() & _places(second).keys()
     parts = [
         part.take([i for place, i in _places(part).items() if place in both])

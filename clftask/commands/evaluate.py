@@ -9,15 +9,16 @@ from typing import Any
 
 from clftask.components.decision.calibration import Calibration
 from clftask.components.decision.decision import Decision
-from clftask.components.labels import multi_hot
+from clftask.components.labels import LabelSpace, multi_hot
 from clftask.components.truncation import num_special
 from clftask.config.train import TrainJob
+from clftask.data import training_rows
 from clftask.data.prepare import beginnings, read_labelled
 from clftask.data.summary import DataReport
 from clftask.data.tokenization import full_lengths
 from clftask.errors import ConfigError, Problem
 from clftask.evaluation.baseline import majority_label, weaknesses
-from clftask.evaluation.evaluate import Evaluated, Labelled, decide, labelled, measured
+from clftask.evaluation.evaluate import Evaluated, Labelled, add_metric, decide, labelled, measured
 from clftask.io import filesystems, listing, storage
 from clftask.io.tempdirs import temporary_folder
 from clftask.messages import counted
@@ -40,48 +41,63 @@ class LabelledBundle:
         meta: The bundle's description.
         folder: Its local folder.
         rows: Uncalibrated logits, and targets.
-        warnings: Warnings about skipped rows.
+        texts: The texts of the rows.
+        split: The split that was read, of a dataset that has several.
+        known: Numbers of rows that the bundle was trained on, by split.
+        warnings: Warnings about skipped rows and about rows of the training data.
         num_special: Special tokens of one model input.
     """
 
     meta: BundleMeta
     folder: str
     rows: Labelled
+    texts: Any
+    split: str | None
+    known: dict[str, int]
     warnings: list[str]
     num_special: int
 
 
-def evaluate_bundle(path: str, table: str, say: Say) -> dict[str, Any]:
+def evaluate_bundle(path: str, table: str, say: Say, split: str | None = None) -> dict[str, Any]:
     """Evaluate a bundle, with its own decision, on a labelled table.
 
     Args:
         path: The bundle.
         table: Rows with the text and label columns of the training job.
         say: Prints a line for the user.
+        split: The split of a dataset that has several; None: test, or else the first one.
 
     Returns:
-        bundle, table, rows, warnings, metrics (None where one is undefined), intervals,
-        per_label, by_length, and confusion_matrix for multiclass.
+        bundle, table, split (that was read, of a dataset that has several), task, metric (the
+        training job's), rows, trained_on (numbers of rows that the bundle was trained on, by
+        split), warnings, metrics (None where one is undefined), intervals, per_label, by_length,
+        and confusion_matrix for multiclass.
 
     Raises:
         DataError: There is no bundle, or the table does not match it.
     """
     with temporary_folder() as scratch:
-        found = _labelled_bundle(path, table, scratch, say)
+        found = _labelled_bundle(path, table, scratch, say, split)
     decision, rows, space = found.meta.decision, found.rows, found.meta.space
     again = {"calibration": decision.calibration.model_copy(update={"is_folded": False})}
     outcome = decision.model_copy(update=again).apply(rows.logits, found.meta.task)
     num_whole = found.meta.truncation.num_whole(found.meta.max_length, found.num_special)
     majority = majority_label(found.meta.data, space.names, rows.targets)
     figures = measured(rows, outcome, decision, space, num_whole, majority)
-    training = found.meta.job.get("training", {})
+    training = found.meta.job["training"]
+    add_metric(figures["metrics"], training["metric"], outcome, rows.targets, found.meta.task)
     of_table = figures["metrics"], outcome, space, majority, table
-    warnings = _said(weaknesses(*of_table, training.get("optimizer", "adamw")), say)
+    warnings = _said(weaknesses(*of_table, training["optimizer"]), say)
     return {"bundle": path, **_of_table(table, found, warnings), **figures}
 
 
 def decide_bundle(
-    path: str, table: str, overrides: list[str], output: str | None, say: Say
+    path: str,
+    table: str,
+    overrides: list[str],
+    output: str | None,
+    say: Say,
+    split: str | None = None,
 ) -> dict[str, Any]:
     """Fit a bundle's decision on a labelled table, without training.
 
@@ -91,6 +107,7 @@ def decide_bundle(
         overrides: Fields of the training job's decision: `decision.threshold=per_label`.
         output: The path of the new bundle; None replaces the old one.
         say: Prints a line for the user.
+        split: The split of a dataset that has several; None: test, or else the first one.
 
     Returns:
         The same as `evaluate_bundle`, cross-fitted: the decision is fitted on the other folds.
@@ -103,7 +120,7 @@ def decide_bundle(
     job = _with_decision(meta, overrides)
     place = _place(path, output)
     with temporary_folder() as scratch:
-        found = _labelled_bundle(path, table, scratch, say)
+        found = _labelled_bundle(path, table, scratch, say, split)
         if len(found.rows.logits) < FEW_ROWS:
             rows = counted(len(found.rows.logits), "row")
             say(f"warning: the decision is fitted on only {rows} and may overfit")
@@ -116,8 +133,15 @@ def decide_bundle(
 
 
 def _of_table(table: str, found: LabelledBundle, warnings: list[str]) -> dict[str, Any]:
-    of_rows = {"table": table, "rows": len(found.rows.logits)}
-    return {**of_rows, "warnings": [*found.warnings, *warnings]}
+    return {
+        "table": table,
+        "split": found.split,
+        "task": found.meta.task,
+        "metric": found.meta.job["training"]["metric"],
+        "rows": len(found.rows.logits),
+        "trained_on": found.known,
+        "warnings": [*found.warnings, *warnings],
+    }
 
 
 def _said(warnings: list[str], say: Say) -> list[str]:
@@ -166,16 +190,23 @@ def score_rows(path: str, rows: Any, say: Say) -> tuple[BundleMeta, Any]:
     """
     with temporary_folder() as scratch:
         folder, meta = bundle.fetch(path, scratch)
+        known = training_rows.count_known(Path(folder), rows)
+        if known:
+            say(f"{path}: {training_rows.warning(known, rows.num_rows)}")
         logits = _logits(folder, meta, rows, say)
     return meta, meta.decision.probabilities(logits, meta.task)
 
 
-def _labelled_bundle(path: str, table: str, scratch: str, say: Say) -> LabelledBundle:
+def _labelled_bundle(
+    path: str, table: str, scratch: str, say: Say, split: str | None
+) -> LabelledBundle:
     folder, meta = bundle.fetch(path, scratch)
-    report = DataReport()
-    rows = read_labelled(TrainJob.load(meta.job), meta.space, table, report)
-    for line in report.warnings():
-        say(line)
+    rows, report = read_table(TrainJob.load(meta.job), meta.space, table, say, split)
+    warnings = report.warnings()
+    known = training_rows.count_known(Path(folder), rows)
+    if known:
+        warnings.append(training_rows.warning(known, rows.num_rows))
+        say(warnings[-1])
     scorer, tokens = _tokenised(folder, meta, rows, say)
     raw = meta.decision.calibration.raw(scorer.logits(tokens))
     targets = multi_hot(rows["labels"].combine_chunks(), len(meta.label_names))
@@ -183,7 +214,22 @@ def _labelled_bundle(path: str, table: str, scratch: str, say: Say) -> LabelledB
     shown = rows.set_column(rows.column_names.index("text"), "text", beginnings(rows))
     found = labelled(shown.append_column("num_tokens", num_tokens), raw, targets)
     special = sum(num_special(scorer.tokenizer))
-    return LabelledBundle(meta, folder, found, report.warnings(), special)
+    return LabelledBundle(meta, folder, found, rows, report.split_read, known, warnings, special)
+
+
+def read_table(
+    job: TrainJob, space: LabelSpace, table: str, say: Say, split: str | None
+) -> tuple[Any, DataReport]:
+    """Return the rows of a labelled table and their report; see `read_labelled`."""
+    report = DataReport()
+    rows = read_labelled(job, space, table, report, split)
+    if report.split_read is not None:
+        others = ", ".join(report.other_splits)
+        choice = f"; --split selects another: {others}" if others else ""
+        say(f"reading split {report.split_read} of {table}{choice}")
+    for line in report.warnings():
+        say(line)
+    return rows, report
 
 
 def _logits(folder: str, meta: BundleMeta, rows: Any, say: Say) -> Any:
@@ -226,6 +272,7 @@ def _rewrite(
     outcome = _of_training(found.folder) | refitted.content
     with temporary_folder() as folder:
         report = page_of(meta, refitted, outcome, records, say)
+        training_rows.add_decided(Path(found.folder), Path(folder), found.texts)
         bundle.write(Path(folder), model, tokenizer, meta, outcome, report)
         bundle.publish(Path(folder), place)
 

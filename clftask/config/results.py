@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from clftask.components.labels import Task
+from clftask.messages import counted
+from clftask.spec import Spec
 
 if TYPE_CHECKING:
     from clftask.components.metrics import LabelFigures
@@ -13,7 +18,37 @@ if TYPE_CHECKING:
 Metrics = dict[str, dict[str, float | None]]  # by split and name; None where undefined
 
 
-@dataclass(frozen=True)
+class Shipped(Spec):
+    """Which epoch's weights a bundle has, and whether early stopping ended training.
+
+    Attributes:
+        epoch: The epoch of the weights.
+        epochs: Trained epochs.
+        metric: The metric that selected the epoch.
+        patience: The number of epochs without gain that ended training; None if it ran to its
+            end.
+    """
+
+    epoch: float
+    epochs: float
+    metric: str
+    patience: int | None = None
+
+    @classmethod
+    def of(cls, outcome: Mapping[str, Any]) -> Shipped | None:
+        """Return the entry of a `metrics.json`; version 0.1.0 wrote none."""
+        found = outcome.get("shipped")
+        return None if found is None else cls.load(found)
+
+    def line(self) -> str:
+        """Return it in words."""
+        if self.patience is None:
+            return f"epoch {self.epoch:g} of {self.epochs:g} ships: best {self.metric}"
+        gain = f"no gain in {self.metric} for {counted(self.patience, 'epoch')}"
+        return f"stopped after epoch {self.epochs:g}: {gain}; epoch {self.epoch:g} ships"
+
+
+@dataclass(frozen=True, repr=False)
 class Result:
     """Base class of the results; `--json` prints all fields except `NOT_PRINTED`."""
 
@@ -25,13 +60,26 @@ class Result:
         names = {f.name for f in dataclasses.fields(cls)}
         return cls(**{name: value for name, value in found.items() if name in names} | fields)
 
+    def about(self) -> dict[str, str]:
+        """Return what a repr shows: values in words, by name."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        shown = "; ".join(f"{name} {value}" for name, value in self.about().items())
+        return f"<{type(self).__name__}: {shown}>"
+
+    def _repr_html_(self) -> str:
+        pairs = ((html.escape(name), html.escape(value)) for name, value in self.about().items())
+        rows = "".join(f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in pairs)
+        return f"<table>{rows}</table>"
+
     def as_json(self) -> dict[str, Any]:
         """Return the object that `--json` prints."""
         names = [f.name for f in dataclasses.fields(self)]
         return {name: getattr(self, name) for name in names if name not in self.NOT_PRINTED}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TrainResult(Result):
     """A finished training run.
 
@@ -39,6 +87,8 @@ class TrainResult(Result):
         run: The run's folder.
         bundle: The bundle's folder.
         metrics: Metrics by split and name.
+        task: multiclass or multilabel.
+        metric: The job's metric.
         epochs: Trained epochs.
         seconds: Duration of this invocation.
         samples_per_s: Training throughput of all workers.
@@ -47,6 +97,7 @@ class TrainResult(Result):
         per_label: Precision, recall, F1, threshold and support of each label, by split.
         intervals: 95 % bootstrap intervals of metrics, by split and name.
         warnings: Warnings about the fitted decision and the metrics.
+        shipped: The epoch of the bundle's weights, and how training ended; None if unknown.
     """
 
     NOT_PRINTED = frozenset({"steps", "per_label", "intervals"})
@@ -54,6 +105,8 @@ class TrainResult(Result):
     run: str
     bundle: str
     metrics: Metrics
+    task: Task
+    metric: str
     epochs: float
     seconds: float
     samples_per_s: float
@@ -62,9 +115,15 @@ class TrainResult(Result):
     per_label: dict[str, list[LabelFigures]]
     intervals: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    shipped: Shipped | None = None
+
+    def about(self) -> dict[str, str]:
+        """Return the bundle, and the job's metric by split."""
+        found = {"bundle": self.bundle, **_scores(self.metrics, self.metric)}
+        return found | ({"training": self.shipped.line()} if self.shipped else {})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TuneResult(Result):
     """A finished search.
 
@@ -77,6 +136,7 @@ class TuneResult(Result):
         failures: Failure reasons by trial number.
         finalists: Each finalist's trial and its scores with new seeds, under the metric's name.
         metric: The metric that was optimised.
+        task: multiclass or multilabel.
         seconds: Duration of this invocation.
     """
 
@@ -88,10 +148,19 @@ class TuneResult(Result):
     failures: dict[str, str]
     finalists: list[dict[str, Any]]
     metric: str
+    task: Task
     seconds: float
 
+    def about(self) -> dict[str, str]:
+        """Return the winner, its score by split, and the numbers of trials."""
+        counts = ", ".join(f"{count} {state}" for state, count in self.trials.items())
+        params = ", ".join(f"{name}={value}" for name, value in self.best["params"].items())
+        winner = f"trial {self.best['trial']} ({params})"
+        scores = _scores(self.best["metrics"], self.metric)
+        return {"bundle": self.bundle, "winner": winner, **scores, "trials": counts}
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class ScoreResult(Result):
     """A complete score table; row counts are its totals.
 
@@ -127,3 +196,16 @@ class ScoreResult(Result):
     precision: str = ""
     agreement: float | None = None
     precision_note: str = ""
+
+    def about(self) -> dict[str, str]:
+        """Return the table and its row counts."""
+        return {
+            "output": self.output,
+            "rows scored": f"{self.rows_scored:,}",
+            "rows quarantined": f"{self.rows_quarantined:,}",
+        }
+
+
+def _scores(metrics: Metrics, name: str) -> dict[str, str]:
+    found = {split: figures.get(name) for split, figures in metrics.items()}
+    return {f"{s} {name}": f"{value:.4f}" for s, value in found.items() if value is not None}

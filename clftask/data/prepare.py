@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,15 +14,14 @@ from clftask.components.labels import LabelColumns, LabelSpace
 from clftask.components.metrics import unknown_metric
 from clftask.components.splits import SPLITS, GroupedSplit, RandomSplit, Rows
 from clftask.config.train import DataSpec, ModelSpec, TrainJob, problem_of_positive
-from clftask.data import tokenization
+from clftask.data import tokenization, training_rows
 from clftask.data.groups import GROUP_BY, SPLIT_BY, as_text, with_groups
 from clftask.data.label_cells import typed_labels
 from clftask.data.label_warnings import label_warnings
 from clftask.data.readers.base import FILE, ROW, Source
-from clftask.data.readers.registry import open_source
+from clftask.data.readers.registry import open_source, open_split
 from clftask.data.summary import DataReport, shown_label, token_figures
 from clftask.errors import ConfigError, DataError, Problem
-from clftask.io import filesystems
 from clftask.messages import counted
 
 NUM_SHOWN = 300  # characters of a validation or test text that are kept for display
@@ -36,7 +36,7 @@ class Prepared:
         tables: For each split: text, text_pair (optional), labels (list of codes).
         space: The label space, from the train split only.
         report: Counts and warnings for the user.
-        rows: file, row, id and split of every used row.
+        rows: file, row, id, text_hash and split of every used row.
         fingerprint: Hash of texts, labels and split of all rows.
     """
 
@@ -282,20 +282,18 @@ def _keep_known(
 
 
 def _row_origins(tables: dict[str, pa.Table]) -> pa.Table:
-    """Return file, row, id and split of every row."""
+    """Return file, row, id, text_hash and split of every row."""
     parts = []
     for split, table in tables.items():
-        part = pa.table(
-            {"file": table[FILE].cast(pa.string()), "row": table[ROW], "id": table["id"]}
-        )
-        parts.append(part.append_column("split", pa.array([split] * table.num_rows, pa.string())))
+        columns = {"file": table[FILE].cast(pa.string()), "row": table[ROW], "id": table["id"]}
+        columns[training_rows.HASH] = training_rows.text_hashes(table)
+        columns["split"] = pa.array([split] * table.num_rows, pa.string())
+        parts.append(pa.table(columns))
     return pa.concat_tables(parts)
 
 
 def _fingerprint(tables: dict[str, pa.Table], space: LabelSpace) -> str:
     """Hash texts, labels and their order for each split."""
-    import hashlib
-
     digest = hashlib.sha256(repr((space.task, space.names)).encode())
     for split, table in tables.items():
         digest.update(split.encode())
@@ -319,29 +317,30 @@ def _bytes_of(array: pa.Array) -> bytes:
     return found
 
 
-def read_labelled(job: TrainJob, space: LabelSpace, path: str, report: DataReport) -> pa.Table:
+def read_labelled(
+    job: TrainJob, space: LabelSpace, path: str, report: DataReport, split: str | None = None
+) -> pa.Table:
     """Read a labelled table as one set of rows, with an existing label space.
 
     Args:
         job: Names the text and label columns.
         space: The label space.
-        path: The table; for a dataset with several splits, test or else the first split.
-        report: Receives the counts of dropped rows.
+        path: The table.
+        report: Receives the counts of dropped rows, and the split that was read.
+        split: See `open_split`.
 
     Returns:
         The usable rows: text, text_pair (optional), labels (list<int32> codes), and group if
         the job's split has groups and the table has that column.
 
     Raises:
-        DataError: The table does not match the job, or contains no usable rows.
+        DataError: The table does not match the job, or has no such split or no usable rows.
     """
-    path = filesystems.absolute(path)
-    available = open_source(path, "table")
-    source = available.get("test") or next(iter(available.values()))
+    source, report.split_read, report.other_splits = open_split(path, split)
     group = job.data.split.groups
-    split = GroupedSplit(group=group) if group in source.names() else RandomSplit()
+    own_split = GroupedSplit(group=group) if group in source.names() else RandomSplit()
     labels = job.data.labels.model_copy(update={"missing": "drop"})  # the report counts them
-    known = {"split": split, "validation": None, "test": None, "id": None, "labels": labels}
+    known = {"split": own_split, "validation": None, "test": None, "id": None, "labels": labels}
     data = job.data.model_copy(update=known)
     try:
         read = {"table": _read(data, source, "train")}

@@ -35,6 +35,8 @@ class DataReport:
     labels_per_row: float = 0.0
     duplicates: dict[str, float] = field(default_factory=dict)
     tokens: dict[str, dict[str, float]] = field(default_factory=dict)
+    split_read: str | None = None  # of the splits of a dataset, for evaluate
+    other_splits: list[str] = field(default_factory=list)
 
     def describe(self, tables: dict[str, pa.Table], space: LabelSpace) -> None:
         """Fill in row counts, label counts and the share of texts that also occur in train."""

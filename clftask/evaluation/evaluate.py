@@ -11,7 +11,7 @@ import numpy as np
 from clftask.array_types import Array
 from clftask.components.decision.calibration import probabilities_of
 from clftask.components.decision.decision import Decision, Outcome, cross_fitted
-from clftask.components.labels import LabelSpace
+from clftask.components.labels import LabelSpace, Task
 from clftask.components.metrics import (
     CALIBRATED,
     DECIDED,
@@ -103,6 +103,8 @@ def decide(
         outcomes[name] = found
         for key, value in measured(rows, found, decision, space, num_whole, majority).items():
             figures.setdefault(key, {})[name] = value
+        metrics = figures["metrics"][name]
+        add_metric(metrics, job.training.metric, found, rows.targets, job.task)
     last = "test" if "test" in splits else "validation"
     of_last = figures["metrics"][last], outcomes[last], space, majority, last
     warnings += weaknesses(*of_last, str(job.training.optimizer))
@@ -202,3 +204,12 @@ def labelled(table: Any, logits: Array, targets: Array) -> Labelled:
 def groups_of(table: Any) -> Array | None:
     """Return the (rows,) groups of a table's rows, None if it has no groups."""
     return np.asarray(table["group"].to_numpy()) if "group" in table.column_names else None
+
+
+def add_metric(
+    metrics: dict[str, Any], name: str, outcome: Outcome, targets: Array, task: Task
+) -> None:
+    """Add a job's metric to the metrics of the task if it has another k: `precision_at_7`."""
+    if name not in metrics:
+        of_rows = outcome.probabilities, outcome.decided, targets
+        metrics |= strict(compute(*of_rows, task, [name]))

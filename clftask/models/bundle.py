@@ -8,6 +8,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
+from clftask.data import training_rows
 from clftask.errors import ConfigError, DataError, Problem
 from clftask.io import filesystems, storage
 from clftask.io.strict_json import to_json
@@ -20,7 +21,8 @@ from clftask.spec import fingerprint
 META = "clftask.json"
 NEXT = "_next"
 AGAIN = "Copy the bundle again, or retrain."
-_NOT_HASHED = {"metrics.json", "README.md", "report.html", META}  # not in the fingerprint
+# Not in the fingerprint: they may be edited or deleted.
+_NOT_HASHED = {"metrics.json", "README.md", "report.html", training_rows.NAME, META}
 _PACKAGES = ("clftask", "ray", "transformers", "torch", "datasets", "scikit-learn", "pyarrow")
 
 
@@ -38,7 +40,7 @@ def write(
     metrics: dict[str, Any],
     report: str | None = None,
 ) -> BundleMeta:
-    """Write a bundle to an empty local folder, `clftask.json` last.
+    """Write a bundle to a local folder, empty but for the training rows; `clftask.json` last.
 
     Args:
         folder: The folder.

@@ -10,6 +10,7 @@ from clftask.components.decision.decision import Decision
 from clftask.components.labels import LabelSpace, Task
 from clftask.components.text import TextRecipe
 from clftask.components.truncation import KeepHead, LongText
+from clftask.config.results import Shipped
 from clftask.spec import PlainData, Spec
 
 SCHEMA_VERSION = 1
@@ -28,6 +29,7 @@ class BundleMeta(Spec):
         metrics: All metrics by split; null where a metric is undefined.
         positive: The positive class, if the job names one.
         warnings: Warnings about the fitted decision and the metrics.
+        shipped: The epoch of the weights, and how training ended; None if unknown.
         files: SHA-256 of the weight, configuration and tokenizer files.
         fingerprint: Covers files, labels, text and decision.
     """
@@ -45,6 +47,7 @@ class BundleMeta(Spec):
     metrics: dict[str, dict[str, int | float | None]]
     positive: str | None = None
     warnings: tuple[str, ...] = ()
+    shipped: Shipped | None = None
     files: dict[Annotated[str, Field(pattern=r"^[^/]+$")], str] = {}
     fingerprint: str = ""
 

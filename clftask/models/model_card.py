@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import re
 from typing import Any
 
 from clftask.components.metrics import with_plain
-from clftask.messages import printable
+from clftask.messages import MAJORITY, printable, range_text
 from clftask.models.bundle_meta import BundleMeta
+
+# What Markdown or HTML would interpret; `_` within a word is literal.
+_MARKUP = re.compile(r"[\\`*\[\]<>|&~]")
 
 
 def card(meta: BundleMeta, metrics: dict[str, Any]) -> str:
@@ -23,23 +28,37 @@ def card(meta: BundleMeta, metrics: dict[str, Any]) -> str:
     )
 
 
+def literal(text: str) -> str:
+    """Escape text for Markdown, so that a label or a column is shown as it is written."""
+    return _MARKUP.sub(lambda found: f"\\{found[0]}", printable(text))
+
+
+def code(text: str) -> str:
+    """Return text as inline code; its fence is longer than any run of backticks in the text."""
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    fence, pad = "`" * (longest + 1), " " if "`" in text else ""
+    return f"{fence}{pad}{printable(text)}{pad}{fence}"
+
+
 def _front_matter(meta: BundleMeta) -> list[str]:
     return ["---", "library_name: transformers", "pipeline_tag: text-classification",
-            f"base_model: {meta.job['model']['base']}", "---", ""]  # fmt: skip
+            f"base_model: {_quoted(meta.job['model']['base'])}", "---", ""]  # fmt: skip
 
 
 def _about(meta: BundleMeta) -> list[str]:
     rows = ", ".join(f"{n:,} {split}" for split, n in meta.data["report"]["rows"].items())
-    columns = ", ".join(meta.text.columns)
+    columns = ", ".join(map(literal, meta.text.columns))
+    shipped = [f"- Training: {meta.shipped.line()}."] if meta.shipped else []
     return [
         f"# {meta.task.capitalize()} classifier with {len(meta.label_names)} labels",
         "",
-        f"Fine-tuned from `{meta.job['model']['base']}` with clftask.",
+        f"Fine-tuned from {code(meta.job['model']['base'])} with clftask.",
         "",
         f"- Text: {columns}; {meta.truncation.words(meta.max_length)}.",
         f"- Rows: {rows}.",
-        *([f"- Positive class: {_cell(meta.positive)}."] if meta.positive is not None else []),
-        f"- Data: `{meta.job['data']['train']}`, fingerprint `{meta.data['fingerprint']}`.",
+        *([f"- Positive class: {literal(meta.positive)}."] if meta.positive is not None else []),
+        f"- Data: {code(meta.job['data']['train'])}, fingerprint `{meta.data['fingerprint']}`.",
+        *shipped,
         f"- Bundle fingerprint: `{meta.fingerprint}`.",
         "",
     ]
@@ -58,7 +77,7 @@ def _use(meta: BundleMeta) -> list[str]:
         "",
         *(["clftask.register()  # the MLP head"] if own_head else []),
         'classify = pipeline("text-classification", "path/to/bundle", top_k=None)',
-        f'classify("a text", truncation=True, max_length={meta.max_length})',
+        f"classify({_example(meta)}, truncation=True, max_length={meta.max_length})",
         "```",
         "",
         f"Probabilities are the {function} of the logits; predicted labels: {rule}.",
@@ -66,6 +85,22 @@ def _use(meta: BundleMeta) -> list[str]:
         *_long_texts(meta),
         "",
     ]
+
+
+def _example(meta: BundleMeta) -> str:
+    """Return an example of the model's input as Python code."""
+    recipe = meta.text
+    text = "a text"
+    if len(recipe.text) > 1:
+        text = recipe.separator.join(f"the {name}" for name in recipe.text)
+    if recipe.text_pair is None:
+        return _quoted(text)
+    return f'{{"text": {_quoted(text)}, "text_pair": "a second text"}}'
+
+
+def _quoted(text: str) -> str:
+    """Return a string literal that Python and YAML read alike."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _calibrated(meta: BundleMeta) -> list[str]:
@@ -77,7 +112,7 @@ def _calibrated(meta: BundleMeta) -> list[str]:
     else:
         where = "it is stored in `clftask.json`; plain transformers does not apply all of it"
     table = meta.data.get("decided_on", {}).get("table")
-    rows = f"`{table}`: validation below" if table else "validation"
+    rows = f"{code(table)}: validation below" if table else "validation"
     return [f"Calibration: {calibration.kind}, fitted on {rows}; {where}."]
 
 
@@ -91,31 +126,33 @@ def _long_texts(meta: BundleMeta) -> list[str]:
 def _figures(meta: BundleMeta, intervals: dict[str, Any]) -> list[str]:
     splits = {split: with_plain(figures) for split, figures in meta.metrics.items()}
     columns = [name for split in splits for name in (split, "95 %", "plain")]
+    names = list(dict.fromkeys(name for found in splits.values() for name in found))
+    baseline = f"A name with {MAJORITY} is the metric of always predicting the most frequent label."
     lines = [
         "## Metrics",
         "",
         "Validation metrics are cross-fitted: calibration and thresholds are fitted on the other",
         "folds. The column plain is without calibration, with threshold 0.5 or the most probable",
-        "class. The column 95 % is a bootstrap confidence interval. Metrics that end in _majority",
-        "are those of always predicting the most frequent label. Macro averages leave out labels",
-        "whose metric is undefined; labels_absent is the number of labels that neither occur nor",
-        "are predicted.",
+        "class. The column 95 % is a bootstrap confidence interval. Macro averages leave out",
+        "labels whose metric is undefined; labels_absent is the number of labels that neither",
+        "occur nor are predicted.",
+        *([baseline] if any(name.endswith(MAJORITY) for name in names) else []),
         "",
         "| metric | " + " | ".join(columns) + " |",
         "|---" * (len(columns) + 1) + "|",
     ]
-    for name in dict.fromkeys(name for found in splits.values() for name in found):
+    for name in names:
         cells = []
         for split, found in splits.items():
             value, plain = found.get(name, (None, None))
-            cells += [_shown(value), _shown(*intervals.get(split, {}).get(name, ())), _shown(plain)]
+            spread = intervals.get(split, {}).get(name)
+            cells += [_shown(value), range_text(*spread) if spread else "", _shown(plain)]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return [*lines, ""]
 
 
-def _shown(*values: float | None) -> str:
-    known = [value for value in values if value is not None]
-    return " – ".join(str(v) if isinstance(v, int) else f"{v:.4f}" for v in known)
+def _shown(value: float | None) -> str:
+    return "" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
 
 
 def _labels(metrics: dict[str, Any]) -> list[str]:
@@ -125,7 +162,7 @@ def _labels(metrics: dict[str, Any]) -> list[str]:
     titles = ["label", *columns, "rows"]
     lines = [f"## Labels ({split})", "", f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for row in rows:
-        label = _cell(str(row["label"]))
+        label = literal(str(row["label"]))
         figures = " | ".join("–" if row[k] is None else f"{row[k]:.3f}" for k in columns)
         lines.append(f"| {label} | {figures} | {row['support']} |")
     return [*lines, ""]

@@ -13,7 +13,6 @@ import torch
 
 from clftask.array_types import Float32
 from clftask.components.labels import Task
-from clftask.components.text import TextRecipe
 from clftask.data.batching import token_batches
 from clftask.data.tokenization import one_array, sequences, tokenise
 from clftask.errors import ConfigError, DataError, JobError, ModelError, Problem
@@ -24,14 +23,16 @@ from clftask.models.bundle_meta import BundleMeta
 from clftask.models.loading import output_layer, quiet_loading
 from clftask.models.memory import is_device_failure, is_out_of_memory
 from clftask.models.precision import bf16_pays, check_precision, resolve_precision
+from clftask.models.predict_input import as_columns
 
 # Rows times padded length of one forward pass: enough to use the device fully.
 MAX_TOKENS = {"cuda": 131_072, "cpu": 2_048}
 TOKENISE_ROWS = 1_000
+NUM_SHOWN = 5  # predictions, and label names, in a repr
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Prediction:
     """The predictions for some texts.
 
@@ -49,6 +50,19 @@ class Prediction:
     label_names: tuple[str, ...]
     task: Task
     label_sets: list[list[str]] | None = None
+
+    def __repr__(self) -> str:
+        num_rows = len(self.labels)
+        shown = ", ".join(map(repr, self.labels[:NUM_SHOWN]))
+        more = ", …" if num_rows > NUM_SHOWN else ""
+        about = f"{self.task}, {counted(len(self.label_names), 'label')}"
+        return f"<Prediction of {counted(num_rows, 'text')} ({about}): {shown}{more}>"
+
+    def _repr_html_(self) -> str:
+        return str(self.to_pandas()._repr_html_())
+
+    def __len__(self) -> int:
+        return len(self.labels)
 
     def to_pandas(self) -> Any:
         """Return a DataFrame: the label(s), then a column of probabilities for each label."""
@@ -71,6 +85,7 @@ class Scorer:
         device: The model's device: cpu, cuda, cuda:1 …
         precision: Precision of the weights: fp32, bf16 or fp16; the last layer stays fp32.
         max_tokens: Rows times padded length of one forward pass; None: depends on the device.
+        path: The bundle's path, if it has one.
     """
 
     def __init__(
@@ -81,7 +96,9 @@ class Scorer:
         device: str = "cpu",
         precision: str = "fp32",
         max_tokens: int | None = None,
+        path: str = "",
     ) -> None:
+        self.path = path
         self.tokenizer, self.meta, self.device = tokenizer, meta, torch.device(device)
         self.precision = precision
         self.max_tokens = max_tokens or MAX_TOKENS.get(self.device.type, MAX_TOKENS["cpu"])
@@ -92,19 +109,29 @@ class Scorer:
         _use_fp32(output_layer(self.model))
         self._forward: Any = self.model
 
+    def __repr__(self) -> str:
+        names, base = self.meta.label_names, self.meta.job["model"]["base"]
+        more = ", …" if len(names) > NUM_SHOWN else ""
+        labels = f"{counted(len(names), 'label')} ({', '.join(map(repr, names[:NUM_SHOWN]))}{more})"
+        about = f"{self.meta.task}, {labels}, fine-tuned from {base}"
+        where = f" {self.path}" if self.path else ""
+        return f"<Scorer of bundle{where}: {about}; {self.precision} on {self.device}>"
+
     # ------------------------------------------------------------------ texts
 
     def predict(self, texts: Any) -> Prediction:
         """Return labels and probabilities of texts.
 
         Args:
-            texts: Strings (a list, a Series), (text, second text) tuples for a pair task, or a
-                table (DataFrame, Arrow) with the columns that the bundle was trained on.
+            texts: One text; a list, an array or a Series of texts; or a table with the columns
+                that the bundle was trained on: a DataFrame (pandas, Polars), an Arrow table, a
+                `datasets.Dataset`, a dict of columns, or a list of dicts. A pair bundle takes
+                (text, second text) tuples, or a table.
 
         Raises:
             DataError: A text is missing or not a string; names the row or the column.
         """
-        text, pair = _as_columns(texts, self.meta)
+        text, pair = as_columns(texts, self.meta.text)
         self._refuse_missing(text, pair)
         probabilities = self.probabilities(self.tokenise(text, pair))
         names, task = self.meta.label_names, self.meta.task
@@ -242,7 +269,7 @@ def load(path: str, device: str | None = None, precision: str = "fp32") -> Score
     with temporary_folder() as scratch, quiet_loading():
         folder, meta = bundle.fetch(path, scratch)
         model, tokenizer = bundle.open_model(folder, meta)
-    return Scorer(model, tokenizer, meta, device, precision)
+    return Scorer(model, tokenizer, meta, device, precision, path=path)
 
 
 def default_device() -> str:
@@ -279,41 +306,6 @@ def _use_fp32(layer: torch.nn.Module) -> None:
     """Compute the logits in fp32: rounding them to bf16 changes probabilities by percents."""
     layer.float()
     layer.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
-
-
-def _as_columns(texts: Any, meta: BundleMeta) -> tuple[Any, Any | None]:
-    """Return texts (and second texts) as Arrow strings, null where blank.
-
-    Raises:
-        DataError: The texts are not strings or pairs of strings, or a column is missing.
-    """
-    import pandas as pd
-
-    recipe = meta.text
-    if isinstance(texts, pd.DataFrame):
-        known = [name for name in recipe.columns if name in texts.columns]
-        texts = pa.table({name: _strings(texts[name], f"column {name}") for name in known})
-    if isinstance(texts, pa.Table):
-        missing = [name for name in recipe.columns if name not in texts.column_names]
-        if missing:
-            allowed = "must be a column of the table"
-            raise DataError(*(Problem("texts", name, allowed) for name in missing))
-        return recipe.apply(texts)
-    rows = [texts] if isinstance(texts, str) else list(texts)
-    if recipe.text_pair is None:
-        return TextRecipe(text=("text",)).apply(pa.table({"text": _strings(rows, "texts")}))
-    for i, row in enumerate(rows):
-        if not isinstance(row, tuple | list) or len(row) != 2:
-            raise DataError(Problem(f"texts, row {i}", None, "must be (text, second text)"))
-    pairs = {name: _strings([row[i] for row in rows], name) for i, name in enumerate("ab")}
-    return TextRecipe(text=("a",), text_pair="b").apply(pa.table(pairs))
-
-
-def _strings(values: Any, name: str) -> pa.Array:
-    try:
-        return pa.array(list(values), pa.large_string(), from_pandas=True)
-    except (pa.ArrowException, TypeError, UnicodeError) as error:
-        raise DataError(Problem(name, None, f"must be strings: {error}")) from None
 
 
 class _Flat:

@@ -13,6 +13,7 @@ from clftask.evaluation.diagnostics import Sample, average_precisions, replaceme
 from clftask.evaluation.evaluate import Evaluated
 from clftask.models.bundle_meta import BundleMeta
 from clftask.report import bundle_tables, decision_plots, learning_plots
+from clftask.report.headline import headline_names
 from clftask.report.learning_plots import Records
 from clftask.report.page import render
 from clftask.report.plotting import Plot, drawn
@@ -119,7 +120,8 @@ def classifier_page(
 def _summary(subject: Subject) -> dict[str, Any]:
     metrics, intervals = subject.outcome["metrics"], subject.outcome.get("intervals", {})
     own = subject.meta.job["training"]["metric"]
-    names = bundle_tables.headline_names(subject.meta.task, own)
+    available = (name for found in metrics.values() for name in found)
+    names = headline_names(subject.meta.task, own, available)
     return {
         "facts": bundle_tables.facts(subject.outcome, subject.meta, subject.split, own),
         "decision": bundle_tables.decision(subject.found.decision, subject.meta),

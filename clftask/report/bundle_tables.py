@@ -8,24 +8,17 @@ from typing import Any
 import numpy as np
 
 from clftask.components.decision.decision import Decision, Outcome
-from clftask.components.labels import LabelSpace, Task
+from clftask.components.labels import LabelSpace
 from clftask.components.metrics import LabelFigures, with_plain
 from clftask.config.results import Metrics
 from clftask.data.summary import DataReport
 from clftask.evaluation.diagnostics import Surprise, largest_pairs
 from clftask.evaluation.evaluate import Labelled
-from clftask.messages import counted
+from clftask.messages import counted, range_text
 from clftask.models.bundle_meta import BundleMeta
 from clftask.report.format import Cell, Row, Table, label, metric, number
+from clftask.report.headline import headline_names
 
-_HEADLINE: dict[Task, tuple[str, ...]] = {
-    "multiclass": ("accuracy", "accuracy_majority", "balanced_accuracy", "macro_f1",
-                   "macro_f1_majority", "mcc", "log_loss", "ece"),
-    "multilabel": ("micro_f1", "micro_f1_majority", "macro_f1", "macro_f1_majority",
-                   "samples_f1", "map", "log_loss", "ece"),
-}  # fmt: skip
-_OF_POSITIVE = ("precision", "recall", "f1")
-_IF_THERE = ("labels_absent", "coverage", "set_coverage", "set_size")
 _MAX_NAMES = 6  # labels shown per row
 
 
@@ -43,12 +36,13 @@ def facts(
 ) -> dict[str, str]:
     """Return the headline metrics, row counts and training cost."""
     metrics = outcome["metrics"][split]
-    names = dict.fromkeys([metric_name, *_OF_POSITIVE, *_HEADLINE[meta.task][:4], "ece"])
+    names = dict.fromkeys([*headline_names(meta.task, metric_name, metrics)[:4], metric_name])
     found = {f"{n}, {split}": number(metrics[n]) for n in names if n in metrics}
     rows = meta.data["report"]["rows"]
     found |= {f"{split} rows": f"{n:,}" for split, n in rows.items()}
     if "epochs" in outcome:
-        found["epochs"] = f"{outcome['epochs']:g}"
+        shipped = f"epoch {meta.shipped.epoch:g} of " if meta.shipped else ""
+        found["epochs"] = f"{shipped}{outcome['epochs']:g}"
         found["time"] = duration(outcome["seconds"])
         found["workers"] = str(outcome["workers"])
     return found
@@ -63,7 +57,7 @@ def duration(seconds: float) -> str:
 
 
 def decision(found: Decision, meta: BundleMeta) -> list[str]:
-    """Describe the decision and what it was fitted on."""
+    """Describe the end of training, the decision and what it was fitted on."""
     kind = found.calibration.kind
     calibration = "No calibration." if kind == "none" else f"Calibration: {kind}."
     lines = [f"Predicted labels: {found.rule(meta.task)}. {calibration}"]
@@ -75,12 +69,8 @@ def decision(found: Decision, meta: BundleMeta) -> list[str]:
     if "decided_on" in meta.data:
         table, rows = meta.data["decided_on"]["table"], meta.data["decided_on"]["rows"]
         lines.append(f"The decision was fitted on {table} ({counted(rows, 'row')}).")
-    return lines
-
-
-def headline_names(task: Task, metric_name: str) -> tuple[str, ...]:
-    """Return the names of the headline metrics, the job's own first."""
-    return tuple(dict.fromkeys([metric_name, *_OF_POSITIVE, *_HEADLINE[task], *_IF_THERE]))
+    line = meta.shipped.line() if meta.shipped else ""
+    return [*([f"Training: {line}."] if line else []), *lines]
 
 
 def metrics(
@@ -116,12 +106,12 @@ def metrics(
 
 
 def _figure(value: float | None) -> Cell:
-    """Return the cell of a metric; counts such as labels_absent are whole numbers."""
-    return Cell(str(value), value, "number") if isinstance(value, int) else metric(value)
+    """Return a metric's cell; counts, such as labels_absent, have no decimals."""
+    return Cell(f"{value:,}", value, "number") if isinstance(value, int) else metric(value)
 
 
 def _range(found: Any) -> Cell:
-    shown = f"{found[0]:.3f}–{found[1]:.3f}" if found else ""
+    shown = range_text(*found) if found else ""
     return Cell(shown, found[0] if found else "", "number")
 
 

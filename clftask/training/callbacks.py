@@ -227,7 +227,8 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
             record["samples_per_s"] = self.watch.samples_per_s
         self.log.records.append(record)
         if "eval_loss" in logs:
-            shown = ", ".join(f"{k[5:]} {v:.4f}" for k, v in logs.items() if k.startswith("eval_"))
+            names = dict.fromkeys(["eval_loss", args.metric_for_best_model])
+            shown = ", ".join(f"{k.removeprefix('eval_')} {logs[k]:.4f}" for k in names)
             self.log.add_line(f"step {state.global_step}/{state.max_steps}: {shown}")
         self.sink.post({**record, "max_steps": state.max_steps})
 

@@ -20,6 +20,7 @@ from pyarrow import parquet
 
 from clftask.config.train import RunSpec, TrainJob
 from clftask.config.tune import TuneJob
+from clftask.data import training_rows
 from clftask.data.readers.base import readable
 from clftask.errors import ConfigError, DataError, Problem, StorageError, interruption_hint
 from clftask.io import storage
@@ -176,6 +177,16 @@ def same_data(run: Run, fingerprint: str) -> None:
         allowed = f"must be the run's data (fingerprint {before})"
         remedy = "Restore the tables, or start a new run."
         raise ConfigError(Problem("data", fingerprint, allowed, remedy))
+
+
+def rows(path: str) -> pa.Table | None:
+    """Return a run's `split.parquet`; None if it has none, or one of version 0.1.0."""
+    place = storage.join(path, SPLIT)
+    if not storage.exists(place):
+        return None
+    with readable(place):
+        found = parquet.read_table(io.BytesIO(storage.read_bytes(place)))
+    return found if training_rows.HASH in found.column_names else None
 
 
 def create(run: Run, job: Spec, rows: pa.Table, fingerprint: str) -> None:

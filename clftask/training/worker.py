@@ -16,7 +16,9 @@ from clftask.components import trackers
 from clftask.components.decision.decision import Decision
 from clftask.components.labels import LabelSpace
 from clftask.components.truncation import num_special
+from clftask.config.results import Shipped
 from clftask.config.train import TrainJob
+from clftask.data import training_rows
 from clftask.errors import ConfigError, Problem
 from clftask.evaluation.evaluate import Evaluated, decide, labelled
 from clftask.io import storage
@@ -36,6 +38,7 @@ from clftask.models.precision import bf16_pays, resolve_precision
 from clftask.models.tokenizers import load_tokenizer
 from clftask.models.trial_step import prepare
 from clftask.report.bundle_page import page_of
+from clftask.training import run_dir
 from clftask.training.arguments import training_arguments
 from clftask.training.callbacks import (
     Reporter,
@@ -135,10 +138,14 @@ def _run(
         watch = Stopwatch(trainer)
         _train(trainer, checkpoints, log, sink, watch)
     _use_best(trainer, checkpoints)
+    shipped = shipped_epoch(trainer)
+    if rank == 0 and shipped is not None:
+        log.add_line(shipped.line())
     found = evaluate(work, trainer)
     if rank != 0:
         return {}
     outcome = found.content | _outcome(trainer, watch, started, work)
+    outcome["shipped"] = shipped.dump() if shipped else None
     publish(work, trainer, found, outcome, Path(scratch, "bundle"), log.records, log.add_line)
     for line in found.warnings:
         log.add_line(f"warning: {line}")
@@ -250,6 +257,26 @@ def _is_finished(trainer: ClassifierTrainer, folder: str, patience: int | None) 
     return bool(state.global_step >= state.max_steps or is_out)
 
 
+def shipped_epoch(trainer: ClassifierTrainer) -> Shipped | None:
+    """Return the epoch of the best checkpoint; None if no evaluation has a valid metric."""
+    state, training = trainer.state, trainer.job.training
+    name, stopping = trainer.args.metric_for_best_model, training.early_stopping
+    epochs = {entry["step"]: entry["epoch"] for entry in state.log_history if name in entry}
+    if state.best_global_step not in epochs:
+        return None
+    is_stopped = (
+        stopping is not None
+        and state.global_step < state.max_steps
+        and evaluations_without_gain(trainer.args, state) >= stopping.patience
+    )
+    return Shipped(
+        epoch=round(epochs[state.best_global_step], 2),
+        epochs=round(state.epoch or 0, 2),
+        metric=training.metric,
+        patience=stopping.patience if is_stopped and stopping else None,
+    )
+
+
 def _use_best(trainer: ClassifierTrainer, checkpoints: Checkpoints) -> None:
     """Load the best checkpoint's weights on every worker."""
     state = trainer.state
@@ -316,23 +343,35 @@ def publish(
         records: The records of `metrics.jsonl`, for the report's learning curves.
         say: Receives the error message if the report cannot be rendered.
     """
-    job, model, decision = work.job, trainer.model.to("cpu"), found.decision
+    model, decision = trainer.model.to("cpu"), found.decision
     calibration = decision.calibration.folded(output_layer(model))
-    meta = bundle_meta.BundleMeta(
+    decision = decision.model_copy(update={"calibration": calibration})
+    meta = _meta(work, decision, found.warnings, outcome)
+    folder.mkdir()
+    rows = run_dir.rows(work.run)
+    if rows is not None:
+        training_rows.write(folder, rows)
+    report = page_of(meta, found, outcome, records, say)
+    bundle.write(folder, model, trainer.processing_class, meta, outcome, report)
+    bundle.publish(folder, storage.join(work.run, "bundle"))
+
+
+def _meta(
+    work: Work, decision: Decision, warnings: list[str], outcome: dict[str, Any]
+) -> bundle_meta.BundleMeta:
+    job = work.job
+    return bundle_meta.BundleMeta(
         task=job.task,
         label_names=work.label_names,
         text=job.data.recipe,
         max_length=job.model.max_length,
         truncation=job.model.long_text,
-        decision=decision.model_copy(update={"calibration": calibration}),
+        decision=decision,
         job=job.dump(),
         data=work.data,
         versions=bundle.versions(),
         metrics=outcome["metrics"],
         positive=job.data.labels.positive,
-        warnings=tuple(found.warnings),
+        warnings=tuple(warnings),
+        shipped=Shipped.of(outcome),
     )
-    folder.mkdir()
-    report = page_of(meta, found, outcome, records, say)
-    bundle.write(folder, model, trainer.processing_class, meta, outcome, report)
-    bundle.publish(folder, storage.join(work.run, "bundle"))

@@ -19,7 +19,8 @@ from typing import Any, Literal
 from transformers import TrainerCallback
 
 from clftask.components.search.goal import Goal
-from clftask.config.train import TrainJob
+from clftask.config.results import Shipped
+from clftask.config.train import TrainingSpec, TrainJob
 from clftask.errors import ClftaskError, StorageError
 from clftask.io import filesystems, storage
 from clftask.io.tempdirs import process_folder, temporary_folder
@@ -364,6 +365,7 @@ def publish_winner(
             "seconds": trial.seconds,
             "workers": world,
             "label_names": list(work.label_names),
+            "shipped": _shipped(trial, best, training).dump() if best else None,
         }
         exported = Work(**{**vars(work), "job": job})
         place, say = Path(scratch, "bundle"), _log.warning
@@ -377,3 +379,14 @@ def _records(trial: Trial) -> list[dict[str, Any]]:
         {"step": e.step, "epoch": e.epoch} | {f"eval_{k}": v for k, v in e.metrics.items()}
         for e in trial.evaluations
     ]
+
+
+def _shipped(trial: Trial, best: Evaluation, training: TrainingSpec) -> Shipped:
+    stopping, last = training.early_stopping, trial.evaluations[-1]
+    is_stopped = trial.state == "finished" and last.epoch < training.epochs
+    return Shipped(
+        epoch=round(best.epoch, 2),
+        epochs=round(last.epoch, 2),
+        metric=training.metric,
+        patience=stopping.patience if is_stopped and stopping else None,
+    )

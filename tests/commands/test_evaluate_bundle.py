@@ -314,3 +314,94 @@ def test_thresholds_that_lose_to_half_are_not_kept(trained, copy, tmp_path):
     assert [f"warning: {line}" for line in meta.warnings] == [
         line for line in lines if line in found["warnings"]
     ]
+
+
+# ------------------------------------------------------------------ rows of the training data
+
+
+def saved_splits(trained, folder):
+    """Save the table of a bundle's training as a dataset with three splits."""
+    import datasets
+
+    rows = pd.read_parquet(trained[1].with_name("toy.parquet"))
+    names = {"train": "train", "dev": "validation", "test": "test"}
+    parts = {n: rows[rows["split"] == split] for n, split in names.items()}
+    found = {n: datasets.Dataset.from_pandas(p, preserve_index=False) for n, p in parts.items()}
+    datasets.DatasetDict(found).save_to_disk(folder)
+    return folder
+
+
+@pytest.mark.parametrize("command", ["evaluate", "decide"])
+def test_rows_of_the_training_data_are_counted_and_warned_of(trained, copy, tmp_path, command):
+    whole = trained[1].with_name("toy.parquet")
+    result = run(command, copy, whole)
+    found = json.loads(result.stdout)
+    assert found["trained_on"] == {"train": 192, "validation": 24}
+    line = "216 of 240 rows were used to train the bundle (192 train, 24 validation)"
+    assert line in result.stderr
+    assert any(line in warning for warning in found["warnings"])
+    elsewhere = ["--output", tmp_path / "new"] if command == "decide" else []
+    new = run(command, trained[0], trained[1], *elsewhere)
+    assert json.loads(new.stdout)["trained_on"] == {}
+    assert "used to train" not in new.stderr
+
+
+def test_rows_of_a_decision_are_known_and_old_bundles_know_none(trained, copy):
+    decide_bundle(str(copy), str(trained[1]), [], None, silent)
+    assert evaluate_bundle(str(copy), str(trained[1]), silent)["trained_on"] == {"decision": 24}
+    (copy / "training_rows.parquet").unlink()
+    whole = str(trained[1].with_name("toy.parquet"))
+    assert evaluate_bundle(str(copy), whole, silent)["trained_on"] == {}
+
+
+def test_the_split_that_is_read_is_said_and_can_be_chosen(trained, tmp_path):
+    place = saved_splits(trained, tmp_path / "saved")
+    lines: list[str] = []
+    found = evaluate_bundle(str(trained[0]), str(place), lines.append)
+    assert (found["split"], found["trained_on"]) == ("test", {})
+    assert lines[0] == f"reading split test of {place}; --split selects another: train, dev"
+    result = run("evaluate", trained[0], place, "--split", "dev")
+    found = json.loads(result.stdout)
+    assert (found["split"], found["trained_on"]) == ("dev", {"validation": 24})
+    assert "reading split dev" in result.stderr
+    plain = evaluate_bundle(str(trained[0]), str(trained[1]), silent)
+    assert plain["split"] is None
+
+
+@pytest.mark.parametrize("command", ["evaluate", "decide", "compare"])
+def test_a_split_that_is_not_there_is_refused(trained, copy, tmp_path, command):
+    place = saved_splits(trained, tmp_path / "saved")
+    bundles = [copy, trained[0]][: 1 + (command == "compare")]
+    found = run(command, *bundles, place, "--split", "nope")
+    (problem,) = json.loads(found.stdout)["error"]["problems"]
+    assert (found.exit_code, problem["path"], problem["value"]) == (2, "--split", "nope")
+    assert problem["allowed"] == f"must be a split of {place}: train, dev, test"
+    found = run(command, *bundles, trained[1], "--split", "test")
+    (problem,) = json.loads(found.stdout)["error"]["problems"]
+    assert problem["allowed"] == f"{trained[1]} has no splits"
+
+
+def test_compare_warns_for_each_bundle(trained, copy):
+    (copy / "training_rows.parquet").unlink()
+    validation = trained[1].with_name("validation.parquet")
+    found = run("compare", trained[0], copy, validation)
+    line = "warning: 24 of 24 rows were used to train the bundle (24 validation)"
+    assert found.stderr.count(f"{trained[0]}: {line}") == 1
+    assert found.stderr.count("used to train") == 1
+
+
+def test_a_split_of_score_tables_is_refused(tmp_path):
+    found = run("compare", tmp_path, tmp_path, "--split", "test")
+    assert found.exit_code == 2
+    assert "--split: is for labelled tables (found 'test')" in found.stderr
+
+
+def test_the_metric_of_the_job_is_among_the_figures_whatever_its_k(train_bundle, tmp_path):
+    metric = "precision_at_2"
+    folder, test, outcome = train_bundle(tmp_path, "multilabel", f"training.metric={metric}")
+    trained = {split: outcome["metrics"][split][metric] for split in ("validation", "test")}
+    found = evaluate_bundle(str(folder), str(test), silent)
+    assert found["metrics"][metric] == pytest.approx(trained["test"], abs=1e-6)
+    assert f"| {metric} " in (folder / "README.md").read_text()
+    again = decide_bundle(str(folder), str(test.with_name("validation.parquet")), [], None, silent)
+    assert again["metrics"][metric] == pytest.approx(trained["validation"], abs=1e-6)

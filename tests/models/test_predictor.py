@@ -5,8 +5,10 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import datasets
 import numpy as np
 import pandas as pd
+import polars as pl
 import pyarrow as pa
 import pytest
 import torch
@@ -286,6 +288,7 @@ def test_a_model_that_cannot_be_compiled_runs_as_it_is(monkeypatch):
 
 # ------------------------------------------------------------------ what predict takes
 
+DATASET = datasets.Dataset.from_dict({"text": TEXTS[:3], "other": [1, 2, 3]})
 FRAME = pd.DataFrame({"other": [1, 2, 3], "text": TEXTS[:3]}, index=[9, 8, 9])
 
 
@@ -302,6 +305,22 @@ FRAME = pd.DataFrame({"other": [1, 2, 3], "text": TEXTS[:3]}, index=[9, 8, 9])
         FRAME.astype({"text": "category"}),
         pa.Table.from_pandas(FRAME),
         pa.table({"text": pa.chunked_array([list(TEXTS[:1]), list(TEXTS[1:3])])}),
+        pa.table({"text": pa.array(TEXTS[:3]).dictionary_encode()}),
+        pa.table({"text": pa.array(TEXTS[:3], pa.string_view())}),
+        pa.record_batch({"text": TEXTS[:3]}),
+        pa.array(TEXTS[:3]),
+        pa.chunked_array([TEXTS[:1], TEXTS[1:3]]),
+        pl.DataFrame({"n": [1, 2, 3], "text": TEXTS[:3]}),
+        pl.Series(TEXTS[:3]),
+        DATASET,
+        DATASET.with_format("numpy"),
+        DATASET["text"],
+        DATASET.to_iterable_dataset(),
+        {"text": list(TEXTS[:3]), "other": [1]},
+        {"text": FRAME["text"]},
+        [{"text": text, "other": 1} for text in TEXTS[:3]],
+        pd.Index(TEXTS[:3]),
+        FRAME["text"].astype("string"),
     ],
     ids=lambda texts: type(texts).__name__,
 )
@@ -314,9 +333,10 @@ def test_texts_in_any_shape(make_bundle, texts):
     assert found.label_names == NAMES
 
 
-def test_a_single_text(make_bundle):
+@pytest.mark.parametrize("text", [TEXTS[4], np.str_(TEXTS[4]), {"text": TEXTS[4], "other": "x"}])
+def test_a_single_text(make_bundle, text):
     scorer = opened(make_bundle("multilabel"))
-    found = scorer.predict(TEXTS[4])
+    found = scorer.predict(text)
     np.testing.assert_allclose(found.probabilities, scorer.predict([TEXTS[4]]).probabilities)
     assert found.probabilities.shape == (1, 3)
 
@@ -336,8 +356,12 @@ def test_pairs_in_any_shape(make_bundle, second):
     wanted = scorer.predict(PAIRS[:3]).probabilities
     np.testing.assert_allclose(wanted, expected(folder, PAIRS[:3], "multiclass"), atol=1e-5)
     columns = {"first": [a for a, _ in PAIRS[:3]], second: [b for _, b in PAIRS[:3]]}
-    for texts in (pa.table(columns), pd.DataFrame(columns), [list(pair) for pair in PAIRS[:3]]):
+    rows = [dict(zip(columns, pair, strict=True)) for pair in PAIRS[:3]]
+    tables = columns, pa.table(columns), pd.DataFrame(columns), pl.DataFrame(columns), rows
+    for texts in (*tables, datasets.Dataset.from_dict(columns), np.array(PAIRS[:3])):
         np.testing.assert_allclose(scorer.predict(texts).probabilities, wanted, atol=1e-6)
+    for one in (PAIRS[0], rows[0], [list(PAIRS[0])]):
+        np.testing.assert_allclose(scorer.predict(one).probabilities, wanted[:1], atol=1e-6)
 
 
 def test_labels_by_the_threshold_of_the_bundle(make_bundle):
@@ -370,6 +394,22 @@ def test_labels_by_the_threshold_of_the_bundle(make_bundle):
         (pa.table({"text": [1, 2]}), "text column text: must be strings"),
         (pd.DataFrame({"body": ["a"]}), r"texts: must be a column of the table \(found 'text'\)"),
         (pa.table({"body": ["a"]}), r"texts: must be a column of the table \(found 'text'\)"),
+        (["a", 1], "must be strings: row 1 is 1"),
+        (["a", float("nan"), {"b": 1}], "must be strings: row 2 is {'b': 1}"),
+        (3, r"must be one text, a list .* or a datasets.Dataset \(found 'int'\)"),
+        (None, r"must be one text, .* \(found 'NoneType'\)"),
+        (b"a", r"must be one text, .* \(found 'bytes'\)"),
+        ({"a", "b"}, r"must be one text, .* \(found 'set'\)"),
+        (np.array("a"), r"must be one text, .* \(found 'ndarray'\)"),
+        (pa.array([1, 2]), "texts: must be strings: row 0 is 1"),
+        (DATASET.rename_column("text", "x"), r"must be a column .*'text'.* Its columns: x, other"),
+        ({"body": ["a"]}, r"must be a column of the table .* Its columns: body\."),
+        ({}, r"must be a column of the table .* Its columns: none\."),
+        ({"text": 3}, r"column text: must be strings: a list, an array or a Series \(found 'int'"),
+        ({"text": "a", "n": [1]}, r"column text: must be strings: a list.* \(found 'str'\)"),
+        ([{"text": "a"}, "b"], r"texts, row 1: must be a dict like the first row \(found 'str'"),
+        (datasets.DatasetDict({"train": DATASET}), r"several splits \(found .*'train'"),
+        (pl.DataFrame({"text": ["a"]}).lazy(), r"is lazy \(found 'LazyFrame'\)\. Collect it first"),
     ],
 )
 def test_what_is_no_text_is_refused(make_bundle, texts, message):
@@ -388,6 +428,8 @@ def test_what_is_no_text_is_refused(make_bundle, texts, message):
         ([("a", "b"), ("c",)], r"texts, row 1: must be \(text, second text\)"),
         ([("a", 1)], "must be strings"),
         (pa.table({"text": ["a"]}), r"must be a column of the table \(found 'second'\)"),
+        ({"text": ["a", "b"], "second": ["c"]}, r"same length \(found 'text 2, second 1'\)"),
+        (7, r"must be \(text, second text\) tuples, .* \(found 'int'\)"),
     ],
 )
 def test_what_is_no_pair_is_refused(make_bundle, texts, message):
@@ -396,6 +438,21 @@ def test_what_is_no_pair_is_refused(make_bundle, texts, message):
 
 
 # ------------------------------------------------------------------ predictions
+
+
+def test_a_bundle_and_its_predictions_say_what_they_are(make_bundle):
+    folder = make_bundle()
+    scorer = load(folder, "cpu", "fp32")
+    assert repr(scorer) == (
+        f"<Scorer of bundle {folder}: multiclass, 3 labels "
+        "('network', 'a label: of its own', 'größe'), fine-tuned from tiny; fp32 on cpu>"
+    )
+    found = scorer.predict(TEXTS)
+    shown = ", ".join(map(repr, found.labels[:5]))
+    assert repr(found) == f"<Prediction of 12 texts (multiclass, 3 labels): {shown}, …>"
+    assert len(found) == 12
+    assert "<th>p_größe</th>" in found._repr_html_()
+
 
 HALVES = np.array([[0.25, 0.75], [0.5, 0.5]], np.float32)
 

@@ -6,6 +6,7 @@ import html
 import itertools
 import json
 import math
+import re
 import shutil
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from pyarrow import parquet as pq
 from clftask.components.decision.decision import cross_fitted
 from clftask.components.labels import multi_hot
 from clftask.components.metrics import compute
+from clftask.config.results import Shipped
 from clftask.config.train import TrainJob
 from clftask.data.prepare import prepare, tokenise
 from clftask.errors import DataError, JobError, Problem, StorageError
@@ -125,6 +127,41 @@ def test_learns_and_reports(make_work):
     assert sink.done["epochs"] == 30
     assert sink.done["samples_per_s"] > 0
     assert set(sink.done["metrics"]) == {"validation", "test"}
+
+
+def shipped_everywhere(work: Work, sink: Recorder) -> str:
+    """Return how training ended, which log, card, report and both JSON files say."""
+    folder = Path(work.run, "bundle")
+    shipped = Shipped.of(sink.done)
+    assert shipped is not None
+    assert Shipped.of(json.loads((folder / "metrics.json").read_text())) == shipped
+    assert bundle.read_meta(str(folder)).shipped == shipped
+    line = shipped.line()
+    assert f"- Training: {line}." in (folder / "README.md").read_text()
+    assert f"Training: {line}." in (folder / "report.html").read_text()
+    log = Path(work.run, "log.txt").read_text()
+    assert f" {line}\n" in log
+    evaluations = re.findall(r"step \d+/\d+: loss \d\.\d{4}, micro_f1 \d\.\d{4}\n", log)
+    assert len(evaluations) == len(sink.evaluations())
+    return line
+
+
+def test_early_stopping_is_said(make_work):
+    # So small a rate changes no prediction: no epoch is better than the first.
+    work = make_work(epochs=9, early_stopping={"patience": 2}, learning_rate=1e-12)
+    sink = run(work)
+    line = "stopped after epoch 3: no gain in micro_f1 for 2 epochs; epoch 1 ships"
+    assert shipped_everywhere(work, sink) == line
+
+
+def test_the_best_epoch_ships_also_without_early_stopping(make_work):
+    work = make_work(epochs=2, learning_rate=1e-12)
+    assert shipped_everywhere(work, run(work)) == "epoch 1 of 2 ships: best micro_f1"
+
+
+def test_patience_that_ends_with_the_last_epoch_stops_nothing(make_work):
+    work = make_work(epochs=3, early_stopping={"patience": 2}, learning_rate=1e-12)
+    assert shipped_everywhere(work, run(work)) == "epoch 1 of 3 ships: best micro_f1"
 
 
 def test_run_folder_holds_log_metrics_and_few_checkpoints(make_work):

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from clftask.config.results import Shipped
+from clftask.config.train import TrainingSpec
 from clftask.config.tune import TuneJob
 from clftask.data.prepare import prepare, tokenise
 from clftask.errors import Problem, StorageError
@@ -17,10 +19,11 @@ from clftask.training import trainer
 from clftask.training.checkpoints import Checkpoints
 from clftask.training.worker import Work, build_trainer
 from clftask.tuning import trial_worker
-from clftask.tuning.trial_store import Trial, TrialStore
+from clftask.tuning.trial_store import Evaluation, Trial, TrialStore
 from clftask.tuning.trial_worker import (
     Attempt,
     Stopped,
+    _shipped,
     attempt,
     fail,
     publish_winner,
@@ -221,8 +224,23 @@ def test_keeps_the_weights_of_its_best_evaluation(make, tmp_path):
     assert set(outcome["metrics"]) == {"validation", "test"}
     assert (tmp_path / "run" / "bundle" / "clftask.json").exists()
     assert outcome["best_step"] == best.step
+    ends = {"epoch": best.epoch, "epochs": done.evaluations[-1].epoch}
+    assert Shipped.of(outcome) == Shipped(**ends, metric="micro_f1")
     page = (tmp_path / "run" / "bundle" / "report.html").read_text()
     assert 'id="scores"' in page
+
+
+@pytest.mark.parametrize(
+    ("state", "epochs", "patience"),
+    [("finished", 4, 2), ("stopped", 4, None), ("finished", 9, None)],
+)
+def test_only_early_stopping_of_a_trial_is_called_so(state, epochs, patience):
+    known = {"seconds": 1, "metrics": {"macro_f1": 0.5}}
+    scores = [Evaluation(epoch=n, step=n, **known) for n in range(1, epochs + 1)]
+    trial = Trial(number=0, picks={}, params={}, seed=1, state=state, evaluations=tuple(scores))
+    training = TrainingSpec(epochs=9, metric="macro_f1", early_stopping={"patience": 2})
+    found = _shipped(trial, scores[1], training)
+    assert found == Shipped(epoch=2, epochs=epochs, metric="macro_f1", patience=patience)
 
 
 def test_failure_is_recorded_with_its_reason(make, tmp_path, monkeypatch):

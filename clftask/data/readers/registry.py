@@ -7,11 +7,18 @@ import re
 from clftask.data.readers.arrow import Arrow, Parquet
 from clftask.data.readers.base import Source
 from clftask.data.readers.csv import Csv, Tsv
-from clftask.data.readers.hf_datasets import HUB, is_saved, load_hub, load_saved, load_split
+from clftask.data.readers.hf_datasets import (
+    HUB,
+    Saved,
+    is_saved,
+    load_hub,
+    load_saved,
+    load_split,
+)
 from clftask.data.readers.jsonl import JsonLines
 from clftask.data.readers.whole_files import Excel, Sas, Spss, Stata, split_sheet
 from clftask.errors import DataError, Problem
-from clftask.io import listing
+from clftask.io import filesystems, listing
 
 SOURCES: tuple[type[Source], ...] = (
     Csv, Tsv, JsonLines, Parquet, Arrow, Excel, Stata, Spss, Sas
@@ -54,6 +61,35 @@ def open_source(path: str, field: str) -> dict[str, Source]:
     source = formats.pop()
     assert source is not None
     return {"train": source(readable, [f for f in files if not known[f]])}
+
+
+def open_split(path: str, wanted: str | None) -> tuple[Source, str | None, list[str]]:
+    """Open a table, or one split of a dataset that has several.
+
+    Args:
+        path: As for `open_source`.
+        wanted: The split; None: test, or else the first one.
+
+    Returns:
+        The source, the name of its split and those of the others, if there are splits.
+
+    Raises:
+        DataError: The table has no such split, or cannot be opened.
+    """
+    place = path if path.startswith(HUB) else filesystems.absolute(path)
+    available = open_source(place, "table")
+    first = next(iter(available.values()))
+    if not isinstance(first, Saved) or first.files == [place]:
+        if wanted is not None:
+            raise DataError(Problem("--split", wanted, f"{path} has no splits", "Remove it."))
+        return first, None, []
+    # The reader names validation `validation`; the dataset may name it `dev`.
+    named = {source.files[0].rpartition("/")[2]: source for source in available.values()}
+    name = wanted or ("test" if "test" in named else next(iter(named)))
+    if name not in named:
+        allowed = f"must be a split of {path}: {', '.join(named)}"
+        raise DataError(Problem("--split", wanted, allowed))
+    return named[name], name, [other for other in named if other != name]
 
 
 def open_file(file: str) -> Source:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from clftask import logs
 from clftask.components import trackers
-from clftask.config.results import TrainResult
+from clftask.config.results import Shipped, TrainResult
 from clftask.config.train import TrainJob
 from clftask.data.prepare import Prepared, prepare, tokenise
 from clftask.distributed import spot_notice
@@ -55,7 +55,15 @@ def train(job: TrainJob, say: Say, show: Show) -> TrainResult:
     outcome = _finished(job, run, say) if is_finished else _trained(job, run, say, show)
     run_dir.tidy(run, job.training.keep_checkpoints)
     seconds = round(time.perf_counter() - started, 1)
-    return TrainResult.of(outcome, run=run.path, bundle=run.bundle, seconds=seconds)
+    return TrainResult.of(
+        outcome,
+        run=run.path,
+        bundle=run.bundle,
+        task=job.task,
+        metric=job.training.metric,
+        shipped=Shipped.of(outcome),
+        seconds=seconds,
+    )
 
 
 def _finished(job: TrainJob, run: run_dir.Run, say: Say) -> dict[str, Any]:

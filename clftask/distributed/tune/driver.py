@@ -54,7 +54,8 @@ def tune(job: TuneJob, say: Say, show: Show) -> TuneResult:
     is_finished = storage.exists(storage.join(run.path, run_dir.RESULT))
     found = _finished(run, say) if is_finished else _searched(job, run, say, show)
     seconds = round(time.perf_counter() - started, 1)
-    return TuneResult.of(found, metric=job.goal.metric, seconds=seconds)
+    about = {"metric": job.goal.metric, "task": job.train.task}
+    return TuneResult.of(found, **about, seconds=seconds)
 
 
 def _finished(run: run_dir.Run, say: Say) -> dict[str, Any]:
