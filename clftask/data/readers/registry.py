@@ -50,6 +50,8 @@ def open_source(path: str, field: str) -> dict[str, Source]:
         found = sorted({re.sub(r".*/[^.]*", "", f) for f in files})[:5]
         is_packed = any(f.lower().endswith(_ARCHIVES) for f in files)
         remedy = "Unpack it, or compress it with gzip, bzip2 or zstd." if is_packed else ""
+        if len(formats - {None}) > 1:
+            remedy = f"Select the files of one format, for example with a glob such as *{found[0]}."
         raise DataError(Problem(field, found, f"must be files of one format: {suffixes}", remedy))
     source = formats.pop()
     assert source is not None

@@ -246,6 +246,9 @@ def test_files_of_two_formats_are_refused(tmp_path: Path) -> None:
     written(tmp_path / "d", "b.jsonl", '{"text": "x", "label": 1}\n')
     problem = refused(read, tmp_path / "d")
     assert (problem.path, problem.value) == ("data.train", [".csv", ".jsonl"])
+    assert problem.remedy.endswith("with a glob such as *.csv.")
+    problem = refused(read, written(tmp_path, "rows.csv.zip", "PK"))
+    assert problem.remedy == "Unpack it, or compress it with gzip, bzip2 or zstd."
 
 
 @pytest.mark.parametrize("name", ["rows.docx", "rows", "rows.csv.zip"])
