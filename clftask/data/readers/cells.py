@@ -52,15 +52,16 @@ def common_type(a: pa.DataType, b: pa.DataType) -> pa.DataType:
     """
     if {a, b} & STRINGS and any(_is_number(kind) for kind in (a, b)):
         return pa.string()
-    if pa.types.is_list(a) and pa.types.is_list(b):
-        return pa.list_(common_type(a.value_type, b.value_type))
+    if all(pa.types.is_list(kind) or pa.types.is_large_list(kind) for kind in (a, b)):
+        is_large = pa.types.is_large_list(a) or pa.types.is_large_list(b)
+        return (pa.large_list if is_large else pa.list_)(common_type(a.value_type, b.value_type))
     schemas = [pa.schema({"column": kind}) for kind in (a, b)]
     return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
 
 
 def _is_number(kind: pa.DataType) -> bool:
-    types = pa.types
-    return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind))
+    tests = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_boolean)
+    return any(test(kind) for test in tests)
 
 
 def pick(file: str, stored: pa.Schema, columns: list[str], strings: set[str]) -> pa.Schema:

@@ -16,6 +16,7 @@ from clftask.data.readers.hf_datasets import (
     load_split,
 )
 from clftask.data.readers.jsonl import JsonLines
+from clftask.data.readers.text_encoding import COMPRESSED
 from clftask.data.readers.whole_files import Excel, Sas, Spss, Stata, split_sheet
 from clftask.errors import DataError, Problem
 from clftask.io import filesystems, listing
@@ -53,11 +54,16 @@ def open_source(path: str, field: str) -> dict[str, Source]:
     readable = [f for f in files if known[f]]
     formats = {known[f] for f in readable}
     if len(formats) != 1 or (len(readable) < len(files) and len(files) == 1):
-        suffixes = ", ".join(s for source in SOURCES for s in source.suffixes)
+        suffixes = [s for source in SOURCES for s in source.suffixes if not s.endswith(COMPRESSED)]
+        allowed = f"must be files of one format: {', '.join(suffixes)}"
+        allowed += f"; text also compressed: {', '.join(COMPRESSED)}"
         found = sorted({re.sub(r".*/[^.]*", "", f) for f in files})[:5]
         is_packed = any(f.lower().endswith(_ARCHIVES) for f in files)
         remedy = "Unpack it, or compress it with gzip, bzip2 or zstd." if is_packed else ""
-        raise DataError(Problem(field, found, f"must be files of one format: {suffixes}", remedy))
+        if len(formats - {None}) > 1:
+            ending = min(re.sub(r".*/[^.]*", "", file) for file in readable)
+            remedy = f"Select the files of one format, for example with a glob such as *{ending}."
+        raise DataError(Problem(field, found, allowed, remedy))
     source = formats.pop()
     assert source is not None
     return {"train": source(readable, [f for f in files if not known[f]])}

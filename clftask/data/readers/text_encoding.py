@@ -16,6 +16,7 @@ _REQUEST_BYTES = 4 << 20  # small requests to an object store are slow
 MAX_ROW_BYTES = 64 << 20
 BOM = b"\xef\xbb\xbf"
 _CODECS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
+COMPRESSED = tuple(_CODECS)
 _NO_TEXT = {
     b"\x1f\x8b": ("compressed with gzip", "Let its name end with .gz."),
     b"BZh9": ("compressed with bzip2", "Let its name end with .bz2."),
@@ -27,7 +28,7 @@ _NO_TEXT = {
 
 def with_compressed(*suffixes: str) -> tuple[str, ...]:
     """Return suffixes of text formats, and those of the compressed forms."""
-    return tuple(suffix + end for suffix in suffixes for end in ("", *_CODECS))
+    return tuple(suffix + end for suffix in suffixes for end in ("", *COMPRESSED))
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import re
 import tempfile
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -69,11 +70,6 @@ def _load(
         raise DataError(Problem(file, None, allowed, remedy)) from None
 
 
-def _failed(file: str, error: Exception, remedy: str = "") -> DataError:
-    reason = " ".join(str(error).split())[:300]
-    return DataError(Problem(file, None, f"cannot be read: {reason}", remedy))
-
-
 # ------------------------------------------------------------------ Excel
 
 _EXCEL = (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods")
@@ -109,11 +105,7 @@ class Excel(WholeFile):
     @classmethod
     def load(cls, file: str, without_labels: Collection[str]) -> pa.Table:
         """Read one sheet; text stays text, and whole numbers are integers."""
-        book, sheet = _workbook(file), split_sheet(file)[1].removeprefix("#")
-        if sheet and sheet not in book.sheet_names:
-            allowed = f"has no such sheet: {', '.join(book.sheet_names)}"
-            raise DataError(Problem(file, sheet, allowed, "Check the name after #."))
-        rows = book.get_sheet_by_name(sheet or book.sheet_names[0]).to_python()
+        rows = _read_sheet(file)
         filled = [row for row in rows if any(cell != "" for cell in row)]
         if not filled:
             return pa.table({})
@@ -125,15 +117,34 @@ class Excel(WholeFile):
         return pa.Table.from_arrays([column_of(cells[place]) for place in used], names)
 
 
+def _read_sheet(file: str) -> list[list[Any]]:
+    book, sheet = _workbook(file), split_sheet(file)[1].removeprefix("#")
+    if sheet and sheet not in book.sheet_names:
+        allowed = f"has no such sheet: {', '.join(book.sheet_names)}"
+        raise DataError(Problem(file, sheet, allowed, "Check the name after #."))
+    with _readable(file):
+        rows: list[list[Any]] = book.get_sheet_by_name(sheet or book.sheet_names[0]).to_python()
+        return rows
+
+
 def _workbook(file: str) -> Any:
     import python_calamine
 
     data = storage.read_bytes(split_sheet(file)[0])
-    try:
+    with _readable(file):
         return python_calamine.CalamineWorkbook.from_filelike(io.BytesIO(data))
-    except (python_calamine.CalamineError, ValueError, OSError) as error:
+
+
+@contextmanager
+def _readable(file: str) -> Iterator[None]:
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic of calamine, for a damaged file, is no Exception
+        reason = " ".join(str(error).split())[:300]
         remedy = "Open it in a spreadsheet program and save it as .xlsx, or as .csv."
-        raise _failed(file, error, remedy) from None
+        raise DataError(Problem(file, None, f"cannot be read: {reason}", remedy)) from None
 
 
 # ------------------------------------------------------------------ statistics packages
@@ -173,7 +184,8 @@ def _read(read: Callable[..., Any], file: str, path: str) -> tuple[dict[str, lis
     try:
         columns, about = read(path, output_format="dict")
     except Exception as error:  # pyreadstat's exceptions have no common base
-        raise _failed(file, error) from None
+        reason = " ".join(str(error).split())[:300]
+        raise DataError(Problem(file, None, f"cannot be read: {reason}")) from None
     return columns, about
 
 

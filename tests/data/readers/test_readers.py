@@ -8,6 +8,7 @@ import json
 import threading
 import uuid
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +218,17 @@ def test_a_csv_column_has_one_type_in_all_files(
     assert read(tmp_path / "d")["label"].to_pylist() == wanted
 
 
+def test_large_lists_and_decimals_are_joined_with_text(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    first = {"text": ["x"], "tags": pa.array([[1, 2]], pa.large_list(pa.int32()))}
+    second = {"text": ["x"], "tags": pa.array([["a"]], pa.list_(pa.large_string()))}
+    for name, columns, price in (("a", first, Decimal("1.50")), ("b", second, "free")):
+        parquet.write_table(pa.table(columns | {"p": [price]}), tmp_path / "d" / f"{name}.parquet")
+    table = read(tmp_path / "d", ("tags", "p"))
+    assert table["tags"].to_pylist() == [["1", "2"], ["a"]]
+    assert table["p"].to_pylist() == ["1.50", "free"]
+
+
 def test_types_without_a_common_one_are_refused(tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
     write_parquet(tmp_path / "d" / "a.parquet", ["x"])
@@ -234,6 +246,9 @@ def test_files_of_two_formats_are_refused(tmp_path: Path) -> None:
     written(tmp_path / "d", "b.jsonl", '{"text": "x", "label": 1}\n')
     problem = refused(read, tmp_path / "d")
     assert (problem.path, problem.value) == ("data.train", [".csv", ".jsonl"])
+    assert problem.remedy.endswith("with a glob such as *.csv.")
+    problem = refused(read, written(tmp_path, "rows.csv.zip", "PK"))
+    assert problem.remedy == "Unpack it, or compress it with gzip, bzip2 or zstd."
 
 
 @pytest.mark.parametrize("name", ["rows.docx", "rows", "rows.csv.zip"])

@@ -241,6 +241,18 @@ def test_a_damaged_file_is_named(tmp_path: Path, suffix: str) -> None:
     assert problem.allowed.startswith("cannot be read: ")
 
 
+def test_a_damaged_sheet_is_named(tmp_path: Path) -> None:
+    path = excel(tmp_path / "book.xlsx", one={"text": ["a", "b"] * 100})
+    data = bytearray(path.read_bytes())
+    start = data.index(b"xl/worksheets/sheet1.xml") + 100
+    data[start : start + 20] = bytes(20)
+    path.write_bytes(data)
+    problem = refused(opened(path)[0].names)
+    assert problem.path == str(path)
+    assert problem.allowed.startswith("cannot be read: ")
+    assert problem.remedy.endswith("save it as .xlsx, or as .csv.")
+
+
 @pytest.mark.parametrize(
     ("name", "package"), [("rows.xlsx", "python_calamine"), ("rows.sav", "pyreadstat")]
 )
