@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clftask import logs
 from clftask.components import trackers
@@ -25,6 +25,9 @@ from clftask.messages import counted, first_line
 from clftask.models.loading import check_base
 from clftask.models.precision import check_precision
 from clftask.training import run_dir
+
+if TYPE_CHECKING:
+    from clftask.training.worker import Work
 
 _TRACKER_PREFIXES = ("MLFLOW_", "WANDB_")
 Say = Callable[[str], None]
@@ -179,7 +182,7 @@ def worker_loop(config: dict[str, Any]) -> None:
     import torch
 
     from clftask.logs import quiet_libraries
-    from clftask.training.worker import Work, fit
+    from clftask.training.worker import fit
 
     progress_actor = config["progress_actor"]
     if ray.get(progress_actor.start.remote()) is not None:
@@ -190,14 +193,7 @@ def worker_loop(config: dict[str, Any]) -> None:
     logs.work_on("train", config["run"], rank=context.get_world_rank())
     device = ray.train.torch.get_device().type
     torch.set_num_threads(max(1, int(config["cpus"])))
-    work = Work(
-        job=TrainJob.load(config["job"]),
-        run=config["run"],
-        tables={split: ray.get(ref) for split, ref in config["tables"].items()},
-        label_names=tuple(config["label_names"]),
-        data=config["data"],
-        preamble=config["preamble"],
-    )
+    work = _work(config)
     sink = _RaySink(progress_actor)
     try:
         with spot_notice.watched():
@@ -213,6 +209,21 @@ def worker_loop(config: dict[str, Any]) -> None:
             raise
         ray.get(progress_actor.fail.remote(failure))
         raise failure from error  # so that Ray stops the other workers
+
+
+def _work(config: dict[str, Any]) -> Work:
+    import ray
+
+    from clftask.training.worker import Work
+
+    return Work(
+        job=TrainJob.load(config["job"]),
+        run=config["run"],
+        tables={split: ray.get(ref) for split, ref in config["tables"].items()},
+        label_names=tuple(config["label_names"]),
+        data=config["data"],
+        preamble=config["preamble"],
+    )
 
 
 def permanent_failure(
