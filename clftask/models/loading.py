@@ -130,6 +130,11 @@ def _check_model(spec: ModelSpec, config: Any, tokenizer: Any, has_pairs: bool) 
     if limit is not None and limit < spec.max_length:
         allowed = f"must be at most {limit}, the positions of {spec.base}"
         raise ConfigError(Problem("model.max_length", spec.max_length, allowed))
+    special = tokenizer.num_special_tokens_to_add(pair=has_pairs)
+    least = special + 1 + has_pairs  # a token of each text
+    if spec.max_length < least:
+        allowed = f"must be at least {least}: the tokenizer adds {special} special tokens"
+        raise ConfigError(Problem("model.max_length", spec.max_length, allowed))
     trial_step.check_step(model, tokenizer, spec, has_pairs, refuse)
 
 

@@ -261,6 +261,21 @@ def test_a_configuration_of_other_weights_is_refused(base, head, changes, messag
     assert message in refusal(folder, head=head)[1]
 
 
+def test_an_input_has_room_for_a_token_of_each_text(base):
+    folder = base("Bert")
+    backend = load_tokenizer(str(folder))
+    backend.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] [SEP] $B [SEP]",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    backend.save_pretrained(folder)
+    check_base(ModelSpec(base=str(folder), max_length=4))
+    check_base(ModelSpec(base=str(folder), max_length=6), has_pairs=True)
+    with pytest.raises(ConfigError, match=r"model\.max_length: must be at least 6: the tokenizer"):
+        check_base(ModelSpec(base=str(folder), max_length=5), has_pairs=True)
+
+
 def test_the_tokenizers_end_of_text_counts(base):
     """BART looks for its configuration's eos_token_id in each text."""
     check_base(ModelSpec(base=str(base("Bart", eos_token_id=30)), max_length=16))

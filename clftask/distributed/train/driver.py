@@ -204,7 +204,7 @@ def worker_loop(config: dict[str, Any]) -> None:
     import torch
 
     from clftask.logs import quiet_libraries
-    from clftask.training.worker import Work, fit
+    from clftask.training.worker import fit
 
     progress_actor = config["progress_actor"]
     if ray.get(progress_actor.start.remote()) is not None:
@@ -215,14 +215,7 @@ def worker_loop(config: dict[str, Any]) -> None:
     logs.work_on("train", config["run"], rank=context.get_world_rank())
     device = ray.train.torch.get_device().type
     torch.set_num_threads(max(1, int(config["cpus"])))
-    work = Work(
-        job=TrainJob.load(config["job"]),
-        run=config["run"],
-        tables={split: ray.get(ref) for split, ref in config["tables"].items()},
-        label_names=tuple(config["label_names"]),
-        data=config["data"],
-        preamble=config["preamble"],
-    )
+    work = _work(config)
     sink = _RaySink(progress_actor)
     try:
         _refuse_other_disk(work)
@@ -240,6 +233,21 @@ def worker_loop(config: dict[str, Any]) -> None:
         with logs.errors_logged("the driver is not told of the error"):
             ray.get(progress_actor.fail.remote(failure))
         raise failure from error  # so that Ray stops the other workers
+
+
+def _work(config: dict[str, Any]) -> Work:
+    import ray
+
+    from clftask.training.worker import Work
+
+    return Work(
+        job=TrainJob.load(config["job"]),
+        run=config["run"],
+        tables={split: ray.get(ref) for split, ref in config["tables"].items()},
+        label_names=tuple(config["label_names"]),
+        data=config["data"],
+        preamble=config["preamble"],
+    )
 
 
 def permanent_failure(
