@@ -101,6 +101,25 @@ def test_scores_from_s3_to_s3(ray_cluster, job):
     assert (again.shards_skipped, again.rows_in) == (21, 500)
 
 
+def test_one_precision_is_agreed_for_a_table_and_kept(ray_cluster, job):
+    lines: list[str] = []
+    job["input"]["where"] = "number < 700 or number is null"
+    job["precision"] = "auto"
+    result = score(ScoreJob.load(job), lines.append, lambda record: None)
+    assert (result.rows_in, result.rows_scored, result.rows_filtered) == (200, 200, 300)
+    plan, manifest = (storage.read_json(f"{job['output']['path']}/{name}", "")
+                      for name in ("_plan.json", "_manifest.json"))  # fmt: skip
+    agreed = plan["precision"]
+    assert manifest["precision"] == agreed
+    assert (agreed["asked"], agreed["used"]) == ("auto", result.precision)
+    assert any(line.endswith(result.precision_note) for line in lines)
+    assert run(job).precision == result.precision
+    files = [f.path for f in listing.list_files(job["output"]["path"]) if "part-" in f.path]
+    parts = [storage.read_bytes(f) for f in files if f.endswith(".parquet")]
+    footers = [parquet.read_schema(pa.BufferReader(part)).metadata for part in parts]
+    assert {json.loads(footer[b"clftask.precision"]) for footer in footers} == {result.precision}
+
+
 def test_killed_worker_is_replaced(ray_cluster, job):
     killed: list[int] = []
 
