@@ -70,26 +70,23 @@ def compare_bundles(
         ConfigError: A gate is invalid.
         DataError: A bundle is missing, their tasks differ, or the table does not match them.
     """
-    jobs = [TrainJob.load(read_meta(path).job) for path in (a, b)]
-    space = _space(a, b)
-    names = _metric_names(space, gates)
-    wanted = read_gates(gates, names, LOWER_IS_BETTER)
+    jobs, space = [TrainJob.load(read_meta(path).job) for path in (a, b)], _space(a, b)
+    wanted = read_gates(gates, names := _metric_names(space, gates), LOWER_IS_BETTER)
     rows, second = _shared_rows(jobs, space, table, say, split)
     targets = multi_hot(rows["labels"].combine_chunks(), len(space.names))
     sides = [_decided(path, part, space, say) for path, part in ((a, rows), (b, second))]
     differences = _differences(sides, targets, groups_of(rows), space.positive_index)
     metrics = _metrics(sides, targets, differences, space, names)
     found = {
-        **{"a": a, "b": b, "table": table, "rows": len(targets)},
-        **{"task": space.task, "metric": jobs[1].training.metric},
+        **{"a": a, "b": b, "table": table, "rows": len(targets), "task": space.task},
+        "metric": jobs[1].training.metric,
         "metrics": metrics,
         "per_label": _per_label(sides, targets, differences, space),
         "changed": float((sides[0].decided != sides[1].decided).any(1).mean()),
         "examples": _examples(sides, targets, rows, space),
         **check_gates(wanted, {name: row["difference"] for name, row in metrics.items()}),
     }
-    checked: dict[str, Any] = strict(found)
-    return checked
+    return dict(strict(found))
 
 
 def _metric_names(space: LabelSpace, gates: list[str]) -> list[str]:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clftask.components.splits import SPLITS, group_codes
+from clftask.data.readers.csv_types import missing_as_null
 from clftask.data.summary import DataReport
 from clftask.errors import DataError, Problem
 
@@ -17,7 +18,7 @@ SPLIT_BY, GROUP_BY = "split_by", "group_by"
 
 
 def as_text(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
-    """Return the values of a split's column as strings; null where NaN or blank.
+    """Return the values of a split's column as strings; null where missing or blank.
 
     Args:
         column: (rows,) the values.
@@ -29,13 +30,13 @@ def as_text(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
     if pa.types.is_floating(column.type):
         column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
     try:
-        text = column.cast(pa.large_string())
+        text = missing_as_null(column.cast(pa.string()))
     except pa.ArrowException:
         allowed = "must contain one value per row: strings, numbers or dates"
         found = f"{name}: {column.type}"
         raise DataError(Problem("data.split", found, allowed, "Use another column.")) from None
     is_blank = pc.equal(pc.utf8_trim_whitespace(text), "")
-    return pc.if_else(is_blank, pa.scalar(None, pa.large_string()), text)
+    return pc.if_else(is_blank, pa.scalar(None, pa.string()), text)
 
 
 def with_groups(

@@ -13,16 +13,15 @@ import pyarrow.compute as pc
 from clftask.components.labels import LabelColumns, LabelSpace
 from clftask.components.metrics import unknown_metric
 from clftask.components.splits import SPLITS, GroupedSplit, RandomSplit, Rows
-from clftask.config.train import DataSpec, ModelSpec, TrainJob, problem_of_positive
+from clftask.config.train import ModelSpec, TrainJob, problem_of_positive
 from clftask.data import tokenization, training_rows
-from clftask.data.groups import GROUP_BY, SPLIT_BY, as_text, with_groups
-from clftask.data.label_cells import typed_labels
+from clftask.data.groups import SPLIT_BY, with_groups
 from clftask.data.label_warnings import label_warnings
-from clftask.data.readers.base import FILE, ROW, Source
-from clftask.data.readers.registry import open_source, open_split
+from clftask.data.labelled_tables import read_rows, read_tables
+from clftask.data.readers.base import FILE, ROW
+from clftask.data.readers.registry import open_split
 from clftask.data.summary import DataReport, shown_label, token_figures
 from clftask.errors import ConfigError, DataError, Problem
-from clftask.messages import counted
 
 NUM_SHOWN = 300  # characters of a validation or test text that are kept for display
 PAIR_MARK = " ⏎ "
@@ -55,8 +54,7 @@ def prepare(job: TrainJob) -> Prepared:
         ConfigError: The labels do not have the job's metric.
     """
     report = DataReport()
-    tables = _read_all(job, report)
-    tables = {split: _usable(job.data, table, report) for split, table in tables.items()}
+    tables = read_tables(job, report)
     report.label_warnings = label_warnings(job.data.labels, _stack(tables)[0])
     _require(tables, "train")
     tables["train"], labels = _restricted(job.data.labels, tables["train"], report)
@@ -89,71 +87,7 @@ def check_metric(path: str, name: str, space: LabelSpace) -> None:
         raise ConfigError(problem)
 
 
-# ------------------------------------------------------------------ reading
-
-
-def _read_all(job: TrainJob, report: DataReport) -> dict[str, pa.Table]:
-    data = job.data
-    available = open_source(data.train, "data.train")
-    sources = {split: available[split] for split in SPLITS if split in available}
-    if "train" not in sources:
-        raise DataError(Problem("data.train", sorted(available), "has no split named train"))
-    for split in ("validation", "test"):
-        path = getattr(data, split)
-        if path is not None:
-            own = open_source(path, f"data.{split}")
-            sources[split] = own.get(split) or own.get("train") or next(iter(own.values()))
-    report.files_left_out = [file for source in sources.values() for file in source.left_out]
-    tables = {split: _read(data, source, split) for split, source in sources.items()}
-    written = [split for split, source in sources.items() if not source.has_types]
-    return tables | typed_labels(
-        data.labels, {n: tables[n] for n in written}, data.labels.names or ()
-    )
-
-
-def _read(data: DataSpec, source: Source, split: str) -> pa.Table:
-    """Read the columns that the job names.
-
-    Raises:
-        DataError: The table lacks columns; lists all of them.
-    """
-    available = source.names()
-    named: list[tuple[str, str | None]] = [("data.text", column) for column in data.text]
-    named += [("data.text_pair", data.text_pair), ("data.id", data.id)]
-    named += [("data.labels", c) for c in data.labels.columns(available)]
-    reads_split = split == "train" and None in (data.validation, data.test)
-    by, group = data.split.reads, data.split.groups
-    named += [("data.split.group", group)] if reads_split or group in available else []
-    named += [("data.split.column", by)] if reads_split and by != group else []
-    columns = [(field, column) for field, column in named if column is not None]
-    if missing := source.missing(columns, available):
-        raise DataError(*missing)
-    strings = [*data.recipe.columns, *([data.id] if data.id else [])]
-    labels = data.labels.columns(available)
-    if data.labels.cells == "text":
-        strings, labels = [*strings, *labels], []
-    codes = [column for column in (*labels, by, group) if column is not None]
-    flags = labels if data.labels.cells == "flags" else []
-    return source.unlabelled(flags).read([column for _, column in columns], strings, codes)
-
-
-def _usable(data: DataSpec, table: pa.Table, report: DataReport) -> pa.Table:
-    """Build texts and label lists; drop rows without text or label."""
-    text, pair = data.recipe.apply(table)
-    labels = data.labels.lists(table)
-    columns = {"text": text, **({"text_pair": pair} if pair is not None else {})}
-    columns |= {"labels": labels, FILE: table[FILE], ROW: table[ROW]}
-    columns["id"] = _ids(table, data.id)
-    for name, column in ((SPLIT_BY, data.split.reads), (GROUP_BY, data.split.groups)):
-        if column is not None and column in table.column_names:
-            columns[name] = as_text(table[column], column)
-    has_text = text.is_valid() if pair is None else pc.and_(text.is_valid(), pair.is_valid())
-    has_label = labels.is_valid()
-    _refuse_missing(data, table, has_text, has_label)
-    report.num_without_text += pc.sum(pc.invert(has_text)).as_py() or 0
-    report.num_without_label += pc.sum(pc.invert(has_label)).as_py() or 0
-    usable = pa.table(columns).filter(pc.and_(has_text, has_label))
-    return usable if data.labels.keep_empty else _without_empty(usable, report)
+# ------------------------------------------------------------------ labels
 
 
 def _restricted(
@@ -175,46 +109,6 @@ def _restricted(
     report.num_without_known_label["train"] = train.num_rows - restricted.num_rows
     names = None if labels.names is None else space.names
     return restricted, labels.model_copy(update={"min_count": 1, "names": names})
-
-
-def _ids(table: pa.Table, column: str | None) -> Any:
-    if column is None:
-        return pa.nulls(table.num_rows, pa.string())
-    try:
-        return table[column].cast(pa.string())
-    except pa.ArrowException:
-        found = f"{column}: {table[column].type}"
-        raise DataError(Problem("data.id", found, "must be strings or numbers")) from None
-
-
-def _without_empty(table: pa.Table, report: DataReport) -> pa.Table:
-    has_any = pc.greater(pc.list_value_length(table["labels"]), 0)
-    report.num_empty += table.num_rows - (pc.sum(has_any).as_py() or 0)
-    return table.filter(has_any)
-
-
-def _refuse_missing(data: DataSpec, table: pa.Table, has_text: Any, has_label: Any) -> None:
-    if not pc.any(has_text).as_py():
-        columns = ", ".join(data.recipe.columns)
-        raise DataError(Problem("data.text", columns, "every row's text is null or blank"))
-    if data.labels.missing == "fail" and not pc.all(has_label).as_py():
-        row = pc.index(has_label, False).as_py()
-        names = data.labels.columns(table.column_names)
-        cells = {column: table[column][row].as_py() for column in names}
-        name = next((column for column in names if _is_blank(cells[column])), names[0])
-        where = f"{table[FILE][row].as_py()}, row {table[ROW][row].as_py()}, column {name}"
-        num_missing = pc.sum(pc.invert(has_label)).as_py()
-        allowed = "the label is missing here"
-        allowed += f"; {counted(num_missing, 'row')} of {table.num_rows:,} have none"
-        remedy = f"{data.labels.if_missing}."
-        if num_missing < table.num_rows:
-            remedy = f"{remedy[:-1]}, or set data.labels.missing: drop to leave such rows out."
-        raise DataError(Problem(where, cells[name], allowed, remedy))
-
-
-def _is_blank(value: Any) -> bool:
-    is_nan = isinstance(value, float) and np.isnan(value)
-    return value is None or is_nan or not str(value).strip()
 
 
 def _stack(tables: dict[str, pa.Table]) -> tuple[pa.Table, np.ndarray[Any, Any]]:
@@ -343,10 +237,7 @@ def read_labelled(
     known = {"split": own_split, "validation": None, "test": None, "id": None, "labels": labels}
     data = job.data.model_copy(update=known)
     try:
-        read = {"table": _read(data, source, "train")}
-        names = (*space.names, *(labels.names or ()))
-        read = read if source.has_types else typed_labels(labels, read, names)
-        table = _usable(data, read["table"], report)
+        table = read_rows(data, source, (*space.names, *(labels.names or ())), report)
         table = with_groups(table, np.zeros(table.num_rows, np.int64), report, ("table",))
     except DataError as error:
         raise DataError(*(replace(p, path=_table_path(p.path)) for p in error.problems)) from None

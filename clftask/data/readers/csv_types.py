@@ -72,6 +72,24 @@ def convert(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
     return pc.if_else(is_missing, pa.scalar(None, pa.string()), column).cast(kind)
 
 
+def missing_as_null(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Replace cells such as `NaN` and `NA` by null if all other cells are numbers.
+
+    Args:
+        column: (rows,) strings.
+    """
+    is_missing = pc.is_in(column, _missing())
+    others = pc.unique(pc.if_else(is_missing, pa.scalar(None, column.type), column)).drop_null()
+    is_number = pc.all(
+        pc.match_substring_regex(others, r"^\s*[-+]?[0-9.][0-9.eE+-]*\s*$"), min_count=0
+    )
+    return (
+        pc.if_else(is_missing, pa.scalar(None, column.type), column)
+        if is_number.as_py()
+        else column
+    )
+
+
 def _missing() -> pa.Array:
     """Return the spellings of missing numbers in CSV files of pandas, R and Excel."""
     from pyarrow import csv
