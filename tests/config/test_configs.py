@@ -179,7 +179,7 @@ def test_tweets_with_numbered_classes_and_quoted_lines(tmp_path):
     lines = [f'"line {i}\nof, text",{i % 4 - 1}' for i in range(50)]
     path.write_text("\n".join(["text,label", *lines]))
     found = prepared("tweets", path)
-    assert found.space.names == ("-1", "0", "1", "2")
+    assert found.space.names == ("negative", "neutral", "positive", "unclear")
     assert rows(found) == {"train": 40, "validation": 10}
     assert "line 0\nof, text" in found.tables["train"]["text"].to_pylist()
 
@@ -188,9 +188,10 @@ def test_imdb(tmp_path):
     table = pa.table({"text": [f"<br />film {i}" for i in range(60)], "label": [0, 1] * 30})
     csv.write_csv(table, tmp_path / "imdb.csv")
     found = prepared("imdb", tmp_path / "imdb.csv")
-    assert found.space.names == ("0", "1")
+    assert found.space.names == ("negative", "positive")
+    assert found.space.positive == "positive"
     assert rows(found) == {"train": 42, "validation": 6, "test": 12}
-    assert found.report.label_counts["test"] == {"0": 6, "1": 6}
+    assert found.report.label_counts["test"] == {"negative": 6, "positive": 6}
 
 
 def test_mrpc_keeps_the_splits_and_class_names_of_the_dataset(tmp_path):

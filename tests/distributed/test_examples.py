@@ -153,6 +153,10 @@ def test_all_ways_to_predict_agree_and_figures_are_those_of_scikit_learn(
     if job.task == "multilabel":
         expected["subset_accuracy"] = expected.pop("accuracy")
     figures = result.metrics[part]
+    positive = job.data.labels.positive
+    if positive is not None:
+        at = prediction.label_names.index(positive)
+        expected["f1"] = f1_score(truth[:, at], decided[:, at], zero_division=0)
     assert {key: figures[key] for key in expected} == pytest.approx(expected, abs=1e-6)
 
     raw = pd.read_csv(table) if ending == ".csv" else make(operations)
