@@ -20,8 +20,9 @@ from transformers import AutoModel, PreTrainedTokenizerFast, pipeline
 
 import clftask
 from clftask.components.decision.decision import Decision
-from clftask.config.train import TrainJob
+from clftask.config.train import ModelSpec, TrainJob
 from clftask.data.prepare import prepare, tokenise
+from clftask.errors import ConfigError
 from clftask.models import bundle, bundle_meta
 from clftask.models.loading import check_base
 from clftask.training.worker import Work, build_trainer
@@ -95,6 +96,15 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "OPT": {**BERT, "ffn_dim": 16, "word_embed_proj_dim": 8},
     "OpenAIGPT": GPT,
     "PLBart": BART,
+    "Perceiver": {
+        "num_latents": 4,
+        "d_latents": 8,
+        "d_model": 8,
+        "num_self_attends_per_block": 1,
+        "num_self_attention_heads": 2,
+        "num_cross_attention_heads": 2,
+        "max_position_embeddings": 72,
+    },
     "Phi": BERT,
     "Phi3": LLAMA,
     "Qwen2": LLAMA,
@@ -127,8 +137,9 @@ def base_of(name: str, folder: Path, **changes: Any) -> Path:
             if weights.dim() > 1:
                 weights.normal_(std=0.2)
     model.save_pretrained(folder)
-    if name == "Canine":
-        transformers.CanineTokenizer().save_pretrained(folder)
+    of_characters = {"Canine": "CanineTokenizer", "Perceiver": "PerceiverTokenizer"}
+    if name in of_characters:
+        getattr(transformers, of_characters[name])().save_pretrained(folder)
     else:
         _tokenizer(name).save_pretrained(folder)
     return folder
@@ -136,7 +147,7 @@ def base_of(name: str, folder: Path, **changes: Any) -> Path:
 
 def _sizes(name: str) -> dict[str, Any]:
     tokens = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
-    if name == "Canine":
+    if name in ("Canine", "Perceiver"):
         return ARCHITECTURES[name] | {"pad_token_id": 0}
     return ARCHITECTURES[name] | {"vocab_size": 40} | tokens
 
@@ -217,10 +228,14 @@ def plain(folder: Path, texts: list[str]) -> np.ndarray:
     return np.array([[d["score"] for d in sorted(row, key=lambda d: d["label"])] for row in found])
 
 
-CASES = [*((name, "linear") for name in ARCHITECTURES), *((name, "mlp") for name in MLP)]
+QUICK = [("Bert", "linear"), ("FNet", "linear"), ("MobileBert", "linear"), ("XLNet", "mlp")]
+ALL = [
+    *((name, "linear") for name in ARCHITECTURES if name != "Perceiver"),
+    *((name, "mlp") for name in MLP),
+]
+CASES = [*QUICK, *(pytest.param(*c, marks=pytest.mark.slow) for c in ALL if c not in QUICK)]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("name", "head"), CASES)
 def test_a_bundle_gives_plain_transformers_the_same_probabilities(name, head, table, tmp_path):
     base = base_of(name, tmp_path / "base")
@@ -234,3 +249,24 @@ def test_a_bundle_gives_plain_transformers_the_same_probabilities(name, head, ta
     start = 1 if name == "Canine" else 0  # plain transformers fails for a text of one character
     found = plain(tmp_path / "bundle", TEXTS[start:])
     np.testing.assert_allclose(together[start:], found, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_one_character_is_less_than_canine_pools(table, tmp_path):
+    step_and_bundle(base_of("Canine", tmp_path / "base"), table, tmp_path)
+    scorer = clftask.load(str(tmp_path / "bundle"))
+    assert np.isfinite(scorer.predict(["a"]).probabilities).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "reason"),
+    [
+        ("T5", {"decoder_start_token_id": None}, "does not work with head linear"),
+        ("Perceiver", {}, "of its own weights: perceiver.decoder"),
+    ],
+)
+def test_a_base_without_what_its_classifier_needs_is_refused(name, changes, reason, tmp_path):
+    base = base_of(name, tmp_path, **changes)
+    with pytest.raises(ConfigError, match=reason) as caught:
+        check_base(ModelSpec(base=str(base), max_length=16))
+    assert caught.value.problems[0].path == "model.base"
