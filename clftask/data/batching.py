@@ -11,6 +11,8 @@ import pyarrow as pa
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from clftask.data.tokenization import one_array
+
 # Rows are sorted by length within windows of this many batches. A larger window needs less
 # padding; a smaller one shuffles better.
 WINDOW = 50
@@ -162,16 +164,58 @@ class EpochLoader(DataLoader[Any]):
 
 
 def token_batches(
-    lengths: npt.NDArray[np.int64], max_tokens: int, rank: int = 0, world: int = 1
+    lengths: npt.NDArray[np.int64],
+    max_tokens: int,
+    rank: int = 0,
+    world: int = 1,
+    equal: bool = False,
 ) -> list[npt.NDArray[np.int64]]:
     """Return one worker's batches of row indices, longest first, of at most `max_tokens` each.
 
-    `max_tokens` limits rows times padded length; a longer row is a batch of its own.
+    `max_tokens` limits rows times padded length; a longer row is a batch of its own. If `equal`,
+    the rows of a batch have the same length, so that there is no padding.
     """
     order = np.argsort(-lengths, kind="stable")[rank::world]
     batches, start = [], 0
     while start < len(order):
         size = max(1, int(max_tokens // max(int(lengths[order[start]]), 1)))
-        batches.append(order[start : start + size])
-        start += size
+        batch = order[start : start + size]
+        if equal:
+            batch = batch[lengths[batch] == lengths[batch[0]]]
+        batches.append(batch)
+        start += len(batch)
     return batches
+
+
+class FlatTokens:
+    """Tokens as flat arrays, for fast padding of any rows.
+
+    Args:
+        tokens: One row per model input; see `tokenization.sequences`.
+        least_width: The least number of tokens to pad to.
+    """
+
+    def __init__(self, tokens: pa.Table, least_width: int = 1) -> None:
+        self.least_width = least_width
+        names = [n for n in ("input_ids", "token_type_ids") if n in tokens.column_names]
+        columns = {n: one_array(tokens[n]) for n in names}
+        self.values = {n: column.flatten().to_numpy() for n, column in columns.items()}
+        self.lengths = tokens["length"].to_numpy().astype(np.int64)
+        self.starts = np.cumsum(self.lengths) - self.lengths
+
+    def padded(self, rows: npt.NDArray[np.int64], tokenizer: Any) -> dict[str, torch.Tensor]:
+        """Return the model inputs for some rows, each of shape (rows, width), int64."""
+        lengths = self.lengths[rows]
+        width = max(int(lengths.max()), self.least_width)
+        mask = np.arange(width)[None, :] < lengths[:, None]
+        if tokenizer.padding_side == "left":
+            mask = np.ascontiguousarray(mask[:, ::-1])
+        picked = np.concatenate([np.arange(self.starts[r], self.starts[r] + n)
+                                 for r, n in zip(rows, lengths, strict=True)])  # fmt: skip
+        fill = {"input_ids": tokenizer.pad_token_id, "token_type_ids": 0}
+        found = {"attention_mask": torch.from_numpy(mask.astype(np.int64))}
+        for name, values in self.values.items():
+            padded = np.full(mask.shape, fill[name], np.int64)
+            padded[mask] = values[picked]
+            found[name] = torch.from_numpy(padded)
+        return found

@@ -13,8 +13,8 @@ import torch
 
 from clftask.array_types import Float32
 from clftask.components.labels import Task
-from clftask.data.batching import token_batches
-from clftask.data.tokenization import one_array, sequences, tokenise
+from clftask.data.batching import FlatTokens, token_batches
+from clftask.data.tokenization import sequences, tokenise
 from clftask.errors import ConfigError, DataError, JobError, ModelError, Problem
 from clftask.io.tempdirs import temporary_folder
 from clftask.messages import counted
@@ -22,6 +22,7 @@ from clftask.models import bundle
 from clftask.models.bundle_meta import BundleMeta
 from clftask.models.loading import output_layer, quiet_loading
 from clftask.models.memory import is_device_failure, is_out_of_memory
+from clftask.models.padding import depends_on_padding, least_width
 from clftask.models.precision import bf16_pays, check_precision, resolve_precision
 from clftask.models.predict_input import as_columns
 
@@ -103,11 +104,18 @@ class Scorer:
         self.precision = precision
         self.max_tokens = max_tokens or MAX_TOKENS.get(self.device.type, MAX_TOKENS["cpu"])
         self.model = model.eval().to(self.device)
+        self.needs_equal_lengths = depends_on_padding(self._exact, tokenizer, meta.max_length)
         # Buffers stay fp32: rotary frequencies lose too much precision in bf16.
         for weights in self.model.parameters():
             weights.data = weights.data.to(DTYPES[precision])
         _use_fp32(output_layer(self.model))
         self._forward: Any = self.model
+
+    @torch.inference_mode()
+    def _exact(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Return the logits of the model before its weights are rounded."""
+        moved = {name: tensor.to(self.device) for name, tensor in inputs.items()}
+        return torch.as_tensor(self.model(**moved).logits)
 
     def __repr__(self) -> str:
         names, base = self.meta.label_names, self.meta.job["model"]["base"]
@@ -180,9 +188,10 @@ class Scorer:
     def logits(self, tokens: pa.Table) -> Float32:
         """Return (rows, labels) float32 logits, in the order of the rows.
 
-        Rows of similar lengths share a batch. If a batch does not fit into memory, the
-        remaining rows are split into batches of half its size. Windows of long texts are
-        model inputs of their own, whose logits are pooled.
+        Rows of similar lengths share a batch, rows of equal length if the model's logits depend
+        on padding. If a batch does not fit into memory, the remaining rows are split into batches
+        of half its size. Windows of long texts are model inputs of their own, whose logits are
+        pooled.
 
         Raises:
             ModelError: The model fails, or logits are NaN or infinite.
@@ -194,10 +203,10 @@ class Scorer:
         return found
 
     def _logits(self, tokens: pa.Table) -> Float32:
-        flat = _Flat(tokens)
+        flat = FlatTokens(tokens, least_width(self.model))
         shape = (tokens.num_rows, len(self.meta.label_names))
         found = torch.zeros(shape, dtype=torch.float32, device=self.device)
-        waiting = deque(token_batches(flat.lengths, self.max_tokens))
+        waiting = deque(self._batches(flat.lengths))
         with torch.inference_mode():
             while waiting:
                 rows = waiting.popleft()
@@ -207,9 +216,11 @@ class Scorer:
                     continue
                 self._shrink(flat.lengths[rows])
                 left = np.concatenate([rows, *waiting])
-                batches = token_batches(flat.lengths[left], self.max_tokens)
-                waiting = deque(left[batch] for batch in batches)
+                waiting = deque(left[batch] for batch in self._batches(flat.lengths[left]))
         return np.asarray(found.cpu().numpy())
+
+    def _batches(self, lengths: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
+        return token_batches(lengths, self.max_tokens, equal=self.needs_equal_lengths)
 
     def _try(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor | None:
         """Return a batch's logits in fp32, or None if it ran out of memory.
@@ -306,31 +317,3 @@ def _use_fp32(layer: torch.nn.Module) -> None:
     """Compute the logits in fp32: rounding them to bf16 changes probabilities by percents."""
     layer.float()
     layer.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
-
-
-class _Flat:
-    """Tokens as flat arrays, for fast padding of any rows."""
-
-    def __init__(self, tokens: pa.Table) -> None:
-        names = [n for n in ("input_ids", "token_type_ids") if n in tokens.column_names]
-        columns = {n: one_array(tokens[n]) for n in names}
-        self.values = {n: column.flatten().to_numpy() for n, column in columns.items()}
-        self.lengths = tokens["length"].to_numpy().astype(np.int64)
-        self.starts = np.cumsum(self.lengths) - self.lengths
-
-    def padded(self, rows: npt.NDArray[np.int64], tokenizer: Any) -> dict[str, torch.Tensor]:
-        """Return the model inputs for some rows, each of shape (rows, longest row), int64."""
-        lengths = self.lengths[rows]
-        width = int(lengths.max())
-        mask = np.arange(width)[None, :] < lengths[:, None]
-        if tokenizer.padding_side == "left":
-            mask = np.ascontiguousarray(mask[:, ::-1])
-        picked = np.concatenate([np.arange(self.starts[r], self.starts[r] + n)
-                                 for r, n in zip(rows, lengths, strict=True)])  # fmt: skip
-        fill = {"input_ids": tokenizer.pad_token_id, "token_type_ids": 0}
-        found = {"attention_mask": torch.from_numpy(mask.astype(np.int64))}
-        for name, values in self.values.items():
-            padded = np.full(mask.shape, fill[name], np.int64)
-            padded[mask] = values[picked]
-            found[name] = torch.from_numpy(padded)
-        return found

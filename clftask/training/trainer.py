@@ -32,6 +32,7 @@ from clftask.config.train import TrainJob
 from clftask.data.batching import (
     Collator,
     EpochLoader,
+    FlatTokens,
     GlobalBatches,
     TokenRows,
     num_global_rows,
@@ -40,6 +41,7 @@ from clftask.data.batching import (
 from clftask.data.tokenization import sequences
 from clftask.io.tempdirs import translate_write_errors
 from clftask.models.memory import is_device_failure, is_out_of_memory
+from clftask.models.padding import depends_on_padding, least_width
 from clftask.training.collectives import broadcast_from_first, host_group
 
 # Rows times padded length of one forward pass. Larger batches are not faster.
@@ -278,15 +280,13 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         table, windows = sequences(self.tables[split])
         world = self.args.world_size
         lengths = table["length"].to_numpy().astype(np.int64)
-        batches = token_batches(
-            lengths, MAX_TOKENS[self.args.device.type], self.args.process_index, world
-        )
+        max_tokens, tokenizer = MAX_TOKENS[self.args.device.type], self.processing_class
+        equal = depends_on_padding(self._exact, tokenizer, self.job.model.max_length)
+        batches = token_batches(lengths, max_tokens, self.args.process_index, world, equal)
         mine = torch.zeros(math.ceil(len(lengths) / world), len(self.space.names))
-        rows, filled = TokenRows(table), 0
+        flat, filled = FlatTokens(table, least_width(self.model)), 0
         for batch in batches:
-            logits = self._forward(
-                self.collator.inputs(rows.__getitems__([(int(i), 1.0) for i in batch])), is_exact
-            )
+            logits = self._forward(flat.padded(batch, tokenizer), is_exact)
             mine[filled : filled + len(batch)] = logits
             filled += len(batch)
         found = self._gathered(mine, lengths)
@@ -298,6 +298,9 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         with contextlib.nullcontext() if is_exact else self._autocast():
             logits: torch.Tensor = self.model(**self._prepare_inputs(batch)).logits
         return logits.float().cpu()
+
+    def _exact(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        return self._forward(batch, is_exact=True)
 
     def _autocast(self) -> torch.autocast:
         half = torch.float16 if self.args.fp16 else torch.bfloat16

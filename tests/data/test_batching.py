@@ -220,3 +220,5 @@ def test_token_batches_by_hand():
     assert [b.tolist() for b in token_batches(lengths, 4)] == [[1], [2], [3], [0, 4]]
     assert [b.tolist() for b in token_batches(lengths, 100, rank=1, world=2)] == [[2, 0]]
     assert token_batches(np.array([], np.int64), 100) == []
+    equal = token_batches(np.array([2, 5, 2, 5, 2]), 6, equal=True)
+    assert [b.tolist() for b in equal] == [[1], [3], [0, 2, 4]]
