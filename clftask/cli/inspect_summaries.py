@@ -8,8 +8,8 @@ from typing import IO, TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from clftask.cli.summaries import escaped, inspect_summary
-from clftask.messages import counted
+from clftask.cli.summaries import console_on, inspect_summary
+from clftask.messages import counted, printable
 
 if TYPE_CHECKING:
     from clftask.commands.inspect_data import CorpusData, TrainData
@@ -35,13 +35,13 @@ def path_summary(found: dict[str, Any], file: IO[str]) -> None:
 
 def table_summary(found: dict[str, Any], file: IO[str]) -> None:
     """Print the columns of a table."""
-    console = Console(file=file, highlight=False)
+    console = console_on(file)
     rows = ", ".join(f"{count:,} {split}" for split, count in found["rows"].items())
     total = (
         counted(sum(found["rows"].values()), "row") if len(found["rows"]) == 1 else f"{rows} rows"
     )
     files = counted(found["files"], "file")
-    console.print(f"{escaped(found['path'])}: {files}, {total}", soft_wrap=True)
+    console.print(f"{printable(found['path'])}: {files}, {total}", soft_wrap=True)
     first, num_rows = next(iter(found["rows"].items()))
     of = f" of {first}" if len(found["rows"]) > 1 else ""
     is_part = found["rows_read"] < num_rows
@@ -55,17 +55,17 @@ def table_summary(found: dict[str, Any], file: IO[str]) -> None:
         distinct = "> 1,000" if column["distinct"] is None else f"{column['distinct']:,}"
         texts = column["looks_like"], ", ".join(column["examples"])
         kind = column["type"].replace("element: ", "").replace("item: ", "")
-        cells = escaped(column["name"]), escaped(kind), f"{column['missing']:,}", distinct
-        table.add_row(*cells, *map(escaped, texts))
+        cells = printable(column["name"]), printable(kind), f"{column['missing']:,}", distinct
+        table.add_row(*cells, *map(printable, texts))
     console.print(table)
     _print_warnings(console, found["warnings"])
     if found["job"]:
-        console.print(f"a job could begin with\n  {escaped(found['job'])}", soft_wrap=True)
+        console.print(f"a job could begin with\n  {printable(found['job'])}", soft_wrap=True)
 
 
 def data_summary(found: TrainData | CorpusData, file: IO[str]) -> None:
     """Print the data of a job."""
-    console = Console(file=file, highlight=False)
+    console = console_on(file)
     _print_corpus(found, console) if hasattr(found, "sampled") else _print_train(found, console)
 
 
@@ -85,7 +85,7 @@ def _print_train(found: Any, console: Console) -> None:
     table.add_column("share of train", justify="right")
     for name, counts in shown:
         share = counts["train"] / found.rows["train"]
-        table.add_row(escaped(name), *(f"{n:,}" for n in counts.values()), f"{share:.1%}")
+        table.add_row(printable(name), *(f"{n:,}" for n in counts.values()), f"{share:.1%}")
     console.print(table)
     _print_warnings(console, [*_label_lines(found), *found.warnings, *found.duplicates.lines()])
 
@@ -130,11 +130,11 @@ def _print_corpus(found: Any, console: Console) -> None:
     totals = Table(show_header=False)
     totals.add_row("files", f"{found.files:,}")
     totals.add_row("rows", f"{found.rows:,}")
-    totals.add_row("text", escaped(", ".join(found.text)))
+    totals.add_row("text", printable(", ".join(found.text)))
     columns = ", ".join(f"{name}: {kind}" for name, kind in found.columns.items())
-    totals.add_row("columns", escaped(columns))
+    totals.add_row("columns", printable(columns))
     for reason, count in found.bad.items():
-        totals.add_row("bad rows", f"{count:,} of {found.sampled:,} sampled: {escaped(reason)}")
+        totals.add_row("bad rows", f"{count:,} of {found.sampled:,} sampled: {printable(reason)}")
     console.print(totals)
     if found.characters:
         lengths = {"": (f"{found.sampled:,}", found.tokens)}
@@ -172,4 +172,4 @@ def _length_table(
 
 def _print_warnings(console: Console, lines: list[str]) -> None:
     for line in lines[:MAX_WARNINGS]:
-        console.print(escaped(line), soft_wrap=True)
+        console.print(printable(line), soft_wrap=True)

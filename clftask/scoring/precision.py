@@ -56,10 +56,10 @@ def agree(job: ScoreJob, meta: BundleMeta, plan: ScorePlan, device: str) -> Prec
             return Precision(asked=asked, used="fp32", reason=reason)
         remedy = "Use precision: fp32."
         raise ConfigError(Problem("precision", asked, error.problems[0].allowed, remedy)) from None
-    return _judged(asked, wanted, [d for _, d in wanted_by], [d for _, d in found])
+    return _compared(asked, wanted, [d for _, d in wanted_by], [d for _, d in found])
 
 
-def _judged(asked: str, wanted: str, exact: list[Bools], other: list[Bools]) -> Precision:
+def _compared(asked: str, wanted: str, exact: list[Bools], other: list[Bools]) -> Precision:
     rows = sum(map(len, exact))
     if not rows:
         used = "fp32" if asked == "auto" else wanted

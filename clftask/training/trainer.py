@@ -39,6 +39,7 @@ from clftask.data.batching import (
 )
 from clftask.data.tokenization import sequences
 from clftask.io.tempdirs import translate_write_errors
+from clftask.messages import first_line
 from clftask.models.memory import is_device_failure, is_out_of_memory
 from clftask.training.collectives import broadcast_from_first, host_group
 
@@ -320,7 +321,7 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         except Exception as error:  # models raise all classes
             if is_out_of_memory(error) or is_device_failure(error):
                 return ""  # training will meet it, or not
-            return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:300]}"
+            return first_line(error)
         finally:
             self.model.zero_grad(set_to_none=True)
         return ""
