@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import IO, TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -104,26 +103,12 @@ def _chosen(
 
 
 def _label_lines(found: Any) -> list[str]:
-    from clftask.commands.inspect_data import RARE_ROWS
-
     lines = []
-    if rare := found.rare_labels:
-        names = _names(
-            f"{name} {count:,}" for name, count in sorted(rare.items(), key=lambda p: p[1])
-        )
-        count = counted(len(rare), "label")
-        lines.append(f"warning: {count} on fewer than {RARE_ROWS} train rows: {names}")
-        lines.append("  data.labels.min_count leaves rare labels out")
     for split, missing in found.labels_not_in.items():
         if missing:
-            what = counted(len(missing), "label")
-            lines.append(f"warning: {what} not in {split}: {_names(missing)}")
+            names = ", ".join(missing[:MAX_NAMES]) + (" …" if len(missing) > MAX_NAMES else "")
+            lines.append(f"warning: {counted(len(missing), 'label')} not in {split}: {names}")
     return lines
-
-
-def _names(names: Iterable[str]) -> str:
-    every = list(names)
-    return ", ".join(every[:MAX_NAMES]) + (" …" if len(every) > MAX_NAMES else "")
 
 
 def _print_corpus(found: Any, console: Console) -> None:
