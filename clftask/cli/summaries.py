@@ -197,7 +197,10 @@ def _columns(table: Table, first: str, *others: str) -> None:
 def _change(row: dict[str, Any]) -> tuple[str, str]:
     has_spread = row.get("low") is not None
     spread = f"{row['low']:+.3f} … {row['high']:+.3f}" if has_spread else ""
-    return "" if row["difference"] is None else f"{row['difference']:+.4f}", spread
+    change = row["difference"]
+    if change is None:
+        return "", spread
+    return f"{change:+,}" if isinstance(change, int) else f"{change:+.4f}", spread
 
 
 def _example_line(example: dict[str, Any]) -> str:
