@@ -1,4 +1,4 @@
-"""The precision of a score table: a faster one if it decides a sample of the rows as fp32."""
+"""The precision of a score table: a faster one if a sample of the rows gets the same labels."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _compared(asked: str, wanted: str, exact: list[Bools], other: list[Bools]) -
     equal = sum(int((a == b).all(1).sum()) for a, b in zip(exact, other, strict=True))
     known = {"asked": asked, "agreement": equal / rows, "rows": rows}
     if asked == "auto" and equal / rows < MIN_AGREEMENT:
-        reason = f"{wanted} decides {rows - equal} of {counted(rows, 'sampled row')} differently"
+        reason = f"{wanted} changes the labels of {rows - equal} of {counted(rows, 'sampled row')}"
         return Precision(used="fp32", reason=reason, **known)
     return Precision(used=wanted, **known)
 

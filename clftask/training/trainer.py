@@ -305,8 +305,8 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         is_half = self.args.fp16 or self.args.bf16
         return torch.autocast(self.args.device.type, half, enabled=is_half)
 
-    def failure(self) -> str:
-        """Return why the model cannot be trained in its precision: tries rows; "" if it can."""
+    def precision_failure(self) -> str:
+        """Try a step on a few rows; return why it fails in this precision, "" if it works."""
         rows = TokenRows(self.tables["train"])
         chosen = rows.__getitems__([(i, 1.0) for i in range(min(NUM_TRIED, len(rows)))])
         try:

@@ -176,10 +176,12 @@ def test_a_run_of_an_earlier_version_has_its_metrics(run):
     ("age", "text"),
     [(5, "5 s"), (130, "2 min"), (7300, "2 h"), (90000, "1 day"), (200000, "2 days")],
 )
-def test_the_age_of_the_newest_file(tmp_path, age, text):
+def test_the_age_of_the_newest_file(tmp_path, age, text, monkeypatch):
+    now = time.time()
+    monkeypatch.setattr("clftask.commands.inspect_run.time.time", lambda: now)
     for name, older in (("new", 0), ("old", 9999)):
         (tmp_path / name).touch()
-        written = time.time() - age - older - 0.3
+        written = now - age - older - 0.3
         os.utime(tmp_path / name, (written, written))
     assert last_written(str(tmp_path)) == f"{text} ago"
 
