@@ -91,7 +91,7 @@ class JobError(ClftaskError):
     exit_code = 1
 
 
-class ModelError(JobError, RuntimeError):
+class ModelError(JobError):
     """A model fails for an input; a retry cannot help."""
 
 

@@ -31,10 +31,6 @@ def range_text(low: float, high: float) -> str:
     return f"{low:.3f}–{high:.3f}"
 
 
-# The end of the name of a metric of always predicting the most frequent label.
-MAJORITY = "_majority"
-
-
 def printable(text: str) -> str:
     """Return the text with control characters escaped, so that it cannot control a terminal."""
     return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import IO, TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
-from clftask.cli.summaries import escaped, inspect_summary
-from clftask.messages import counted
+from clftask.cli.summaries import console_on, inspect_summary
+from clftask.messages import counted, printable
 
 if TYPE_CHECKING:
     from clftask.commands.inspect_data import CorpusData, TrainData
@@ -35,13 +34,13 @@ def path_summary(found: dict[str, Any], file: IO[str]) -> None:
 
 def table_summary(found: dict[str, Any], file: IO[str]) -> None:
     """Print the columns of a table."""
-    console = Console(file=file, highlight=False)
+    console = console_on(file)
     rows = ", ".join(f"{count:,} {split}" for split, count in found["rows"].items())
     total = (
         counted(sum(found["rows"].values()), "row") if len(found["rows"]) == 1 else f"{rows} rows"
     )
     files = counted(found["files"], "file")
-    console.print(f"{escaped(found['path'])}: {files}, {total}", soft_wrap=True)
+    console.print(f"{printable(found['path'])}: {files}, {total}", soft_wrap=True)
     first, num_rows = next(iter(found["rows"].items()))
     of = f" of {first}" if len(found["rows"]) > 1 else ""
     is_part = found["rows_read"] < num_rows
@@ -55,17 +54,17 @@ def table_summary(found: dict[str, Any], file: IO[str]) -> None:
         distinct = "> 1,000" if column["distinct"] is None else f"{column['distinct']:,}"
         texts = column["looks_like"], ", ".join(column["examples"])
         kind = column["type"].replace("element: ", "").replace("item: ", "")
-        cells = escaped(column["name"]), escaped(kind), f"{column['missing']:,}", distinct
-        table.add_row(*cells, *map(escaped, texts))
+        cells = printable(column["name"]), printable(kind), f"{column['missing']:,}", distinct
+        table.add_row(*cells, *map(printable, texts))
     console.print(table)
     _print_warnings(console, found["warnings"])
     if found["job"]:
-        console.print(f"a job could begin with\n  {escaped(found['job'])}", soft_wrap=True)
+        console.print(f"a job could begin with\n  {printable(found['job'])}", soft_wrap=True)
 
 
 def data_summary(found: TrainData | CorpusData, file: IO[str]) -> None:
     """Print the data of a job."""
-    console = Console(file=file, highlight=False)
+    console = console_on(file)
     _print_corpus(found, console) if hasattr(found, "sampled") else _print_train(found, console)
 
 
@@ -85,7 +84,7 @@ def _print_train(found: Any, console: Console) -> None:
     table.add_column("share of train", justify="right")
     for name, counts in shown:
         share = counts["train"] / found.rows["train"]
-        table.add_row(escaped(name), *(f"{n:,}" for n in counts.values()), f"{share:.1%}")
+        table.add_row(printable(name), *(f"{n:,}" for n in counts.values()), f"{share:.1%}")
     console.print(table)
     _print_warnings(console, [*_label_lines(found), *found.warnings, *found.duplicates.lines()])
 
@@ -104,37 +103,23 @@ def _chosen(
 
 
 def _label_lines(found: Any) -> list[str]:
-    from clftask.commands.inspect_data import RARE_ROWS
-
     lines = []
-    if rare := found.rare_labels:
-        names = _names(
-            f"{name} {count:,}" for name, count in sorted(rare.items(), key=lambda p: p[1])
-        )
-        count = counted(len(rare), "label")
-        lines.append(f"warning: {count} on fewer than {RARE_ROWS} train rows: {names}")
-        lines.append("  data.labels.min_count leaves rare labels out")
     for split, missing in found.labels_not_in.items():
         if missing:
-            what = counted(len(missing), "label")
-            lines.append(f"warning: {what} not in {split}: {_names(missing)}")
+            names = ", ".join(missing[:MAX_NAMES]) + (" …" if len(missing) > MAX_NAMES else "")
+            lines.append(f"warning: {counted(len(missing), 'label')} not in {split}: {names}")
     return lines
-
-
-def _names(names: Iterable[str]) -> str:
-    every = list(names)
-    return ", ".join(every[:MAX_NAMES]) + (" …" if len(every) > MAX_NAMES else "")
 
 
 def _print_corpus(found: Any, console: Console) -> None:
     totals = Table(show_header=False)
     totals.add_row("files", f"{found.files:,}")
     totals.add_row("rows", f"{found.rows:,}")
-    totals.add_row("text", escaped(", ".join(found.text)))
+    totals.add_row("text", printable(", ".join(found.text)))
     columns = ", ".join(f"{name}: {kind}" for name, kind in found.columns.items())
-    totals.add_row("columns", escaped(columns))
+    totals.add_row("columns", printable(columns))
     for reason, count in found.bad.items():
-        totals.add_row("bad rows", f"{count:,} of {found.sampled:,} sampled: {escaped(reason)}")
+        totals.add_row("bad rows", f"{count:,} of {found.sampled:,} sampled: {printable(reason)}")
     console.print(totals)
     if found.characters:
         lengths = {"": (f"{found.sampled:,}", found.tokens)}
@@ -172,4 +157,4 @@ def _length_table(
 
 def _print_warnings(console: Console, lines: list[str]) -> None:
     for line in lines[:MAX_WARNINGS]:
-        console.print(escaped(line), soft_wrap=True)
+        console.print(printable(line), soft_wrap=True)

@@ -24,9 +24,9 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from clftask import logs
-from clftask.cli.summaries import MAX_LABEL_ROWS, escaped, shown
+from clftask.cli.summaries import MAX_LABEL_ROWS, shown
 from clftask.components.search.goal import Goal
-from clftask.messages import counted
+from clftask.messages import counted, printable
 
 LINE_EVERY_S, LINE_EVERY_STEPS = 10.0, 50
 OTHER_CELLS = len("/ -:--:--") + 4  # of the progress line, with gaps
@@ -43,7 +43,7 @@ def _console() -> Console:
 
 def _say(console: Console, line: str) -> None:
     with suppress(OSError):  # a closed or full stderr must not end a job
-        logs.say(line) if logs.is_json() else console.print(escaped(line), soft_wrap=True)
+        logs.say(line) if logs.is_json() else console.print(printable(line), soft_wrap=True)
 
 
 class _Figures:

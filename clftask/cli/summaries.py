@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from clftask.components.labels import Task
-from clftask.components.metrics import with_plain
-from clftask.config.results import ScoreResult, TrainResult, TuneResult
-from clftask.messages import MAJORITY, counted, printable, range_text
+from clftask.components.metrics import MAJORITY, with_plain
+from clftask.config.results import Metrics, ScoreResult, TrainResult, TuneResult
+from clftask.messages import counted, printable, range_text
 from clftask.report.headline import headline_names
 
 MAX_LABEL_ROWS = 20
@@ -19,8 +19,6 @@ NARROW, VERY_NARROW, MIN_SPREAD = 74, 56, 64  # columns of the terminal
 PLAIN_CAPTION = "plain: uncalibrated, at 0.5 or the most probable class"
 BASELINE = f"{MAJORITY}: always the most frequent label\n"
 MORE = "all metrics: --all-metrics"
-
-Metrics = Mapping[str, Mapping[str, float | None]]  # by split and name
 
 
 def console_on(file: IO[str]) -> Console:
@@ -34,11 +32,11 @@ def tune_summary(result: TuneResult, file: IO[str], all_metrics: bool = False) -
     counts = ", ".join(f"{n} {state}" for state, n in result.trials.items())
     console.print(f"trials: {counts}")
     for number, reason in list(result.failures.items())[:MAX_LABEL_ROWS]:
-        console.print(f"trial {number} failed: {escaped(reason)}", soft_wrap=True)
+        console.print(f"trial {number} failed: {printable(reason)}", soft_wrap=True)
     table = Table(title=f"best: trial {result.best['trial']}", show_header=False)
     for name, value in result.best["params"].items():
         table.add_row(
-            escaped(name), escaped(f"{value:.4g}" if isinstance(value, float) else str(value))
+            printable(name), printable(f"{value:.4g}" if isinstance(value, float) else str(value))
         )
     console.print(table)
     for finalist in result.finalists:
@@ -46,9 +44,9 @@ def tune_summary(result: TuneResult, file: IO[str], all_metrics: bool = False) -
         console.print(f"finalist {finalist['trial']}: {result.metric} with new seeds {scores}")
     _print_metrics(console, result.best["metrics"], {}, result.task, result.metric, all_metrics)
     _print_warnings(result.best.get("warnings", []), console)
-    console.print(f"job: {escaped(result.job)}", soft_wrap=True)
-    console.print(f"bundle: {escaped(result.bundle)}", soft_wrap=True)
-    console.print(f"report: {escaped(result.run)}/report.html", soft_wrap=True)
+    console.print(f"job: {printable(result.job)}", soft_wrap=True)
+    console.print(f"bundle: {printable(result.bundle)}", soft_wrap=True)
+    console.print(f"report: {printable(result.run)}/report.html", soft_wrap=True)
 
 
 def score_summary(result: ScoreResult, file: IO[str]) -> None:
@@ -64,13 +62,13 @@ def score_summary(result: ScoreResult, file: IO[str]) -> None:
     table.add_row("truncated", f"{result.rows_truncated / scored:.1%}")
     table.add_row("mean confidence", f"{result.mean_confidence:.3f}")
     if result.precision_note:
-        table.add_row("precision", escaped(result.precision_note))
+        table.add_row("precision", printable(result.precision_note))
     if result.shards_skipped < result.shards:
         table.add_row("rows/s", f"{result.rows_per_s:,.1f}")
     console.print(table)
     console.print(_distribution(result.labels, scored))
     state = " (already complete)" if result.shards_skipped == result.shards else ""
-    console.print(f"score table: {escaped(result.output)}{state}", soft_wrap=True)
+    console.print(f"score table: {printable(result.output)}{state}", soft_wrap=True)
 
 
 def _distribution(labels: dict[str, int], rows: int) -> Table:
@@ -80,7 +78,7 @@ def _distribution(labels: dict[str, int], rows: int) -> Table:
     table = Table(title="predicted labels", caption=caption)
     _columns(table, "label", "rows", "share")
     for label, count in ordered[:MAX_LABEL_ROWS]:
-        table.add_row(escaped(label), f"{count:,}", f"{count / rows:.1%}")
+        table.add_row(printable(label), f"{count:,}", f"{count / rows:.1%}")
     return table
 
 
@@ -93,14 +91,14 @@ def train_summary(result: TrainResult, file: IO[str], all_metrics: bool = False)
     console.print(_label_table(result.per_label[split], split, console.width))
     _print_warnings(result.warnings, console)
     if result.shipped is not None:
-        console.print(escaped(result.shipped.line()), soft_wrap=True)
-    console.print(f"bundle: {escaped(result.bundle)}", soft_wrap=True)
-    console.print(f"report: {escaped(result.bundle)}/report.html", soft_wrap=True)
+        console.print(printable(result.shipped.line()), soft_wrap=True)
+    console.print(f"bundle: {printable(result.bundle)}", soft_wrap=True)
+    console.print(f"report: {printable(result.bundle)}/report.html", soft_wrap=True)
 
 
 def _print_warnings(warnings: Sequence[str], console: Console) -> None:
     for warning in warnings:
-        console.print(f"warning: {escaped(warning)}", soft_wrap=True)
+        console.print(f"warning: {printable(warning)}", soft_wrap=True)
 
 
 def evaluation_summary(result: dict[str, Any], file: IO[str], all_metrics: bool = False) -> None:
@@ -110,7 +108,7 @@ def evaluation_summary(result: dict[str, Any], file: IO[str], all_metrics: bool 
     by_split = {title: result["metrics"]}, {title: result["intervals"]}
     _print_metrics(console, *by_split, result["task"], result["metric"], all_metrics)
     console.print(_label_table(result["per_label"], title, console.width))
-    console.print(f"bundle: {escaped(result['bundle'])}", soft_wrap=True)
+    console.print(f"bundle: {printable(result['bundle'])}", soft_wrap=True)
 
 
 def compare_summary(result: dict[str, Any], file: IO[str], all_metrics: bool = False) -> None:
@@ -134,13 +132,13 @@ def compare_summary(result: dict[str, Any], file: IO[str], all_metrics: bool = F
     for row in changed[:MAX_LABEL_ROWS]:
         figures = _share(row["f1_a"]), _share(row["f1_b"]), *_change(row)
         counts = f"{row['rows']:,}", f"{row['changed']:,}"
-        rows.append((escaped(row["label"]), *figures, *counts))
+        rows.append((printable(row["label"]), *figures, *counts))
     about = "changed: rows with another prediction of the label"
     _print_changes(console, Table(title=f"F1: {count}", caption=about), heads, rows)
     console.print(f"{result['changed']:.1%} of the rows have a different prediction")
     for name, examples in result["examples"].items():
         for example in examples[:3]:
-            console.print(f"{name}: {escaped(_example_line(example))}", soft_wrap=True)
+            console.print(f"{name}: {printable(_example_line(example))}", soft_wrap=True)
     _print_gates(result, console)
 
 
@@ -164,7 +162,7 @@ def compare_tables_summary(result: dict[str, Any], file: IO[str]) -> None:
     for row in changed[:MAX_LABEL_ROWS]:
         shares = f"{row['share_a']:.2%}", f"{row['share_b']:.2%}"
         counts = f"{row['gained']:,}", f"{row['lost']:,}"
-        rows.append((escaped(row["label"]), *shares, *_change(row), *counts))
+        rows.append((printable(row["label"]), *shares, *_change(row), *counts))
     _print_changes(console, labels, heads, rows)
     console.print(f"{result['rows_a']:,} rows in A, {result['rows_b']:,} in B")
     if result["changed"] is not None:
@@ -174,7 +172,7 @@ def compare_tables_summary(result: dict[str, Any], file: IO[str]) -> None:
     console.print(f"drift, from 0 to 1: {drift}")
     for example in result["examples"][:3]:
         sides = (f"{s} {', '.join(example[s]['labels']) or 'nothing'}" for s in ("a", "b"))
-        console.print(escaped(f"{example['key']}: {'; '.join(sides)}"), soft_wrap=True)
+        console.print(printable(f"{example['key']}: {'; '.join(sides)}"), soft_wrap=True)
     _print_gates(result, console)
 
 
@@ -199,7 +197,10 @@ def _columns(table: Table, first: str, *others: str) -> None:
 def _change(row: dict[str, Any]) -> tuple[str, str]:
     has_spread = row.get("low") is not None
     spread = f"{row['low']:+.3f} … {row['high']:+.3f}" if has_spread else ""
-    return "" if row["difference"] is None else f"{row['difference']:+.4f}", spread
+    change = row["difference"]
+    if change is None:
+        return "", spread
+    return f"{change:+,}" if isinstance(change, int) else f"{change:+.4f}", spread
 
 
 def _example_line(example: dict[str, Any]) -> str:
@@ -245,15 +246,15 @@ def _metric_table(metrics: Metrics, intervals: Any = None, names: Iterable[str] 
         intervals: 95 % intervals by split and name.
         names: The metrics to show; all if empty.
     """
-    splits = {split: with_plain(dict(figures)) for split, figures in metrics.items()}
+    splits = {split: with_plain(figures) for split, figures in metrics.items()}
     intervals, chosen = intervals or {}, list(names)
     is_plain = all(plain is None for found in splits.values() for _, plain in found.values())
-    heads = {split: [*(["95 %"] if intervals.get(split) else [])] for split in splits}
-    table = Table(title="metrics", caption=None if is_plain or chosen else PLAIN_CAPTION)
     has_plain = not (is_plain or chosen)
-    for split in splits:
-        heads[split] += ["plain"] if has_plain else []
-    _columns(table, "metric", *(h for split in splits for h in (escaped(split), *heads[split])))
+    table = Table(title="metrics", caption=PLAIN_CAPTION if has_plain else None)
+    heads = {
+        split: ["95 %"] * bool(intervals.get(split)) + ["plain"] * has_plain for split in splits
+    }
+    _columns(table, "metric", *(h for split in splits for h in (printable(split), *heads[split])))
     for name in chosen or dict.fromkeys(name for found in splits.values() for name in found):
         cells: list[str] = []
         for split, found in splits.items():
@@ -261,7 +262,7 @@ def _metric_table(metrics: Metrics, intervals: Any = None, names: Iterable[str] 
             spread = intervals.get(split, {}).get(name)
             beside = {"95 %": range_text(*spread) if spread else "", "plain": shown(plain)}
             cells += [shown(value), *(beside[head] for head in heads[split])]
-        table.add_row(escaped(name), *cells)
+        table.add_row(printable(name), *cells)
     return table
 
 
@@ -275,7 +276,7 @@ def _label_table(rows: Sequence[Mapping[str, Any]], split: str, width: int) -> T
     _columns(table, "label", *columns, "rows")
     for row in ordered[:MAX_LABEL_ROWS]:
         figures = [_share(row[k]) for k in columns]
-        table.add_row(escaped(row["label"]), *figures, f"{row['support']:,}")
+        table.add_row(printable(row["label"]), *figures, f"{row['support']:,}")
     return table
 
 
@@ -284,7 +285,7 @@ def inspect_summary(found: dict[str, Any], file: IO[str]) -> None:
     table = Table(show_header=False)
     for name, value in found.items():
         if name != "metrics":
-            table.add_row(name, escaped(_in_words(value)))
+            table.add_row(name, printable(_in_words(value)))
     console = console_on(file)
     console.print(table)
     if "metrics" in found:
@@ -297,11 +298,6 @@ def _in_words(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(_in_words, value))
     return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
-
-
-def escaped(text: str) -> str:
-    """Escape control characters in untrusted text; `console_on` shows the rest literally."""
-    return printable(text)
 
 
 def shown(value: float | None) -> str:

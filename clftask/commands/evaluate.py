@@ -87,7 +87,7 @@ def evaluate_bundle(path: str, table: str, say: Say, split: str | None = None) -
     training = found.meta.job["training"]
     add_metric(figures["metrics"], training["metric"], outcome, rows.targets, found.meta.task)
     of_table = figures["metrics"], outcome, space, majority, table
-    warnings = _said(weaknesses(*of_table, training["optimizer"]), say)
+    warnings = _printed(weaknesses(*of_table, training["optimizer"]), say)
     return {"bundle": path, **_of_table(table, found, warnings), **figures}
 
 
@@ -126,7 +126,7 @@ def decide_bundle(
             say(f"warning: the decision is fitted on only {rows} and may overfit")
         splits, data = {"validation": found.rows}, found.meta.data
         refitted = decide(job, found.meta.space, splits, data, found.num_special)
-        warnings = _said(refitted.warnings, say)
+        warnings = _printed(refitted.warnings, say)
         _rewrite(found, job, refitted, table, place, _records(path), say)
     figures = {name: by_split["validation"] for name, by_split in refitted.figures.items()}
     return {"bundle": place, **_of_table(table, found, warnings), **figures}
@@ -144,7 +144,7 @@ def _of_table(table: str, found: LabelledBundle, warnings: list[str]) -> dict[st
     }
 
 
-def _said(warnings: list[str], say: Say) -> list[str]:
+def _printed(warnings: list[str], say: Say) -> list[str]:
     """Print warnings, and return them as they are printed."""
     lines = [f"warning: {warning}" for warning in warnings]
     for line in lines:

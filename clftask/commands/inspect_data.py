@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,12 @@ from clftask.data.duplicates import Duplicates, find_duplicates
 from clftask.data.prepare import Prepared, prepare, tokenise
 from clftask.data.readers.base import Source
 from clftask.data.readers.cells import BAD
-from clftask.data.summary import describe_left_out, length_figures, token_figures
+from clftask.data.summary import (
+    FEW_TRAIN_ROWS,
+    describe_left_out,
+    length_figures,
+    token_figures,
+)
 from clftask.data.tokenization import full_lengths
 from clftask.data.tokenization import tokenise as tokenise_texts
 from clftask.errors import ClftaskError, DataError, Problem
@@ -29,10 +34,9 @@ from clftask.messages import counted
 from clftask.models import bundle
 from clftask.models.loading import check_base
 from clftask.models.tokenizers import load_tokenizer
-from clftask.scoring.input import source_of, survey
+from clftask.scoring.input import matching_rows, source_of, survey
 from clftask.yaml_io import read_yaml
 
-RARE_ROWS = 10  # a label on fewer train rows is rare
 SAMPLE_ROWS, SAMPLE_FILES = 1000, 20
 Figures = dict[str, float]
 
@@ -48,7 +52,7 @@ class TrainData:
         groups: Number of groups by split; empty if the split has no groups.
         labels: For each label its number of rows by split.
         labels_per_row: Their mean number on a train row.
-        rare_labels: Labels on fewer than `RARE_ROWS` train rows, with their number.
+        rare_labels: Labels on fewer than `FEW_TRAIN_ROWS` train rows, with their number.
         labels_left_out: Labels of train that the job leaves out, with their number of rows.
         labels_not_in: For each held-out split the labels that do not occur there.
         characters: median, p95 and longest of the texts by split.
@@ -85,7 +89,8 @@ class CorpusData:
         rows: Number of rows.
         columns: Type of each column of the first file.
         text: The columns that are joined to a text.
-        sampled: Number of rows in the sample: the first ones of up to `SAMPLE_FILES` files.
+        sampled: Number of rows in the sample: the first ones of up to `SAMPLE_FILES` files,
+            without those that `input.where` leaves out.
         bad: Number of sampled rows that would be quarantined, by reason.
         characters: median, p95 and longest of the sampled texts.
         tokens: The same in tokens; truncated: share of rows; lost: share of tokens.
@@ -147,7 +152,7 @@ def _of_train(job: TrainJob, kind: str) -> TrainData:
     by_split = report.label_counts
     labels = {n: {s: by_split[s][n] for s in by_split} for n in prepared.space.names}
     held_out = [split for split in by_split if split != "train"]
-    warnings = [line for line in report.warnings() if "texts also occur in train" not in line]
+    warnings = replace(report, duplicates={}).warnings()  # `duplicates` has them in detail
     warnings += _repeated({"id": prepared.rows["id"].drop_null()})
     warnings += _tokenised(job, prepared)
     return TrainData(
@@ -161,7 +166,7 @@ def _of_train(job: TrainJob, kind: str) -> TrainData:
         },
         labels=labels,
         labels_per_row=report.labels_per_row,
-        rare_labels={n: c["train"] for n, c in labels.items() if c["train"] < RARE_ROWS},
+        rare_labels={n: c["train"] for n, c in labels.items() if c["train"] < FEW_TRAIN_ROWS},
         labels_left_out=report.unknown_labels.get("train", {}),
         labels_not_in={s: [n for n, c in labels.items() if not c[s]] for s in held_out},
         characters={
@@ -178,7 +183,8 @@ def _of_train(job: TrainJob, kind: str) -> TrainData:
 def _tokenised(job: TrainJob, prepared: Prepared) -> list[str]:
     """Add token lengths to the report; return a warning if the base cannot be used."""
     try:
-        tokenise(prepared, check_base(job.model), job.model)
+        has_pairs = job.data.text_pair is not None
+        tokenise(prepared, check_base(job.model, has_pairs), job.model)
     except ClftaskError as error:
         return [f"warning: no token lengths: {error.problems[0]}"]
     return []
@@ -193,7 +199,7 @@ def _of_score(job: ScoreJob) -> CorpusData:
     sources = source_of(job)
     files = [file for source in sources for file in source.files]
     corpus = survey(job, recipe, sources, files)
-    sample = _sample(sources, corpus.schema, recipe.columns)
+    sample = matching_rows(_sample(sources, corpus.schema, recipe.columns), job.input.where)
     text, pair = recipe.apply(sample)
     usable = sample[BAD].is_null()
     usable = pc.and_(

@@ -6,6 +6,7 @@ import math
 import time
 from typing import Any
 
+from clftask.config.results import Shipped
 from clftask.config.train import TrainJob
 from clftask.io import listing, storage
 from clftask.messages import counted
@@ -23,11 +24,12 @@ def inspect_run(place: str) -> dict[str, Any]:
     records = [record for record in run_dir.records(place) if _is_number(record.get("epoch"))]
     found: dict[str, Any] = {"kind": "run", "task": job.task, "base": job.model.base}
     if run.is_finished():
-        return found | {"state": "finished"} | _shipped(run, job, records)
+        return found | {"state": "finished"} | _result(run)
     found |= state(place, run_dir.JOB, "train")
     if best := _best(job, records):
-        shown = f"epoch {best['epoch']:g}: {_metric(job)} {best[f'eval_{job.training.metric}']:.4f}"
-        found["best so far"] = shown
+        metric = job.training.metric
+        score = f"validation {metric} {best[f'eval_{metric}']:.4f}"
+        found["best so far"] = f"epoch {best['epoch']:g}: {score}"
     if records:
         found["trained"] = f"{records[-1]['epoch']:g} of {job.training.epochs} epochs"
     return found | {"last record": records[-1] if records else {}}
@@ -75,27 +77,12 @@ def _last_line(place: str) -> dict[str, str]:
     return {"last line of log.txt": last[:300]} if last else {}
 
 
-def _shipped(run: run_dir.Run, job: TrainJob, records: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the epochs of a finished run and the metrics of its bundle."""
+def _result(run: run_dir.Run) -> dict[str, Any]:
+    """Return the epoch whose weights a finished run ships, and the metrics of its bundle."""
     result = run.result()
-    epochs: Any = result.get("epochs")
-    step = result.get("best_step") or result.get("steps")
-    shipped = next((r["epoch"] for r in records if r["step"] == step and "eval_loss" in r), epochs)
-    found: dict[str, Any] = {"bundle": run.bundle}
-    if _is_number(epochs) and _is_number(shipped):
-        found["trained"] = f"{epochs:g} of {counted(job.training.epochs, 'epoch')}"
-        found["shipped"] = f"epoch {shipped:g}, step {step}: the best {_metric(job)}"
-        stopping = job.training.early_stopping
-        if stopping is not None and epochs < job.training.epochs:
-            found["early stopping"] = (
-                f"stopped after epoch {epochs:g}: no gain in {job.training.metric} for "
-                f"{counted(stopping.patience, 'epoch')}; epoch {shipped:g} ships"
-            )
-    return found | {"metrics": result.get("metrics", {})}
-
-
-def _metric(job: TrainJob) -> str:
-    return f"validation {job.training.metric}"
+    shipped = Shipped.of(result)
+    training = {} if shipped is None else {"training": shipped.line()}
+    return {"bundle": run.bundle, **training, "metrics": result.get("metrics", {})}
 
 
 def _best(job: TrainJob, records: list[dict[str, Any]]) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -255,8 +256,6 @@ def _job(path: str, columns: list[ColumnSummary]) -> str:
 
 
 def _quoted(name: str) -> str:
-    import json
-
     return (
         name if re.fullmatch(r"[A-Za-z_/.][\w/.-]*", name) else json.dumps(name, ensure_ascii=False)
     )

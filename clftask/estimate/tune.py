@@ -194,9 +194,8 @@ def _measured(
     tokenise_s, pays, costs = (clock() - began) * share, bf16_pays(device), []
     for index, job in jobs.items():
         say(f"measuring steps of {counted(len(kinds[index].numbers), 'trial')}: {kinds[index]}")
-        training = job.training
-        of_job = training.precision, device, pays, training.deterministic
-        precision = resolve_precision(*of_job)
+        asked, deterministic = job.training.precision, job.training.deterministic
+        precision = resolve_precision(asked, device, pays, deterministic)
         tokens = tables[job.model.tokens]
         costs.append(measure_cost(job, prepared, tokens, device, clock, precision))
         kinds[index] = replace(kinds[index], cost=costs[-1])

@@ -10,9 +10,8 @@ import numpy as np
 from clftask.array_types import Array
 from clftask.components.decision.decision import Outcome
 from clftask.components.labels import LabelSpace
-from clftask.components.metrics import compute
+from clftask.components.metrics import MAJORITY, compute
 
-SUFFIX = "_majority"
 # The metrics that the majority class is compared in.
 COMPARED = (
     "accuracy", "subset_accuracy", "micro_f1", "macro_f1", "weighted_f1", "samples_f1", "f1"
@@ -52,7 +51,7 @@ def with_majority(
     for name, value in metrics.items():
         found[name] = value
         if name in base:
-            found[name + SUFFIX] = base[name]
+            found[name + MAJORITY] = base[name]
     return found
 
 
@@ -83,7 +82,7 @@ def weaknesses(
         found.append(f"all rows of {where} are predicted {given}. {remedy}")
     else:
         name = "accuracy" if space.task == "multiclass" else "micro_f1"
-        value, base = metrics.get(name), metrics.get(name + SUFFIX)
+        value, base = metrics.get(name), metrics.get(name + MAJORITY)
         if value is not None and base is not None and value <= base:
             always = f"always predicting {space.names[majority]!r} has {base:.4f}"
             found.append(f"{name} on {where} is only {value:.4f}; {always}. {remedy}")

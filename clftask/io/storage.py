@@ -226,9 +226,8 @@ def delete(path: str) -> None:
                 shutil.rmtree(path)
             elif Path(path).exists() or Path(path).is_symlink():
                 Path(path).unlink(missing_ok=True)
-                local_disk.sync_folder(
-                    Path(path).parent
-                )  # a marker goes before the files that it names
+                # A marker must be gone from the disk before the files that it names.
+                local_disk.sync_folder(Path(path).parent)
         return
     from botocore.exceptions import ClientError
 

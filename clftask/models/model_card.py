@@ -6,8 +6,8 @@ import json
 import re
 from typing import Any
 
-from clftask.components.metrics import with_plain
-from clftask.messages import MAJORITY, printable, range_text
+from clftask.components.metrics import MAJORITY, with_plain
+from clftask.messages import printable, range_text
 from clftask.models.bundle_meta import BundleMeta
 
 # What Markdown or HTML would interpret; `_` within a word is literal.
@@ -166,10 +166,6 @@ def _labels(metrics: dict[str, Any]) -> list[str]:
         figures = " | ".join("–" if row[k] is None else f"{row[k]:.3f}" for k in columns)
         lines.append(f"| {label} | {figures} | {row['support']} |")
     return [*lines, ""]
-
-
-def _cell(label: str) -> str:
-    return printable(label).replace("|", "\\|")
 
 
 def _limits(meta: BundleMeta) -> list[str]:

@@ -17,7 +17,7 @@ from clftask.data.batching import FlatTokens, token_batches
 from clftask.data.tokenization import sequences, tokenise
 from clftask.errors import ConfigError, DataError, JobError, ModelError, Problem
 from clftask.io.tempdirs import temporary_folder
-from clftask.messages import counted
+from clftask.messages import counted, first_line
 from clftask.models import bundle
 from clftask.models.bundle_meta import BundleMeta
 from clftask.models.loading import output_layer, quiet_loading
@@ -295,8 +295,7 @@ def precision_for(wanted: str, device: str) -> str:
 
 
 def _model_error(error: Exception, device: str, precision: str) -> ModelError:
-    text = str(error).strip().partition("\n")[0][:300]
-    allowed = f"its model fails on {device} in {precision}: {type(error).__name__}: {text}"
+    allowed = f"its model fails on {device} in {precision}: {first_line(error)}"
     remedy = "" if precision == "fp32" else "Use precision fp32."
     return ModelError(Problem("bundle", None, allowed, remedy))
 

@@ -69,8 +69,8 @@ def decision(found: Decision, meta: BundleMeta) -> list[str]:
     if "decided_on" in meta.data:
         table, rows = meta.data["decided_on"]["table"], meta.data["decided_on"]["rows"]
         lines.append(f"The decision was fitted on {table} ({counted(rows, 'row')}).")
-    line = meta.shipped.line() if meta.shipped else ""
-    return [*([f"Training: {line}."] if line else []), *lines]
+    training = [f"Training: {meta.shipped.line()}."] if meta.shipped else []
+    return [*training, *lines]
 
 
 def metrics(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from clftask.components.labels import Task
-from clftask.messages import MAJORITY
+from clftask.components.metrics import MAJORITY
 
 # Only tasks with `labels.positive` have the figures of one class.
 _OF_POSITIVE = ("precision", "recall", "f1")

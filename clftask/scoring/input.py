@@ -200,7 +200,7 @@ def read_shards(
             stream.skip_to(piece.start)
             parts.append(stream.take(piece.num_rows))
         table = pa.concat_tables(parts)
-        kept = _filtered(table, plan.where)
+        kept = matching_rows(table, plan.where)
         yield _with_reasons(shard, kept, recipe, table.num_rows - kept.num_rows)
 
 
@@ -252,7 +252,7 @@ class _Stream:
         return taken
 
 
-def _filtered(table: pa.Table, where: str | None) -> pa.Table:
+def matching_rows(table: pa.Table, where: str | None) -> pa.Table:
     """Return the rows that match a condition, and damaged rows for which it is unknown."""
     if where is None:
         return table

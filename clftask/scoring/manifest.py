@@ -71,7 +71,7 @@ class Precision(Spec):
         if self.reason or self.agreement is None:
             return f"{self.used}; {self.reason}" if self.reason else self.used
         sample = counted(self.rows, "sampled row")
-        return f"{self.used}; decides {self.agreement:.1%} of {sample} as fp32 does"
+        return f"{self.used}; {self.agreement:.1%} of {sample} get the same labels as in fp32"
 
 
 class ScorePlan(Spec):

@@ -1,4 +1,4 @@
-"""The precision of a score table: a faster one if it decides a sample of the rows as fp32."""
+"""The precision of a score table: a faster one if a sample of the rows gets the same labels."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ def agree(job: ScoreJob, meta: BundleMeta, plan: ScorePlan, device: str) -> Prec
             return Precision(asked=asked, used="fp32", reason=reason)
         remedy = "Use precision: fp32."
         raise ConfigError(Problem("precision", asked, error.problems[0].allowed, remedy)) from None
-    return _judged(asked, wanted, [d for _, d in wanted_by], [d for _, d in found])
+    return _compared(asked, wanted, [d for _, d in wanted_by], [d for _, d in found])
 
 
-def _judged(asked: str, wanted: str, exact: list[Bools], other: list[Bools]) -> Precision:
+def _compared(asked: str, wanted: str, exact: list[Bools], other: list[Bools]) -> Precision:
     rows = sum(map(len, exact))
     if not rows:
         used = "fp32" if asked == "auto" else wanted
@@ -67,7 +67,7 @@ def _judged(asked: str, wanted: str, exact: list[Bools], other: list[Bools]) -> 
     equal = sum(int((a == b).all(1).sum()) for a, b in zip(exact, other, strict=True))
     known = {"asked": asked, "agreement": equal / rows, "rows": rows}
     if asked == "auto" and equal / rows < MIN_AGREEMENT:
-        reason = f"{wanted} decides {rows - equal} of {counted(rows, 'sampled row')} differently"
+        reason = f"{wanted} changes the labels of {rows - equal} of {counted(rows, 'sampled row')}"
         return Precision(used="fp32", reason=reason, **known)
     return Precision(used=wanted, **known)
 

@@ -70,8 +70,6 @@ class Stopwatch(TrainerCallback):  # type: ignore[misc]
         rows, seconds = self.first or (0, 0.0)
         if self.seconds:
             rows, seconds = self.trainer.rows_seen - rows, self.seconds
-        else:
-            rows = self.trainer.rows_seen
         return round(rows / seconds, 2) if seconds else 0.0
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:

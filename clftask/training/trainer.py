@@ -40,6 +40,7 @@ from clftask.data.batching import (
 )
 from clftask.data.tokenization import sequences
 from clftask.io.tempdirs import translate_write_errors
+from clftask.messages import first_line
 from clftask.models.memory import is_device_failure, is_out_of_memory
 from clftask.models.padding import depends_on_padding, least_width
 from clftask.training.collectives import broadcast_from_first, host_group
@@ -307,8 +308,8 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         is_half = self.args.fp16 or self.args.bf16
         return torch.autocast(self.args.device.type, half, enabled=is_half)
 
-    def failure(self) -> str:
-        """Return why the model cannot be trained in its precision: tries rows; "" if it can."""
+    def precision_failure(self) -> str:
+        """Try a step on a few rows; return why it fails in this precision, "" if it works."""
         rows = TokenRows(self.tables["train"])
         chosen = rows.__getitems__([(i, 1.0) for i in range(min(NUM_TRIED, len(rows)))])
         try:
@@ -323,7 +324,7 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         except Exception as error:  # models raise all classes
             if is_out_of_memory(error) or is_device_failure(error):
                 return ""  # training will meet it, or not
-            return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:300]}"
+            return first_line(error)
         finally:
             self.model.zero_grad(set_to_none=True)
         return ""

@@ -170,7 +170,7 @@ def build_trainer(
         ConfigError: The job requests a precision in which the model does not work.
     """
     trainer = _build_trainer(work, world, device, precision, scratch)
-    reason = broadcast_from_first(trainer.failure() if precision != "fp32" else "")
+    reason = broadcast_from_first(trainer.precision_failure() if precision != "fp32" else "")
     if not reason:
         return trainer
     if work.job.training.precision != "auto":

@@ -150,31 +150,38 @@ def test_the_mark_is_there_while_a_driver_runs(job):
 
 
 def test_a_finished_run_shows_the_epoch_that_ships(run):
-    finish(run)
+    finish(run, shipped={"epoch": 3, "epochs": 6, "metric": "macro_f1", "patience": 3})
     found = inspect(str(run))
     assert found["state"] == "finished"
-    assert found["trained"] == "6 of 10 epochs"
-    assert found["shipped"] == "epoch 3, step 27: the best validation macro_f1"
     stopped = "stopped after epoch 6: no gain in macro_f1 for 3 epochs; epoch 3 ships"
-    assert found["early stopping"] == stopped
+    assert found["training"] == stopped
     assert found["metrics"] == {"validation": {"macro_f1": 0.6}}
     code, text = said(str(run))
     assert (code, "0.6000" in text) == (0, True)
 
 
 def test_a_run_of_all_epochs_was_not_stopped(run):
-    finish(run, epochs=10.0, steps=90)
-    assert "early stopping" not in inspect(str(run))
+    finish(run, shipped={"epoch": 3, "epochs": 10, "metric": "macro_f1"})
+    assert inspect(str(run))["training"] == "epoch 3 of 10 ships: best macro_f1"
+
+
+def test_a_run_of_an_earlier_version_has_its_metrics(run):
+    finish(run)
+    found = inspect(str(run))
+    assert "training" not in found
+    assert found["metrics"] == {"validation": {"macro_f1": 0.6}}
 
 
 @pytest.mark.parametrize(
     ("age", "text"),
     [(5, "5 s"), (130, "2 min"), (7300, "2 h"), (90000, "1 day"), (200000, "2 days")],
 )
-def test_the_age_of_the_newest_file(tmp_path, age, text):
+def test_the_age_of_the_newest_file(tmp_path, age, text, monkeypatch):
+    now = time.time()
+    monkeypatch.setattr("clftask.commands.inspect_run.time.time", lambda: now)
     for name, older in (("new", 0), ("old", 9999)):
         (tmp_path / name).touch()
-        written = time.time() - age - older - 0.3
+        written = now - age - older - 0.3
         os.utime(tmp_path / name, (written, written))
     assert last_written(str(tmp_path)) == f"{text} ago"
 
@@ -358,11 +365,47 @@ def test_the_data_of_a_training_job(tmp_path, tiny_base):
 def test_rare_labels_and_conflicts_are_named(tmp_path):
     path = job_file(tmp_path, "none", split="random", labels={"kind": "list", "column": "tags"})
     found = inspect_data(path, ["data.split.seed=2", "data.split.validation=0.2"])
-    assert found.rare_labels.get("c", 0) == found.labels.get("c", {}).get("train", 0)
+    assert found.labels["c"]["train"] < 10
+    assert found.rare_labels == {"c": found.labels["c"]["train"]}
     assert found.duplicates.conflicting == 1
     (example,) = found.duplicates.examples
     assert (example["text"], example["rows"]) == (TEXTS[1], 2)
     assert sorted(example["labels"]) == [["a", "b"], ["c"]]
+
+
+def test_rare_labels_are_told_once(tmp_path):
+    path = job_file(tmp_path, "none", split="random", labels={"kind": "list", "column": "tags"})
+    _, text = said(path, "--data", "data.split.seed=2", "data.split.validation=0.2")
+    assert text.count("fewer than 10 train rows: c 1") == 1
+
+
+def test_second_texts_take_special_tokens_as_in_training(tmp_path, tiny_base):
+    path = job_file(tmp_path, str(tiny_base), text_pair="part", split="random")
+    found = inspect_data(path, ["model.max_length=4"])
+    assert "max_length" in found.warnings[-1]
+    assert "must be at least 5: the tokenizer adds 3 special tokens" in found.warnings[-1]
+
+
+def test_names_of_a_table_are_shown_as_they_are_written(tmp_path):
+    rows = {"[/b] x": ["[red]", ":smile:"], "[bold]": ["a text [/i]", "b"]}
+    parquet.write_table(pa.table(rows), tmp_path / "t.parquet")
+    code, text = said(str(tmp_path / "t.parquet"))
+    assert code == 0
+    for part in ("[/b] x", "[bold]", "[red]", ":smile:", "a text [/i]"):
+        assert part in text
+
+
+def test_rows_that_a_condition_leaves_out_are_not_in_the_sample(tmp_path, tiny_bundle):
+    rows = {"text": ["the tool", "fast", None], "year": [2020, 2021, 2022]}
+    parquet.write_table(pa.table(rows), tmp_path / "a.parquet")
+    document = {"bundle": tiny_bundle, "output": {"path": str(tmp_path / "out")},
+                "input": {"path": str(tmp_path / "a.parquet"), "where": "year < 2021"}}  # fmt: skip
+    (tmp_path / "score.yaml").write_text(json.dumps(document))
+    found = inspect_data(str(tmp_path / "score.yaml"))
+    assert (found.rows, found.sampled, found.bad) == (3, 1, {})
+    none = inspect_data(str(tmp_path / "score.yaml"), ["input.where=year > 2030"])
+    assert (none.sampled, none.tokens) == (0, {})
+    assert said(str(tmp_path / "score.yaml"), "--data", "input.where=year > 2030")[0] == 0
 
 
 def test_groups_and_repeated_ids_are_counted(tmp_path):

@@ -31,7 +31,7 @@ from transformers import (
     pipeline,
 )
 
-from clftask.errors import ConfigError, DataError, JobError
+from clftask.errors import ConfigError, DataError, JobError, ModelError
 from clftask.models.predictor import Prediction, Scorer, load
 
 # ------------------------------------------------------------------ equal to transformers
@@ -271,7 +271,7 @@ def test_one_row_that_does_not_fit_fails_the_job():
 
 def test_other_errors_are_no_lack_of_memory():
     model = Adding(fits=0, error=RuntimeError("mat1 and mat2 must have the same dtype"))
-    with pytest.raises(RuntimeError, match="the same dtype"):
+    with pytest.raises(ModelError, match="the same dtype"):
         scorer_of(model, max_tokens=64).logits(tokens_of(ROWS))
     assert len(model.inputs) == 1
 

@@ -56,7 +56,7 @@ def test_bf16_that_decides_as_fp32_is_used(tmp_path, make_bundle, fast_bf16):
     found = agreed(world, precision="auto")
     assert (found.asked, found.used, found.rows, found.reason) == ("auto", "bf16", 36, "")
     assert found.agreement == 1.0
-    assert str(found) == "bf16; decides 100.0% of 36 sampled rows as fp32 does"
+    assert str(found) == "bf16; 100.0% of 36 sampled rows get the same labels as in fp32"
 
 
 def test_bf16_that_decides_differently_is_not_used(tmp_path, make_bundle, fast_bf16, monkeypatch):
@@ -73,7 +73,7 @@ def test_bf16_that_decides_differently_is_not_used(tmp_path, make_bundle, fast_b
     monkeypatch.setattr(Scorer, "probabilities", other)
     found = agreed(world, precision="auto")
     assert (found.used, found.rows, found.agreement) == ("fp32", 36, 34 / 36)
-    assert found.reason == "bf16 decides 2 of 36 sampled rows differently"
+    assert found.reason == "bf16 changes the labels of 2 of 36 sampled rows"
     found = agreed(world, precision="bf16")  # as requested, and compared
     assert (found.used, found.agreement) == ("bf16", 34 / 36)
 

@@ -38,6 +38,8 @@ LOWER_IS_BETTER = frozenset({"loss", "log_loss", "brier", "ece", "classwise_ece"
 PLAIN = ("_at_0.5", "_at_argmax", "_uncalibrated")
 # The metrics that calibration improves.
 CALIBRATED = ("log_loss", "brier", "ece", "classwise_ece")
+# The suffix of metrics of always predicting the most frequent label.
+MAJORITY = "_majority"
 ABSENT = "labels_absent"  # stands beside macro averages; nothing can be optimised for it
 _TITLES = {"precision": "precision", "recall": "recall", "f": "F1"}
 _TOP_K = re.compile(r"^(precision|ndcg)_at_([1-9][0-9]*)$")

@@ -83,7 +83,8 @@ def _score_missing(
                 planned = replace(planned, plan=planned.plan.agreed(precision))
             # If another run was first, its plan and its precision are used.
             run = ScoreRun(job, meta, planning.create(job, meta, planned), exporter)
-            say(f"output {job.output.path}: {chosen}; {run.plan.precision or job.precision}")
+            used = run.plan.precision or run.plan.used_precision
+            say(f"output {job.output.path}: {chosen}; {used}")
             with _mid_job():
                 pool.use(ScoreWork(job, run.plan, meta))
                 run.score(exporter.watching(pool), chosen.most)

@@ -135,7 +135,7 @@ def _fit(
             worker_loop, loop_config, chosen, failures, path, lambda: progress_actor.lose.remote()
         )
     outcome, failure = None, None
-    with logs.errors_logged("the result of the workers is lost"):
+    with logs.errors_logged("the result of the workers cannot be read"):
         outcome, failure = ray.get(progress_actor.result.remote())
     if outcome is not None:
         found: dict[str, Any] = outcome
@@ -230,7 +230,7 @@ def worker_loop(config: dict[str, Any]) -> None:
         )
         if failure is None:
             raise
-        with logs.errors_logged("the driver is not told of the error"):
+        with logs.errors_logged("the error cannot be reported to the driver"):
             ray.get(progress_actor.fail.remote(failure))
         raise failure from error  # so that Ray stops the other workers
 
