@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from clftask.cli.summaries import escaped, inspect_summary
-from clftask.messages import counted
+from clftask.messages import counted, shown_label
 
 if TYPE_CHECKING:
     from clftask.commands.inspect_data import CorpusData, TrainData
@@ -85,7 +85,9 @@ def _print_train(found: Any, console: Console) -> None:
     table.add_column("share of train", justify="right")
     for name, counts in shown:
         share = counts["train"] / found.rows["train"]
-        table.add_row(escaped(name), *(f"{n:,}" for n in counts.values()), f"{share:.1%}")
+        table.add_row(
+            escaped(shown_label(name)), *(f"{n:,}" for n in counts.values()), f"{share:.1%}"
+        )
     console.print(table)
     _print_warnings(console, [*_label_lines(found), *found.warnings, *found.duplicates.lines()])
 
@@ -109,7 +111,8 @@ def _label_lines(found: Any) -> list[str]:
     lines = []
     if rare := found.rare_labels:
         names = _names(
-            f"{name} {count:,}" for name, count in sorted(rare.items(), key=lambda p: p[1])
+            f"{shown_label(name)} {count:,}"
+            for name, count in sorted(rare.items(), key=lambda p: p[1])
         )
         count = counted(len(rare), "label")
         lines.append(f"warning: {count} on fewer than {RARE_ROWS} train rows: {names}")
@@ -117,7 +120,7 @@ def _label_lines(found: Any) -> list[str]:
     for split, missing in found.labels_not_in.items():
         if missing:
             what = counted(len(missing), "label")
-            lines.append(f"warning: {what} not in {split}: {_names(missing)}")
+            lines.append(f"warning: {what} not in {split}: {_names(map(shown_label, missing))}")
     return lines
 
 
