@@ -34,3 +34,8 @@ def range_text(low: float, high: float) -> str:
 def printable(text: str) -> str:
     """Return the text with control characters escaped, so that it cannot control a terminal."""
     return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def shown_label(name: str) -> str:
+    """Return a label's name, quoted if it begins or ends with a blank."""
+    return name if name == name.strip() else repr(name)

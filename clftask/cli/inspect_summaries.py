@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from clftask.cli.summaries import console_on, inspect_summary
-from clftask.messages import counted, printable
+from clftask.messages import counted, printable, shown_label
 
 if TYPE_CHECKING:
     from clftask.commands.inspect_data import CorpusData, TrainData
@@ -84,7 +84,8 @@ def _print_train(found: Any, console: Console) -> None:
     table.add_column("share of train", justify="right")
     for name, counts in shown:
         share = counts["train"] / found.rows["train"]
-        table.add_row(printable(name), *(f"{n:,}" for n in counts.values()), f"{share:.1%}")
+        cells = *(f"{n:,}" for n in counts.values()), f"{share:.1%}"
+        table.add_row(printable(shown_label(name)), *cells)
     console.print(table)
     _print_warnings(console, [*_label_lines(found), *found.warnings, *found.duplicates.lines()])
 
@@ -106,7 +107,8 @@ def _label_lines(found: Any) -> list[str]:
     lines = []
     for split, missing in found.labels_not_in.items():
         if missing:
-            names = ", ".join(missing[:MAX_NAMES]) + (" …" if len(missing) > MAX_NAMES else "")
+            shown = ", ".join(map(shown_label, missing[:MAX_NAMES]))
+            names = shown + (" …" if len(missing) > MAX_NAMES else "")
             lines.append(f"warning: {counted(len(missing), 'label')} not in {split}: {names}")
     return lines
 

@@ -14,7 +14,7 @@ from clftask.components.counts import Average
 from clftask.components.decision.decision import DecisionSpec
 from clftask.components.decision.thresholds import AutoThreshold
 from clftask.components.heads import Adapt, Full, Head, LinearHead
-from clftask.components.labels import LabelColumns, Labels, Task
+from clftask.components.labels import IndicatorColumns, LabelColumns, Labels, Task
 from clftask.components.losses import AutoLoss, LogitAdjusted, Loss
 from clftask.components.metrics import LOWER_IS_BETTER, unknown_metric
 from clftask.components.optimizers import Optimizer
@@ -248,6 +248,7 @@ def cross_field_errors(job: TrainJob) -> list[Problem]:
         found.append(Problem("model.head.bias", "prior", allowed))
     found += problem_of_metric(job, "training.metric", training.metric)
     found += _of_positive(data.labels)
+    found += _of_columns(data)
     found += _of_optimizer(training)
     found += _of_decision(job)
     found += _of_long_text(job)
@@ -288,6 +289,16 @@ def _of_positive(labels: LabelColumns) -> list[Problem]:
         allowed = "is for labels of kind class: a multilabel task has metrics of each label"
         return [Problem("data.labels.positive", labels.positive, allowed, "Remove it.")]
     return [] if labels.known is None else problem_of_positive(labels.positive, labels.known)
+
+
+def _of_columns(data: DataSpec) -> list[Problem]:
+    if isinstance(data.labels, IndicatorColumns):
+        columns = data.labels.columns_ or ()
+    else:
+        columns = (data.labels.column,)
+    allowed = "must not be a text column: the model would read the label"
+    return [Problem("data.labels", column, allowed, "Remove it from data.text.")
+            for column in columns if column in data.recipe.columns]  # fmt: skip
 
 
 def _of_optimizer(training: TrainingSpec) -> list[Problem]:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clftask.components.labels import LabelColumns
-from clftask.data.readers.csv_types import common_kind, convert
+from clftask.data.readers.csv_types import common_kind, convert, missing_spellings
 from clftask.errors import DataError, Problem
 
 
@@ -43,6 +43,8 @@ def _kind(
 ) -> pa.DataType:
     """Return the type of a label column in all tables."""
     kind = common_kind(cells)
+    if pa.types.is_integer(kind) and missing_spellings() & set(names):
+        return pa.string()  # NA is a class
     if labels.cells == "flags" or not (pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
         return kind  # other types keep what is written
     known = pa.array(list(names), pa.string())

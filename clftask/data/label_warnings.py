@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,8 @@ from clftask.data.readers.base import FILE, ROW
 from clftask.messages import counted
 
 NUM_SHOWN = 5  # warnings of one kind
+_WHOLE = re.compile(r"^(-?\d+)(?:\.0*)?$")  # pandas writes 1.0 in a column with missing cells
+_DELIMITERS = (";", "|", ",", "\t")
 FEW_ROWS, SMALL_SHARE = 5, 0.05
 # Missing values as pandas, NumPy, R and SQL print them. Words of the second set are labels, too.
 _MISSING = {"nan", "<na>", "nat", "null", "#n/a", "undefined", "\\n"}
@@ -34,7 +37,7 @@ def label_warnings(labels: LabelColumns, table: pa.Table, known: Sequence[str] =
     counts = {**dict.fromkeys(known, 0), **{c["values"]: c["counts"] for c in found}}
     few = max(FEW_ROWS, SMALL_SHARE * table.num_rows)
     suspects = {name for name, count in counts.items() if 0 < count <= few} - set(known)
-    lines = _similar(counts, set(known))
+    lines = [*_similar(counts, set(known)), *_undivided(labels, lists, counts)]
     column = str(getattr(labels, "column", "")).strip().casefold()
     for name, count in counts.items():
         if name in suspects and name.strip().casefold() == column:
@@ -51,6 +54,23 @@ def label_warnings(labels: LabelColumns, table: pa.Table, known: Sequence[str] =
     return lines
 
 
+def _undivided(labels: LabelColumns, lists: pa.ListArray, counts: Mapping[str, int]) -> list[str]:
+    """Return a warning if labels contain a usual delimiter, and probably are several labels.
+
+    Marks such as `;` are usual in names: they count only if no row has two labels.
+    """
+    delimiter = str(getattr(labels, "delimiter", ""))
+    if not delimiter:
+        return []
+    is_divided = (pc.max(pc.list_value_length(lists)).as_py() or 0) > 1
+    marks = {delimiter.strip()} if is_divided else {*_DELIMITERS, delimiter.strip()}
+    for mark in sorted(marks - {delimiter, ""}):
+        if names := [name for name in counts if mark in name and counts[name]]:
+            number = f"{counted(len(names), 'label')} with {mark!r}, such as {names[0]!r}"
+            return [f"{number}, divided only at {delimiter!r}: check data.labels.delimiter"]
+    return []
+
+
 def _similar(counts: Mapping[str, int], known: set[str]) -> list[str]:
     """Return a line for each group of labels that differ only in blanks, case or Unicode form.
 
@@ -65,7 +85,9 @@ def _similar(counts: Mapping[str, int], known: set[str]) -> list[str]:
         composed = {unicodedata.normalize("NFC", name) for name in names}
         show = repr if len(composed) == len(names) else ascii  # forms of one character look alike
         shown = ", ".join(f"{show(n)} ({counted(counts[n], 'row')})" for n in names)
-        lines.append(f"labels that differ only in blanks, case or Unicode form: {shown}")
+        is_number = all(_WHOLE.fullmatch(name) for name in names)
+        form = "the form of a number" if is_number else "blanks, case or Unicode form"
+        lines.append(f"labels that differ only in {form}: {shown}")
     if len(similar) > NUM_SHOWN:
         lines.append(f"and {len(similar) - NUM_SHOWN} more groups of such labels")
     if similar:
@@ -75,6 +97,7 @@ def _similar(counts: Mapping[str, int], known: set[str]) -> list[str]:
 
 def _normalised(name: str) -> str:
     text = unicodedata.normalize("NFKC", name)
+    text = _WHOLE.sub(r"\1", text)
     visible = "".join(" " if c.isspace() else c for c in text if unicodedata.category(c) != "Cf")
     return unicodedata.normalize("NFKC", " ".join(visible.split()).casefold())
 

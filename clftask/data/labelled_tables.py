@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,7 +48,7 @@ def read_tables(job: TrainJob, report: DataReport) -> dict[str, pa.Table]:
     tables = {split: _read(data, source, split) for split, source in sources.items()}
     written = {n: tables[n] for n, source in sources.items() if not source.has_types}
     tables |= typed_labels(data.labels, written, data.labels.names or ())
-    return {split: _usable(data, table, report) for split, table in tables.items()}
+    return {split: _usable(data, table, report, split) for split, table in tables.items()}
 
 
 def read_rows(
@@ -68,7 +68,7 @@ def read_rows(
     table = _read(data, source, "train")
     if not source.has_types:
         table = typed_labels(data.labels, {"table": table}, names)["table"]
-    return _usable(data, table, report)
+    return _usable(data, table, report, "train")
 
 
 def _read(data: DataSpec, source: Source, split: str) -> pa.Table:
@@ -94,10 +94,22 @@ def _read(data: DataSpec, source: Source, split: str) -> pa.Table:
         strings, labels = [*strings, *labels], []
     codes = [column for column in (*labels, by, group) if column is not None]
     flags = labels if data.labels.cells == "flags" else []
-    return source.unlabelled(flags).read([column for _, column in columns], strings, codes)
+    table = source.unlabelled(flags).read([column for _, column in columns], strings, codes)
+    is_filled = data.labels.cells == "text" and not source.has_empty_text
+    return _with_empty_texts(table, data.labels.columns(available)) if is_filled else table
 
 
-def _usable(data: DataSpec, table: pa.Table, report: DataReport) -> pa.Table:
+def _with_empty_texts(table: pa.Table, columns: Sequence[str]) -> pa.Table:
+    """Replace missing cells by empty texts, as in CSV: no label applies."""
+    for name in columns:
+        column = table[name]
+        if not pa.types.is_floating(column.type):  # fractions are refused as they are
+            place = table.column_names.index(name)
+            table = table.set_column(place, name, column.cast(pa.string()).fill_null(""))
+    return table
+
+
+def _usable(data: DataSpec, table: pa.Table, report: DataReport, split: str) -> pa.Table:
     """Build texts and label lists; drop rows without text or label."""
     text, pair = data.recipe.apply(table)
     labels = data.labels.lists(table)
@@ -109,7 +121,7 @@ def _usable(data: DataSpec, table: pa.Table, report: DataReport) -> pa.Table:
             columns[name] = as_text(table[column], column)
     has_text = text.is_valid() if pair is None else pc.and_(text.is_valid(), pair.is_valid())
     has_label = labels.is_valid()
-    _refuse_missing(data, table, has_text, has_label)
+    _refuse_missing(data, table, has_text, has_label, split)
     report.num_without_text += pc.sum(pc.invert(has_text)).as_py() or 0
     report.num_without_label += pc.sum(pc.invert(has_label)).as_py() or 0
     usable = pa.table(columns).filter(pc.and_(has_text, has_label))
@@ -132,7 +144,9 @@ def _without_empty(table: pa.Table, report: DataReport) -> pa.Table:
     return table.filter(has_any)
 
 
-def _refuse_missing(data: DataSpec, table: pa.Table, has_text: Any, has_label: Any) -> None:
+def _refuse_missing(
+    data: DataSpec, table: pa.Table, has_text: Any, has_label: Any, split: str
+) -> None:
     if not pc.any(has_text).as_py():
         columns = ", ".join(data.recipe.columns)
         raise DataError(Problem("data.text", columns, "every row's text is null or blank"))
@@ -146,7 +160,7 @@ def _refuse_missing(data: DataSpec, table: pa.Table, has_text: Any, has_label: A
         allowed = "the label is missing here"
         allowed += f"; {counted(num_missing, 'row')} of {table.num_rows:,} have none"
         remedy = f"{data.labels.if_missing}."
-        if num_missing < table.num_rows:
+        if num_missing < table.num_rows or split == "test":  # tests may have no labels
             remedy = f"{remedy[:-1]}, or set data.labels.missing: drop to leave such rows out."
         raise DataError(Problem(where, cells[name], allowed, remedy))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,8 +21,9 @@ from clftask.data.label_warnings import label_warnings
 from clftask.data.labelled_tables import read_rows, read_tables
 from clftask.data.readers.base import FILE, ROW
 from clftask.data.readers.registry import open_split
-from clftask.data.summary import DataReport, shown_label, token_figures
+from clftask.data.summary import DataReport, token_figures
 from clftask.errors import ConfigError, DataError, Problem
+from clftask.messages import shown_label
 
 NUM_SHOWN = 300  # characters of a validation or test text that are kept for display
 PAIR_MARK = " ⏎ "
@@ -69,7 +71,7 @@ def prepare(job: TrainJob) -> Prepared:
         raise DataError(*problems)
     check_metric("training.metric", job.training.metric, space)
     by_split = {n: _keep_known(job, space, n, part, report) for n, part in by_split.items()}
-    _require(by_split, "train", "validation")
+    by_split = _without_unknown(by_split, tables, space, report)
     report.describe(by_split, space)
     rows = _row_origins(by_split)
     return Prepared(by_split, space, report, rows, _fingerprint(by_split, space))
@@ -159,6 +161,21 @@ def _require(tables: dict[str, pa.Table], *splits: str) -> None:
             raise DataError(Problem(f"data.{split}", 0, "contains no usable rows", remedy))
 
 
+def _without_unknown(
+    by_split: dict[str, pa.Table], own: Collection[str], space: LabelSpace, report: DataReport
+) -> dict[str, pa.Table]:
+    """Leave out a test part without known labels; refuse validation, and an own table.
+
+    Raises:
+        DataError: Names the labels that were found, and those of train.
+    """
+    for split in [n for n, part in by_split.items() if not part.num_rows]:
+        if split == "validation" or split in own:
+            remedy = _no_rows_remedy(space, report.unknown_labels[split], "train")
+            raise DataError(Problem(f"data.{split}", 0, "contains no usable rows", remedy))
+    return {split: part for split, part in by_split.items() if part.num_rows}
+
+
 def _keep_known(
     job: TrainJob, space: LabelSpace, split: str, table: pa.Table, report: DataReport
 ) -> pa.Table:
@@ -245,18 +262,17 @@ def read_labelled(
         report.label_warnings = label_warnings(labels, table, space.names)
         table = _keep_known(job, space, "table", table, report)
     if not table.num_rows:
-        remedy = _no_rows_remedy(space, report)
+        remedy = _no_rows_remedy(space, report.unknown_labels.get("table", {}), "the bundle")
         raise DataError(Problem("table", path, "contains no usable rows", remedy))
     return table
 
 
-def _no_rows_remedy(space: LabelSpace, report: DataReport) -> str:
-    unknown = list(report.unknown_labels.get("table", {}))
+def _no_rows_remedy(space: LabelSpace, unknown: Collection[str], of: str) -> str:
     if not unknown:
         return "Provide rows with text and label."
-    known = ", ".join(space.names[:5])
-    shown = ", ".join(map(shown_label, unknown[:5]))
-    return f"Its labels ({shown}) are not labels of the bundle ({known} …)."
+    known = ", ".join(space.names[:5]) + (" …" if space.names[5:] else "")
+    shown = ", ".join(map(shown_label, list(unknown)[:5])) + (" …" if len(unknown) > 5 else "")
+    return f"Its labels ({shown}) are not labels of {of} ({known})."
 
 
 def _table_path(path: str) -> str:

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from clftask.components.labels import LabelSpace
 from clftask.components.splits import SPLITS
-from clftask.messages import are, counted
+from clftask.messages import are, counted, shown_label
 
 FEW_TRAIN_ROWS, FEW_VALIDATION_ROWS = 10, 5
 
@@ -79,9 +79,11 @@ class DataReport:
         counts = sorted(self.label_counts["train"].items(), key=lambda c: -c[1])
         shown = counts if len(counts) <= 12 else counts[:6]
         lines = [f"labels: {len(counts)}, {self.labels_per_row:.2f} a row"]
-        lines.append("  most frequent: " + ", ".join(f"{n} {c:,}" for n, c in shown))
+        lines.append("  most frequent: " + ", ".join(f"{shown_label(n)} {c:,}" for n, c in shown))
         if len(counts) > 12:
-            lines.append("  rarest: " + ", ".join(f"{n} {c:,}" for n, c in counts[-6:]))
+            lines.append(
+                "  rarest: " + ", ".join(f"{shown_label(n)} {c:,}" for n, c in counts[-6:])
+            )
         return lines
 
     def _token_lines(self) -> list[str]:
@@ -136,7 +138,9 @@ class DataReport:
         rare = sorted((n, name) for name, n in counts.items() if n < few)
         if not rare:
             return []
-        shown = ", ".join(f"{name} {n}" for n, name in rare[:5]) + (" …" if rare[5:] else "")
+        shown = ", ".join(f"{shown_label(name)} {n}" for n, name in rare[:5]) + (
+            " …" if rare[5:] else ""
+        )
         what = f"{counted(len(rare), 'label')} with fewer than {few} {split} rows: {shown}"
         remedy = "data.labels.min_count leaves rare labels out"
         return [f"warning: {what}; {effect}; {remedy}"]
@@ -154,11 +158,6 @@ class DataReport:
             what = f"{counted(num, 'group')} {are(num)} in more than one split"
             lines.append(f"warning: {what}: the metrics may be too high")
         return lines
-
-
-def shown_label(name: str) -> str:
-    """Return a label's name, quoted if it begins or ends with a blank."""
-    return name if name == name.strip() else repr(name)
 
 
 def describe_left_out(files: list[str]) -> str:

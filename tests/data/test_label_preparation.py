@@ -14,7 +14,7 @@ from clftask.components.labels import LabelSpace
 from clftask.config.train import TrainJob
 from clftask.data.prepare import Prepared, prepare, read_labelled
 from clftask.data.summary import DataReport
-from clftask.errors import DataError, Problem
+from clftask.errors import ConfigError, DataError, Problem
 
 CLASS = {"kind": "class", "column": "y"}
 LIST = {"kind": "list", "column": "y"}
@@ -398,3 +398,109 @@ def test_labels_that_a_bundle_distinguishes_are_not_told(tmp_path: Path) -> None
     space, report = LabelSpace("multiclass", ("US", "us", "y")), DataReport()
     assert read_labelled(job_of("t.csv", CLASS), space, str(path), report).num_rows == 3
     assert report.warnings() == []
+
+
+@pytest.mark.parametrize(("one", "other"), [("1", "1.0"), ("-2", "-2."), ("0", "0.00")])
+def test_two_spellings_of_a_number_are_told(tmp_path: Path, one: str, other: str) -> None:
+    path = tmp_path / "t.csv"
+    rows = [f"text {i},{(one, other, 'x')[i % 3]}\n" for i in range(NUM_ROWS)]
+    path.write_text("text,y\n" + "".join(rows))
+    (line,) = prepare(job_of(path, CLASS)).report.label_warnings
+    shown = f"{one!r} (20 rows), {other!r} (20 rows)"
+    assert line.startswith(f"labels that differ only in the form of a number: {shown}; if they")
+
+
+@pytest.mark.parametrize(
+    ("delimiter", "values", "shown"),
+    [
+        ("|", ["a;b", "c", "a;c"], "2 labels with ';', such as 'a;b', divided only at '|'"),
+        ("|", ["a, b", "c"], "1 label with ',', such as 'a, b', divided only at '|'"),
+        (", ", ["a, b", "c", "a,b"], "1 label with ',', such as 'a,b', divided only at ', '"),
+        ("|", ["a, b|c", "c"], None),
+        (",", ["a, b", "c"], None),
+        ("|", ["a", "c"], None),
+    ],
+)
+def test_another_delimiter_is_told(
+    tmp_path: Path, delimiter: str, values: list[str], shown: str | None
+) -> None:
+    labels = {"kind": "delimited", "column": "y", "delimiter": delimiter}
+    path = written(tmp_path / "t.parquet", y=values * 30)
+    expected = [] if shown is None else [f"{shown}: check data.labels.delimiter"]
+    assert prepare(job_of(path, labels)).report.label_warnings == expected
+
+
+# ------------------------------------------------------------------ held-out tables
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_an_own_table_of_other_labels_is_refused(tmp_path: Path, split: str) -> None:
+    path = written(tmp_path / "t.parquet", y=["a", "b"] * 30)
+    other = written(tmp_path / "other.parquet", y=[True, False] * 30)
+    problem = refused(prepare, job_of(path, CLASS, **{split: str(other)}))
+    assert (problem.path, problem.allowed) == (f"data.{split}", "contains no usable rows")
+    assert problem.remedy == "Its labels (true, false) are not labels of train (a, b)."
+
+
+def test_a_test_part_without_known_labels_is_left_out(tmp_path: Path) -> None:
+    values = ["a", "b"] * 28 + ["q", "r", "s", "t"]
+    part = ["train"] * 40 + ["val"] * 16 + ["test"] * 4
+    path = written(tmp_path / "t.parquet", y=values, part=part)
+    found = prepare(job_of(path, CLASS, split={"kind": "column", "column": "part"}))
+    assert found.report.rows == {"train": 40, "validation": 16}
+    assert "warning: 4 test rows without a known label left out" in found.report.lines()
+
+
+def test_a_test_without_labels_can_be_left_out(tmp_path: Path) -> None:
+    path = written(tmp_path / "t.parquet", y=["a", "b"] * 30)
+    test = written(tmp_path / "test.parquet", y=pa.nulls(60, pa.string()))
+    problem = refused(prepare, job_of(path, CLASS, test=str(test)))
+    assert problem.remedy == (
+        "Label the row, or set data.labels.missing: drop to leave such rows out."
+    )
+    job = job_of(path, CLASS | {"missing": "drop"}, test=str(test))
+    assert prepare(job).report.rows == {"train": 54, "validation": 6}
+
+
+# ------------------------------------------------------------------ the positive class
+
+
+@pytest.mark.parametrize(
+    ("names", "positive", "expected"),
+    [
+        ({0: "no", 1: "yes"}, 1, "yes"),
+        ({0: "no", 1: "yes"}, "0", "no"),
+        ({0: "no", 1: "yes"}, "yes", "yes"),
+        ({"1.0": "no", "2.0": "yes"}, 2, "yes"),
+        ({0: "1", 1: "0"}, 1, "1"),
+        ({True: "yes", False: "no"}, "True", "yes"),
+        (["true", "false"], "True", "true"),
+    ],
+)
+def test_the_positive_class_by_its_label_in_the_data(
+    names: Any, positive: Any, expected: str
+) -> None:
+    assert job_of("t.csv", CLASS | {"names": names, "positive": positive}).data.labels.positive == (
+        expected
+    )
+
+
+def test_a_class_that_is_spelled_like_a_missing_number(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("text,y\n" + "".join(f"text {i},{('NA', 1, 2)[i % 3]}\n" for i in range(60)))
+    found = prepare(job_of(path, CLASS | {"names": ["NA", 1, 2]}))
+    assert total(found) == {"NA": 20, "1": 20, "2": 20}
+    assert refused(prepare, job_of(path, CLASS | {"names": [1, 2]})).path.endswith("column y")
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [CLASS, LIST, {"kind": "indicators", "columns": ["x", "y"]}],
+    ids=lambda spec: spec["kind"],
+)
+def test_a_label_is_no_text(labels: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        job_of("t.csv", labels, text=["text", "y"])
+    (problem,) = caught.value.problems
+    assert (problem.path, problem.value) == ("data.labels", "y")
+    assert problem.remedy == "Remove it from data.text."

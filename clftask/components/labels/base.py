@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from clftask.components.labels.cells import list_array, matches, scalar_name, without_repetitions
 from clftask.spec import Spec
@@ -52,7 +52,8 @@ class LabelColumns(Spec):
         names: The labels in order, or a mapping of the labels in the data to names, in order; two
             labels can have one name. None collects them from train, sorted.
         missing: What to do with a row whose label is null.
-        positive: The positive class of two, for precision, recall and F1.
+        positive: The positive class of two, for precision, recall and F1: its name, or its label in
+            the data.
     """
 
     task: ClassVar[Task] = "multilabel"
@@ -67,6 +68,17 @@ class LabelColumns(Spec):
     @classmethod
     def _positive_name(cls, value: Any) -> Any:
         return _as_name(value) if isinstance(value, str | int | float) else value
+
+    @field_validator("positive")
+    @classmethod
+    def _renamed_positive(cls, value: str | None, info: ValidationInfo) -> str | None:
+        """Return the class's name if its label in the data is given."""
+        names = info.data.get("names")
+        if value is None or not names:
+            return value
+        renamed = names if isinstance(names, dict) else {name: name for name in names}
+        label = None if value in renamed.values() else matches([value], list(renamed)).get(value)
+        return value if label is None else renamed[label]
 
     @field_validator("names")
     @classmethod

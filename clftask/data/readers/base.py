@@ -43,11 +43,13 @@ class Source(ABC):
         left_out: Files of unknown format in the same place, which are skipped.
         has_types: Whether the format stores types. If not, columns whose inferred types differ
             between files become strings.
+        has_empty_text: Whether an empty text and a missing one differ.
         seeks: Whether reading can start at any row. If not, the rows before `start` are read.
     """
 
     suffixes: ClassVar[tuple[str, ...]] = ()
     has_types: ClassVar[bool] = True
+    has_empty_text: ClassVar[bool] = True
     seeks: ClassVar[bool] = True
 
     def __init__(self, files: Sequence[str], left_out: Sequence[str] = ()) -> None:

@@ -85,6 +85,8 @@ class Csv(Source):
 
     def advice(self, available: list[str]) -> str:
         """Return what may be wrong: the separator, or the header."""
+        if available[0].lower().startswith(("sep=", "#")):
+            return "The first line is not the header: remove it."
         for mark, (name, remedy) in _SEPARATORS.items():
             if len(available) == 1 and mark in available[0] and mark != self.delimiter:
                 return f"The cells look separated by {name}. {remedy}"

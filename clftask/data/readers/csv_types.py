@@ -90,11 +90,15 @@ def missing_as_null(column: pa.ChunkedArray) -> pa.ChunkedArray:
     )
 
 
-def _missing() -> pa.Array:
+def missing_spellings() -> set[str]:
     """Return the spellings of missing numbers in CSV files of pandas, R and Excel."""
     from pyarrow import csv
 
-    return pa.array(csv.ConvertOptions().null_values, pa.string())
+    return set(csv.ConvertOptions().null_values)
+
+
+def _missing() -> pa.Array:
+    return pa.array(sorted(missing_spellings()), pa.string())
 
 
 def _fits(values: pa.Array, kind: pa.DataType) -> bool:

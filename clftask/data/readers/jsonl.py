@@ -1,4 +1,4 @@
-"""Reader of JSON lines."""
+"""Reader of JSON lines and JSON arrays."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import ClassVar
 import pyarrow as pa
 
 from clftask.data.readers.base import Source, Survey
+from clftask.data.readers.json_array import array_lines, is_array
 from clftask.data.readers.json_cells import is_deep, parse_each, parse_object, type_of
 from clftask.data.readers.text_encoding import MAX_ROW_BYTES, TextFile, with_compressed
 from clftask.errors import DataError, Problem
@@ -21,7 +22,7 @@ _NUM_LINES = 1_000
 
 
 class JsonLines(Source):
-    """One JSON object per line; blank lines are skipped."""
+    """One JSON object per line, blank lines are skipped; or one array of objects."""
 
     suffixes: ClassVar[tuple[str, ...]] = with_compressed(".jsonl", ".ndjson", ".json")
     seeks = False
@@ -78,11 +79,13 @@ class JsonLines(Source):
         return f"The file is one object, with rows under {inner[1].decode()!r}. {_AS_LINES}"
 
     def _blocks(self, file: str) -> Iterator[list[bytes]]:
-        """Yield the non-blank lines of each block."""
+        """Yield the non-blank lines of each block, or the items of an array."""
         text = TextFile.of(file)
-        _refuse_array(file, text.head)
         _refuse_document(file, text.head)
         with text.open() as stream:
+            if is_array(text.head):
+                yield from array_lines(stream, file, self.block_size)
+                return
             rest = b""
             while block := bytes(stream.read(self.block_size)):
                 whole, newline, tail = block.rpartition(b"\n")
@@ -93,16 +96,6 @@ class JsonLines(Source):
                     allowed = f"has a row longer than {MAX_ROW_BYTES >> 20} MB"
                     raise DataError(Problem(file, None, allowed, "Shorten it, or write Parquet."))
             yield _lines(rest)
-
-
-def _refuse_array(file: str, head: bytes) -> None:
-    """Refuse a file that is one JSON array; a single line with an array is just a bad row."""
-    if not re.match(rb"\s*\[\s*\{", head):
-        return
-    line, _, rest = head.lstrip().partition(b"\n")
-    if not rest.strip() or not line.rstrip().endswith(b"]"):
-        remedy = "Write one object per line, without brackets and commas, or write Parquet."
-        raise DataError(Problem(file, None, "is one JSON array, not JSON lines", remedy))
 
 
 def _refuse_document(file: str, head: bytes) -> None:

@@ -31,6 +31,7 @@ class WholeFile(Source):
         without_labels: Columns that have their values instead of their value labels.
     """
 
+    has_empty_text = False
     without_labels: frozenset[str] = frozenset()
 
     def file_names(self, file: str) -> list[str]:

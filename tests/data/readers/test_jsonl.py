@@ -91,19 +91,52 @@ ARRAYS = ["[%s, %s]", "[\n%s,\n%s\n]\n", " [ %s,\n%s]", "\n[\r\n  %s\r\n, %s\r\n
 
 
 @pytest.mark.parametrize("form", ARRAYS)
+@pytest.mark.parametrize("size", [1, 1 << 20])
 @pytest.mark.parametrize("name", ["rows.json", "rows.jsonl.gz"])
-def test_one_array_is_refused_with_the_remedy(tmp_path: Path, form: str, name: str) -> None:
-    data = (form % ('{"text": "a"}', '{"text": "b"}')).encode()
+def test_the_items_of_one_array_are_rows(
+    tmp_path: Path, form: str, name: str, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(JsonLines, "block_size", size)
+    items = '{"text": "a, ]é\\n", "n": 1.10}', '{\r\n "text": "b",\n "z": [{"n": 2}]}'
+    data = (form % items).encode()
     path = written(tmp_path, name, gzip.compress(data) if name.endswith("gz") else data)
-    source, file = opened(path)
-    calls = (source.names, lambda: survey(path, ["text"]), lambda: source.read(["text"]),
-             lambda: stream(path, TEXT))  # fmt: skip
-    for call in calls:
-        problem = refused(call)
-        assert (problem.path, problem.allowed) == (file, "is one JSON array, not JSON lines")
-        assert problem.remedy == (
-            "Write one object per line, without brackets and commas, or write Parquet."
-        )
+    assert opened(path)[0].names() == ["text", "n", "z"]
+    found = survey(path, ["text", "n"])
+    assert found == Survey(2, pa.schema({"text": pa.string(), "n": pa.float64()}))
+    rows = [{"text": "a, ]é\n", "n": 1.1}, {"text": "b", "n": None}]
+    assert stream(path, found.schema).drop_columns([BAD]).to_pylist() == rows
+    assert stream(path, TEXT, start=1)["text"].to_pylist() == ["b"]
+
+
+def test_a_bad_item_of_an_array_is_a_bad_row(tmp_path: Path) -> None:
+    items = '[{"text": "é"}, {"text": "é'.encode() + b'\xff"}, [1], null, {"text": 1}]'
+    rows = stream(written(tmp_path, "rows.json", items), TEXT)
+    assert rows["text"].to_pylist() == ["é", None, None, None, "1"]
+    assert rows[BAD].to_pylist() == [
+        None, "column text: bytes that are not UTF-8", "is not a JSON object",
+        "is not a JSON object", None,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [1, 1 << 20])
+@pytest.mark.parametrize(
+    ("content", "rest"),
+    [
+        ('[{"text": "a"}, {"text": "b"', '{"text": "b"'),
+        ('[{"text": "a"}, {text: "b"}]', '{text: "b"}]'),
+        ('[{"text": "a"},]', "]"),
+        ('[{"text": "a"},', None),
+        ('[\n{"text": "a"}\n] x', "x"),
+    ],
+)
+def test_a_damaged_array_is_refused(
+    tmp_path: Path, content: str, rest: str | None, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(JsonLines, "block_size", size)
+    path = written(tmp_path, "rows.json", content)
+    problem = refused(survey, path, ["text"])
+    assert (problem.path, problem.value) == (str(path), rest)
+    assert problem.allowed == "is a JSON array that is damaged after 1 item"
 
 
 def test_line_that_is_an_array_is_but_a_bad_row(tmp_path: Path) -> None:

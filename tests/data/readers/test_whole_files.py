@@ -291,3 +291,19 @@ def test_a_file_is_loaded_once_for_all_shards(
     table = world.table()
     assert table["id"].to_pylist() == [f"{i:03}" for i in range(45) if i % 10]
     assert table.schema.field("source").type == pa.int64()
+
+
+# ------------------------------------------------------------------ labels
+
+
+@pytest.mark.parametrize("cells", [["a|b", None, "b"], [1, None, 2]])
+def test_a_blank_cell_of_delimited_labels_is_a_row_without_labels(
+    tmp_path: Path, cells: list[Any]
+) -> None:
+    texts = [f"text {i}" for i in range(60)]
+    path = excel(tmp_path / "book.xlsx", first={"text": texts, "y": cells * 20})
+    data = {"train": str(path), "text": "text", "labels": {"kind": "delimited", "column": "y"}}
+    job = {"task": "multilabel", "data": data, "model": {"base": "/x"}}
+    report = prepare(TrainJob.load(job)).report
+    assert sum(report.rows.values()) == 60
+    assert report.num_without_label == 0
