@@ -104,16 +104,7 @@ def _chosen(
 
 
 def _label_lines(found: Any) -> list[str]:
-    from clftask.commands.inspect_data import RARE_ROWS
-
     lines = []
-    if rare := found.rare_labels:
-        names = _names(
-            f"{name} {count:,}" for name, count in sorted(rare.items(), key=lambda p: p[1])
-        )
-        count = counted(len(rare), "label")
-        lines.append(f"warning: {count} on fewer than {RARE_ROWS} train rows: {names}")
-        lines.append("  data.labels.min_count leaves rare labels out")
     for split, missing in found.labels_not_in.items():
         if missing:
             what = counted(len(missing), "label")

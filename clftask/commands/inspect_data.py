@@ -19,7 +19,7 @@ from clftask.data.duplicates import Duplicates, find_duplicates
 from clftask.data.prepare import Prepared, prepare, tokenise
 from clftask.data.readers.base import Source
 from clftask.data.readers.cells import BAD
-from clftask.data.summary import describe_left_out, length_figures, token_figures
+from clftask.data.summary import FEW_TRAIN_ROWS, describe_left_out, length_figures, token_figures
 from clftask.data.tokenization import full_lengths
 from clftask.data.tokenization import tokenise as tokenise_texts
 from clftask.errors import ClftaskError, DataError, Problem
@@ -32,7 +32,6 @@ from clftask.models.tokenizers import load_tokenizer
 from clftask.scoring.input import source_of, survey
 from clftask.yaml_io import read_yaml
 
-RARE_ROWS = 10  # a label on fewer train rows is rare
 SAMPLE_ROWS, SAMPLE_FILES = 1000, 20
 Figures = dict[str, float]
 
@@ -48,7 +47,7 @@ class TrainData:
         groups: Number of groups by split; empty if the split has no groups.
         labels: For each label its number of rows by split.
         labels_per_row: Their mean number on a train row.
-        rare_labels: Labels on fewer than `RARE_ROWS` train rows, with their number.
+        rare_labels: Labels on fewer than `FEW_TRAIN_ROWS` train rows, with their number.
         labels_left_out: Labels of train that the job leaves out, with their number of rows.
         labels_not_in: For each held-out split the labels that do not occur there.
         characters: median, p95 and longest of the texts by split.
@@ -161,7 +160,7 @@ def _of_train(job: TrainJob, kind: str) -> TrainData:
         },
         labels=labels,
         labels_per_row=report.labels_per_row,
-        rare_labels={n: c["train"] for n, c in labels.items() if c["train"] < RARE_ROWS},
+        rare_labels={n: c["train"] for n, c in labels.items() if c["train"] < FEW_TRAIN_ROWS},
         labels_left_out=report.unknown_labels.get("train", {}),
         labels_not_in={s: [n for n, c in labels.items() if not c[s]] for s in held_out},
         characters={

@@ -91,7 +91,7 @@ def _shipped(run: run_dir.Run, job: TrainJob, records: list[dict[str, Any]]) -> 
                 f"stopped after epoch {epochs:g}: no gain in {job.training.metric} for "
                 f"{counted(stopping.patience, 'epoch')}; epoch {shipped:g} ships"
             )
-    return found | {"metrics": result.get("metrics", {})}
+    return found | {"metrics": result.get("metrics", {}), "warnings": result.get("warnings", [])}
 
 
 def _metric(job: TrainJob) -> str:
