@@ -17,7 +17,7 @@ import clftask
 from clftask.cli.main import app
 from clftask.commands.evaluate import decide_bundle, evaluate_bundle
 from clftask.errors import ConfigError, DataError, JobError
-from clftask.io import storage
+from clftask.io import local_disk
 from clftask.models import bundle
 
 
@@ -196,8 +196,7 @@ def killed_after(monkeypatch, writes):
         return wrapped
 
     with monkeypatch.context() as patch, contextlib.suppress(Killed):
-        patch.setattr(storage, "_copy", counted(storage._copy))
-        patch.setattr(storage, "put", counted(storage.put))
+        patch.setattr(local_disk, "replace", counted(local_disk.replace))
         yield
 
 

@@ -304,7 +304,7 @@ def test_the_command_prints_the_estimate(world: World, ray_here: None) -> None:
         assert words in result.stderr
     found = json.loads(result.stdout)
     assert set(found) == {
-        "output", "rows_done", "rows_left", "shards_left", "rows_read", "rows_bad",
+        "output", "rows_done", "rows_left", "shards_left", "rows_read", "rows_filtered", "rows_bad",
         "rows_measured", "rows_per_s", "start_s", "workers", "device", "seconds", "by_workers",
         "bytes_written", "warnings", "not_measured",
     }  # fmt: skip
