@@ -284,12 +284,13 @@ def inspect_summary(found: dict[str, Any], file: IO[str]) -> None:
     """Print the result of `inspect` as a table of names and values."""
     table = Table(show_header=False)
     for name, value in found.items():
-        if name != "metrics":
+        if name not in ("metrics", "warnings"):
             table.add_row(name, printable(_in_words(value)))
     console = console_on(file)
     console.print(table)
     if "metrics" in found:
         console.print(_metric_table(found["metrics"]))
+    _print_warnings(found.get("warnings", []), console)
 
 
 def _in_words(value: Any) -> str:

@@ -80,7 +80,8 @@ def evaluate_bundle(path: str, table: str, say: Say, split: str | None = None) -
         found = _labelled_bundle(path, table, scratch, say, split)
     decision, rows, space = found.meta.decision, found.rows, found.meta.space
     again = {"calibration": decision.calibration.model_copy(update={"is_folded": False})}
-    outcome = decision.model_copy(update=again).apply(rows.logits, found.meta.task)
+    decision = decision.model_copy(update=again)  # the logits are uncalibrated
+    outcome = decision.apply(rows.logits, found.meta.task)
     num_whole = found.meta.truncation.num_whole(found.meta.max_length, found.num_special)
     majority = majority_label(found.meta.data, space.names, rows.targets)
     figures = measured(rows, outcome, decision, space, num_whole, majority)

@@ -205,6 +205,7 @@ def _bundle(place: str) -> dict[str, Any]:
         "labels given": meta.decision.rule(meta.task),
         "fingerprint": meta.fingerprint,
         "metrics": meta.metrics,
+        "warnings": list(meta.warnings),
         "versions": meta.versions,
     }
 

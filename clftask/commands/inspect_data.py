@@ -19,12 +19,7 @@ from clftask.data.duplicates import Duplicates, find_duplicates
 from clftask.data.prepare import Prepared, prepare, tokenise
 from clftask.data.readers.base import Source
 from clftask.data.readers.cells import BAD
-from clftask.data.summary import (
-    FEW_TRAIN_ROWS,
-    describe_left_out,
-    length_figures,
-    token_figures,
-)
+from clftask.data.summary import FEW_TRAIN_ROWS, describe_left_out, length_figures, token_figures
 from clftask.data.tokenization import full_lengths
 from clftask.data.tokenization import tokenise as tokenise_texts
 from clftask.errors import ClftaskError, DataError, Problem

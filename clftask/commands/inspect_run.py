@@ -82,7 +82,8 @@ def _result(run: run_dir.Run) -> dict[str, Any]:
     result = run.result()
     shipped = Shipped.of(result)
     training = {} if shipped is None else {"training": shipped.line()}
-    return {"bundle": run.bundle, **training, "metrics": result.get("metrics", {})}
+    more = {"metrics": result.get("metrics", {}), "warnings": result.get("warnings", [])}
+    return {"bundle": run.bundle, **training, **more}
 
 
 def _best(job: TrainJob, records: list[dict[str, Any]]) -> dict[str, Any] | None:

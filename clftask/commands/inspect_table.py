@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from clftask.components.labels.written import is_written, parse_written
 from clftask.components.splits import SPLIT_NAMES
 from clftask.data.readers.base import Source
 from clftask.data.readers.cells import BAD
@@ -23,7 +24,8 @@ MANY_CLASSES = 20  # above, the values may also be groups of rows
 TEXT_CHARS = 25  # mean length of a text; class names and ids are shorter
 NUM_EXAMPLES, FEW_EXAMPLES, EXAMPLE_CHARS = 5, 2, 40  # few of texts
 DELIMITERS = "|;,"
-CLASSES = ("class", "indicator", "class or group")  # the most likely first
+CLASSES = ("indicator", "class", "class or group")  # the most likely first
+LABELS = ("label", "labels", "class", "target", "category")  # usual names of label columns
 
 
 @dataclass
@@ -158,13 +160,14 @@ class _Values:
 
     def summary(self, name: str) -> ColumnSummary:
         """Return the summary of the values."""
+        looks_like = self.looks_like()
         return ColumnSummary(
             name=name,
             type=str(self.type),
             missing=self.missing,
             distinct=None if self.is_full else len(self.counts),
             examples=self._examples(),
-            looks_like=self.looks_like(),
+            looks_like=looks_like,
         )
 
     def _examples(self) -> list[str]:
@@ -185,8 +188,11 @@ class _Values:
             return "empty"
         if pa.types.is_nested(self.type.value_type if self._is_list(self.type) else self.type):
             return ""
+        if self._is_string() and all(map(is_written, self.counts)):
+            self._read_lists()
+            names = set(self.counts)
         is_binary = names <= {"0", "1", "true", "false", "0.0", "1.0"}
-        if self._is_list(self.type):
+        if self.lengths:
             is_vector = is_binary and len(self.lengths) == 1 and max(self.lengths) > 1
             return "0/1 vector" if is_vector else "list of labels"
         if self._is_string() and {"train"} < names | {"training"} and names <= SPLIT_NAMES:
@@ -204,6 +210,15 @@ class _Values:
         if not is_few or pa.types.is_floating(self.type):
             return ""
         return "class" if len(self.counts) <= MANY_CLASSES else "class or group"
+
+    def _read_lists(self) -> None:
+        """Replace lists that are written as text by their items."""
+        cells, self.counts = self.counts, Counter()
+        for cell, count in cells.items():
+            items = [item for item in parse_written(cell) or [] if item is not None]
+            self.lengths.add(len(items))
+            self.counts.update(dict.fromkeys(items, count))
+        self.chars = sum(len(item) * count for item, count in self.counts.items())
 
     def _is_string(self) -> bool:
         return bool(pa.types.is_string(self.type) or pa.types.is_large_string(self.type))
@@ -243,8 +258,9 @@ def _job(path: str, columns: list[ColumnSummary]) -> str:
         labels = f'{{kind: delimited, column: {_quoted(found[0])}, delimiter: "{delimiter}"}}'
     elif len(found := by_kind.get("indicator", [])) > 1:
         labels = f"{{kind: indicators, columns: [{', '.join(map(_quoted, found))}]}}"
-    elif found := next((by_kind[k] for k in CLASSES if k in by_kind), None):
-        labels = f"{{kind: class, column: {_quoted(found[0])}}}"
+    elif found := [name for kind in CLASSES for name in by_kind.get(kind, [])]:
+        likely = min(found, key=lambda name: name.lower() not in LABELS)
+        labels = f"{{kind: class, column: {_quoted(likely)}}}"
     if not text or not labels:
         return ""
     split = (

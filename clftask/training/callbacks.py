@@ -227,7 +227,8 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
         if "eval_loss" in logs:
             names = dict.fromkeys(["eval_loss", args.metric_for_best_model])
             shown = ", ".join(f"{k.removeprefix('eval_')} {logs[k]:.4f}" for k in names)
-            self.log.add_line(f"step {state.global_step}/{state.max_steps}: {shown}")
+            where = f"epoch {state.epoch:g}, step {state.global_step}/{state.max_steps}"
+            self.log.add_line(f"{where}: validation {shown}")
         self.sink.post({**record, "max_steps": state.max_steps})
 
     def on_evaluate(

@@ -404,3 +404,10 @@ def test_the_metric_of_the_job_is_among_the_figures_whatever_its_k(train_bundle,
     assert f"| {metric} " in (folder / "README.md").read_text()
     again = decide_bundle(str(folder), str(test.with_name("validation.parquet")), [], None, silent)
     assert again["metrics"][metric] == pytest.approx(trained["validation"], abs=1e-6)
+
+
+def test_without_a_fitted_decision_the_metrics_are_those_of_training(train_bundle, tmp_path):
+    plain = ("decision.calibration=none", "decision.threshold=0.5")
+    folder, test, outcome = train_bundle(tmp_path, "multilabel", *plain)
+    found = evaluate_bundle(str(folder), str(test), silent)
+    assert found["metrics"].keys() == outcome["metrics"]["test"].keys() - {"loss"}

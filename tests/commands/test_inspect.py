@@ -25,6 +25,7 @@ from clftask.config.train import TrainJob
 from clftask.config.tune import TuneJob
 from clftask.data.prepare import prepare
 from clftask.errors import ConfigError, DataError, Problem
+from clftask.models import bundle
 from clftask.training import driver_mark, run_dir
 
 RATES = {"training.learning_rate": {"kind": "loguniform", "low": 1e-5, "high": 1e-3}}
@@ -160,6 +161,13 @@ def test_a_finished_run_shows_the_epoch_that_ships(run):
     assert (code, "0.6000" in text) == (0, True)
 
 
+def test_the_warnings_of_a_bundle_are_shown(run, tiny_bundle):
+    finish(run, epochs=10.0, steps=90, warnings=["all rows of test are predicted as 'a'."])
+    assert "warning: all rows of test are predicted as 'a'." in said(str(run))[1]
+    found = bundle.read_meta(str(tiny_bundle))
+    assert inspect(str(tiny_bundle))["warnings"] == list(found.warnings)
+
+
 def test_a_run_of_all_epochs_was_not_stopped(run):
     finish(run, shipped={"epoch": 3, "epochs": 10, "metric": "macro_f1"})
     assert inspect(str(run))["training"] == "epoch 3 of 10 ships: best macro_f1"
@@ -203,6 +211,10 @@ def columns() -> dict[str, Any]:
         "vector": [[0, 1, 1], [1, 0, 0]] * 20,
         "score": [i / 7 for i in range(40)],
         "gap": ["x", " ", "", None] * 10,
+        "language": ["en", "de"] * 20,
+        "written": ["['a', 'b']", "['b', 'c']", "[]", "['a', 'c']"] * 10,
+        "set": ["<a><b>", "<b><c>", "<a><c>", "<b><a>"] * 10,
+        "bits": ["[0, 1, 1]", "[1, 0, 0]"] * 20,
         "gone": pa.nulls(40),
         "spans": [[{"start": i, "label": "x"}] for i in range(40)],
     }
@@ -219,6 +231,10 @@ LOOKS = {
     "vector": "0/1 vector",
     "score": "",
     "gap": "",
+    "language": "class",
+    "written": "list of labels",
+    "set": "list of labels",
+    "bits": "0/1 vector",
     "gone": "empty",
     "spans": "",
 }
@@ -238,6 +254,8 @@ def test_a_table_is_described(tmp_path):
     assert figures["label"] == (0, 3)
     assert figures["tags"] == (10, 2)
     assert figures["gap"] == (30, 1)
+    assert figures["written"] == figures["set"] == (0, 3)
+    assert by_name(found)["written"]["examples"] == ["a (20)", "b (20)", "c (20)"]
     assert figures["gone"] == (40, 0)
     assert by_name(found)["label"]["examples"] == ["food (14)", "travel (13)", "sports (13)"]
     assert by_name(found)["tags"]["type"] == "list<element: string>"
@@ -251,6 +269,10 @@ def test_a_table_is_described(tmp_path):
         (["body", "label"], "{kind: class, column: label}"),
         (["body", "joined"], '{kind: delimited, column: joined, delimiter: "|"}'),
         (["body", "spam"], "{kind: class, column: spam}"),
+        (["body", "language", "spam"], "{kind: class, column: spam}"),
+        (["body", "spam", "language", "label"], "{kind: class, column: label}"),
+        (["body", "written"], "{kind: list, column: written}"),
+        (["body", "set"], "{kind: list, column: set}"),
     ],
 )
 def test_the_proposed_job_loads(tmp_path, names, labels):
@@ -368,6 +390,10 @@ def test_rare_labels_and_conflicts_are_named(tmp_path):
     assert found.labels["c"]["train"] < 10
     assert found.rare_labels == {"c": found.labels["c"]["train"]}
     assert found.duplicates.conflicting == 1
+    text = said(path, "--data", "data.split.seed=2", "data.split.validation=0.2")[1]
+    assert text.count("rare labels out") == text.count("they may not be learned") + text.count(
+        "their thresholds and metrics are uncertain"
+    )
     (example,) = found.duplicates.examples
     assert (example["text"], example["rows"]) == (TEXTS[1], 2)
     assert sorted(example["labels"]) == [["a", "b"], ["c"]]

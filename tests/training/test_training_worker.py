@@ -141,7 +141,8 @@ def shipped_everywhere(work: Work, sink: Recorder) -> str:
     assert f"Training: {line}." in (folder / "report.html").read_text()
     log = Path(work.run, "log.txt").read_text()
     assert f" {line}\n" in log
-    evaluations = re.findall(r"step \d+/\d+: loss \d\.\d{4}, micro_f1 \d\.\d{4}\n", log)
+    form = r"epoch \d+, step \d+/\d+: validation loss \d\.\d{4}, micro_f1 \d\.\d{4}\n"
+    evaluations = re.findall(form, log)
     assert len(evaluations) == len(sink.evaluations())
     return line
 
