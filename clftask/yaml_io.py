@@ -135,7 +135,12 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigError(
-            Problem(str(path), None, f"must be a readable job file: {reason}", "Check the path.")
+            Problem(
+                str(path) or "job file",
+                None,
+                f"must be a readable job file: {reason}",
+                "Check the path.",
+            )
         ) from None
     return parse_job(text, str(path))
 

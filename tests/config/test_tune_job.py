@@ -567,3 +567,14 @@ def test_tokens_are_made_for_every_combination_of_listed_values() -> None:
     trials = [job.trial(dict(zip(names, picks, strict=True))) for picks in combined]
     assert {trial.model.tokens for trial in trials} == made
     assert len(made) == 12
+
+
+def test_an_empty_path_of_the_training_job_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^job file: must be a readable job file"):
+        TuneJob.load({"train": "", "space": {}})
+
+
+def test_a_kind_that_is_no_text_is_a_value_of_a_choice() -> None:
+    space = {"training.hf": {"kind": "choice", "values": [{"kind": []}]}}
+    with pytest.raises(ConfigError, match=r"training\.hf\.kind"):
+        TuneJob.load({"train": TRAIN, "space": space})

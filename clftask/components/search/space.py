@@ -243,7 +243,8 @@ def _parsed(value: Any) -> Any:
     """Return a value of a choice with its nested distributions parsed."""
     if not isinstance(value, dict):
         return value
-    if value.get("kind") in KINDS:
+    kind = value.get("kind")
+    if isinstance(kind, str) and kind in KINDS:
         try:
             return _MEMBERS.validate_python(value)
         except ValidationError as error:
