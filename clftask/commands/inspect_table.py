@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from clftask.components.labels.written import is_written
 from clftask.components.splits import SPLIT_NAMES
 from clftask.data.readers.base import Source
 from clftask.data.readers.cells import BAD
@@ -194,13 +195,15 @@ class _Values:
             return "indicator"
         if self._is_string() and self.chars / used >= TEXT_CHARS and len(self.counts) > used / 2:
             return "text"
+        if self._is_string() and all(map(is_written, self.counts)):
+            return "list of labels"
         is_unique = max(self.counts.values()) == 1
         if is_unique and used > 1 and not pa.types.is_floating(self.type):
             return "id"
         if self._is_string() and (delimiter := self._delimiter()):
             return f"labels, delimited by {delimiter}"
         is_few = not self.is_full and 2 <= len(self.counts) <= min(MAX_CLASSES, used / 2)
-        if not is_few or pa.types.is_floating(self.type):
+        if not is_few or (pa.types.is_floating(self.type) and any("." in n for n in names)):
             return ""
         return "class" if len(self.counts) <= MANY_CLASSES else "class or group"
 
