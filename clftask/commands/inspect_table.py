@@ -207,7 +207,7 @@ class _Values:
         if self._is_string() and (delimiter := self._delimiter()):
             return f"labels, delimited by {delimiter}"
         is_few = not self.is_full and 2 <= len(self.counts) <= min(MAX_CLASSES, used / 2)
-        if not is_few or pa.types.is_floating(self.type):
+        if not is_few or (pa.types.is_floating(self.type) and any("." in n for n in names)):
             return ""
         return "class" if len(self.counts) <= MANY_CLASSES else "class or group"
 

@@ -167,7 +167,7 @@ def test_rows_that_are_left_out_and_the_precision_are_told(printed):
                                                          precision_note=note)))  # fmt: skip
     assert "left out by input.where" in text
     assert "1,234" in text
-    assert "bf16; decides 99.6%" in text
+    assert "bf16; 99.6% of 256 sampled rows" in text
     assert "left out" not in "\n".join(printed(120, score_summary, SCORED))
 
 

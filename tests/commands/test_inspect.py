@@ -515,3 +515,12 @@ def test_data_is_for_job_files(tmp_path, run, tiny_bundle):
         assert said(path, "--data")[0] == 2
     assert refused(str(run)).remedy == f"Use {run}/job.yaml."
     assert said(str(run), "--data", "--verify")[0] == 2
+
+
+def test_written_lists_and_whole_numbers_with_gaps_are_recognised(tmp_path):
+    path = tmp_path / "t.csv"
+    rows = [(f"text {i}", ("\"['a', 'b']\"", "['a']")[i % 2], ("1.0", "", "2.0")[i % 3])
+            for i in range(30)]  # fmt: skip
+    path.write_text("text,tags,n\n" + "".join(",".join(row) + "\n" for row in rows))
+    found = by_name(inspect(str(path)))
+    assert (found["tags"]["looks_like"], found["n"]["looks_like"]) == ("list of labels", "class")
