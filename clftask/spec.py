@@ -149,7 +149,14 @@ def _apply_override(cls: type[Spec], document: dict[str, Any], override: str) ->
     if not equals or not is_path(path):
         allowed, remedy = "an override is field.path=value", "Write it as training.epochs=3."
         raise ConfigError(Problem(override or "''", None, allowed, remedy))
-    put(cls, document, path, parse_yaml(text, override))
+    try:
+        value = parse_yaml(text, override)
+    except ConfigError as error:
+        if not text.startswith(("{", "[")) or text.endswith(("}", "]")):
+            raise
+        remedy = f"In a shell, put an override that contains spaces in quotes: '{path}=…'."
+        raise ConfigError(*(replace(p, remedy=remedy) for p in error.problems)) from None
+    put(cls, document, path, value)
 
 
 def is_path(text: str) -> bool:

@@ -106,6 +106,11 @@ def test_a_wrong_override_is_named(override: str) -> None:
     assert problem.path == override
 
 
+def test_an_override_that_the_shell_cut_is_named_with_quotes() -> None:
+    first, *_ = problems(JOB, "model.head={kind:", "mlp}")
+    assert first.remedy.endswith("in quotes: 'model.head=…'.")
+
+
 def test_wrong_overrides_are_told_together() -> None:
     found = problems(JOB, "training.epochs", "x y=2")
     assert [p.path for p in found] == ["training.epochs", "x y=2"]

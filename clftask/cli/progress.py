@@ -167,14 +167,15 @@ class ScoreScreen(_Screen):
         figures = self._figures(record, speed)
         if not self.console.is_terminal and now - self.printed_at > LINE_EVERY_S:
             self.printed_at = now
-            line = f"{record['rows']:,} of {counted(record['total'], 'row')}: {', '.join(figures)}"
+            seconds = round((record["total"] - record["rows"]) / speed) if speed else None
+            left = [] if seconds is None else [f"{timedelta(seconds=seconds)} left"]
+            of_total = f"{record['rows']:,} of {counted(record['total'], 'row')}"
+            line = f"{of_total}: {', '.join([*figures, *left])}"
             self.say(line.removesuffix(": "))
         self.move(record["rows"], record["total"], figures)
 
     def _figures(self, record: dict[str, Any], speed: float) -> list[str]:
-        left = record["total"] - record["rows"]
         parts = [f"{speed:,.0f} rows/s"] if speed else []
-        parts += [f"{timedelta(seconds=round(left / speed))} left"] if speed else []
         parts += [f"{record['quarantined']:,} quarantined"] if record["quarantined"] else []
         parts += [f"{record['skipped']:,} skipped"] if record["skipped"] else []
         return parts

@@ -64,7 +64,7 @@ def score_summary(result: ScoreResult, file: IO[str]) -> None:
     if result.precision_note:
         table.add_row("precision", printable(result.precision_note))
     if result.shards_skipped < result.shards:
-        table.add_row("rows/s", f"{result.rows_per_s:,.1f}")
+        table.add_row("rows/s", f"{result.rows_per_s:,.1f}, start-up included")
     console.print(table)
     console.print(_distribution(result.labels, scored))
     state = " (already complete)" if result.shards_skipped == result.shards else ""

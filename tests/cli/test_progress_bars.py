@@ -56,6 +56,8 @@ def test_rows_and_time_left_of_scoring_stay(bar, width):
     shown = bar(width, ScoreScreen, record)
     assert " 20000/1000000 -:--:--" in shown
     assert ("7 quarantined" in shown) is (width >= 60)
+    later = record | {"scored_now": 40, "rows": 20_040}
+    assert " left" not in bar(width, ScoreScreen, record, later)  # the bar says it
 
 
 def test_an_evaluation_shows_the_loss_and_the_metric_of_the_job(capsys):
