@@ -123,7 +123,9 @@ def test_auto_of_the_search_falls_back_for_a_model_that_lacks_it(make, search, m
     trial = spec.trial.model_copy(update={"precision": "bf16"})
     spec = replace(spec, work=replace(spec.work, job=job), trial=trial)
     of_model = {True: "RuntimeError: no bf16", False: ""}
-    monkeypatch.setattr(trainer.ClassifierTrainer, "precision_failure", lambda own: of_model[own.args.bf16])
+    monkeypatch.setattr(
+        trainer.ClassifierTrainer, "precision_failure", lambda own: of_model[own.args.bf16]
+    )
     used: list[bool] = []
     train = trainer.ClassifierTrainer.train
 
