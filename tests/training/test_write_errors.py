@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_training_worker import Recorder, make_work, run  # noqa: F401 (a fixture)
+from training_work import Recorder, run
 
 from clftask import logs
 from clftask.components import trackers
@@ -33,7 +33,7 @@ def file_size_limit(num_bytes: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("num_bytes", [5_000, 30_000])
-def test_a_full_disk_during_a_checkpoint(make_work, num_bytes):  # noqa: F811
+def test_a_full_disk_during_a_checkpoint(make_work, num_bytes):
     """Below the size of the weights safetensors fails, below that of the optimiser torch."""
     work = make_work(epochs=2)
     with file_size_limit(num_bytes), pytest.raises(StorageError) as caught:
@@ -48,7 +48,7 @@ def test_a_full_disk_during_a_checkpoint(make_work, num_bytes):  # noqa: F811
     assert run(work).done["metrics"]  # it resumes
 
 
-def test_a_full_disk_during_the_bundle(make_work, monkeypatch):  # noqa: F811
+def test_a_full_disk_during_the_bundle(make_work, monkeypatch):
     work = make_work(epochs=1)
     publish = bundle.publish
 
@@ -68,7 +68,7 @@ def test_a_full_disk_during_the_bundle(make_work, monkeypatch):  # noqa: F811
 
 
 @pytest.mark.parametrize("name", ["log.txt", "metrics.jsonl"])
-def test_a_log_that_cannot_be_written_does_not_replace_the_error(make_work, monkeypatch, name):  # noqa: F811
+def test_a_log_that_cannot_be_written_does_not_replace_the_error(make_work, monkeypatch, name):
     work = make_work(epochs=1)
 
     def fail(*_: Any) -> None:
@@ -82,7 +82,7 @@ def test_a_log_that_cannot_be_written_does_not_replace_the_error(make_work, monk
     assert Path(work.run, other).is_file()
 
 
-def test_an_upload_that_fails_late_does_not_replace_the_error(make_work, monkeypatch):  # noqa: F811
+def test_an_upload_that_fails_late_does_not_replace_the_error(make_work, monkeypatch):
     work = make_work(epochs=2)
 
     def upload(*_: Any) -> None:
@@ -99,7 +99,7 @@ def test_an_upload_that_fails_late_does_not_replace_the_error(make_work, monkeyp
         run(work, sink)
 
 
-def test_a_finished_run_does_not_fail_because_of_its_log(make_work, monkeypatch):  # noqa: F811
+def test_a_finished_run_does_not_fail_because_of_its_log(make_work, monkeypatch):
     work = make_work(epochs=1)
     publish = worker.publish
 

@@ -1,0 +1,58 @@
+"""A training of the tiny model in this process, for tests of what a worker does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clftask.training.worker import Work, fit
+
+
+class Recorder:
+    """A sink that keeps what is posted, and can fail like a killed worker."""
+
+    def __init__(self, fail_at: int | None = None) -> None:
+        self.records: list[dict[str, Any]] = []
+        self.reports: list[dict[str, float]] = []
+        self.fail_at = fail_at
+
+    def post(self, record: dict[str, Any]) -> None:
+        if self.fail_at is not None and record.get("step", 0) >= self.fail_at:
+            raise KeyboardInterrupt
+        self.records.append(record)
+
+    def report(self, metrics: dict[str, float]) -> None:
+        self.reports.append(metrics)
+
+    def is_leaving(self) -> bool:
+        return False
+
+    @property
+    def done(self) -> dict[str, Any]:
+        return self.records[-1]["done"]
+
+    def losses(self) -> dict[int, float]:
+        return {r["step"]: r["loss"] for r in self.records if "loss" in r}
+
+    def evaluations(self) -> list[dict[str, Any]]:
+        return [r for r in self.records if "eval_loss" in r]
+
+
+def run(work: Work, sink: Recorder | None = None) -> Recorder:
+    sink = sink or Recorder()
+    fit(work, sink, rank=0, world=1, device="cpu")
+    return sink
+
+
+def logged_steps(folder: str) -> list[int]:
+    lines = Path(folder, "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["step"] for line in lines]
+
+
+def weights(folder: str) -> dict[str, np.ndarray]:
+    from safetensors.numpy import load_file
+
+    return load_file(Path(folder, "bundle", "model.safetensors"))
