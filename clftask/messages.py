@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Iterable
 
 # Control characters; bidirectional overrides (but not the marks of right-to-left scripts);
 # lone surrogates, which UTF-8 cannot encode.
@@ -34,6 +36,13 @@ def range_text(low: float, high: float) -> str:
 def printable(text: str) -> str:
     """Return the text with control characters escaped, so that it cannot control a terminal."""
     return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a remedy with the known name that is closest, or an empty string."""
+    by_folded = {other.strip().casefold(): other for other in known}
+    close = difflib.get_close_matches(name.strip().casefold(), by_folded, n=1)
+    return f"Did you mean {shown_label(by_folded[close[0]])}?" if close else ""
 
 
 def shown_label(name: str) -> str:

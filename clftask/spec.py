@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import math
@@ -23,7 +22,7 @@ from pydantic import (
 from pydantic_core import core_schema
 
 from clftask.errors import ConfigError, Problem
-from clftask.messages import counted
+from clftask.messages import counted, did_you_mean
 from clftask.redaction import masked
 from clftask.yaml_io import nested_values, parse_yaml, read_yaml, to_yaml
 
@@ -352,8 +351,7 @@ def _remedy_for_unknown(job: type[Spec], section: Any, path: str, name: str) -> 
     places = sorted(_places(job, plain) - {path})
     if places and len(places) <= _MAX_PLACES:
         return f"Use {' or '.join(places)}."
-    close = difflib.get_close_matches(name, names, n=1)
-    return f"Did you mean {close[0]}?" if close else f"Known fields: {', '.join(names)}."
+    return did_you_mean(name, names) or f"Known fields: {', '.join(names)}."
 
 
 def _places(cls: Any, name: str, path: str = "") -> set[str]:

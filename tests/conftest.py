@@ -461,6 +461,16 @@ def _write_toy_table(path: Path, rows: int) -> Path:
 
 
 @pytest.fixture
+def make_work(
+    tmp_path: Path, toy_table: Callable[..., Path], tiny_base: Path
+) -> Callable[..., Any]:
+    """A factory of a worker's inputs: `make_work(run="run", task="multilabel", epochs=2, …)`."""
+    from training_work import work_factory
+
+    return work_factory(tmp_path, toy_table(120), tiny_base)
+
+
+@pytest.fixture
 def ctrl_c() -> Iterator[None]:
     """Hear SIGINT, which a shell lets those ignore that it starts in the background."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from clftask.config.train import TrainJob
+from clftask.data.prepare import prepare, tokenise
+from clftask.models.tokenizers import load_tokenizer
 from clftask.training.worker import Work, fit
 
 
@@ -56,3 +60,33 @@ def weights(folder: str) -> dict[str, np.ndarray]:
     from safetensors.numpy import load_file
 
     return load_file(Path(folder, "bundle", "model.safetensors"))
+
+
+def work_factory(tmp_path: Path, table: Path, base: Path) -> Callable[..., Work]:
+    """Return a function that makes the work of a job on toy rows; it changes fields of the job."""
+
+    def make(run="run", task="multilabel", head="linear", model=None, **training: Any) -> Work:
+        kind = {"kind": "list", "column": "tags"}
+        if task == "multiclass":
+            kind = {"kind": "class", "column": "label"}
+        document = {
+            "task": task,
+            "data": {"train": str(table), "text": "text", "labels": kind},
+            "model": {"base": str(base), "max_length": 32, "head": head, **(model or {})},
+            "training": {
+                "epochs": 4,
+                "batch_size": 16,
+                "learning_rate": 2e-2,
+                "early_stopping": None,
+                "precision": "fp32",
+                **training,
+            },
+            "run": {"storage": str(tmp_path)},
+        }
+        job = TrainJob.load(document)
+        prepared = prepare(job)
+        tables = tokenise(prepared, load_tokenizer(str(base)), job.model)
+        data = {"fingerprint": prepared.fingerprint, "report": prepared.report.as_json()}
+        return Work(job, str(tmp_path / run), tables, prepared.space.names, data, "hello\n")
+
+    return make

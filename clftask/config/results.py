@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import html
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -49,7 +50,7 @@ class Shipped(Spec):
 
 
 @dataclass(frozen=True, repr=False)
-class Result:
+class Result(ABC):
     """Base class of the results; `--json` prints all fields except `NOT_PRINTED`."""
 
     NOT_PRINTED: ClassVar[frozenset[str]] = frozenset()
@@ -60,9 +61,9 @@ class Result:
         names = {f.name for f in dataclasses.fields(cls)}
         return cls(**{name: value for name, value in found.items() if name in names} | fields)
 
+    @abstractmethod
     def about(self) -> dict[str, str]:
         """Return what a repr shows: values in words, by name."""
-        raise NotImplementedError
 
     def __repr__(self) -> str:
         shown = "; ".join(f"{name} {value}" for name, value in self.about().items())

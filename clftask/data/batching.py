@@ -96,11 +96,16 @@ class Collator:
     """Splits a worker's share of a global batch into padded micro batches of similar lengths."""
 
     def __init__(
-        self, tokenizer: Any, num_labels: int, micro_batch_size: int, max_length: int
+        self,
+        tokenizer: Any,
+        num_labels: int,
+        micro_batch_size: int,
+        max_length: int,
+        least_width: int = 1,
     ) -> None:
         from transformers import DataCollatorWithPadding
 
-        multiple = None if max_length % 8 else 8  # padding must not exceed max_length
+        multiple = least_width if max_length % 8 else 8  # padding must not exceed max_length
         self.pad = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=multiple)
         self.num_labels, self.micro_batch_size = num_labels, micro_batch_size
 

@@ -61,7 +61,17 @@ def with_groups(
     missing = split[column.is_null().to_numpy(zero_copy_only=False)]
     counts = np.bincount(missing, minlength=len(names)).tolist()
     report.num_without_group = dict(zip(names, counts, strict=True))
+    report.groups_alike = _alike(column)
     codes = group_codes(column)
     pairs = np.unique(codes * len(names) + split)
     report.num_groups_in_several_splits = int((np.bincount(pairs // len(names)) > 1).sum())
     return table.append_column("group", pa.array(codes))
+
+
+def _alike(column: pa.Array) -> list[str]:
+    """Return two groups such as `1` and `1.0`, which may be one: pandas writes both."""
+    names = pc.unique(column.drop_null())
+    plain = pc.replace_substring_regex(names, r"^(-?[0-9]+)\.0*$", r"\1")
+    counts = pc.value_counts(plain)
+    twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
+    return list(names.filter(pc.is_in(plain, twice.slice(0, 1))).to_pylist())

@@ -29,6 +29,7 @@ class DataReport:
     unknown_labels: dict[str, dict[str, int]] = field(default_factory=dict)
     num_without_group: dict[str, int] = field(default_factory=dict)
     num_groups_in_several_splits: int = 0
+    groups_alike: list[str] = field(default_factory=list)
     unmet_shares: dict[str, tuple[float, float]] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)
     label_counts: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -154,6 +155,10 @@ class DataReport:
         for split, (wanted, found) in self.unmet_shares.items():
             share = f"{split} has {found:.1%} of the rows instead of {wanted:.1%}"
             lines.append(f"warning: {share}, because groups are not divided")
+        if self.groups_alike:
+            shown = ", ".join(map(repr, self.groups_alike))
+            alike = f"groups that differ only in the form of a number: {shown}"
+            lines.append(f"warning: {alike}; write them alike if they are one group")
         if num := self.num_groups_in_several_splits:
             what = f"{counted(num, 'group')} {are(num)} in more than one split"
             lines.append(f"warning: {what}: the metrics may be too high")

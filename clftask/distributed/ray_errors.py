@@ -26,6 +26,11 @@ def is_version_mismatch(error: BaseException) -> bool:
     return any("Version mismatch" in str(part) for part in chain)
 
 
+def is_slow_start(error: BaseException) -> bool:
+    """Tell whether Ray did not start on this machine in time; `ray.init` raises Exception."""
+    return "timed out during startup" in str(error)
+
+
 def is_unknown_job(error: BaseException) -> bool:
     """Tell whether the cluster does not know a job; Ray's job client raises RuntimeError."""
     return "status code 404" in str(error)

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from clftask.distributed.auth import authenticate, describe_open, is_open, wrong_token
-from clftask.distributed.ray_errors import is_version_mismatch, is_wrong_token
-from clftask.errors import ConfigError, Problem
+from clftask.distributed.ray_errors import is_slow_start, is_version_mismatch, is_wrong_token
+from clftask.errors import ConfigError, JobError, Problem
 from clftask.io import filesystems, storage
 from clftask.io.tempdirs import remove_stale_folders
 
@@ -74,7 +74,7 @@ def _init() -> None:
     level = logging.INFO if is_verbose else logging.ERROR
     logging.getLogger("ray").setLevel(level)
     options = {"log_to_driver": is_verbose, "logging_level": level, **_for_workers()}
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _slow_start_refused():
         warnings.simplefilter("ignore")
         try:
             # Not "auto": that would also connect to the local Ray of another job on this machine.
@@ -82,6 +82,18 @@ def _init() -> None:
         except (ConnectionError, TimeoutError, ValueError, RuntimeError) as error:
             _refuse_unanswered(error)
             ray.init(address="local", include_dashboard=False, **options)
+
+
+@contextmanager
+def _slow_start_refused() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if not is_slow_start(error):
+            raise
+        remedy = "The machine is busy: end other programs, then run the job again."
+        allowed = "did not start on this machine in 30 s"
+        raise JobError(Problem("ray", None, allowed, remedy)) from None
 
 
 def _for_workers() -> dict[str, Any]:

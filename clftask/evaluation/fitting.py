@@ -75,12 +75,12 @@ def _with_threshold(
         return Fit(spec.fit(*rows), outcome, warnings)
     name = f"{objective.average}-F{objective.beta:g}"
     worse = (
-        f"{name} of thresholds fitted on {counted(len(plain), 'validation row')} is {found:.4f} "
+        f"{name} of thresholds fitted on {counted(len(plain), 'held-out row')} is {found:.4f} "
         f"on cross-fitted rows, and {least:.4f} at 0.5"
     )
     others = spec.threshold.fallbacks(rows.average)
     if not others:
-        remedy = "Use decision.threshold: auto or 0.5, or more validation rows."
+        remedy = "Use decision.threshold: auto or 0.5, or more held-out rows."
         return Fit(spec.fit(*rows), outcome, [*warnings, f"{worse}. {remedy}"])
     for other in others:
         simpler = spec.model_copy(update={"threshold": other})
@@ -98,18 +98,18 @@ def _instead(worse: str, decision: Decision) -> str:
     used = f"{decision.threshold:g} for all labels" if isinstance(decision.threshold, float) else (
         "0.5 before calibration"
     )  # fmt: skip
-    return f"{worse}. The threshold is {used}. More validation rows help."
+    return f"{worse}. The threshold is {used}. More held-out rows help."
 
 
 def _about_calibration(spec: DecisionSpec, before: float, after: float, num_rows: int) -> str:
     worse = (
         f"log loss with calibration {spec.calibration.kind} fitted on "
-        f"{counted(num_rows, 'validation row')} is {after:.6g} on cross-fitted rows, and "
+        f"{counted(num_rows, 'held-out row')} is {after:.6g} on cross-fitted rows, and "
         f"{before:.6g} without. "
     )
     if spec.calibration.falls_back:
-        return worse + "Probabilities are not calibrated. More validation rows help."
-    return worse + "Use decision.calibration: auto or none, or more validation rows."
+        return worse + "Probabilities are not calibrated. More held-out rows help."
+    return worse + "Use decision.calibration: auto or none, or more held-out rows."
 
 
 def _log_losses(outcome: Outcome, rows: HeldOut) -> tuple[float, float]:

@@ -18,6 +18,7 @@ from clftask.data.tokenization import sequences, tokenise
 from clftask.errors import ClftaskError
 from clftask.messages import first_line
 from clftask.models import mlp
+from clftask.models.padding import least_width
 
 Refuse = Callable[[str, str], ClftaskError]
 _TEXTS = pa.array(["a", "a short text of a few words"])  # of two lengths: one is padded
@@ -96,7 +97,7 @@ def _logits(model: Any, tokenizer: Any, spec: ModelSpec, has_pairs: bool) -> tor
     pairs = _TEXTS if has_pairs else None
     tokens, _ = sequences(tokenise(_TEXTS, pairs, tokenizer, spec.max_length, spec.long_text))
     rows = TokenRows(tokens).__getitems__([(i, 1.0) for i in range(tokens.num_rows)])
-    inputs = Collator(tokenizer, 1, len(rows), spec.max_length).inputs(rows)
+    inputs = Collator(tokenizer, 1, len(rows), spec.max_length, least_width(model)).inputs(rows)
     with torch.random.fork_rng(devices=[]):
         logits: torch.Tensor = model.train()(**inputs).logits
     return logits.float()

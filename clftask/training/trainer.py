@@ -80,9 +80,8 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         self.remove_callback(PrinterCallback)  # disable_tqdm adds it; it prints to stdout
         self.job, self.tables, self.space, self.fresh = job, tables, space, fresh
         self.row_loss = job.loss.rows_for(job.task, self._train_labels())
-        self.collator = Collator(
-            tokenizer, len(space.names), self._micro_batch_size(), job.model.max_length
-        )
+        widths = job.model.max_length, least_width(model)
+        self.collator = Collator(tokenizer, len(space.names), self._micro_batch_size(), *widths)
         self.rows_seen = 0
         self.fallback = ""  # why fp32 replaces a faster precision
 

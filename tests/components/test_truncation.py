@@ -86,20 +86,19 @@ def windows_of(tokens: pa.Table) -> list[list[list[int]]]:
     ]
 
 
+def windows_of_transformers(tokenizer, text, stride):
+    """Return the windows of 8 tokens that transformers cuts."""
+    cut = {"truncation": True, "max_length": 8, "stride": stride}
+    return tokenizer(text, **cut, return_overflowing_tokens=True)["input_ids"]
+
+
 @pytest.mark.parametrize("stride", [0, 2])
 def test_windows_are_those_of_the_tokenizer(tokenizer, stride):
     """transformers cuts the same ones when it returns what overflows."""
     lengths = [1, 8, 9, 13, 14, 15, 40]
     tokens = tokenise(column(*lengths), None, tokenizer, 8, Windows(stride=stride, most=64))
     for num_words, found in zip(lengths, windows_of(tokens), strict=True):
-        expected = tokenizer(
-            text(num_words),
-            truncation=True,
-            max_length=8,
-            stride=stride,
-            return_overflowing_tokens=True,
-        )["input_ids"]
-        assert found == expected
+        assert found == windows_of_transformers(tokenizer, text(num_words), stride)
     assert not any(tokens["is_truncated"].to_pylist())
     assert tokens["num_tokens"].to_pylist() == [n + 2 for n in lengths]
 
@@ -208,14 +207,7 @@ def test_windows_have_the_special_tokens_of_the_tokenizer(templated, stride):
     policy = Windows(stride=stride, most=64)
     tokens = tokenise(letters(*lengths), None, templated, 8, policy)
     for n, found in zip(lengths, windows_of(tokens), strict=True):
-        expected = templated(
-            " ".join(LETTERS[:n]),
-            truncation=True,
-            max_length=8,
-            stride=stride,
-            return_overflowing_tokens=True,
-        )["input_ids"]
-        assert found == expected
+        assert found == windows_of_transformers(templated, " ".join(LETTERS[:n]), stride)
 
 
 @pytest.mark.parametrize("policy", [Windows(most=3), Windows(most=3, stride=2), KeepHead()])

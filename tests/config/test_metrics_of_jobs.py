@@ -44,6 +44,20 @@ def table(tmp_path):
     return make
 
 
+@pytest.mark.parametrize(
+    ("metric", "remedy"),
+    [
+        ("F1", "Set data.labels.positive to one of the two classes."),
+        ("Macro_F1", "Did you mean macro_f1"),
+        ("acuracy", "Did you mean accuracy"),
+    ],
+)
+def test_a_misspelt_metric_has_a_remedy(metric, remedy):
+    (problem,) = problems(ConfigError, lambda: TrainJob.load(document(of_class(), metric)))
+    assert problem.path == "training.metric"
+    assert problem.remedy.startswith(remedy)
+
+
 # ------------------------------------------------------------------ k and the number of labels
 
 

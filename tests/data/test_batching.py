@@ -113,6 +113,17 @@ def collator(tiny_base):
     return Collator(AutoTokenizer.from_pretrained(tiny_base), 3, 2, 64)
 
 
+def test_a_model_that_pools_tokens_gets_no_fewer(tiny_base):
+    """CANINE pools four characters; a batch of one-character texts has three tokens."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_base)
+    rows = TokenRows(table([3, 3])).__getitems__([(0, 1.0), (1, 1.0)])
+    widths = [
+        tuple(Collator(tokenizer, 3, 2, 30, least).inputs(rows)["input_ids"].shape)
+        for least in (1, 4)
+    ]
+    assert widths == [(2, 3), (2, 4)]
+
+
 def table(lengths, **columns):
     ids = [[2, *[70 + i % 20] * (n - 2), 3] for i, n in enumerate(lengths)]
     labels = [[i % 3] if i % 4 else [] for i in range(len(lengths))]

@@ -115,6 +115,17 @@ def test_groups_in_several_splits_are_warned_of(tmp_path: Path) -> None:
     assert "warning: 10 groups are in more than one split" in lines(prepared)
 
 
+@pytest.mark.parametrize(("first", "second"), [("1", "1.0"), ("-2", "-2.")])
+def test_groups_in_two_forms_of_a_number_are_warned_of(tmp_path, first, second):
+    """pandas writes 1.0 in a table with missing cells; a file for each year is usual."""
+    groups = [[first, second, "3", "4"][i // 10] for i in range(NUM_ROWS)]
+    prepared = prepare(job_of(write(tmp_path / "train.csv", g=groups), BY_GROUP))
+    assert f"differ only in the form of a number: '{first}', '{second}'; write" in lines(prepared)
+    groups = [["1", "01", "3", "x.0"][i // 10] for i in range(NUM_ROWS)]  # codes of their own
+    prepared = prepare(job_of(write(tmp_path / "train.csv", g=groups), BY_GROUP))
+    assert "form of a number" not in lines(prepared)
+
+
 def test_groups_of_a_separate_table_are_read(tmp_path: Path) -> None:
     train, own = write(tmp_path / "train.csv"), tmp_path / "own.parquet"
     validation = write(own, g=pa.array([str(i // 20) for i in range(NUM_ROWS)]))

@@ -24,7 +24,7 @@ from clftask.distributed.capacity import (
     plan,
 )
 from clftask.distributed.session import connected
-from clftask.errors import ConfigError
+from clftask.errors import ConfigError, JobError
 
 LAPTOP = Capacity(((8, 0),))
 GPU_NODE = Capacity(((8, 0), (8, 4)))  # a head without GPU, as most clusters have
@@ -217,6 +217,17 @@ def test_a_cluster_of_another_python_is_refused_and_not_left_aside(monkeypatch, 
         session._init()
     assert "3.12.3" in str(refused.value)
     assert "exact Python and Ray versions" in str(refused.value)
+
+
+def test_a_start_that_takes_too_long_is_not_an_internal_error(monkeypatch):
+    import ray
+
+    def init(**options: Any) -> None:
+        raise Exception("The current node timed out during startup. This could happen because …")
+
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(JobError, match="did not start on this machine in 30 s"):
+        session._init()
 
 
 def test_an_address_where_nobody_listens_is_refused_at_once(monkeypatch):

@@ -61,16 +61,19 @@ class _Multilabel(LabelColumns):
         return self.empty == "keep"
 
 
-class ClassColumn(LabelColumns):
-    """A column with one label per row: strings, whole numbers or bools."""
-
-    task: ClassVar[Task] = "multiclass"
-    kind: Literal["class"] = "class"
+class _OneColumn(LabelColumns):
     column: str
 
     def columns(self, available: Sequence[str]) -> list[str]:
         """Return the one column."""
         return [self.column]
+
+
+class ClassColumn(_OneColumn):
+    """A column with one label per row: strings, whole numbers or bools."""
+
+    task: ClassVar[Task] = "multiclass"
+    kind: Literal["class"] = "class"
 
     def _read(self, table: pa.Table) -> pa.ListArray:
         """Return a list of one label per row."""
@@ -81,16 +84,11 @@ class ClassColumn(LabelColumns):
         return list_array(names.drop_null(), lengths, names.is_null())
 
 
-class ListColumn(_Multilabel):
+class ListColumn(_OneColumn, _Multilabel):
     """A column of lists of labels, or of lists written as text: JSON, Python, `<a><b>`."""
 
     if_missing: ClassVar[str] = "Write [] where no label applies"
     kind: Literal["list"] = "list"
-    column: str
-
-    def columns(self, available: Sequence[str]) -> list[str]:
-        """Return the one column."""
-        return [self.column]
 
     def _read(self, table: pa.Table) -> pa.ListArray:
         """Return the lists with the labels as names."""
@@ -99,18 +97,13 @@ class ListColumn(_Multilabel):
         return without_repetitions(read_vectors(found, self.position_names, cells))
 
 
-class DelimitedColumn(_Multilabel):
+class DelimitedColumn(_OneColumn, _Multilabel):
     """A column of strings such as `a|b|c`; whitespace around a label is removed."""
 
     cells = "text"
     if_missing: ClassVar[str] = "Write an empty text where no label applies"
     kind: Literal["delimited"] = "delimited"
-    column: str
     delimiter: str = Field("|", min_length=1)
-
-    def columns(self, available: Sequence[str]) -> list[str]:
-        """Return the one column."""
-        return [self.column]
 
     def _read(self, table: pa.Table) -> pa.ListArray:
         """Split each string; if all of them are written lists, parse these."""

@@ -32,6 +32,7 @@ from clftask.components.metrics.probabilities import (
 )
 from clftask.components.metrics.rows import Metric, Rows
 from clftask.errors import Problem
+from clftask.messages import did_you_mean
 
 LOWER_IS_BETTER = frozenset({"loss", "log_loss", "brier", "ece", "classwise_ece", "hamming_loss"})
 # Suffixes of metrics that are computed without the decision, or without its calibration.
@@ -199,12 +200,13 @@ def unknown_metric(
     if name == "loss" or find(name, task, num_labels, has_positive) is not None:
         return None
     remedy = ""
-    if name in _OF_POSITIVE and task == "multiclass":
+    if name.lower() in _OF_POSITIVE and task == "multiclass":
         remedy = "Set data.labels.positive to one of the two classes."
     elif task == "multilabel" and _TOP_K.match(name):
         remedy = f"k must not exceed the number of labels, {num_labels}."
-    allowed = ", ".join(sorted(names_of(task, num_labels, has_positive)))
-    return Problem(path, name, f"must be one of loss, {allowed}", remedy)
+    known = sorted(names_of(task, num_labels, has_positive))
+    allowed = f"must be one of loss, {', '.join(known)}"
+    return Problem(path, name, allowed, remedy or did_you_mean(name, known))
 
 
 def compute(

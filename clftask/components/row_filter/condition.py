@@ -7,7 +7,6 @@ or not at all.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import logging
 from collections.abc import Iterator, Sequence
@@ -28,6 +27,7 @@ from clftask.components.row_filter.evaluation import (
     shown,
 )
 from clftask.errors import ConfigError, Problem
+from clftask.messages import did_you_mean
 
 # sqlglot logs a warning before it raises an error.
 logging.getLogger("sqlglot").setLevel(logging.ERROR)
@@ -142,14 +142,11 @@ def _columns(node: exp.Expr) -> Iterator[Any]:
 
 
 def _unknown(node: Any, name: str, names: Sequence[str]) -> tuple[str, str]:
-    remedies = []
-    by_folded = {known.casefold(): known for known in names}
-    if close := difflib.get_close_matches(name.casefold(), by_folded, n=3):
-        remedies.append(f"Did you mean {' or '.join(by_folded[match] for match in close)}?")
+    remedies = [did_you_mean(name, names)]
     if any(part.args.get("quoted") for part in node.parts):
         remedies.append(f"Write a text in single quotes: '{name}'.")
     known = ", ".join(names[:_MAX_SHOWN])
-    return f"{name} is not a column of the input: {known}", " ".join(remedies)
+    return f"{name} is not a column of the input: {known}", " ".join(filter(None, remedies))
 
 
 def check(text: str, schema: pa.Schema) -> None:

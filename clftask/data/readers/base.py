@@ -12,9 +12,10 @@ from typing import ClassVar, NoReturn
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clftask.data.readers.cells import BAD, close_to, common_type, conform
+from clftask.data.readers.cells import BAD, common_type, conform
 from clftask.errors import ClftaskError, DataError, Problem
 from clftask.io import filesystems, storage
+from clftask.messages import did_you_mean
 
 FILE, ROW = "_file", "_row"
 
@@ -77,7 +78,7 @@ class Source(ABC):
         advice = self.advice(available)
         problems = []
         for field, column in missing:
-            close = close_to(column, available)
+            close = did_you_mean(column, available)
             # A single name is close to a column that it contains with the separator.
             remedy = advice or close if len(available) == 1 else close or advice
             problems.append(Problem(field, column, allowed, remedy))

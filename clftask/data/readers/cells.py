@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from clftask.errors import DataError, Problem
+from clftask.messages import did_you_mean
 
 BAD = "_bad"
 UNDECODABLE = "bytes that are not UTF-8"
@@ -28,20 +28,13 @@ def find_once(file: str, names: Sequence[str], columns: Iterable[str]) -> None:
     for name in columns:
         if not counts[name]:
             raise DataError(
-                Problem(file, None, f"lacks the column {name!r}", close_to(name, names))
+                Problem(file, None, f"lacks the column {name!r}", did_you_mean(name, names))
             )
     duplicates = [name for name in columns if counts[name] > 1]
     if duplicates:
         remedy = "Rename all but one, or remove them."
         raise DataError(*(Problem(file, n, "contains several columns of this name", remedy)
                           for n in duplicates))  # fmt: skip
-
-
-def close_to(name: str, names: Iterable[str]) -> str:
-    """Return a remedy that names the columns with a similar name, or an empty string."""
-    plain = {other.strip().casefold(): other for other in names}
-    found = difflib.get_close_matches(name.strip().casefold(), plain, n=2)
-    return f"Did you mean {' or '.join(repr(plain[match]) for match in found)}?" if found else ""
 
 
 def common_type(a: pa.DataType, b: pa.DataType) -> pa.DataType:

@@ -74,10 +74,10 @@ def _finished(job: TrainJob, run: run_dir.Run, say: Say) -> dict[str, Any]:
 
 
 def _trained(job: TrainJob, run: run_dir.Run, say: Say, show: Show) -> dict[str, Any]:
-    tokenizer = check_base(job.model, job.data.text_pair is not None)
     prepared = prepare(job)
     if run.exists:
         run_dir.same_data(run, prepared.fingerprint)
+    tokenizer = check_base(job.model, job.data.text_pair is not None)
     with (
         run_dir.resumable(run) as create,
         connected(say),

@@ -96,10 +96,10 @@ def read_all(job: TuneJob, run: run_dir.Run) -> tuple[dict[str, Any], Prepared]:
     """
     check_packages(job)
     with named_as_in(job):
-        tokenizers = check_trials(job)
         prepared = prepare(job.train)
         if run.exists:
             run_dir.same_data(run, prepared.fingerprint)
+        tokenizers = check_trials(job)
     check_metric("metric", job.goal.metric, prepared.space)
     return tokenizers, prepared
 

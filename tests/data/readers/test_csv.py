@@ -237,7 +237,7 @@ ADVICE = [
     ("rows.tsv", "text;label\na;b\n", "text", "The cells look separated by semicolons. Save it"),
     ("rows.tsv", "a text without header\t27\nb\t2\n", "text", "The first line looks like data:"),
     ("rows.csv", "it was nice to be here,good\nb,bad\n", "text", "The first line looks like data:"),
-    ("rows.csv", "Text,lable\na,b\n", "text", "Did you mean 'Text'?"),
+    ("rows.csv", "Text,lable\na,b\n", "text", "Did you mean Text?"),
     ("rows.csv", "text, label\na,b\n", "label", "Did you mean ' label'?"),
     ("rows.csv", "x,y\na,b\n", "label", ""),
 ]

@@ -165,7 +165,7 @@ def test_files_that_do_not_fit_each_other_are_refused(tmp_path: Path) -> None:
     path = written(tmp_path / "d", "b.csv", "text,Labels\ny,2\n")
     problem = refused(read, tmp_path / "d")
     assert (problem.path, problem.allowed) == (str(path), "lacks the column 'label'")
-    assert problem.remedy == "Did you mean 'Labels'?"
+    assert problem.remedy == "Did you mean Labels?"
 
 
 def write_parquet(path: Path, labels: list[Any]) -> None:
