@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from clftask.components.labels import Task
-from clftask.components.metrics import MAJORITY, with_plain
+from clftask.components.metrics import ABSENT, MAJORITY, with_plain
 from clftask.config.results import Metrics, ScoreResult, TrainResult, TuneResult
 from clftask.messages import counted, printable, range_text
 from clftask.report.headline import headline_names
@@ -222,7 +222,8 @@ def _print_metrics(
         own: The job's metric.
         all_metrics: Whether to print all metrics.
     """
-    names = headline_names(task, own, (name for found in metrics.values() for name in found))
+    figures = [pair for found in metrics.values() for pair in found.items()]
+    names = headline_names(task, own, (n for n, value in figures if value or n != ABSENT))
     shown_names = () if all_metrics else names
     intervals = {} if console.width < VERY_NARROW else intervals
     splits = [list(metrics)]

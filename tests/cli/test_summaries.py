@@ -91,6 +91,10 @@ def test_a_multilabel_task_has_other_metrics(printed):
     wanted = ["lrap", "micro_f1", "macro_f1", "map", "log_loss", "ece", "labels_absent"]
     assert names_in(lines) == wanted
     assert next(line for line in lines if "labels_absent" in line).split("│")[2].strip() == "3"
+    none = replace(
+        multilabel, metrics={"test": found | {"labels_absent": 0}}, per_label={"test": []}
+    )
+    assert names_in(printed(80, train_summary, none)) == wanted[:-1]
 
 
 def test_the_figures_of_the_positive_class_come_first(printed):

@@ -75,6 +75,14 @@ def test_a_model_that_predicts_one_class_is_named_with_advice():
     )
 
 
+@pytest.mark.parametrize("space", [CLASSES, TAGS])
+def test_rows_of_one_label_that_are_all_right_are_no_weakness(space):
+    one = np.eye(len(space.names))[[1, 1, 1]]
+    assert said(one, one, space) == ""
+    wrong = np.roll(one, 1, axis=1)
+    assert said(wrong, one, space).startswith("all rows of test are predicted as ")
+
+
 def test_adamw_is_advised_where_another_optimizer_was_used():
     targets = np.eye(2, dtype=np.float32)[[0, 1]]
     outcome = Outcome(targets * 0, np.eye(2)[[0, 0]] > 0, None)
