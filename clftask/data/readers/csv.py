@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clftask.data.readers.base import Source, Survey, from_row
+from clftask.data.readers.base import Source, Survey
 from clftask.data.readers.cells import BAD, STRINGS, find_once
-from clftask.data.readers.csv_quotes import Quotes
-from clftask.data.readers.csv_rows import RepeatedHeaders, ragged_row
+from clftask.data.readers.csv_rows import numbered_rows
 from clftask.data.readers.csv_types import Narrowing, common_kind, convert
 from clftask.data.readers.text_encoding import MAX_ROW_BYTES, TextFile, with_compressed
 from clftask.errors import DataError, Problem
+from clftask.messages import counted
 
 _SAVE_AS = "Save it with commas, or with tabs as .tsv."
+_REPEATED = "repeats the header, as in files that were joined"
+_BLOCK_ROWS = 8192
 _SEPARATORS = {
     "|": ("|", _SAVE_AS),
     ";": ("semicolons", _SAVE_AS),
@@ -40,7 +43,7 @@ class Csv(Source):
     block_size = 1 << 20
 
     def file_names(self, file: str) -> list[str]:
-        """Parse the header, with the parser that also reads the rows."""
+        """Parse the header."""
         return self._header(TextFile.of(file))
 
     def survey_file(self, file: str, columns: list[str], strings: set[str]) -> Survey:
@@ -61,7 +64,7 @@ class Csv(Source):
     def stream_file(
         self, file: str, schema: pa.Schema, start: int, num_rows: int, texts: frozenset[str]
     ) -> Iterator[pa.RecordBatch]:
-        """Parse with Arrow in one thread; string columns as binary, which need not be UTF-8."""
+        """Parse rows; string columns as binary, which need not be UTF-8."""
         for batch in self._rows(TextFile.of(file), schema.names, start):
             is_good = batch.column(BAD).is_null()
             columns = [
@@ -94,33 +97,12 @@ class Csv(Source):
             return "The first line looks like data: add a header line with the column names."
         return ""
 
-    def _parsing(self, **options: Any) -> Any:
-        from pyarrow import csv
-
-        return csv.ParseOptions(delimiter=self.delimiter, newlines_in_values=True, **options)
-
-    def _quotes(self, file: str) -> Quotes:
-        return Quotes(file, self.delimiter)
-
-    def _check(self, stream: pa.NativeFile, file: str) -> None:
-        """Check the quotes of a whole file without parsing it."""
-        blocks = _CheckedBlocks(stream, self._quotes(file))
-        while blocks.read(self.block_size):
-            pass
+    def _numbered_rows(self, text: TextFile) -> Iterator[tuple[int, list[str]]]:
+        return numbered_rows(text, self.delimiter, MAX_ROW_BYTES)
 
     def _header(self, text: TextFile) -> list[str]:
-        """Parse the file's beginning as one block; the last row may be incomplete."""
-        from pyarrow import csv
-
-        if text.is_blank:
-            return []
-        # pyarrow decodes an invalid row for the handler: an incomplete character would fail.
-        head = text.head.decode(errors="replace").encode()
-        self._quotes(text.path).follow(head.rstrip(b'"'))  # the end may split a doubled quote
-        reading = csv.ReadOptions(block_size=len(head) + 1)
-        parsing = self._parsing(invalid_row_handler=lambda row: "skip")
-        with csv.open_csv(pa.BufferReader(head + b"\n"), reading, parsing) as reader:
-            names = list(reader.schema.names)
+        _, header = next(self._numbered_rows(text), (0, []))
+        names = [name.encode(errors="surrogateescape").decode(errors="replace") for name in header]
         if len(names) == 1 and ";" in names[0] and self.delimiter == ",":
             raise DataError(Problem(text.path, names[0], "looks separated by semicolons", _SAVE_AS))
         return names
@@ -128,46 +110,49 @@ class Csv(Source):
     def _rows(self, text: TextFile, columns: Sequence[str], start: int) -> Iterator[pa.RecordBatch]:
         """Stream rows as bytes, null where empty, and `_bad`.
 
-        If a row is longer than a block, the block size is doubled.
+        Raises:
+            DataError: A row has more or fewer cells than the header.
         """
-        if text.is_whole and not re.search(rb"[\r\n]", text.head.strip(b"\r\n")):
-            return  # no rows; pyarrow raises on a header that does not end with a newline
-        size = self.block_size
-        headers = RepeatedHeaders(text, self.delimiter, self._header(text))
-        while True:
-            try:
-                for batch in from_row(self._blocks(text, columns, size), start):
-                    yield batch.append_column(BAD, headers.reasons(batch, start))
-                    start += batch.num_rows
-                return
-            except pa.ArrowInvalid as error:
-                if "Expected" in str(error) and " columns, got " in str(error):
-                    raise DataError(ragged_row(text, self.delimiter, str(error))) from None
-                if not _is_longer_than_block(error):
-                    raise
-            size *= 2
-            if size > MAX_ROW_BYTES:
-                self._check(text.open(), text.path)  # the usual cause is an unclosed quote
-                allowed = f"has a row longer than {MAX_ROW_BYTES >> 20} MB"
-                raise DataError(Problem(text.path, None, allowed, "Shorten it, or write Parquet."))
+        numbered = self._numbered_rows(text)
+        _, header = next(numbered, (0, []))
+        places = [self._header(text).index(name) for name in columns] if header else []
+        rows, reasons, num_chars = list[list[str]](), list[str | None](), 0
+        for line, cells in itertools.islice(numbered, start, None):
+            if len(cells) != len(header):
+                raise DataError(self._ragged(text.path, line, cells, len(header)))
+            rows.append(cells)
+            reasons.append(f"line {line} {_REPEATED}" if _is_header(cells, header) else None)
+            num_chars += sum(map(len, cells))
+            if num_chars >= self.block_size or len(rows) == _BLOCK_ROWS:
+                yield _batch(rows, reasons, places, columns)
+                rows, reasons, num_chars = [], [], 0
+        if rows:
+            yield _batch(rows, reasons, places, columns)
 
-    def _blocks(
-        self, text: TextFile, columns: Sequence[str], size: int
-    ) -> Iterator[pa.RecordBatch]:
-        from pyarrow import csv
+    def _ragged(self, file: str, line: int, cells: list[str], num_columns: int) -> Problem:
+        shown = self.delimiter.join(cells)[:300]
+        number = f"line {line} has {counted(len(cells), 'cell')}, the header has {num_columns}"
+        cell = "a tab" if self.delimiter == "\t" else "a comma"
+        quote = f"Enclose cells that contain {cell} or a line break in quotes"
+        allowed = f"cannot be read: {number}: {shown}"
+        return Problem(file, None, allowed, f"{quote}, or fix the separator.")
 
-        converting = csv.ConvertOptions(
-            include_columns=list(columns),
-            column_types=dict.fromkeys(columns, pa.binary()),
-            null_values=[""],
-            strings_can_be_null=True,
-        )
-        reading = csv.ReadOptions(block_size=size, use_threads=False)
-        blocks = _CheckedBlocks(text.open(), self._quotes(text.path))
-        # The stream stays open: pyarrow reads ahead in its own thread.
-        stream = pa.PythonFile(blocks, mode="r")
-        with csv.open_csv(stream, reading, self._parsing(), converting) as reader:
-            yield from reader
+
+def _is_header(cells: list[str], header: list[str]) -> bool:
+    """Tell whether a row repeats the header; a file with one column may contain it as a text."""
+    if cells[-1] != header[-1] or len(cells) == 1:
+        return False
+    # Files that were joined may each begin with a byte order mark.
+    return [cells[0].removeprefix("\ufeff"), *cells[1:]] == header
+
+
+def _batch(
+    rows: list[list[str]], reasons: list[str | None], places: list[int], columns: Sequence[str]
+) -> pa.RecordBatch:
+    cells = list(zip(*rows, strict=True))
+    chosen = [[c.encode(errors="surrogateescape") or None for c in cells[at]] for at in places]
+    arrays = [*(pa.array(column, pa.binary()) for column in chosen), pa.array(reasons, pa.string())]
+    return pa.RecordBatch.from_arrays(arrays, [*columns, BAD])
 
 
 def _typed(column: pa.Array, is_good: pa.Array, kind: pa.DataType) -> pa.Array:
@@ -181,44 +166,6 @@ def _typed(column: pa.Array, is_good: pa.Array, kind: pa.DataType) -> pa.Array:
 def _looks_like_data(name: str) -> bool:
     """Tell whether a column name is a number or a sentence."""
     return bool(re.fullmatch(r"[-+]?[0-9.]*[0-9]", name)) or len(name.split()) >= 5
-
-
-_MORE = 4096  # bytes to extend a block whose end is unsuitable
-
-
-class _CheckedBlocks:
-    """File object with checked quotes; no block ends between \\r and \\n or within `""`.
-
-    pyarrow.csv drops the \\n of a quoted \\r\\n at a block boundary. `Quotes` needs the byte
-    that follows a quote.
-    """
-
-    closed = False
-
-    def __init__(self, stream: pa.NativeFile, quotes: Quotes) -> None:
-        self._stream, self._quotes = stream, quotes
-
-    def read(self, size: int) -> bytes:
-        block = bytearray(self._stream.read(size))
-        while block.endswith((b"\r", b'"')) and len(block) < MAX_ROW_BYTES:
-            more = self._stream.read(_MORE)
-            if not more:
-                break
-            block += more
-        if block:
-            self._quotes.follow(bytes(block))
-        else:
-            self._quotes.end()
-        return bytes(block)
-
-    def close(self) -> None:
-        self.closed = True
-
-
-def _is_longer_than_block(error: pa.ArrowInvalid) -> bool:
-    # pyarrow.csv raises the second text if the first row does not fit the first block.
-    texts = ("straddles two block boundaries", "Empty CSV file or block")
-    return any(text in str(error) for text in texts)
 
 
 class Tsv(Csv):

@@ -1,97 +1,102 @@
-"""Finds rows of CSV files by line: for messages, since Arrow does not know lines."""
+"""Rows of CSV files with their lines, parsed strictly: quotes as in RFC 4180."""
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import functools
 import io
+import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
-import pyarrow as pa
-import pyarrow.compute as pc
+from clftask.data.readers.text_encoding import TextFile
+from clftask.errors import DataError, Problem
 
-from clftask.data.readers.text_encoding import BOM, MAX_ROW_BYTES, TextFile
-from clftask.errors import Problem
-from clftask.messages import counted
+# The rest of a quoted cell, with doubled quotes, up to the closing quote.
+_CLOSING = re.compile(r'[^"]*+(?:""[^"]*+)*+"')
+_SHOWN = 40  # characters
+_FIX_QUOTES = (
+    "Double the quotes within a text and enclose it in quotes, or write Parquet or JSON lines."
+)
 
 
-def numbered_rows(text: TextFile, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+def numbered_rows(
+    text: TextFile, delimiter: str, max_chars: int
+) -> Iterator[tuple[int, list[str]]]:
     """Yield line and cells of each row, the header first; blank lines are skipped.
 
-    It ends where the parser fails: at a quote that is not closed.
+    Bytes that are not UTF-8 are lone surrogates in the cells.
+
+    Raises:
+        DataError: A quote is not closed or closes within a cell, or a row is too long.
     """
-    csv.field_size_limit(MAX_ROW_BYTES)
-    with text.open() as stream, contextlib.suppress(csv.Error):
-        lines = io.TextIOWrapper(stream, "utf-8", errors="replace", newline="")
-        reader, line = csv.reader(lines, delimiter=delimiter), 1
-        for cells in reader:
-            if cells:
-                yield line, cells
-            line = reader.line_num + 1
+    csv.field_size_limit(max_chars)
+    with text.open() as stream:
+        file = io.TextIOWrapper(stream, "utf-8", "surrogateescape", newline="")
+        of_row: list[str] = []
+        reader = csv.reader(_lines(file, of_row, max_chars), delimiter=delimiter, strict=True)
+        line = 1
+        try:
+            for cells in reader:
+                if cells:
+                    yield line, cells
+                line = reader.line_num + 1
+                of_row.clear()
+        except csv.Error:
+            at_fault = itertools.chain(of_row, file)
+            raise DataError(_problem(text.path, at_fault, line, delimiter, max_chars)) from None
 
 
-def ragged_row(text: TextFile, delimiter: str, reason: str) -> Problem:
-    """Return the problem for the first row whose number of cells is not that of the header.
+def _lines(file: io.TextIOWrapper, of_row: list[str], max_chars: int) -> Iterator[str]:
+    """Yield the lines of a file, and append them to `of_row`, which the caller clears."""
+    while line := file.readline(max_chars):
+        of_row.append(line)
+        if len(line) == max_chars:
+            raise csv.Error("the line is too long")
+        yield line
+
+
+def _problem(
+    file: str, lines: Iterable[str], first: int, delimiter: str, max_chars: int
+) -> Problem:
+    """Return what is wrong with a row that the parser refuses: its quotes, or its length.
 
     Args:
-        text: The file.
-        delimiter: Its delimiter.
-        reason: Arrow's message.
+        file: The file.
+        lines: The lines of the row, and those that follow.
+        first: The number of the first one.
+        delimiter: The delimiter of cells.
+        max_chars: The longest row.
     """
-    rows = numbered_rows(text, delimiter)
-    wanted = len(next(rows)[1])
-    found = ((line, len(cells)) for line, cells in rows if len(cells) != wanted)
-    line, number = next(found, (0, 0))
-    shown = " ".join(re.sub(r"^CSV parse error: ", "", reason).split())[:300]
-    where = f"line {line} has {counted(number, 'cell')}, the header has {wanted}: " if line else ""
-    cell = "a tab" if delimiter == "\t" else "a comma"
-    remedy = f"Enclose cells that contain {cell} or a line break in quotes, or fix the separator."
-    return Problem(text.path, None, f"cannot be read: {where}{shown}", remedy)
+    quote = _faulty_quote(lines, first, delimiter)
+    if quote is None:
+        allowed = f"has a row longer than {max_chars >> 20} MB"
+        return Problem(file, None, allowed, "Shorten it, or write Parquet.")
+    line, shown, allowed = quote
+    return Problem(f"{file}, line {line}", shown, allowed, _FIX_QUOTES)
 
 
-class RepeatedHeaders:
-    """Finds rows that repeat the header in all columns, as in files that were joined.
+def _faulty_quote(lines: Iterable[str], first: int, delimiter: str) -> tuple[int, str, str] | None:
+    """Return the line and the text of a quote that does not close, and why; None if all do.
 
-    Args:
-        text: The file.
-        delimiter: Its delimiter.
-        header: Its column names. A file with one column may contain its name as a text.
+    The csv module does not tell where the quote opens.
     """
-
-    def __init__(self, text: TextFile, delimiter: str, header: Sequence[str]) -> None:
-        self._text, self._delimiter, self._header = text, delimiter, list(header)
-
-    def reasons(self, batch: pa.RecordBatch, start: int) -> pa.Array:
-        """Return (rows,) string: why a row is bad, else null.
-
-        Args:
-            batch: Some of the columns, as bytes.
-            start: The number of the batch's first row in the file.
-        """
-        reasons: list[str | None] = [None] * batch.num_rows
-        for row in self._candidates(batch):
-            if start + row in self._lines:
-                line = self._lines[start + row]
-                reasons[row] = f"line {line} repeats the header, as in files that were joined"
-        return pa.array(reasons, pa.string())
-
-    def _candidates(self, batch: pa.RecordBatch) -> list[int]:
-        if len(self._header) < 2 or not batch.num_columns:
-            return []
-        # Files that were joined may each begin with a byte order mark.
-        names = {
-            name: pa.array([name.encode(), BOM + name.encode()]) for name in batch.schema.names
-        }
-        same = [pc.is_in(batch.column(name), spellings) for name, spellings in names.items()]
-        found: list[int] = pc.indices_nonzero(functools.reduce(pc.and_, same)).to_pylist()
-        return found
-
-    @functools.cached_property
-    def _lines(self) -> dict[int, int]:
-        """The line of each repeated header, by its row number."""
-        rows = numbered_rows(self._text, self._delimiter)
-        next(rows)
-        plain = ((line, [cells[0].removeprefix("\ufeff"), *cells[1:]]) for line, cells in rows)
-        return {row: line for row, (line, cells) in enumerate(plain) if cells == self._header}
+    edge = rf"[\r\n{delimiter}]"
+    # Characters other than quotes, quoted cells, and quotes within a cell.
+    sound = re.compile(rf'(?:[^"]++|(?<={edge})"[^"]*+(?:""[^"]*+)*+"(?={edge}|\Z)|(?<!{edge})")*+')
+    opened, shown = 0, ""
+    for number, line in enumerate(lines, first):
+        data, at = f"\n{line}", 1
+        while True:
+            if not opened:
+                at = sound.match(data, at).end()  # type: ignore[union-attr]  # it may be empty
+                if at == len(data):
+                    return None  # the end of the row
+                opened, shown, at = number, data[at:][:_SHOWN].splitlines()[0], at + 1
+            closing = _CLOSING.match(data, at)
+            if closing is None:
+                break
+            at, opened_at, opened = closing.end(), opened, 0
+            if not re.match(rf"{edge}|\Z", data[at:][:1]):
+                allowed = f"opens a quote that closes within a cell of line {number}"
+                return opened_at, shown, allowed
+    return opened, shown, "opens a quote that is never closed"

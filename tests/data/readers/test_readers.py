@@ -377,7 +377,7 @@ def test_a_text_longer_than_a_block_is_read(tmp_path: Path) -> None:
 def test_a_ragged_row_is_refused(tmp_path: Path) -> None:
     problem = refused(read, written(tmp_path, "rows.csv", "text,label\nx,1\ny,2,3\n"))
     assert problem.path.endswith("/rows.csv")
-    assert "Expected 2 columns, got 3: y,2,3" in problem.allowed
+    assert "line 3 has 3 cells, the header has 2: y,2,3" in problem.allowed
 
 
 @pytest.mark.parametrize("content", ["", "\n\n", "text,label\n"])
