@@ -48,6 +48,17 @@ def common_type(a: pa.DataType, b: pa.DataType) -> pa.DataType:
     if all(pa.types.is_list(kind) or pa.types.is_large_list(kind) for kind in (a, b)):
         is_large = pa.types.is_large_list(a) or pa.types.is_large_list(b)
         return (pa.large_list if is_large else pa.list_)(common_type(a.value_type, b.value_type))
+    return permissive_type(a, b)
+
+
+def permissive_type(a: pa.DataType, b: pa.DataType) -> pa.DataType:
+    """Return the common type of two types, as of integers and doubles.
+
+    Raises:
+        pa.ArrowException: They have none.
+    """
+    if b in (a, pa.null()):
+        return a
     schemas = [pa.schema({"column": kind}) for kind in (a, b)]
     return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
 

@@ -1,9 +1,11 @@
-"""Parses JSON lines one by one if Arrow cannot parse a block, so that only bad lines fail."""
+"""Parses JSON lines one by one, so that only bad lines fail; pyarrow.json fails for a block.
+
+It also crashes on a line `null` (apache/arrow#47409), and accepts several objects on one line.
+"""
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -11,28 +13,12 @@ import pyarrow as pa
 
 from clftask.data.readers.cells import BAD, STRINGS, UNDECODABLE
 
-MAX_DEPTH = 100
-_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?')
 _UNFIT = (pa.ArrowException, TypeError, ValueError, OverflowError)
 _WORDS = {bool: "a boolean", int: "a number", float: "a number", list: "a list", dict: "an object"}
 
 
-def is_deep(line: bytes) -> bool:
-    """Check for deep nesting: pyarrow.json parses recursively and may overflow the stack."""
-    if line.count(b"[") + line.count(b"{") <= MAX_DEPTH:
-        return False
-    depth = 0
-    for bracket in re.findall(rb"[\[\]{}]", _STRING.sub(b"", line)):
-        depth += 1 if bracket in b"[{" else -1
-        if depth > MAX_DEPTH:
-            return True
-    return False
-
-
 def parse_object(line: bytes) -> dict[str, Any] | None:
     """Return a line's JSON object, or None; bytes that are not UTF-8 become lone surrogates."""
-    if is_deep(line):
-        return None
     try:
         value = json.loads(line.decode("utf-8", "surrogateescape"))
     except (ValueError, RecursionError):
@@ -40,18 +26,25 @@ def parse_object(line: bytes) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def type_of(name: str, value: Any) -> pa.DataType:
-    """Return the type that Arrow's JSON reader infers for a value.
+def types_of(name: str, values: Sequence[Any]) -> list[pa.DataType]:
+    """Return the types of a column's values: one that fits all of them, or that of each.
 
     Raises:
-        ValueError: The value is a list of mixed types; names the column.
+        ValueError: A value is a list of mixed types; names the column.
     """
-    if isinstance(value, int) and abs(value) >> 63:
-        return pa.float64()
+    try:
+        return [pa.array(values).type]
+    except _UNFIT:
+        return [_type_of(name, value) for value in values]
+
+
+def _type_of(name: str, value: Any) -> pa.DataType:
     if isinstance(value, str):
         return pa.string()  # also if it is not UTF-8
     try:
         return pa.array([value]).type
+    except OverflowError:  # of an int beyond int64
+        return pa.array([_rounded(value)]).type
     except UnicodeEncodeError:
         return pa.null()  # a bad row does not affect the column's type
     except pa.ArrowException:
@@ -59,6 +52,11 @@ def type_of(name: str, value: Any) -> pa.DataType:
         shown = shown if len(shown) <= 80 else f"{shown[:80]}…"
         reason = f"column {name}: a list mixes types: {shown}; make a column of plain values"
         raise ValueError(reason) from None
+
+
+def _rounded(value: Any) -> Any:
+    """Return a value with doubles in place of integers."""
+    return json.loads(json.dumps(value), parse_int=float)
 
 
 def parse_each(lines: Sequence[bytes], schema: pa.Schema, texts: Collection[str]) -> pa.RecordBatch:
@@ -83,12 +81,12 @@ def parse_each(lines: Sequence[bytes], schema: pa.Schema, texts: Collection[str]
 
 def _column(values: list[Any], kind: pa.DataType, is_text: bool) -> tuple[pa.Array, dict[int, str]]:
     """Return values as an array, null where the type does not match, and the reasons by row."""
-    if not is_text:
-        values = [_as_written(value, kind) for value in values]
     try:
         return pa.array(values, kind), {}
     except _UNFIT:
         pass
+    if not is_text:
+        values = [_as_written(value, kind) for value in values]
     cells = [_cell(value, kind) for value in values]
     wrong = {row: reason for row, (_, reason) in enumerate(cells) if reason}
     return pa.array([value for value, _ in cells], kind), wrong
@@ -106,8 +104,8 @@ def _as_written(value: Any, kind: pa.DataType) -> Any:
 def _cell(value: Any, kind: pa.DataType) -> tuple[Any, str | None]:
     """Return a value that Arrow accepts for this type, or None and the reason."""
     try:
-        if pa.types.is_floating(kind) and type(value) is int:
-            value = float(value)  # pyarrow rejects ints that a double would round
+        if "double" in str(kind) and type(value) in (int, list, dict):
+            value = _rounded(value)  # pyarrow rejects ints that a double would round
         pa.array([value], kind)
     except UnicodeEncodeError:
         return None, UNDECODABLE
