@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from clftask.data.readers.base import Source, Survey, from_row
-from clftask.data.readers.cells import pick, sound
+from clftask.data.readers.cells import sound
 from clftask.io import filesystems
 
 
@@ -30,7 +30,7 @@ class Parquet(Source):
     def survey_file(self, file: str, columns: list[str], strings: set[str]) -> Survey:
         """Return row count and types from the footer."""
         with self._opened(file) as opened:
-            schema = pick(file, opened.schema_arrow, columns, strings)
+            schema = self.pick(file, opened.schema_arrow, columns, strings)
             return Survey(opened.metadata.num_rows, schema)
 
     def stream_file(
@@ -75,7 +75,7 @@ class Arrow(Source):
         """Count the rows of the record batches; the stream format requires reading them."""
         with _mapped(file) as handle:
             reader = _reader(handle)
-            schema = pick(file, reader.schema, columns, strings)
+            schema = self.pick(file, reader.schema, columns, strings)
             if _is_file_format(reader):
                 return Survey(sum(_sizes(handle, reader)), schema)
             return Survey(sum(batch.num_rows for batch in reader), schema)

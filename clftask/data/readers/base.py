@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -12,15 +13,13 @@ from typing import ClassVar, NoReturn
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clftask.data.readers.cells import BAD, common_type, conform
+from clftask.data.readers.cells import BAD, common_type, conform, pick
+from clftask.data.readers.class_labels import named, named_schema
 from clftask.errors import ClftaskError, DataError, Problem
 from clftask.io import filesystems, storage
 from clftask.messages import did_you_mean
 
 FILE, ROW = "_file", "_row"
-
-__all__ = ["BAD", "FILE", "ROW", "Source", "Survey", "empty", "from_row", "readable", "unified",
-           "with_origin"]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,7 @@ class Source(ABC):
     Attributes:
         files: The files.
         left_out: Files of unknown format in the same place, which are skipped.
+        without_labels: Columns that have their values instead of their value labels.
         has_types: Whether the format stores types. If not, columns whose inferred types differ
             between files become strings.
         has_empty_text: Whether an empty text and a missing one differ.
@@ -55,6 +55,7 @@ class Source(ABC):
 
     def __init__(self, files: Sequence[str], left_out: Sequence[str] = ()) -> None:
         self.files, self.left_out = list(files), list(left_out)
+        self.without_labels: frozenset[str] = frozenset()
 
     def names(self) -> list[str]:
         """Return the column names of the first file with columns."""
@@ -86,7 +87,9 @@ class Source(ABC):
 
     def unlabelled(self, columns: Iterable[str]) -> Source:
         """Return the source with the values of `columns` instead of their value labels."""
-        return self
+        found = copy.copy(self)
+        found.without_labels = frozenset(columns)
+        return found
 
     def advice(self, available: list[str]) -> str:
         """Return what may be wrong with a file whose columns are not the expected ones."""
@@ -112,7 +115,7 @@ class Source(ABC):
         wanted, as_text = list(dict.fromkeys(columns)), set(strings)
         surveyed = as_text if self.has_types else wanted
         schemas = [(file, self.survey(file, wanted, surveyed).schema) for file in self.files]
-        schema = unified(schemas, self.has_types)
+        schema = unified(schemas, self.has_types, "Write it with one type in all files.")
         table = pa.concat_tables([self._read_one(file, schema) for file in self.files])
         if not table.num_rows:
             empty(self.files[0])
@@ -175,8 +178,19 @@ class Source(ABC):
         """
         with readable(file):
             for batch in self.stream_file(file, schema, start, num_rows, frozenset(texts)):
+                plain = named(batch, self.without_labels)
                 for first in range(0, batch.num_rows, num_rows):
-                    yield conform(batch.slice(first, num_rows), schema)
+                    yield conform(plain.slice(first, num_rows), schema)
+
+    def pick(
+        self, file: str, stored: pa.Schema, columns: list[str], strings: set[str]
+    ) -> pa.Schema:
+        """Return the columns of a file's schema, with plain types.
+
+        Raises:
+            DataError: A column is missing, or occurs several times.
+        """
+        return pick(file, named_schema(stored, self.without_labels), columns, strings)
 
     def version(self, file: str) -> str:
         """Return a version of a file that changes with its content.

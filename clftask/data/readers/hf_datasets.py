@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from clftask.data.readers.base import Source, Survey
-from clftask.data.readers.cells import find_once, pick
+from clftask.data.readers.cells import find_once
 from clftask.errors import DataError, Problem
 from clftask.io import filesystems, storage
 from clftask.io.tempdirs import process_folder
@@ -33,8 +32,8 @@ class Saved(Source):
     def survey_file(self, file: str, columns: list[str], strings: set[str]) -> Survey:
         """Return the dataset's row count and types."""
         find_once(file, self.dataset.column_names, columns)
-        none = self._rows(self._selected(columns), 0, 0)
-        return Survey(len(self.dataset), pick(file, none.schema, columns, strings))
+        stored = self._selected(columns)[:0].schema
+        return Survey(len(self.dataset), self.pick(file, stored, columns, strings))
 
     def stream_file(
         self, file: str, schema: pa.Schema, start: int, num_rows: int, texts: frozenset[str]
@@ -42,8 +41,9 @@ class Saved(Source):
         """Slice the memory-mapped dataset."""
         selected = self._selected(schema.names)
         for first in range(start, len(self.dataset), num_rows):
-            rows = self._rows(selected, first, first + num_rows)
-            yield from rows.combine_chunks().to_batches()
+            table = selected[first : first + num_rows]
+            table.validate(full=True)
+            yield from table.combine_chunks().to_batches()
 
     def version(self, file: str) -> str:
         """Return the dataset's fingerprint."""
@@ -51,35 +51,6 @@ class Saved(Source):
 
     def _selected(self, columns: list[str]) -> Any:
         return self.dataset.select_columns(columns).with_format("arrow")
-
-    def _rows(self, selected: Any, start: int, stop: int) -> pa.Table:
-        table = selected[start:stop]
-        table.validate(full=True)
-        names = table.column_names
-        return pa.table({n: _named(self.dataset.features[n], table.column(n)) for n in names})
-
-
-def _named(feature: Any, column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Convert the codes of a ClassLabel, or of a list of them, to names."""
-    inner = getattr(feature, "feature", None)
-    names = getattr(inner if inner is not None else feature, "names", None)
-    if names is None:
-        return column
-    values = column.combine_chunks()
-    if inner is None:
-        return pa.chunked_array([_take_names(names, values)])
-    flat = _take_names(names, values.flatten())
-    lengths = pc.fill_null(pc.list_value_length(values), 0)
-    offsets = pa.concat_arrays(
-        [pa.array([0], pa.int64()), pc.cumulative_sum(lengths).cast(pa.int64())]
-    )
-    mask = values.is_null() if values.null_count else None
-    return pa.chunked_array([pa.LargeListArray.from_arrays(offsets, flat, mask=mask)])
-
-
-def _take_names(names: list[str], codes: pa.Array) -> pa.Array:
-    codes = pc.if_else(pc.less(codes, 0), None, codes)  # datasets: -1 means no label
-    return pa.array(names, pa.string()).take(codes)
 
 
 # ------------------------------------------------------------------ loading
@@ -133,7 +104,7 @@ def _load(path: str, folder: str) -> Any:
     try:
         found = datasets.load_from_disk(folder)
         for part in found.values() if isinstance(found, dict) else [found]:
-            # With an indices mapping, datasets takes rows before `_rows` validates them.
+            # With an indices mapping, datasets takes rows before `stream_file` validates them.
             if part._indices is not None:
                 part.data.table.validate(full=True)
                 part._indices.table.validate(full=True)

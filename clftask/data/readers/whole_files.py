@@ -11,7 +11,7 @@ import math
 import re
 import tempfile
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,20 +19,14 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from clftask.data.readers.base import Source, Survey
-from clftask.data.readers.cells import pick
 from clftask.errors import DataError, Problem
 from clftask.io import filesystems, storage
 
 
 class WholeFile(Source):
-    """Base class: a file is loaded once per process, and its rows are sliced.
-
-    Attributes:
-        without_labels: Columns that have their values instead of their value labels.
-    """
+    """Base class: a file is loaded once per process, and its rows are sliced."""
 
     has_empty_text = False
-    without_labels: frozenset[str] = frozenset()
 
     def file_names(self, file: str) -> list[str]:
         """Return the column names."""
@@ -41,7 +35,7 @@ class WholeFile(Source):
     def survey_file(self, file: str, columns: list[str], strings: set[str]) -> Survey:
         """Return row count and types of the loaded file."""
         table = self._table(file)
-        return Survey(table.num_rows, pick(file, table.schema, columns, strings))
+        return Survey(table.num_rows, self.pick(file, table.schema, columns, strings))
 
     def stream_file(
         self, file: str, schema: pa.Schema, start: int, num_rows: int, texts: frozenset[str]
@@ -152,22 +146,20 @@ def _readable(file: str) -> Iterator[None]:
 
 
 class _Statistics(WholeFile):
-    """A file that pyreadstat reads; labels replace the values that have them."""
+    """A file that pyreadstat reads; labels replace the values that have them.
 
-    reader: ClassVar[str]
+    Attributes:
+        readers: The function of pyreadstat for each suffix.
+    """
 
-    def unlabelled(self, columns: Iterable[str]) -> Source:
-        """Return the source with the values of `columns` instead of their value labels."""
-        found = type(self)(self.files, self.left_out)
-        found.without_labels = frozenset(columns)
-        return found
+    readers: ClassVar[dict[str, str]]
 
     @classmethod
     def load(cls, file: str, without_labels: Collection[str]) -> pa.Table:
         """Read the file; user-defined missing values are null."""
         import pyreadstat
 
-        read = getattr(pyreadstat, cls._reader(file))
+        read = getattr(pyreadstat, cls.readers[Path(file).suffix.lower()])
         with tempfile.TemporaryDirectory() as folder:
             columns, about = _read(read, file, _local(file, folder))
         labels = {name: found for name, found in about.variable_value_labels.items()
@@ -175,10 +167,6 @@ class _Statistics(WholeFile):
         cells = {name: [labels.get(name, {}).get(cell, cell) for cell in column]
                  for name, column in columns.items()}  # fmt: skip
         return pa.table({name: column_of(column) for name, column in cells.items()})
-
-    @classmethod
-    def _reader(cls, file: str) -> str:
-        return cls.reader
 
 
 def _read(read: Callable[..., Any], file: str, path: str) -> tuple[dict[str, list[Any]], Any]:
@@ -202,30 +190,22 @@ def _local(file: str, folder: str) -> str:
 class Stata(_Statistics):
     """Stata files of any version."""
 
-    suffixes: ClassVar[tuple[str, ...]] = (".dta",)
-    reader = "read_dta"
+    readers: ClassVar[dict[str, str]] = {".dta": "read_dta"}
+    suffixes: ClassVar[tuple[str, ...]] = tuple(readers)
 
 
 class Spss(_Statistics):
     """SPSS files, also compressed and portable ones."""
 
-    suffixes: ClassVar[tuple[str, ...]] = (".sav", ".zsav", ".por")
-    reader = "read_sav"
-
-    @classmethod
-    def _reader(cls, file: str) -> str:
-        return "read_por" if file.lower().endswith(".por") else cls.reader
+    readers = {".sav": "read_sav", ".zsav": "read_sav", ".por": "read_por"}
+    suffixes = tuple(readers)
 
 
 class Sas(_Statistics):
     """SAS files, and SAS transport files."""
 
-    suffixes: ClassVar[tuple[str, ...]] = (".sas7bdat", ".xpt")
-    reader = "read_sas7bdat"
-
-    @classmethod
-    def _reader(cls, file: str) -> str:
-        return "read_xport" if file.lower().endswith(".xpt") else cls.reader
+    readers = {".sas7bdat": "read_sas7bdat", ".xpt": "read_xport"}
+    suffixes = tuple(readers)
 
 
 # ------------------------------------------------------------------ cells

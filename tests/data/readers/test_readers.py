@@ -239,6 +239,16 @@ def test_types_without_a_common_one_are_refused(tmp_path: Path) -> None:
         "string and list<element: string>",
     )
     assert problem.allowed.startswith("column label has another type than in ")
+    assert problem.remedy == "Write it with one type in all files."
+
+
+def test_booleans_in_one_file_and_numbers_in_another_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    write_parquet(tmp_path / "d" / "a.parquet", [True, False])
+    write_parquet(tmp_path / "d" / "b.parquet", [1, 0])
+    problem = refused(read, tmp_path / "d")
+    assert (problem.path, problem.value) == (str(tmp_path / "d" / "b.parquet"), "bool and int64")
+    assert problem.remedy == "Write it with one type in all files."
 
 
 def test_files_of_two_formats_are_refused(tmp_path: Path) -> None:
@@ -410,6 +420,27 @@ def test_a_saved_dataset_has_names_for_its_labels(tmp_path: Path) -> None:
     assert table["label"].to_pylist() == ["pos", None, "neg"]
     assert table["tags"].to_pylist() == [["c", "a"], [], ["b"]]
     assert table["_row"].to_pylist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("name", ["rows.parquet", "saved/data-00000-of-00001.arrow"])
+def test_files_of_datasets_have_names_for_their_labels(tmp_path: Path, name: str) -> None:
+    dataset().to_parquet(tmp_path / "rows.parquet")
+    dataset().save_to_disk(tmp_path / "saved")
+    table = read(tmp_path / name, ("text", "label", "tags"))
+    assert table["label"].to_pylist() == ["pos", None, "neg"]
+    assert table["tags"].to_pylist() == [["c", "a"], [], ["b"]]
+    (source,) = open_source(str(tmp_path / name), "data.train").values()
+    assert source.unlabelled(["label"]).read(["label"])["label"].to_pylist() == [1, -1, 0]
+
+
+def test_names_of_labels_that_were_replaced_do_not_matter(tmp_path: Path) -> None:
+    dataset().to_parquet(tmp_path / "rows.parquet")
+    table = parquet.read_table(tmp_path / "rows.parquet").drop_columns(["label", "tags"])
+    table = table.append_column("label", pa.array(["x", "y", None]))
+    parquet.write_table(table.append_column("tags", pa.array([0.5, 1.5, None])), tmp_path / "b.pq")
+    found = read(tmp_path / "b.pq", ("label", "tags"))
+    assert found["label"].to_pylist() == ["x", "y", None]
+    assert found["tags"].to_pylist() == [0.5, 1.5, None]
 
 
 def test_a_reordered_dataset_is_read_in_its_order() -> None:
