@@ -16,7 +16,22 @@ from clftask.messages import are, counted
 NUM_EXAMPLES, NUM_CHARS = 5, 120
 
 
-@dataclass
+@dataclass(frozen=True)
+class Example:
+    """A text whose rows differ in their labels.
+
+    Attributes:
+        text: Its beginning.
+        rows: The number of its rows.
+        labels: The labels of these rows, each set once.
+    """
+
+    text: str
+    rows: int
+    labels: list[list[str]]
+
+
+@dataclass(frozen=True)
 class Duplicates:
     """Texts that are equal character by character; of pairs, both texts.
 
@@ -25,14 +40,14 @@ class Duplicates:
         rows: Number of these rows.
         across_splits: Number of texts that occur in several splits.
         conflicting: Number of texts whose rows differ in their labels.
-        examples: Some conflicting texts: text (its beginning), rows, labels (each set once).
+        examples: Some conflicting texts.
     """
 
     texts: int = 0
     rows: int = 0
     across_splits: int = 0
     conflicting: int = 0
-    examples: list[dict[str, Any]] = field(default_factory=list)
+    examples: list[Example] = field(default_factory=list)
 
     def lines(self) -> list[str]:
         """Return the warnings."""
@@ -47,8 +62,8 @@ class Duplicates:
             what = f"{counted(self.conflicting, 'text')} {are(self.conflicting)}"
             found.append(f"warning: {what} labelled differently in different rows")
         for example in self.examples:
-            labels = " / ".join(", ".join(names) or "nothing" for names in example["labels"])
-            found.append(f"  {example['text']!r}: {labels}")
+            labels = " / ".join(", ".join(names) or "nothing" for names in example.labels)
+            found.append(f"  {example.text!r}: {labels}")
         return found
 
 
@@ -106,8 +121,8 @@ def _distinct(groups: Any, values: Any) -> Any:
     return np.bincount(np.unique(groups * width + values) // width)
 
 
-def _example(whole: pa.Table, rows: Any, space: LabelSpace) -> dict[str, Any]:
+def _example(whole: pa.Table, rows: Any, space: LabelSpace) -> Example:
     part = whole.take(pa.array(rows))
     sets = {tuple(sorted(codes)) for codes in part["labels"].to_pylist()}
     text = " ".join(part["text"][0].as_py()[: 2 * NUM_CHARS].split())[:NUM_CHARS]
-    return {"text": text, "rows": len(rows), "labels": [space.decode(s) for s in sorted(sets)]}
+    return Example(text, len(rows), [space.decode(codes) for codes in sorted(sets)])

@@ -9,11 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from clftask.components.labels import LabelColumns
 from clftask.components.splits import SPLITS
 from clftask.config.train import DataSpec, TrainJob
 from clftask.data.groups import GROUP_BY, SPLIT_BY, as_text
-from clftask.data.label_cells import typed_labels
 from clftask.data.readers.base import FILE, ROW, Source
+from clftask.data.readers.csv_types import common_kind, convert, missing_spellings
 from clftask.data.readers.registry import open_source
 from clftask.data.summary import DataReport
 from clftask.errors import DataError, Problem
@@ -47,7 +48,7 @@ def read_tables(job: TrainJob, report: DataReport) -> dict[str, pa.Table]:
     report.files_left_out = [file for source in sources.values() for file in source.left_out]
     tables = {split: _read(data, source, split) for split, source in sources.items()}
     written = {n: tables[n] for n, source in sources.items() if not source.has_types}
-    tables |= typed_labels(data.labels, written, data.labels.names or ())
+    tables |= _typed_labels(data.labels, written, data.labels.names or ())
     return {split: _usable(data, table, report, split) for split, table in tables.items()}
 
 
@@ -59,7 +60,7 @@ def read_rows(
     Args:
         data: The columns.
         source: The table.
-        names: The known label names, see `typed_labels`.
+        names: The known label names, see `_typed_labels`.
         report: Receives the counts of the rows that are left out.
 
     Raises:
@@ -67,7 +68,7 @@ def read_rows(
     """
     table = _read(data, source, "train")
     if not source.has_types:
-        table = typed_labels(data.labels, {"table": table}, names)["table"]
+        table = _typed_labels(data.labels, {"table": table}, names)["table"]
     return _usable(data, table, report, "train")
 
 
@@ -113,6 +114,8 @@ def _usable(data: DataSpec, table: pa.Table, report: DataReport, split: str) -> 
     """Build texts and label lists; drop rows without text or label."""
     text, pair = data.recipe.apply(table)
     labels = data.labels.lists(table)
+    found = data.labels.warnings(table)
+    report.label_warnings += [line for line in found if line not in report.label_warnings]
     columns = {"text": text, **({"text_pair": pair} if pair is not None else {})}
     columns |= {"labels": labels, FILE: table[FILE], ROW: table[ROW]}
     columns["id"] = _ids(table, data.id)
@@ -168,3 +171,61 @@ def _refuse_missing(
 def _is_blank(value: Any) -> bool:
     is_nan = isinstance(value, float) and np.isnan(value)
     return value is None or is_nan or not str(value).strip()
+
+
+# ------------------------------------------------------------------ labels of CSV and TSV
+
+
+def _typed_labels(
+    labels: LabelColumns, tables: dict[str, pa.Table], names: Collection[str]
+) -> dict[str, pa.Table]:
+    """Convert the label columns of tables without types: to numbers if all cells are numbers.
+
+    Args:
+        labels: Names the label columns.
+        tables: Tables in which these columns contain what is written.
+        names: The known label names; a column that contains one of them stays as it is written.
+
+    Raises:
+        DataError: A column of label names contains fractions.
+    """
+    if labels.cells == "text":
+        return tables
+    found = dict(tables)
+    columns = [c for t in tables.values() for c in labels.columns(t.column_names)]
+    for column in dict.fromkeys(columns):
+        cells = {n: t[column] for n, t in tables.items() if column in t.column_names}
+        kind = _kind(labels, column, list(cells.values()), names)
+        for split, written in cells.items():
+            place = found[split].column_names.index(column)
+            found[split] = found[split].set_column(place, column, convert(written, kind))
+    return found
+
+
+def _kind(
+    labels: LabelColumns, column: str, cells: list[pa.ChunkedArray], names: Collection[str]
+) -> pa.DataType:
+    """Return the type of a label column in all tables."""
+    kind = common_kind(cells)
+    if pa.types.is_integer(kind) and missing_spellings() & set(names):
+        return pa.string()  # NA is a class
+    if labels.cells == "flags" or not (pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
+        return kind  # other types keep what is written
+    known = pa.array(list(names), pa.string())
+    if any(pc.any(pc.is_in(written, known)).as_py() for written in cells):
+        return pa.string()
+    if not pa.types.is_floating(kind):
+        return kind
+    values = pa.chunked_array([c for written in cells for c in convert(written, kind).chunks], kind)
+    is_fraction = pc.and_(pc.is_finite(values), pc.not_equal(pc.floor(values), values))
+    if not pc.any(is_fraction).as_py():
+        return kind
+    if names:
+        return pa.string()
+    remedy = (
+        "If the values are codes, list them in data.labels.names: they are then read as written. "
+        "Otherwise group them into classes."
+    )
+    where, allowed = f"data.labels: column {column}", "must contain classes, not fractions"
+    example = values.filter(is_fraction)[0].as_py()
+    raise DataError(Problem(where, example, allowed, remedy))

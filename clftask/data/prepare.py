@@ -57,7 +57,7 @@ def prepare(job: TrainJob) -> Prepared:
     """
     report = DataReport()
     tables = read_tables(job, report)
-    report.label_warnings = label_warnings(job.data.labels, _stack(tables)[0])
+    report.label_warnings += label_warnings(job.data.labels, _stack(tables)[0])
     _require(tables, "train")
     tables["train"], labels = _restricted(job.data.labels, tables["train"], report)
     table, given = _stack(tables)
@@ -209,10 +209,7 @@ def _fingerprint(tables: dict[str, pa.Table], space: LabelSpace) -> str:
     for split, table in tables.items():
         digest.update(split.encode())
         for name in sorted(set(table.column_names) & {"text", "text_pair", "labels"}):
-            column = table[name].combine_chunks()
-            column = (
-                pa.concat_arrays(column.chunks) if isinstance(column, pa.ChunkedArray) else column
-            )
+            column = tokenization.one_array(table[name])
             flat = column.flatten() if name == "labels" else column.cast(pa.large_string())
             lengths = pc.list_value_length(column) if name == "labels" else pc.binary_length(flat)
             for array in (lengths, flat):
@@ -259,7 +256,7 @@ def read_labelled(
     except DataError as error:
         raise DataError(*(replace(p, path=_table_path(p.path)) for p in error.problems)) from None
     if table.num_rows:
-        report.label_warnings = label_warnings(labels, table, space.names)
+        report.label_warnings += label_warnings(labels, table, space.names)
         table = _keep_known(job, space, "table", table, report)
     if not table.num_rows:
         remedy = _no_rows_remedy(space, report.unknown_labels.get("table", {}), "the bundle")

@@ -94,6 +94,36 @@ def test_lists_of_numbered_labels_are_no_vectors(values: Any, found: Any) -> Non
     assert lists(spec("list", column="y"), y=values) == found
 
 
+@pytest.mark.parametrize("kind", ["list", "delimited"])
+@pytest.mark.parametrize("as_text", [False, True])
+def test_vectors_of_counts_are_warned_of(kind: str, as_text: bool) -> None:
+    values: list[Any] = [None, [], [0, 3, 1], [2, 0, 0]]
+    if as_text or kind == "delimited":
+        values = [None if v is None else str(v) for v in values]
+    labels = spec(kind, column="y")
+    (line,) = labels.warnings(pa.table({"y": values}))
+    assert line == (
+        "column y: all lists have 3 numbers, some of them twice, such as [0, 3, 1]; if they are "
+        "counts, write lists of the labels, or use columns of kind indicators"
+    )
+    assert lists(labels, y=values)[2:] == [["0", "3", "1"], ["2", "0"]]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [[0, 3, 1], [2, 0, 4]],
+        [[0, 3, 1], [2, 0]],
+        [[2, 2], [0, 3]],
+        [["a", "b", "b"], ["a", "c", "d"]],
+        [[0, 1, 0], [1, 1, 0]],
+        [None, []],
+    ],
+)
+def test_other_lists_are_no_vectors_of_counts(values: list[Any]) -> None:
+    assert spec("list", column="y").warnings(pa.table({"y": values})) == []
+
+
 def test_pairs_are_labels_if_there_are_other_names() -> None:
     labels = spec("list", column="y", names=["0", "1", "2"])
     assert lists(labels, y=[[0, 1], [1, 0]]) == [["0", "1"], ["1", "0"]]

@@ -6,6 +6,7 @@ for all kinds. To add a kind: subclass `LabelColumns` and add the class to `Labe
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 
@@ -17,14 +18,15 @@ from pydantic import Field, model_validator
 from clftask.components.labels.base import LabelColumns, Task
 from clftask.components.labels.cells import (
     LabelCells,
-    is_list_column,
+    is_list,
     list_array,
     lists_of_names,
     scalars_as_names,
     scalars_as_text,
+    with_items,
     without_repetitions,
 )
-from clftask.components.labels.flags import read_flags, read_vectors
+from clftask.components.labels.flags import read_flags, read_vectors, warn_of_counts
 from clftask.components.labels.space import LabelSpace, multi_hot
 from clftask.components.labels.written import (
     WRITE_JSON,
@@ -84,20 +86,34 @@ class ClassColumn(_OneColumn):
         return list_array(names.drop_null(), lengths, names.is_null())
 
 
-class ListColumn(_OneColumn, _Multilabel):
+class _Lists(_OneColumn, _Multilabel):
+    """Base class: a column of which each cell has a list of labels, or a multi-hot vector."""
+
+    @abstractmethod
+    def _items(self, cells: LabelCells) -> pa.ListArray:
+        """Return (rows,) list<string>: the items of each cell, null items included."""
+
+    def _read(self, table: pa.Table) -> pa.ListArray:
+        """Return the lists without repetitions; vectors as the names of their ones."""
+        cells = LabelCells(table, self.column)
+        return without_repetitions(read_vectors(self._items(cells), self.position_names, cells))
+
+    def warnings(self, table: pa.Table) -> list[str]:
+        """Return a warning if the lists look like vectors of counts."""
+        return warn_of_counts(self._items(LabelCells(table, self.column)), self.column)
+
+
+class ListColumn(_Lists):
     """A column of lists of labels, or of lists written as text: JSON, Python, `<a><b>`."""
 
     if_missing: ClassVar[str] = "Write [] where no label applies"
     kind: Literal["list"] = "list"
 
-    def _read(self, table: pa.Table) -> pa.ListArray:
-        """Return the lists with the labels as names."""
-        cells = LabelCells(table, self.column)
-        found = lists_of_names(cells) if is_list_column(cells) else written_lists(cells)
-        return without_repetitions(read_vectors(found, self.position_names, cells))
+    def _items(self, cells: LabelCells) -> pa.ListArray:
+        return lists_of_names(cells) if is_list(cells.column.type) else written_lists(cells)
 
 
-class DelimitedColumn(_OneColumn, _Multilabel):
+class DelimitedColumn(_Lists):
     """A column of strings such as `a|b|c`; whitespace around a label is removed."""
 
     cells = "text"
@@ -105,18 +121,15 @@ class DelimitedColumn(_OneColumn, _Multilabel):
     kind: Literal["delimited"] = "delimited"
     delimiter: str = Field("|", min_length=1)
 
-    def _read(self, table: pa.Table) -> pa.ListArray:
+    def _items(self, cells: LabelCells) -> pa.ListArray:
         """Split each string; if all of them are written lists, parse these."""
-        cells = LabelCells(table, self.column)
         text = scalars_as_text(cells)
         found = distinct(text)
         read = {cell: labels for cell in found if (labels := parse_written(cell)) is not None}
         if found and len(read) == len(found):
-            lists = lists_of_cells(text, read, blank=[])
-        else:
-            self._refuse_written(cells, found)
-            lists = self._split(text.combine_chunks())
-        return without_repetitions(read_vectors(lists, self.position_names, cells))
+            return lists_of_cells(text, read, blank=[])
+        self._refuse_written(cells, found)
+        return self._split(text.combine_chunks())
 
     def _refuse_written(self, cells: LabelCells, found: Sequence[str]) -> None:
         written = [cell for cell in found if is_written(cell)]
@@ -129,10 +142,9 @@ class DelimitedColumn(_OneColumn, _Multilabel):
 
     def _split(self, text: pa.Array) -> pa.ListArray:
         parts = pc.split_pattern(text, self.delimiter)
-        lengths = pc.fill_null(pc.list_value_length(parts), 0).cast(pa.int64())
         flat = pc.utf8_trim_whitespace(parts.flatten())
         flat = pc.if_else(pc.equal(flat, ""), pa.scalar(None, pa.string()), flat)
-        return list_array(flat, lengths, text.is_null())
+        return with_items(parts, flat)
 
 
 class IndicatorColumns(_Multilabel):

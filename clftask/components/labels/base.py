@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
-from clftask.components.labels.cells import list_array, matches, scalar_name, without_repetitions
+from clftask.components.labels.cells import matches, scalar_name, with_items, without_repetitions
 from clftask.spec import Spec
 
 Task = Literal["multiclass", "multilabel"]
@@ -135,6 +134,10 @@ class LabelColumns(Spec):
         found = self._read(table)
         return _renamed(found, self.names) if isinstance(self.names, dict) else found
 
+    def warnings(self, table: pa.Table) -> list[str]:
+        """Return what may be wrong with columns that `lists` accepts."""
+        return []
+
     @abstractmethod
     def _read(self, table: pa.Table) -> pa.ListArray:
         """Return `lists` with the labels of the data."""
@@ -147,6 +150,4 @@ def _renamed(lists: pa.ListArray, names: Mapping[str, str]) -> pa.ListArray:
     same, targets = matches(found, list(names)), set(names.values())
     known = {n: names[key] for n, key in same.items() if n in names or n not in targets}
     renamed = pa.array([known.get(name, name) for name in found], pa.string())
-    lengths = pc.fill_null(pc.list_value_length(lists), 0)
-    taken = list_array(renamed.take(flat.indices), lengths, lists.is_null())
-    return without_repetitions(taken)
+    return without_repetitions(with_items(lists, renamed.take(flat.indices)))

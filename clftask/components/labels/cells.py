@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -70,7 +71,7 @@ def _is_finite(value: Any) -> bool:
 def _shown_type(kind: pa.DataType) -> str:
     """Return a type in words if it contains objects, else as Arrow writes it."""
     inner = kind
-    while _is_list(inner):
+    while is_list(inner):
         inner = inner.value_type
     if not pa.types.is_struct(inner):
         return str(kind)
@@ -78,7 +79,8 @@ def _shown_type(kind: pa.DataType) -> str:
     return f"{'objects' if inner is kind else 'lists of objects'} with the fields {fields}"
 
 
-def _is_list(kind: pa.DataType) -> bool:
+def is_list(kind: pa.DataType) -> bool:
+    """Tell whether a type is one of lists, of any layout."""
     tests = (
         pa.types.is_list,
         pa.types.is_large_list,
@@ -118,7 +120,7 @@ def scalars_as_names(cells: LabelCells) -> pa.ChunkedArray:
 def scalars_as_text(cells: LabelCells) -> pa.ChunkedArray:
     """Return strings, whole numbers, bools and dates as strings."""
     remedy = "Convert it to one string per row."
-    if _is_list(cells.column.type):
+    if is_list(cells.column.type):
         remedy = "Use kind list for lists."
     if pa.types.is_struct(_innermost(cells.column.type)):
         remedy = "Make a column that contains the label only."
@@ -155,7 +157,7 @@ def _blank_as_null(text: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _innermost(kind: pa.DataType) -> pa.DataType:
-    while _is_list(kind):
+    while is_list(kind):
         kind = kind.value_type
     return kind
 
@@ -173,25 +175,35 @@ def lists_of_names(cells: LabelCells) -> pa.ListArray:
         remedy = "Flatten them to one list of labels per row."
         raise cells.wrong_type("must contain lists of labels", remedy)
     values = column.combine_chunks()
-    lengths = pc.if_else(values.is_null(), 0, pc.list_value_length(values))
-    rows = np.repeat(np.arange(len(values)), lengths)
+    rows = rows_of_items(values)
     flat = pa.chunked_array([values.flatten()])
     if pa.types.is_dictionary(flat.type):
         flat = flat.cast(flat.type.value_type)
     names = _blank_as_null(_as_text(flat, cells, lambda at: int(rows[at])))
-    return list_array(names, lengths, values.is_null())
+    return with_items(values, names)
 
 
-def is_list_column(cells: LabelCells) -> bool:
-    """Tell whether the column has a type of lists."""
-    return _is_list(cells.column.type)
+def lengths_of(lists: pa.Array) -> npt.NDArray[np.int64]:
+    """Return the (rows,) lengths of lists, 0 where they are null."""
+    return np.asarray(pc.fill_null(pc.list_value_length(lists), 0), np.int64)
+
+
+def rows_of_items(lists: pa.Array) -> npt.NDArray[np.int64]:
+    """Return the row of each item of `lists.flatten()`."""
+    return np.repeat(np.arange(len(lists)), lengths_of(lists))
+
+
+def with_items(lists: pa.Array, flat: Any) -> pa.ListArray:
+    """Return lists with `flat` in place of their items."""
+    return list_array(flat, lengths_of(lists), lists.is_null())
 
 
 def list_array(flat: Any, lengths: Any, missing: pa.Array) -> pa.ListArray:
     """Build a list array from values, lengths (0 where missing) and a null mask."""
-    flat = flat.combine_chunks() if isinstance(flat, pa.ChunkedArray) else flat
-    lengths = lengths.combine_chunks() if isinstance(lengths, pa.ChunkedArray) else lengths
-    missing = missing.combine_chunks() if isinstance(missing, pa.ChunkedArray) else missing
+    flat, missing = (
+        each.combine_chunks() if isinstance(each, pa.ChunkedArray) else each
+        for each in (flat, missing)
+    )
     ends = np.cumsum(np.asarray(lengths), dtype=np.int32)
     offsets = pa.array(np.concatenate([np.zeros(1, np.int32), ends]))
     return pa.ListArray.from_arrays(offsets, flat, mask=missing)
@@ -199,8 +211,7 @@ def list_array(flat: Any, lengths: Any, missing: pa.Array) -> pa.ListArray:
 
 def without_repetitions(lists: pa.ListArray) -> pa.ListArray:
     """Drop nulls and duplicates in each list, keeping the order of first occurrence."""
-    rows = np.repeat(np.arange(len(lists)), pc.fill_null(pc.list_value_length(lists), 0))
-    pairs = pa.table({"row": rows, "value": lists.flatten()})
+    pairs = pa.table({"row": rows_of_items(lists), "value": lists.flatten()})
     pairs = pairs.filter(pairs["value"].is_valid())
     pairs = pairs.append_column("at", pa.array(range(pairs.num_rows), pa.int64()))
     first = pairs.group_by(["row", "value"], use_threads=False).aggregate([("at", "min")])

@@ -9,7 +9,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clftask.components.labels.cells import LabelCells, cast_cells, list_array, without_repetitions
+from clftask.components.labels.cells import (
+    LabelCells,
+    cast_cells,
+    lengths_of,
+    list_array,
+    rows_of_items,
+    without_repetitions,
+)
 
 _FLAGS = {
     **dict.fromkeys(("1", "1.0", "true", "yes", "y", "t"), True),
@@ -34,7 +41,7 @@ def read_vectors(
     Raises:
         DataError: The rows are multi-hot, and `names` has not as many entries.
     """
-    lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
+    lengths = lengths_of(lists)
     length = _vector_length(lists, lengths, names)
     if length is None:
         return lists
@@ -48,7 +55,7 @@ def read_vectors(
     if len(wrong):
         allowed = f"must have {length} entries of 0 and 1, as other rows have"
         raise cells.wrong(int(wrong[0]), allowed, "Fix or remove the row.")
-    return _named_positions(lists, lengths, names, cells)
+    return _named_positions(lists, names, cells)
 
 
 def _vector_length(lists: pa.ListArray, lengths: Any, names: Sequence[str] | None) -> int | None:
@@ -72,11 +79,9 @@ def _vector_length(lists: pa.ListArray, lengths: Any, names: Sequence[str] | Non
     return usual if usual == 2 and share == 1 and is_regular and not is_other else None
 
 
-def _named_positions(
-    lists: pa.ListArray, lengths: Any, names: Sequence[str], cells: LabelCells
-) -> pa.ListArray:
+def _named_positions(lists: pa.ListArray, names: Sequence[str], cells: LabelCells) -> pa.ListArray:
     flat = lists.flatten()
-    rows = np.repeat(np.arange(len(lists)), lengths)
+    rows = rows_of_items(lists)
     strange = pc.and_(flat.is_valid(), pc.invert(pc.is_in(flat, pa.array(_VECTOR_FLAGS))))
     if pc.any(strange).as_py():
         allowed = f"must have {len(names)} entries of 0 and 1, as other rows have"
@@ -89,6 +94,32 @@ def _named_positions(
     chosen = np.asarray(is_one) & ~missing[rows]
     labels = pa.array(names, pa.string()).take(pa.array(positions[chosen]))
     return list_array(labels, np.bincount(rows[chosen], minlength=len(lists)), pa.array(missing))
+
+
+def warn_of_counts(lists: pa.ListArray, column: str) -> list[str]:
+    """Return a warning if all lists are vectors of counts, such as of votes or of words.
+
+    As labels, the numbers would not be repeated in a row, and rarely as many on each row.
+
+    Args:
+        lists: (rows,) list<string>, null items included.
+        column: Their column.
+    """
+    lengths = np.unique(lengths_of(lists))
+    lengths = lengths[lengths > 0]
+    flat = lists.flatten().drop_null()
+    is_one_length = len(lengths) == 1 and lengths[0] > 2
+    if not is_one_length or not pc.all(pc.match_substring_regex(flat, "^[0-9]+$")).as_py():
+        return []
+    repeated = len(without_repetitions(lists).flatten()) < len(flat)
+    if not repeated or pc.all(pc.is_in(flat, pa.array(_VECTOR_FLAGS))).as_py():
+        return []
+    example = ", ".join(
+        map(str, lists.filter(pc.greater(pc.list_value_length(lists), 0))[0].as_py())
+    )
+    what = f"column {column}: all lists have {lengths[0]} numbers, some of them twice"
+    remedy = "if they are counts, write lists of the labels, or use columns of kind indicators"
+    return [f"{what}, such as [{example}]; {remedy}"]
 
 
 def read_flags(columns: Sequence[LabelCells]) -> list[pa.Array]:

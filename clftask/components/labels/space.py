@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clftask.components.labels.base import LabelColumns, Task
-from clftask.components.labels.cells import list_array, matches, without_repetitions
+from clftask.components.labels.cells import matches, rows_of_items, with_items, without_repetitions
 from clftask.errors import DataError, Problem
 from clftask.messages import counted
 
@@ -66,15 +66,13 @@ class LabelSpace:
         found = flat.dictionary.to_pylist()
         same, places = matches(found, self.names), {n: i for i, n in enumerate(self.names)}
         codes = pa.array([places[same[n]] if n in same else None for n in found], pa.int32())
-        lengths = pc.fill_null(pc.list_value_length(lists), 0).cast(pa.int64())
-        taken = list_array(codes.take(flat.indices), lengths, lists.is_null())
-        return without_repetitions(taken)
+        return without_repetitions(with_items(lists, codes.take(flat.indices)))
 
     def known(self, lists: pa.ListArray) -> pa.ListArray:
         """Return (rows,) list<string>: the labels of the space only."""
         codes = self.encode(lists)
         names = pa.array(self.names, pa.string()).take(codes.flatten())
-        return list_array(names, pc.fill_null(pc.list_value_length(codes), 0), codes.is_null())
+        return with_items(codes, names)
 
     def decode(self, codes: Sequence[int]) -> list[str]:
         """Return the names of label indices."""
@@ -89,9 +87,8 @@ class LabelSpace:
 
 def multi_hot(codes: pa.ListArray, num_labels: int) -> np.ndarray[Any, np.dtype[np.float32]]:
     """Return (rows, labels) float32 of 0 and 1 from lists of label indices."""
-    lengths = pc.fill_null(pc.list_value_length(codes), 0).to_numpy()
     matrix = np.zeros((len(codes), num_labels), np.float32)
-    matrix[np.repeat(np.arange(len(codes)), lengths), codes.flatten().to_numpy()] = 1.0
+    matrix[rows_of_items(codes), codes.flatten().to_numpy()] = 1.0
     return matrix
 
 

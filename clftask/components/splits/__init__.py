@@ -228,7 +228,7 @@ class GroupedSplit(SplitSpec):
             DataError: A row has no group, or there are fewer groups than parts.
         """
         assert rows.column is not None
-        self._refuse_missing(rows)
+        self._refuse_missing(rows, rows.column.is_null())
         groups = group_codes(rows.column)
         num_groups = int(groups.max()) + 1
         parts = 1 + (self.validation > 0) + (self.test > 0)
@@ -239,9 +239,8 @@ class GroupedSplit(SplitSpec):
             raise DataError(Problem("data.split.group", num_groups, allowed, remedy))
         return self._fill(self._weights(rows, groups, num_groups))[groups]
 
-    def _refuse_missing(self, rows: Rows) -> None:
+    def _refuse_missing(self, rows: Rows, missing: pa.Array) -> None:
         """Refuse rows without a group: each could belong to a group of another part."""
-        missing = rows.column.is_null() if rows.column is not None else pa.array([], pa.bool_())
         row = pc.index(missing, True).as_py()
         if row >= 0:
             count = counted(pc.sum(missing).as_py(), "row")

@@ -50,8 +50,7 @@ def common_kind(columns: Iterable[pa.ChunkedArray]) -> pa.DataType:
         columns: Strings, null where a cell is empty.
     """
     parts = [chunk.cast(pa.string()) for column in columns for chunk in column.chunks]
-    cells = pc.unique(pa.chunked_array(parts, pa.string())).drop_null()
-    cells = cells.filter(pc.invert(pc.is_in(cells, _missing())))
+    cells = pc.unique(_without_missing(pa.chunked_array(parts, pa.string()))).drop_null()
     narrowing = Narrowing()
     narrowing.see(cells.cast(pa.binary()))
     kind = narrowing.kind
@@ -68,8 +67,7 @@ def convert(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
         return column
     if pa.types.is_null(kind):
         return pa.chunked_array([pa.nulls(len(column))])
-    is_missing = pc.is_in(column, _missing())
-    return pc.if_else(is_missing, pa.scalar(None, pa.string()), column).cast(kind)
+    return _without_missing(column).cast(kind)
 
 
 def missing_as_null(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -78,16 +76,10 @@ def missing_as_null(column: pa.ChunkedArray) -> pa.ChunkedArray:
     Args:
         column: (rows,) strings.
     """
-    is_missing = pc.is_in(column, _missing())
-    others = pc.unique(pc.if_else(is_missing, pa.scalar(None, column.type), column)).drop_null()
-    is_number = pc.all(
-        pc.match_substring_regex(others, r"^\s*[-+]?[0-9.][0-9.eE+-]*\s*$"), min_count=0
-    )
-    return (
-        pc.if_else(is_missing, pa.scalar(None, column.type), column)
-        if is_number.as_py()
-        else column
-    )
+    filled = _without_missing(column)
+    others = pc.unique(filled).drop_null()
+    is_number = pc.match_substring_regex(others, r"^\s*[-+]?[0-9.][0-9.eE+-]*\s*$")
+    return filled if pc.all(is_number, min_count=0).as_py() else column
 
 
 def missing_spellings() -> set[str]:
@@ -97,8 +89,9 @@ def missing_spellings() -> set[str]:
     return set(csv.ConvertOptions().null_values)
 
 
-def _missing() -> pa.Array:
-    return pa.array(sorted(missing_spellings()), pa.string())
+def _without_missing(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    is_missing = pc.is_in(column, pa.array(sorted(missing_spellings()), pa.string()))
+    return pc.if_else(is_missing, pa.scalar(None, column.type), column)
 
 
 def _fits(values: pa.Array, kind: pa.DataType) -> bool:

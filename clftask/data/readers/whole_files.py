@@ -8,10 +8,13 @@ from __future__ import annotations
 import functools
 import io
 import math
+import pickle
 import re
+import subprocess
+import sys
 import tempfile
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -157,25 +160,42 @@ class _Statistics(WholeFile):
     @classmethod
     def load(cls, file: str, without_labels: Collection[str]) -> pa.Table:
         """Read the file; user-defined missing values are null."""
-        import pyreadstat
-
-        read = getattr(pyreadstat, cls.readers[Path(file).suffix.lower()])
         with tempfile.TemporaryDirectory() as folder:
-            columns, about = _read(read, file, _local(file, folder))
-        labels = {name: found for name, found in about.variable_value_labels.items()
-                  if name not in without_labels}  # fmt: skip
+            reader = cls.readers[Path(file).suffix.lower()]
+            columns, labels = _read(reader, file, _local(file, folder), Path(folder, "rows.pickle"))
+        labels = {name: found for name, found in labels.items() if name not in without_labels}
         cells = {name: [labels.get(name, {}).get(cell, cell) for cell in column]
                  for name, column in columns.items()}  # fmt: skip
         return pa.table({name: column_of(column) for name, column in cells.items()})
 
 
-def _read(read: Callable[..., Any], file: str, path: str) -> tuple[dict[str, list[Any]], Any]:
-    try:
-        columns, about = read(path, output_format="dict")
-    except Exception as error:  # pyreadstat's exceptions have no common base
-        reason = " ".join(str(error).split())[:300]
-        raise DataError(Problem(file, None, f"cannot be read: {reason}")) from None
-    return columns, about
+_READ = """
+import pickle, sys
+import pyreadstat
+_, reader, path, out = sys.argv
+columns, about = getattr(pyreadstat, reader)(path, output_format="dict")
+with open(out, "wb") as file:
+    pickle.dump((columns, about.variable_value_labels), file)
+"""
+
+
+def _read(
+    reader: str, file: str, path: str, out: Path
+) -> tuple[dict[str, list[Any]], dict[str, dict[Any, str]]]:
+    """Read columns and value labels in a process of its own: ReadStat crashes on damaged files."""
+    import pyreadstat  # noqa: F401  # the error for a missing extra
+
+    command = [sys.executable, "-c", _READ, reader, path, str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    if done.returncode:
+        # The last line of a traceback: the class of the error, and its message.
+        reason = done.stderr.strip().rpartition("\n")[2].partition(": ")[2][:300]
+        crash = "it is damaged, and crashes the library pyreadstat"
+        allowed = f"cannot be read: {crash if done.returncode < 0 else reason}"
+        raise DataError(Problem(file, None, allowed))
+    found: tuple[dict[str, list[Any]], dict[str, dict[Any, str]]]
+    found = pickle.loads(out.read_bytes())  # noqa: S301  # our own process wrote it
+    return found
 
 
 def _local(file: str, folder: str) -> str:

@@ -241,6 +241,18 @@ def test_a_damaged_file_is_named(tmp_path: Path, suffix: str) -> None:
     assert problem.allowed.startswith("cannot be read: ")
 
 
+def test_a_damaged_file_that_crashes_its_library_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "rows.sav"
+    frame = pd.DataFrame({"text": ["fine", "x", "long" * 300] * 50, "label": [1.0, 2.0, None] * 50})
+    pyreadstat.write_sav(frame, path, variable_value_labels=NAMES)
+    data = bytearray(path.read_bytes())
+    data[212:232] = bytes(20)  # in the record of a column
+    path.write_bytes(data)
+    problem = refused(opened(path)[0].names)
+    assert problem.path == str(path)
+    assert problem.allowed.startswith("cannot be read: ")
+
+
 def test_a_damaged_sheet_is_named(tmp_path: Path) -> None:
     path = excel(tmp_path / "book.xlsx", one={"text": ["a", "b"] * 100})
     data = bytearray(path.read_bytes())
