@@ -381,7 +381,7 @@ def test_the_data_of_a_training_job(tmp_path, tiny_base):
     assert found.tokens["validation"]["truncated"] == 1 / 7
     assert (found.duplicates.texts, found.duplicates.rows) == (2, 4)
     assert (found.duplicates.across_splits, found.duplicates.conflicting) == (1, 1)
-    assert found.duplicates.examples[0]["labels"] == [[], ["a", "b"]]  # c is not in train
+    assert found.duplicates.examples[0].labels == [[], ["a", "b"]]  # c is not in train
 
 
 def test_rare_labels_and_conflicts_are_named(tmp_path):
@@ -395,8 +395,8 @@ def test_rare_labels_and_conflicts_are_named(tmp_path):
         "their thresholds and metrics are uncertain"
     )
     (example,) = found.duplicates.examples
-    assert (example["text"], example["rows"]) == (TEXTS[1], 2)
-    assert sorted(example["labels"]) == [["a", "b"], ["c"]]
+    assert (example.text, example.rows) == (TEXTS[1], 2)
+    assert sorted(example.labels) == [["a", "b"], ["c"]]
 
 
 def test_rare_labels_are_told_once(tmp_path):

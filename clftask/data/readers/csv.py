@@ -47,13 +47,13 @@ class Csv(Source):
         return self._header(TextFile.of(file))
 
     def survey_file(self, file: str, columns: list[str], strings: set[str]) -> Survey:
-        """Read all rows as bytes, and infer the types of all columns except `strings`."""
+        """Count and check all rows, and infer the types of all columns except `strings`."""
         text = TextFile.of(file)
-        if not text.is_blank:
-            find_once(file, self._header(text), columns)
+        if header := self._header(text):
+            find_once(file, header, columns)
         seen = {name: Narrowing() for name in columns if name not in strings}
         num_rows = 0
-        for batch in self._rows(text, columns, 0):
+        for batch in self._rows(text, list(seen), 0):
             num_rows += batch.num_rows
             good = batch.filter(batch.column(BAD).is_null())
             for name, narrowing in seen.items():
@@ -105,7 +105,7 @@ class Csv(Source):
         names = [name.encode(errors="surrogateescape").decode(errors="replace") for name in header]
         if len(names) == 1 and ";" in names[0] and self.delimiter == ",":
             raise DataError(Problem(text.path, names[0], "looks separated by semicolons", _SAVE_AS))
-        return names
+        return names if any(map(str.strip, names)) else []  # of a file of blanks
 
     def _rows(self, text: TextFile, columns: Sequence[str], start: int) -> Iterator[pa.RecordBatch]:
         """Stream rows as bytes, null where empty, and `_bad`.
@@ -115,7 +115,8 @@ class Csv(Source):
         """
         numbered = self._numbered_rows(text)
         _, header = next(numbered, (0, []))
-        places = [self._header(text).index(name) for name in columns] if header else []
+        names = self._header(text)
+        places = [names.index(name) for name in columns] if names else []
         rows, reasons, num_chars = list[list[str]](), list[str | None](), 0
         for line, cells in itertools.islice(numbered, start, None):
             if len(cells) != len(header):

@@ -140,17 +140,19 @@ def _downloaded_once(path: str, version: str) -> str:
     return _downloaded(path)
 
 
-_ALIASES = {"validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
+_ALIASES = {
+    "train": ("train",),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test",),
+}
 
 
 def _splits(path: str, loaded: Any) -> dict[str, Source]:
     if not isinstance(loaded, dict):
         return {"train": Saved(path, loaded)}
-    found: dict[str, Source] = {}
-    for split, names in {"train": ("train",), **_ALIASES}.items():
-        name = next((n for n in names if n in loaded), None)
-        if name is not None:
-            found[split] = Saved(storage.join(path, name), loaded[name])
-    known = {name for source in found.values() for name in [source.files[0].rpartition("/")[2]]}
-    others = [name for name in loaded if name not in known]
-    return found | {name: Saved(storage.join(path, name), loaded[name]) for name in others}
+    known = {
+        split: next((n for n in names if n in loaded), "") for split, names in _ALIASES.items()
+    }
+    chosen = {split: name for split, name in known.items() if name}
+    chosen |= {name: name for name in loaded if name not in chosen.values()}
+    return {split: Saved(storage.join(path, n), loaded[n]) for split, n in chosen.items()}

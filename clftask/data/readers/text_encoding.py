@@ -12,7 +12,6 @@ from clftask.io import filesystems
 
 SAMPLE_BYTES = 1 << 20
 _REQUEST_BYTES = 4 << 20  # small requests to an object store are slow
-# pyarrow.csv reads 32 blocks ahead, and a block is at least as long as a row.
 MAX_ROW_BYTES = 64 << 20
 BOM = b"\xef\xbb\xbf"
 _CODECS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
@@ -40,14 +39,12 @@ class TextFile:
         encoding: The encoding that `detect_encoding` returns for the first MB.
         has_bom: Whether the file begins with the byte order mark of UTF-8.
         head: The first MB in UTF-8, without byte order mark.
-        is_whole: Whether `head` is the whole file.
     """
 
     path: str
     encoding: str
     has_bom: bool
     head: bytes
-    is_whole: bool
 
     @classmethod
     def of(cls, path: str) -> TextFile:
@@ -64,12 +61,7 @@ class TextFile:
         encoding, head = detect_encoding(raw), raw.removeprefix(BOM)
         if not _is_utf8(encoding):
             head = codecs.getincrementaldecoder(encoding)("replace").decode(raw).encode()
-        return cls(path, encoding, raw.startswith(BOM), head, len(raw) < SAMPLE_BYTES)
-
-    @property
-    def is_blank(self) -> bool:
-        """Whether the file contains only white space."""
-        return self.is_whole and not self.head.strip()
+        return cls(path, encoding, raw.startswith(BOM), head)
 
     def open(self) -> pa.NativeFile:
         """Open the file as a stream of UTF-8 without byte order mark."""
