@@ -504,3 +504,12 @@ def test_a_label_is_no_text(labels: dict[str, Any]) -> None:
     (problem,) = caught.value.problems
     assert (problem.path, problem.value) == ("data.labels", "y")
     assert problem.remedy == "Remove it from data.text."
+
+
+def test_vectors_of_counts_are_warned_of_once_for_all_tables(tmp_path: Path) -> None:
+    cells = [[0, 3, 1], [2, 0, 0], [0, 0, 1]]
+    path = written(tmp_path / "train.parquet", y=cells * 20)
+    own = written(tmp_path / "own.parquet", y=cells * 4)
+    job = job_of(path, LIST, split="random", validation=str(own))
+    (line,) = prepare(job).report.label_warnings
+    assert line.startswith("column y: all lists have 3 numbers, some of them twice, such as [0, 3")
