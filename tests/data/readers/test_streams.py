@@ -327,7 +327,7 @@ def write_large(path: Path, num_rows: int) -> int:
 def test_memory_does_not_grow_with_the_file(
     tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Csv, "block_size", 1 << 17)  # Arrow reads 32 blocks ahead
+    monkeypatch.setattr(Csv, "block_size", 1 << 17)
     size = write_large(tmp_path / f"rows{suffix}", 300_000)
     source, file = opened(tmp_path / f"rows{suffix}")
     before = pa.total_allocated_bytes()
