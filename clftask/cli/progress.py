@@ -24,11 +24,11 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from clftask import logs
-from clftask.cli.summaries import MAX_LABEL_ROWS, shown
+from clftask.cli.tables import shown, table_of
 from clftask.components.search.goal import Goal
 from clftask.messages import counted, printable
 
-LINE_EVERY_S, LINE_EVERY_STEPS = 10.0, 50
+LINE_EVERY_S, LINE_EVERY_STEPS, MAX_TRIAL_ROWS = 10.0, 50, 20
 OTHER_CELLS = len("/ -:--:--") + 4  # of the progress line, with gaps
 GAP = "  "
 
@@ -234,14 +234,14 @@ class TuneScreen:
         ended = sum(row["state"] != "running" for row in searched)
         trials = counted(self.num_trials, "trial")
         title = f"{ended} of {trials}, best {self.goal.metric} {shown(self._best())}"
-        table = Table(title=title)
-        for name in ("trial", "state", "epoch", self.goal.metric, "best"):
-            table.add_column(name, justify="left" if name in ("trial", "state") else "right")
         active = sorted(rows, key=lambda row: row["state"] != "running")
-        for row in active[:MAX_LABEL_ROWS]:
-            figures = [shown(row.get("value")), shown(row.get("best"))]
-            table.add_row(_trial_name(row), row["state"], str(row.get("epoch") or ""), *figures)
-        return table
+        cells = [
+            (_trial_name(row), row["state"], str(row.get("epoch") or ""),
+             shown(row.get("value")), shown(row.get("best")))
+            for row in active[:MAX_TRIAL_ROWS]
+        ]  # fmt: skip
+        heads = ("trial", "state", "epoch", self.goal.metric, "best")
+        return table_of(heads, cells, title, texts=("trial", "state"))
 
 
 def _trial_name(row: dict[str, Any]) -> str:
