@@ -91,17 +91,13 @@ class BundleComparison:
     """The differences between two bundles on a labelled table.
 
     Attributes:
-        a, b: Their paths.
-        table: The table's path.
+        a, b, table: The paths.
         rows: Number of rows that both read.
-        task: multiclass or multilabel.
         metric: The metric of B's training job.
-        metrics: By name.
         per_label: Largest change of F1 first.
         changed: The share of rows whose prediction changed.
         examples: better, worse: largest change of probability first.
-        gates: The gates, checked.
-        passed: Whether all passed.
+        passed: Whether all gates passed.
     """
 
     a: str
@@ -142,8 +138,7 @@ def compare_bundles(
     sides = [_decided(path, part, space, say) for path, part in ((a, first), (b, second))]
     drawn = _differences(sides, targets, groups_of(first), space.positive_index)
     metrics = _metrics(sides, targets, drawn, space, names)
-    differences = {name: row["difference"] for name, row in metrics.items()}
-    checked = check_gates(wanted, differences)
+    checked = check_gates(wanted, {name: row["difference"] for name, row in metrics.items()})
     return BundleComparison(
         a=a,
         b=b,

@@ -80,7 +80,6 @@ class TableComparison:
 
     Attributes:
         a, b: Their paths.
-        task: multiclass or multilabel.
         rows_a, rows_b: Their numbers of rows.
         rows: Number of rows whose key is in both tables and unique in each.
         changed: The share of these whose labels differ (churn: Milani Fard et al. 2016); None
@@ -90,8 +89,7 @@ class TableComparison:
         confidence_drift: The Kolmogorov-Smirnov distance (0 to 1) of the confidences.
         per_label: Largest change of share first.
         examples: Rows that changed, most confident in both tables first.
-        gates: The gates, checked.
-        passed: Whether all passed.
+        passed: Whether all gates passed.
     """
 
     a: str

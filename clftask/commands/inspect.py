@@ -68,17 +68,7 @@ class ScoreJobFile(Description):
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle(Measured):
-    """A bundle.
-
-    Attributes:
-        labels: Number of labels.
-        text: The columns that are joined to a text.
-        read: The part of a long text that is read, in words.
-        calibration: Its kind.
-        rule: How labels are derived from probabilities, in words.
-        fingerprint: Covers files, labels, text and decision.
-        versions: Of the libraries that trained it.
-    """
+    """A bundle; in words: what is `read` of a long text, and the `rule` that gives labels."""
 
     kind = "bundle"
     NAMES = {"rule": "labels given"}
@@ -108,19 +98,11 @@ class Search(Description):
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreTable(Description):
-    """A score table.
+    """A score table: what is planned, the counts of its receipts, settings of its job.
 
     Attributes:
-        state: Whether it is complete, in words.
-        complete: The same.
         missing: The first of the parts that are missing.
         last_written: How long ago; None if it is complete.
-        rows_planned: Number of rows of the input.
-        parts: Number of planned parts.
-        rows_in, rows_scored, …: As in `Counts`, of the receipts so far.
-        bundle, layout: As in the job.
-        where: The condition `input.where`.
-        precision: The precision of all workers, in words.
         verified: What `--verify` checked.
     """
 

@@ -29,8 +29,7 @@ from clftask.messages import counted
 from clftask.models import bundle
 from clftask.models.loading import check_base
 from clftask.models.tokenizers import load_tokenizer
-from clftask.scoring.input import matching_rows, source_of, survey, with_reasons
-from clftask.scoring.manifest import Shard
+from clftask.scoring.input import matching_rows, source_of, survey
 from clftask.yaml_io import read_yaml
 
 SAMPLE_ROWS, SAMPLE_FILES = 1000, 20
@@ -199,11 +198,11 @@ def _of_score(job: ScoreJob) -> CorpusData:
     corpus = survey(job, recipe, sources, files)
     read = _sample(sources, corpus.schema, recipe.columns)
     sample = matching_rows(read, job.input.where)
-    rows = with_reasons(Shard(index=0, pieces=()), sample, recipe, read.num_rows - sample.num_rows)
-    usable = rows.reasons.is_null()
-    text = rows.text.filter(usable)
-    pair = None if rows.text_pair is None else rows.text_pair.filter(usable)
-    reasons = rows.reasons.drop_null()
+    text, pair = recipe.apply(sample)
+    has_text = text.is_valid() if pair is None else pc.and_(text.is_valid(), pair.is_valid())
+    usable = pc.and_(sample[BAD].is_null(), has_text)
+    reasons = pc.fill_null(sample.filter(pc.invert(usable))[BAD], "the text is null or blank")
+    text, pair = text.filter(usable), None if pair is None else pair.filter(usable)
     warnings = [
         f"warning: {describe_left_out(source.left_out)}" for source in sources if source.left_out
     ]
@@ -216,7 +215,7 @@ def _of_score(job: ScoreJob) -> CorpusData:
         columns=_columns(sources[0]),
         text=recipe.columns,
         sampled=sample.num_rows,
-        filtered=None if job.input.where is None else rows.num_filtered,
+        filtered=None if job.input.where is None else read.num_rows - sample.num_rows,
         bad={str(c["values"]): c["counts"] for c in pc.value_counts(reasons).to_pylist()},
         characters=length_figures(pc.utf8_length(text).to_numpy()) if len(text) else {},
         tokens=_tokens(job.bundle, text, pair, meta.max_length, meta.truncation),

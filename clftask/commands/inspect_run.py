@@ -28,14 +28,7 @@ class Progress(Description):
 
 @dataclass(frozen=True, kw_only=True)
 class Unfinished(Progress):
-    """The state of a run or a search that has no result yet.
-
-    Attributes:
-        running: Whether its driver runs; None if that cannot be told from this machine.
-        resume: The command that resumes it.
-        resume_if_dead: The same if it may be running.
-        last_line: The last line of its log.
-    """
+    """No result yet; `running`: None if this machine cannot tell; `resume`: the command."""
 
     NAMES = {
         "resume_if_dead": "if it no longer runs, resume it with",

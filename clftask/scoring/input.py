@@ -201,7 +201,7 @@ def read_shards(
             parts.append(stream.take(piece.num_rows))
         table = pa.concat_tables(parts)
         kept = matching_rows(table, plan.where)
-        yield with_reasons(shard, kept, recipe, table.num_rows - kept.num_rows)
+        yield _with_reasons(shard, kept, recipe, table.num_rows - kept.num_rows)
 
 
 class _Stream:
@@ -261,7 +261,9 @@ def matching_rows(table: pa.Table, where: str | None) -> pa.Table:
     return table.filter(pc.coalesce(matching(where, table), table[BAD].is_valid()))
 
 
-def with_reasons(shard: Shard, table: pa.Table, recipe: TextRecipe, num_filtered: int) -> ShardRows:
+def _with_reasons(
+    shard: Shard, table: pa.Table, recipe: TextRecipe, num_filtered: int
+) -> ShardRows:
     """Build the texts, and add a reason to each row without text."""
     found = table[BAD]
     text, pair = recipe.apply(table)

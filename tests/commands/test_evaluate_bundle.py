@@ -289,11 +289,11 @@ def test_undefined_figures_and_a_useless_model_are_named(trained, tmp_path):
         raise AssertionError(f"{constant} is not JSON")
 
     found = json.loads(done.stdout, parse_constant=refuse)
-    assert found.metrics["roc_auc_macro"] is None
-    absent = [row for row in found.per_label if row["f1"] is None]
-    assert found.metrics["labels_absent"] == len(absent)
-    assert found.metrics["macro_f1"] == pytest.approx(
-        np.mean([row["f1"] for row in found.per_label if row["f1"] is not None])
+    assert found["metrics"]["roc_auc_macro"] is None
+    absent = [row for row in found["per_label"] if row["f1"] is None]
+    assert found["metrics"]["labels_absent"] == len(absent)
+    assert found["metrics"]["macro_f1"] == pytest.approx(
+        np.mean([row["f1"] for row in found["per_label"] if row["f1"] is not None])
     )
 
 
@@ -335,10 +335,10 @@ def test_rows_of_the_training_data_are_counted_and_warned_of(trained, copy, tmp_
     whole = trained[1].with_name("toy.parquet")
     result = run(command, copy, whole)
     found = json.loads(result.stdout)
-    assert found.trained_on == {"train": 192, "validation": 24}
+    assert found["trained_on"] == {"train": 192, "validation": 24}
     line = "216 of 240 rows were used to train the bundle (192 train, 24 validation)"
     assert line in result.stderr
-    assert any(line in warning for warning in found.warnings)
+    assert any(line in warning for warning in found["warnings"])
     elsewhere = ["--output", tmp_path / "new"] if command == "decide" else []
     new = run(command, trained[0], trained[1], *elsewhere)
     assert json.loads(new.stdout)["trained_on"] == {}
@@ -361,7 +361,7 @@ def test_the_split_that_is_read_is_said_and_can_be_chosen(trained, tmp_path):
     assert lines[0] == f"reading split test of {place}; --split selects another: train, dev"
     result = run("evaluate", trained[0], place, "--split", "dev")
     found = json.loads(result.stdout)
-    assert (found.split, found.trained_on) == ("dev", {"validation": 24})
+    assert (found["split"], found["trained_on"]) == ("dev", {"validation": 24})
     assert "reading split dev" in result.stderr
     plain = evaluate_bundle(str(trained[0]), str(trained[1]), silent)
     assert plain.split is None
