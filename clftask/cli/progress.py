@@ -64,7 +64,10 @@ class _Terminal:
 
 
 class _Figures:
-    """Figures in one line: those that fit the width, the first ones first."""
+    """Figures in one line: those that fit the width, the first ones first.
+
+    Rich shrinks a column to the minimum that its cells measure: 0, so that this one gives way.
+    """
 
     def __init__(self, figures: list[str]) -> None:
         self.figures = figures

@@ -166,7 +166,8 @@ def _check(manifests: list[Manifest], places: tuple[str, str]) -> None:
     one, other = manifests
     for name, place, manifest in zip("AB", places, manifests, strict=True):
         if not manifest.counts.rows_scored or not any(part.num_rows for part in manifest.parts):
-            raise DataError(Problem(f"TABLE_{name}", place, "contains no rows"))
+            remedy = "Score a corpus with rows."
+            raise DataError(Problem(f"TABLE_{name}", place, "contains no rows", remedy))
     if one.task != other.task:
         allowed = f"is {other.task}, and TABLE_A is {one.task}"
         raise DataError(Problem("TABLE_B", places[1], allowed, "Compare tables of one task."))

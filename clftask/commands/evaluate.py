@@ -184,7 +184,7 @@ def _place(path: str, output: str | None) -> str:
         is_other = place and not bundle.is_there(place) and listing.list_files(place)
         if not place or is_other:
             allowed = "must be a new or empty folder, or an existing bundle to replace"
-            raise ConfigError(Problem("--output", output, allowed))
+            raise ConfigError(Problem("--output", output, allowed, "Choose another folder."))
     storage.check_writable(place, "output")
     return place
 
@@ -194,7 +194,8 @@ def _with_decision(meta: BundleMeta, overrides: list[str]) -> TrainJob:
     foreign = [o for o in overrides if not o.startswith("decision.")]
     if foreign:
         allowed = "must be a field of decision: nothing else can change without training"
-        raise ConfigError(*(Problem(o, None, allowed) for o in foreign))
+        remedy = "Train again with `clftask train`."
+        raise ConfigError(*(Problem(o, None, allowed, remedy) for o in foreign))
     return TrainJob.load(meta.job, overrides)
 
 
