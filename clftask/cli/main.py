@@ -67,6 +67,7 @@ def _options(
 def _command(run: Callable[P, None]) -> Callable[P, None]:
     """Register a command, whose errors become messages and exit codes."""
 
+    # Typer reads name, help and options from the function that `wraps` names.
     @app.command()
     @wraps(run)
     def command(*args: P.args, **options: P.kwargs) -> None:

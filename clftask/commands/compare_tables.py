@@ -189,7 +189,7 @@ def _read(path: str, manifest: Manifest, names: list[str]) -> Scored:
         table = pa.concat_tables(parts)
     return Scored(
         _keys(table, keys),
-        _given(place, table[label], names),
+        _given(place, table, label, names),
         table["confidence"].to_numpy(),
         manifest.task,
     )
@@ -217,7 +217,7 @@ def _keys(table: pa.Table, columns: list[str]) -> pa.Array:
     return pa.concat_arrays(whole.chunks) if whole.num_chunks else pa.array([], pa.large_string())
 
 
-def _given(place: str, column: pa.ChunkedArray, names: list[str]) -> Any:
+def _given(place: str, table: pa.Table, label: str, names: list[str]) -> Any:
     """Return the predicted labels as a CSR matrix; the last column means no label.
 
     Raises:
@@ -225,7 +225,7 @@ def _given(place: str, column: pa.ChunkedArray, names: list[str]) -> Any:
     """
     from scipy.sparse import csr_matrix
 
-    known = pa.array(names, pa.string())
+    known, column = pa.array(names, pa.string()), table[label]
     if pa.types.is_list(column.type):
         lists = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
         counts, codes = pc.list_value_length(lists).to_numpy(), pc.index_in(lists.flatten(), known)
@@ -234,7 +234,7 @@ def _given(place: str, column: pa.ChunkedArray, names: list[str]) -> Any:
         codes = pc.index_in(column.drop_null(), known).combine_chunks()
     if codes.null_count:
         remedy = "Score the corpus again."
-        raise DataError(Problem(place, None, "contains labels not in its manifest", remedy))
+        raise DataError(Problem(place, label, "contains labels not in its manifest", remedy))
     flat = np.full(int(np.maximum(counts, 1).sum()), len(names))
     width = np.maximum(counts, 1)
     flat[np.repeat(counts > 0, width)] = codes.to_numpy()
