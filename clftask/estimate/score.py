@@ -70,9 +70,9 @@ class ScoreEstimate:
     not_measured: tuple[str, ...] = measure.NOT_MEASURED
 
 
-def remaining(job: ScoreJob, planned: Planned) -> ScoreEstimate:
-    """Return the remaining rows of a job, without measuring."""
-    num_left = sum(shard.num_rows for shard in planned.missing)
+def remaining(job: ScoreJob, planned: Planned, share: float = 1.0) -> ScoreEstimate:
+    """Return the remaining rows of a job, without measuring; `share`: that `where` matches."""
+    num_left = math.ceil(share * sum(shard.num_rows for shard in planned.missing))
     done = planned.counts.rows_in
     return ScoreEstimate(job.output.path, done, num_left, len(planned.missing))
 
@@ -102,9 +102,7 @@ def estimate(
         ClftaskError: An error that would end the job.
     """
     sample = _sample(job, meta, planned, workers.device)
-    num_read, left = sample.table.num_rows, remaining(job, planned)
-    kept = num_read / (num_read + sample.num_filtered)  # by `input.where`
-    left = replace(left, rows_left=math.ceil(left.rows_left * kept))
+    num_read, left = sample.table.num_rows, remaining(job, planned, _share_kept(sample))
     say(f"measuring up to {counted(num_read, 'row')}, sampled from all files")
     with temporary_folder() as scratch, measure.as_worker(workers) as warnings:
         output = job.output.model_copy(update={"path": f"{scratch}/table"})
@@ -117,7 +115,7 @@ def estimate(
         rows_bad=num_read - sample.reasons.null_count,
         rows_filtered=sample.num_filtered,
         bytes_written=round(left.shards_left * pace.part_bytes),
-        warnings=(*_bad_rows(job, planned, sample, kept), *warnings),
+        warnings=(*_bad_rows(job, planned, sample), *warnings),
     )
 
 
@@ -204,8 +202,14 @@ def _agreed(job: ScoreJob, meta: BundleMeta, plan: ScorePlan, device: str, say: 
     return plan.agreed(precision)
 
 
-def _bad_rows(job: ScoreJob, planned: Planned, sample: ShardRows, kept: float) -> list[str]:
-    """Return a warning if bad rows would end the job; `kept`: share of rows that match `where`."""
+def _share_kept(sample: ShardRows) -> float:
+    """Return the share of rows that match `input.where`."""
+    return float(sample.table.num_rows / (sample.table.num_rows + sample.num_filtered))
+
+
+def _bad_rows(job: ScoreJob, planned: Planned, sample: ShardRows) -> list[str]:
+    """Return a warning if bad rows would end the job."""
+    kept = _share_kept(sample)
     total = len(sample.reasons)
     num_bad = total - sample.reasons.null_count
     num_left = kept * sum(shard.num_rows for shard in planned.missing)
