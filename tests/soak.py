@@ -208,7 +208,7 @@ def is_sound(run: str) -> bool:
         folder, meta = bundle.fetch(f"{run}/bundle", scratch)
         bundle.open_model(folder, meta)
     epochs = [record["epoch"] for record in records(run) if "eval_loss" in record]
-    return inspect(run)["state"] == "finished" and epochs == list(range(1, EPOCHS + 1))
+    return inspect(run).progress.state == "finished" and epochs == list(range(1, EPOCHS + 1))
 
 
 # ------------------------------------------------------------------ what is left
@@ -290,7 +290,7 @@ def soak(world: World, args: argparse.Namespace, rng: random.Random, folder: Pat
         output = f"{world.bucket}/scores/score-{number}"
         rows = wrong_rows(output)
         lost, doubled = lost + rows[0], doubled + rows[1]
-        unsound += inspect(output, verify=True)["state"] != "complete"
+        unsound += inspect(output, verify=True).state != "complete"
     unsound += sum(not is_sound(f"{world.bucket}/runs/train-{i}") for i in range(done["train"]))
     time.sleep(10)
     left = leaks(before, world.bucket)

@@ -10,12 +10,10 @@ from typing import IO, Any
 
 import pyarrow as pa
 from pyarrow import parquet
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from clftask.cli import demo_corpus
 from clftask.cli.job_kinds import job_kind
+from clftask.cli.tables import Page
 from clftask.config.score import ScoreJob
 from clftask.config.train import TrainJob
 from clftask.distributed.session import connected
@@ -31,8 +29,7 @@ The figures of aws-errors are those of a random split. Operations of one service
 descriptions and raise the same errors, so test rows have near duplicates in train. On all
 16,715 operations a linear model (TF-IDF and LinearSVC) reaches a micro-F1 of 0.82 there, and
 0.39 when whole services are held out. Use the second figure if new rows come from services
-that are not in the training data. A job with that split is ready to run:
-  clftask train {job}"""
+that are not in the training data. A job with that split is ready to run:"""
 
 
 def demo(folder: Path, file: IO[str]) -> dict[str, Any]:
@@ -47,44 +44,45 @@ def demo(folder: Path, file: IO[str]) -> dict[str, Any]:
     """
     started = time.perf_counter()
     quiet_libraries()
-    console = Console(file=file, highlight=False, emoji=False)
+    page = Page(file)
     folder = folder.absolute()
-    data = _write_data(folder, console.print)
+    data = _write_data(folder, page.line)
     with connected():
-        errors = _run("train", _write_job(folder, "aws-errors", data), console)
-        services = _run("train", _write_job(folder, "aws-services", data), console)
-        scored = _run("score", _write_job(folder, "score-aws", data, errors.bundle), console)
-    console.print(_most_confident(scored.output))
+        errors = _run("train", _write_job(folder, "aws-errors", data), page)
+        services = _run("train", _write_job(folder, "aws-services", data), page)
+        scored = _run("score", _write_job(folder, "score-aws", data, errors.bundle), page)
+    _print_most_confident(page, scored.output)
     grouped = _write_job(folder, "aws-errors-grouped", data)
-    console.print("\n" + _GAP.format(job=grouped), soft_wrap=True)
-    report = f"{errors.bundle}/report.html"
-    console.print(f"\nopen the report in a browser: {report}", soft_wrap=True)
+    report = f"open the report in a browser: {errors.bundle}/report.html"
     seconds = round(time.perf_counter() - started, 1)
-    console.print(f"\nthe demo took {seconds:.0f} s; everything is in {folder}", soft_wrap=True)
+    end = f"the demo took {seconds:.0f} s; everything is in {folder}"
+    for line in ("", *_GAP.splitlines(), f"  clftask train {grouped}", "", report, "", end):
+        page.line(line)
     results = {"aws-errors": errors, "aws-services": services, "aws-score": scored}
     return {"seconds": seconds, **results}
 
 
-def _run(kind: str, path: Path, console: Console) -> Any:
+def _run(kind: str, path: Path, page: Page) -> Any:
     """Run a job file like the command line."""
-    console.print(f"\n[bold]clftask {kind} {escape(str(path))}[/bold]", soft_wrap=True)
+    page.line()
+    page.line(f"clftask {kind} {path}", style="bold")
     chosen = job_kind(kind)
     result = chosen.run(_TYPES[kind].load(path))
-    chosen.summarise(result, console.file)
+    chosen.summarise(result, page.console.file)
     return result
 
 
-def _most_confident(output: str) -> Table:
-    table = Table(title="the most confident rows")
-    columns = ["service", "name", "labels", "confidence"]
-    for column in columns:
-        table.add_column(column)
+def _print_most_confident(page: Page, output: str) -> None:
+    texts = ["service", "name", "labels"]
+    columns = [*texts, "confidence"]
     parts = sorted(Path(output).glob("part-*.parquet"))
     rows = pa.concat_tables(parquet.read_table(part, columns=columns) for part in parts)
-    for row in rows.sort_by([("confidence", "descending")]).slice(0, NUM_SHOWN).to_pylist():
-        shown = [row["service"], row["name"], ", ".join(row["labels"]), f"{row['confidence']:.3f}"]
-        table.add_row(*map(escape, shown))
-    return table
+    first = rows.sort_by([("confidence", "descending")]).slice(0, NUM_SHOWN).to_pylist()
+    cells = [
+        (row["service"], row["name"], ", ".join(row["labels"]), f"{row['confidence']:.3f}")
+        for row in first
+    ]
+    page.table(columns, cells, "the most confident rows", texts=texts)
 
 
 def _write_data(folder: Path, say: Callable[[str], None]) -> dict[str, Path]:

@@ -2,108 +2,110 @@
 
 from __future__ import annotations
 
-from typing import IO, TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import IO, Any
 
-from rich.console import Console
-from rich.table import Table
-
-from clftask.cli.summaries import console_on, inspect_summary
-from clftask.messages import counted, printable, shown_label
-
-if TYPE_CHECKING:
-    from clftask.commands.inspect_data import CorpusData, TrainData
+from clftask.cli.summaries import print_metrics
+from clftask.cli.tables import Page
+from clftask.commands.description import Description, Measured
+from clftask.commands.inspect_data import CorpusData, Figures, TrainData
+from clftask.commands.inspect_table import TableSummary
+from clftask.messages import counted, shown_label
 
 MAX_LABELS = 20  # of these, half are the most frequent and half the rarest
-MAX_NAMES = 10
-NOT_SHOWN = ("running",)  # the state says it in words
-MAX_WARNINGS = 20
+MAX_NAMES, MAX_WARNINGS = 10, 20
+NOT_SHOWN = ("running", "complete")  # the state says it in words
+OWN_TABLES = ("metrics", "warnings")
 LENGTHS = {"median": "median", "p95": "95 %", "longest": "longest"}
 SHARES = {"truncated": "truncated", "lost": "tokens lost"}
 
 
-def path_summary(found: dict[str, Any], file: IO[str]) -> None:
-    """Print the result of `inspect`."""
-    if found["kind"] == "table":
-        table_summary(found, file)
+def path_summary(
+    found: Description | TableSummary, file: IO[str], all_metrics: bool = False
+) -> None:
+    """Print the result of `inspect`: names and values, and the metrics that training prints."""
+    page = Page(file)
+    if isinstance(found, TableSummary):
+        _print_table(page, found)
         return
-    shown = {name: value for name, value in found.items() if name not in NOT_SHOWN}
+    shown = {n: v for n, v in found.as_json().items() if n not in (*NOT_SHOWN, *OWN_TABLES)}
     if last := shown.get("last record"):
         shown["last record"] = {name: value for name, value in last.items() if name != "time"}
-    inspect_summary(shown, file)
+    page.pairs((name, _in_words(value)) for name, value in shown.items())
+    if isinstance(found, Measured):
+        if found.metrics:
+            of_job = found.task, found.metric or "", all_metrics
+            print_metrics(page, found.metrics, {}, *of_job)
+        page.warnings(found.warnings)
 
 
-def table_summary(found: dict[str, Any], file: IO[str]) -> None:
+def _in_words(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_in_words(inner)}" for name, inner in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_in_words, value))
+    return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
+
+
+def _print_table(page: Page, found: TableSummary) -> None:
     """Print the columns of a table."""
-    console = console_on(file)
-    rows = ", ".join(f"{count:,} {split}" for split, count in found["rows"].items())
-    total = (
-        counted(sum(found["rows"].values()), "row") if len(found["rows"]) == 1 else f"{rows} rows"
-    )
-    files = counted(found["files"], "file")
-    console.print(f"{printable(found['path'])}: {files}, {total}", soft_wrap=True)
-    first, num_rows = next(iter(found["rows"].items()))
-    of = f" of {first}" if len(found["rows"]) > 1 else ""
-    is_part = found["rows_read"] < num_rows
-    caption = (
-        f"columns{of}, from the first {counted(found['rows_read'], 'row')}" if is_part else None
-    )
-    table = Table(caption=caption)
-    for name in ("column", "type", "missing", "distinct", "looks like", "examples"):
-        table.add_column(name, justify="right" if name in ("missing", "distinct") else "left")
-    for column in found["columns"]:
-        distinct = "> 1,000" if column["distinct"] is None else f"{column['distinct']:,}"
-        texts = column["looks_like"], ", ".join(column["examples"])
-        kind = column["type"].replace("element: ", "").replace("item: ", "")
-        cells = printable(column["name"]), printable(kind), f"{column['missing']:,}", distinct
-        table.add_row(*cells, *map(printable, texts))
-    console.print(table)
-    _print_warnings(console, found["warnings"])
-    if found["job"]:
-        console.print(f"a job could begin with\n  {printable(found['job'])}", soft_wrap=True)
+    (first, num_rows), *others = found.rows.items()
+    rows = f"{_by_split(found.rows)} rows" if others else counted(num_rows, "row")
+    page.line(f"{found.path}: {counted(found.files, 'file')}, {rows}")
+    part = f"columns{f' of {first}' if others else ''}, from the first"
+    caption = f"{part} {counted(found.rows_read, 'row')}" if found.rows_read < num_rows else None
+    cells = [
+        (
+            column.name,
+            column.type.replace("element: ", "").replace("item: ", ""),
+            f"{column.missing:,}",
+            "> 1,000" if column.distinct is None else f"{column.distinct:,}",
+            column.looks_like,
+            ", ".join(column.examples),
+        )
+        for column in found.columns
+    ]
+    heads = ("column", "type", "missing", "distinct", "looks like", "examples")
+    texts = ("column", "type", "looks like", "examples")
+    page.table(heads, cells, caption=caption, texts=texts)
+    _print_warnings(page, found.warnings)
+    if found.job:
+        page.line("a job could begin with")
+        page.line(f"  {found.job}")
+
+
+def _by_split(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {split}" for split, count in counts.items())
 
 
 def data_summary(found: TrainData | CorpusData, file: IO[str]) -> None:
     """Print the data of a job."""
-    console = console_on(file)
-    _print_corpus(found, console) if hasattr(found, "sampled") else _print_train(found, console)
+    page = Page(file)
+    _print_corpus(page, found) if isinstance(found, CorpusData) else _print_train(page, found)
 
 
-def _print_train(found: Any, console: Console) -> None:
-    lengths, unit = _lengths(found)
-    by_split = {split: (f"{n:,}", lengths[split]) for split, n in found.rows.items()}
-    console.print(_length_table(by_split, "split", unit, found.max_length))
+def _print_train(page: Page, found: TrainData) -> None:
+    lengths = found.tokens or found.characters
+    by_split = {split: (count, lengths[split]) for split, count in found.rows.items()}
+    _print_lengths(page, by_split, "split", found.max_length if found.tokens else None)
     if found.groups:
-        groups = ", ".join(f"{count:,} {split}" for split, count in found.groups.items())
-        console.print(f"groups: {groups}")
-    shown, caption = _chosen(found.labels)
+        page.line(f"groups: {_by_split(found.groups)}")
+    ordered = sorted(found.labels.items(), key=lambda pair: -pair[1]["train"])
+    half, caption = MAX_LABELS // 2, None
+    if between := max(0, len(ordered) - MAX_LABELS):
+        caption = f"the {half} most frequent and the {half} rarest; {between:,} between them"
+        ordered = ordered[:half] + ordered[-half:]
+    cells = [
+        (shown_label(name), *(f"{count:,}" for count in counts.values()),
+         f"{counts['train'] / found.rows['train']:.1%}")
+        for name, counts in ordered
+    ]  # fmt: skip
     per_row = f"{counted(len(found.labels), 'label')}, {found.labels_per_row:.2f} a row"
-    table = Table(title=per_row, caption=caption)
-    table.add_column("label")
-    for split in found.rows:
-        table.add_column(split, justify="right")
-    table.add_column("share of train", justify="right")
-    for name, counts in shown:
-        share = counts["train"] / found.rows["train"]
-        cells = *(f"{n:,}" for n in counts.values()), f"{share:.1%}"
-        table.add_row(printable(shown_label(name)), *cells)
-    console.print(table)
-    _print_warnings(console, [*_label_lines(found), *found.warnings, *found.duplicates.lines()])
+    page.table(("label", *found.rows, "share of train"), cells, per_row, caption)
+    _print_warnings(page, [*_label_lines(found), *found.warnings, *found.duplicates.lines()])
 
 
-def _chosen(
-    labels: dict[str, dict[str, int]],
-) -> tuple[list[tuple[str, dict[str, int]]], str | None]:
-    """Return the labels to show, the most frequent first, and a caption for the others."""
-    ordered = sorted(labels.items(), key=lambda pair: -pair[1]["train"])
-    left_out = len(ordered) - MAX_LABELS
-    if left_out <= 0:
-        return ordered, None
-    half = MAX_LABELS // 2
-    caption = f"the {half} most frequent and the {half} rarest; {left_out:,} between them"
-    return ordered[:half] + ordered[-half:], caption
-
-
-def _label_lines(found: Any) -> list[str]:
+def _label_lines(found: TrainData) -> list[str]:
     lines = []
     for split, missing in found.labels_not_in.items():
         if missing:
@@ -113,50 +115,42 @@ def _label_lines(found: Any) -> list[str]:
     return lines
 
 
-def _print_corpus(found: Any, console: Console) -> None:
-    totals = Table(show_header=False)
-    totals.add_row("files", f"{found.files:,}")
-    totals.add_row("rows", f"{found.rows:,}")
-    totals.add_row("text", printable(", ".join(found.text)))
-    columns = ", ".join(f"{name}: {kind}" for name, kind in found.columns.items())
-    totals.add_row("columns", printable(columns))
+def _print_corpus(page: Page, found: CorpusData) -> None:
+    rows = [("files", f"{found.files:,}"), ("rows", f"{found.rows:,}")]
+    if found.filtered is not None:
+        num_read = counted(found.sampled + found.filtered, "sampled row")
+        rows.append(("left out by input.where", f"{found.filtered:,} of {num_read}"))
+    rows.append(("text", ", ".join(found.text)))
+    rows.append(("columns", ", ".join(f"{name}: {kind}" for name, kind in found.columns.items())))
     for reason, count in found.bad.items():
-        totals.add_row("bad rows", f"{count:,} of {found.sampled:,} sampled: {printable(reason)}")
-    console.print(totals)
+        rows.append(("bad rows", f"{count:,} of {found.sampled:,} sampled: {reason}"))
+    page.pairs(rows)
     if found.characters:
-        lengths = {"": (f"{found.sampled:,}", found.tokens)}
-        console.print(_length_table(lengths, "sample", "tokens", found.max_length))
-    _print_warnings(console, found.warnings)
+        _print_lengths(page, {"": (found.sampled, found.tokens)}, "sample", found.max_length)
+    _print_warnings(page, found.warnings)
 
 
-def _lengths(found: Any) -> tuple[dict[str, dict[str, float]], str]:
-    return (found.tokens, "tokens") if found.tokens else (found.characters, "characters")
-
-
-def _length_table(
-    rows: dict[str, tuple[str, dict[str, float]]], first: str, unit: str, max_length: int
-) -> Table:
-    """Return row counts and text lengths.
+def _print_lengths(
+    page: Page, parts: Mapping[str, tuple[int, Figures]], first: str, max_length: int | None
+) -> None:
+    """Print row counts and text lengths.
 
     Args:
-        rows: By the name of the part: its row count and its figures.
+        page: Where to.
+        parts: By the name of the part: its row count and its figures.
         first: The heading of the names.
-        unit: tokens or characters.
-        max_length: The tokens that are read.
+        max_length: The tokens that are read; None if the lengths are in characters.
     """
-    is_tokens = unit == "tokens"
-    caption = f"length in {unit}" + (f"; max_length is {max_length}" if is_tokens else "")
-    table = Table(caption=caption)
-    table.add_column(first)
-    for name in ("rows", *LENGTHS.values(), *(SHARES.values() if is_tokens else ())):
-        table.add_column(name, justify="right")
-    for name, (count, figures) in rows.items():
-        lengths = [f"{figures[key]:,.0f}" for key in LENGTHS]
-        shares = [f"{figures[key]:.1%}" for key in SHARES if is_tokens]
-        table.add_row(name, count, *lengths, *shares)
-    return table
+    shares = {} if max_length is None else SHARES
+    caption = f"length in tokens; max_length is {max_length}" if shares else "length in characters"
+    cells = [
+        (name, f"{count:,}", *(f"{figures[key]:,.0f}" for key in LENGTHS),
+         *(f"{figures[key]:.1%}" for key in shares))
+        for name, (count, figures) in parts.items()
+    ]  # fmt: skip
+    page.table((first, "rows", *LENGTHS.values(), *shares.values()), cells, caption=caption)
 
 
-def _print_warnings(console: Console, lines: list[str]) -> None:
+def _print_warnings(page: Page, lines: Sequence[str]) -> None:
     for line in lines[:MAX_WARNINGS]:
-        console.print(printable(line), soft_wrap=True)
+        page.line(line)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 
 import typer
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from clftask.spec import Spec
 
 Shown = TypeVar("Shown")
+P = ParamSpec("P")
 
 app = typer.Typer(
     name="clftask",
@@ -63,7 +64,19 @@ def _options(
         raise typer.Exit
 
 
-@app.command()
+def _command(run: Callable[P, None]) -> Callable[P, None]:
+    """Register a command, whose errors become messages and exit codes."""
+
+    # Typer reads name, help and options from the function that `wraps` names.
+    @app.command()
+    @wraps(run)
+    def command(*args: P.args, **options: P.kwargs) -> None:
+        guarded(partial(run, *args, **options), bool(options.get("as_json")))
+
+    return command
+
+
+@_command
 def train(
     job: JobFile,
     overrides: Overrides = None,
@@ -75,7 +88,7 @@ def train(
     _run_job("train", job, overrides, dry_run, False, as_json, all_metrics=all_metrics)
 
 
-@app.command()
+@_command
 def tune(
     job: JobFile,
     overrides: Overrides = None,
@@ -88,7 +101,7 @@ def tune(
     _run_job("tune", job, overrides, dry_run, estimate, as_json, all_metrics=all_metrics)
 
 
-@app.command()
+@_command
 def score(
     job: JobFile,
     overrides: Overrides = None,
@@ -110,28 +123,24 @@ def _run_job(
     **shown: bool,
 ) -> None:
     """Run, print or estimate a job of any kind; `shown` are options of its summary."""
+    if dry_run and estimate:
+        allowed = "cannot be combined with --estimate"
+        raise ConfigError(Problem("--dry-run", None, allowed, "Remove one of them."))
+    job = _job_types()[kind].load(path, overrides or [])
+    if dry_run:
+        typer.echo(json.dumps(job.dump()) if as_json else job.to_yaml(), nl=as_json)
+        return
+    from clftask.cli.job_kinds import estimator, job_kind
 
-    def run() -> None:
-        if dry_run and estimate:
-            allowed = "cannot be combined with --estimate"
-            raise ConfigError(Problem("--dry-run", None, allowed, "Remove one of them."))
-        job = _job_types()[kind].load(path, overrides or [])
-        if dry_run:
-            typer.echo(json.dumps(job.dump()) if as_json else job.to_yaml(), nl=as_json)
-            return
-        from clftask.cli.job_kinds import estimator, job_kind
-
-        if estimate:
-            measure, show = estimator(kind)
-            _show(lambda: measure(job, say), show, as_json)
-        else:
-            chosen = job_kind(kind)
-            _show(lambda: chosen.run(job), partial(chosen.summarise, **shown), as_json)
-
-    guarded(run, as_json)
+    if estimate:
+        measure, show = estimator(kind)
+        _show(lambda: measure(job, say), show, as_json)
+    else:
+        chosen = job_kind(kind)
+        _show(lambda: chosen.run(job), partial(chosen.summarise, **shown), as_json)
 
 
-@app.command()
+@_command
 def submit(
     kind: Annotated[str, typer.Argument(metavar="train|tune|score", help="The kind of job.")],
     job: JobFile,
@@ -155,16 +164,12 @@ def submit(
     as_json: AsJson = False,
 ) -> None:
     """Run a job on a Ray cluster; print its log and return its exit code."""
+    from clftask.distributed.submit.client import send
+    from clftask.distributed.submit.package import Shipping, load
 
-    def run() -> None:
-        from clftask.distributed.submit.client import send
-        from clftask.distributed.submit.package import Shipping, load
-
-        shipping = Shipping(tuple(shared or []), packages, image)
-        submitted = send(kind, load(kind, job, overrides or []), address, shipping, say, as_json)
-        _leave(submitted, as_json) if no_wait else _wait_for(submitted, as_json)
-
-    guarded(run, as_json)
+    shipping = Shipping(tuple(shared or []), packages, image)
+    submitted = send(kind, load(kind, job, overrides or []), address, shipping, say, as_json)
+    _leave(submitted, as_json) if no_wait else _wait_for(submitted, as_json)
 
 
 def _leave(submitted: Any, as_json: bool) -> None:
@@ -186,7 +191,7 @@ def _wait_for(submitted: Any, as_json: bool) -> None:
         raise typer.Exit(code)
 
 
-@app.command()
+@_command
 def evaluate(
     bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="The bundle.")],
     table: Annotated[str, typer.Argument(metavar="TABLE", help="A labelled table.")],
@@ -195,18 +200,14 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Evaluate a bundle on a labelled table."""
+    from clftask.cli.summaries import evaluation_summary
+    from clftask.commands.evaluate import evaluate_bundle
 
-    def run() -> None:
-        from clftask.cli.summaries import evaluation_summary
-        from clftask.commands.evaluate import evaluate_bundle
-
-        summarise = partial(evaluation_summary, all_metrics=all_metrics)
-        _show(lambda: evaluate_bundle(bundle, table, say, split), summarise, as_json)
-
-    guarded(run, as_json)
+    summarise = partial(evaluation_summary, all_metrics=all_metrics)
+    _show(lambda: evaluate_bundle(bundle, table, say, split), summarise, as_json)
 
 
-@app.command()
+@_command
 def decide(
     bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="The bundle.")],
     table: Annotated[str, typer.Argument(metavar="TABLE", help="A labelled table.")],
@@ -222,18 +223,14 @@ def decide(
     as_json: AsJson = False,
 ) -> None:
     """Refit calibration and thresholds on new labelled rows, without training."""
+    from clftask.cli.summaries import evaluation_summary
+    from clftask.commands.evaluate import decide_bundle
 
-    def run() -> None:
-        from clftask.cli.summaries import evaluation_summary
-        from clftask.commands.evaluate import decide_bundle
-
-        refit = partial(decide_bundle, bundle, table, overrides or [], output, say, split)
-        _show(refit, partial(evaluation_summary, all_metrics=all_metrics), as_json)
-
-    guarded(run, as_json)
+    refit = partial(decide_bundle, bundle, table, overrides or [], output, say, split)
+    _show(refit, partial(evaluation_summary, all_metrics=all_metrics), as_json)
 
 
-@app.command()
+@_command
 def compare(
     a: Annotated[str, typer.Argument(metavar="A", help="The baseline bundle or score table.")],
     b: Annotated[str, typer.Argument(metavar="B", help="The new bundle or score table.")],
@@ -250,28 +247,24 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Compare two bundles or two score tables; exit 1 if a gate fails."""
+    from clftask.cli.summaries import compare_summary, compare_tables_summary
+    from clftask.commands.compare_bundles import compare_bundles
+    from clftask.commands.compare_tables import compare_tables
 
-    def run() -> None:
-        from clftask.cli.summaries import compare_summary, compare_tables_summary
-        from clftask.commands.compare_bundles import compare_bundles
-        from clftask.commands.compare_tables import compare_tables
-
-        if table is None and split is not None:
-            raise ConfigError(Problem("--split", split, "is for labelled tables", "Remove it."))
-        if table is None:
-            tables_compared = partial(compare_tables, a, b, gate or [])
-            result = _show(tables_compared, compare_tables_summary, as_json)
-        else:
-            bundles_compared = partial(compare_bundles, a, b, table, gate or [], say, split)
-            summarise = partial(compare_summary, all_metrics=all_metrics)
-            result = _show(bundles_compared, summarise, as_json)
-        if not result["passed"]:
-            raise typer.Exit(1)
-
-    guarded(run, as_json)
+    if table is None and split is not None:
+        raise ConfigError(Problem("--split", split, "is for labelled tables", "Remove it."))
+    if table is None:
+        tables_compared = partial(compare_tables, a, b, gate or [])
+        passed = _show(tables_compared, compare_tables_summary, as_json).passed
+    else:
+        bundles_compared = partial(compare_bundles, a, b, table, gate or [], say, split)
+        summarise = partial(compare_summary, all_metrics=all_metrics)
+        passed = _show(bundles_compared, summarise, as_json).passed
+    if not passed:
+        raise typer.Exit(1)
 
 
-@app.command()
+@_command
 def inspect(
     path: Annotated[
         str, typer.Argument(help="A run, search, bundle, score table, job file or table.")
@@ -283,58 +276,48 @@ def inspect(
     verify: Annotated[
         bool, typer.Option("--verify", help="Check every part of a score table.")
     ] = False,
+    all_metrics: AllMetrics = False,
     as_json: AsJson = False,
 ) -> None:
     """Describe a run, a search, a bundle, a score table, a job file or a table."""
+    from clftask.cli.inspect_summaries import data_summary, path_summary
 
-    def run() -> None:
-        from clftask.cli.inspect_summaries import data_summary, path_summary
+    if data and verify:
+        allowed = "cannot be combined with --verify"
+        raise ConfigError(Problem("--data", None, allowed, "Remove one of them."))
+    if data:
+        from clftask.commands.inspect_data import inspect_data
 
-        if data and verify:
-            allowed = "cannot be combined with --verify"
-            raise ConfigError(Problem("--data", None, allowed, "Remove one of them."))
-        if data:
-            from clftask.commands.inspect_data import inspect_data
+        _show(lambda: inspect_data(path, overrides or []), data_summary, as_json)
+    else:
+        from clftask.commands.inspect import inspect as look
 
-            _show(lambda: inspect_data(path, overrides or []), data_summary, as_json)
-        else:
-            from clftask.commands.inspect import inspect as look
-
-            _show(lambda: look(path, verify, overrides or []), path_summary, as_json)
-
-    guarded(run, as_json)
+        summarise = partial(path_summary, all_metrics=all_metrics)
+        _show(lambda: look(path, verify, overrides or []), summarise, as_json)
 
 
-@app.command()
+@_command
 def schema(
     kind: Annotated[str, typer.Argument(metavar="train|tune|score", help="The kind of job.")],
 ) -> None:
     """Print the JSON Schema of a job file."""
-
-    def run() -> None:
-        jobs = _job_types()
-        if kind not in jobs:
-            raise ConfigError(Problem("schema", kind, "must be train, tune or score"))
-        typer.echo(json.dumps(jobs[kind].model_json_schema(), indent=2))
-
-    guarded(run)
+    jobs = _job_types()
+    if kind not in jobs:
+        raise ConfigError(Problem("schema", kind, "must be train, tune or score"))
+    typer.echo(json.dumps(jobs[kind].model_json_schema(), indent=2))
 
 
-@app.command()
+@_command
 def demo(
     folder: Annotated[Path, typer.Argument(help="Folder of data, jobs and runs.")] = Path("demo"),
     as_json: AsJson = False,
 ) -> None:
     """Build a real corpus from boto3, train on it, and score new rows."""
+    from clftask.cli.demo import demo as show
 
-    def run() -> None:
-        from clftask.cli.demo import demo as show
-
-        result = show(folder, tables(as_json))
-        if as_json:
-            typer.echo(to_json(result, _as_json))
-
-    guarded(run, as_json)
+    result = show(folder, tables(as_json))
+    if as_json:
+        typer.echo(to_json(result, _as_json))
 
 
 def _job_types() -> dict[str, type[Spec]]:

@@ -24,30 +24,50 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from clftask import logs
-from clftask.cli.summaries import MAX_LABEL_ROWS, shown
+from clftask.cli.tables import shown, table_of
 from clftask.components.search.goal import Goal
 from clftask.messages import counted, printable
 
-LINE_EVERY_S, LINE_EVERY_STEPS = 10.0, 50
+LINE_EVERY_S, LINE_EVERY_STEPS, MAX_TRIAL_ROWS = 10.0, 50, 20
 OTHER_CELLS = len("/ -:--:--") + 4  # of the progress line, with gaps
 GAP = "  "
 
 
-def _console() -> Console:
-    """Return a console on stderr; not a terminal if logs are JSON lines."""
-    is_terminal = False if logs.is_json() else None
-    return Console(
-        stderr=True, highlight=False, markup=False, emoji=False, force_terminal=is_terminal
-    )
+class _Terminal:
+    """Lines above a live display on stderr; only lines if logs are JSON lines."""
 
+    live: Live
 
-def _say(console: Console, line: str) -> None:
-    with suppress(OSError):  # a closed or full stderr must not end a job
-        logs.say(line) if logs.is_json() else console.print(printable(line), soft_wrap=True)
+    def __init__(self) -> None:
+        is_terminal = False if logs.is_json() else None
+        self.console = Console(
+            stderr=True, highlight=False, markup=False, emoji=False, force_terminal=is_terminal
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # A closed or full stderr must not end a job. Rich prints an empty line when a display
+        # stops that has not started.
+        if self.live.is_started:
+            with suppress(OSError):
+                self.live.stop()
+
+    def say(self, line: str) -> None:
+        """Print a line."""
+        with suppress(OSError):
+            if logs.is_json():
+                logs.say(line)
+            else:
+                self.console.print(printable(line), soft_wrap=True)
 
 
 class _Figures:
-    """Figures in one line: those that fit the width, the first ones first."""
+    """Figures in one line: those that fit the width, the first ones first.
+
+    Rich shrinks a column to the minimum that its cells measure: 0, so that this one gives way.
+    """
 
     def __init__(self, figures: list[str]) -> None:
         self.figures = figures
@@ -70,32 +90,21 @@ class _FiguresColumn(ProgressColumn):
         return _Figures(task.fields["figures"])
 
 
-class _Screen:
+class _Screen(_Terminal):
     """A progress bar with figures on stderr; plain lines without a terminal."""
 
     name = ""
 
     def __init__(self) -> None:
-        self.console = _console()
+        super().__init__()
         whole = Column(no_wrap=True)  # rich cuts the columns of steps and time by default
         self.bar = BarColumn(table_column=whole)
         fixed = [TextColumn("{task.description}", table_column=whole), self.bar]
         fixed += [MofNCompleteColumn(table_column=whole), TimeRemainingColumn(table_column=whole)]
         columns = [*fixed, _FiguresColumn()]
         self.progress = Progress(*columns, console=self.console)
+        self.live = self.progress.live
         self.task: Any = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.progress.live.is_started:  # else rich prints an empty line
-            with suppress(OSError):
-                self.progress.stop()
-
-    def say(self, line: str) -> None:
-        """Print a line above the bar."""
-        _say(self.console, line)
 
     def move(self, completed: int, total: int, figures: list[str]) -> None:
         """Move the bar; of the figures, the last ones give way on a narrow terminal."""
@@ -181,25 +190,14 @@ class ScoreScreen(_Screen):
         return parts
 
 
-class TuneScreen:
+class TuneScreen(_Terminal):
     """A live table of trials; plain lines without a terminal."""
 
     def __init__(self, goal: Goal, num_trials: int) -> None:
+        super().__init__()
         self.goal, self.num_trials = goal, num_trials
-        self.console = _console()
         self.rows: dict[str, dict[str, Any]] = {}
         self.live = Live(console=self.console, refresh_per_second=2, get_renderable=self._table)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with suppress(OSError):
-            self.live.stop()
-
-    def say(self, line: str) -> None:
-        """Print a line above the table."""
-        _say(self.console, line)
 
     def show(self, record: dict[str, Any]) -> None:
         """Add a record of a trial; print it without a terminal."""
@@ -207,7 +205,7 @@ class TuneScreen:
         row |= record
         value = record.get("value")
         if value is not None:
-            row["best"] = self._better(row.get("best"), value)
+            row["best"] = self._best([value, row.get("best", value)])
         if self.console.is_terminal:
             self.live.start()
             return
@@ -215,33 +213,28 @@ class TuneScreen:
         if (value is not None and not record.get("is_known")) or reason:
             figure = reason if value is None else f"{self.goal.metric} {value:.4f}"
             epoch = f"epoch {record['epoch']}: " if record.get("epoch") else ""
-            self.say(f"{_trial_name(row)}: {epoch}{figure}; best {shown(self._best())}")
+            self.say(f"{_trial_name(row)}: {epoch}{figure}; best {shown(self._best_of_all())}")
 
-    def _better(self, a: float | None, b: float | None) -> float | None:
-        known = [value for value in (a, b) if value is not None]
-        choose = max if self.goal.greater_is_better else min
-        return choose(known, default=None)
+    def _best(self, values: list[float]) -> float | None:
+        return (max if self.goal.greater_is_better else min)(values, default=None)
 
-    def _best(self) -> float | None:
-        found = None
-        for row in list(self.rows.values()):
-            found = self._better(found, row.get("best"))
-        return found
+    def _best_of_all(self) -> float | None:
+        return self._best([row["best"] for row in list(self.rows.values()) if "best" in row])
 
     def _table(self) -> Table:
         rows = list(self.rows.values())  # a copy: the search adds rows concurrently
         searched = [row for row in rows if not row["is_final"]]
         ended = sum(row["state"] != "running" for row in searched)
         trials = counted(self.num_trials, "trial")
-        title = f"{ended} of {trials}, best {self.goal.metric} {shown(self._best())}"
-        table = Table(title=title)
-        for name in ("trial", "state", "epoch", self.goal.metric, "best"):
-            table.add_column(name, justify="left" if name in ("trial", "state") else "right")
+        title = f"{ended} of {trials}, best {self.goal.metric} {shown(self._best_of_all())}"
         active = sorted(rows, key=lambda row: row["state"] != "running")
-        for row in active[:MAX_LABEL_ROWS]:
-            figures = [shown(row.get("value")), shown(row.get("best"))]
-            table.add_row(_trial_name(row), row["state"], str(row.get("epoch") or ""), *figures)
-        return table
+        cells = [
+            (_trial_name(row), row["state"], str(row.get("epoch") or ""),
+             shown(row.get("value")), shown(row.get("best")))
+            for row in active[:MAX_TRIAL_ROWS]
+        ]  # fmt: skip
+        heads = ("trial", "state", "epoch", self.goal.metric, "best")
+        return table_of(heads, cells, title, texts=("trial", "state"))
 
 
 def _trial_name(row: dict[str, Any]) -> str:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import pyarrow as pa
 
 from clftask.array_types import Array
-from clftask.commands.evaluate import Say, read_table, score_rows
-from clftask.commands.gates import check_gates, metric_of, read_gates
-from clftask.components.labels import LabelSpace, multi_hot
+from clftask.commands.evaluate import Say, read_table, scored
+from clftask.commands.gates import GateOutcome, all_passed, check_gates, metric_of, read_gates
+from clftask.components.labels import LabelSpace, Task, multi_hot
 from clftask.components.metrics import (
     ABSENT,
     LOWER_IS_BETTER,
@@ -21,6 +24,7 @@ from clftask.components.metrics import (
     per_label,
 )
 from clftask.config.train import TrainJob
+from clftask.data import training_rows
 from clftask.data.prepare import read_labelled
 from clftask.data.readers.base import FILE, ROW
 from clftask.data.summary import DataReport
@@ -28,7 +32,8 @@ from clftask.errors import DataError, Problem
 from clftask.evaluation.bootstrap import bootstrap, figures_of, interval, label_f1
 from clftask.evaluation.evaluate import groups_of
 from clftask.io.strict_json import strict
-from clftask.models.bundle import read_meta
+from clftask.io.tempdirs import temporary_folder
+from clftask.models.bundle import fetch, read_meta
 
 NUM_EXAMPLES = 10
 _LABELS = "of labels"
@@ -47,9 +52,71 @@ class Decided:
     decided: Array
 
 
+class MetricChange(TypedDict):
+    """A metric of both bundles, and B − A; of some its paired 95 % bootstrap interval."""
+
+    a: float | None
+    b: float | None
+    difference: float | None
+    low: NotRequired[float | None]
+    high: NotRequired[float | None]
+
+
+class LabelChange(TypedDict):
+    """F1 of a label, and the rows with another prediction of it; rows: those with the label."""
+
+    label: str
+    rows: int
+    f1_a: float | None
+    f1_b: float | None
+    difference: float | None
+    low: float | None
+    high: float | None
+    changed: int
+
+
+class Example(TypedDict):
+    """A row that only one bundle predicts correctly: its labels, and those of each bundle."""
+
+    file: str
+    row: int
+    text: str
+    true: list[str]
+    a: list[str]
+    b: list[str]
+
+
+@dataclass(frozen=True)
+class BundleComparison:
+    """The differences between two bundles on a labelled table.
+
+    Attributes:
+        a, b, table: The paths.
+        rows: Number of rows that both read.
+        metric: The metric of B's training job.
+        per_label: Largest change of F1 first.
+        changed: The share of rows whose prediction changed.
+        examples: better, worse: largest change of probability first.
+        passed: Whether all gates passed.
+    """
+
+    a: str
+    b: str
+    table: str
+    rows: int
+    task: Task
+    metric: str
+    metrics: dict[str, MetricChange]
+    per_label: list[LabelChange]
+    changed: float
+    examples: dict[str, list[Example]]
+    gates: list[GateOutcome]
+    passed: bool
+
+
 def compare_bundles(
     a: str, b: str, table: str, gates: list[str], say: Say, split: str | None = None
-) -> dict[str, Any]:
+) -> BundleComparison:
     """Compare two bundles on a labelled table.
 
     Args:
@@ -60,33 +127,32 @@ def compare_bundles(
         say: Prints a line for the user.
         split: The split of a dataset that has several; None: test, or else the first one.
 
-    Returns:
-        a, b, table, task, metric (B's training job's), rows, metrics (a, b, difference and, for
-        some, its paired bootstrap interval), per_label, changed (share of rows whose prediction
-        changed), examples (better, worse: rows that only one bundle predicts correctly), gates,
-        passed.
-
     Raises:
         ConfigError: A gate is invalid.
         DataError: A bundle is missing, their tasks differ, or the table does not match them.
     """
     jobs, space = [TrainJob.load(read_meta(path).job) for path in (a, b)], _space(a, b)
     wanted = read_gates(gates, names := _metric_names(space, gates), LOWER_IS_BETTER)
-    rows, second = _shared_rows(jobs, space, table, say, split)
-    targets = multi_hot(rows["labels"].combine_chunks(), len(space.names))
-    sides = [_decided(path, part, space, say) for path, part in ((a, rows), (b, second))]
-    differences = _differences(sides, targets, groups_of(rows), space.positive_index)
-    metrics = _metrics(sides, targets, differences, space, names)
-    found = {
-        **{"a": a, "b": b, "table": table, "rows": len(targets), "task": space.task},
-        "metric": jobs[1].training.metric,
-        "metrics": metrics,
-        "per_label": _per_label(sides, targets, differences, space),
-        "changed": float((sides[0].decided != sides[1].decided).any(1).mean()),
-        "examples": _examples(sides, targets, rows, space),
-        **check_gates(wanted, {name: row["difference"] for name, row in metrics.items()}),
-    }
-    return dict(strict(found))
+    first, second = _shared_rows((a, b), jobs, space, table, say, split)
+    targets = multi_hot(first["labels"].combine_chunks(), len(space.names))
+    sides = [_decided(path, part, space, say) for path, part in ((a, first), (b, second))]
+    drawn = _differences(sides, targets, groups_of(first), space.positive_index)
+    metrics = _metrics(sides, targets, drawn, space, names)
+    checked = check_gates(wanted, {name: row["difference"] for name, row in metrics.items()})
+    return BundleComparison(
+        a=a,
+        b=b,
+        table=table,
+        rows=len(targets),
+        task=space.task,
+        metric=jobs[1].training.metric,
+        metrics=metrics,
+        per_label=_per_label(sides, targets, drawn[_LABELS], space),
+        changed=float((sides[0].decided != sides[1].decided).any(1).mean()),
+        examples=_examples(sides, targets, first, space),
+        gates=checked,
+        passed=all_passed(checked),
+    )
 
 
 def _metric_names(space: LabelSpace, gates: list[str]) -> list[str]:
@@ -111,19 +177,41 @@ def _space(a: str, b: str) -> LabelSpace:
 
 
 def _shared_rows(
-    jobs: list[TrainJob], space: LabelSpace, table: str, say: Say, split: str | None
+    paths: tuple[str, str],
+    jobs: list[TrainJob],
+    space: LabelSpace,
+    table: str,
+    say: Say,
+    split: str | None,
 ) -> tuple[pa.Table, pa.Table]:
     """Return the rows that both bundles can read, prepared for each bundle."""
-    first, _ = read_table(jobs[0], space, table, say, split)
+    with _named("A", paths[0]):
+        first, _ = read_table(jobs[0], space, table, say, split)
     if jobs[0].data.recipe == jobs[1].data.recipe:
         return first, first
-    second = read_labelled(jobs[1], space, table, DataReport(), split)
+    with _named("B", paths[1]):
+        second = read_labelled(jobs[1], space, table, DataReport(), split)
     both = _places(first).keys() & _places(second).keys()
     parts = [
         part.take([i for place, i in _places(part).items() if place in both])
         for part in (first, second)
     ]
     return parts[0], parts[1]
+
+
+@contextmanager
+def _named(side: str, bundle: str) -> Iterator[None]:
+    """Add the bundle that reads a column to the problems of the table's columns."""
+    try:
+        yield
+    except DataError as error:
+        named = (
+            replace(p, path=f"{p.path} of bundle {side}, {bundle}")
+            if p.path.startswith("table (")
+            else p
+            for p in error.problems
+        )
+        raise DataError(*named) from None
 
 
 def _places(table: pa.Table) -> dict[tuple[str, int], int]:
@@ -133,7 +221,12 @@ def _places(table: pa.Table) -> dict[tuple[str, int], int]:
 
 def _decided(path: str, rows: pa.Table, space: LabelSpace, say: Say) -> Decided:
     """Return a bundle's predictions in the order of the shared labels."""
-    meta, own = score_rows(path, rows, say)
+    with temporary_folder() as scratch:
+        folder, meta = fetch(path, scratch)
+        if known := training_rows.count_known(Path(folder), rows):
+            say(f"{path}: {training_rows.warning(known, rows.num_rows)}")
+        logits, _, _ = scored(folder, meta, rows, say)
+    own = meta.decision.probabilities(logits, meta.task)
     places = [space.names.index(name) for name in meta.label_names]
     probabilities = np.zeros((len(own), len(space.names)), np.float32)
     decided = np.zeros(probabilities.shape, np.bool_)
@@ -161,32 +254,31 @@ def _differences(
 def _metrics(
     sides: list[Decided],
     targets: Array,
-    differences: dict[str, Array],
+    drawn: dict[str, Array],
     space: LabelSpace,
     names: list[str],
-) -> dict[str, dict[str, float]]:
-    """Return A, B and B − A of each metric; NaN where it is undefined."""
+) -> dict[str, MetricChange]:
+    """Return A, B and B − A of each metric; None where it is undefined."""
     more = space.task, [*names, ABSENT], space.positive_index
-    one, other = (compute(s.probabilities, s.decided, targets, *more) for s in sides)
-    found = {
-        name: {"a": one[name], "b": other[name], "difference": other[name] - one[name]}
-        for name in one
-    }
-    for name in differences.keys() & found.keys():
-        low, high = interval(differences[name])
-        found[name] |= {"low": low, "high": high}
+    one, other = (strict(compute(s.probabilities, s.decided, targets, *more)) for s in sides)
+    found: dict[str, MetricChange] = {}
+    for name in one:
+        a, b = one[name], other[name]
+        found[name] = {"a": a, "b": b, "difference": _minus(b, a)}
+        if name in drawn:
+            found[name]["low"], found[name]["high"] = strict(interval(drawn[name]))
     return found
 
 
 def _per_label(
-    sides: list[Decided], targets: Array, differences: dict[str, Array], space: LabelSpace
-) -> list[dict[str, Any]]:
-    """Return the labels, largest change of F1 first."""
+    sides: list[Decided], targets: Array, drawn: Array, space: LabelSpace
+) -> list[LabelChange]:
+    """Return the labels; `drawn`: (resamples, labels) B − A of F1."""
     one, other = (per_label(side.decided, targets, space.names) for side in sides)
     changed = (sides[0].decided != sides[1].decided).sum(0)
-    found: list[dict[str, Any]] = []
+    found: list[LabelChange] = []
     for i, (x, y) in enumerate(zip(one, other, strict=True)):
-        low, high = interval(differences[_LABELS][:, i])
+        low, high = strict(interval(drawn[:, i]))
         found.append(
             {"label": x["label"], "rows": x["support"], "f1_a": x["f1"], "f1_b": y["f1"],
              "difference": _minus(y["f1"], x["f1"]), "low": low, "high": high,
@@ -202,8 +294,7 @@ def _minus(b: float | None, a: float | None) -> float | None:
 
 def _examples(
     sides: list[Decided], targets: Array, rows: pa.Table, space: LabelSpace
-) -> dict[str, list[dict[str, Any]]]:
-    """Return rows that only one bundle predicts correctly, largest change of probability first."""
+) -> dict[str, list[Example]]:
     right = [(side.decided == (targets > 0)).all(1) for side in sides]
     moved = np.abs(sides[1].probabilities - sides[0].probabilities).max(1)
     found = {}
@@ -215,7 +306,7 @@ def _examples(
 
 def _example(
     i: int, sides: list[Decided], targets: Array, rows: pa.Table, space: LabelSpace
-) -> dict[str, Any]:
+) -> Example:
     def names(flags: Array) -> list[str]:
         return [space.names[k] for k in np.flatnonzero(flags)]
 

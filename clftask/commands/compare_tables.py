@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from clftask.array_types import Array
-from clftask.commands.gates import check_gates, read_gates
+from clftask.commands.gates import GateOutcome, all_passed, check_gates, read_gates
 from clftask.data.readers.base import FILE, ROW, readable
 from clftask.errors import DataError, Problem
 from clftask.io import filesystems, storage
@@ -46,22 +46,74 @@ class Scored:
         return Scored(keys, self.given[rows], self.confidence[rows], self.task)
 
 
-def compare_tables(a: str, b: str, gates: list[str]) -> dict[str, Any]:
+class LabelShift(TypedDict):
+    """Shares of rows with a label, B − A with its 95 % interval; rows that gained or lost it."""
+
+    label: str
+    share_a: float
+    share_b: float
+    difference: float
+    low: float
+    high: float
+    gained: int
+    lost: int
+
+
+class Predicted(TypedDict):
+    """The labels of a row in one table."""
+
+    labels: list[str]
+    confidence: float
+
+
+class ChangedRow(TypedDict):
+    """A row whose labels differ."""
+
+    key: str
+    a: Predicted
+    b: Predicted
+
+
+@dataclass(frozen=True)
+class TableComparison:
+    """The differences between two score tables.
+
+    Attributes:
+        a, b: Their paths.
+        rows_a, rows_b: Their numbers of rows.
+        rows: Number of rows whose key is in both tables and unique in each.
+        changed: The share of these whose labels differ (churn: Milani Fard et al. 2016); None
+            if there are none.
+        label_drift: The Jensen-Shannon distance (0 to 1) of the distributions of predicted
+            labels (Lin 1991).
+        confidence_drift: The Kolmogorov-Smirnov distance (0 to 1) of the confidences.
+        per_label: Largest change of share first.
+        examples: Rows that changed, most confident in both tables first.
+        passed: Whether all gates passed.
+    """
+
+    a: str
+    b: str
+    task: str
+    rows_a: int
+    rows_b: int
+    rows: int
+    changed: float | None
+    label_drift: float
+    confidence_drift: float
+    per_label: list[LabelShift]
+    examples: list[ChangedRow]
+    gates: list[GateOutcome]
+    passed: bool
+
+
+def compare_tables(a: str, b: str, gates: list[str]) -> TableComparison:
     """Compare two score tables: one corpus scored by two bundles, or two corpora.
 
     Args:
         a: The baseline table.
         b: The new table.
         gates: Bounds: `changed<=0.05`, `label_drift<=0.1`, `confidence_drift<=0.1`.
-
-    Returns:
-        a, b, task; rows_a, rows_b; rows: the rows whose key is in both tables and unique in
-        each; changed: the share of these whose labels differ (churn: Milani Fard et al. 2016),
-        null if there are none; label_drift: the Jensen-Shannon distance (0 to 1) of the
-        distributions of predicted labels (Lin 1991); confidence_drift: the Kolmogorov-Smirnov
-        distance (0 to 1) of the confidences; per_label: shares of rows, their difference with a
-        95 % interval, and rows that gained or lost the label; examples: rows that changed, most
-        confident first; gates, passed.
 
     Raises:
         ConfigError: A gate is invalid.
@@ -78,14 +130,21 @@ def compare_tables(a: str, b: str, gates: list[str]) -> dict[str, Any]:
     if "changed" not in figures and any(gate.metric == "changed" for gate in wanted):
         remedy = "Gate label_drift or confidence_drift."
         raise DataError(Problem("TABLE_B", b, "has no rows in common with TABLE_A", remedy))
-    return {
-        **{"a": a, "b": b, "task": one.task},
-        **{"rows_a": len(one.keys), "rows_b": len(other.keys), "rows": len(rows[0])},
-        **{name: figures.get(name) for name in GATED},
-        "per_label": _per_label(one, other, same, [*names, NO_LABEL]),
-        "examples": _examples(*same, [*names, NO_LABEL]),
-        **check_gates(wanted, figures),
-    }
+    return TableComparison(
+        a=a,
+        b=b,
+        task=one.task,
+        rows_a=len(one.keys),
+        rows_b=len(other.keys),
+        rows=len(rows[0]),
+        changed=figures.get("changed"),
+        label_drift=figures["label_drift"],
+        confidence_drift=figures["confidence_drift"],
+        per_label=_per_label(one, other, same, [*names, NO_LABEL]),
+        examples=_examples(*same, [*names, NO_LABEL]),
+        gates=(checked := check_gates(wanted, figures)),
+        passed=all_passed(checked),
+    )
 
 
 # ------------------------------------------------------------------ reading
@@ -107,7 +166,8 @@ def _check(manifests: list[Manifest], places: tuple[str, str]) -> None:
     one, other = manifests
     for name, place, manifest in zip("AB", places, manifests, strict=True):
         if not manifest.counts.rows_scored or not any(part.num_rows for part in manifest.parts):
-            raise DataError(Problem(f"TABLE_{name}", place, "contains no rows"))
+            remedy = "Score a corpus with rows."
+            raise DataError(Problem(f"TABLE_{name}", place, "contains no rows", remedy))
     if one.task != other.task:
         allowed = f"is {other.task}, and TABLE_A is {one.task}"
         raise DataError(Problem("TABLE_B", places[1], allowed, "Compare tables of one task."))
@@ -129,7 +189,7 @@ def _read(path: str, manifest: Manifest, names: list[str]) -> Scored:
         table = pa.concat_tables(parts)
     return Scored(
         _keys(table, keys),
-        _given(place, table[label], names),
+        _given(place, table, label, names),
         table["confidence"].to_numpy(),
         manifest.task,
     )
@@ -157,7 +217,7 @@ def _keys(table: pa.Table, columns: list[str]) -> pa.Array:
     return pa.concat_arrays(whole.chunks) if whole.num_chunks else pa.array([], pa.large_string())
 
 
-def _given(place: str, column: pa.ChunkedArray, names: list[str]) -> Any:
+def _given(place: str, table: pa.Table, label: str, names: list[str]) -> Any:
     """Return the predicted labels as a CSR matrix; the last column means no label.
 
     Raises:
@@ -165,7 +225,7 @@ def _given(place: str, column: pa.ChunkedArray, names: list[str]) -> Any:
     """
     from scipy.sparse import csr_matrix
 
-    known = pa.array(names, pa.string())
+    known, column = pa.array(names, pa.string()), table[label]
     if pa.types.is_list(column.type):
         lists = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
         counts, codes = pc.list_value_length(lists).to_numpy(), pc.index_in(lists.flatten(), known)
@@ -174,7 +234,7 @@ def _given(place: str, column: pa.ChunkedArray, names: list[str]) -> Any:
         codes = pc.index_in(column.drop_null(), known).combine_chunks()
     if codes.null_count:
         remedy = "Score the corpus again."
-        raise DataError(Problem(place, None, "contains labels not in its manifest", remedy))
+        raise DataError(Problem(place, label, "contains labels not in its manifest", remedy))
     flat = np.full(int(np.maximum(counts, 1).sum()), len(names))
     width = np.maximum(counts, 1)
     flat[np.repeat(counts > 0, width)] = codes.to_numpy()
@@ -221,8 +281,7 @@ def _figures(one: Scored, other: Scored, same: tuple[Scored, Scored]) -> dict[st
 
 def _per_label(
     one: Scored, other: Scored, same: tuple[Scored, Scored], names: list[str]
-) -> list[dict[str, Any]]:
-    """Return the figures of each label, largest change of share first."""
+) -> list[LabelShift]:
     shares = [np.asarray(side.given.mean(0)).ravel() for side in (one, other)]
     gained, lost = (np.asarray((x.given > y.given).sum(0)).ravel() for x, y in (same[::-1], same))
     is_paired = len(same[0].keys) == len(one.keys) == len(other.keys)
@@ -233,7 +292,7 @@ def _per_label(
         parts = zip(shares, (len(one.keys), len(other.keys)), strict=True)
         variance = sum(share * (1 - share) / n for share, n in parts)
     margin = _Z * np.sqrt(np.maximum(variance, 0))
-    found = [
+    found: list[LabelShift] = [
         {"label": name, "share_a": float(x), "share_b": float(y), "difference": float(y - x),
          "low": float(y - x - m), "high": float(y - x + m), "gained": int(g), "lost": int(n)}
         for name, x, y, m, g, n in zip(names, *shares, margin, gained, lost, strict=True)
@@ -242,13 +301,12 @@ def _per_label(
     return sorted(found, key=lambda row: (-abs(row["difference"]), row["label"]))
 
 
-def _examples(one: Scored, other: Scored, names: list[str]) -> list[dict[str, Any]]:
-    """Return rows whose labels changed, most confident in both tables first."""
+def _examples(one: Scored, other: Scored, names: list[str]) -> list[ChangedRow]:
     changed = np.flatnonzero(_changed(one, other))
     surest = np.minimum(one.confidence, other.confidence)[changed]
     rows = changed[np.argsort(-surest, kind="stable")][:NUM_EXAMPLES]
 
-    def side(table: Scored, row: int) -> dict[str, Any]:
+    def side(table: Scored, row: int) -> Predicted:
         labels = [names[i] for i in table.given[row].indices if i < len(names) - 1]
         return {"labels": labels, "confidence": float(table.confidence[row])}
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from clftask.components.decision.calibration import Calibration
 from clftask.components.decision.decision import Decision
-from clftask.components.labels import LabelSpace, multi_hot
+from clftask.components.labels import LabelSpace, Task, multi_hot
 from clftask.components.truncation import num_special
 from clftask.config.train import TrainJob
 from clftask.data import training_rows
@@ -18,7 +18,7 @@ from clftask.data.summary import DataReport
 from clftask.data.tokenization import full_lengths
 from clftask.errors import ConfigError, Problem
 from clftask.evaluation.baseline import majority_label, weaknesses
-from clftask.evaluation.evaluate import Evaluated, Labelled, add_metric, decide, labelled, measured
+from clftask.evaluation.evaluate import Evaluated, Figures, Labelled, decide, labelled, measured
 from clftask.io import filesystems, listing, storage
 from clftask.io.tempdirs import temporary_folder
 from clftask.messages import counted
@@ -31,6 +31,31 @@ from clftask.training import run_dir
 
 FEW_ROWS = 100
 Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation(Figures):
+    """A bundle's figures on a labelled table.
+
+    Attributes:
+        bundle: Its path.
+        table: The table's path.
+        split: The split that was read, of a dataset that has several.
+        task: multiclass or multilabel.
+        metric: The training job's metric.
+        rows: Number of rows.
+        trained_on: Numbers of rows that the bundle was trained on, by split.
+        warnings: Warnings about skipped rows, rows of the training data, and weak metrics.
+    """
+
+    bundle: str
+    table: str
+    split: str | None
+    task: Task
+    metric: str
+    rows: int
+    trained_on: dict[str, int]
+    warnings: list[str]
 
 
 @dataclass(frozen=True)
@@ -57,8 +82,27 @@ class LabelledBundle:
     warnings: list[str]
     num_special: int
 
+    def evaluation(
+        self, bundle: str, table: str, figures: Figures, warnings: list[str], say: Say
+    ) -> Evaluation:
+        """Return the figures as a result; print the warnings."""
+        lines = [f"warning: {warning}" for warning in warnings]
+        for line in lines:
+            say(line)
+        return Evaluation(
+            bundle=bundle,
+            table=table,
+            split=self.split,
+            task=self.meta.task,
+            metric=self.meta.job["training"]["metric"],
+            rows=len(self.rows.logits),
+            trained_on=self.known,
+            warnings=[*self.warnings, *lines],
+            **vars(figures),
+        )
 
-def evaluate_bundle(path: str, table: str, say: Say, split: str | None = None) -> dict[str, Any]:
+
+def evaluate_bundle(path: str, table: str, say: Say, split: str | None = None) -> Evaluation:
     """Evaluate a bundle, with its own decision, on a labelled table.
 
     Args:
@@ -67,29 +111,23 @@ def evaluate_bundle(path: str, table: str, say: Say, split: str | None = None) -
         say: Prints a line for the user.
         split: The split of a dataset that has several; None: test, or else the first one.
 
-    Returns:
-        bundle, table, split (that was read, of a dataset that has several), task, metric (the
-        training job's), rows, trained_on (numbers of rows that the bundle was trained on, by
-        split), warnings, metrics (None where one is undefined), intervals, per_label, by_length,
-        and confusion_matrix for multiclass.
-
     Raises:
         DataError: There is no bundle, or the table does not match it.
     """
     with temporary_folder() as scratch:
         found = _labelled_bundle(path, table, scratch, say, split)
-    decision, rows, space = found.meta.decision, found.rows, found.meta.space
-    again = {"calibration": decision.calibration.model_copy(update={"is_folded": False})}
-    decision = decision.model_copy(update=again)  # the logits are uncalibrated
-    outcome = decision.apply(rows.logits, found.meta.task)
-    num_whole = found.meta.truncation.num_whole(found.meta.max_length, found.num_special)
-    majority = majority_label(found.meta.data, space.names, rows.targets)
-    figures = measured(rows, outcome, decision, space, num_whole, majority)
-    training = found.meta.job["training"]
-    add_metric(figures["metrics"], training["metric"], outcome, rows.targets, found.meta.task)
-    of_table = figures["metrics"], outcome, space, majority, table
-    warnings = _printed(weaknesses(*of_table, training["optimizer"]), say)
-    return {"bundle": path, **_of_table(table, found, warnings), **figures}
+    meta, rows = found.meta, found.rows
+    again = {"calibration": meta.decision.calibration.model_copy(update={"is_folded": False})}
+    decision = meta.decision.model_copy(update=again)  # the logits are uncalibrated
+    outcome = decision.apply(rows.logits, meta.task)
+    num_whole = meta.truncation.num_whole(meta.max_length, found.num_special)
+    majority = majority_label(meta.data, meta.label_names, rows.targets)
+    training = meta.job["training"]
+    of_bundle = decision, meta.space, num_whole, majority, training["metric"]
+    figures = measured(rows, outcome, *of_bundle)
+    of_table = figures.metrics, outcome, meta.space, majority, table
+    warnings = weaknesses(*of_table, training["optimizer"])
+    return found.evaluation(path, table, figures, warnings, say)
 
 
 def decide_bundle(
@@ -99,7 +137,7 @@ def decide_bundle(
     output: str | None,
     say: Say,
     split: str | None = None,
-) -> dict[str, Any]:
+) -> Evaluation:
     """Fit a bundle's decision on a labelled table, without training.
 
     Args:
@@ -111,14 +149,13 @@ def decide_bundle(
         split: The split of a dataset that has several; None: test, or else the first one.
 
     Returns:
-        The same as `evaluate_bundle`, cross-fitted: the decision is fitted on the other folds.
+        The figures of the new bundle, cross-fitted: the decision is fitted on the other folds.
 
     Raises:
         ConfigError: An override is not a field of the decision.
         DataError: There is no bundle, or the table does not match it.
     """
-    meta = bundle.read_meta(path)
-    job = _with_decision(meta, overrides)
+    job = _with_decision(bundle.read_meta(path), overrides)
     place = _place(path, output)
     with temporary_folder() as scratch:
         found = _labelled_bundle(path, table, scratch, say, split)
@@ -127,30 +164,10 @@ def decide_bundle(
             say(f"warning: the decision is fitted on only {rows} and may overfit")
         splits, data = {"validation": found.rows}, found.meta.data
         refitted = decide(job, found.meta.space, splits, data, found.num_special)
-        warnings = _printed(refitted.warnings, say)
+        figures = refitted.figures["validation"]
+        result = found.evaluation(place, table, figures, refitted.warnings, say)
         _rewrite(found, job, refitted, table, place, _records(path), say)
-    figures = {name: by_split["validation"] for name, by_split in refitted.figures.items()}
-    return {"bundle": place, **_of_table(table, found, warnings), **figures}
-
-
-def _of_table(table: str, found: LabelledBundle, warnings: list[str]) -> dict[str, Any]:
-    return {
-        "table": table,
-        "split": found.split,
-        "task": found.meta.task,
-        "metric": found.meta.job["training"]["metric"],
-        "rows": len(found.rows.logits),
-        "trained_on": found.known,
-        "warnings": [*found.warnings, *warnings],
-    }
-
-
-def _printed(warnings: list[str], say: Say) -> list[str]:
-    """Print warnings, and return them as they are printed."""
-    lines = [f"warning: {warning}" for warning in warnings]
-    for line in lines:
-        say(line)
-    return lines
+    return result
 
 
 def _place(path: str, output: str | None) -> str:
@@ -167,7 +184,7 @@ def _place(path: str, output: str | None) -> str:
         is_other = place and not bundle.is_there(place) and listing.list_files(place)
         if not place or is_other:
             allowed = "must be a new or empty folder, or an existing bundle to replace"
-            raise ConfigError(Problem("--output", output, allowed))
+            raise ConfigError(Problem("--output", output, allowed, "Choose another folder."))
     storage.check_writable(place, "output")
     return place
 
@@ -177,25 +194,9 @@ def _with_decision(meta: BundleMeta, overrides: list[str]) -> TrainJob:
     foreign = [o for o in overrides if not o.startswith("decision.")]
     if foreign:
         allowed = "must be a field of decision: nothing else can change without training"
-        raise ConfigError(*(Problem(o, None, allowed) for o in foreign))
+        remedy = "Train again with `clftask train`."
+        raise ConfigError(*(Problem(o, None, allowed, remedy) for o in foreign))
     return TrainJob.load(meta.job, overrides)
-
-
-def score_rows(path: str, rows: Any, say: Say) -> tuple[BundleMeta, Any]:
-    """Return a bundle's description and the (rows, labels) float32 probabilities of rows.
-
-    Args:
-        path: The bundle.
-        rows: Table with text, and text_pair for text pairs.
-        say: Prints a line for the user.
-    """
-    with temporary_folder() as scratch:
-        folder, meta = bundle.fetch(path, scratch)
-        known = training_rows.count_known(Path(folder), rows)
-        if known:
-            say(f"{path}: {training_rows.warning(known, rows.num_rows)}")
-        logits = _logits(folder, meta, rows, say)
-    return meta, meta.decision.probabilities(logits, meta.task)
 
 
 def _labelled_bundle(
@@ -208,13 +209,13 @@ def _labelled_bundle(
     if known:
         warnings.append(training_rows.warning(known, rows.num_rows))
         say(warnings[-1])
-    scorer, tokens = _tokenised(folder, meta, rows, say)
-    raw = meta.decision.calibration.raw(scorer.logits(tokens))
+    logits, tokens, tokenizer = scored(folder, meta, rows, say)
+    raw = meta.decision.calibration.raw(logits)
     targets = multi_hot(rows["labels"].combine_chunks(), len(meta.label_names))
-    num_tokens = full_lengths(*_texts(rows), tokens, scorer.tokenizer)
+    num_tokens = full_lengths(*_texts(rows), tokens, tokenizer)
     shown = rows.set_column(rows.column_names.index("text"), "text", beginnings(rows))
     found = labelled(shown.append_column("num_tokens", num_tokens), raw, targets)
-    special = sum(num_special(scorer.tokenizer))
+    special = sum(num_special(tokenizer))
     return LabelledBundle(meta, folder, found, rows, report.split_read, known, warnings, special)
 
 
@@ -233,18 +234,22 @@ def read_table(
     return rows, report
 
 
-def _logits(folder: str, meta: BundleMeta, rows: Any, say: Say) -> Any:
-    scorer, tokens = _tokenised(folder, meta, rows, say)
-    return scorer.logits(tokens)
+def scored(folder: str, meta: BundleMeta, rows: Any, say: Say) -> tuple[Any, Any, Any]:
+    """Return the (rows, labels) float32 logits of a bundle, the tokens, and the tokenizer.
 
-
-def _tokenised(folder: str, meta: BundleMeta, rows: Any, say: Say) -> tuple[Scorer, Any]:
+    Args:
+        folder: The bundle's local folder.
+        meta: Its description.
+        rows: Table with text, and text_pair for text pairs.
+        say: Prints a line for the user.
+    """
     with quiet_loading():
         model, tokenizer = bundle.open_model(folder, meta)
     # Always fp32: metrics must not depend on which precision is fastest on a machine.
     scorer = Scorer(model, tokenizer, meta, default_device())
     say(f"scoring {counted(rows.num_rows, 'row')} on {scorer.device}")
-    return scorer, scorer.tokenise(*_texts(rows))
+    tokens = scorer.tokenise(*_texts(rows))
+    return scorer.logits(tokens), tokens, tokenizer
 
 
 def _texts(rows: Any) -> tuple[Any, Any]:
@@ -268,7 +273,7 @@ def _rewrite(
     decided_on = {"table": filesystems.absolute(table), "rows": len(found.rows.logits)}
     data = found.meta.data | {"decided_on": decided_on}
     changed = {"decision": decision, "job": job.dump(), "data": data}
-    changed |= {"metrics": refitted.figures["metrics"], "warnings": tuple(refitted.warnings)}
+    changed |= {"metrics": refitted.metrics, "warnings": tuple(refitted.warnings)}
     meta = found.meta.model_copy(update=changed)
     outcome = _of_training(found.folder) | refitted.content
     with temporary_folder() as folder:

@@ -5,12 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 from clftask.errors import ConfigError, Problem
 
 _ROUNDING = 1e-9  # 0.695 - 0.7 is slightly below -0.005
 _GATE = re.compile(r"^\s*([a-z][a-z0-9_]*)\s*(>=|<=)\s*([-+]?[0-9.]+(?:e[-+]?[0-9]+)?)\s*$")
+
+
+class GateOutcome(TypedDict):
+    """A gate with the value of its figure, None if undefined, and whether it passed."""
+
+    metric: str
+    sign: str
+    bound: float
+    difference: float | None
+    passed: bool
 
 
 @dataclass(frozen=True)
@@ -27,14 +37,17 @@ class Gate:
     sign: str
     bound: float
 
-    def outcome(self, value: float) -> dict[str, Any]:
-        """Return the gate with the value, as `difference`, and whether it passed.
-
-        A value that is undefined (NaN) does not pass.
-        """
-        margin = value - self.bound if self.sign == ">=" else self.bound - value
-        is_met = margin >= -_ROUNDING
-        return {**vars(self), "difference": value, "passed": bool(is_met)}
+    def outcome(self, value: float | None) -> GateOutcome:
+        """Check a value; one that is undefined (None) does not pass."""
+        low, high = (self.bound, value) if self.sign == ">=" else (value, self.bound)
+        is_met = low is not None and high is not None and high - low >= -_ROUNDING
+        return {
+            "metric": self.metric,
+            "sign": self.sign,
+            "bound": self.bound,
+            "difference": value,
+            "passed": is_met,
+        }
 
 
 def read_gates(
@@ -67,10 +80,14 @@ def metric_of(text: str) -> str:
     return re.split("[<>=]", text, maxsplit=1)[0].strip()
 
 
-def check_gates(gates: Sequence[Gate], figures: Mapping[str, float]) -> dict[str, Any]:
-    """Return gates with the figures, and whether all passed."""
-    found = [gate.outcome(figures[gate.metric]) for gate in gates]
-    return {"gates": found, "passed": all(gate["passed"] for gate in found)}
+def check_gates(gates: Sequence[Gate], figures: Mapping[str, float | None]) -> list[GateOutcome]:
+    """Return gates with the values of their figures."""
+    return [gate.outcome(figures[gate.metric]) for gate in gates]
+
+
+def all_passed(gates: Sequence[GateOutcome]) -> bool:
+    """Tell whether all gates passed; true without gates."""
+    return all(gate["passed"] for gate in gates)
 
 
 def _read(text: str, known: Collection[str], lower_is_better: Collection[str]) -> Gate:

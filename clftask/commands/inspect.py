@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
-from clftask.commands.inspect_run import inspect_run, last_written, state
-from clftask.commands.inspect_table import inspect_table
+from clftask.commands.description import Description, Measured
+from clftask.commands.inspect_run import Progress, inspect_run, last_written, unfinished
+from clftask.commands.inspect_table import TableSummary, inspect_table
+from clftask.components.labels import Task
 from clftask.components.score_table import COUNTS, checksum, count_rows, read_footer
 from clftask.config.score import ScoreJob
 from clftask.config.train import TrainJob
@@ -34,7 +37,102 @@ from clftask.tuning.trial_store import TrialStore, ranked
 from clftask.yaml_io import parse_job, read_yaml
 
 
-def inspect(path: str, verify: bool = False, overrides: Iterable[str] = ()) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class TrainJobFile(Description):
+    """A training job."""
+
+    kind = "train job"
+    task: Task
+    base: str
+    data: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchJobFile(Description):
+    """A search; `space`: the fields that it varies."""
+
+    kind = "search job"
+    trials: int
+    space: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreJobFile(Description):
+    """A scoring job: its paths."""
+
+    kind = "score job"
+    bundle: str
+    input: str
+    output: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle(Measured):
+    """A bundle; in words: what is `read` of a long text, and the `rule` that gives labels."""
+
+    kind = "bundle"
+    NAMES = {"rule": "labels given"}
+    labels: int
+    text: list[str]
+    read: str
+    calibration: str
+    rule: str
+    fingerprint: str
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search(Description):
+    """A search; `trials`: their number by state; of the best one its score and params."""
+
+    kind = "search"
+    progress: Progress
+    trials: dict[str, int]
+    planned: int
+    finalists: int
+    best: float | None = None
+    metric: str | None = None
+    params: dict[str, Any] | None = None
+    bundle: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreTable(Description):
+    """A score table: what is planned, the counts of its receipts, settings of its job.
+
+    Attributes:
+        missing: The first of the parts that are missing.
+        last_written: How long ago; None if it is complete.
+        verified: What `--verify` checked.
+    """
+
+    kind = "score table"
+    NAMES = {
+        "missing": "missing parts",
+        "last_written": "last written",
+        "rows_planned": "rows planned",
+    }
+    state: str
+    complete: bool
+    missing: list[int] | None = None
+    last_written: str | None = None
+    rows_planned: int
+    parts: int
+    rows_in: int
+    rows_scored: int
+    rows_quarantined: int
+    rows_filtered: int
+    rows_truncated: int
+    bundle: Any
+    layout: Any
+    where: str | None = None
+    precision: str | None = None
+    verified: str | None = None
+
+
+def inspect(
+    path: str, verify: bool = False, overrides: Iterable[str] = ()
+) -> Description | TableSummary:
     """Return the kind of a path and its main figures.
 
     Args:
@@ -54,20 +152,19 @@ def inspect(path: str, verify: bool = False, overrides: Iterable[str] = ()) -> d
     if overrides:
         allowed = "overrides are for job files"
         raise ConfigError(Problem("overrides", list(overrides), allowed, "Remove them."))
-    if is_hub:
-        return _data_table(path, place)
-    if storage.exists(storage.join(place, bundle.META)):
-        return _bundle(place)
-    if storage.exists(storage.join(place, run_dir.SEARCH)):
-        return _search(place)
-    if storage.exists(storage.join(place, run_dir.JOB)):
-        return inspect_run(place)
-    if storage.exists(storage.join(place, PLAN)):
-        return _table(place, verify)
+    by_file: dict[str, Callable[[str], Description]] = {
+        bundle.META: _bundle,
+        run_dir.SEARCH: _search,
+        run_dir.JOB: inspect_run,
+        PLAN: lambda place: _table(place, verify),
+    }
+    for name, describe in by_file.items():
+        if not is_hub and storage.exists(storage.join(place, name)):
+            return describe(place)
     return _data_table(path, place)
 
 
-def _data_table(path: str, place: str) -> dict[str, Any]:
+def _data_table(path: str, place: str) -> TableSummary:
     try:
         sources = open_source(place, "path")
     except DataError as error:
@@ -77,55 +174,48 @@ def _data_table(path: str, place: str) -> dict[str, Any]:
     return inspect_table(path, sources)
 
 
-def _job(place: str, overrides: Iterable[str]) -> dict[str, Any]:
+def _job(place: str, overrides: Iterable[str]) -> Description:
     document = read_yaml(place)
     if "space" in document:
         search = TuneJob.load(place, overrides)
-        return {"kind": "search job", "trials": search.num_trials, "space": list(search.space)}
+        return SearchJobFile(trials=search.num_trials, space=list(search.space))
     if "bundle" in document:
         score = ScoreJob.load(place, overrides)
-        return {
-            "kind": "score job",
-            "bundle": score.bundle,
-            "input": score.input.path,
-            "output": score.output.path,
-        }
+        paths = {"input": score.input.path, "output": score.output.path}
+        return ScoreJobFile(bundle=score.bundle, **paths)
     job = TrainJob.load(place, overrides)
-    return {"kind": "train job", "task": job.task, "base": job.model.base, "data": job.data.train}
+    return TrainJobFile(task=job.task, base=job.model.base, data=job.data.train)
 
 
-def _table(place: str, verify: bool) -> dict[str, Any]:
+def _table(place: str, verify: bool) -> ScoreTable:
     store = ScoreTableStore(place)
     plan, manifest = store.plan(), store.manifest()
     assert plan is not None
     done = store.stored_receipts() & store.stored_parts()
     missing = [shard.index for shard in plan.shards if shard.index not in done]
     is_complete = manifest is not None and not missing
-    found: dict[str, Any] = {"kind": "score table", "state": _state(manifest, missing)}
-    found["complete"] = is_complete
-    if missing:
-        found["missing parts"] = missing[:20]
-    if not is_complete:
-        found["last written"] = last_written(place)
     counts = sum((receipt.counts for receipt in store.receipts()), Counts())
-    found |= {"rows planned": plan.num_rows, "parts": len(plan.shards)}
-    found |= {k: v for k, v in counts.dump().items() if k.startswith("rows_")}
-    settings = plan.settings
-    found |= {"bundle": settings.get("bundle"), "layout": settings.get("output.layout")}
-    if plan.where is not None:
-        found["where"] = plan.where
-    if plan.precision is not None:
-        found["precision"] = str(plan.precision)
-    if verify:
-        found["verified"] = _verify(store, plan, manifest)
-    return found
+    return ScoreTable(
+        state=_state(is_complete, len(missing)),
+        complete=is_complete,
+        missing=missing[:20] or None,
+        last_written=None if is_complete else last_written(place),
+        rows_planned=plan.num_rows,
+        parts=len(plan.shards),
+        **{name: n for name, n in counts.dump().items() if name.startswith("rows_")},
+        bundle=plan.settings.get("bundle"),
+        layout=plan.settings.get("output.layout"),
+        where=plan.where,
+        precision=None if plan.precision is None else str(plan.precision),
+        verified=_verify(store, plan, manifest) if verify else None,
+    )
 
 
-def _state(manifest: Manifest | None, missing: list[int]) -> str:
-    if manifest is not None and not missing:
+def _state(is_complete: bool, num_missing: int) -> str:
+    if is_complete:
         return "complete"
-    parts = f"{counted(len(missing), 'part')} {are(len(missing))}"
-    what = f"{parts if missing else 'only the manifest is'} missing"
+    parts = f"{counted(num_missing, 'part')} {are(num_missing)}"
+    what = f"{parts if num_missing else 'only the manifest is'} missing"
     return f"incomplete, {what}: run the same job again"
 
 
@@ -193,37 +283,39 @@ def _unsound(place: str, problem: str, part: str | None = None) -> Problem:
     return Problem(place, None, problem, f"Delete {part or place}, and run the job again.")
 
 
-def _bundle(place: str) -> dict[str, Any]:
+def _bundle(place: str) -> Bundle:
     meta = bundle.read_meta(place)
-    return {
-        "kind": "bundle",
-        "task": meta.task,
-        "labels": len(meta.label_names),
-        "text": list(meta.text.columns),
-        "read": meta.truncation.words(meta.max_length),
-        "calibration": meta.decision.calibration.kind,
-        "labels given": meta.decision.rule(meta.task),
-        "fingerprint": meta.fingerprint,
-        "metrics": meta.metrics,
-        "warnings": list(meta.warnings),
-        "versions": meta.versions,
-    }
+    return Bundle(
+        task=meta.task,
+        labels=len(meta.label_names),
+        text=list(meta.text.columns),
+        read=meta.truncation.words(meta.max_length),
+        calibration=meta.decision.calibration.kind,
+        rule=meta.decision.rule(meta.task),
+        fingerprint=meta.fingerprint,
+        metric=meta.shipped.metric if meta.shipped else None,
+        metrics=meta.metrics,
+        warnings=list(meta.warnings),
+        versions=meta.versions,
+    )
 
 
-def _search(place: str) -> dict[str, Any]:
+def _search(place: str) -> Search:
     """Return the state of a search: numbers of trials by state, and the best so far."""
     text = storage.read_bytes(storage.join(place, run_dir.SEARCH))
     job = TuneJob.load(parse_job(text, run_dir.SEARCH))
     trials = TrialStore(place).all()
     states = [trial.state for trial in trials if not trial.is_finalist]
     is_finished = storage.exists(storage.join(place, run_dir.RESULT))
-    found: dict[str, Any] = {
-        "kind": "search",
-        **({"state": "finished"} if is_finished else state(place, run_dir.SEARCH, "tune")),
-        "trials": {state: states.count(state) for state in sorted(set(states))},
-        "planned": job.num_trials,
-        "finalists": len(trials) - len(states),
-    }
-    for best in ranked(trials, job.goal)[:1]:
-        found |= {"best": best.score(job.goal), "metric": job.goal.metric, "params": best.params}
-    return found | ({"bundle": storage.join(place, "bundle")} if is_finished else {})
+    best = next(iter(ranked(trials, job.goal)), None)
+    progress = Progress(state="finished")
+    return Search(
+        progress=progress if is_finished else unfinished(place, run_dir.SEARCH, "tune"),
+        trials={state: states.count(state) for state in sorted(set(states))},
+        planned=job.num_trials,
+        finalists=len(trials) - len(states),
+        best=best.score(job.goal) if best else None,
+        metric=job.goal.metric if best else None,
+        params=best.params if best else None,
+        bundle=storage.join(place, "bundle") if is_finished else None,
+    )

@@ -86,6 +86,7 @@ class CorpusData:
         text: The columns that are joined to a text.
         sampled: Number of rows in the sample: the first ones of up to `SAMPLE_FILES` files,
             without those that `input.where` leaves out.
+        filtered: Number of rows that it leaves out of the sample; None without a condition.
         bad: Number of sampled rows that would be quarantined, by reason.
         characters: median, p95 and longest of the sampled texts.
         tokens: The same in tokens; truncated: share of rows; lost: share of tokens.
@@ -99,6 +100,7 @@ class CorpusData:
     columns: dict[str, str]
     text: list[str]
     sampled: int
+    filtered: int | None
     bad: dict[str, int]
     characters: Figures
     tokens: Figures
@@ -194,12 +196,11 @@ def _of_score(job: ScoreJob) -> CorpusData:
     sources = source_of(job)
     files = [file for source in sources for file in source.files]
     corpus = survey(job, recipe, sources, files)
-    sample = matching_rows(_sample(sources, corpus.schema, recipe.columns), job.input.where)
+    read = _sample(sources, corpus.schema, recipe.columns)
+    sample = matching_rows(read, job.input.where)
     text, pair = recipe.apply(sample)
-    usable = sample[BAD].is_null()
-    usable = pc.and_(
-        usable, text.is_valid() if pair is None else pc.and_(text.is_valid(), pair.is_valid())
-    )
+    has_text = text.is_valid() if pair is None else pc.and_(text.is_valid(), pair.is_valid())
+    usable = pc.and_(sample[BAD].is_null(), has_text)
     reasons = pc.fill_null(sample.filter(pc.invert(usable))[BAD], "the text is null or blank")
     text, pair = text.filter(usable), None if pair is None else pair.filter(usable)
     warnings = [
@@ -214,6 +215,7 @@ def _of_score(job: ScoreJob) -> CorpusData:
         columns=_columns(sources[0]),
         text=recipe.columns,
         sampled=sample.num_rows,
+        filtered=None if job.input.where is None else read.num_rows - sample.num_rows,
         bad={str(c["values"]): c["counts"] for c in pc.value_counts(reasons).to_pylist()},
         characters=length_figures(pc.utf8_length(text).to_numpy()) if len(text) else {},
         tokens=_tokens(job.bundle, text, pair, meta.max_length, meta.truncation),

@@ -6,8 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -76,8 +75,8 @@ class TableSummary:
     warnings: list[str] = field(default_factory=list)
 
 
-def inspect_table(path: str, sources: dict[str, Source]) -> dict[str, Any]:
-    """Return the summary of a table as plain data.
+def inspect_table(path: str, sources: dict[str, Source]) -> TableSummary:
+    """Return the summary of a table.
 
     Args:
         path: Its path, as the user gave it.
@@ -105,7 +104,7 @@ def inspect_table(path: str, sources: dict[str, Source]) -> dict[str, Any]:
         found.warnings += [f"skipped, of unknown format: {file}" for file in source.left_out[:3]]
     found.columns = [values[name].summary(name) for name in names]
     found.job = _job(path, found.columns)
-    return asdict(found)
+    return found
 
 
 def _count(source: Source, names: list[str]) -> int:
@@ -160,15 +159,10 @@ class _Values:
 
     def summary(self, name: str) -> ColumnSummary:
         """Return the summary of the values."""
-        looks_like = self.looks_like()
-        return ColumnSummary(
-            name=name,
-            type=str(self.type),
-            missing=self.missing,
-            distinct=None if self.is_full else len(self.counts),
-            examples=self._examples(),
-            looks_like=looks_like,
-        )
+        looks_like = self.looks_like()  # reads lists that are written as text: first
+        distinct = None if self.is_full else len(self.counts)
+        figures = str(self.type), self.missing, distinct, self._examples()
+        return ColumnSummary(name, *figures, looks_like)
 
     def _examples(self) -> list[str]:
         is_long = self.chars > TEXT_CHARS * sum(self.counts.values())

@@ -70,9 +70,9 @@ class ScoreEstimate:
     not_measured: tuple[str, ...] = measure.NOT_MEASURED
 
 
-def remaining(job: ScoreJob, planned: Planned) -> ScoreEstimate:
-    """Return the remaining rows of a job, without measuring."""
-    num_left = sum(shard.num_rows for shard in planned.missing)
+def remaining(job: ScoreJob, planned: Planned, share: float = 1.0) -> ScoreEstimate:
+    """Return the remaining rows of a job, without measuring; `share`: that `where` matches."""
+    num_left = math.ceil(share * sum(shard.num_rows for shard in planned.missing))
     done = planned.counts.rows_in
     return ScoreEstimate(job.output.path, done, num_left, len(planned.missing))
 
@@ -102,7 +102,7 @@ def estimate(
         ClftaskError: An error that would end the job.
     """
     sample = _sample(job, meta, planned, workers.device)
-    num_read, left = sample.table.num_rows, _expected(remaining(job, planned), sample)
+    num_read, left = sample.table.num_rows, remaining(job, planned, _share_kept(sample))
     say(f"measuring up to {counted(num_read, 'row')}, sampled from all files")
     with temporary_folder() as scratch, measure.as_worker(workers) as warnings:
         output = job.output.model_copy(update={"path": f"{scratch}/table"})
@@ -202,11 +202,6 @@ def _agreed(job: ScoreJob, meta: BundleMeta, plan: ScorePlan, device: str, say: 
     return plan.agreed(precision)
 
 
-def _expected(left: ScoreEstimate, sample: ShardRows) -> ScoreEstimate:
-    """Return the estimate with the rows that are expected to match `input.where`."""
-    return replace(left, rows_left=math.ceil(left.rows_left * _share_kept(sample)))
-
-
 def _share_kept(sample: ShardRows) -> float:
     """Return the share of rows that match `input.where`."""
     return float(sample.table.num_rows / (sample.table.num_rows + sample.num_filtered))
@@ -214,14 +209,14 @@ def _share_kept(sample: ShardRows) -> float:
 
 def _bad_rows(job: ScoreJob, planned: Planned, sample: ShardRows) -> list[str]:
     """Return a warning if bad rows would end the job."""
+    kept = _share_kept(sample)
     total = len(sample.reasons)
     num_bad = total - sample.reasons.null_count
-    share = _share_kept(sample)
-    num_left = share * sum(shard.num_rows for shard in planned.missing)
-    most = job.max_bad_rows * share * planned.plan.num_rows
+    num_left = kept * sum(shard.num_rows for shard in planned.missing)
     expected = planned.counts.rows_quarantined + num_bad / total * num_left
     fails = job.on_bad_row == "fail"
-    if not num_bad or (not fails and expected <= most):
+    is_within = not fails and expected <= job.max_bad_rows * kept * planned.plan.num_rows
+    if not num_bad or is_within:
         return []
     limit = "on_bad_row: fail" if fails else f"max_bad_rows ({job.max_bad_rows:g})"
     found = f"{num_bad:,} of {total:,} sampled rows are bad; {limit} would end the job"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypedDict
 
 import numpy as np
 
 from clftask.array_types import Array
-from clftask.components.counts import Average, count
+from clftask.components.counts import count
 from clftask.components.decision.calibration import probabilities_of
 from clftask.components.decision.decision import Outcome
 from clftask.components.decision.thresholds import GRID
@@ -85,14 +85,13 @@ def precision_recall(scores: Array, targets: Array, points: int = NUM_POINTS) ->
         points: Number of points to return, evenly spread over recall; the average precision
             uses the whole curve.
     """
-    positives = int(np.count_nonzero(targets))
-    if not positives:
+    from sklearn.metrics import precision_recall_curve
+
+    if not targets.any():
         return PrecisionRecall(np.empty(0), np.empty(0), 0.0)
-    order = np.argsort(-scores, kind="stable")
-    falling = scores[order]
-    last = np.append(np.flatnonzero(falling[1:] != falling[:-1]), len(falling) - 1)  # of ties
-    hits = np.cumsum(targets[order] > 0)[last]
-    precision, recall = hits / (last + 1), hits / positives
+    # From the lowest threshold on; the last point, (0, 1), has no threshold.
+    precision, recall, _ = precision_recall_curve(targets > 0, scores)
+    precision, recall = precision[-2::-1], recall[-2::-1]
     average = float(np.diff(recall, prepend=0.0) @ precision)
     some = np.unique(np.searchsorted(recall, np.linspace(recall[0], 1, points) - 1e-12))
     return PrecisionRecall(recall[some], precision[some], average)
@@ -211,9 +210,22 @@ def _worst(probabilities: Array, targets: Array, task: Task) -> tuple[Array, Arr
 # ------------------------------------------------------------------ lengths
 
 
-def by_length(
-    num_tokens: Array, decided: Array, targets: Array, num_whole: int
-) -> list[dict[str, Any]]:
+# Metrics of the rows whose length in tokens is from … to, both inclusive; truncated: their share
+# that is longer than `num_whole`; None where F1 is undefined. `from` is no name of a field.
+LengthBin = TypedDict(
+    "LengthBin",
+    {
+        "from": int,
+        "to": int,
+        "rows": int,
+        "truncated": float,
+        "micro_f1": float | None,
+        "macro_f1": float | None,
+    },
+)
+
+
+def by_length(num_tokens: Array, decided: Array, targets: Array, num_whole: int) -> list[LengthBin]:
     """Return F1 by bins of length, shortest first.
 
     Bins end at `num_whole` times powers of two, so that the rows of a bin are either all whole
@@ -226,16 +238,23 @@ def by_length(
         num_whole: Length in tokens of the longest text that is read whole.
 
     Returns:
-        For each bin: from and to (tokens, both inclusive; the last bin ends at the longest
-        row), rows, truncated (share of rows longer than `num_whole`), micro_f1, and macro_f1
-        over the labels that occur or are predicted in the bin; NaN if there are none.
+        The bins; the last one ends at the longest row. Macro-F1 is over the labels that occur or
+        are predicted in the bin; NaN if there are none.
     """
-    found, low = [], 1
+    found, low = list[LengthBin](), 1
     for high in _ends(num_tokens, num_whole):
         own = (num_tokens >= low) & (num_tokens <= high)
-        bounds = {"from": low, "to": high, "rows": int(own.sum())}
-        truncated = {"truncated": float((num_tokens[own] > num_whole).mean())}
-        found.append(bounds | truncated | _f1(decided[own], targets[own] > 0))
+        counts, _ = count(decided[own], targets[own] > 0)
+        found.append(
+            {
+                "from": low,
+                "to": high,
+                "rows": int(own.sum()),
+                "truncated": float((num_tokens[own] > num_whole).mean()),
+                "micro_f1": float(counts.averaged_f("micro")),
+                "macro_f1": float(counts.averaged_f("macro")),
+            }
+        )
         low = high + 1
     return found
 
@@ -256,9 +275,3 @@ def _ends(num_tokens: Array, num_whole: int) -> list[int]:
         if below == len(num_tokens):
             return [*ends[:-1], longest]
     raise AssertionError("the last end is not below the longest")
-
-
-def _f1(decided: Array, targets: Array) -> dict[str, float]:
-    counts, _ = count(decided, targets)
-    averages: tuple[Average, ...] = ("micro", "macro")
-    return {f"{average}_f1": float(counts.averaged_f(average)) for average in averages}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from clftask.array_types import Array
 from clftask.components.decision.calibration import probabilities_of
 from clftask.components.decision.decision import Decision, Outcome, cross_fitted
-from clftask.components.labels import LabelSpace, Task
+from clftask.components.labels import LabelSpace
 from clftask.components.metrics import (
     CALIBRATED,
     DECIDED,
@@ -20,10 +20,11 @@ from clftask.components.metrics import (
     confusion_matrix,
     per_label,
 )
+from clftask.config.results import Metrics
 from clftask.config.train import TrainJob
 from clftask.evaluation.baseline import majority_label, weaknesses, with_majority
 from clftask.evaluation.bootstrap import covered, headline
-from clftask.evaluation.diagnostics import by_length
+from clftask.evaluation.diagnostics import LengthBin, by_length
 from clftask.evaluation.fitting import HeldOut, fit_decision
 from clftask.io.strict_json import strict
 
@@ -49,13 +50,38 @@ class Labelled:
     texts: Sequence[str] | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """How good a classifier is on some labelled rows; None where a metric is undefined.
+
+    Attributes:
+        metrics: By name.
+        intervals: 95 % bootstrap interval (low, high) by metric.
+        per_label: The metrics of each label, and its threshold for multilabel.
+        by_length: F1 by text length; None if the lengths are unknown.
+        confusion_matrix: Counts by true and predicted class; None for multilabel, and for more
+            than `MAX_CONFUSION_LABELS` classes.
+    """
+
+    metrics: dict[str, float | None]
+    intervals: dict[str, tuple[float, float]]
+    per_label: list[LabelFigures]
+    by_length: list[LengthBin] | None = None
+    confusion_matrix: list[list[int]] | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the fields, without optional ones that are None."""
+        values = {f.name: (getattr(self, f.name), f.default) for f in fields(self)}
+        return {name: value for name, (value, default) in values.items() if value is not default}
+
+
 @dataclass(frozen=True)
 class Evaluated:
     """A decision, and its results on each split.
 
     Attributes:
         decision: Fitted on all validation rows.
-        figures: Metrics, their intervals, per_label, by_length and confusion_matrix by split.
+        figures: By split.
         outcomes: The outcome of the rows of each split; cross-fitted for validation.
         rows: The rows of each split.
         warnings: Warnings about the decision, and about a model that is not better than the
@@ -63,15 +89,24 @@ class Evaluated:
     """
 
     decision: Decision
-    figures: dict[str, Any]
+    figures: dict[str, Figures]
     outcomes: dict[str, Outcome]
     rows: dict[str, Labelled]
     warnings: list[str] = field(default_factory=list)
 
     @property
+    def metrics(self) -> Metrics:
+        """Metrics by split and name."""
+        return {split: figures.metrics for split, figures in self.figures.items()}
+
+    @property
     def content(self) -> dict[str, Any]:
-        """The content of `metrics.json`."""
-        return self.figures | {"warnings": self.warnings}
+        """The content of `metrics.json`: the figures by name and split."""
+        found: dict[str, Any] = {}
+        for split, figures in self.figures.items():
+            for name, value in figures.as_json().items():
+                found.setdefault(name, {})[split] = value
+        return found | {"warnings": self.warnings}
 
 
 def decide(
@@ -92,21 +127,19 @@ def decide(
         data: Fingerprint and report of the training data, for the majority class.
         num_special: Special tokens of one model input.
     """
-    held_out, figures, outcomes = splits["validation"], dict[str, Any](), {}
+    held_out, last = splits["validation"], "test" if "test" in splits else "validation"
     num_whole = job.model.long_text.num_whole(job.model.max_length, num_special)
     rows_of_fit = HeldOut(held_out.logits, held_out.targets, job.task, job.average, held_out.groups)
     first = cross_fitted(job.decision, *rows_of_fit)
     decision, own, warnings = fit_decision(job.decision, rows_of_fit, first)
     majority = majority_label(data or {}, space.names, held_out.targets)
-    for name, rows in splits.items():
-        found = own if name == "validation" else decision.apply(rows.logits, job.task)
-        outcomes[name] = found
-        for key, value in measured(rows, found, decision, space, num_whole, majority).items():
-            figures.setdefault(key, {})[name] = value
-        metrics = figures["metrics"][name]
-        add_metric(metrics, job.training.metric, found, rows.targets, job.task)
-    last = "test" if "test" in splits else "validation"
-    of_last = figures["metrics"][last], outcomes[last], space, majority, last
+    outcomes = {
+        split: own if split == "validation" else decision.apply(rows.logits, job.task)
+        for split, rows in splits.items()
+    }
+    of_job = decision, space, num_whole, majority, job.training.metric
+    figures = {split: measured(rows, outcomes[split], *of_job) for split, rows in splits.items()}
+    of_last = figures[last].metrics, outcomes[last], space, majority, last
     warnings += weaknesses(*of_last, str(job.training.optimizer))
     return Evaluated(decision, figures, outcomes, splits, warnings)
 
@@ -118,32 +151,35 @@ def measured(
     space: LabelSpace,
     num_whole: int,
     majority: int,
-) -> dict[str, Any]:
-    """Return the figures of one split; None where a figure is undefined.
+    metric: str,
+) -> Figures:
+    """Return the figures of labelled rows.
 
     Args:
-        rows: The split.
-        found: The outcome of its rows.
+        rows: The rows.
+        found: Their outcome.
         decision: The decision of the bundle: its thresholds are listed with the labels.
         space: The label space.
         num_whole: Length in tokens of the longest text that is read whole.
         majority: The index of the most frequent label of the train rows.
+        metric: The job's metric; it may have another k than those of the task: `precision_at_7`.
     """
     metrics = with_majority(_metrics(rows, found, decision, space), rows.targets, majority, space)
+    if metric not in metrics:
+        metrics |= compute(found.probabilities, found.decided, rows.targets, space.task, [metric])
     sides = found.decided, rows.targets, rows.groups, found.sets
     intervals = headline(*sides, space.positive_index)
-    figures: dict[str, Any] = {
-        "metrics": metrics,
-        "intervals": {name: ends for name, ends in intervals.items() if name in metrics},
-        "per_label": _labels(found.decided, rows.targets, decision, space),
-    }
-    if rows.num_tokens is not None:
-        lengths = rows.num_tokens, found.decided, rows.targets
-        figures["by_length"] = by_length(*lengths, num_whole)
-    if space.task == "multiclass" and len(space.names) <= MAX_CONFUSION_LABELS:
-        figures["confusion_matrix"] = confusion_matrix(found.decided, rows.targets)
-    checked: dict[str, Any] = strict(figures)
-    return checked
+    lengths, by_lengths = rows.num_tokens, None
+    if lengths is not None:
+        by_lengths = strict(by_length(lengths, found.decided, rows.targets, num_whole))
+    has_matrix = space.task == "multiclass" and len(space.names) <= MAX_CONFUSION_LABELS
+    return Figures(
+        metrics=strict(metrics),
+        intervals={name: ends for name, ends in intervals.items() if name in metrics},
+        per_label=_labels(found.decided, rows.targets, decision, space),
+        by_length=by_lengths,
+        confusion_matrix=confusion_matrix(found.decided, rows.targets) if has_matrix else None,
+    )
 
 
 def _metrics(
@@ -204,12 +240,3 @@ def labelled(table: Any, logits: Array, targets: Array) -> Labelled:
 def groups_of(table: Any) -> Array | None:
     """Return the (rows,) groups of a table's rows, None if it has no groups."""
     return np.asarray(table["group"].to_numpy()) if "group" in table.column_names else None
-
-
-def add_metric(
-    metrics: dict[str, Any], name: str, outcome: Outcome, targets: Array, task: Task
-) -> None:
-    """Add a job's metric to the metrics of the task if it has another k: `precision_at_7`."""
-    if name not in metrics:
-        of_rows = outcome.probabilities, outcome.decided, targets
-        metrics |= strict(compute(*of_rows, task, [name]))

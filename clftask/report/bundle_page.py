@@ -28,7 +28,7 @@ class Subject:
     Attributes:
         meta: The bundle's description.
         found: Its decision, evaluated on labelled rows.
-        outcome: The content of `metrics.json`.
+        outcome: The content of `metrics.json`: epochs, seconds, workers and best_step.
         records: Training log: step and epoch with loss, or with eval_ metrics; may be empty.
     """
 
@@ -41,6 +41,11 @@ class Subject:
     def space(self) -> LabelSpace:
         """The labels."""
         return self.meta.space
+
+    @property
+    def metric(self) -> str:
+        """The job's metric."""
+        return str(self.meta.job["training"]["metric"])
 
     @property
     def split(self) -> str:
@@ -69,6 +74,11 @@ class Subject:
     def confusions(self) -> Any:
         """(labels, labels) counts of rows by true and wrongly predicted label."""
         return replacements(self.sample.decided, self.sample.targets)
+
+    def drawn(self, plot: Plot) -> dict[str, Any]:
+        """Draw a plot of the sample, with its rows in the caption."""
+        part = f", {self.part}" if self.part else ""
+        return drawn(plot.with_aid(f"{plot.aid} On {self.where}{part}."))
 
 
 def page_of(
@@ -100,95 +110,55 @@ def classifier_page(
 ) -> str:
     """Return a self-contained HTML page; see `page_of`."""
     subject = Subject(meta, found, outcome, records)
+    available = (name for figures in found.figures.values() for name in figures.metrics)
+    headline = headline_names(meta.task, subject.metric, available)
     return render(
         "bundle.html",
         title=f"{meta.task.capitalize()} classifier with {len(meta.label_names)} labels",
         lead=bundle_tables.lead(meta),
         where=subject.where,
         part=subject.part,
-        **_summary(subject),
-        **_data(subject),
+        facts=bundle_tables.facts(found, outcome, meta, subject.split, subject.metric),
+        decision=bundle_tables.decision(found.decision, meta),
+        cautions=found.warnings,
+        headline=bundle_tables.metrics(found.figures, subject.metric, headline),
+        metrics=bundle_tables.metrics(found.figures, subject.metric),
+        splits=bundle_tables.splits(meta.data["report"]),
+        warnings=bundle_tables.warnings(meta.data),
+        counts=drawn(learning_plots.label_counts(meta.data["report"]["label_counts"])),
         **_learning(subject),
-        **_labels(subject),
-        curves=[drawn(plot) for plot in _curves(subject)],
-        **_confusion(subject),
-        **_hardest(subject),
-        lengths=_lengths(subject),
+        **_of_split(subject),
     )
 
 
-def _summary(subject: Subject) -> dict[str, Any]:
-    metrics, intervals = subject.outcome["metrics"], subject.outcome.get("intervals", {})
-    own = subject.meta.job["training"]["metric"]
-    available = (name for found in metrics.values() for name in found)
-    names = headline_names(subject.meta.task, own, available)
-    return {
-        "facts": bundle_tables.facts(subject.outcome, subject.meta, subject.split, own),
-        "decision": bundle_tables.decision(subject.found.decision, subject.meta),
-        "cautions": subject.found.warnings,
-        "headline": bundle_tables.metrics(metrics, intervals, own, names),
-        "metrics": bundle_tables.metrics(metrics, intervals, own),
-    }
-
-
-def _data(subject: Subject) -> dict[str, Any]:
-    return {
-        "splits": bundle_tables.splits(subject.meta.data["report"]),
-        "warnings": bundle_tables.warnings(subject.meta.data),
-        "counts": drawn(learning_plots.label_counts(subject.meta.data["report"]["label_counts"])),
-    }
-
-
 def _learning(subject: Subject) -> dict[str, Any]:
-    best, metric = subject.outcome.get("best_step"), subject.meta.job["training"]["metric"]
-    if not subject.records:
+    best, records = subject.outcome.get("best_step"), subject.records
+    if not records:
         return {"losses": None, "scores": None}
-    return {
-        "losses": drawn(learning_plots.losses(subject.records, best)),
-        "scores": drawn(learning_plots.scores(subject.records, metric, best, subject.space.task)),
-    }
+    scores = learning_plots.scores(records, subject.metric, best, subject.space.task)
+    return {"losses": drawn(learning_plots.losses(records, best)), "scores": drawn(scores)}
 
 
-def _labels(subject: Subject) -> dict[str, Any]:
-    rows = subject.outcome["per_label"][subject.split]
+def _of_split(subject: Subject) -> dict[str, Any]:
+    """Return the parts on the rows of the split that is shown."""
+    sample, space, counts = subject.sample, subject.space, subject.confusions
+    found, split = subject.found, subject.split
+    rows, outcome, figures = found.rows[split], found.outcomes[split], found.figures[split]
     train = subject.meta.data["report"]["label_counts"]["train"]
-    table = bundle_tables.labels(rows, average_precisions(subject.sample), train)
-    return {"labels": table}
-
-
-def _curves(subject: Subject) -> list[Plot]:
-    sample, space = subject.sample, subject.space
-    found = [
+    misses = (sample.targets & ~sample.decided).sum(0)
+    hardest = surprises(outcome.probabilities, rows.targets, space.task, NUM_SURPRISES)
+    lengths = learning_plots.lengths(figures.by_length) if figures.by_length else None
+    curves = [
         decision_plots.precision_recalls(sample, space),
         decision_plots.calibration(sample, space),
-        decision_plots.thresholds(sample, subject.found.decision, space),
+        decision_plots.thresholds(sample, found.decision, space),
     ]
-    return [_on(subject, plot) for plot in found]
-
-
-def _on(subject: Subject, plot: Plot) -> Plot:
-    """Add the rows it shows to a plot's caption."""
-    part = f", {subject.part}" if subject.part else ""
-    return plot.with_aid(f"{plot.aid} On {subject.where}{part}.")
-
-
-def _confusion(subject: Subject) -> dict[str, Any]:
-    counts, space = subject.confusions, subject.space
-    plot = decision_plots.confusion(subject.sample, counts, space)
-    misses = (subject.sample.targets & ~subject.sample.decided).sum(0)
-    pairs = bundle_tables.pairs(counts, misses, space.names, NUM_PAIRS)
-    return {"confusion": drawn(_on(subject, plot)), "pairs": pairs}
-
-
-def _hardest(subject: Subject) -> dict[str, Any]:
-    rows, outcome = subject.found.rows[subject.split], subject.found.outcomes[subject.split]
-    found = surprises(outcome.probabilities, rows.targets, subject.space.task, NUM_SURPRISES)
-    return {"hardest": bundle_tables.hardest(found, rows, outcome, subject.space)}
-
-
-def _lengths(subject: Subject) -> dict[str, Any] | None:
-    bins = subject.outcome.get("by_length", {}).get(subject.split)
-    if not bins:
-        return None
-    plot = learning_plots.lengths(bins)
-    return drawn(plot.with_aid(f"{plot.aid} On {subject.where}."))  # all rows, not the sample
+    return {
+        "labels": bundle_tables.labels(figures.per_label, average_precisions(sample), train),
+        "curves": [subject.drawn(plot) for plot in curves],
+        "confusion": subject.drawn(decision_plots.confusion(sample, counts, space)),
+        "pairs": bundle_tables.pairs(counts, misses, space.names, NUM_PAIRS),
+        "hardest": bundle_tables.hardest(hardest, rows, outcome, space),
+        # Of all rows, not of the sample.
+        "lengths": lengths and drawn(lengths.with_aid(f"{lengths.aid} On {subject.where}.")),
+    }

@@ -10,16 +10,16 @@ import numpy as np
 from clftask.components.decision.decision import Decision, Outcome
 from clftask.components.labels import LabelSpace
 from clftask.components.metrics import LabelFigures, with_plain
-from clftask.config.results import Metrics
 from clftask.data.summary import DataReport
 from clftask.evaluation.diagnostics import Surprise, largest_pairs
-from clftask.evaluation.evaluate import Labelled
+from clftask.evaluation.evaluate import Evaluated, Figures, Labelled
 from clftask.messages import counted, range_text
 from clftask.models.bundle_meta import BundleMeta
 from clftask.report.format import Cell, Row, Table, label, metric, number
 from clftask.report.headline import headline_names
 
 _MAX_NAMES = 6  # labels shown per row
+_EMPTY = Cell("", "", "number")
 
 
 def lead(meta: BundleMeta) -> str:
@@ -32,10 +32,10 @@ def lead(meta: BundleMeta) -> str:
 
 
 def facts(
-    outcome: dict[str, Any], meta: BundleMeta, split: str, metric_name: str
+    evaluated: Evaluated, outcome: dict[str, Any], meta: BundleMeta, split: str, metric_name: str
 ) -> dict[str, str]:
     """Return the headline metrics, row counts and training cost."""
-    metrics = outcome["metrics"][split]
+    metrics = evaluated.figures[split].metrics
     names = dict.fromkeys([*headline_names(meta.task, metric_name, metrics)[:4], metric_name])
     found = {f"{n}, {split}": number(metrics[n]) for n in names if n in metrics}
     rows = meta.data["report"]["rows"]
@@ -73,50 +73,36 @@ def decision(found: Decision, meta: BundleMeta) -> list[str]:
     return [*training, *lines]
 
 
-def metrics(
-    by_split: Metrics,
-    intervals: dict[str, Any],
-    own: str,
-    names: Sequence[str] = (),
-) -> Table:
+def metrics(figures: dict[str, Figures], own: str, names: Sequence[str] = ()) -> Table:
     """Return the metrics of each split: with the decision, its confidence interval, and plain.
 
     Args:
-        by_split: Metrics by split.
-        intervals: By split, (low, high) by metric.
+        figures: By split.
         own: The job's metric; it is highlighted.
         names: The metrics to show; all if empty.
     """
-    pairs = {split: with_plain(found) for split, found in by_split.items()}
+    pairs = {split: with_plain(found.metrics) for split, found in figures.items()}
     there = dict.fromkeys(name for found in pairs.values() for name in found)
     rows = []
     for name in names or there:
-        if name in there:
-            cells = [label(name, "name")]
-            for split, found in pairs.items():
-                value, plain = found.get(name, (None, None))
-                cells += [
-                    _figure(value),
-                    _range(intervals.get(split, {}).get(name)),
-                    _or_not(plain),
-                ]
-            rows.append(Row(cells, name == own))
+        cells = [label(name, "name")]
+        for split, found in pairs.items():
+            value, plain = found.get(name, (None, None))
+            ends = figures[split].intervals.get(name)
+            spread = Cell(range_text(*ends), ends[0], "number") if ends else _EMPTY
+            cells += [_figure(value), spread, _EMPTY if plain is None else _figure(plain)]
+        rows.append(Row(cells, name == own))
     heads = [head for split in pairs for head in (split, "range", "plain")]
     return Table(["metric", *heads], rows)
 
 
 def _figure(value: float | None) -> Cell:
     """Return a metric's cell; counts, such as labels_absent, have no decimals."""
-    return Cell(f"{value:,}", value, "number") if isinstance(value, int) else metric(value)
+    return _count(value) if isinstance(value, int) else metric(value)
 
 
-def _range(found: Any) -> Cell:
-    shown = range_text(*found) if found else ""
-    return Cell(shown, found[0] if found else "", "number")
-
-
-def _or_not(value: float | None) -> Cell:
-    return Cell("", "", "number") if value is None else _figure(value)
+def _count(value: int) -> Cell:
+    return Cell(f"{value:,}", value, "number")
 
 
 # ------------------------------------------------------------------ the data
@@ -127,7 +113,7 @@ def splits(report: dict[str, Any]) -> Table:
     heads = ["split", "rows", "tokens, median", "95 %", "longest", "truncated"]
     rows = []
     for split, count in report["rows"].items():
-        cells = [label(split, "name"), Cell(f"{count:,}", count, "number")]
+        cells = [label(split, "name"), _count(count)]
         tokens = report["tokens"].get(split, {})
         for name in ("median", "p95", "longest"):
             value = tokens.get(name)
@@ -158,7 +144,7 @@ def labels(rows: list[LabelFigures], averages: list[float | None], train: dict[s
     found: list[Row] = []
     for row, average in zip(rows, averages, strict=True):
         name, support = str(row["label"]), row["support"]
-        counts = [Cell(f"{n:,}", n, "number") for n in (train.get(name, 0), support)]
+        counts = [_count(n) for n in (train.get(name, 0), support)]
         cells = [label(name, "label"), *counts, *(_share(row[n]) for n in figures)]
         found.append(Row([*cells, _share(average)]))
     found.sort(key=lambda row: -float(row.cells[2].sort))
@@ -181,7 +167,7 @@ def pairs(counts: Any, misses: Any, names: Sequence[str], most: int) -> Table:
     rows = []
     for a, b, n in largest_pairs(counts, most):
         share = n / max(1, misses[a])
-        cells = [Cell(f"{n:,}", n, "number"), Cell(f"{share:.0%}", share, "number")]
+        cells = [_count(n), Cell(f"{share:.0%}", share, "number")]
         rows.append(Row([label(names[a], "label"), label(names[b], "label"), *cells]))
     return Table(["true", "predicted", "rows", "of all misses"], rows)
 

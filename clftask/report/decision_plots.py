@@ -21,7 +21,7 @@ from clftask.evaluation.diagnostics import (
 )
 from clftask.report import plotting
 from clftask.report.learning_plots import NAME_CHARACTERS, names_axis
-from clftask.report.plotting import Plot
+from clftask.report.plotting import Plot, Trace
 
 NUM_CURVES, MAX_MATRIX = 5, 25
 _DIGITS = 4
@@ -55,29 +55,31 @@ def precision_recalls(sample: Sample, space: LabelSpace) -> Plot:
 
 def _curve(
     name: str, found: PrecisionRecall, decided: Any, targets: Any, colour: str, width: int
-) -> list[dict[str, Any]]:
+) -> list[Trace]:
     """Return a curve, and the point of the decision in use."""
-    shown = plotting.plain(plotting.cut(name, NAME_CHARACTERS))
     hits, given = int((decided & targets).sum()), int(decided.sum())
-    point = {"size": 11, "symbol": "diamond", "color": colour}
-    shared = {"type": "scatter", "name": shown, "meta": plotting.plain(name)}
-    shared["legendgroup"] = name
-    line = {
-        "mode": "lines",
-        "x": _rounded(found.recall),
-        "y": _rounded(found.precision),
-        "line": {"color": colour, "width": width, "shape": "vh"},
-        "hovertemplate": "%{meta}: recall %{x:.3f}, precision %{y:.3f}<extra></extra>",
-    }
-    chosen = {
-        "mode": "markers",
-        "x": [hits / max(1, int(targets.sum()))],
-        "y": [hits / max(1, given)],
-        "marker": point,
-        "showlegend": False,
-        "hovertemplate": "%{meta}, in use: recall %{x:.3f}, precision %{y:.3f}<extra></extra>",
-    }
-    return [shared | line, shared | chosen] if given else [shared | line]
+    shown = plotting.cut(name, NAME_CHARACTERS)
+    shared = {"meta": plotting.plain(name), "legendgroup": name}
+    hover = "recall %{x:.3f}, precision %{y:.3f}<extra></extra>"
+    line = plotting.scatter(
+        shown,
+        _rounded(found.recall),
+        _rounded(found.precision),
+        f"%{{meta}}: {hover}",
+        line={"color": colour, "width": width, "shape": "vh"},
+        **shared,
+    )
+    chosen = plotting.scatter(
+        shown,
+        [hits / max(1, int(targets.sum()))],
+        [hits / max(1, given)],
+        f"%{{meta}}, in use: {hover}",
+        mode="markers",
+        marker={"size": 11, "symbol": "diamond", "color": colour},
+        showlegend=False,
+        **shared,
+    )
+    return [line, chosen] if given else [line]
 
 
 def _rounded(values: Any) -> list[float | None]:
@@ -118,32 +120,23 @@ def calibration(sample: Sample, space: LabelSpace) -> Plot:
 
 def _reliability(
     name: str, probabilities: Any, sample: Sample, space: LabelSpace, colour: str
-) -> list[dict[str, Any]]:
+) -> list[Trace]:
     counts, confidence, correct = reliability(probabilities, sample.targets, space.task)
     some = np.flatnonzero(counts)
     n = counts[some]
-    line = {
-        "type": "scatter",
-        "mode": "lines+markers",
-        "name": name,
-        "x": _rounded(confidence[some] / n),
-        "y": _rounded(correct[some] / n),
-        "customdata": n.tolist(),
-        "cliponaxis": False,
-        "line": {"color": colour, "width": 2},
-        "hovertemplate": "%{x:.3f}: %{y:.3f} of %{customdata:,}",
-    }
-    bars = {
-        "type": "bar",
-        "name": name,
-        "showlegend": False,
-        "yaxis": "y2",
-        "x": _rounded((some + 0.5) / len(counts)),
-        "y": n.tolist(),
-        "marker": {"color": colour},
-        "hovertemplate": "%{y:,}",
-    }
-    return [line, bars]
+    line = plotting.scatter(
+        name,
+        _rounded(confidence[some] / n),
+        _rounded(correct[some] / n),
+        "%{x:.3f}: %{y:.3f} of %{customdata:,}",
+        mode="lines+markers",
+        customdata=n.tolist(),
+        cliponaxis=False,
+        line={"color": colour, "width": 2},
+    )
+    places = _rounded((some + 0.5) / len(counts))
+    on_second = {"showlegend": False, "yaxis": "y2"}
+    return [line, plotting.bars(name, places, n.tolist(), "%{y:,}", colour, **on_second)]
 
 
 def _diagonal() -> dict[str, Any]:
@@ -200,29 +193,21 @@ def _f1_by_threshold(sample: Sample, decision: Decision, space: LabelSpace) -> P
     return Plot("thresholds", "Thresholds", aid, {"data": data, **layout})
 
 
-def _by_grid(name: str, values: Any, colour: str) -> dict[str, Any]:
-    return {
-        "type": "scatter",
-        "mode": "lines",
-        "name": name,
-        "x": GRID.tolist(),
-        "y": _rounded(values),
-        "line": {"color": colour, "width": 2.5},
-        "hovertemplate": "%{x}: %{y:.4f}",
-    }
+def _by_grid(name: str, values: Any, colour: str) -> Trace:
+    line = {"color": colour, "width": 2.5}
+    return plotting.scatter(name, GRID.tolist(), _rounded(values), "%{x}: %{y:.4f}", line=line)
 
 
-def _own_thresholds(decision: Decision, names: Sequence[str]) -> dict[str, Any]:
-    return {
-        "type": "scatter",
-        "mode": "markers",
-        "name": "per-label thresholds",
-        "x": _rounded(decision.thresholds(len(names))),
-        "y": [0.02] * len(names),
-        "customdata": [plotting.plain(name) for name in names],
-        "marker": {"symbol": "line-ns-open", "size": 12, "color": plotting.GREY},
-        "hovertemplate": "%{customdata}: %{x}<extra></extra>",
-    }
+def _own_thresholds(decision: Decision, names: Sequence[str]) -> Trace:
+    return plotting.scatter(
+        "per-label thresholds",
+        _rounded(decision.thresholds(len(names))),
+        [0.02] * len(names),
+        "%{customdata}: %{x}<extra></extra>",
+        mode="markers",
+        customdata=[plotting.plain(name) for name in names],
+        marker={"symbol": "line-ns-open", "size": 12, "color": plotting.GREY},
+    )
 
 
 # ------------------------------------------------------------------ confusions

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from clftask.components.labels import Task
+from clftask.evaluation.diagnostics import LengthBin
 from clftask.report import plotting
 from clftask.report.format import is_number
-from clftask.report.plotting import Plot
+from clftask.report.plotting import Plot, Trace
 
 MAX_BARS, MAX_STEPS = 30, 500
 NAME_CHARACTERS = 24
@@ -25,9 +26,18 @@ def label_counts(counts: dict[str, dict[str, int]]) -> Plot:
     total = {name: sum(of[name] for of in counts.values()) for name in counts["train"]}
     names = sorted(total, key=lambda name: -total[name])
     shown = names[:MAX_BARS][::-1]
+    places, names_shown = list(range(len(shown))), [plotting.plain(name) for name in shown]
     data = [
-        _bars(split, [of[n] for n in shown], shown, plotting.PALETTE[i])
-        for i, (split, of) in enumerate(counts.items())
+        plotting.bars(
+            split,
+            [of[name] for name in shown],
+            places,
+            f"%{{customdata}}: %{{x:,}} {split}<extra></extra>",
+            colour,
+            orientation="h",
+            customdata=names_shown,
+        )
+        for (split, of), colour in zip(counts.items(), plotting.PALETTE, strict=False)
     ]
     layout = plotting.layout(
         plotting.axis("rows", rangemode="tozero", tickformat=",d", nticks=6),
@@ -36,36 +46,16 @@ def label_counts(counts: dict[str, dict[str, int]]) -> Plot:
         bargap=0.25,
     )
     figure = {"data": data, **layout}
-    return Plot("labels", "Labels", _spread(counts["train"], names), figure, _height(len(shown)))
-
-
-def _height(bars: int) -> int:
-    return 120 + 19 * bars
-
-
-def _bars(split: str, counts: list[int], names: list[str], colour: str) -> dict[str, Any]:
-    return {
-        "type": "bar",
-        "orientation": "h",
-        "name": split,
-        "x": counts,
-        "y": list(range(len(names))),
-        "customdata": [plotting.plain(name) for name in names],
-        "marker": {"color": colour},
-        "hovertemplate": f"%{{customdata}}: %{{x:,}} {split}<extra></extra>",
-    }
+    return Plot("labels", "Labels", _spread(counts["train"], names), figure, 120 + 19 * len(shown))
 
 
 def _spread(train: dict[str, int], names: list[str]) -> str:
     rarest = sorted(train.values())
-    spread = f"Training rows by label: {rarest[0]:,} to {rarest[-1]:,}, median {_median(rarest):,}"
+    median = rarest[len(rarest) // 2]
+    spread = f"Training rows by label: {rarest[0]:,} to {rarest[-1]:,}, median {median:,}"
     if len(names) <= MAX_BARS:
         return f"{spread}."
     return f"The {MAX_BARS} most frequent of {len(names)} labels. {spread}."
-
-
-def _median(ordered: list[int]) -> int:
-    return ordered[len(ordered) // 2]
 
 
 def names_axis(names: list[str], title: str = "", **more: Any) -> dict[str, Any]:
@@ -139,16 +129,9 @@ def _of_evaluations(records: Records, x: str, metric: str) -> list[tuple[float, 
     return [(r[x], r[key]) for r in records if is_number(r.get(key))]
 
 
-def _line(name: str, points: list[Any], mode: str, colour: str) -> dict[str, Any]:
-    return {
-        "type": "scatter",
-        "mode": mode,
-        "name": plotting.plain(name),
-        "x": [x for x, _ in points],
-        "y": [y for _, y in points],
-        "line": {"color": colour, "width": 2},
-        "hovertemplate": "%{x}: %{y:.4f}",
-    }
+def _line(name: str, points: list[Any], mode: str, colour: str) -> Trace:
+    x, y = [x for x, _ in points], [y for _, y in points]
+    return plotting.scatter(name, x, y, "%{x}: %{y:.4f}", mode, line={"color": colour, "width": 2})
 
 
 def _line_at(place: float | None) -> list[dict[str, Any]]:
@@ -158,7 +141,7 @@ def _line_at(place: float | None) -> list[dict[str, Any]]:
 # ------------------------------------------------------------------ lengths
 
 
-def lengths(bins: list[dict[str, Any]]) -> Plot:
+def lengths(bins: list[LengthBin]) -> Plot:
     """Return F1 and row counts by text length.
 
     Args:
@@ -169,14 +152,17 @@ def lengths(bins: list[dict[str, Any]]) -> Plot:
         aid = f"Too few rows or lengths to compare: {bins[0]['rows']:,} rows."
         return Plot("lengths", title, aid)
     places = list(range(len(bins)))
-    whole = [b["rows"] * (1 - b["truncated"]) for b in bins]
-    cut = [b["rows"] * b["truncated"] for b in bins]
+    cut = [round(b["rows"] * b["truncated"]) for b in bins]
+    whole = [b["rows"] - n for b, n in zip(bins, cut, strict=True)]
     data = [
-        _rows("not truncated", places, whole, plotting.FAINT),
-        _rows("truncated", places, cut, plotting.RED),
+        plotting.bars("not truncated", places, whole, "%{y:,}", plotting.FAINT, yaxis="y2"),
+        plotting.bars("truncated", places, cut, "%{y:,}", plotting.RED, yaxis="y2"),
         *(
-            _line(n, [(i, b[n]) for i, b in enumerate(bins)], "lines+markers", colour)
-            for n, colour in (("micro_f1", plotting.BLUE), ("macro_f1", plotting.ORANGE))
+            _line(name, list(enumerate(values)), "lines+markers", colour)
+            for name, values, colour in (
+                ("micro_f1", [b["micro_f1"] for b in bins], plotting.BLUE),
+                ("macro_f1", [b["macro_f1"] for b in bins], plotting.ORANGE),
+            )
         ),
     ]
     ticks = [*(f"≤ {b['to']:,}" for b in bins[:-1]), f"> {bins[-2]['to']:,}"]
@@ -194,19 +180,7 @@ def lengths(bins: list[dict[str, Any]]) -> Plot:
     return Plot("lengths", title, aid, {"data": data, **layout}, 420)
 
 
-def _truncated_from(bins: list[dict[str, Any]]) -> float | None:
+def _truncated_from(bins: list[LengthBin]) -> float | None:
     """Return the position of the maximum length among the bins, None if nothing is truncated."""
     first = next((i for i, b in enumerate(bins) if b["truncated"]), None)
     return None if first is None else first + 0.5 - float(bins[first]["truncated"])
-
-
-def _rows(name: str, places: list[int], rows: list[float], colour: str) -> dict[str, Any]:
-    return {
-        "type": "bar",
-        "name": name,
-        "x": places,
-        "y": [round(n) for n in rows],
-        "yaxis": "y2",
-        "marker": {"color": colour},
-        "hovertemplate": "%{y:,}",
-    }

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 MAX_TICK_CHARACTERS = 15
+Trace = dict[str, Any]
 
 # Readable on white and on near black.
 BLUE, ORANGE, RED, GREY = "#3f87c6", "#df6b0c", "#d64545", "#858e99"
@@ -102,6 +103,18 @@ def axis(title: str, **more: Any) -> dict[str, Any]:
         "automargin": True,
         **more,
     }
+
+
+def scatter(name: str, x: Any, y: Any, hover: str, mode: str = "lines", **more: Any) -> Trace:
+    """Return a line or markers; the name is shown literally."""
+    trace = {"type": "scatter", "mode": mode, "name": plain(name), "x": x, "y": y}
+    return {**trace, "hovertemplate": hover, **more}
+
+
+def bars(name: str, x: Any, y: Any, hover: str, colour: str, **more: Any) -> Trace:
+    """Return bars."""
+    trace = {"type": "bar", "name": name, "x": x, "y": y, "marker": {"color": colour}}
+    return {**trace, "hovertemplate": hover, **more}
 
 
 def step(last: float) -> int:

@@ -305,7 +305,7 @@ def evaluate(work: Work, trainer: ClassifierTrainer) -> Evaluated:
     found = decide(work.job, work.space, splits, work.data, special)
     for split, rows in splits.items():
         loss = trainer.mean_loss(rows.logits, rows.targets)
-        found.figures["metrics"][split]["loss"] = strict(loss)
+        found.metrics[split]["loss"] = strict(loss)
     return found
 
 

@@ -8,15 +8,19 @@ from dataclasses import replace
 import pytest
 from rich.cells import cell_len
 
+from clftask.cli.inspect_summaries import path_summary
 from clftask.cli.summaries import (
     compare_summary,
     compare_tables_summary,
     evaluation_summary,
-    inspect_summary,
     score_summary,
     train_summary,
     tune_summary,
 )
+from clftask.commands.compare_bundles import BundleComparison
+from clftask.commands.compare_tables import TableComparison
+from clftask.commands.evaluate import Evaluation
+from clftask.commands.inspect import Bundle, ScoreTable
 from clftask.config.results import ScoreResult, Shipped, TrainResult, TuneResult
 
 METRICS = {
@@ -56,6 +60,21 @@ TRAINED = TrainResult(
     shipped=Shipped(epoch=3, epochs=6, metric="micro_f1", patience=3),
 )
 SCORED = ScoreResult("/scores", 10, 9, 1, 4, 1, 2.0, 4.5, 0, 0.9, {"a": 5, "b": 4})
+
+
+BUNDLE = Bundle(
+    task="multiclass", metric="micro_f1", metrics={"test": METRICS}, warnings=[], labels=2,
+    text=["text"], read="the first 32 tokens", calibration="none", rule="the most probable class",
+    fingerprint="f", versions={},
+)  # fmt: skip
+COMPARED = BundleComparison(
+    a="/a", b="/b", table="/t", rows=9, task="multiclass", metric="macro_f1", metrics={},
+    per_label=[], changed=0.5, examples={}, gates=[], passed=True,
+)  # fmt: skip
+DRIFTED = TableComparison(
+    a="/a", b="/b", task="multiclass", rows_a=9, rows_b=9, rows=9, changed=None, label_drift=0.1,
+    confidence_drift=0.1, per_label=[], examples=[], gates=[], passed=True,
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -133,8 +152,28 @@ def test_labels_are_shown_as_they_are_written(printed):
 
 
 def test_what_inspect_found_is_shown_as_it_is_written(printed):
-    lines = printed(80, inspect_summary, {"text": ["[red]x[/red] :smile:"]})
-    assert "│ text │ [red]x[/red] :smile: │" in lines
+    lines = printed(80, path_summary, replace(BUNDLE, text=["[red]x[/red] :smile:"]))
+    assert any("│ text         │ [red]x[/red] :smile: " in line for line in lines)
+
+
+def test_inspect_prints_the_metrics_that_training_prints(printed):
+    short = printed(80, path_summary, BUNDLE)
+    wanted = ["micro_f1", "accuracy", "macro_f1", "macro_f1_majority", "log_loss", "ece"]
+    assert names_in(short)[-6:] == wanted
+    assert any("--all-metrics" in line for line in short)
+    names = names_in(printed(80, path_summary, BUNDLE, all_metrics=True))
+    assert {"mcc", "weighted_precision", "balanced_accuracy"} <= set(names)
+    assert set(BUNDLE.as_json()["metrics"]["test"]) == set(METRICS)
+
+
+def test_that_a_score_table_is_complete_is_said_once(printed):
+    counts = {"rows_in": 9, "rows_scored": 9, "rows_quarantined": 0, "rows_filtered": 0}
+    table = ScoreTable(
+        state="complete", complete=True, rows_planned=9, parts=1, bundle="/b", layout="wide",
+        rows_truncated=0, **counts,
+    )  # fmt: skip
+    assert "\n".join(printed(80, path_summary, table)).count("complete") == 1
+    assert table.as_json()["complete"] is True
 
 
 def test_how_training_ended_is_said(printed):
@@ -193,8 +232,7 @@ def test_a_comparison_shows_the_metrics_of_the_task_and_of_the_gates(printed):
     rows = {n: {"a": 0.5, "b": 0.6, "difference": 0.1} for n in METRICS}
     rows["accuracy"] |= {"low": -0.0123, "high": 0.2}
     gate = {"metric": "mcc", "sign": ">=", "bound": 0.0, "difference": 0.1, "passed": True}
-    found = {"task": "multiclass", "metric": "macro_f1", "rows": 9, "metrics": rows}
-    found |= {"per_label": [], "changed": 0.5, "examples": {}, "gates": [gate]}
+    found = replace(COMPARED, metrics=rows, gates=[gate])
     names = names_in(printed(80, compare_summary, found))
     assert {"accuracy", "macro_f1", "mcc"} <= set(names)
     assert "weighted_precision" not in names
@@ -210,21 +248,18 @@ def test_comparisons_fit_the_terminal(printed, width):
          "gained": 12_000, "lost": 11_000, **change}
         for n in HOSTILE
     ]  # fmt: skip
-    bundles = {"task": "multiclass", "metric": "macro_f1", "rows": 9, "changed": 0.5}
-    bundles |= {"metrics": {"macro_f1": change}, "per_label": of_labels, "examples": {}}
-    tables = {"rows_a": 9, "rows_b": 9, "changed": None, "label_drift": 0.1, "examples": []}
-    tables |= {"confidence_drift": 0.1, "per_label": of_labels}
+    bundles = replace(COMPARED, metrics={"macro_f1": change}, per_label=of_labels)
+    tables = replace(DRIFTED, per_label=of_labels)
     for summarise, found in ((compare_summary, bundles), (compare_tables_summary, tables)):
-        lines = printed(width, summarise, {**found, "gates": []})
+        lines = printed(width, summarise, found)
         cells = [line for line in lines if line.startswith(("│", "┃"))]
         assert max(map(cell_len, cells)) <= width
         assert sum("+0.1234 " in line for line in cells) >= len(HOSTILE)
 
 
 def test_without_a_changed_label_there_is_no_table_of_labels(printed):
-    found = {"task": "multiclass", "metric": "macro_f1", "rows": 9, "metrics": {}, "gates": []}
     same = {"label": "a", "difference": 0.0, "changed": 0}
-    found |= {"per_label": [same], "changed": 0.0, "examples": {}}
+    found = replace(COMPARED, per_label=[same], changed=0.0)
     assert printed(80, compare_summary, found)[-2:] == [
         "F1: 0 of 1 label changed",
         "0.0% of the rows have a different prediction",
@@ -232,8 +267,10 @@ def test_without_a_changed_label_there_is_no_table_of_labels(printed):
 
 
 def test_an_evaluation_has_one_column(printed):
-    found = {"rows": 24, "metrics": METRICS, "intervals": INTERVALS, "bundle": "/b"}
-    found |= {"task": "multiclass", "metric": "micro_f1", "per_label": labels("a")}
+    found = Evaluation(
+        bundle="/b", table="/t", split=None, task="multiclass", metric="micro_f1", rows=24,
+        trained_on={}, warnings=[], metrics=METRICS, intervals=INTERVALS, per_label=labels("a"),
+    )  # fmt: skip
     lines = printed(80, evaluation_summary, found)
     assert any("24 rows ┃        95 % ┃" in line for line in lines)
 

@@ -74,11 +74,11 @@ AFTER = {"d": ["python"], "c": ["java"], "b": ["python", "java"], "a": []}
 def test_a_table_is_the_same_as_itself(tmp_path):
     a = write(tmp_path / "a", BEFORE)
     found = compare_tables(a, a, ["changed<=0", "label_drift<=0", "confidence_drift<=0"])
-    assert (found["rows_a"], found["rows_b"], found["rows"]) == (4, 4, 4)
-    assert (found["changed"], found["label_drift"], found["confidence_drift"]) == (0, 0, 0)
-    assert found["passed"]
-    assert found["examples"] == []
-    assert all(row["low"] == row["high"] == 0 for row in found["per_label"])
+    assert (found.rows_a, found.rows_b, found.rows) == (4, 4, 4)
+    assert (found.changed, found.label_drift, found.confidence_drift) == (0, 0, 0)
+    assert found.passed
+    assert found.examples == []
+    assert all(row["low"] == row["high"] == 0 for row in found.per_label)
 
 
 def test_rows_are_found_again_in_another_order_and_in_other_parts(tmp_path):
@@ -86,8 +86,8 @@ def test_rows_are_found_again_in_another_order_and_in_other_parts(tmp_path):
     a = write(tmp_path / "a", BEFORE)
     b = write(tmp_path / "b", AFTER, num_parts=3)
     found = compare_tables(a, b, [])
-    assert (found["rows"], found["changed"]) == (4, 0.5)
-    labels = {row["label"]: row for row in found["per_label"]}
+    assert (found.rows, found.changed) == (4, 0.5)
+    labels = {row["label"]: row for row in found.per_label}
     assert {n: (r["gained"], r["lost"]) for n, r in labels.items()} == {
         "cpp": (0, 1),
         "java": (1, 0),
@@ -101,7 +101,7 @@ def test_rows_are_found_again_in_another_order_and_in_other_parts(tmp_path):
         pytest.approx(0.25 - margin),
         pytest.approx(0.25 + margin),
     )
-    assert {e["key"]: (e["a"]["labels"], e["b"]["labels"]) for e in found["examples"]} == {
+    assert {e["key"]: (e["a"]["labels"], e["b"]["labels"]) for e in found.examples} == {
         "a": (["cpp"], []),
         "c": ([], ["java"]),
     }
@@ -112,18 +112,18 @@ def test_label_drift_is_the_jensen_shannon_distance(tmp_path):
     b = write(tmp_path / "b", {i: ["java"] for i in range(10, 14)}, confidence=0.25)
     c = write(tmp_path / "c", {i: ["cpp" if i % 2 else "java"] for i in range(4)})
     apart = compare_tables(a, b, [])
-    assert (apart["rows"], apart["changed"]) == (0, None)
-    assert apart["label_drift"] == pytest.approx(1.0)
-    assert apart["confidence_drift"] == 1.0
+    assert (apart.rows, apart.changed) == (0, None)
+    assert apart.label_drift == pytest.approx(1.0)
+    assert apart.confidence_drift == 1.0
     p, q = np.array([1.0, 0.0]), np.array([0.5, 0.5])
     m = (p + q) / 2
     divergence = (np.log2(1 / m[0]) + 0.5 * np.log2(0.5 / m[0]) + 0.5 * np.log2(0.5 / m[1])) / 2
     found = compare_tables(a, c, [])
-    assert found["label_drift"] == pytest.approx(np.sqrt(divergence))
-    assert found["confidence_drift"] == 0
+    assert found.label_drift == pytest.approx(np.sqrt(divergence))
+    assert found.confidence_drift == 0
     margin = 1.96 * np.sqrt(0.25 / 4)
     wide = compare_tables(a, write(tmp_path / "e", {i: [NAMES[i % 2]] for i in range(4, 8)}), [])
-    cpp = next(row for row in wide["per_label"] if row["label"] == "cpp")
+    cpp = next(row for row in wide.per_label if row["label"] == "cpp")
     assert (cpp["low"], cpp["high"]) == (
         pytest.approx(-0.5 - margin),
         pytest.approx(-0.5 + margin),
@@ -136,8 +136,8 @@ def test_multiclass_tables_with_abstentions_and_other_labels(tmp_path):
     other = {"f.csv#0": ["cpp"], "f.csv#1": [], "f.csv#2": ["rust"]}
     b = write(tmp_path / "b", other, "multiclass", ("rust", "cpp"), has_id=False)
     found = compare_tables(a, b, [])
-    assert found["changed"] == pytest.approx(2 / 3)
-    assert {r["label"]: (r["gained"], r["lost"]) for r in found["per_label"]} == {
+    assert found.changed == pytest.approx(2 / 3)
+    assert {r["label"]: (r["gained"], r["lost"]) for r in found.per_label} == {
         "cpp": (0, 2),
         "rust": (1, 0),
         "(no label)": (1, 0),
@@ -149,9 +149,9 @@ def test_keys_that_repeat_tell_no_row(tmp_path):
     part = tmp_path / "a" / "part-00000.parquet"  # a and c; once more under the keys of b and d
     shutil.copy(part, tmp_path / "a" / "part-00001.parquet")
     found = compare_tables(a, a, [])
-    assert (found["rows_a"], found["rows"], found["changed"]) == (4, 0, None)
+    assert (found.rows_a, found.rows, found.changed) == (4, 0, None)
     b = write(tmp_path / "b", {"a": ["cpp"], "z": []})
-    assert compare_tables(b, a, [])["rows"] == 0
+    assert compare_tables(b, a, []).rows == 0
 
 
 def test_empty_tables(tmp_path):

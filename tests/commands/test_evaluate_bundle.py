@@ -53,12 +53,12 @@ def test_a_bundle_has_the_figures_that_training_found(trained):
         "roc_auc_macro",
         "lrap",
     ):  # two rows that are nearly alike may change places
-        assert found["metrics"].pop(name, 0) == pytest.approx(expected.pop(name, 0), abs=0.02)
-    assert found["metrics"] == pytest.approx(expected, abs=1e-4)
-    assert found["rows"] == 24
-    assert found["per_label"] == outcome["per_label"]["test"]
-    assert found["intervals"] == outcome["intervals"]["test"]
-    for name, (low, high) in found["intervals"].items():
+        assert found.metrics.pop(name, 0) == pytest.approx(expected.pop(name, 0), abs=0.02)
+    assert found.metrics == pytest.approx(expected, abs=1e-4)
+    assert found.rows == 24
+    assert found.per_label == outcome["per_label"]["test"]
+    assert found.intervals == outcome["intervals"]["test"]
+    for name, (low, high) in found.intervals.items():
         if name in expected:
             assert low <= expected[name] <= high
 
@@ -83,8 +83,8 @@ def test_a_decision_fitted_again_on_the_same_rows_is_the_same(trained, copy):
     )
     assert after.decision.threshold == before.threshold
     expected = {k: v for k, v in trained[2]["metrics"]["validation"].items() if k != "loss"}
-    assert found["metrics"] == pytest.approx(expected, abs=1e-3)
-    assert after.metrics == {"validation": found["metrics"]}
+    assert found.metrics == pytest.approx(expected, abs=1e-3)
+    assert after.metrics == {"validation": found.metrics}
     assert after.data["decided_on"] == {"table": str(validation), "rows": 24}
     page = (copy / "report.html").read_text()
     assert "The decision was fitted on" in page
@@ -105,8 +105,8 @@ def test_every_calibration_can_take_the_place_of_another(trained, copy, calibrat
     assert meta.job["decision"]["calibration"]["kind"] == calibration
     _, again = bundle.fetch(str(copy), "")
     assert again.fingerprint != bundle.read_meta(str(trained[0])).fingerprint
-    raw = evaluate_bundle(str(trained[0]), str(trained[1]), silent)["metrics"]
-    found = evaluate_bundle(str(copy), str(trained[1]), silent)["metrics"]
+    raw = evaluate_bundle(str(trained[0]), str(trained[1]), silent).metrics
+    found = evaluate_bundle(str(copy), str(trained[1]), silent).metrics
     plain = found["log_loss_uncalibrated" if calibration != "none" else "log_loss"]
     assert plain == pytest.approx(raw["log_loss_uncalibrated"], abs=1e-4)
 
@@ -236,8 +236,8 @@ def test_the_same_decision_gives_the_same_bundle(trained, tmp_path):
         decide_bundle(str(trained[0]), str(trained[1]), [], str(tmp_path / name), silent)
         for name in "ab"
     )
-    again = decide_bundle(first["bundle"], str(trained[1]), [], None, silent)
-    prints = [bundle.read_meta(found["bundle"]).fingerprint for found in (first, second, again)]
+    again = decide_bundle(first.bundle, str(trained[1]), [], None, silent)
+    prints = [bundle.read_meta(found.bundle).fingerprint for found in (first, second, again)]
     assert len(set(prints)) == 1
 
 
@@ -254,8 +254,8 @@ def test_rows_without_a_label_are_left_out_and_told(trained, tmp_path):
     rows.loc[rows.index[:2], column] = None
     rows.to_parquet(tmp_path / "some.parquet")
     found = evaluate_bundle(str(trained[0]), str(tmp_path / "some.parquet"), silent)
-    assert found["rows"] == len(rows) - 2
-    assert "2 rows with a missing label left out" in " ".join(found["warnings"])
+    assert found.rows == len(rows) - 2
+    assert "2 rows with a missing label left out" in " ".join(found.warnings)
     if column == "tags":  # a row may have no label that the bundle knows
         return
     rows[column] = "nowhere"
@@ -307,11 +307,11 @@ def test_thresholds_that_lose_to_half_are_not_kept(trained, copy, tmp_path):
     lines: list[str] = []
     found = decide_bundle(str(copy), str(tmp_path / "few.parquet"), ["decision.calibration=auto"],
                           None, lines.append)  # fmt: skip
-    metrics, meta = found["metrics"], bundle.read_meta(str(copy))
+    metrics, meta = found.metrics, bundle.read_meta(str(copy))
     assert metrics["micro_f1"] >= metrics.get("micro_f1_at_0.5", 0)
     assert metrics["log_loss"] <= metrics.get("log_loss_uncalibrated", np.inf)
     assert [f"warning: {line}" for line in meta.warnings] == [
-        line for line in lines if line in found["warnings"]
+        line for line in lines if line in found.warnings
     ]
 
 
@@ -347,24 +347,24 @@ def test_rows_of_the_training_data_are_counted_and_warned_of(trained, copy, tmp_
 
 def test_rows_of_a_decision_are_known_and_old_bundles_know_none(trained, copy):
     decide_bundle(str(copy), str(trained[1]), [], None, silent)
-    assert evaluate_bundle(str(copy), str(trained[1]), silent)["trained_on"] == {"decision": 24}
+    assert evaluate_bundle(str(copy), str(trained[1]), silent).trained_on == {"decision": 24}
     (copy / "training_rows.parquet").unlink()
     whole = str(trained[1].with_name("toy.parquet"))
-    assert evaluate_bundle(str(copy), whole, silent)["trained_on"] == {}
+    assert evaluate_bundle(str(copy), whole, silent).trained_on == {}
 
 
 def test_the_split_that_is_read_is_said_and_can_be_chosen(trained, tmp_path):
     place = saved_splits(trained, tmp_path / "saved")
     lines: list[str] = []
     found = evaluate_bundle(str(trained[0]), str(place), lines.append)
-    assert (found["split"], found["trained_on"]) == ("test", {})
+    assert (found.split, found.trained_on) == ("test", {})
     assert lines[0] == f"reading split test of {place}; --split selects another: train, dev"
     result = run("evaluate", trained[0], place, "--split", "dev")
     found = json.loads(result.stdout)
     assert (found["split"], found["trained_on"]) == ("dev", {"validation": 24})
     assert "reading split dev" in result.stderr
     plain = evaluate_bundle(str(trained[0]), str(trained[1]), silent)
-    assert plain["split"] is None
+    assert plain.split is None
 
 
 @pytest.mark.parametrize("command", ["evaluate", "decide", "compare"])
@@ -400,14 +400,14 @@ def test_the_metric_of_the_job_is_among_the_figures_whatever_its_k(train_bundle,
     folder, test, outcome = train_bundle(tmp_path, "multilabel", f"training.metric={metric}")
     trained = {split: outcome["metrics"][split][metric] for split in ("validation", "test")}
     found = evaluate_bundle(str(folder), str(test), silent)
-    assert found["metrics"][metric] == pytest.approx(trained["test"], abs=1e-6)
+    assert found.metrics[metric] == pytest.approx(trained["test"], abs=1e-6)
     assert f"| {metric} " in (folder / "README.md").read_text()
     again = decide_bundle(str(folder), str(test.with_name("validation.parquet")), [], None, silent)
-    assert again["metrics"][metric] == pytest.approx(trained["validation"], abs=1e-6)
+    assert again.metrics[metric] == pytest.approx(trained["validation"], abs=1e-6)
 
 
 def test_without_a_fitted_decision_the_metrics_are_those_of_training(train_bundle, tmp_path):
     plain = ("decision.calibration=none", "decision.threshold=0.5")
     folder, test, outcome = train_bundle(tmp_path, "multilabel", *plain)
     found = evaluate_bundle(str(folder), str(test), silent)
-    assert found["metrics"].keys() == outcome["metrics"]["test"].keys() - {"loss"}
+    assert found.metrics.keys() == outcome["metrics"]["test"].keys() - {"loss"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from clftask.commands.gates import Gate, check_gates, read_gates
+from clftask.commands.gates import Gate, all_passed, check_gates, read_gates
 from clftask.errors import ConfigError
 
 KNOWN, LOWER = ("macro_f1", "ece"), ("ece",)
@@ -18,12 +18,14 @@ def test_gates_are_read_as_written():
 def test_a_gate_is_kept_up_to_its_bound():
     gates = [Gate("ece", "<=", 0.01), Gate("macro_f1", ">=", 0.0)]
     found = check_gates(gates, {"ece": 0.01, "macro_f1": -1e-6})
-    assert [gate["passed"] for gate in found["gates"]] == [True, False]
-    assert found["gates"][0]["difference"] == 0.01
-    assert not found["passed"]
-    assert check_gates(gates[:1], {"ece": 0.01})["passed"]
+    assert [gate["passed"] for gate in found] == [True, False]
+    assert found[0]["difference"] == 0.01
+    assert not all_passed(found)
+    assert all_passed(check_gates(gates[:1], {"ece": 0.01}))
     assert Gate("accuracy", ">=", -0.005).outcome(139 / 200 - 140 / 200)["passed"]
-    assert check_gates([], {}) == {"gates": [], "passed": True}
+    assert not Gate("accuracy", ">=", -0.005).outcome(None)["passed"]
+    assert check_gates([], {}) == []
+    assert all_passed([])
 
 
 @pytest.mark.parametrize(

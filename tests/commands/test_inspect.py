@@ -18,7 +18,8 @@ from pyarrow import csv, parquet
 from typer.testing import CliRunner
 
 from clftask.cli.main import app
-from clftask.commands.inspect import inspect
+from clftask.commands.description import Description
+from clftask.commands.inspect import inspect as describe
 from clftask.commands.inspect_data import CorpusData, TrainData, inspect_data
 from clftask.commands.inspect_run import last_written
 from clftask.config.train import TrainJob
@@ -34,6 +35,12 @@ RATES = {"training.learning_rate": {"kind": "loguniform", "low": 1e-5, "high": 1
 def said(*arguments: str) -> tuple[int, str]:
     found = CliRunner().invoke(app, ["inspect", *arguments])
     return found.exit_code, " ".join(found.output.split())
+
+
+def inspect(path: str, **options: Any) -> dict[str, Any]:
+    """Return what `--json` prints."""
+    found = describe(path, **options)
+    return found.as_json() if isinstance(found, Description) else asdict(found)
 
 
 def refused(*arguments: Any) -> Problem:
@@ -428,7 +435,11 @@ def test_rows_that_a_condition_leaves_out_are_not_in_the_sample(tmp_path, tiny_b
                 "input": {"path": str(tmp_path / "a.parquet"), "where": "year < 2021"}}  # fmt: skip
     (tmp_path / "score.yaml").write_text(json.dumps(document))
     found = inspect_data(str(tmp_path / "score.yaml"))
-    assert (found.rows, found.sampled, found.bad) == (3, 1, {})
+    assert (found.rows, found.sampled, found.filtered, found.bad) == (3, 1, 2, {})
+    text = said(str(tmp_path / "score.yaml"), "--data")[1]
+    assert "left out by input.where │ 2 of 3 sampled rows" in text
+    every = inspect_data(str(tmp_path / "score.yaml"), ["input.where=null"])
+    assert (every.sampled, every.filtered) == (3, None)
     none = inspect_data(str(tmp_path / "score.yaml"), ["input.where=year > 2030"])
     assert (none.sampled, none.tokens) == (0, {})
     assert said(str(tmp_path / "score.yaml"), "--data", "input.where=year > 2030")[0] == 0

@@ -47,11 +47,11 @@ def test_tables_have_raw_values_or_names(trained: tuple[Path, Path], tmp_path: P
     table = pd.read_parquet(raw)
     table.assign(label=table["label"].map(NAMES)).to_parquet(renamed)
     found = [evaluate_bundle(str(path), str(file), silent) for file in (raw, renamed)]
-    assert [row["label"] for row in found[0]["per_label"]] == list(NAMES.values())
-    assert found[0]["rows"] == found[1]["rows"] == 24
-    assert found[0]["metrics"] == found[1]["metrics"]
+    assert [row["label"] for row in found[0].per_label] == list(NAMES.values())
+    assert found[0].rows == found[1].rows == 24
+    assert found[0].metrics == found[1].metrics
     compared = compare_bundles(str(path), str(path), str(raw), [], silent)
-    assert (compared["rows"], compared["changed"]) == (24, 0)
+    assert (compared.rows, compared.changed) == (24, 0)
     copy = shutil.copytree(path, tmp_path / "copy")
-    assert decide_bundle(str(copy), str(raw), [], None, silent)["rows"] == 24
+    assert decide_bundle(str(copy), str(raw), [], None, silent).rows == 24
     assert bundle.read_meta(str(copy)).label_names == tuple(NAMES.values())

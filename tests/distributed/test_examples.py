@@ -162,8 +162,8 @@ def test_all_ways_to_predict_agree_and_figures_are_those_of_scikit_learn(
     raw = pd.read_csv(table) if ending == ".csv" else make(operations)
     raw.iloc[rows].to_parquet(tmp_path / "held_out.parquet")
     again = evaluate_bundle(result.bundle, str(tmp_path / "held_out.parquet"), print)
-    assert figures.keys() - again["metrics"].keys() == {"loss"}  # the loss is the training's own
-    assert again["metrics"] == pytest.approx({k: figures[k] for k in again["metrics"]}, abs=1e-5)
+    assert figures.keys() - again.metrics.keys() == {"loss"}  # the loss is the training's own
+    assert again.metrics == pytest.approx({k: figures[k] for k in again.metrics}, abs=1e-5)
 
 
 def plain_transformers(bundle: str, texts: list[str], second: list[str] | None) -> Any:

@@ -216,7 +216,7 @@ def test_scoring_outlives_its_nodes_and_uses_one_that_joins(cluster, place, tiny
     result = score(ScoreJob.load(job), lambda line: None, beside)
     beside.end()
     assert result.rows_scored == num_rows
-    assert inspect(job["output"]["path"], verify=True)["state"] == "complete"
+    assert inspect(job["output"]["path"], verify=True).state == "complete"
     files = [f.path for f in listing.list_files(f"{place}/out") if f.path.endswith(".parquet")]
     ids = [
         name

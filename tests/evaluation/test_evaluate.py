@@ -38,7 +38,7 @@ def rows(task: str, count: int = 200, seed: int = 0) -> Labelled:
 
 def figures(task: str, *overrides: str, **more: Any) -> dict[str, Any]:
     splits = {"validation": rows(task), "test": rows(task, seed=1), **more}
-    return decide(job(task, *overrides), LabelSpace(task, NAMES), splits).figures
+    return decide(job(task, *overrides), LabelSpace(task, NAMES), splits).content
 
 
 def test_multilabel_figures_stand_beside_the_plain_ones():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -76,9 +77,9 @@ def subject(task="multilabel", names=NAMES, texts=None, only=("validation", "tes
         job=job.dump(),
         data={"fingerprint": "f", "report": report_of(names)},
         versions={},
-        metrics=found.figures["metrics"],
+        metrics=found.metrics,
     )
-    return meta, found, found.figures | TRAINED, RECORDS
+    return meta, found, found.content | TRAINED, RECORDS
 
 
 @pytest.fixture(scope="module")
@@ -201,8 +202,8 @@ def test_without_training_there_are_no_learning_curves(parts):
 def test_without_lengths_and_texts_rows_have_their_number(parts):
     meta, found, outcome, records = parts
     rows = {s: Labelled(r.logits, r.targets) for s, r in found.rows.items()}
-    bare = type(found)(found.decision, found.figures, found.outcomes, rows)
-    outcome = {k: v for k, v in outcome.items() if k != "by_length"}
+    figures = {s: replace(f, by_length=None) for s, f in found.figures.items()}
+    bare = type(found)(found.decision, figures, found.outcomes, rows)
     page = classifier_page(meta, bare, outcome, records)
     assert plots_in(page) == PLOTS - {"lengths"}
     assert re.search(r"row \d+", Page(page).text)

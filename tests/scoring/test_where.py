@@ -43,8 +43,8 @@ def test_only_matching_rows_are_scored_and_the_others_counted(world):
     assert counts(world) == (7, 7, 0, 23)
     assert "year" not in world.table().column_names
     found = inspect(str(world.output), verify=True)
-    assert (found["rows_in"], found["rows_filtered"], found["rows planned"]) == (7, 23, 30)
-    assert (found["state"], found["where"]) == ("complete", "year >= 2020")
+    assert (found.rows_in, found.rows_filtered, found.rows_planned) == (7, 23, 30)
+    assert (found.state, found.where) == ("complete", "year >= 2020")
     receipts = list(ScoreTableStore(str(world.output)).receipts())
     assert [r.counts.rows_filtered for r in receipts] == [8, 8, 4, 3]
     assert world.records[-1]["rows"] == world.records[-1]["total"] == 30

@@ -30,14 +30,14 @@ def test_every_way_to_predict_gives_the_figures_of_training(train_bundle, tmp_pa
     evaluated = evaluate_bundle(str(folder), str(test), QUIET)
     for figures in stored.values():
         figures.pop("loss")  # of training only
-    assert evaluated["metrics"] == pytest.approx(stored["test"], abs=1e-5)
-    assert evaluated["intervals"]["micro_f1"] == pytest.approx(
+    assert evaluated.metrics == pytest.approx(stored["test"], abs=1e-5)
+    assert evaluated.intervals["micro_f1"] == pytest.approx(
         outcome["intervals"]["test"]["micro_f1"], abs=1e-5
     )
     again = decide_bundle(
         str(folder), str(tmp_path / "validation.parquet"), [], str(tmp_path / "again"), QUIET
     )
-    assert again["metrics"] == pytest.approx(stored["validation"], abs=1e-5)
+    assert again.metrics == pytest.approx(stored["validation"], abs=1e-5)
 
     texts = pd.read_parquet(test)["text"].tolist()
     classify = pipeline("text-classification", str(folder), top_k=None, device="cpu")

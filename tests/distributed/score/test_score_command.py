@@ -82,12 +82,12 @@ def assert_complete(job: dict[str, Any]) -> None:
     assert sorted(table["id"].to_pylist()) == sorted(f"row-{i}" for i in wanted)
     assert sorted(table["number"].to_pylist()) == list(wanted)
     found = inspect(output, verify=True)
-    assert found["state"] == "complete"
-    assert found["rows_scored"] == half
+    assert found.state == "complete"
+    assert found.rows_scored == half
     names = [f.path.rpartition("/")[2] for f in listing.list_files(f"{output}/_receipts")]
     receipts = [name for name in names if not name.startswith(".tmp-")]  # of a write that is killed
     assert sorted(receipts) == sorted(f"{Path(file).stem}.json" for file in files)
-    assert len(receipts) == found["parts"]
+    assert len(receipts) == found.parts
 
 
 def test_scores_from_s3_to_s3(ray_cluster, job):

@@ -465,7 +465,7 @@ def test_one_bad_row_is_one(world):
     with pytest.raises(JobError, match="max_bad_rows: 1 of 2 rows is bad, more than max_bad_rows"):
         world.run()
     (world.output / "_receipts" / "part-00000.json").unlink()
-    found = inspect(str(world.output))["state"]
+    found = inspect(str(world.output)).state
     assert found == "incomplete, 1 part is missing: run the same job again"
 
 
@@ -502,7 +502,7 @@ def test_verifying_finds_what_is_foreign_changed_or_gone(world):
     world.write("a.parquet", 20, text=["a tool"] * 19 + [None])
     world.run(max_bad_rows=0.1)
     parts = sorted(world.output.glob("part-*"))
-    assert inspect(str(world.output), verify=True)["complete"] is True
+    assert inspect(str(world.output), verify=True).complete is True
     shutil.copy(parts[0], world.output / "part-00007.parquet")
     with pytest.raises(JobError, match=r"part-00007\.parquet: does not belong to this table"):
         inspect(str(world.output), verify=True)
@@ -526,7 +526,7 @@ def test_verifying_holds_parts_without_receipts_against_the_plan(world):
     parts = sorted(world.output.glob("part-*"))
 
     def verified() -> str:
-        return inspect(str(world.output), verify=True)["verified"]
+        return inspect(str(world.output), verify=True).verified
 
     for receipt in sorted(world.output.glob("_receipts/*"))[1:]:
         receipt.unlink()
