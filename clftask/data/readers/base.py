@@ -121,7 +121,7 @@ class Source(ABC):
     def _read_one(self, file: str, schema: pa.Schema) -> pa.Table:
         batches = list(self.batches(file, schema))
         table = pa.Table.from_batches(batches, schema.append(pa.field(BAD, pa.string())))
-        _refuse_bad(file, table[BAD])
+        _refuse_bad(file, table[BAD], self.advice([]) if table.num_rows == 1 else "")
         with readable(file):
             table.validate(full=True)  # `conform` does not check strings within lists
         return with_origin(table.drop_columns([BAD]), file, 0)
@@ -242,11 +242,11 @@ def with_origin(table: pa.Table, file: str, start: int) -> pa.Table:
     return table.append_column(FILE, files).append_column(ROW, rows)
 
 
-def _refuse_bad(file: str, reasons: pa.ChunkedArray) -> None:
+def _refuse_bad(file: str, reasons: pa.ChunkedArray, advice: str) -> None:
     row = pc.index(reasons.is_valid(), True).as_py()
     if row >= 0:
-        problem = Problem(f"{file}, row {row}", None, reasons[row].as_py(), "Fix or remove it.")
-        raise DataError(problem)
+        remedy = advice or "Fix or remove it."
+        raise DataError(Problem(f"{file}, row {row}", None, reasons[row].as_py(), remedy))
 
 
 def from_row(batches: Iterable[pa.RecordBatch], start: int) -> Iterator[pa.RecordBatch]:
