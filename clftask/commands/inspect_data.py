@@ -194,7 +194,8 @@ def _of_score(job: ScoreJob) -> CorpusData:
     sources = source_of(job)
     files = [file for source in sources for file in source.files]
     corpus = survey(job, recipe, sources, files)
-    sample = matching_rows(_sample(sources, corpus.schema, recipe.columns), job.input.where)
+    first = _sample(sources, corpus.schema, recipe.columns)
+    sample = matching_rows(first, job.input.where)
     text, pair = recipe.apply(sample)
     usable = sample[BAD].is_null()
     usable = pc.and_(
@@ -205,6 +206,9 @@ def _of_score(job: ScoreJob) -> CorpusData:
     warnings = [
         f"warning: {describe_left_out(source.left_out)}" for source in sources if source.left_out
     ]
+    if job.input.where:
+        of_all = counted(first.num_rows, "sampled row")
+        warnings.append(f"input.where keeps {sample.num_rows:,} of {of_all}")
     ids = {"sampled id": sample[job.input.id].drop_null()} if job.input.id else {}
     warnings += _repeated({"sampled text": text, **ids})
     return CorpusData(

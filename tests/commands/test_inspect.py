@@ -429,9 +429,12 @@ def test_rows_that_a_condition_leaves_out_are_not_in_the_sample(tmp_path, tiny_b
     (tmp_path / "score.yaml").write_text(json.dumps(document))
     found = inspect_data(str(tmp_path / "score.yaml"))
     assert (found.rows, found.sampled, found.bad) == (3, 1, {})
+    assert found.warnings == ["input.where keeps 1 of 3 sampled rows"]
     none = inspect_data(str(tmp_path / "score.yaml"), ["input.where=year > 2030"])
     assert (none.sampled, none.tokens) == (0, {})
-    assert said(str(tmp_path / "score.yaml"), "--data", "input.where=year > 2030")[0] == 0
+    code, text = said(str(tmp_path / "score.yaml"), "--data", "input.where=year > 2030")
+    assert code == 0
+    assert "input.where keeps 0 of 3 sampled rows" in text
 
 
 def test_groups_and_repeated_ids_are_counted(tmp_path):
