@@ -15,12 +15,14 @@ from clftask.cli.errors import explain, guarded
 from clftask.cli.output import say, tables
 from clftask.errors import ConfigError, JobError, Problem
 from clftask.io.strict_json import to_json
+from clftask.yaml_io import read_yaml
 
 if TYPE_CHECKING:
     from clftask.spec import Spec
 
 Shown = TypeVar("Shown")
 P = ParamSpec("P")
+_FIELD_OF = {"train": "model", "tune": "space", "score": "bundle"}  # which only this kind has
 
 app = typer.Typer(
     name="clftask",
@@ -126,7 +128,7 @@ def _run_job(
     if dry_run and estimate:
         allowed = "cannot be combined with --estimate"
         raise ConfigError(Problem("--dry-run", None, allowed, "Remove one of them."))
-    job = _job_types()[kind].load(path, overrides or [])
+    job = _load(kind, path, overrides or [])
     if dry_run:
         typer.echo(json.dumps(job.dump()) if as_json else job.to_yaml(), nl=as_json)
         return
@@ -318,6 +320,15 @@ def demo(
     result = show(folder, tables(as_json))
     if as_json:
         typer.echo(to_json(result, _as_json))
+
+
+def _load(kind: str, path: str, overrides: list[str]) -> Any:
+    """Read a job file; a file of another kind is refused as a whole, not field by field."""
+    document = read_yaml(path)
+    for other, field in _FIELD_OF.items():
+        if field in document and _FIELD_OF[kind] not in document:
+            raise ConfigError(Problem(path, None, f"is a {other} job", f"Use clftask {other}."))
+    return _job_types()[kind].load(path, overrides)
 
 
 def _job_types() -> dict[str, type[Spec]]:

@@ -74,14 +74,15 @@ def weaknesses(
         optimizer: The optimiser of the training.
     """
     found = []
-    is_right = 1.0 in (metrics.get("accuracy"), metrics.get("subset_accuracy"))
-    other = "" if optimizer == "adamw" else ", or training.optimizer: adamw"
-    remedy = f"Try a higher training.learning_rate or more epochs{other}."
-    if is_right:
+    remedy = "Try a higher training.learning_rate or more epochs"
+    remedy += "." if optimizer == "adamw" else ", or training.optimizer: adamw."
+    if 1.0 in (metrics.get("accuracy"), metrics.get("subset_accuracy")):
         pass  # the rows may have one label only
     elif (outcome.decided == outcome.decided[:1]).all() and len(outcome.decided) > 1:
         labels = [repr(space.names[i]) for i in np.flatnonzero(outcome.decided[0])]
         given = f"as {', '.join(labels)}" if labels else "without a label"
+        if not labels and space.task == "multiclass":
+            remedy = "Lower decision.abstain_below."
         found.append(f"all rows of {where} are predicted {given}. {remedy}")
     else:
         name = "accuracy" if space.task == "multiclass" else "micro_f1"

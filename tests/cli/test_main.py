@@ -51,6 +51,22 @@ def paths(problems: list[dict[str, Any]]) -> set[str]:
     return {p["path"] for p in problems}
 
 
+@pytest.mark.parametrize(
+    ("command", "content", "kind"),
+    [
+        ("train", {"bundle": "b", "input": {"path": "x.csv"}, "output": {"path": "o"}}, "score"),
+        ("score", {"task": "multiclass", "data": {}, "model": {"base": "b"}}, "train"),
+        ("train", {"train": "job.yaml", "space": {}}, "tune"),
+    ],
+)
+def test_a_job_of_another_kind_names_its_command(tmp_path, command, content, kind):
+    file = tmp_path / "job.yaml"
+    file.write_text(json.dumps(content))
+    result = CliRunner().invoke(app, [command, str(file)])
+    assert result.exit_code == 2
+    assert result.stderr == f"error: {file}: is a {kind} job. Use clftask {kind}.\n"
+
+
 def test_all_mistakes_of_the_file_at_once(document, tmp_path):
     document["training"] = {"epohcs": 3, "learning_rate": "fast"}
     document["loss"] = "focused"

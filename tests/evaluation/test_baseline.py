@@ -95,6 +95,13 @@ def test_a_multilabel_model_that_predicts_nothing_is_named():
     assert found.startswith("all rows of test are predicted without a label. ")
 
 
+def test_a_class_model_that_abstains_from_all_rows_has_too_high_a_limit():
+    found = said(np.zeros((3, 2)), np.eye(2)[[0, 1, 1]], CLASSES)
+    assert found.startswith(
+        "all rows of test are predicted without a label. Lower decision.abstain_below."
+    )
+
+
 def test_a_model_that_is_not_better_than_the_majority_is_named():
     true = np.eye(2)[[0, 0, 0, 1]]
     found = said(np.eye(2)[[0, 0, 1, 0]], true, CLASSES)

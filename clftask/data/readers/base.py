@@ -124,10 +124,17 @@ class Source(ABC):
     def _read_one(self, file: str, schema: pa.Schema) -> pa.Table:
         batches = list(self.batches(file, schema))
         table = pa.Table.from_batches(batches, schema.append(pa.field(BAD, pa.string())))
-        _refuse_bad(file, table[BAD])
+        self._refuse_bad(file, table[BAD])
         with readable(file):
             table.validate(full=True)  # `conform` does not check strings within lists
         return with_origin(table.drop_columns([BAD]), file, 0)
+
+    def _refuse_bad(self, file: str, reasons: pa.ChunkedArray) -> None:
+        row = pc.index(reasons.is_valid(), True).as_py()
+        if row >= 0:
+            advice = self.advice(self.names()) if len(reasons) == 1 else ""
+            remedy = advice or "Fix or remove it."
+            raise DataError(Problem(f"{file}, row {row}", None, reasons[row].as_py(), remedy))
 
     def infer_types(self, table: pa.Table, strings: set[str], codes: set[str]) -> pa.Table:
         """Infer the types of all columns except `strings` and `codes` from all rows."""
@@ -254,13 +261,6 @@ def with_origin(table: pa.Table, file: str, start: int) -> pa.Table:
     rows = pa.array(range(start, start + table.num_rows), pa.int64())
     files = pa.nulls(table.num_rows, pa.string()).fill_null(file)
     return table.append_column(FILE, files).append_column(ROW, rows)
-
-
-def _refuse_bad(file: str, reasons: pa.ChunkedArray) -> None:
-    row = pc.index(reasons.is_valid(), True).as_py()
-    if row >= 0:
-        problem = Problem(f"{file}, row {row}", None, reasons[row].as_py(), "Fix or remove it.")
-        raise DataError(problem)
 
 
 def from_row(batches: Iterable[pa.RecordBatch], start: int) -> Iterator[pa.RecordBatch]:

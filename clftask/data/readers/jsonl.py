@@ -72,10 +72,11 @@ class JsonLines(Source):
     def advice(self, available: list[str]) -> str:
         """Return what may be wrong with a file of one line: its rows are within one object."""
         head = TextFile.of(self.files[0]).head.strip()
-        inner = re.search(rb'"([^"\\]*)"\s*:\s*(\[\s*)?\{', head)
-        if inner is None or b"\n" in head:
+        if b"\n" in head or not re.search(rb'"\s*:\s*[\[{]', head):
             return ""
-        return f"The file is one object, with rows under {inner[1].decode()!r}. {_AS_LINES}"
+        inner = re.search(rb'"([^"\\]*)"\s*:\s*(\[\s*)?\{', head)
+        rows = f", with rows under {inner[1].decode()!r}" if inner else ""
+        return f"The file is one object{rows}. {_AS_LINES}"
 
     def _blocks(self, file: str) -> Iterator[list[bytes]]:
         """Yield the non-blank lines of each block, or the items of an array."""

@@ -192,3 +192,20 @@ def test_rows_within_one_object_are_explained(tmp_path: Path, line: str, key: st
     (problem,) = source.missing([("data.labels", "category")], source.names())
     assert problem.remedy.startswith(f"The file is one object, with rows under {key}.")
     assert "to_json(path, orient='records', lines=True)" in problem.remedy
+
+
+@pytest.mark.parametrize(
+    ("line", "found", "within"),
+    [
+        # What pandas' to_json writes by default, and json.dump of a dict of columns.
+        ('{"text": {"0": "a", "1": "b"}}', "an object", ", with rows under 'text'"),
+        ('{"text": ["a", "b"]}', "a list", ""),
+    ],
+)
+def test_columns_within_one_object_are_explained(
+    tmp_path: Path, line: str, found: str, within: str
+) -> None:
+    source, _ = opened(written(tmp_path, "columns.json", line))
+    problem = refused(lambda: source.read(["text"], strings=["text"]))
+    assert problem.allowed == f"column text: {found}, not a string"
+    assert problem.remedy.startswith(f"The file is one object{within}. Write the rows one object")
