@@ -200,8 +200,12 @@ def killed_after(monkeypatch, writes):
         yield
 
 
-@pytest.mark.parametrize("after", [0, 3, 6, 9, 12, 15])
-@pytest.mark.parametrize("again", [2, 10])
+KILLS = [("multilabel", after, again) for after in (0, 3, 6, 9, 12, 15) for again in (2, 10)]
+
+
+@pytest.mark.parametrize(
+    ("trained", "after", "again"), [*KILLS, ("multiclass", 6, 10)], indirect=["trained"]
+)
 def test_a_bundle_is_whole_whenever_decide_is_killed(trained, tmp_path, monkeypatch, after, again):
     """Each write may be the last one, and that of the next attempt, too."""
     folder, table = str(shutil.copytree(trained[0], tmp_path / "bundle")), str(trained[1])
