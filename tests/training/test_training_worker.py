@@ -89,7 +89,7 @@ def test_run_folder_holds_log_metrics_and_few_checkpoints(make_work):
     assert not list(Path(work.run).rglob("*.bin"))
 
 
-def test_killed_run_goes_on_as_if_nothing_had_happened(make_work):
+def test_killed_run_resumes_with_the_same_result(make_work):
     whole = make_work("whole", epochs=6)
     expected = run(whole)
     killed = make_work("killed", epochs=6)
@@ -192,7 +192,7 @@ def test_killed_between_last_checkpoint_and_bundle(make_work):
 
 
 def test_a_run_that_cannot_go_on_keeps_what_it_has_written(make_work, monkeypatch):
-    """What is in the way may be mended: then its figures and its log are still whole."""
+    """The cause may be fixed: then its figures and its log are still whole."""
     work = make_work(epochs=4)
     with pytest.raises(KeyboardInterrupt):
         run(work, Recorder(fail_at=12))
