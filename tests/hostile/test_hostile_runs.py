@@ -72,7 +72,7 @@ def test_a_damaged_score_table_is_read_or_refused(table: Path, name: str) -> Non
         if name.endswith(".json"):
             damaged |= mutated([json.loads(whole)]).map(lambda data: json.dumps(data).encode())
 
-        @fuzzed(40)
+        @fuzzed(20)
         @given(damaged)
         def check(data: bytes) -> None:
             file.write_bytes(data)
