@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -78,6 +79,21 @@ class S3Process:
 
 
 # ------------------------------------------------------------------ markers and order
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[object]:
+    """Keep what is imported and collected out of garbage collection.
+
+    Every training calls gc.collect(), which takes a second for those objects.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
 
 RAY_FIXTURES = {"ray_cluster", "ray_session", "ray_here", "cluster"}
 # Files with long tests, the longest first.

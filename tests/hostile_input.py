@@ -227,6 +227,3 @@ def edit(name: str, **values: Any) -> Callable[[Path], Any]:
 
 
 META, CONFIG = bundle.META, "config.json"
-
-
-# ------------------------------------------------------------------ books and run folders

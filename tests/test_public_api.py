@@ -35,13 +35,3 @@ def test_import_loads_the_standard_library_alone():
     loaded = alone("import sys; before = set(sys.modules); import clftask\n"
                    "print(*{n.split('.')[0] for n in set(sys.modules) - before})")  # fmt: skip
     assert set(loaded.split()) - set(sys.stdlib_module_names) == {"clftask"}
-
-
-def test_register_makes_transformers_know_the_head():
-    code = """
-import clftask
-clftask.register()
-from transformers import AutoConfig
-print(AutoConfig.for_model("clftask_mlp", hidden=7).hidden)
-"""
-    assert alone(code) == "7\n"

@@ -111,7 +111,7 @@ def test_an_override_that_the_shell_cut_is_named_with_quotes() -> None:
     assert first.remedy.endswith("in quotes: 'model.head=…'.")
 
 
-def test_wrong_overrides_are_told_together() -> None:
+def test_wrong_overrides_are_reported_together() -> None:
     found = problems(JOB, "training.epochs", "x y=2")
     assert [p.path for p in found] == ["training.epochs", "x y=2"]
 
@@ -262,7 +262,7 @@ def test_errors_survive_pickling(name: str, exit_code: int) -> None:
 # ------------------------------------------------------------------ what a job refuses
 
 
-def test_all_mistakes_are_told_at_once_with_their_paths() -> None:
+def test_all_errors_are_reported_at_once_with_their_paths() -> None:
     wrong = {"seed": -1, "data__text": [], "data__split": {"kind": "grouped"}, "loss": "cross"}
     wrong |= {"training__epochs": "many", "training__early_stopping": {"patience": 0}}
     found = {p.path: p.value for p in problems(job_with(**wrong, tracking=["mlflow", "wandbb"]))}
@@ -331,7 +331,7 @@ def test_a_job_refuses(changes: Any, path: str) -> None:
     assert [p.path for p in problems(job_with(**changes))] == [path]
 
 
-def test_all_crossed_mistakes_are_told_at_once() -> None:
+def test_all_cross_field_errors_are_reported_at_once() -> None:
     found = problems(job_with(task="multilabel", loss="cross_entropy", scaling__workers=5))
     assert [p.path for p in found] == ["data.labels.kind", "loss.kind", "training.batch_size"]
 

@@ -204,7 +204,7 @@ def test_a_finished_score_table_has_no_speed(printed):
     assert lines[-1] == "score table: /scores (already complete)"
 
 
-def test_rows_that_are_left_out_and_the_precision_are_told(printed):
+def test_rows_that_are_left_out_and_the_precision_are_reported(printed):
     note = "bf16; 99.6% of 256 sampled rows get the same labels as in fp32"
     text = "\n".join(printed(120, score_summary, replace(SCORED, rows_filtered=1234,
                                                          precision_note=note)))  # fmt: skip

@@ -163,7 +163,7 @@ def test_what_is_no_decision_is_refused(trained, copy, tmp_path):
     assert run("evaluate", copy, tmp_path / "absent.csv").exit_code == 2
 
 
-def test_rows_of_unknown_labels_are_told_or_refused(trained, copy, tmp_path):
+def test_rows_of_unknown_labels_are_reported_or_refused(trained, copy, tmp_path):
     rows = pd.read_parquet(trained[1])
     is_multilabel = bundle.read_meta(str(copy)).task == "multilabel"
     rows["tags"], rows["label"] = [["strange"]] * 24, "strange"
@@ -200,8 +200,12 @@ def killed_after(monkeypatch, writes):
         yield
 
 
-@pytest.mark.parametrize("after", [0, 3, 6, 9, 12, 15])
-@pytest.mark.parametrize("again", [2, 10])
+KILLS = [("multilabel", after, again) for after in (0, 3, 6, 9, 12, 15) for again in (2, 10)]
+
+
+@pytest.mark.parametrize(
+    ("trained", "after", "again"), [*KILLS, ("multiclass", 6, 10)], indirect=["trained"]
+)
 def test_a_bundle_is_whole_whenever_decide_is_killed(trained, tmp_path, monkeypatch, after, again):
     """Each write may be the last one, and that of the next attempt, too."""
     folder, table = str(shutil.copytree(trained[0], tmp_path / "bundle")), str(trained[1])
@@ -248,7 +252,7 @@ def test_decide_keeps_out_of_a_folder_that_holds_something_else(trained, tmp_pat
             decide_bundle(str(trained[0]), str(trained[1]), [], output, silent)
 
 
-def test_rows_without_a_label_are_left_out_and_told(trained, tmp_path):
+def test_rows_without_a_label_are_left_out_and_reported(trained, tmp_path):
     column = bundle.read_meta(str(trained[0])).job["data"]["labels"]["column"]
     rows = pd.read_parquet(trained[1])
     rows.loc[rows.index[:2], column] = None

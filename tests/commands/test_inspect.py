@@ -406,7 +406,7 @@ def test_rare_labels_and_conflicts_are_named(tmp_path):
     assert sorted(example.labels) == [["a", "b"], ["c"]]
 
 
-def test_rare_labels_are_told_once(tmp_path):
+def test_rare_labels_are_reported_once(tmp_path):
     path = job_file(tmp_path, "none", split="random", labels={"kind": "list", "column": "tags"})
     _, text = said(path, "--data", "data.split.seed=2", "data.split.validation=0.2")
     assert text.count("fewer than 10 train rows: c 1") == 1

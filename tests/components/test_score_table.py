@@ -370,7 +370,7 @@ def test_large_parts_have_row_groups():
 
 @pytest.fixture(params=LAYOUTS, ids=lambda layout: layout.kind)
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path]:
-    """Two parts, and beside them the books, which no reader of `part-*.parquet` minds."""
+    """Two parts, and beside them plan and manifest, which no reader of `part-*.parquet` minds."""
     for number, start in enumerate((0, 2)):
         table = scored(request.param).slice(start, 2)
         data = write_part(table, METADATA)

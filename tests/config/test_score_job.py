@@ -107,7 +107,7 @@ def test_the_hub_is_refused_with_a_remedy():
     assert problem.remedy == "Save the dataset with save_to_disk first"
 
 
-def test_all_that_is_missing_is_told_at_once():
+def test_all_missing_fields_are_reported_at_once():
     problems = refused(job={"input": {"id": "x"}, "output": {}})
     assert {(p.path, p.allowed) for p in problems} == {
         ("bundle", "is required"),

@@ -329,7 +329,7 @@ def test_a_path_within_another_is_refused() -> None:
     assert TuneJob.load(job_with(space=near)).num_trials == 16
 
 
-def test_all_wrong_paths_are_told_at_once() -> None:
+def test_all_wrong_paths_are_reported_at_once() -> None:
     found = problems(job_with(space={"seed": BATCH, "data.id": BATCH, "a b": BATCH, "loss": BATCH}))
     assert [p.path for p in found] == ["space.seed", "space.data.id", "space.a b"]
 
@@ -469,7 +469,7 @@ def test_the_metric_of_another_task_is_refused_with_those_of_this_one() -> None:
     assert problem.allowed.startswith("must be one of loss, brier, classwise_ece, ece, ")
 
 
-def test_every_listed_value_that_is_wrong_is_told() -> None:
+def test_every_wrong_value_of_a_list_is_reported() -> None:
     found = problems(searching("training.batch_size", {"kind": "choice", "values": [0, 16, -3]}))
     assert [(p.path, p.value) for p in found] == [
         ("space.training.batch_size", 0),
@@ -477,7 +477,7 @@ def test_every_listed_value_that_is_wrong_is_told() -> None:
     ]
 
 
-def test_one_value_of_a_range_that_is_wrong_is_told() -> None:
+def test_one_wrong_value_of_a_range_is_reported() -> None:
     found = problems(searching("training.batch_size", {"kind": "randint", "low": -50, "high": 8}))
     assert [(p.path, p.value) for p in found] == [("space.training.batch_size", -50)]
 
@@ -502,7 +502,7 @@ def test_whole_numbers_of_a_quantised_range_are_whole() -> None:
     assert (value, type(value)) == (16, int)
 
 
-def test_all_mistakes_of_a_search_are_told_at_once() -> None:
+def test_all_errors_of_a_search_are_reported_at_once() -> None:
     space = {"training.epochs": {"kind": "randint", "low": 1, "high": 4}, "model.head": HEAD}
     scheduler = {"kind": "asha", "grace_epochs": 9}
     found = problems(job_with(space=space, scheduler=scheduler, searcher="grid"))

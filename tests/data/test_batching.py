@@ -190,7 +190,7 @@ def test_loader_passes_the_epoch_on(loader):
     assert epoch_of(loader, 0) == first
 
 
-def test_a_resumed_epoch_goes_on_where_it_stopped(loader):
+def test_a_resumed_epoch_starts_where_it_stopped(loader):
     whole = epoch_of(loader, 1)
     loader.set_epoch(0)
     rest = skip_first_batches(loader, 3)

@@ -123,7 +123,7 @@ def test_too_few_labels_are_refused_before_the_split(tmp_path: Path) -> None:
     assert problem.remedy == "Check the column, or lower min_count."
 
 
-def test_names_without_rows_are_told(tmp_path: Path) -> None:
+def test_names_without_rows_are_reported(tmp_path: Path) -> None:
     path = written(tmp_path / "t.parquet", y=["a", "b"] * 30)
     found = prepare(job_of(path, CLASS | {"names": ["a", "z", "b"]}))
     assert found.space.names == ("a", "z", "b")
@@ -318,7 +318,7 @@ def warnings_of(tmp_path: Path, values: list[Any], *overrides: str) -> list[str]
         ("Stra\u00dfe", "STRASSE", "'Straße' (30 rows), 'STRASSE' (15 rows)"),
     ],
 )
-def test_similar_labels_are_told(tmp_path: Path, one: str, other: str, shown: str) -> None:
+def test_similar_labels_are_reported(tmp_path: Path, one: str, other: str, shown: str) -> None:
     (line,) = warnings_of(tmp_path, [one, other, one, "money"] * 15)
     expected = f"labels that differ only in blanks, case or Unicode form: {shown}; if they are one"
     assert line.startswith(expected)
@@ -342,7 +342,7 @@ def test_similar_labels_stand_in_the_summary(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("header", ["y", "Y", " y"])
 @pytest.mark.parametrize("num_tables", [1, 2])
-def test_a_header_among_the_rows_is_told(tmp_path: Path, header: str, num_tables: int) -> None:
+def test_a_header_among_the_rows_is_reported(tmp_path: Path, header: str, num_tables: int) -> None:
     values = ["a", "b"] * 15 + [header] + ["a", "b"] * 15
     path = written(tmp_path / "t.parquet", y=values * num_tables)
     (line,) = prepare(job_of(path, CLASS)).report.label_warnings
@@ -366,7 +366,7 @@ def test_a_class_can_have_the_name_of_its_column(tmp_path: Path) -> None:
         ("None of the above", 2, False),
     ],
 )
-def test_missing_values_in_words_are_told(
+def test_missing_values_in_words_are_reported(
     tmp_path: Path, name: str, count: int, is_told: bool
 ) -> None:
     lines = warnings_of(tmp_path, ["a", "b"] * 20 + [name] * count)
@@ -381,7 +381,7 @@ def test_blanks_are_seen_if_no_label_is_known(tmp_path: Path) -> None:
     assert problem.remedy.startswith("Its labels ('food ', 'money ') are not labels of the bundle")
 
 
-def test_a_table_with_other_spellings_than_the_bundle_is_told(tmp_path: Path) -> None:
+def test_a_table_with_other_spellings_than_the_bundle_is_reported(tmp_path: Path) -> None:
     path = written(tmp_path / "new.parquet", y=["Food", "food ", "money"])
     space, report = LabelSpace("multiclass", ("food", "money")), DataReport()
     table = read_labelled(job_of("t.csv", CLASS), space, str(path), report)
@@ -393,7 +393,7 @@ def test_a_table_with_other_spellings_than_the_bundle_is_told(tmp_path: Path) ->
     )
 
 
-def test_labels_that_a_bundle_distinguishes_are_not_told(tmp_path: Path) -> None:
+def test_labels_that_a_bundle_distinguishes_are_not_reported(tmp_path: Path) -> None:
     path = written(tmp_path / "new.parquet", y=["US", "us", "y"])
     space, report = LabelSpace("multiclass", ("US", "us", "y")), DataReport()
     assert read_labelled(job_of("t.csv", CLASS), space, str(path), report).num_rows == 3
@@ -401,7 +401,7 @@ def test_labels_that_a_bundle_distinguishes_are_not_told(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(("one", "other"), [("1", "1.0"), ("-2", "-2."), ("0", "0.00")])
-def test_two_spellings_of_a_number_are_told(tmp_path: Path, one: str, other: str) -> None:
+def test_two_spellings_of_a_number_are_reported(tmp_path: Path, one: str, other: str) -> None:
     path = tmp_path / "t.csv"
     rows = [f"text {i},{(one, other, 'x')[i % 3]}\n" for i in range(NUM_ROWS)]
     path.write_text("text,y\n" + "".join(rows))
@@ -421,7 +421,7 @@ def test_two_spellings_of_a_number_are_told(tmp_path: Path, one: str, other: str
         ("|", ["a", "c"], None),
     ],
 )
-def test_another_delimiter_is_told(
+def test_another_delimiter_is_reported(
     tmp_path: Path, delimiter: str, values: list[str], shown: str | None
 ) -> None:
     labels = {"kind": "delimited", "column": "y", "delimiter": delimiter}

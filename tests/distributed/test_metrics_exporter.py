@@ -228,7 +228,7 @@ def test_an_error_of_the_screen_is_the_jobs():
         exporter({"step": 1, "epoch": 0, "max_steps": 2})
 
 
-def test_the_last_values_are_told_at_the_end():
+def test_the_last_values_are_exported_at_the_end():
     values = Values()
     with TrainMetricsExporter("runs/a", ignore, values) as exporter:
         exporter({"step": 1, "epoch": 0.5, "max_steps": 2})

@@ -164,7 +164,7 @@ def test_a_head_like_its_workers_is_none_of_them():
         ({}, [], False),
     ],
 )
-def test_an_autoscaler_is_told_from_a_monitor(labels, names, expected):
+def test_an_autoscaler_is_distinguished_from_a_monitor(labels, names, expected):
     mapping = {str(i): name for i, name in enumerate(names)}
     status = {"autoscaler_report": {"node_type_mapping": mapping}} if names else {}
     assert has_autoscaler([{"Labels": labels}], status) is expected
@@ -194,7 +194,7 @@ def test_a_mode_that_is_set_stays(monkeypatch, tmp_path):
     assert not (tmp_path / "token").exists()
 
 
-def test_a_token_that_has_no_place_is_the_users_to_mend(monkeypatch, tmp_path):
+def test_a_token_that_has_no_place_is_a_user_error(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
     monkeypatch.setenv("RAY_AUTH_MODE", "token")

@@ -68,7 +68,7 @@ def told_within(told: list[datetime], seconds: float) -> bool:
     return bool(told)
 
 
-def test_a_notice_is_told_once_with_its_time(metadata):
+def test_a_notice_is_reported_once_with_its_time(metadata):
     told: list[datetime] = []
     with spot_notice.watched(told.append):
         assert not told_within(told, 0.5)

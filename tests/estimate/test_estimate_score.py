@@ -214,7 +214,7 @@ def test_of_a_job_under_way_the_rest_is_estimated(world: World) -> None:
     assert {p: p.stat().st_mtime_ns for p in world.output.rglob("*")} == before
 
 
-def test_bad_rows_that_would_end_the_job_are_told(world: World) -> None:
+def test_bad_rows_that_would_end_the_job_are_reported(world: World) -> None:
     path = world.write("a.parquet", [None, *texts(98), "  "])
     found = world.estimate(max_bad_rows=0.02)
     assert (found.rows_read, found.rows_bad, found.warnings) == (100, 2, ())
@@ -242,7 +242,7 @@ def test_only_rows_that_match_are_expected(world: World) -> None:
     assert "about 130 in 8 shards" in out.getvalue()
 
 
-def test_a_condition_that_no_sampled_row_matches_is_told(world: World) -> None:
+def test_a_condition_that_no_sampled_row_matches_is_reported(world: World) -> None:
     world.write("a.parquet", texts(30))
     keeping = {**world.document["input"], "where": "source > 7"}
     with pytest.raises(DataError, match=r"input\.where: none of 30 sampled rows matches"):

@@ -77,7 +77,7 @@ def test_trials_that_differ_in_rates_alone_cost_the_same() -> None:
     assert str(kind) == "base pkg://some_package/model, max_length 128, batch_size 16"
 
 
-def test_kinds_are_told_by_what_differs() -> None:
+def test_kinds_are_named_by_what_differs() -> None:
     space = SIZES | {"model.max_length": {"kind": "choice", "values": [64, 128]}}
     kinds = kinds_of(trials_of(search_of(job(space=space, searcher="grid"))))
     assert [(kind.fields, kind.numbers) for kind in kinds] == [
@@ -288,7 +288,7 @@ def test_trials_that_cannot_train_say_why(
         estimate(asked, "/run", lambda line: None, Ticks())
 
 
-def test_each_kind_is_measured_and_the_whole_told(search: dict[str, Any]) -> None:
+def test_each_kind_is_measured_and_the_total_reported(search: dict[str, Any]) -> None:
     """Of 192 rows: 24 steps or 12 of a second each, and a second for the evaluation."""
     said: list[str] = []
     found = estimate(read(search), "/run", said.append, Ticks())

@@ -79,7 +79,7 @@ def load(job: type[Spec], document: Any) -> None:
     assert job.load(parse_yaml(found.to_yaml(), "job.yaml")) == found
 
 
-@fuzzed(250)
+@fuzzed(120)
 @given(mutated(DOCUMENTS))
 def test_a_mutated_job_is_read_or_refused(document: Any) -> None:
     if isinstance(document, dict):
@@ -88,7 +88,7 @@ def test_a_mutated_job_is_read_or_refused(document: Any) -> None:
 
 @pytest.mark.parametrize("name", JOBS)
 def test_what_a_schema_describes_is_read_or_refused(name: str) -> None:
-    @fuzzed(80)
+    @fuzzed(40)
     @given(instances(SCHEMAS[name], SCHEMAS[name]))
     def check(document: Any) -> None:
         if isinstance(document, dict):
@@ -131,7 +131,7 @@ OVERRIDES = st.builds("{}.{}={}".format, PATHS, st.text(max_size=6), YAML_TEXT) 
 )
 
 
-@fuzzed(60)
+@fuzzed(30)
 @given(st.lists(OVERRIDES, max_size=3))
 def test_any_override(overrides: list[str]) -> None:
     document = DOCUMENTS[0]

@@ -35,7 +35,7 @@ from clftask.errors import DataError, JobError
 from clftask.models import bundle
 from clftask.scoring import plan as planning
 
-# ------------------------------------------------------------------ books and run folders
+# ------------------------------------------------------------------ score tables and run folders
 
 
 @pytest.fixture(scope="module")
@@ -59,11 +59,11 @@ def look(folder: Path) -> None:
     sound(lambda: planning.plan(job, bundle.read_meta(document["bundle"])))
 
 
-BOOKS = ["_plan.json", "_manifest.json", "_receipts/part-00001.json", "part-00001.parquet"]
+FILES = ["_plan.json", "_manifest.json", "_receipts/part-00001.json", "part-00001.parquet"]
 
 
-@pytest.mark.parametrize("name", BOOKS)
-def test_damaged_books_are_read_or_refused(table: Path, name: str) -> None:
+@pytest.mark.parametrize("name", FILES)
+def test_a_damaged_score_table_is_read_or_refused(table: Path, name: str) -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(shutil.copytree(table, Path(place, "table")))
         file = folder / "out" / name
@@ -72,7 +72,7 @@ def test_damaged_books_are_read_or_refused(table: Path, name: str) -> None:
         if name.endswith(".json"):
             damaged |= mutated([json.loads(whole)]).map(lambda data: json.dumps(data).encode())
 
-        @fuzzed(40)
+        @fuzzed(20)
         @given(damaged)
         def check(data: bytes) -> None:
             file.write_bytes(data)

@@ -64,7 +64,7 @@ def test_a_damaged_table_is_read_or_refused(toy_table: Any, tiny_bundle: str, na
         (Path(folder) / "in").mkdir()
         file = Path(folder, "in", name)
 
-        @fuzzed(60)
+        @fuzzed(30)
         @given(flipped(data))
         def check(damaged: bytes) -> None:
             file.write_bytes(damaged)
@@ -177,7 +177,7 @@ def test_a_pattern_that_is_none_is_refused(pattern: str) -> None:
     assert error.problems[0].path == "data.labels"
 
 
-@fuzzed(40)
+@fuzzed(20)
 @given(st.data())
 def test_a_damaged_dataset_is_read_or_refused(data: Any) -> None:
     import datasets

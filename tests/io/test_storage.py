@@ -338,7 +338,7 @@ def test_a_stranger_cannot_upload(stranger: str, tmp_path: Path) -> None:
     assert (problem.allowed, problem.remedy) == ("access denied", GRANT)
 
 
-def test_a_stranger_is_told_before_the_start(stranger: str) -> None:
+def test_missing_permission_is_reported_before_the_start(stranger: str) -> None:
     problem = refused(storage.check_writable, f"{stranger}/run", "run.storage")
     assert (problem.path, problem.value) == ("run.storage", f"{stranger}/run")
     assert (problem.allowed, problem.remedy) == ("access denied", GRANT)
@@ -363,7 +363,7 @@ def test_a_reader_can_read_but_not_delete(s3: Any, s3_user: Any) -> None:
         refused(storage.delete, f"{s3.bucket}/for-reader")
 
 
-def test_who_has_a_wrong_secret_is_told_what_to_check_when_reading(s3: Any, s3_user: Any) -> None:
+def test_a_wrong_secret_is_refused_with_what_to_check_when_reading(s3: Any, s3_user: Any) -> None:
     with s3_user(s3.admin[0], "wrong"):
         problem = refused(listing.expand, f"{s3.bucket}/rows.csv")
     assert (problem.path, problem.remedy) == (f"{s3.bucket}/rows.csv", GRANT)

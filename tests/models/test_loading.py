@@ -119,7 +119,7 @@ def classifier(tiny_base, tmp_path):
 
 @pytest.mark.parametrize("head", ["linear", "mlp"])
 @pytest.mark.parametrize("bias", ["prior", "zero"])
-def test_head_of_the_same_labels_goes_on(classifier, head, bias):
+def test_head_of_the_same_labels_is_kept(classifier, head, bias):
     base = classifier(TAGS.names, head)
     model, fresh = build(base, head={"kind": "linear", "bias": bias})
     saved = load_file(base / "model.safetensors")
@@ -302,7 +302,9 @@ REMEDIES = {
     ("damage", "message", "remedy"),
     [pytest.param(*case, id=name) for name, case in REMEDIES.items()],
 )
-def test_a_base_that_can_be_fixed_is_told_how(tiny_base, tmp_path, damage, message, remedy):
+def test_a_base_that_can_be_fixed_is_refused_with_the_fix(
+    tiny_base, tmp_path, damage, message, remedy
+):
     folder = tmp_path / "base"
     shutil.copytree(tiny_base, folder)
     damage(folder)

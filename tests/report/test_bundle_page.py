@@ -180,7 +180,7 @@ def test_all_plots_are_there_valid_and_explained(task):
         ("multiclass", [], "Currently every row gets a label."),
     ],
 )
-def test_decisions_are_told(task, overrides, words):
+def test_decisions_are_shown(task, overrides, words):
     assert words in Page(classifier_page(*subject(task, overrides=overrides))).text
 
 

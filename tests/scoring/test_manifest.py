@@ -1,4 +1,4 @@
-"""The books of a score table, on disk and on S3."""
+"""Plan, receipts and manifest of a score table, on disk and on S3."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_places(tmp_path):
     assert store.part(123_456) == f"{tmp_path}/out/part-123456.parquet"
 
 
-def test_an_empty_place_has_no_books(store):
+def test_an_empty_folder_has_neither_plan_nor_manifest(store):
     assert store.plan() is None
     assert store.manifest() is None
     assert (store.stored_parts(), store.stored_receipts()) == (set(), set())
@@ -246,7 +246,7 @@ def test_forgetting_leaves_parts_and_plan(store):
 
 
 @pytest.mark.parametrize(("kind", "name"), [("plan", "_plan.json"), ("manifest", "_manifest.json")])
-def test_books_of_a_newer_clftask_are_refused(store, kind, name):
+def test_plan_and_manifest_of_a_newer_clftask_are_refused(store, kind, name):
     content = json.dumps({"schema_version": 2, "something": "new"}).encode()
     put(store, name, content=content)
     with pytest.raises(DataError) as caught:

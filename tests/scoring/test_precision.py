@@ -152,7 +152,7 @@ def test_the_first_plan_decides_for_all_runs(tmp_path, tiny_bundle):
         world.run(precision="fp32")
 
 
-def test_the_manifest_tells_the_precision(tmp_path, tiny_bundle):
+def test_the_manifest_has_the_precision(tmp_path, tiny_bundle):
     world = World(tmp_path, tiny_bundle)
     world.write("a.parquet", 5)
     wanted = Precision(asked="fp32", used="fp32")

@@ -118,7 +118,7 @@ def test_a_damaged_line_is_bad_unless_it_is_known_to_be_left_out(world):
     assert counts(world) == (2, 1, 1, 1)
 
 
-def test_a_killed_job_goes_on_with_the_same_condition_only(world):
+def test_a_killed_job_resumes_with_the_same_condition_only(world):
     world.write("a.parquet", 35)
     with pytest.raises(KeyboardInterrupt):
         world.run(stop_after=6, input=where(world, "source < 2"))

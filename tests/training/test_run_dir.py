@@ -145,12 +145,12 @@ def test_a_search_is_resumed_as_a_search_though_it_holds_a_job(searches):
 
 
 @pytest.mark.parametrize("resume", [True, False])
-def test_a_training_never_goes_on_in_the_folder_of_a_search(searches, resume):
+def test_a_training_never_resumes_in_the_folder_of_a_search(searches, resume):
     with pytest.raises(ConfigError, match=r"run\.name: is taken"):
         run_dir.find(spec(searches, resume), "multilabel")
 
 
-def test_a_search_never_goes_on_in_the_folder_of_a_training(searches):
+def test_a_search_never_resumes_in_the_folder_of_a_training(searches):
     (searches / "search" / run_dir.SEARCH).unlink()
     with pytest.raises(ConfigError, match=r"run\.name: is taken"):
         run_dir.find(spec(searches, True), "tune", run_dir.SEARCH)

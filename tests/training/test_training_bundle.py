@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import torch
@@ -97,19 +96,28 @@ def test_bundle_fingerprint_covers_the_decision(make_work, tmp_path):
         bundle.fetch(str(folder), "")
 
 
-@pytest.mark.parametrize(
-    "opening",
-    [
-        'clftask.register(); import transformers as t; t.pipeline("text-classification", {})',
-        "clftask.load({})",
-    ],
-)
-def test_a_fresh_process_opens_the_head_of_clftask(make_work, opening):
+# Each opening runs in a process to which the head is new; they share the imports.
+OPENINGS = """
+import os, sys
+import clftask
+from transformers import AutoConfig, AutoModelForSequenceClassification, pipeline
+
+if not os.fork():
+    clftask.register()
+    assert AutoConfig.for_model("clftask_mlp", hidden=7).hidden == 7
+    pipeline("text-classification", sys.argv[1])
+elif not os.fork():
+    clftask.load(sys.argv[1])
+else:
+    assert [os.wait()[1] for _ in range(2)] == [0, 0]
+"""
+
+
+def test_a_fresh_process_opens_the_head_of_clftask(make_work):
     work = make_work(head={"kind": "mlp", "hidden": 8}, epochs=1)
     run(work)
     folder = Path(work.run, "bundle")
-    code = "import clftask; " + opening.format(repr(str(folder)))
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-c", OPENINGS, str(folder)], check=True)
     lines = (folder / "README.md").read_text().splitlines()
     assert lines.index("import clftask") < lines.index("clftask.register()  # the MLP head")
 
@@ -190,15 +198,6 @@ def test_trackers_get_the_losses(make_work, monkeypatch):
     assert list(Path(work.run, "tensorboard").rglob("events.out.*"))
     (losses,) = Path(work.run, "mlruns").rglob("metrics/eval_loss")
     assert losses.read_text().strip()
-
-
-def test_rows_of_logits_come_back_in_order(make_work):
-    """Evaluation sorts by length: the figures must still belong to their rows."""
-    work = make_work(epochs=30, head={"kind": "mlp", "hidden": 16})
-    sink = run(work)
-    codes = work.tables["validation"]["labels"].combine_chunks()
-    assert isinstance(codes, pa.ListArray | pa.ChunkedArray)
-    assert sink.done["metrics"]["validation"]["lrap"] > 0.8
 
 
 @pytest.mark.parametrize("pool", ["max", "mean"])

@@ -157,7 +157,7 @@ def test_stop_after_the_last_epoch_is_a_finish(make, tmp_path):
     assert (found.state, len(found.evaluations)) == ("finished", 4)
 
 
-def test_paused_trial_goes_on_as_if_nothing_had_happened(make):
+def test_paused_trial_resumes_with_the_same_result(make):
     whole = run(make(number=1))
     with pytest.raises(Stopped):
         run(make(), Listener(stop_after=2))
@@ -172,8 +172,8 @@ def test_paused_trial_goes_on_as_if_nothing_had_happened(make):
 
 
 @pytest.mark.parametrize("saves", ["always", "sometimes"])
-def test_killed_trial_tells_again_and_trains_only_what_is_missing(make, saves, monkeypatch):
-    """`sometimes` has no checkpoint yet: it trains anew, but tells nothing twice."""
+def test_killed_trial_replays_and_trains_only_what_is_missing(make, saves, monkeypatch):
+    """`sometimes` has no checkpoint yet: it trains anew, but reports nothing twice."""
     with pytest.raises(KeyboardInterrupt):
         run(make(saves=saves), Listener(stop_after=3, error=KeyboardInterrupt))
     steps = []
@@ -302,7 +302,7 @@ def test_killed_when_a_checkpoint_is_complete_it_has_the_evaluation(make, monkey
     assert [e.epoch for e in done.evaluations] == [1, 2, 3, 4]
 
 
-def test_one_of_a_population_goes_on_from_its_donor_until_it_has_newer_state(make, monkeypatch):
+def test_one_of_a_population_resumes_from_its_source_until_it_has_newer_state(make, monkeypatch):
     """The trial's record keeps the source trial that a scheduler's state loses."""
     for number, rate in ((0, 2e-2), (1, 1e-4)):
         with pytest.raises(Stopped):
@@ -342,7 +342,7 @@ def test_one_of_a_population_leaves_its_state_to_others_when_it_ends(make, tmp_p
     assert any("/checkpoints/" in name for name in files(tmp_path / "run"))
 
 
-def test_stop_while_it_tells_again_is_kept(make, tmp_path):
+def test_stop_during_the_replay_is_kept(make, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(make(saves="sometimes"), Listener(stop_after=2, error=KeyboardInterrupt))
     with pytest.raises(SystemExit):
@@ -352,7 +352,7 @@ def test_stop_while_it_tells_again_is_kept(make, tmp_path):
     assert files(tmp_path / "run") == {"trials/0000/trial.json"}
 
 
-def test_finish_is_known_before_it_is_told(make, tmp_path):
+def test_finish_is_stored_before_it_is_reported(make, tmp_path):
     """A driver that dies of the last report finds the trial finished."""
     with pytest.raises(KeyboardInterrupt):
         run(make(saves="sometimes"), Listener(stop_after=4, error=KeyboardInterrupt))
@@ -371,7 +371,7 @@ def test_storage_that_does_not_answer_is_not_the_fault_of_the_trial(make, tmp_pa
     assert found.state == "running"
 
 
-def test_copy_of_a_donor_that_has_ended_goes_on_from_its_own_state(make, tmp_path):
+def test_copy_of_a_finished_source_trial_resumes_from_its_own_state(make, tmp_path):
     run(make(number=0))
     with pytest.raises(Stopped):
         run(make(number=1), Listener(stop_after=2))
@@ -391,7 +391,7 @@ def test_patience_ends_a_trial(make, search):
     assert len(done.evaluations) < 4
 
 
-def test_goes_on_from_a_donor_with_its_own_settings(make, tmp_path, monkeypatch):
+def test_resumes_from_a_source_trial_with_its_own_settings(make, tmp_path, monkeypatch):
     """The source trial's weights and moments, the trial's own rate and weight decay."""
     with pytest.raises(Stopped):
         run(make(number=0, rate=2e-2), Listener(stop_after=2))
@@ -405,12 +405,12 @@ def test_goes_on_from_a_donor_with_its_own_settings(make, tmp_path, monkeypatch)
     class Looking(Listener):
         def __call__(self, *told: Any) -> None:
             super().__call__(*told)
-            keeper = next(
+            callback = next(
                 c
                 for c in trainers[-1].callback_handler.callbacks
                 if isinstance(c, trial_worker.TrialCallback)
             )
-            optimizer, schedule = keeper.trainer.optimizer, keeper.trainer.lr_scheduler
+            optimizer, schedule = callback.trainer.optimizer, callback.trainer.lr_scheduler
             seen.append(([g["initial_lr"] for g in optimizer.param_groups], schedule.base_lrs))
             rates = [g["lr"] for g in optimizer.param_groups]
             share = schedule.lr_lambdas[0](schedule.last_epoch)
@@ -434,7 +434,7 @@ def test_goes_on_from_a_donor_with_its_own_settings(make, tmp_path, monkeypatch)
     assert [e.epoch for e in done.evaluations] == [1, 2, 3, 4]
 
 
-def test_copy_of_a_donor_with_its_settings_is_the_donor_going_on(make, tmp_path):
+def test_copy_of_a_source_trial_with_its_settings_continues_it(make, tmp_path):
     whole = run(make(number=2, rate=2e-2))
     for number, rate in ((0, 2e-2), (1, 1e-4)):
         with pytest.raises(Stopped):

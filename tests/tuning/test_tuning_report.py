@@ -336,7 +336,7 @@ def test_epochs_that_are_searched_count_as_each_trial_has_them():
 # ------------------------------------------------------------------ plots
 
 
-def test_history_keeps_the_best_so_far_and_tells_states_apart():
+def test_history_keeps_the_best_so_far_and_distinguishes_states():
     trials = [
         trial(0, [0.5]),
         trial(1, [0.4], "stopped"),

@@ -276,7 +276,7 @@ def test_pbt_explores_within_the_space_and_keeps_the_trial_number() -> None:
 
 
 @pytest.mark.parametrize("kind", ["pbt", "pb2"])
-def test_a_population_goes_on_when_those_it_waits_for_have_ended(kind: str) -> None:
+def test_a_population_resumes_when_those_it_waits_for_have_ended(kind: str) -> None:
     """Two of three wait at their first epoch; the third ends without a report."""
     scheduler = built(kind)
     trials = [a_trial(i, learning_rate=1e-4, weight_decay=0.0) for i in range(3)]

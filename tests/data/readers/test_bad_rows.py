@@ -65,7 +65,7 @@ def test_undecodable_bytes_in_a_column_of_text(tmp_path: Path, kind: str, suffix
     assert found[BAD].to_pylist() == [None, NOT_UTF8, None, None, NOT_UTF8]
 
 
-def test_the_first_reason_is_told(tmp_path: Path) -> None:
+def test_the_first_reason_is_reported(tmp_path: Path) -> None:
     two = of_bytes([b"a", b"\xff"], pa.string())
     parquet.write_table(pa.table({"title": two, "text": two}), tmp_path / "rows.parquet")
     path = written(tmp_path, "rows.jsonl", '{"title": "a"}\n{"title": [], "text": 1}')

@@ -56,13 +56,13 @@ def batches(dispatcher: Dispatcher) -> list[list[int]]:
         (100, [1] * 20),
     ],
 )
-def test_stretches_shrink_and_keep_the_order(workers, sizes):
+def test_batches_shrink_and_keep_the_order(workers, sizes):
     found = batches(Dispatcher(shards_of(20), workers))
     assert [len(shard_batch) for shard_batch in found] == sizes
     assert list(chain(*found)) == list(range(20))
 
 
-def test_a_long_stretch_ends_with_its_file_and_a_short_one_goes_on():
+def test_a_long_batch_ends_with_its_file_and_a_short_one_does_not():
     """Eight shards are long: reading, computing and writing overlap within them."""
     found = batches(Dispatcher(shards_of(10, 3, 3), 1))
     assert found == [list(range(10)), list(range(10, 16))]
@@ -70,13 +70,13 @@ def test_a_long_stretch_ends_with_its_file_and_a_short_one_goes_on():
     assert [len(shard_batch) for shard_batch in small] == [8, 8, 4]
 
 
-def test_a_long_stretch_ends_where_shards_do_not_follow_each_other():
+def test_a_long_batch_ends_where_shards_do_not_follow_each_other():
     shards = shards_of(12)
     gap = [*shards[:8], *shards[9:]]
     assert batches(Dispatcher(gap, 1)) == [[0, 1, 2, 3, 4, 5, 6, 7], [9, 10, 11]]
 
 
-def test_a_stretch_goes_on_from_the_last_piece_to_the_first():
+def test_a_batch_continues_from_the_last_piece_to_the_first():
     mixed = shard(7, (0, 70, 5), (1, 0, 10))
     following = shard(8, (1, 10, 10))
     other = shard(9, (4, 20, 10))  # would follow if it were of the same file
@@ -113,7 +113,7 @@ def test_the_first_is_at_fault_and_tried_again_last():
     assert dispatcher.failed == {}
 
 
-def test_a_stretch_that_was_finished_leaves_nobody_at_fault():
+def test_a_finished_batch_leaves_no_shard_at_fault():
     dispatcher = Dispatcher(shards_of(2), 1)
     dispatcher.next()
     dispatcher.take_back([], DIED)
@@ -186,7 +186,7 @@ def test_every_shard_is_done_or_failed_once_whatever_fails(counts, workers, choi
 
 @settings(deadline=None)
 @given(counts=st.lists(st.integers(1, 12), max_size=6), workers=st.integers(2, 5))
-def test_all_is_handed_out_once_in_ever_shorter_stretches(counts, workers):
+def test_all_is_handed_out_once_in_ever_shorter_batches(counts, workers):
     shards = shards_of(*counts)
     found = batches(Dispatcher(shards, workers))
     assert list(chain(*found)) == list(range(len(shards)))

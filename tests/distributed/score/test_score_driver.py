@@ -76,7 +76,7 @@ def test_same_job_again_scores_nothing(world):
 
 
 @pytest.mark.parametrize("died_at", ["plan", "first receipt", "part", "manifest"])
-def test_killed_at_any_moment_it_goes_on(world, died_at):
+def test_killed_at_any_moment_it_resumes(world, died_at):
     """The state that a kill leaves: no part, a part without receipt, all but the manifest."""
     world.write("a.parquet", 35)
     if died_at == "plan":
@@ -288,7 +288,7 @@ def test_output_with_foreign_parts_is_refused(world):
         world.run()
 
 
-def test_failed_write_ends_the_stretch_and_is_tried_again(world, monkeypatch):
+def test_failed_write_ends_the_batch_and_is_retried(world, monkeypatch):
     """A failed worker has stopped before another takes over its shards."""
     world.write("a.parquet", 100)
     real, seen = storage.put_if_absent, []
@@ -554,7 +554,7 @@ def test_verifying_holds_parts_without_receipts_against_the_plan(world):
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"a": 1}'])
-def test_damaged_books_are_named(world, content):
+def test_a_damaged_manifest_or_plan_is_named(world, content):
     world.write("a.parquet", 3)
     world.run()
     (world.output / "_manifest.json").write_text(content)

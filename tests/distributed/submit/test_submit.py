@@ -177,7 +177,7 @@ def test_a_job_whose_sending_was_not_answered_is_followed_and_not_lost(cluster):
 
 
 @pytest.mark.slow
-def test_a_tunnel_that_is_silently_dead_is_told(cluster, monkeypatch):
+def test_a_tunnel_that_is_silently_dead_is_reported(cluster, monkeypatch):
     for name, seconds in {"ANSWER_S": 5.0, "QUIET_S": 5.0, "PATIENCE_S": 15.0}.items():
         monkeypatch.setattr(submitting, name, seconds)
     tunnel = Tunnel(cluster.ports[1])
@@ -343,7 +343,7 @@ def followed(
     return SubmittedJob(cluster, "job"), clock
 
 
-def test_a_log_that_breaks_off_goes_on_where_it_was(monkeypatch):
+def test_a_log_that_breaks_off_resumes_where_it_was(monkeypatch):
     submitted, _ = followed(
         monkeypatch, lambda look, line: (look, line) == (1, "three\n"), [None, 3]
     )
@@ -360,7 +360,7 @@ def test_a_head_that_is_away_for_a_while_is_waited_for(monkeypatch):
     assert "".join(shown) == "one\ntwo\nthree\n"
 
 
-def test_a_head_that_stays_away_is_told(monkeypatch):
+def test_a_head_that_stays_away_is_reported(monkeypatch):
     submitted, clock = followed(monkeypatch, lambda look, line: False, [ConnectionError("refused")])
     with pytest.raises(JobError, match=r"has not answered for 300 s.*job status job"):
         submitted.wait(lambda text: None)
@@ -450,7 +450,7 @@ def test_who_interrupts_the_sending_hears_of_the_job(monkeypatch):
         ("", 137, False),
     ],
 )
-def test_the_result_is_told_from_the_log(last, code, is_result):
+def test_the_result_is_read_from_the_log(last, code, is_result):
     submitted = SubmittedJob(SimpleNamespace(address="http://h:1"), "job", f"a line\n{last}\n")
     assert submitted.result(code) == (last if is_result else None)
 

@@ -40,7 +40,7 @@ def test_errors_that_may_pass_are_retried(error):
     assert failure(error) is None
 
 
-def test_an_error_that_comes_again_is_permanent_and_told_by_its_first_line():
+def test_a_repeated_error_is_permanent_and_reported_by_its_first_line():
     reason = "RuntimeError: The size of tensor a (8) must match"
     expected = f"/runs/r: training failed: {reason}. See /runs/r/log.txt."
     assert failure(SHAPE, reason) == expected

@@ -162,7 +162,7 @@ def _change_a_text(path: Path) -> None:
     table.to_parquet(path)
 
 
-def test_killed_worker_is_replaced_and_goes_on(ray_cluster, document):
+def test_killed_worker_is_replaced_and_resumes(ray_cluster, document):
     """After the second evaluation a worker is killed: the run ends with all of its steps."""
     killed: list[int] = []
 

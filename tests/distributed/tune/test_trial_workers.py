@@ -38,7 +38,7 @@ def test_storage_that_does_not_answer_is_not_the_trials_failure():
         member().run(failing(AWAY), 1, 2, "cpu")
 
 
-def test_a_worker_that_is_told_to_stop_has_not_failed():
+def test_a_stopped_worker_has_not_failed():
     assert member().run(failing(SystemExit()), 1, 2, "cpu") is None
 
 

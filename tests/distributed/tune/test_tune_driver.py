@@ -140,7 +140,7 @@ def test_a_trial_that_others_wait_for_may_end_by_itself(ray_cluster, document):
     assert lives() == 0
 
 
-def test_killed_worker_is_replaced_and_its_trial_goes_on(ray_cluster, document):
+def test_killed_worker_is_replaced_and_its_trial_resumes(ray_cluster, document):
     killed: list[int] = []
 
     def kill_once(record: dict[str, Any]) -> None:
@@ -252,7 +252,7 @@ def test_killed_driver_is_resumed_and_no_trial_runs_twice(document, tmp_path):
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_killed_population_goes_on_where_it_was(document, tmp_path):
+def test_killed_population_resumes_where_it_was(document, tmp_path):
     rates = {"kind": "loguniform", "low": 1e-4, "high": 3e-2}
     document |= {"trials": 3, "scheduler": "pbt", "space": {"training.learning_rate": rates}}
     document["train"]["training"] |= {"epochs": 3, "batch_size": 8}
