@@ -148,9 +148,13 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore")
     # tokenizers warns after a fork unless this is set.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    # transformers reads these when it is imported, which takes a second.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     for name in ("transformers", "accelerate", "datasets", "ray", "torch.distributed"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    from transformers.utils import logging as transformers_logging
+    if "transformers" in sys.modules:
+        from transformers.utils import logging as transformers_logging
 
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()

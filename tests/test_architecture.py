@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1] / "clftask"
 
 # From the ground up: a package imports from its own floor and from those below.
 FLOORS = """
-    messages array_types
+    messages array_types garbage
     redaction
     errors
     logs yaml_io
@@ -188,4 +188,5 @@ print(*sys.modules)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     others = {"ray.tune", "clftask.distributed.tune.driver", "clftask.distributed.score.driver"}
     assert "clftask.distributed.train.driver" in done.stdout.split()
-    assert set(done.stdout.split()) & others == set()
+    # Data are read and refused before torch is imported.
+    assert set(done.stdout.split()) & (others | {"torch", "transformers"}) == set()

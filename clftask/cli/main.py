@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 
 import typer
 
-from clftask import __version__, logs
+from clftask import __version__, garbage, logs
 from clftask.cli.errors import explain, guarded
 from clftask.cli.output import say, tables
 from clftask.errors import ConfigError, JobError, Problem
@@ -357,4 +357,8 @@ def _as_json(result: Any) -> dict[str, Any]:
 
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line."""
-    return app(args=arguments)
+    garbage.collect_rarely()
+    try:
+        return app(args=arguments)
+    finally:
+        garbage.exit_without()

@@ -13,12 +13,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, Self
 
 from clftask import logs
-from clftask.config.tune import TuneJob
-from clftask.distributed.score.dispatcher import Dispatcher
-from clftask.scoring.worker import Done
+
+if TYPE_CHECKING:  # a driver imports torch only after it has read its data
+    from clftask.config.tune import TuneJob
+    from clftask.distributed.score.dispatcher import Dispatcher
+    from clftask.scoring.worker import Done
 
 BEAT_S = 1.0  # below Ray's shortest report interval
 SHARD_SECONDS = (0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800)

@@ -54,6 +54,14 @@ def connected(say: Callable[[str], None] = lambda line: None) -> Iterator[None]:
         remove_stale_folders()  # of workers that were killed
 
 
+def is_private() -> bool:
+    """Return whether this process started Ray, so that no other job or machine uses it."""
+    import ray
+
+    node = ray._private.worker._global_node
+    return node is not None and bool(node.head)
+
+
 def _refuse_silent(address: str) -> None:
     """Refuse an address that accepts no connection; `ray.init` would retry for many minutes."""
     found = re.fullmatch(r"(?:ray://)?\[?([^/]+?)\]?:(\d+)", address)

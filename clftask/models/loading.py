@@ -72,6 +72,16 @@ def _in_package(base: str) -> str:
     return str(folder)
 
 
+def check_files_of(base: str) -> None:
+    """Check the files of a base in a folder or a package; this imports no model library.
+
+    Raises:
+        ConfigError: The package, the folder or a file is missing, or a file is damaged.
+    """
+    if not filesystems.is_url(base) and Path(found := find_base(base, "")).is_dir():
+        check_files(Path(found), functools.partial(_refuse, base))
+
+
 def check_base(spec: ModelSpec, has_pairs: bool = False) -> Any:
     """Check that a model can be trained, before any worker starts.
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from clftask import logs
+from clftask import garbage, logs
 from clftask.components import trackers
 from clftask.config.results import Shipped, TrainResult
 from clftask.config.train import TrainJob
@@ -22,7 +25,7 @@ from clftask.distributed.train.progress import Waiting, follow, new_progress_act
 from clftask.errors import ClftaskError, ConfigError, JobError, Problem, is_permanent
 from clftask.io import storage
 from clftask.messages import counted, first_line
-from clftask.models.loading import check_base
+from clftask.models.loading import check_base, check_files_of
 from clftask.models.precision import check_precision
 from clftask.training import run_dir
 
@@ -77,14 +80,16 @@ def _trained(job: TrainJob, run: run_dir.Run, say: Say, show: Show) -> dict[str,
     prepared = prepare(job)
     if run.exists:
         run_dir.same_data(run, prepared.fingerprint)
-    tokenizer = check_base(job.model, job.data.text_pair is not None)
+    check_files_of(job.model.base)
     with (
+        _checking_base(job) as checked,
         run_dir.resumable(run) as create,
         connected(say),
         TrainMetricsExporter(run.path, show) as show,
     ):
         chosen = plan(job.scaling, capacity())
         check_precision(job.training.precision, chosen.use_gpu)
+        tokenizer = checked.result()
         say(f"reading and tokenising {counted(prepared.rows.num_rows, 'row')}")
         tables = tokenise(prepared, tokenizer, job.model)
         for line in prepared.report.lines():
@@ -93,6 +98,19 @@ def _trained(job: TrainJob, run: run_dir.Run, say: Say, show: Show) -> dict[str,
         create(named, prepared.rows, prepared.fingerprint)
         say(f"run {run.path}: {chosen}")
         return _fit(named, run.path, prepared, tables, chosen, say, show)
+
+
+@contextmanager
+def _checking_base(job: TrainJob) -> Iterator[Future[Any]]:
+    """Check the base in a thread, while Ray starts; the result is its tokenizer."""
+
+    def check() -> Any:
+        tokenizer = check_base(job.model, job.data.text_pair is not None)
+        importlib.import_module("clftask.distributed.train.ray_trainer")  # takes a second
+        return tokenizer
+
+    with ThreadPoolExecutor(1) as thread:
+        yield thread.submit(check)
 
 
 def _named(job: TrainJob, run: run_dir.Run) -> TrainJob:
@@ -199,6 +217,7 @@ def worker_loop(config: dict[str, Any]) -> None:
     Raises:
         ClftaskError: Also stored in the progress actor, so that restarts return at once.
     """
+    garbage.collect_rarely()
     import ray
     import ray.train
     import torch

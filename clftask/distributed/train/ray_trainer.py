@@ -11,13 +11,18 @@ from typing import Any
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import (
+    PlacementGroupCleanerCallback,
+)
 from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError
 from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
+from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 
 from clftask.distributed.capacity import WorkerPlan
 from clftask.distributed.ray_errors import reason_of
-from clftask.distributed.session import ray_storage
+from clftask.distributed.session import is_private, ray_storage
 from clftask.errors import ClftaskError, JobError, Problem
 from clftask.io import storage
 
@@ -117,17 +122,23 @@ class _Trainer(TorchTrainer):  # type: ignore[misc]
             raise
 
     def _create_default_callbacks(self) -> list[Any]:
-        """Return clftask's callbacks before Ray's, one of which may raise."""
-        return [
-            _WaitingForMachines(self.lost),
-            _QuietController(),
-            *super()._create_default_callbacks(),
-        ]
+        """Return clftask's callbacks before Ray's, one of which may raise.
+
+        Those of Ray Data and of detached placement groups start an actor each: 2 s of imports.
+        """
+        left_out = [DatasetsCallback]
+        if is_private():  # placement groups end with Ray
+            left_out.append(PlacementGroupCleanerCallback)
+        found = super()._create_default_callbacks()
+        kept = [one for one in found if not isinstance(one, tuple(left_out))]
+        return [_WaitingForMachines(self.lost), _QuietController(), *kept]
 
     def _initialize_and_run_controller(self, **options: Any) -> Any:
-        """Run Ray's controller with `_FailurePolicy`."""
-        policy = _FailurePolicy(self.run_config.failure_config)
-        return super()._initialize_and_run_controller(**options | {"failure_policy": policy})
+        """Run Ray's controller with clftask's policies."""
+        options["failure_policy"] = _FailurePolicy(self.run_config.failure_config)
+        if is_private() and isinstance(options["scaling_policy"], FixedScalingPolicy):
+            options["scaling_policy"] = _AloneScalingPolicy(self.scaling_config)
+        return super()._initialize_and_run_controller(**options)
 
     def _register_sigint_handler(self, controller: Any) -> None:
         """Leave Ctrl-C to the command line: Ray's handler exits without a message."""
@@ -157,6 +168,19 @@ class _FailurePolicy(DefaultFailurePolicy):  # type: ignore[misc]
         if isinstance(cause, (ray.exceptions.RayError, WorkerGroupStartupFailedError)):
             training_failed_error = WorkerGroupError(str(cause), {0: cause})
         return super().make_decision(training_failed_error)
+
+
+class _AloneScalingPolicy(FixedScalingPolicy):  # type: ignore[misc]
+    """A fixed number of workers without a reservation, which needs an actor of its own.
+
+    Ray Train reserves resources so that jobs on one cluster know of each other.
+    """
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        """Called when the controller starts."""
+
+    def _maybe_send_resource_request(self) -> None:
+        """Called before each decision."""
 
 
 class _WaitingForMachines(ControllerCallback, WorkerGroupCallback):  # type: ignore[misc]
