@@ -251,9 +251,7 @@ def clear_partial(path: str) -> None:
     """
     with translate_storage_errors(path):
         if not is_s3(path):
-            for file in Path(path).rglob(f"{local_disk.TEMPORARY}*"):
-                if not file.is_dir():  # the temporary files of `put` are never folders
-                    file.unlink(missing_ok=True)
+            local_disk.remove_partial(path)
             return
         bucket, key = _bucket_and_key(path)
         pages = s3_client().get_paginator("list_multipart_uploads")

@@ -24,7 +24,7 @@ from clftask.components.truncation import LongTextSpec
 from clftask.config.train import TrainJob
 from clftask.config.tune import TuneJob
 from clftask.distributed.tune.trial_workers import Group
-from clftask.errors import ConfigError, Problem, StorageError
+from clftask.errors import ConfigError, Problem, StorageError, is_permanent
 from clftask.io import storage
 from clftask.io.strict_json import to_json
 from clftask.training import run_dir
@@ -92,8 +92,9 @@ def run_trial(config: dict[str, Any], shared: Shared) -> None:
     quiet_libraries()
     try:
         _run_trial(config, shared)
-    except StorageError:
-        _wait_for(shared.run)
+    except StorageError as error:
+        if not is_permanent(error):
+            _wait_for(shared.run)
         raise
 
 
