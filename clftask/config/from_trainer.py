@@ -54,9 +54,7 @@ COUNTERPARTS = (
         "Remote code is never executed: use a model that transformers supports.",
     ),
     Counterpart(
-        "ignore_mismatched_sizes",
-        "model.head",
-        "The head is created for the labels of the data.",
+        "ignore_mismatched_sizes", "model.head", "The head is created for the labels of the data."
     ),
     Counterpart(
         "num_labels id2label label2id label_list label_names",
@@ -75,9 +73,7 @@ COUNTERPARTS = (
         "Without it, data.split takes rows from data.train.",
     ),
     Counterpart(
-        "test_file test_dataset",
-        "data.test",
-        "Without it, data.split takes rows from data.train.",
+        "test_file test_dataset", "data.test", "Without it, data.split takes rows from data.train."
     ),
     Counterpart("dataset_config_name", "data.train", "Write hub:owner/name@config."),
     Counterpart(
@@ -148,9 +144,7 @@ COUNTERPARTS = (
         "Each row has the same weight, on any number of workers.",
     ),
     Counterpart(
-        "learning_rate lr",
-        "training.learning_rate",
-        "New layers have training.head_learning_rate.",
+        "learning_rate lr", "training.learning_rate", "New layers have training.head_learning_rate."
     ),
     Counterpart(
         "warmup_ratio warmup_steps num_warmup_steps",
@@ -231,9 +225,7 @@ COUNTERPARTS = (
         "Use its gradient_checkpointing.",
     ),
     Counterpart(
-        "label_smoothing_factor",
-        "loss",
-        "For example {kind: cross_entropy, label_smoothing: 0.1}.",
+        "label_smoothing_factor", "loss", "For example {kind: cross_entropy, label_smoothing: 0.1}."
     ),
     Counterpart(
         "class_weights class_weight pos_weight compute_loss_func",
@@ -292,9 +284,7 @@ _OF_SCORING = (
     ),
     Counterpart("top_k", "output.layout", "For example {kind: top_k, k: 5}."),
     Counterpart(
-        "threshold thresholds",
-        "bundle",
-        "The decision is in the bundle; clftask decide refits it.",
+        "threshold thresholds", "bundle", "The decision is in the bundle; clftask decide refits it."
     ),
     Counterpart(
         "max_length max_seq_length truncation padding",
@@ -302,9 +292,7 @@ _OF_SCORING = (
         "The bundle has the length and the long-text policy.",
     ),
     Counterpart(
-        "num_workers workers device",
-        "scaling.workers",
-        "scaling.use_gpu selects the device.",
+        "num_workers workers device", "scaling.workers", "scaling.use_gpu selects the device."
     ),
     Counterpart("bf16 fp16 torch_dtype dtype", "precision", "It is auto, fp32, bf16 or fp16."),
 )

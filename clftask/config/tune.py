@@ -18,13 +18,7 @@ from clftask.components.search.schedulers import Asha, Scheduler
 from clftask.components.search.searchers import MAX_TRIALS, Random, Searcher
 from clftask.components.search.space import AnyDistribution, Picks, Space
 from clftask.config.from_trainer import INSTEAD_IN_SEARCH
-from clftask.config.train import (
-    ModelSpec,
-    RunSpec,
-    TrainJob,
-    cross_field_errors,
-    problem_of_metric,
-)
+from clftask.config.train import ModelSpec, RunSpec, TrainJob, cross_field_errors, problem_of_metric
 from clftask.errors import ConfigError, Problem
 from clftask.spec import Spec, is_path, put
 from clftask.yaml_io import parse_yaml, read_yaml

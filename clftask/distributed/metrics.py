@@ -44,11 +44,7 @@ METRICS: Final = {
         Metric("clftask_score_rows_truncated_total", "counter", "Truncated texts."),
         Metric("clftask_score_shards_total", "counter", "Shards done."),
         Metric("clftask_score_shard_retries_total", "counter", "Retries of shards."),
-        Metric(
-            "clftask_score_shard_duration_seconds",
-            "histogram",
-            "Seconds per shard.",
-        ),
+        Metric("clftask_score_shard_duration_seconds", "histogram", "Seconds per shard."),
         Metric("clftask_score_workers", "gauge", "Workers, starting or ready.", ("state",)),
         Metric("clftask_score_progress_ratio", "gauge", "Fraction of rows done."),
         Metric("clftask_train_loss", "gauge", "Training loss."),

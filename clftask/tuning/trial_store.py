@@ -166,11 +166,7 @@ def finalists(trials: Iterable[Trial], goal: Goal, top: int, seeds: list[int]) -
     """Return new trials of the `top` best configurations, one with each seed."""
     return [
         Trial(
-            number=trial.number,
-            picks=trial.picks,
-            params=trial.params,
-            seed=seed,
-            is_finalist=True,
+            number=trial.number, picks=trial.picks, params=trial.params, seed=seed, is_finalist=True
         )
         for trial in ranked((t for t in trials if not t.is_finalist), goal)[:top]
         for seed in seeds
