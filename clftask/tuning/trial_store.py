@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import statistics
 from collections.abc import Iterable
 from typing import Any, Literal
@@ -148,11 +147,6 @@ class TrialStore:
             return Trial.load(storage.read_json(place, _AGAIN))
         except ConfigError:
             raise DataError(Problem(place, None, "invalid trial record", _AGAIN)) from None
-
-
-def finite(metrics: dict[str, float]) -> dict[str, float | None]:
-    """Return metrics; None replaces values that are not finite."""
-    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
 
 
 def ranked(trials: Iterable[Trial], goal: Goal) -> list[Trial]:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
 
-from clftask.config.results import TuneResult
+from clftask.config.results import SearchOutcome, TuneResult
 from clftask.config.train import TrainJob
 from clftask.config.tune import TuneJob
 from clftask.data.prepare import Prepared, check_metric, prepare, tokenise
@@ -19,7 +20,6 @@ from clftask.distributed.capacity import capacity
 from clftask.distributed.metrics import TuneMetricsExporter
 from clftask.distributed.session import connected
 from clftask.distributed.tune.placement import Slots, slots
-from clftask.distributed.tune.search import Say, SearchRun, Show
 from clftask.distributed.tune.validation import (
     check_concurrency,
     check_packages,
@@ -33,6 +33,12 @@ from clftask.models.precision import bf16_pays, check_precision, resolve_precisi
 from clftask.training import run_dir
 from clftask.tuning.storage_budget import check_disk
 from clftask.tuning.trial_store import TrialStore
+
+if TYPE_CHECKING:
+    from clftask.distributed.tune.trial_actor import Shared
+
+Say = Callable[[str], None]
+Show = Callable[[dict[str, Any]], None]
 
 
 def tune(job: TuneJob, say: Say, show: Show) -> TuneResult:
@@ -58,7 +64,7 @@ def tune(job: TuneJob, say: Say, show: Show) -> TuneResult:
     return TuneResult.of(found, **about, seconds=seconds)
 
 
-def _finished(run: run_dir.Run, say: Say) -> dict[str, Any]:
+def _finished(run: run_dir.Run, say: Say) -> SearchOutcome:
     """Return the result of a finished search; delete what an interrupted driver left."""
     say(f"the search is finished: {run.path}")
     store = TrialStore(run.path)
@@ -67,10 +73,11 @@ def _finished(run: run_dir.Run, say: Say) -> dict[str, Any]:
         for trial in store.all():
             store.forget_state(trial)
             store.forget_weights(trial)
-    return storage.read_json(storage.join(run.path, run_dir.RESULT), "Delete the run and retry.")
+    place = storage.join(run.path, run_dir.RESULT)
+    return cast(SearchOutcome, storage.read_json(place, "Delete the run and retry."))
 
 
-def _searched(job: TuneJob, run: run_dir.Run, say: Say, show: Show) -> dict[str, Any]:
+def _searched(job: TuneJob, run: run_dir.Run, say: Say, show: Show) -> SearchOutcome:
     tokenizers, prepared = read_all(job, run)
     with (
         run_dir.resumable(run) as create,
@@ -81,9 +88,11 @@ def _searched(job: TuneJob, run: run_dir.Run, say: Say, show: Show) -> dict[str,
         named = _named(job, run)
         create(named, prepared.rows, prepared.fingerprint)
         say(f"search {run.path}: {counted(job.num_trials, 'trial')}, {chosen}")
+        from clftask.distributed.tune.search import SearchRun
+
         try:
             shared = _shared(named, run, prepared, tokenizers, chosen)
-            return SearchRun(named, run.path, shared, chosen, say, show).run()
+            return SearchRun(shared, say, show).run()
         except (ConfigError, DataError, StorageError) as error:  # the search has started
             raise JobError(*error.problems) from None
 
@@ -127,7 +136,7 @@ def _named(job: TuneJob, run: run_dir.Run) -> TuneJob:
 
 def _shared(
     job: TuneJob, run: run_dir.Run, prepared: Prepared, tokenizers: Any, chosen: Slots
-) -> Any:
+) -> Shared:
     """Tokenise once per base and length, and put the tables into Ray's object store."""
     import ray
 
@@ -138,15 +147,13 @@ def _shared(
         tokens = tokenise(prepared, tokenizers[model.base], model)
         tables[model.tokens] = {split: ray.put(table) for split, table in tokens.items()}
     return Shared(
-        job=job.dump(),
+        job=job,
         run=run.path,
         tables=tables,
         label_names=prepared.space.names,
         data={"fingerprint": prepared.fingerprint, "report": prepared.report.as_json()},
         precision=_precision(job.train, chosen, TrialStore(run.path)),
-        workers=chosen.workers,
-        resources=chosen.resources,
-        device=chosen.device,
+        slots=chosen,
         keeps_weights=job.finalists is None,
     )
 

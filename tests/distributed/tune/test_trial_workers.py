@@ -51,10 +51,9 @@ def test_a_trial_that_cannot_begin_waits_for_storage(monkeypatch, error, expecte
         raise error
 
     monkeypatch.setattr(trial_actor, "_pointer", pointer)
-    monkeypatch.setattr(trial_actor, "_search", lambda document: None)
     monkeypatch.setattr(trial_actor, "_wait_for", waited.append)
     with pytest.raises(StorageError):
-        trial_actor.run_trial({}, SimpleNamespace(job={}, run="s3://bucket/run"))  # type: ignore[arg-type]
+        trial_actor.run_trial({}, SimpleNamespace(job=None, run="s3://bucket/run"))  # type: ignore[arg-type]
     assert waited == expected
 
 
