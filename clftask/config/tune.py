@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, ByteSize, Field, PlainSerializer, field_validator
 
+from clftask.components.metrics import LOWER_IS_BETTER
 from clftask.components.search.goal import Goal
 from clftask.components.search.schedulers import Asha, Scheduler
 from clftask.components.search.searchers import MAX_TRIALS, Random, Searcher
@@ -152,8 +153,7 @@ class TuneJob(Spec):
     def goal(self) -> Goal:
         """The metric to optimise and its direction."""
         metric = self.metric or self.train.training.metric
-        training = self.train.training.model_copy(update={"metric": metric})
-        return Goal(metric=metric, greater_is_better=training.greater_is_better)
+        return Goal(metric=metric, greater_is_better=metric not in LOWER_IS_BETTER)
 
     @property
     def searched(self) -> Space:

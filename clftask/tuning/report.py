@@ -70,10 +70,13 @@ def _lead(job: TuneJob) -> str:
     )
 
 
+def _splits(metrics: Metrics) -> list[str]:
+    return [split for split in ("validation", "test") if metrics.get(split)]
+
+
 def _facts(goal: Goal, result: SearchOutcome) -> dict[str, str]:
     metrics, counts = result["best"]["metrics"], result["trials"]
-    splits = [split for split in ("validation", "test") if metrics.get(split)]
-    scores = {f"{goal.metric}, {s}": number(metrics[s].get(goal.metric)) for s in splits}
+    scores = {f"{goal.metric}, {s}": number(metrics[s].get(goal.metric)) for s in _splits(metrics)}
     names = {"done": "completed trials", "stopped": "stopped early", "failed": "failed"}
     return scores | {names[state]: str(count) for state, count in counts.items()}
 
@@ -100,7 +103,7 @@ def _settings(params: dict[str, Any]) -> Table:
 
 
 def _metrics(metrics: Metrics, goal: Goal) -> Table:
-    splits = [split for split in ("validation", "test") if metrics.get(split)]
+    splits = _splits(metrics)
     names = dict.fromkeys([goal.metric, *(name for s in splits for name in metrics[s])])
     rows = [
         Row([label(n, "name"), *(metric(metrics[s].get(n)) for s in splits)], n == goal.metric)
@@ -114,8 +117,7 @@ def _metrics(metrics: Metrics, goal: Goal) -> Table:
 
 def _finalists(searched: list[Trial], result: SearchOutcome, goal: Goal) -> Table:
     by_number = {trial.number: trial for trial in searched}
-    sign = -1 if goal.greater_is_better else 1
-    found = sorted(result["finalists"], key=lambda f: sign * statistics.fmean(f[goal.metric]))
+    found = sorted(result["finalists"], key=lambda f: -goal.sign * statistics.fmean(f[goal.metric]))
     names = short_names(dict.fromkeys(n for f in found for n in by_number[f["trial"]].params))
     rows = []
     for finalist in found:

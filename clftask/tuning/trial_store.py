@@ -84,19 +84,14 @@ class Trial(Spec):
 
     def best(self, goal: Goal) -> Evaluation | None:
         """Return its best evaluation, the first one of ties; None if no score is finite."""
-        found = [e for e in self.evaluations if e.metrics.get(goal.metric) is not None]
-        return max(found, key=lambda e: _signed(e, goal), default=None)
+        values = ((e.metrics.get(goal.metric), e) for e in self.evaluations)
+        scored = [(goal.sign * value, e) for value, e in values if value is not None]
+        return max(scored, key=lambda pair: pair[0], default=(0, None))[1]
 
     def score(self, goal: Goal) -> float | None:
         """Return the value of its best evaluation."""
         best = self.best(goal)
         return None if best is None else best.metrics[goal.metric]
-
-
-def _signed(evaluation: Evaluation, goal: Goal) -> float:
-    value = evaluation.metrics[goal.metric]
-    assert value is not None
-    return value if goal.greater_is_better else -value
 
 
 class TrialStore:
@@ -151,9 +146,8 @@ class TrialStore:
 
 def ranked(trials: Iterable[Trial], goal: Goal) -> list[Trial]:
     """Return the trials that can win, the best first; ties by order of proposal."""
-    sign = -1 if goal.greater_is_better else 1
     able = [t for t in trials if t.state != "failed" and t.score(goal) is not None]
-    return sorted(able, key=lambda t: (sign * (t.score(goal) or 0.0), t.number))
+    return sorted(able, key=lambda t: (-goal.sign * (t.score(goal) or 0.0), t.number))
 
 
 def finalists(trials: Iterable[Trial], goal: Goal, top: int, seeds: list[int]) -> list[Trial]:
@@ -185,12 +179,10 @@ def winner(trials: list[Trial], goal: Goal) -> Trial | None:
     """
     scores = mean_scores(trials, goal)
     if not any(trial.is_finalist for trial in trials):
-        able = ranked([trial for trial in trials if not trial.is_finalist], goal)
-        return able[0] if able else None
+        return next(iter(ranked(trials, goal)), None)
     if not scores:
         return None
-    sign = 1 if goal.greater_is_better else -1
-    number = max(scores, key=lambda n: (sign * statistics.fmean(scores[n]), -n))
+    number = max(scores, key=lambda n: (goal.sign * statistics.fmean(scores[n]), -n))
     median = statistics.median(scores[number])
     ended = [t for t in trials if t.state == "finished" and t.is_finalist]
     seeds = ranked([t for t in ended if t.number == number], goal)

@@ -125,10 +125,6 @@ class _Maximising(ThresholdSpec):
         """β of F-β."""
         return 1.0 if self.maximise == "f1" else float(self.maximise)
 
-    def objective(self, average: Average) -> Objective | None:
-        """Return the F-β that it maximises."""
-        return Objective(average, self.beta)
-
 
 class GlobalThreshold(_Maximising):
     """One threshold for all labels, which maximises averaged F-β.

@@ -61,16 +61,10 @@ def check_trials(job: TuneJob) -> dict[str, Any]:
     mistakes: list[Problem] = []
     tokenizers = {}
     for model in models.values():
-        with _collecting(mistakes):
+        try:
             tokenizers[model.base] = check_base(model, job.train.data.text_pair is not None)
+        except ConfigError as error:
+            mistakes += error.problems
     if mistakes:
         raise ConfigError(*(m for i, m in enumerate(mistakes) if m not in mistakes[:i]))
     return tokenizers
-
-
-@contextlib.contextmanager
-def _collecting(mistakes: list[Problem]) -> Iterator[None]:
-    try:
-        yield
-    except ConfigError as error:
-        mistakes += error.problems
