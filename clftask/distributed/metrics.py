@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Protocol, Self
+from typing import Any, Final, Literal, Self
 
 from clftask import logs
 from clftask.config.tune import TuneJob
@@ -60,19 +60,6 @@ METRICS: Final = {
 }
 
 
-class Sink(Protocol):
-    """Receives values of metrics by name."""
-
-    def add(self, name: str, value: float) -> None:
-        """Add to a counter; the value is positive."""
-
-    def put(self, name: str, value: float, tags: dict[str, str]) -> None:
-        """Set a gauge."""
-
-    def observe(self, name: str, value: float) -> None:
-        """Record a value in a histogram."""
-
-
 class RayMetrics:
     """The `ray.util.metrics` of one job, each created at its first value."""
 
@@ -93,20 +80,20 @@ class RayMetrics:
         self._metric(name).observe(value)
 
     def _metric(self, name: str) -> Any:
-        if name not in self.made:
-            self.made[name] = self._make(METRICS[name])
-        return self.made[name]
-
-    def _make(self, metric: Metric) -> Any:
         from ray.util import metrics
 
-        keys = (RUN, KIND, *metric.tags)
-        if metric.type == "histogram":
-            made = metrics.Histogram(metric.name, metric.text, list(SHARD_SECONDS), keys)
-        else:
-            cls = {"counter": metrics.Counter, "gauge": metrics.Gauge}[metric.type]
-            made = cls(metric.name, metric.text, keys)
-        return made.set_default_tags(self.tags)
+        if name not in self.made:
+            metric = METRICS[name]
+            about = metric.name, metric.text
+            keys = (RUN, KIND, *metric.tags)
+            if metric.type == "histogram":
+                made: Any = metrics.Histogram(*about, list(SHARD_SECONDS), keys)
+            else:
+                made = (metrics.Counter if metric.type == "counter" else metrics.Gauge)(
+                    *about, keys
+                )
+            self.made[name] = made.set_default_tags(self.tags)
+        return self.made[name]
 
 
 class MetricsExporter(ABC):
@@ -121,10 +108,10 @@ class MetricsExporter(ABC):
     kind = ""
     progress = ""
 
-    def __init__(self, path: str, show: Show, sink: Sink | None = None) -> None:
+    def __init__(self, path: str, show: Show, sink: RayMetrics | None = None) -> None:
         self.path, self.shown = path, show
         name = logs.run_name(self.kind, path)
-        self.sink = RayMetrics(name, self.kind) if sink is None else sink
+        self.sink = sink or RayMetrics(name, self.kind)
         self.gauges: dict[tuple[str, frozenset[tuple[str, str]]], float] = {}
         self.is_over = threading.Event()
 
@@ -175,17 +162,15 @@ class TrainMetricsExporter(MetricsExporter):
     progress = "clftask_train_progress_ratio"
 
     def take(self, record: dict[str, Any]) -> None:
-        """Update the metrics from a log record of the first worker."""
         step = record["step"]
         self.set("clftask_train_step", step)
         self.set("clftask_train_epoch", record["epoch"])
         self.set(self.progress, step / max(record["max_steps"], 1))
-        names = {"loss": "loss", "learning_rate": "learning_rate"}
-        names |= {"samples_per_s": "rows_per_second"}
-        for key in names.keys() & record.keys():
-            self.set(f"clftask_train_{names[key]}", record[key])
+        names = {"samples_per_s": "rows_per_second"}
         for key, value in record.items():
-            if key.startswith("eval_"):
+            if key in ("loss", "learning_rate", "samples_per_s"):
+                self.set(f"clftask_train_{names.get(key, key)}", value)
+            elif key.startswith("eval_"):
                 self.set("clftask_train_evaluation", value, metric=key.removeprefix("eval_"))
 
 
@@ -195,7 +180,7 @@ class ScoreMetricsExporter(MetricsExporter):
     kind = "score"
     progress = "clftask_score_progress_ratio"
 
-    def __init__(self, path: str, show: Show, sink: Sink | None = None) -> None:
+    def __init__(self, path: str, show: Show, sink: RayMetrics | None = None) -> None:
         super().__init__(path, show, sink)
         self.pool: Any = None
         self.dispatcher: Dispatcher | None = None
@@ -203,7 +188,6 @@ class ScoreMetricsExporter(MetricsExporter):
         self.num_retries = 0
 
     def take(self, record: dict[str, Any]) -> None:
-        """Update the progress of the table."""
         self.set(self.progress, record["rows"] / max(record["total"], 1))
 
     def watching(self, pool: Any) -> Callable[[Dispatcher], Iterator[Done]]:
@@ -231,7 +215,6 @@ class ScoreMetricsExporter(MetricsExporter):
         self.sink.observe("clftask_score_shard_duration_seconds", done.receipt.seconds)
 
     def send(self) -> None:
-        """Send the gauges, the retries and the number of workers."""
         if self.pool is not None and self.dispatcher is not None:
             ready = len(self.pool.busy) + len(self.pool.idle)
             self.set("clftask_score_workers", ready, state="ready")
@@ -259,14 +242,13 @@ class TuneMetricsExporter(MetricsExporter):
 
     kind = "tune"
 
-    def __init__(self, path: str, show: Show, job: TuneJob, sink: Sink | None = None) -> None:
+    def __init__(self, path: str, show: Show, job: TuneJob, sink: RayMetrics | None = None) -> None:
         super().__init__(path, show, sink)
         self.goal, self.epochs = job.goal, job.train.training.epochs
         self.trials: dict[str, dict[str, Any]] = {}
         self.best: float | None = None
 
     def take(self, record: dict[str, Any]) -> None:
-        """Update the metrics from a trial's record."""
         self.trials[record["id"]] = {**self.trials.get(record["id"], {}), **record}
         found = Counter(_phase_and_state(trial, self.epochs) for trial in self.trials.values())
         for phase in {phase for phase, _ in found}:

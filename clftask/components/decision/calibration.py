@@ -182,7 +182,6 @@ class NoCalibration(CalibrationSpec):
     kind: Literal["none"] = "none"
 
     def fit(self, logits: Floats, targets: Floats, task: Task) -> Calibration:
-        """Return the identity."""
         return Calibration()
 
 
@@ -192,7 +191,6 @@ class TemperatureScaling(CalibrationSpec):
     kind: Literal["temperature"] = "temperature"
 
     def fit(self, logits: Floats, targets: Floats, task: Task) -> Calibration:
-        """Return 1/T as the scale."""
         return Calibration(kind="temperature", scale=_inverse_temperature(logits, targets, task))
 
 
@@ -206,7 +204,6 @@ class PlattScaling(CalibrationSpec):
     kind: Literal["platt"] = "platt"
 
     def fit(self, logits: Floats, targets: Floats, task: Task) -> Calibration:
-        """Return the maximum a posteriori scales and shifts."""
         fit = _fit_labels if task == "multilabel" else _fit_classes
         scale, shift = fit(logits.astype(np.float64), targets.astype(np.float64))
         scale = np.maximum(scale, _MIN_SCALE)
@@ -225,7 +222,6 @@ class IsotonicCalibration(CalibrationSpec):
     min_positives: int = Field(50, ge=1)
 
     def fit(self, logits: Floats, targets: Floats, task: Task) -> Calibration:
-        """Return Platt scaling with the isotonic maps."""
         first = PlattScaling().fit(logits, targets, task)
         probabilities = first.probabilities(logits, task)
         maps = tuple(
@@ -244,7 +240,6 @@ class AutoCalibration(CalibrationSpec):
     kind: Literal["auto"] = "auto"
 
     def fit(self, logits: Floats, targets: Floats, task: Task) -> Calibration:
-        """Return the calibration of the task's default kind."""
         chosen = PlattScaling() if task == "multilabel" else TemperatureScaling()
         return chosen.fit(logits, targets, task)
 

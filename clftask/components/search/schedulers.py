@@ -102,7 +102,6 @@ class Fifo(SchedulerSpec):
     kind: Literal["fifo"] = "fifo"
 
     def build(self, space: Space, goal: Goal, epochs: int, seed: int) -> Any:
-        """Return FIFOScheduler."""
         from ray.tune.schedulers import FIFOScheduler
 
         return FIFOScheduler()
@@ -142,7 +141,6 @@ class Asha(_Graceful):
         return is_below
 
     def build(self, space: Space, goal: Goal, epochs: int, seed: int) -> Any:
-        """Return ASHAScheduler."""
         from ray.tune.schedulers import ASHAScheduler
 
         return ASHAScheduler(
@@ -191,7 +189,6 @@ class _Brackets(SchedulerSpec):
         return list(range(most + 1))
 
     def build(self, space: Space, goal: Goal, epochs: int, seed: int) -> Any:
-        """Return Ray Tune's scheduler `of_ray`."""
         from ray.tune import schedulers
 
         return never_stuck(getattr(schedulers, self.of_ray))(
@@ -225,7 +222,6 @@ class Median(_Graceful):
         return num_trials * epochs - stopped * (epochs - self.grace_epochs)
 
     def build(self, space: Space, goal: Goal, epochs: int, seed: int) -> Any:
-        """Return MedianStoppingRule."""
         from ray.tune.schedulers import MedianStoppingRule
 
         return MedianStoppingRule(
@@ -278,7 +274,6 @@ class Pbt(_Population):
     resample_probability: float = Field(0.25, ge=0, le=1)
 
     def build(self, space: Space, goal: Goal, epochs: int, seed: int) -> Any:
-        """Return PopulationBasedTraining with values clipped to the space."""
         from ray.tune.schedulers import PopulationBasedTraining
 
         return self._built(
@@ -305,7 +300,6 @@ class Pb2(_Population):
         ]
 
     def build(self, space: Space, goal: Goal, epochs: int, seed: int) -> Any:
-        """Return PB2."""
         from ray.tune.schedulers.pb2 import PB2
 
         bounds = {name: [d.probes()[0], d.probes()[-1]] for name, d in space.names().items()}

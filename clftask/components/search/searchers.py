@@ -116,7 +116,6 @@ class Grid(SearcherSpec):
         return found
 
     def points(self, space: Space, trials: int | None, seed: int) -> list[Picks]:
-        """Return the combinations."""
         return space.all()
 
 
@@ -155,7 +154,6 @@ class HyperOpt(SearcherSpec):
     packages = {"hyperopt": ("hyperopt",)}
 
     def build(self, space: Space, goal: Goal, seed: int, known: list[Picks]) -> Any:
-        """Return HyperOptSearch."""
         from ray.tune.search.hyperopt import HyperOptSearch
 
         return _within(space, HyperOptSearch)(
@@ -174,7 +172,6 @@ class Bohb(SearcherSpec):
     packages = {"bohb": ("hpbandster", "ConfigSpace")}
 
     def build(self, space: Space, goal: Goal, seed: int, known: list[Picks]) -> Any:
-        """Return TuneBOHB."""
         from ray.tune.search.bohb import TuneBOHB
 
         return _within(space, TuneBOHB)(

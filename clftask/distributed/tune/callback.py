@@ -40,13 +40,11 @@ class TuneProgressCallback(Callback):  # type: ignore[misc]
         return {}
 
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
-        """Show that a trial runs."""
         self._record(trial, "running")
 
     def on_trial_result(
         self, iteration: int, trials: Any, trial: Any, result: Any, **_: Any
     ) -> None:
-        """Show an evaluation."""
         reason = result.get(FAILED)
         if reason:
             self._record(trial, "failed", reason=reason)
@@ -57,7 +55,6 @@ class TuneProgressCallback(Callback):  # type: ignore[misc]
             self._record(trial, "running", epoch=result.get(EPOCH), value=value, **known)
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
-        """Show the end of a trial."""
         is_failed = FAILED in (trial.last_result or {})
         known = {"is_cut": True} if trial.status == trial.PAUSED else {}
         self._record(trial, "failed" if is_failed else "ended", **known)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,6 +9,7 @@ from ray.tune.search import Searcher
 
 from clftask.components.search.goal import Goal
 from clftask.components.search.ray_schedulers import TRIAL
+from clftask.components.search.searchers import MAX_TRIALS
 
 
 class Proposals(Searcher):  # type: ignore[misc]
@@ -30,16 +30,15 @@ class Proposals(Searcher):  # type: ignore[misc]
         known: Iterable[int] = (),
     ) -> None:
         super().__init__(metric=goal.metric, mode=goal.mode)
-        self.listed, self.inner, known = iter(listed), searcher, list(known)
-        unused = (number for number in itertools.count() if number not in known)
-        self.numbers = itertools.chain(known, unused)
+        self.listed, self.inner, known = list(listed), searcher, list(known)
+        # A list, because Tune pickles the object.
+        self.numbers = [*known, *(i for i in range(MAX_TRIALS) if i not in known)]
 
     def suggest(self, trial_id: str) -> Any:
-        """Return the next configuration."""
         if self.inner is None:
-            return next(self.listed, Searcher.FINISHED)
+            return self.listed.pop(0) if self.listed else Searcher.FINISHED
         found = self.inner.suggest(trial_id)
-        return {TRIAL: next(self.numbers), **found} if isinstance(found, dict) else found
+        return {TRIAL: self.numbers.pop(0), **found} if isinstance(found, dict) else found
 
     def on_trial_result(self, trial_id: str, result: Any) -> None:
         if self.inner is not None:
