@@ -23,6 +23,7 @@ def s3_state() -> Any:
 class _S3State(FileSystemHandler):  # type: ignore[misc]
     """Uses the current client and credentials of each machine."""
 
+    # pyarrow compares filesystems by their handlers.
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _S3State)
 

@@ -262,7 +262,7 @@ class TrialCallback(TrainerCallback):  # type: ignore[misc]
         best = self._with(self.waiting).best(self.spec.goal)
         if self.spec.keeps_weights and best is self.waiting:
             with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
-                self.trainer._save(folder)
+                self.trainer.save_model(folder)
                 storage.upload(folder, self.store.weights(self.trial))
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:

@@ -36,11 +36,10 @@ _BLOCK = 10_000_000
 
 def probabilities_of(logits: Floats, task: Task) -> Float32:
     """Return (rows, labels) float32: softmax for multiclass, sigmoid for multilabel."""
+    from scipy import special
+
     x = logits.astype(np.float32)
-    if task == "multilabel":
-        return np.asarray(1.0 / (1.0 + np.exp(-np.clip(x, -80, 80))), np.float32)
-    exponent = np.exp(x - x.max(1, keepdims=True))
-    return np.asarray(exponent / exponent.sum(1, keepdims=True), np.float32)
+    return np.asarray(special.expit(x) if task == "multilabel" else special.softmax(x, axis=1))
 
 
 class Calibration(Spec):

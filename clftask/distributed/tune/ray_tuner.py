@@ -20,8 +20,8 @@ from clftask.errors import ClftaskError
 from clftask.io import storage
 
 _OPTIONS = {
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # of files and TensorBoard; `trials/` has all
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # with it, Ctrl-C only asks Tune to stop
     "RAY_AIR_NEW_OUTPUT": "0",  # Ray's new output prints a banner even at verbose=0
 }
 

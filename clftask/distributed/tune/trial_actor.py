@@ -9,7 +9,7 @@ import logging
 import os
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,7 +27,6 @@ from clftask.distributed.tune.placement import Slots
 from clftask.distributed.tune.trial_workers import Group
 from clftask.errors import ConfigError, Problem, StorageError, is_permanent
 from clftask.io import storage
-from clftask.io.strict_json import to_json
 from clftask.training import run_dir
 from clftask.training.collectives import is_lost_connection
 from clftask.training.worker import Work
@@ -211,28 +210,25 @@ class _Pointer:
     """Content of a Tune checkpoint: a pointer to the trial, which stores its own weights.
 
     Attributes:
-        trial: The trial that reported; None if Tune has no checkpoint.
+        key: The key of the trial that reported; empty if Tune has no checkpoint.
+        number: Its number.
         step: Step of its newest checkpoint; None before the first.
         num_evaluations: Number of evaluations that it had reported.
     """
 
-    trial: dict[str, Any] | None = None
+    key: str = ""
+    number: int = 0
     step: int | None = None
     num_evaluations: int = 0
 
     def num_reported(self, trial: Trial) -> int:
         """Return how many of a trial's evaluations this Tune run has received."""
-        return self.num_evaluations if self.is_of(trial) else 0
+        return self.num_evaluations if self.key == trial.key else 0
 
     def source_trial(self, trial: Trial) -> tuple[int, int] | None:
         """Return the number and step of another trial to resume from (PBT exploits it)."""
-        if self.trial is None or self.is_of(trial) or self.step is None:
-            return None
-        return Trial.load(self.trial).number, self.step
-
-    def is_of(self, trial: Trial) -> bool:
-        """Tell whether the trial itself reported this checkpoint."""
-        return self.trial is not None and Trial.load(self.trial).key == trial.key
+        is_own = self.key in ("", trial.key)
+        return None if is_own or self.step is None else (self.number, self.step)
 
 
 def _pointer() -> _Pointer:
@@ -256,12 +252,11 @@ def _report(
     is_known: bool = False,
 ) -> None:
     """Report an evaluation to Tune, which raises SystemExit to stop the trial."""
-    known = trial.model_copy(update={"evaluations": ()})
     value = evaluation.metrics.get(goal.metric)
     metrics = {EPOCH: round(evaluation.epoch), goal.metric: value, KNOWN: is_known}
     with tempfile.TemporaryDirectory() as folder:
-        content = {"trial": known.dump(), "step": step, "num_evaluations": count}
-        Path(folder, _POINTER).write_text(to_json(content))
+        content = asdict(_Pointer(trial.key, trial.number, step, count))
+        Path(folder, _POINTER).write_text(json.dumps(content))
         metrics |= _worst(goal) if value is None else {}
         try:
             tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))
@@ -281,7 +276,7 @@ def _mutated(search: TuneJob, trial: Trial, config: dict[str, Any], pointer: _Po
 
     A resumed search proposes the last settings of the trial, not its first.
     """
-    if pointer.trial is None or trial.state != "running":
+    if not pointer.key or trial.state != "running":
         return trial
     now = new_trial(search, config, trial.precision)
     source_trial = pointer.source_trial(trial) or trial.source_trial
