@@ -13,17 +13,21 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Self, TypeVar
 
 from clftask import logs
 from clftask.config.tune import TuneJob
 from clftask.distributed.score.dispatcher import Dispatcher
 from clftask.scoring.worker import Done
 
+if TYPE_CHECKING:
+    from clftask.tuning.trial_store import TrialRecord
+
 BEAT_S = 1.0  # below Ray's shortest report interval
 SHARD_SECONDS = (0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800)
 RUN, KIND = "run", "kind"
-Show = Callable[[dict[str, Any]], None]
+_Record = TypeVar("_Record")
+Show = Callable[[_Record], None]
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,7 @@ class RayMetrics:
         return self.made[name]
 
 
-class MetricsExporter(ABC):
+class MetricsExporter(ABC, Generic[_Record]):
     """Computes metrics from a job's records and passes the records on; never fails the job.
 
     Args:
@@ -108,21 +112,21 @@ class MetricsExporter(ABC):
     kind = ""
     progress = ""
 
-    def __init__(self, path: str, show: Show, sink: RayMetrics | None = None) -> None:
+    def __init__(self, path: str, show: Show[_Record], sink: RayMetrics | None = None) -> None:
         self.path, self.shown = path, show
         name = logs.run_name(self.kind, path)
         self.sink = sink or RayMetrics(name, self.kind)
         self.gauges: dict[tuple[str, frozenset[tuple[str, str]]], float] = {}
         self.is_over = threading.Event()
 
-    def __call__(self, record: dict[str, Any]) -> None:
+    def __call__(self, record: _Record) -> None:
         """Update the metrics from a record and pass it on."""
         with suppress(Exception):
             self.take(record)
         self.shown(record)
 
     @abstractmethod
-    def take(self, record: dict[str, Any]) -> None:
+    def take(self, record: _Record) -> None:
         """Update the metrics from a record."""
 
     def set(self, name: str, value: float, **tags: str) -> None:
@@ -155,7 +159,7 @@ class MetricsExporter(ABC):
                 self.send()
 
 
-class TrainMetricsExporter(MetricsExporter):
+class TrainMetricsExporter(MetricsExporter[dict[str, Any]]):
     """Exports metrics of a training run."""
 
     kind = "train"
@@ -174,13 +178,15 @@ class TrainMetricsExporter(MetricsExporter):
                 self.set("clftask_train_evaluation", value, metric=key.removeprefix("eval_"))
 
 
-class ScoreMetricsExporter(MetricsExporter):
+class ScoreMetricsExporter(MetricsExporter[dict[str, Any]]):
     """Exports metrics of a scoring job."""
 
     kind = "score"
     progress = "clftask_score_progress_ratio"
 
-    def __init__(self, path: str, show: Show, sink: RayMetrics | None = None) -> None:
+    def __init__(
+        self, path: str, show: Show[dict[str, Any]], sink: RayMetrics | None = None
+    ) -> None:
         super().__init__(path, show, sink)
         self.pool: Any = None
         self.dispatcher: Dispatcher | None = None
@@ -230,7 +236,7 @@ class ScoreMetricsExporter(MetricsExporter):
             self.sink.add(f"clftask_score_{what}_total", value)
 
 
-class TuneMetricsExporter(MetricsExporter):
+class TuneMetricsExporter(MetricsExporter["TrialRecord"]):
     """Exports metrics of a search.
 
     Args:
@@ -242,14 +248,16 @@ class TuneMetricsExporter(MetricsExporter):
 
     kind = "tune"
 
-    def __init__(self, path: str, show: Show, job: TuneJob, sink: RayMetrics | None = None) -> None:
+    def __init__(
+        self, path: str, show: Show[TrialRecord], job: TuneJob, sink: RayMetrics | None = None
+    ) -> None:
         super().__init__(path, show, sink)
         self.goal, self.epochs = job.goal, job.train.training.epochs
-        self.trials: dict[str, dict[str, Any]] = {}
+        self.trials: dict[str, TrialRecord] = {}
         self.best: float | None = None
 
-    def take(self, record: dict[str, Any]) -> None:
-        self.trials[record["id"]] = {**self.trials.get(record["id"], {}), **record}
+    def take(self, record: TrialRecord) -> None:
+        self.trials[record["id"]] = self.trials.get(record["id"], record) | record
         found = Counter(_phase_and_state(trial, self.epochs) for trial in self.trials.values())
         for phase in {phase for phase, _ in found}:
             for state in ("running", "done", "stopped", "failed"):
@@ -261,9 +269,9 @@ class TuneMetricsExporter(MetricsExporter):
             self.set("clftask_tune_best_value", self.best, metric=self.goal.metric)
 
 
-def _phase_and_state(trial: dict[str, Any], epochs: int) -> tuple[str, str]:
+def _phase_and_state(trial: TrialRecord, epochs: int) -> tuple[str, str]:
     """Return the phase and state of a trial, named as in the search's result."""
-    state = trial["state"]
+    state: str = trial["state"]
     if state == "ended":
         is_cut = trial.get("is_cut") and (trial.get("epoch") or 0) < epochs
         state = "stopped" if is_cut else "done"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired, TypedDict
 
 import pyarrow as pa
 
@@ -92,6 +92,34 @@ class Trial(Spec):
         """Return the value of its best evaluation."""
         best = self.best(goal)
         return None if best is None else best.metrics[goal.metric]
+
+
+class TrialRecord(TypedDict):
+    """A record of a trial's progress, for displays and metrics.
+
+    Attributes:
+        trial: Its number.
+        id: Its id in Ray Tune.
+        state: Its state.
+        is_final: Whether it is a finalist.
+        seed: The seed of a finalist.
+        epoch: The epoch of an evaluation.
+        value: The evaluation's metric; None if it is not finite.
+        is_known: Whether the evaluation is replayed from an interrupted search.
+        is_cut: Whether the scheduler stopped the trial.
+        reason: The error message.
+    """
+
+    trial: int
+    id: str
+    state: Literal["running", "ended", "failed"]
+    is_final: bool
+    seed: NotRequired[int]
+    epoch: NotRequired[int]
+    value: NotRequired[float | None]
+    is_known: NotRequired[bool]
+    is_cut: NotRequired[bool]
+    reason: NotRequired[str]
 
 
 class TrialStore:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from clftask.config.results import SearchOutcome, TuneResult
 from clftask.config.train import TrainJob
@@ -32,13 +32,15 @@ from clftask.messages import counted
 from clftask.models.precision import bf16_pays, check_precision, resolve_precision
 from clftask.training import run_dir
 from clftask.tuning.storage_budget import check_disk
-from clftask.tuning.trial_store import TrialStore
+from clftask.tuning.trial_store import TrialRecord, TrialStore
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from clftask.distributed.tune.trial_actor import Shared
 
 Say = Callable[[str], None]
-Show = Callable[[dict[str, Any]], None]
+Show = Callable[[TrialRecord], None]
 
 
 def tune(job: TuneJob, say: Say, show: Show) -> TuneResult:
@@ -97,7 +99,7 @@ def _searched(job: TuneJob, run: run_dir.Run, say: Say, show: Show) -> SearchOut
             raise JobError(*error.problems) from None
 
 
-def read_all(job: TuneJob, run: run_dir.Run) -> tuple[dict[str, Any], Prepared]:
+def read_all(job: TuneJob, run: run_dir.Run) -> tuple[dict[str, PreTrainedTokenizerBase], Prepared]:
     """Return the tokenizer of each base, and the rows.
 
     Raises:
@@ -135,7 +137,11 @@ def _named(job: TuneJob, run: run_dir.Run) -> TuneJob:
 
 
 def _shared(
-    job: TuneJob, run: run_dir.Run, prepared: Prepared, tokenizers: Any, chosen: Slots
+    job: TuneJob,
+    run: run_dir.Run,
+    prepared: Prepared,
+    tokenizers: dict[str, PreTrainedTokenizerBase],
+    chosen: Slots,
 ) -> Shared:
     """Tokenise once per base and length, and put the tables into Ray's object store."""
     import ray

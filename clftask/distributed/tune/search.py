@@ -29,6 +29,7 @@ from clftask.training import run_dir
 from clftask.tuning.report import tuning_page
 from clftask.tuning.trial_store import (
     Trial,
+    TrialRecord,
     TrialStore,
     finalists,
     mean_scores,
@@ -51,7 +52,7 @@ class SearchRun:
     """
 
     def __init__(
-        self, shared: Shared, say: Callable[[str], None], show: Callable[[dict[str, Any]], None]
+        self, shared: Shared, say: Callable[[str], None], show: Callable[[TrialRecord], None]
     ) -> None:
         self.shared, self.say, self.show = shared, say, show
         self.job, self.path, self.goal = shared.job, shared.run, shared.job.goal
