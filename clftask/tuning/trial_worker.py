@@ -153,7 +153,7 @@ def _train(trial: TrialCallback, rank: int, world: int, device: str, scratch: st
     precision = spec.trial.precision if asked == "auto" else asked
     trainer = build_trainer(work, world, device, precision, scratch)
     trainer.args.save_strategy = "no"  # `TrialCallback.on_evaluate` decides when to save
-    trial.watch(trainer)
+    trial.trainer = trainer
     for callback in (StepSeed(job.seed), Stopwatch(trainer), StopOnNan(), trial):
         trainer.add_callback(callback)
     step, place = broadcast_from_first(trial.start() if rank == 0 else (None, ""))
@@ -194,16 +194,13 @@ class TrialCallback(TrainerCallback):  # type: ignore[misc]
         self.checkpoints = Checkpoints(
             self.store.checkpoints(spec.trial), 2 if spec.saves == "always" else 1, scratch
         )
+        self.trainer: ClassifierTrainer
         self.waiting: Evaluation | None = None
         self.is_complete = False
         self.saved_step: int | None = None
         self.saved_at = self.began = time.monotonic()
         self.seconds_before = spec.trial.seconds
         self.seen = spec.trial.evaluations[-1].step if spec.trial.evaluations else -1
-
-    def watch(self, trainer: ClassifierTrainer) -> None:
-        """Set the trainer whose weights are saved."""
-        self.trainer = trainer
 
     # ------------------------------------------------------------------ the start
 

@@ -81,6 +81,8 @@ def _finished(run: run_dir.Run, say: Say) -> SearchOutcome:
 
 def _searched(job: TuneJob, run: run_dir.Run, say: Say, show: Show) -> SearchOutcome:
     tokenizers, prepared = read_all(job, run)
+    from clftask.distributed.tune.search import SearchRun  # with torch, after the user's errors
+
     with (
         run_dir.resumable(run) as create,
         connected(say),
@@ -90,8 +92,6 @@ def _searched(job: TuneJob, run: run_dir.Run, say: Say, show: Show) -> SearchOut
         named = _named(job, run)
         create(named, prepared.rows, prepared.fingerprint)
         say(f"search {run.path}: {counted(job.num_trials, 'trial')}, {chosen}")
-        from clftask.distributed.tune.search import SearchRun
-
         try:
             shared = _shared(named, run, prepared, tokenizers, chosen)
             return SearchRun(shared, say, show).run()
