@@ -169,8 +169,8 @@ def capacity() -> Capacity:
     """Return the resources of the connected cluster, and those its autoscaler may add.
 
     Ray has no public function for the limits of the autoscaler. Its second version reports them
-    to the cluster's state; the first has them in a file of the head node, and reports only that
-    it runs.
+    to the cluster's state; the first has them in its configuration, which only the head node can
+    read, and reports only that it runs.
     """
     import ray
     from ray._private.state import state
