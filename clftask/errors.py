@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from clftask.messages import printable
 from clftask.redaction import _masked_value, masked
@@ -42,9 +42,17 @@ class Problem:
 
 
 class ClftaskError(Exception):
-    """Base class of all exceptions of clftask; `exit_code` is the exit code of the command."""
+    """Base class of all exceptions of clftask.
 
-    exit_code = 1
+    Attributes:
+        exit_code: The exit code of the command.
+        is_permanent: Whether no retry on any worker can help. Files may be written again and disks
+            may recover, so errors of data and storage are not permanent.
+        problems: What is wrong.
+    """
+
+    exit_code: ClassVar[int] = 1
+    is_permanent: ClassVar[bool] = False
 
     def __init__(self, *problems: Problem) -> None:
         super().__init__(*problems)
@@ -82,31 +90,43 @@ class StorageError(ClftaskError):
 
 
 class AccessError(StorageError):
-    """Storage denies access to these credentials; a retry cannot help."""
+    """Storage denies access to these credentials."""
+
+    is_permanent = True
 
 
 class JobError(ClftaskError):
     """A running job failed."""
 
-    exit_code = 1
-
 
 class ModelError(JobError):
-    """A model fails for an input; a retry cannot help."""
+    """A model fails for an input."""
+
+    is_permanent = True
 
 
 class BadRowError(JobError):
     """A bad row in a job with `on_bad_row: fail`."""
 
+    is_permanent = True
+
+
+# Libraries whose errors may pass, by name because imports are slow: pyarrow's are ValueErrors even
+# if a disk returned half of a file, and Ray's are plain Exceptions if an actor or a node is lost.
+_MAY_PASS = ("pyarrow", "ray")
+
 
 def is_permanent(error: BaseException) -> bool:
-    """Tell whether a retry of the same work raises the same error.
+    """Tell whether a retry of the same work raises the same error; the rule of all jobs.
 
     Connections, disks and memory may recover; torch has only RuntimeError for them. The other
     errors of Python depend on data and code alone.
     """
+    if isinstance(error, ClftaskError):
+        return error.is_permanent
     may_pass = isinstance(error, RuntimeError | OSError | MemoryError | EOFError)
-    return not may_pass or isinstance(error, NotImplementedError | RecursionError)
+    may_pass &= not isinstance(error, NotImplementedError | RecursionError)
+    return not may_pass and type(error).__module__.partition(".")[0] not in _MAY_PASS
 
 
 @contextmanager

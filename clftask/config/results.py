@@ -7,7 +7,7 @@ import html
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypedDict
 
 from clftask.components.labels import Task
 from clftask.messages import counted
@@ -124,13 +124,35 @@ class TrainResult(Result):
         return found | ({"training": self.shipped.line()} if self.shipped else {})
 
 
+class Winner(TypedDict):
+    """The winner of a search: its trial, picked settings, seed, metrics by split, warnings."""
+
+    trial: int
+    params: dict[str, Any]
+    seed: int
+    metrics: Metrics
+    warnings: list[str]
+
+
+class SearchOutcome(TypedDict):
+    """The content of a search's `result.json`; see `TuneResult`."""
+
+    run: str
+    best: Winner
+    job: str
+    bundle: str
+    trials: dict[str, int]
+    failures: dict[str, str]
+    finalists: list[dict[str, Any]]
+
+
 @dataclass(frozen=True, repr=False)
 class TuneResult(Result):
     """A finished search.
 
     Attributes:
         run: The search's folder.
-        best: The winner's trial, params, seed, metrics by split, and warnings.
+        best: The winner.
         job: The winner's job file.
         bundle: The winner's bundle.
         trials: Number of trials that are done, stopped, failed.
@@ -142,7 +164,7 @@ class TuneResult(Result):
     """
 
     run: str
-    best: dict[str, Any]
+    best: Winner
     job: str
     bundle: str
     trials: dict[str, int]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import Field, field_validator
 
 from clftask.components.score_table import Layout, Wide
 from clftask.components.text import Columns, Names, TextRecipe
 from clftask.config.from_trainer import INSTEAD_IN_SCORING
-from clftask.config.train import DataPath, WorkersSpec, resolved
+from clftask.config.train import DataPath, WorkersSpec
 from clftask.spec import Spec
 
 
@@ -52,7 +52,7 @@ class ScoreInput(Spec):
 class ScoreOutput(Spec):
     """Path of the score table, and layout of its probabilities."""
 
-    path: Annotated[str, BeforeValidator(resolved), Field(min_length=1)]
+    path: DataPath
     layout: Layout = Wide()
 
 

@@ -169,11 +169,6 @@ class RunSpec(Spec):
     storage: Annotated[str, BeforeValidator(resolved)] = "runs"
     resume: bool = False
 
-    @field_validator("storage", mode="after")
-    @classmethod
-    def _absolute(cls, value: str) -> str:
-        return str(resolved(value))
-
     @model_validator(mode="after")
     def _resume_needs_name(self) -> Self:
         if self.resume and self.name is None:

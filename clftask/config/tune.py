@@ -13,18 +13,13 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, ByteSize, Field, PlainSerializer, field_validator
 
+from clftask.components.metrics import LOWER_IS_BETTER
 from clftask.components.search.goal import Goal
 from clftask.components.search.schedulers import Asha, Scheduler
 from clftask.components.search.searchers import MAX_TRIALS, Random, Searcher
 from clftask.components.search.space import AnyDistribution, Picks, Space
 from clftask.config.from_trainer import INSTEAD_IN_SEARCH
-from clftask.config.train import (
-    ModelSpec,
-    RunSpec,
-    TrainJob,
-    cross_field_errors,
-    problem_of_metric,
-)
+from clftask.config.train import ModelSpec, RunSpec, TrainJob, cross_field_errors, problem_of_metric
 from clftask.errors import ConfigError, Problem
 from clftask.spec import Spec, is_path, put
 from clftask.yaml_io import parse_yaml, read_yaml
@@ -158,8 +153,7 @@ class TuneJob(Spec):
     def goal(self) -> Goal:
         """The metric to optimise and its direction."""
         metric = self.metric or self.train.training.metric
-        training = self.train.training.model_copy(update={"metric": metric})
-        return Goal(metric=metric, greater_is_better=training.greater_is_better)
+        return Goal(metric=metric, greater_is_better=metric not in LOWER_IS_BETTER)
 
     @property
     def searched(self) -> Space:

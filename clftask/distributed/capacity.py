@@ -9,10 +9,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from clftask.config.train import WorkersSpec
-from clftask.distributed.kuberay import autoscaling_of_pod
+from clftask.distributed.kuberay import Autoscaling, autoscaling_of_pod
 from clftask.errors import ConfigError, Problem
 from clftask.messages import counted
 
@@ -166,7 +166,12 @@ def _plan_of(spec: WorkersSpec, workers: int, capacity: Capacity) -> WorkerPlan:
 
 
 def capacity() -> Capacity:
-    """Return the resources of the connected cluster, and those its autoscaler may add."""
+    """Return the resources of the connected cluster, and those its autoscaler may add.
+
+    Ray has no public function for the limits of the autoscaler. Its second version reports them
+    to the cluster's state; the first has them in its configuration, which only the head node can
+    read, and reports only that it runs.
+    """
     import ray
     from ray._private.state import state
     from ray.experimental.internal_kv import _internal_kv_get
@@ -201,7 +206,7 @@ def has_autoscaler(nodes: Iterable[Mapping[str, Any]], status: Mapping[str, Any]
 def grown(
     there: Iterable[Node],
     types: Iterable[tuple[Node, int]],
-    most: Any = None,
+    most: int | None = None,
     heads: Iterable[Node] = (),
 ) -> Capacity:
     """Return the capacity of a cluster that has scaled up to its limits.
@@ -225,17 +230,17 @@ def grown(
     return Capacity((*heads, *nodes, *to_add[:room]), is_final=True)
 
 
-def autoscaling_config() -> dict[str, Any] | None:
+def autoscaling_config() -> Autoscaling | None:
     """Return the configuration of `ray up` or KubeRay; only a head node can read it."""
     import yaml
 
     file = Path(os.environ.get(CONFIG_VARIABLE) or BOOTSTRAP_CONFIG).expanduser()
     found = yaml.safe_load(file.read_text()) if file.is_file() else None
     has_types = isinstance(found, dict) and found.get("available_node_types")
-    return found if has_types else autoscaling_of_pod()
+    return cast(Autoscaling, found) if has_types else autoscaling_of_pod()
 
 
-def grown_by(document: Mapping[str, Any], nodes: Iterable[Mapping[str, Any]]) -> Capacity:
+def grown_by(document: Autoscaling, nodes: Iterable[Mapping[str, Any]]) -> Capacity:
     """Return the capacity that an autoscaler configuration allows; `nodes`: `ray.nodes()`."""
     heads: list[Node] = []
     others: list[Node] = []
@@ -244,7 +249,7 @@ def grown_by(document: Mapping[str, Any], nodes: Iterable[Mapping[str, Any]]) ->
     return grown(others, node_types(document), document.get("max_workers"), heads)
 
 
-def node_types(document: Mapping[str, Any]) -> list[tuple[Node, int]]:
+def node_types(document: Autoscaling) -> list[tuple[Node, int]]:
     """Return CPUs, GPUs and maximum count of each node type but the head's."""
     types = document["available_node_types"]
     most = document.get("max_workers", -1)

@@ -4,14 +4,29 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import Any
+from typing import TypedDict
 
 
-def autoscaling_of_pod() -> dict[str, Any] | None:
+class NodeType(TypedDict, total=False):
+    """A type of node: what each has, and how many may start."""
+
+    resources: dict[str, float]
+    max_workers: int
+
+
+class Autoscaling(TypedDict, total=False):
+    """The parts of a configuration of `ray up` that limit the size of a cluster."""
+
+    available_node_types: dict[str, NodeType]
+    head_node_type: str
+    max_workers: int
+
+
+def autoscaling_of_pod() -> Autoscaling | None:
     """Return the autoscaler configuration of the RayCluster that this pod belongs to.
 
-    It has the format of `ray up`. None outside of KubeRay, without autoscaling, or if the pod
-    has no permission to read its RayCluster; KubeRay grants it to the head pod only.
+    Ray has only private functions for it. None outside of KubeRay, without autoscaling, or if
+    the pod has no permission to read its RayCluster; KubeRay grants it to the head pod only.
     """
     name, namespace = (os.environ.get(f"RAY_CLUSTER_{key}") for key in ("NAME", "NAMESPACE"))
     if not name or not namespace:
@@ -28,5 +43,5 @@ def autoscaling_of_pod() -> dict[str, Any] | None:
         return None
     if not cluster["spec"].get("enableInTreeAutoscaling"):
         return None
-    found: dict[str, Any] = _derive_autoscaling_config_from_ray_cr(cluster)
+    found: Autoscaling = _derive_autoscaling_config_from_ray_cr(cluster)
     return found

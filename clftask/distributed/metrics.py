@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Self, TypeVar
 
 from clftask import logs
 
@@ -21,11 +21,13 @@ if TYPE_CHECKING:  # a driver imports torch only after it has read its data
     from clftask.config.tune import TuneJob
     from clftask.distributed.score.dispatcher import Dispatcher
     from clftask.scoring.worker import Done
+    from clftask.tuning.trial_store import TrialRecord
 
 BEAT_S = 1.0  # below Ray's shortest report interval
 SHARD_SECONDS = (0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800)
 RUN, KIND = "run", "kind"
-Show = Callable[[dict[str, Any]], None]
+_Record = TypeVar("_Record")
+Show = Callable[[_Record], None]
 
 
 @dataclass(frozen=True)
@@ -46,11 +48,7 @@ METRICS: Final = {
         Metric("clftask_score_rows_truncated_total", "counter", "Truncated texts."),
         Metric("clftask_score_shards_total", "counter", "Shards done."),
         Metric("clftask_score_shard_retries_total", "counter", "Retries of shards."),
-        Metric(
-            "clftask_score_shard_duration_seconds",
-            "histogram",
-            "Seconds per shard.",
-        ),
+        Metric("clftask_score_shard_duration_seconds", "histogram", "Seconds per shard."),
         Metric("clftask_score_workers", "gauge", "Workers, starting or ready.", ("state",)),
         Metric("clftask_score_progress_ratio", "gauge", "Fraction of rows done."),
         Metric("clftask_train_loss", "gauge", "Training loss."),
@@ -64,19 +62,6 @@ METRICS: Final = {
         Metric("clftask_tune_best_value", "gauge", "Metric of the best trial.", ("metric",)),
     )
 }
-
-
-class Sink(Protocol):
-    """Receives values of metrics by name."""
-
-    def add(self, name: str, value: float) -> None:
-        """Add to a counter; the value is positive."""
-
-    def put(self, name: str, value: float, tags: dict[str, str]) -> None:
-        """Set a gauge."""
-
-    def observe(self, name: str, value: float) -> None:
-        """Record a value in a histogram."""
 
 
 class RayMetrics:
@@ -99,23 +84,23 @@ class RayMetrics:
         self._metric(name).observe(value)
 
     def _metric(self, name: str) -> Any:
-        if name not in self.made:
-            self.made[name] = self._make(METRICS[name])
-        return self.made[name]
-
-    def _make(self, metric: Metric) -> Any:
         from ray.util import metrics
 
-        keys = (RUN, KIND, *metric.tags)
-        if metric.type == "histogram":
-            made = metrics.Histogram(metric.name, metric.text, list(SHARD_SECONDS), keys)
-        else:
-            cls = {"counter": metrics.Counter, "gauge": metrics.Gauge}[metric.type]
-            made = cls(metric.name, metric.text, keys)
-        return made.set_default_tags(self.tags)
+        if name not in self.made:
+            metric = METRICS[name]
+            about = metric.name, metric.text
+            keys = (RUN, KIND, *metric.tags)
+            if metric.type == "histogram":
+                made: Any = metrics.Histogram(*about, list(SHARD_SECONDS), keys)
+            else:
+                made = (metrics.Counter if metric.type == "counter" else metrics.Gauge)(
+                    *about, keys
+                )
+            self.made[name] = made.set_default_tags(self.tags)
+        return self.made[name]
 
 
-class MetricsExporter(ABC):
+class MetricsExporter(ABC, Generic[_Record]):
     """Computes metrics from a job's records and passes the records on; never fails the job.
 
     Args:
@@ -127,21 +112,21 @@ class MetricsExporter(ABC):
     kind = ""
     progress = ""
 
-    def __init__(self, path: str, show: Show, sink: Sink | None = None) -> None:
+    def __init__(self, path: str, show: Show[_Record], sink: RayMetrics | None = None) -> None:
         self.path, self.shown = path, show
         name = logs.run_name(self.kind, path)
-        self.sink = RayMetrics(name, self.kind) if sink is None else sink
+        self.sink = sink or RayMetrics(name, self.kind)
         self.gauges: dict[tuple[str, frozenset[tuple[str, str]]], float] = {}
         self.is_over = threading.Event()
 
-    def __call__(self, record: dict[str, Any]) -> None:
+    def __call__(self, record: _Record) -> None:
         """Update the metrics from a record and pass it on."""
         with suppress(Exception):
             self.take(record)
         self.shown(record)
 
     @abstractmethod
-    def take(self, record: dict[str, Any]) -> None:
+    def take(self, record: _Record) -> None:
         """Update the metrics from a record."""
 
     def set(self, name: str, value: float, **tags: str) -> None:
@@ -174,34 +159,34 @@ class MetricsExporter(ABC):
                 self.send()
 
 
-class TrainMetricsExporter(MetricsExporter):
+class TrainMetricsExporter(MetricsExporter[dict[str, Any]]):
     """Exports metrics of a training run."""
 
     kind = "train"
     progress = "clftask_train_progress_ratio"
 
     def take(self, record: dict[str, Any]) -> None:
-        """Update the metrics from a log record of the first worker."""
         step = record["step"]
         self.set("clftask_train_step", step)
         self.set("clftask_train_epoch", record["epoch"])
         self.set(self.progress, step / max(record["max_steps"], 1))
-        names = {"loss": "loss", "learning_rate": "learning_rate"}
-        names |= {"samples_per_s": "rows_per_second"}
-        for key in names.keys() & record.keys():
-            self.set(f"clftask_train_{names[key]}", record[key])
+        names = {"samples_per_s": "rows_per_second"}
         for key, value in record.items():
-            if key.startswith("eval_"):
+            if key in ("loss", "learning_rate", "samples_per_s"):
+                self.set(f"clftask_train_{names.get(key, key)}", value)
+            elif key.startswith("eval_"):
                 self.set("clftask_train_evaluation", value, metric=key.removeprefix("eval_"))
 
 
-class ScoreMetricsExporter(MetricsExporter):
+class ScoreMetricsExporter(MetricsExporter[dict[str, Any]]):
     """Exports metrics of a scoring job."""
 
     kind = "score"
     progress = "clftask_score_progress_ratio"
 
-    def __init__(self, path: str, show: Show, sink: Sink | None = None) -> None:
+    def __init__(
+        self, path: str, show: Show[dict[str, Any]], sink: RayMetrics | None = None
+    ) -> None:
         super().__init__(path, show, sink)
         self.pool: Any = None
         self.dispatcher: Dispatcher | None = None
@@ -209,7 +194,6 @@ class ScoreMetricsExporter(MetricsExporter):
         self.num_retries = 0
 
     def take(self, record: dict[str, Any]) -> None:
-        """Update the progress of the table."""
         self.set(self.progress, record["rows"] / max(record["total"], 1))
 
     def watching(self, pool: Any) -> Callable[[Dispatcher], Iterator[Done]]:
@@ -237,7 +221,6 @@ class ScoreMetricsExporter(MetricsExporter):
         self.sink.observe("clftask_score_shard_duration_seconds", done.receipt.seconds)
 
     def send(self) -> None:
-        """Send the gauges, the retries and the number of workers."""
         if self.pool is not None and self.dispatcher is not None:
             ready = len(self.pool.busy) + len(self.pool.idle)
             self.set("clftask_score_workers", ready, state="ready")
@@ -253,7 +236,7 @@ class ScoreMetricsExporter(MetricsExporter):
             self.sink.add(f"clftask_score_{what}_total", value)
 
 
-class TuneMetricsExporter(MetricsExporter):
+class TuneMetricsExporter(MetricsExporter["TrialRecord"]):
     """Exports metrics of a search.
 
     Args:
@@ -265,15 +248,16 @@ class TuneMetricsExporter(MetricsExporter):
 
     kind = "tune"
 
-    def __init__(self, path: str, show: Show, job: TuneJob, sink: Sink | None = None) -> None:
+    def __init__(
+        self, path: str, show: Show[TrialRecord], job: TuneJob, sink: RayMetrics | None = None
+    ) -> None:
         super().__init__(path, show, sink)
         self.goal, self.epochs = job.goal, job.train.training.epochs
-        self.trials: dict[str, dict[str, Any]] = {}
+        self.trials: dict[str, TrialRecord] = {}
         self.best: float | None = None
 
-    def take(self, record: dict[str, Any]) -> None:
-        """Update the metrics from a trial's record."""
-        self.trials[record["id"]] = {**self.trials.get(record["id"], {}), **record}
+    def take(self, record: TrialRecord) -> None:
+        self.trials[record["id"]] = self.trials.get(record["id"], record) | record
         found = Counter(_phase_and_state(trial, self.epochs) for trial in self.trials.values())
         for phase in {phase for phase, _ in found}:
             for state in ("running", "done", "stopped", "failed"):
@@ -285,9 +269,9 @@ class TuneMetricsExporter(MetricsExporter):
             self.set("clftask_tune_best_value", self.best, metric=self.goal.metric)
 
 
-def _phase_and_state(trial: dict[str, Any], epochs: int) -> tuple[str, str]:
+def _phase_and_state(trial: TrialRecord, epochs: int) -> tuple[str, str]:
     """Return the phase and state of a trial, named as in the search's result."""
-    state = trial["state"]
+    state: str = trial["state"]
     if state == "ended":
         is_cut = trial.get("is_cut") and (trial.get("epoch") or 0) < epochs
         state = "stopped" if is_cut else "done"

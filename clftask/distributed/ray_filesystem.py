@@ -23,6 +23,7 @@ def s3_state() -> Any:
 class _S3State(FileSystemHandler):  # type: ignore[misc]
     """Uses the current client and credentials of each machine."""
 
+    # pyarrow compares filesystems by their handlers.
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _S3State)
 
@@ -34,23 +35,18 @@ class _S3State(FileSystemHandler):  # type: ignore[misc]
         return "clftask-s3"
 
     def normalize_path(self, path: str) -> str:
-        """Return the path unchanged."""
         return path
 
     def get_file_info(self, paths: list[str]) -> Any:
-        """Return the `FileInfo` of some paths."""
         return _reader().get_file_info(paths)
 
     def get_file_info_selector(self, selector: Any) -> Any:
-        """Return the `FileInfo` of everything below a path."""
         return _reader().get_file_info(selector)
 
     def open_input_stream(self, path: str) -> Any:
-        """Open an object."""
         return _reader().open_input_stream(path)
 
     def open_input_file(self, path: str) -> Any:
-        """Open an object for random access."""
         return _reader().open_input_file(path)
 
     def open_output_stream(self, path: str, metadata: Any) -> Any:
@@ -61,15 +57,12 @@ class _S3State(FileSystemHandler):  # type: ignore[misc]
         """Do nothing: S3 has no folders."""
 
     def delete_dir(self, path: str) -> None:
-        """Delete everything below a path."""
         storage.delete(f"s3://{path}")
 
     def delete_dir_contents(self, path: str, missing_dir_ok: bool = False) -> None:
-        """Delete everything below a path."""
         storage.delete(f"s3://{path}")
 
     def delete_file(self, path: str) -> None:
-        """Delete an object."""
         storage.delete(f"s3://{path}")
 
     def delete_root_dir_contents(self) -> NoReturn:

@@ -40,7 +40,7 @@ def watched(on_notice: Callable[[datetime], None] | None = None) -> Iterator[Non
 
 
 def drain(until: datetime) -> None:
-    """Drain this Ray node."""
+    """Drain this Ray node; Ray's only public interface is the command `ray drain-node`."""
     import ray
     from ray._raylet import GcsClient  # type: ignore[attr-defined]
     from ray.core.generated.autoscaler_pb2 import DrainNodeReason

@@ -12,32 +12,28 @@ import re
 from clftask.errors import AccessError, Problem, StorageError
 
 _DENIED = ("access denied", "Check AWS_PROFILE, the access keys and the bucket's policy.")
+_DENIED_CODES = (
+    "AccessDenied 403 InvalidAccessKeyId ExpiredToken InvalidToken SignatureDoesNotMatch"
+)
 _REMEDIES = {
     "NoSuchBucket": ("the bucket does not exist", "Create it, or fix the path."),
     "404": ("does not exist", "Check the path."),
-    "AccessDenied": _DENIED,
-    "403": _DENIED,
-    "InvalidAccessKeyId": _DENIED,
-    "ExpiredToken": _DENIED,
-    "InvalidToken": _DENIED,
+    **dict.fromkeys(_DENIED_CODES.split(), _DENIED),
     "RequestTimeTooSkewed": ("access denied", "Synchronise this machine's clock."),
-    "SignatureDoesNotMatch": _DENIED,
     "ConditionalRequestConflict": ("too many concurrent writers", "Try again later."),
     "409": ("too many concurrent writers", "Try again later."),
 }
-_FULL = "Free some space, then resume the run or run the job again."
-_NO_LOCKS = "Use a disk with hard links or file locks."
 _DISK_REMEDIES = {
-    errno.ENOSPC: _FULL,
-    errno.EDQUOT: _FULL,
+    **dict.fromkeys(
+        (errno.ENOSPC, errno.EDQUOT), "Free some space, then resume the run or run the job again."
+    ),
     errno.EFBIG: "Use a disk without this limit of a file's size, or raise it (ulimit -f).",
-    errno.EACCES: "Check the permissions.",
-    errno.EPERM: "Check the permissions.",
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "Check the permissions."),
     errno.EROFS: "The disk is read-only: use another one.",
     errno.EIO: "Check the disk.",
-    errno.ENOLCK: _NO_LOCKS,
-    errno.EOPNOTSUPP: _NO_LOCKS,
-    errno.ENOSYS: _NO_LOCKS,
+    **dict.fromkeys(
+        (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS), "Use a disk with hard links or file locks."
+    ),
 }
 _ARROW_DENIED = {"ACCESS_DENIED", "SIGNATURE_DOES_NOT_MATCH", "INVALID_ACCESS_KEY_ID"}
 

@@ -177,6 +177,18 @@ def filesystem(path: str) -> tuple[Any, str]:
     return fs.PyFileSystem(fs.FSSpecHandler(other)), inner
 
 
+def file_info(path: str) -> Any:
+    """Return pyarrow's `FileInfo` of a path, which may not exist."""
+    fs, inner = filesystem(path)
+    with translate_storage_errors(path):
+        return fs.get_file_info(inner)
+
+
+def kind(path: str) -> str:
+    """Return File, Directory, NotFound or, for a pipe or a device, Unknown."""
+    return str(file_info(path).type.name)
+
+
 @contextmanager
 def translate_storage_errors(path: str) -> Iterator[None]:
     """Translate exceptions of storage clients into a `StorageError` with path and remedy."""

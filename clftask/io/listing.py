@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from clftask.io.filesystems import absolute, filesystem, is_url, translate_storage_errors
+from clftask.io.filesystems import absolute, filesystem, is_url, kind, translate_storage_errors
 
 
 @dataclass(frozen=True)
@@ -104,10 +104,10 @@ def expand(pattern: str) -> list[str]:
         files = _globbed(pattern)
     elif magic:
         files = _matching(pattern, [f.path for f in list_files(base)])
-    elif (kind := _kind(pattern)) == "Directory":
+    elif (is_a := kind(pattern)) == "Directory":
         files = [f.path for f in list_files(base, markers=False)]
     else:
-        return [pattern] if kind == "File" else []
+        return [pattern] if is_a == "File" else []
     return [f for f in files if not re.search(r"/([._]|~\$)", f[len(base) :])]
 
 
@@ -116,15 +116,8 @@ def _magic(pattern: str) -> re.Match[str] | None:
     found = re.search(r"[*?\[]", pattern)
     if found is None or (is_url(pattern) and "*" in pattern):
         return found
-    is_name = _kind(pattern) != "NotFound" if is_url(pattern) else Path(pattern).is_dir()
+    is_name = kind(pattern) != "NotFound" if is_url(pattern) else Path(pattern).is_dir()
     return None if is_name else found
-
-
-def _kind(path: str) -> str:
-    """Return File, Directory, NotFound or, for a pipe or a device, Unknown."""
-    fs, inner = filesystem(path)
-    with translate_storage_errors(path):
-        return str(fs.get_file_info(inner).type.name)
 
 
 def _globbed(pattern: str) -> list[str]:

@@ -20,6 +20,7 @@ from typing import IO
 
 COPY_BYTES = 4 << 20
 TEMPORARY = ".tmp-"
+_LOCK = ".lock"  # no temporary file ends so: mkstemp adds letters, digits and underscores
 # Of os.link on disks without hard links: exFAT, some network and FUSE file systems.
 _NO_LINKS = {errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EMLINK}
 _LOST = {errno.EIO, errno.ENOSPC, errno.EDQUOT}  # of fsync: the data are not on disk
@@ -61,7 +62,7 @@ def _create_locked(temporary: str, path: str) -> bool:
 def _locked(path: str) -> Iterator[None]:
     """Hold the lock of a path, a file beside it; if this process dies, the kernel releases it."""
     folder, name = os.path.split(path)
-    place = Path(folder, f"{TEMPORARY}{name}.lock")
+    place = Path(folder, f"{TEMPORARY}{name}{_LOCK}")
     while True:
         with place.open("wb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -71,6 +72,20 @@ def _locked(path: str) -> Iterator[None]:
                 finally:
                     place.unlink(missing_ok=True)
                 return
+
+
+def remove_partial(folder: str) -> None:
+    """Remove the temporary files of killed writers below a folder, and locks that nobody holds."""
+    for file in Path(folder).rglob(f"{TEMPORARY}*"):
+        if file.is_dir():  # temporary files are never folders
+            continue
+        if not file.name.endswith(_LOCK):
+            file.unlink(missing_ok=True)
+            continue
+        with contextlib.suppress(OSError), file.open("r+b") as lock:  # OSError: a writer holds it
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_at(lock, file):
+                file.unlink()
 
 
 def _is_at(file: IO[bytes], place: Path) -> bool:

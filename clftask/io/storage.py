@@ -13,9 +13,9 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
@@ -24,16 +24,16 @@ from clftask.io import local_disk
 from clftask.io.aws_errors import already_exists, disk_remedy, is_conflict, is_internal_failure
 from clftask.io.filesystems import (
     MAX_ATTEMPTS,
+    file_info,
     filesystem,
     is_s3,
     is_url,
+    kind,
     s3_client,
     translate_storage_errors,
 )
 from clftask.io.listing import list_files
-
-NUM_THREADS = 8
-_Result = TypeVar("_Result")
+from clftask.io.parallel import map_in_threads
 
 
 def join(base: str, *parts: str) -> str:
@@ -46,20 +46,12 @@ def join(base: str, *parts: str) -> str:
 
 def exists(path: str) -> bool:
     """Tell whether a file or folder exists."""
-    from pyarrow.fs import FileType
-
-    fs, inner = filesystem(path)
-    with translate_storage_errors(path):
-        return bool(fs.get_file_info(inner).type != FileType.NotFound)
+    return kind(path) != "NotFound"
 
 
 def is_folder(path: str) -> bool:
     """Tell whether the path is a folder (on S3: a prefix with objects)."""
-    from pyarrow.fs import FileType
-
-    fs, inner = filesystem(path)
-    with translate_storage_errors(path):
-        return bool(fs.get_file_info(inner).type == FileType.Directory)
+    return kind(path) == "Directory"
 
 
 def read_bytes(path: str) -> bytes:
@@ -108,9 +100,7 @@ def version(path: str) -> str:
         bucket, key = _bucket_and_key(path)
         with translate_storage_errors(path):
             return str(s3_client().head_object(Bucket=bucket, Key=key)["ETag"]).strip('"')
-    fs, inner = filesystem(path)
-    with translate_storage_errors(path):
-        info = fs.get_file_info(inner)
+    info = file_info(path)
     if info.size is None:
         raise StorageError(Problem(path, None, "does not exist", "Check the path."))
     return f"{info.size}-{info.mtime_ns}"
@@ -122,11 +112,8 @@ def size(path: str) -> int:
     Raises:
         StorageError: The path does not exist.
     """
-    fs, inner = filesystem(path)
-    with translate_storage_errors(path):
-        info = fs.get_file_info(inner)
-    if info.size is not None:
-        return int(info.size)
+    if (size := file_info(path).size) is not None:
+        return int(size)
     if not (files := list_files(path)):
         raise StorageError(Problem(path, None, "does not exist", "Check the path."))
     return sum(file.size for file in files)
@@ -192,17 +179,16 @@ def download(path: str, folder: str) -> None:
     Raises:
         StorageError: The path does not exist, or a name points outside the folder.
     """
-    files, top = list_files(path), path.rstrip("/") + "/"
-    names = [file.path.removeprefix(top) for file in files]
-    if not files:
+    top = path.rstrip("/") + "/"
+    names = [file.path.removeprefix(top) for file in list_files(path)]
+    if not names:
         raise StorageError(Problem(path, None, "does not exist", "Check the path."))
     if strange := [n for n in names if n.startswith("/") or ".." in n.split("/")]:
         allowed = f"contains names that point outside it: {strange[0]}"
         remedy = "Remove them, or copy the other files to a new folder."
         raise StorageError(Problem(path, None, allowed, remedy))
     Path(folder).mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(NUM_THREADS) as pool:
-        list(pool.map(lambda file, name: fetch(file.path, Path(folder, name)), files, names))
+    map_in_threads(lambda name: fetch(top + name, Path(folder, name)), names)
 
 
 def fetch(path: str, target: Path) -> None:
@@ -251,9 +237,7 @@ def clear_partial(path: str) -> None:
     """
     with translate_storage_errors(path):
         if not is_s3(path):
-            for file in Path(path).rglob(f"{local_disk.TEMPORARY}*"):
-                if not file.is_dir():  # the temporary files of `put` are never folders
-                    file.unlink(missing_ok=True)
+            local_disk.remove_partial(path)
             return
         bucket, key = _bucket_and_key(path)
         pages = s3_client().get_paginator("list_multipart_uploads")
@@ -271,7 +255,11 @@ def check_writable(path: str, field: str) -> None:
             the path is neither on disk nor on S3; or the disk has neither hard links nor locks.
     """
     if is_s3(path):
-        _renamed(field, path, lambda: _try_upload(path))
+        try:
+            _try_upload(path)
+        except StorageError as error:
+            problems = (replace(p, path=field, value=path) for p in error.problems)
+            raise type(error)(*problems) from None
         return
     if is_url(path):
         remedy = "Use a local folder or s3://bucket/prefix."
@@ -294,18 +282,9 @@ def check_writable(path: str, field: str) -> None:
 def _try_upload(path: str) -> None:
     """Create and abort a multipart upload: it requires write permission and leaves nothing."""
     bucket, key = _bucket_and_key(join(path, ".probe"))
-    upload_id = s3_client().create_multipart_upload(Bucket=bucket, Key=key)["UploadId"]
-    s3_client().abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload_id)
-
-
-def _renamed(field: str, path: str, call: Callable[[], _Result]) -> _Result:
-    """Run `call`; a storage error names the job file's field instead of the path."""
-    try:
-        with translate_storage_errors(path):
-            return call()
-    except StorageError as error:
-        problem = error.problems[0]
-        raise type(error)(Problem(field, path, problem.allowed, problem.remedy)) from None
+    with translate_storage_errors(path):
+        upload_id = s3_client().create_multipart_upload(Bucket=bucket, Key=key)["UploadId"]
+        s3_client().abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload_id)
 
 
 def _bucket_and_key(path: str) -> tuple[str, str]:

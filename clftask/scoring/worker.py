@@ -27,7 +27,6 @@ from clftask.components.text import TextRecipe
 from clftask.config.score import ScoreJob
 from clftask.data.readers.base import FILE, ROW
 from clftask.errors import (
-    AccessError,
     BadRowError,
     ClftaskError,
     DataError,
@@ -332,18 +331,14 @@ def _caught(shard: int, call: Callable[[], _Item]) -> _Item | Failure:
     """Return the result of `call`, or a `Failure` if it raises."""
     try:
         return call()
-    except (AccessError, BadRowError, ModelError) as error:
-        return Failure(shard, error, ends_job=True)
-    except StorageError as error:
-        time.sleep(STORAGE_PAUSE_S)  # storage may recover; the shard is retried without delay
-        return Failure(shard, error)
     except ClftaskError as error:
-        return Failure(shard, error)
+        if isinstance(error, StorageError) and not error.is_permanent:
+            time.sleep(STORAGE_PAUSE_S)  # it may recover; the shard is retried without delay
+        return Failure(shard, error, ends_job=error.is_permanent)
     except Exception as error:  # errors of pyarrow or torch may be transient
         _log.warning("shard failed", exc_info=True, extra={"shard": shard})
         failed = JobError(Problem(f"shard {shard}", None, first_line(error)))
-        may_pass = isinstance(error, pa.ArrowException) or not is_permanent(error)
-        return Failure(shard, failed, is_permanent=not may_pass)
+        return Failure(shard, failed, is_permanent=is_permanent(error))
 
 
 def _ahead(items: Iterator[_Item], pool: ThreadPoolExecutor) -> Iterator[_Item]:

@@ -77,10 +77,17 @@ def resumable(run: Run) -> Iterator[Callable[[Spec, pa.Table, str], None]]:
 
     Once the run is created, partial files of killed workers are removed at the end. Until then,
     the folder may belong to a concurrent run of the same name, whose files must stay.
+
+    Raises:
+        ConfigError: Another driver writes to the run.
     """
     name, created = run.path.rpartition("/")[2], []
+    if run.exists:
+        driver_mark.check(run.path)
 
     def create_run(job: Spec, rows: pa.Table, fingerprint: str) -> None:
+        if run.exists:
+            driver_mark.check(run.path)  # again: it may have come since
         create(run, job, rows, fingerprint)
         created.append(run)
         driver_mark.leave(run.path)
@@ -104,7 +111,7 @@ def tidy(run: Run, keep_checkpoints: int = 1) -> None:
         keep_checkpoints: Of the job; 0 removes all checkpoints.
     """
     with contextlib.suppress(StorageError):
-        driver_mark.remove(run.path)
+        storage.delete(storage.join(run.path, driver_mark.DRIVER))  # also a killed driver's
         if keep_checkpoints == 0:
             storage.delete(storage.join(run.path, "checkpoints"))
         storage.delete(storage.join(run.path, ".ray"))

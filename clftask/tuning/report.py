@@ -6,6 +6,7 @@ import statistics
 from typing import Any
 
 from clftask.components.search.goal import Goal
+from clftask.config.results import Metrics, SearchOutcome, Winner
 from clftask.config.tune import TuneJob
 from clftask.report.format import (
     Cell,
@@ -24,7 +25,7 @@ from clftask.tuning import report_plots
 from clftask.tuning.trial_store import Trial
 
 
-def tuning_page(job: TuneJob, trials: list[Trial], result: dict[str, Any]) -> str:
+def tuning_page(job: TuneJob, trials: list[Trial], result: SearchOutcome) -> str:
     """Return a self-contained HTML page.
 
     Args:
@@ -69,10 +70,13 @@ def _lead(job: TuneJob) -> str:
     )
 
 
-def _facts(goal: Goal, result: dict[str, Any]) -> dict[str, str]:
+def _splits(metrics: Metrics) -> list[str]:
+    return [split for split in ("validation", "test") if metrics.get(split)]
+
+
+def _facts(goal: Goal, result: SearchOutcome) -> dict[str, str]:
     metrics, counts = result["best"]["metrics"], result["trials"]
-    splits = [split for split in ("validation", "test") if metrics.get(split)]
-    scores = {f"{goal.metric}, {s}": number(metrics[s].get(goal.metric)) for s in splits}
+    scores = {f"{goal.metric}, {s}": number(metrics[s].get(goal.metric)) for s in _splits(metrics)}
     names = {"done": "completed trials", "stopped": "stopped early", "failed": "failed"}
     return scores | {names[state]: str(count) for state, count in counts.items()}
 
@@ -98,8 +102,8 @@ def _settings(params: dict[str, Any]) -> Table:
     return Table(["setting", "value"], rows)
 
 
-def _metrics(metrics: dict[str, Any], goal: Goal) -> Table:
-    splits = [split for split in ("validation", "test") if metrics.get(split)]
+def _metrics(metrics: Metrics, goal: Goal) -> Table:
+    splits = _splits(metrics)
     names = dict.fromkeys([goal.metric, *(name for s in splits for name in metrics[s])])
     rows = [
         Row([label(n, "name"), *(metric(metrics[s].get(n)) for s in splits)], n == goal.metric)
@@ -111,10 +115,9 @@ def _metrics(metrics: dict[str, Any], goal: Goal) -> Table:
 # ------------------------------------------------------------------ finalists
 
 
-def _finalists(searched: list[Trial], result: dict[str, Any], goal: Goal) -> Table:
+def _finalists(searched: list[Trial], result: SearchOutcome, goal: Goal) -> Table:
     by_number = {trial.number: trial for trial in searched}
-    sign = -1 if goal.greater_is_better else 1
-    found = sorted(result["finalists"], key=lambda f: sign * statistics.fmean(f[goal.metric]))
+    found = sorted(result["finalists"], key=lambda f: -goal.sign * statistics.fmean(f[goal.metric]))
     names = short_names(dict.fromkeys(n for f in found for n in by_number[f["trial"]].params))
     rows = []
     for finalist in found:
@@ -134,7 +137,7 @@ def _finalists(searched: list[Trial], result: dict[str, Any], goal: Goal) -> Tab
 # ------------------------------------------------------------------ plots
 
 
-def _plots(job: TuneJob, trials: list[Trial], best: dict[str, Any]) -> list[Plot]:
+def _plots(job: TuneJob, trials: list[Trial], best: Winner) -> list[Plot]:
     goal, distributions = job.goal, job.searched.names()
     searched = [t for t in trials if not t.is_finalist]
     ships = next((t for t in trials if _is_best(t, best)), None)
@@ -146,14 +149,14 @@ def _plots(job: TuneJob, trials: list[Trial], best: dict[str, Any]) -> list[Plot
     ]
 
 
-def _is_best(trial: Trial, best: dict[str, Any]) -> bool:
+def _is_best(trial: Trial, best: Winner) -> bool:
     return (trial.number, trial.seed) == (best["trial"], best["seed"])
 
 
 # ------------------------------------------------------------------ all trials
 
 
-def _trials(trials: list[Trial], best: dict[str, Any], goal: Goal) -> Table:
+def _trials(trials: list[Trial], best: Winner, goal: Goal) -> Table:
     names = short_names(dict.fromkeys(name for trial in trials for name in trial.params))
     heads = ["trial", goal.metric, "state", "phase", "best epoch", "epochs", "seconds"]
     rows = [Row(_fields(t, list(names), goal), _is_best(t, best)) for t in trials]

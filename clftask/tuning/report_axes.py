@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from clftask.components.search.space import LogUniform, RandInt
+from clftask.components.search.space import Distribution, LogUniform, RandInt
 from clftask.report.format import NOT_SET, is_number, text
 from clftask.tuning.trial_store import Trial
 
@@ -29,7 +29,7 @@ class Axis:
     ticks: dict[float, str]
 
 
-def axes(distributions: dict[str, Any], trials: list[Trial]) -> list[Axis]:
+def axes(distributions: dict[str, Distribution], trials: list[Trial]) -> list[Axis]:
     """Return one axis per setting that occurs in any trial.
 
     Args:
@@ -40,7 +40,7 @@ def axes(distributions: dict[str, Any], trials: list[Trial]) -> list[Axis]:
     return [_axis(name, distributions[name], trials) for name in used]
 
 
-def _axis(name: str, distribution: Any, trials: list[Trial]) -> Axis:
+def _axis(name: str, distribution: Distribution, trials: list[Trial]) -> Axis:
     exist = [name in t.params for t in trials]
     values = [t.params[name] for t in trials if name in t.params]
     is_listed = distribution.is_listed or not all(map(is_number, values))
@@ -61,7 +61,7 @@ def _categories(values: list[Any]) -> tuple[list[float], dict[float, str]]:
     return [float(names.index(text(v))) for v in values], {float(i): n for i, n in enumerate(names)}
 
 
-def _numbers(values: list[Any], distribution: Any) -> tuple[list[float], dict[float, str]]:
+def _numbers(values: list[Any], distribution: Distribution) -> tuple[list[float], dict[float, str]]:
     """Return numbers, and ticks over the distribution's range, extended to all values."""
     is_log = isinstance(distribution, LogUniform)
     ends = distribution.probes()

@@ -6,6 +6,7 @@ import itertools
 from typing import Any
 
 from clftask.components.search.goal import Goal
+from clftask.components.search.space import Distribution
 from clftask.report import plotting
 from clftask.report.format import number, short_names
 from clftask.report.plotting import Plot
@@ -69,7 +70,7 @@ def curves(trials: list[Trial], goal: Goal, best: Trial | None) -> Plot:
     return Plot("curves", "Learning curves", aid, {"data": data, **layout})
 
 
-def parallel(trials: list[Trial], goal: Goal, distributions: dict[str, Any]) -> Plot:
+def parallel(trials: list[Trial], goal: Goal, distributions: dict[str, Distribution]) -> Plot:
     """Return settings and scores of all trials as parallel coordinates.
 
     Args:
@@ -102,7 +103,7 @@ def parallel(trials: list[Trial], goal: Goal, distributions: dict[str, Any]) -> 
     return Plot(name, title, aid, {"data": [trace], **layout}, height=420, min_width=width)
 
 
-def importances(trials: list[Trial], goal: Goal, distributions: dict[str, Any]) -> Plot:
+def importances(trials: list[Trial], goal: Goal, distributions: dict[str, Distribution]) -> Plot:
     """Return the importance of each setting for the score.
 
     Args:

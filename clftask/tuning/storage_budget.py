@@ -31,9 +31,8 @@ def peak_bytes(job: TuneJob, concurrency: int, num_weights: int) -> int:
     else:
         alive, checkpoints = concurrency, 2
     search = alive * checkpoints * state
-    search += (2 * alive + 1) * weights if job.finalists is None else 0
     if job.finalists is None:
-        return search + weights
+        return search + (2 * alive + 2) * weights
     num_finalists = _num_finalists(job)
     final = concurrency * 2 * state + (num_finalists + concurrency) * weights
     return max(search, final) + weights

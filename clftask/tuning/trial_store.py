@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
 import statistics
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired, TypedDict
 
 import pyarrow as pa
 
@@ -85,8 +84,9 @@ class Trial(Spec):
 
     def best(self, goal: Goal) -> Evaluation | None:
         """Return its best evaluation, the first one of ties; None if no score is finite."""
-        found = [e for e in self.evaluations if e.metrics.get(goal.metric) is not None]
-        return max(found, key=lambda e: _signed(e, goal), default=None)
+        values = ((e.metrics.get(goal.metric), e) for e in self.evaluations)
+        scored = [(goal.sign * value, e) for value, e in values if value is not None]
+        return max(scored, key=lambda pair: pair[0], default=(0, None))[1]
 
     def score(self, goal: Goal) -> float | None:
         """Return the value of its best evaluation."""
@@ -94,10 +94,32 @@ class Trial(Spec):
         return None if best is None else best.metrics[goal.metric]
 
 
-def _signed(evaluation: Evaluation, goal: Goal) -> float:
-    value = evaluation.metrics[goal.metric]
-    assert value is not None
-    return value if goal.greater_is_better else -value
+class TrialRecord(TypedDict):
+    """A record of a trial's progress, for displays and metrics.
+
+    Attributes:
+        trial: Its number.
+        id: Its id in Ray Tune.
+        state: Its state.
+        is_final: Whether it is a finalist.
+        seed: The seed of a finalist.
+        epoch: The epoch of an evaluation.
+        value: The evaluation's metric; None if it is not finite.
+        is_known: Whether the evaluation is replayed from an interrupted search.
+        is_cut: Whether the scheduler stopped the trial.
+        reason: The error message.
+    """
+
+    trial: int
+    id: str
+    state: Literal["running", "ended", "failed"]
+    is_final: bool
+    seed: NotRequired[int]
+    epoch: NotRequired[int]
+    value: NotRequired[float | None]
+    is_known: NotRequired[bool]
+    is_cut: NotRequired[bool]
+    reason: NotRequired[str]
 
 
 class TrialStore:
@@ -150,27 +172,17 @@ class TrialStore:
             raise DataError(Problem(place, None, "invalid trial record", _AGAIN)) from None
 
 
-def finite(metrics: dict[str, float]) -> dict[str, float | None]:
-    """Return metrics; None replaces values that are not finite."""
-    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-
-
 def ranked(trials: Iterable[Trial], goal: Goal) -> list[Trial]:
     """Return the trials that can win, the best first; ties by order of proposal."""
-    sign = -1 if goal.greater_is_better else 1
     able = [t for t in trials if t.state != "failed" and t.score(goal) is not None]
-    return sorted(able, key=lambda t: (sign * (t.score(goal) or 0.0), t.number))
+    return sorted(able, key=lambda t: (-goal.sign * (t.score(goal) or 0.0), t.number))
 
 
 def finalists(trials: Iterable[Trial], goal: Goal, top: int, seeds: list[int]) -> list[Trial]:
     """Return new trials of the `top` best configurations, one with each seed."""
     return [
         Trial(
-            number=trial.number,
-            picks=trial.picks,
-            params=trial.params,
-            seed=seed,
-            is_finalist=True,
+            number=trial.number, picks=trial.picks, params=trial.params, seed=seed, is_finalist=True
         )
         for trial in ranked((t for t in trials if not t.is_finalist), goal)[:top]
         for seed in seeds
@@ -195,12 +207,10 @@ def winner(trials: list[Trial], goal: Goal) -> Trial | None:
     """
     scores = mean_scores(trials, goal)
     if not any(trial.is_finalist for trial in trials):
-        able = ranked([trial for trial in trials if not trial.is_finalist], goal)
-        return able[0] if able else None
+        return next(iter(ranked(trials, goal)), None)
     if not scores:
         return None
-    sign = 1 if goal.greater_is_better else -1
-    number = max(scores, key=lambda n: (sign * statistics.fmean(scores[n]), -n))
+    number = max(scores, key=lambda n: (goal.sign * statistics.fmean(scores[n]), -n))
     median = statistics.median(scores[number])
     ended = [t for t in trials if t.state == "finished" and t.is_finalist]
     seeds = ranked([t for t in ended if t.number == number], goal)

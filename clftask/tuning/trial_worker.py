@@ -7,6 +7,7 @@ schedulers.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 import tempfile
@@ -23,6 +24,7 @@ from clftask.config.results import Shipped
 from clftask.config.train import TrainingSpec, TrainJob
 from clftask.errors import ClftaskError, StorageError
 from clftask.io import filesystems, storage
+from clftask.io.strict_json import strict
 from clftask.io.tempdirs import process_folder, temporary_folder
 from clftask.logs import errors_logged
 from clftask.messages import first_line
@@ -39,7 +41,7 @@ from clftask.training.checkpoints import Checkpoints
 from clftask.training.collectives import broadcast_from_first
 from clftask.training.trainer import ClassifierTrainer
 from clftask.training.worker import Work, build_trainer, evaluate, publish
-from clftask.tuning.trial_store import Evaluation, Trial, TrialStore, finite
+from clftask.tuning.trial_store import Evaluation, Trial, TrialStore
 
 SAVE_INTERVAL_S = 60.0
 _log = logging.getLogger(__name__)
@@ -146,12 +148,12 @@ def _train(trial: TrialCallback, rank: int, world: int, device: str, scratch: st
     model = spec.work.job.model
     local = model.model_copy(update={"base": _local_base(model.base)})
     job = spec.work.job.model_copy(update={"model": local})
-    work = Work(**{**vars(spec.work), "job": job})
+    work = dataclasses.replace(spec.work, job=job)
     asked = job.training.precision
     precision = spec.trial.precision if asked == "auto" else asked
     trainer = build_trainer(work, world, device, precision, scratch)
     trainer.args.save_strategy = "no"  # `TrialCallback.on_evaluate` decides when to save
-    trial.watch(trainer)
+    trial.trainer = trainer
     for callback in (StepSeed(job.seed), Stopwatch(trainer), StopOnNan(), trial):
         trainer.add_callback(callback)
     step, place = broadcast_from_first(trial.start() if rank == 0 else (None, ""))
@@ -192,16 +194,13 @@ class TrialCallback(TrainerCallback):  # type: ignore[misc]
         self.checkpoints = Checkpoints(
             self.store.checkpoints(spec.trial), 2 if spec.saves == "always" else 1, scratch
         )
+        self.trainer: ClassifierTrainer
         self.waiting: Evaluation | None = None
         self.is_complete = False
         self.saved_step: int | None = None
         self.saved_at = self.began = time.monotonic()
         self.seconds_before = spec.trial.seconds
         self.seen = spec.trial.evaluations[-1].step if spec.trial.evaluations else -1
-
-    def watch(self, trainer: ClassifierTrainer) -> None:
-        """Set the trainer whose weights are saved."""
-        self.trainer = trainer
 
     # ------------------------------------------------------------------ the start
 
@@ -233,7 +232,7 @@ class TrialCallback(TrainerCallback):  # type: ignore[misc]
     ) -> Any:
         """Record the evaluation; decide whether to save and whether to stop early."""
         if self.is_first and state.global_step > self.seen:
-            found = finite({k.removeprefix("eval_"): v for k, v in metrics.items()})
+            found = strict({k.removeprefix("eval_"): v for k, v in metrics.items()})
             seconds = self.seconds_before + time.monotonic() - self.began
             self.waiting = Evaluation(
                 epoch=round(state.epoch, 4),
@@ -260,7 +259,7 @@ class TrialCallback(TrainerCallback):  # type: ignore[misc]
         best = self._with(self.waiting).best(self.spec.goal)
         if self.spec.keeps_weights and best is self.waiting:
             with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
-                self.trainer._save(folder)
+                self.trainer.save_model(folder)
                 storage.upload(folder, self.store.weights(self.trial))
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -367,7 +366,7 @@ def publish_winner(
             "label_names": list(work.label_names),
             "shipped": _shipped(trial, best, training).dump() if best else None,
         }
-        exported = Work(**{**vars(work), "job": job})
+        exported = dataclasses.replace(work, job=job)
         place, say = Path(scratch, "bundle"), _log.warning
         publish(exported, trainer, found, outcome, place, _records(trial), say)
         return outcome

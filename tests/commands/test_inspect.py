@@ -157,6 +157,44 @@ def test_the_mark_is_there_while_a_driver_runs(job):
     assert not Path(found.path, "driver.json").exists()
 
 
+def test_a_second_driver_on_this_machine_is_refused_and_leaves_the_mark(job, run):
+    found, prepared = run_dir.Run(str(run), True), prepare(job)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        mark(run, pid=other.pid, birth=driver_mark._birth(other.pid))
+        first = (run / "driver.json").read_text()
+        with pytest.raises(ConfigError) as caught, run_dir.resumable(found):
+            pass
+        (problem,) = caught.value.problems
+        assert (problem.path, problem.value) == ("run.name", run.name)
+        assert problem.allowed == f"is in use: process {other.pid} on this machine writes to {run}"
+        assert problem.remedy == "Wait until it ends, or end it; then resume the run."
+        assert (run / "driver.json").read_text() == first
+        other.kill()
+        os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)  # it stays a zombie
+        with run_dir.resumable(found) as create:
+            create(job, prepared.rows, prepared.fingerprint)
+            assert driver_mark.find(found.path).pid == os.getpid()
+
+
+def test_a_driver_that_comes_while_another_prepares_is_refused(job, run):
+    found, prepared = run_dir.Run(str(run), True), prepare(job)
+    with run_dir.resumable(found) as create:
+        mark(run, pid=os.getppid(), birth=driver_mark._birth(os.getppid()))
+        with pytest.raises(ConfigError, match="is in use"):
+            create(job, prepared.rows, prepared.fingerprint)
+    assert driver_mark.find(found.path).pid == os.getppid()
+
+
+def test_a_driver_leaves_the_mark_of_one_that_resumed_on_another_machine(job, run):
+    found, prepared = run_dir.Run(str(run), True), prepare(job)
+    mark(run, host="elsewhere")
+    with run_dir.resumable(found) as create:  # that one may be dead
+        create(job, prepared.rows, prepared.fingerprint)
+        assert driver_mark.find(found.path).host == socket.gethostname()
+        mark(run, host="elsewhere")
+    assert driver_mark.find(found.path).host == "elsewhere"
+
+
 def test_a_finished_run_shows_the_epoch_that_ships(run):
     finish(run, shipped={"epoch": 3, "epochs": 6, "metric": "macro_f1", "patience": 3})
     found = inspect(str(run))

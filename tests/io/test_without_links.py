@@ -103,11 +103,19 @@ def test_a_writer_waits_for_another(linkless: None, tmp_path: Path) -> None:
     assert names(tmp_path) == ["x"]
 
 
-def test_a_lock_that_is_cleared_away_is_no_error(linkless: None, tmp_path: Path) -> None:
-    """`clear_partial` removes files with such names."""
+def test_a_lock_is_cleared_away_only_if_nobody_holds_it(linkless: None, tmp_path: Path) -> None:
+    """Without its lock, a second writer would create the same file."""
+    (tmp_path / ".tmp-killed.lock").touch()
+    (tmp_path / ".tmp-y-x_1").touch()
     with local_disk._locked(f"{tmp_path}/x"):
         storage.clear_partial(str(tmp_path))
-        assert names(tmp_path) == []
+        assert names(tmp_path) == [".tmp-x.lock"]
+    assert names(tmp_path) == []
+
+
+def test_a_lock_that_is_removed_is_no_error(linkless: None, tmp_path: Path) -> None:
+    with local_disk._locked(f"{tmp_path}/x"):
+        (tmp_path / ".tmp-x.lock").unlink()
     with (
         pytest.raises(FileNotFoundError, match="in the block"),
         local_disk._locked(f"{tmp_path}/x"),

@@ -11,12 +11,12 @@ import pytest
 
 from clftask.components.search.goal import Goal
 from clftask.errors import DataError
+from clftask.io.strict_json import strict
 from clftask.tuning.trial_store import (
     Evaluation,
     Trial,
     TrialStore,
     finalists,
-    finite,
     mean_scores,
     ranked,
     table,
@@ -93,7 +93,7 @@ def test_keys_name_number_and_seed_of_finalists() -> None:
 
 
 def test_what_is_no_finite_number_becomes_null() -> None:
-    found = finite({"a": 0.5, "b": float("nan"), "c": float("inf"), "d": -float("inf"), "e": 0.0})
+    found = strict({"a": 0.5, "b": float("nan"), "c": float("inf"), "d": -float("inf"), "e": 0.0})
     assert found == {"a": 0.5, "b": None, "c": None, "d": None, "e": 0.0}
 
 

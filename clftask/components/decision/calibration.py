@@ -36,11 +36,10 @@ _BLOCK = 10_000_000
 
 def probabilities_of(logits: Floats, task: Task) -> Float32:
     """Return (rows, labels) float32: softmax for multiclass, sigmoid for multilabel."""
+    from scipy import special
+
     x = logits.astype(np.float32)
-    if task == "multilabel":
-        return np.asarray(1.0 / (1.0 + np.exp(-np.clip(x, -80, 80))), np.float32)
-    exponent = np.exp(x - x.max(1, keepdims=True))
-    return np.asarray(exponent / exponent.sum(1, keepdims=True), np.float32)
+    return np.asarray(special.expit(x) if task == "multilabel" else special.softmax(x, axis=1))
 
 
 class Calibration(Spec):
@@ -182,7 +181,6 @@ class NoCalibration(CalibrationSpec):
     kind: Literal["none"] = "none"
 
     def fit(self, logits: Floats, targets: Floats, task: Task) -> Calibration:
-        """Return the identity."""
         return Calibration()
 
 
@@ -192,7 +190,6 @@ class TemperatureScaling(CalibrationSpec):
     kind: Literal["temperature"] = "temperature"
 
     def fit(self, logits: Floats, targets: Floats, task: Task) -> Calibration:
-        """Return 1/T as the scale."""
         return Calibration(kind="temperature", scale=_inverse_temperature(logits, targets, task))
 
 
@@ -206,7 +203,6 @@ class PlattScaling(CalibrationSpec):
     kind: Literal["platt"] = "platt"
 
     def fit(self, logits: Floats, targets: Floats, task: Task) -> Calibration:
-        """Return the maximum a posteriori scales and shifts."""
         fit = _fit_labels if task == "multilabel" else _fit_classes
         scale, shift = fit(logits.astype(np.float64), targets.astype(np.float64))
         scale = np.maximum(scale, _MIN_SCALE)
@@ -225,7 +221,6 @@ class IsotonicCalibration(CalibrationSpec):
     min_positives: int = Field(50, ge=1)
 
     def fit(self, logits: Floats, targets: Floats, task: Task) -> Calibration:
-        """Return Platt scaling with the isotonic maps."""
         first = PlattScaling().fit(logits, targets, task)
         probabilities = first.probabilities(logits, task)
         maps = tuple(
@@ -244,7 +239,6 @@ class AutoCalibration(CalibrationSpec):
     kind: Literal["auto"] = "auto"
 
     def fit(self, logits: Floats, targets: Floats, task: Task) -> Calibration:
-        """Return the calibration of the task's default kind."""
         chosen = PlattScaling() if task == "multilabel" else TemperatureScaling()
         return chosen.fit(logits, targets, task)
 

@@ -71,7 +71,6 @@ class Conformal(SetSpec):
     def fit(
         self, probabilities: Floats, targets: Floats, task: Task, groups: Any = None
     ) -> SetRule:
-        """Return the highest threshold that keeps the target coverage."""
         rows, columns = np.nonzero(targets)
         true = probabilities[rows, columns].astype(np.float64)
         weight, count = _weights(len(targets), groups)

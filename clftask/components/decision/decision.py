@@ -17,10 +17,7 @@ from clftask.components.decision.calibration import (
     Calibration,
 )
 from clftask.components.decision.conformal import AnySets, SetRule
-from clftask.components.decision.thresholds import (
-    AnyThreshold,
-    AutoThreshold,
-)
+from clftask.components.decision.thresholds import AnyThreshold, AutoThreshold
 from clftask.components.labels import Task
 from clftask.spec import Spec
 

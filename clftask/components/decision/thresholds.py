@@ -125,10 +125,6 @@ class _Maximising(ThresholdSpec):
         """β of F-β."""
         return 1.0 if self.maximise == "f1" else float(self.maximise)
 
-    def objective(self, average: Average) -> Objective | None:
-        """Return the F-β that it maximises."""
-        return Objective(average, self.beta)
-
 
 class GlobalThreshold(_Maximising):
     """One threshold for all labels, which maximises averaged F-β.
@@ -141,11 +137,9 @@ class GlobalThreshold(_Maximising):
     average: Literal["auto", "micro", "macro"] = "auto"
 
     def objective(self, average: Average) -> Objective:
-        """Return the F-β that it maximises."""
         return Objective(average if self.average == "auto" else self.average, self.beta)
 
     def fit(self, probabilities: Floats, targets: Floats, average: Average) -> float:
-        """Return the best of 0.01 … 0.99."""
         return best_global_threshold(probabilities, targets, *self.objective(average))
 
 
@@ -167,7 +161,6 @@ class PerLabelThreshold(_Maximising):
         return Objective("macro", self.beta)
 
     def fit(self, probabilities: Floats, targets: Floats, average: Average) -> Fitted:
-        """Return a threshold for each label."""
         found = curve(probabilities, targets)
         together = GRID[_peak(found.averaged_f("macro", self.beta)[:, None])[0]]
         own = GRID[_peak(found.f(self.beta))]
@@ -201,7 +194,6 @@ class FloorThreshold(ThresholdSpec):
         return self
 
     def fit(self, probabilities: Floats, targets: Floats, average: Average) -> Fitted:
-        """Return a threshold for each label."""
         found = curve(probabilities, targets)
         if self.precision is not None:
             keeps = self._share(found.true_positives, found.predicted) >= self.precision
@@ -228,15 +220,12 @@ class AutoThreshold(ThresholdSpec):
     kind: Literal["auto"] = "auto"
 
     def objective(self, average: Average) -> Objective:
-        """Return the F1 that it maximises."""
         return Objective(average, 1.0)
 
     def fallbacks(self, average: Average) -> tuple[GlobalThreshold | float, ...]:
-        """Return the simpler thresholds."""
         return (GlobalThreshold(), 0.5) if average == "macro" else (0.5,)
 
     def fit(self, probabilities: Floats, targets: Floats, average: Average) -> Fitted:
-        """Return one threshold, or one for each label."""
         chosen = PerLabelThreshold() if average == "macro" else GlobalThreshold()
         return chosen.fit(probabilities, targets, average)
 

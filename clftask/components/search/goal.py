@@ -15,3 +15,8 @@ class Goal(Spec):
     def mode(self) -> str:
         """The direction as Ray Tune's `mode`."""
         return "max" if self.greater_is_better else "min"
+
+    @property
+    def sign(self) -> int:
+        """1, or -1 if lower is better."""
+        return 1 if self.greater_is_better else -1

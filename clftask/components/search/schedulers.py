@@ -6,7 +6,6 @@ To add one: subclass `SchedulerSpec`, build it with `time_attr=EPOCH`, and add t
 
 from __future__ import annotations
 
-import bisect
 import itertools
 import math
 import random
@@ -18,7 +17,7 @@ from pydantic import Field
 
 from clftask.components.search.goal import Goal
 from clftask.components.search.ray_schedulers import keeping_number, never_stuck
-from clftask.components.search.space import Space
+from clftask.components.search.space import Distribution, Space
 from clftask.errors import Problem
 from clftask.spec import BareKind, Spec
 
@@ -103,7 +102,6 @@ class Fifo(SchedulerSpec):
     kind: Literal["fifo"] = "fifo"
 
     def build(self, space: Space, goal: Goal, epochs: int, seed: int) -> Any:
-        """Return FIFOScheduler."""
         from ray.tune.schedulers import FIFOScheduler
 
         return FIFOScheduler()
@@ -136,17 +134,13 @@ class Asha(_Graceful):
         return total
 
     def _stops(self, score: float, known: list[float]) -> bool:
-        """Tell whether a score is below the quantile of earlier ones; insert it in order."""
-        place = (len(known) - 1) * (1 - 1 / self.reduction_factor)
-        whole = int(place)
-        is_below = bool(known) and score < (
-            known[whole] + (place - whole) * (known[min(whole + 1, len(known) - 1)] - known[whole])
-        )
-        bisect.insort(known, score)
+        """Tell whether a score is below the quantile of earlier ones; add it to them."""
+        share = 1 - 1 / self.reduction_factor
+        is_below = bool(known) and bool(score < np.quantile(known, share))
+        known.append(score)
         return is_below
 
     def build(self, space: Space, goal: Goal, epochs: int, seed: int) -> Any:
-        """Return ASHAScheduler."""
         from ray.tune.schedulers import ASHAScheduler
 
         return ASHAScheduler(
@@ -195,7 +189,6 @@ class _Brackets(SchedulerSpec):
         return list(range(most + 1))
 
     def build(self, space: Space, goal: Goal, epochs: int, seed: int) -> Any:
-        """Return Ray Tune's scheduler `of_ray`."""
         from ray.tune import schedulers
 
         return never_stuck(getattr(schedulers, self.of_ray))(
@@ -229,7 +222,6 @@ class Median(_Graceful):
         return num_trials * epochs - stopped * (epochs - self.grace_epochs)
 
     def build(self, space: Space, goal: Goal, epochs: int, seed: int) -> Any:
-        """Return MedianStoppingRule."""
         from ray.tune.schedulers import MedianStoppingRule
 
         return MedianStoppingRule(
@@ -259,6 +251,21 @@ class _Population(SchedulerSpec):
             if name not in _IN_PLACE and (name.split(".")[0] != "loss" or "[" in name)
         ]
 
+    def _built(self, scheduler: Any, goal: Goal, seed: int, **options: Any) -> Any:
+        """Return a scheduler of Ray Tune, which draws from the global generators."""
+        random.seed(seed)
+        np.random.seed(seed)
+        return keeping_number(scheduler)(
+            time_attr=EPOCH,
+            metric=goal.metric,
+            mode=goal.mode,
+            perturbation_interval=self.perturbation_epochs,
+            quantile_fraction=self.quantile,
+            log_config=False,
+            synch=True,  # asynchronous PBT loops for ever with more trials than slots
+            **options,
+        )
+
 
 class Pbt(_Population):
     """Population based training (Jaderberg et al., 2017)."""
@@ -267,21 +274,15 @@ class Pbt(_Population):
     resample_probability: float = Field(0.25, ge=0, le=1)
 
     def build(self, space: Space, goal: Goal, epochs: int, seed: int) -> Any:
-        """Return PopulationBasedTraining with values clipped to the space."""
         from ray.tune.schedulers import PopulationBasedTraining
 
-        _seed(seed)
-        return keeping_number(PopulationBasedTraining)(
-            time_attr=EPOCH,
-            metric=goal.metric,
-            mode=goal.mode,
-            perturbation_interval=self.perturbation_epochs,
-            quantile_fraction=self.quantile,
+        return self._built(
+            PopulationBasedTraining,
+            goal,
+            seed,
             resample_probability=self.resample_probability,
             hyperparam_mutations={name: _mutation(d) for name, d in space.names().items()},
             custom_explore_fn=space.clip,
-            log_config=False,
-            synch=True,  # asynchronous PBT loops for ever with more trials than slots
         )
 
 
@@ -299,20 +300,10 @@ class Pb2(_Population):
         ]
 
     def build(self, space: Space, goal: Goal, epochs: int, seed: int) -> Any:
-        """Return PB2."""
         from ray.tune.schedulers.pb2 import PB2
 
-        _seed(seed)
-        return keeping_number(PB2)(
-            time_attr=EPOCH,
-            metric=goal.metric,
-            mode=goal.mode,
-            perturbation_interval=self.perturbation_epochs,
-            quantile_fraction=self.quantile,
-            hyperparam_bounds={name: [d.low, d.high] for name, d in space.names().items()},
-            log_config=False,
-            synch=True,  # asynchronous PBT loops for ever with more trials than slots
-        )
+        bounds = {name: [d.probes()[0], d.probes()[-1]] for name, d in space.names().items()}
+        return self._built(PB2, goal, seed, hyperparam_bounds=bounds)
 
 
 class BohbScheduler(_Brackets):
@@ -333,13 +324,6 @@ Scheduler = Annotated[
 ]
 
 
-def _seed(seed: int) -> None:
-    """Seed the global generators, from which PBT and PB2 of Ray Tune draw."""
-    random.seed(seed)
-    np.random.seed(seed)
-
-
-def _mutation(distribution: Any) -> Any:
-    """Return the mutations of PBT: a domain to sample from, or a list to step through."""
-    is_range = not hasattr(distribution, "values")
-    return distribution.domain() if is_range else distribution.probes()
+def _mutation(distribution: Distribution) -> Any:
+    """Return the mutations of PBT: a list to step through, or a domain to sample from."""
+    return distribution.probes() if distribution.is_listed else distribution.domain()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import collections
 import warnings
-from abc import abstractmethod
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -16,7 +15,7 @@ from pydantic import Field
 
 from clftask.components.search.goal import Goal
 from clftask.components.search.space import Grid as GridDistribution
-from clftask.components.search.space import Picks, Space, _Listed
+from clftask.components.search.space import Picks, Space
 from clftask.errors import Problem
 from clftask.spec import BareKind, Spec
 
@@ -50,7 +49,6 @@ class SearcherSpec(Spec):
         points = self.points(space, trials, seed)
         return len(points) if points is not None else trials or DEFAULT_TRIALS
 
-    @abstractmethod
     def build(self, space: Space, goal: Goal, seed: int, known: list[Picks]) -> Any:
         """Return a searcher of Ray Tune, None if `points` returns all trials.
 
@@ -60,6 +58,7 @@ class SearcherSpec(Spec):
             seed: Random seed.
             known: Trials that were started before; they are proposed again, first.
         """
+        return None
 
 
 class Random(SearcherSpec):
@@ -92,9 +91,6 @@ class Random(SearcherSpec):
                 turn.append(fixed)
         return list(found.values())
 
-    def build(self, space: Space, goal: Goal, seed: int, known: list[Picks]) -> None:
-        """Return None: `points` returns all trials."""
-
 
 class Grid(SearcherSpec):
     """Every combination of the listed values."""
@@ -107,7 +103,7 @@ class Grid(SearcherSpec):
         found = [
             Problem(f"space.{name}", d.kind, allowed, "List its values, or use searcher: random.")
             for name, d in space.names().items()
-            if not isinstance(d, _Listed)
+            if not d.is_listed
         ]
         if found:
             return found
@@ -120,11 +116,7 @@ class Grid(SearcherSpec):
         return found
 
     def points(self, space: Space, trials: int | None, seed: int) -> list[Picks]:
-        """Return the combinations."""
         return space.all()
-
-    def build(self, space: Space, goal: Goal, seed: int, known: list[Picks]) -> None:
-        """Return None: `points` returns all trials."""
 
 
 class Optuna(SearcherSpec):
@@ -162,7 +154,6 @@ class HyperOpt(SearcherSpec):
     packages = {"hyperopt": ("hyperopt",)}
 
     def build(self, space: Space, goal: Goal, seed: int, known: list[Picks]) -> Any:
-        """Return HyperOptSearch."""
         from ray.tune.search.hyperopt import HyperOptSearch
 
         return _within(space, HyperOptSearch)(
@@ -181,7 +172,6 @@ class Bohb(SearcherSpec):
     packages = {"bohb": ("hpbandster", "ConfigSpace")}
 
     def build(self, space: Space, goal: Goal, seed: int, known: list[Picks]) -> Any:
-        """Return TuneBOHB."""
         from ray.tune.search.bohb import TuneBOHB
 
         return _within(space, TuneBOHB)(

@@ -56,7 +56,7 @@ class Distribution(Spec):
         low, high = self.probes()[0], self.probes()[-1]
         return type(low)(min(max(pick, low), high))
 
-    def inside(self, pick: Any) -> dict[str, AnyDistribution]:
+    def inside(self, pick: Any) -> dict[str, Distribution]:
         """Return the distributions inside a pick's value, by their path in it."""
         return {}
 
@@ -216,7 +216,7 @@ class _Listed(Distribution):
     def suggest(self, trial: Any, name: str) -> Any:
         return trial.suggest_categorical(name, self.probes())
 
-    def inside(self, pick: Any) -> dict[str, AnyDistribution]:
+    def inside(self, pick: Any) -> dict[str, Distribution]:
         return dict(_distributions(self.values[pick], ""))
 
 
@@ -253,7 +253,7 @@ def _parsed(value: Any) -> Any:
     return {key: _parsed(inner) for key, inner in value.items()}
 
 
-def _distributions(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+def _distributions(value: Any, path: str) -> Iterator[tuple[str, Distribution]]:
     if isinstance(value, Distribution):
         yield path, value
     elif isinstance(value, dict):
@@ -265,9 +265,9 @@ def _distributions(value: Any, path: str) -> Iterator[tuple[str, Any]]:
 class Space:
     """Distributions by their dotted path in the job."""
 
-    paths: Mapping[str, Any]
+    paths: Mapping[str, Distribution]
 
-    def ask(self, choose: Callable[[str, Any], Any]) -> Picks:
+    def ask(self, choose: Callable[[str, Distribution], Any]) -> Picks:
         """Return a pick for every name that exists, given the picks above it.
 
         Args:
@@ -290,9 +290,9 @@ class Space:
         names = self.names()
         return {k: names[k].clip(v) if k in names else v for k, v in picks.items()}
 
-    def names(self) -> dict[str, Any]:
+    def names(self) -> dict[str, Distribution]:
         """Return all distributions by name, including those inside choices."""
-        found: dict[str, Any] = {}
+        found: dict[str, Distribution] = {}
         waiting = list(self.paths.items())
         while waiting:
             name, distribution = waiting.pop(0)
@@ -323,7 +323,7 @@ class Space:
     def _with(self, name: str, pick: Any) -> Picks:
         """Return the first probes, except for one name and the choices above it."""
 
-        def choose(other: str, distribution: Any) -> Any:
+        def choose(other: str, distribution: Distribution) -> Any:
             if other == name:
                 return pick
             if name.startswith(f"{other}["):
@@ -346,16 +346,16 @@ class Space:
         return {name: _shown(names[name], pick) for name, pick in exist.items()}
 
 
-def _below(name: str, distribution: Any, pick: Any) -> list[tuple[str, Any]]:
+def _below(name: str, distribution: Distribution, pick: Any) -> list[tuple[str, Distribution]]:
     return [(f"{name}[{pick}]{path}", d) for path, d in distribution.inside(pick).items()]
 
 
-def _size(distribution: Any) -> int:
+def _size(distribution: Distribution) -> int:
     within = (distribution.inside(pick).values() for pick in distribution.probes())
     return sum(math.prod(_size(inner) for inner in inners) for inners in within)
 
 
-def _all(name: str, distribution: Any) -> list[Picks]:
+def _all(name: str, distribution: Distribution) -> list[Picks]:
     found = []
     for pick in distribution.probes():
         below = [_all(*pair) for pair in _below(name, distribution, pick)]
@@ -367,7 +367,7 @@ def _merged(parts: Any) -> Picks:
     return {name: pick for part in parts for name, pick in part.items()}
 
 
-def _filled(name: str, distribution: Any, picks: Picks) -> Any:
+def _filled(name: str, distribution: Distribution, picks: Picks) -> Any:
     """Return a pick's value with nested distributions replaced by their picked values."""
     pick = picks[name]
 
@@ -381,10 +381,12 @@ def _filled(name: str, distribution: Any, picks: Picks) -> Any:
     return fill(distribution.value(pick), f"{name}[{pick}]")
 
 
-def _shown(distribution: Any, pick: Any) -> Any:
+def _shown(distribution: Distribution, pick: Any) -> Any:
+    def kind(of: Any) -> Any:
+        return of.get("kind") if isinstance(of, dict) else None
+
     value = distribution.value(pick)
     if not isinstance(value, dict | list):
         return value
-    kinds = [v.get("kind") for v in distribution.values if isinstance(v, dict)]
-    kind = value.get("kind") if isinstance(value, dict) else None
-    return kind if kind and kinds.count(kind) == 1 else f"#{pick}"
+    kinds = [kind(distribution.value(other)) for other in distribution.probes()]
+    return kind(value) if kind(value) and kinds.count(kind(value)) == 1 else f"#{pick}"

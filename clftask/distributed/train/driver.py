@@ -280,16 +280,13 @@ def permanent_failure(
         is_known: Tells whether this reason has occurred before after the same step; then an
             error that may pass is permanent as well.
     """
-    from ray.exceptions import RayError
-
     from clftask.models.memory import is_out_of_memory
     from clftask.training.collectives import is_collective
 
     if isinstance(error, ClftaskError):
         return error
     reason = first_line(error)
-    may_pass = isinstance(error, RayError) or not is_permanent(error)
-    if may_pass and (is_collective(error) or not is_known(reason)):
+    if not is_permanent(error) and (is_collective(error) or not is_known(reason)):
         return None
     remedy = f"See {storage.join(run, 'log.txt')}."
     if is_out_of_memory(error):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from ray.exceptions import RayActorError
 from ray.tune import Callback
@@ -13,7 +13,8 @@ from clftask.components.search.goal import Goal
 from clftask.components.search.ray_schedulers import TRIAL
 from clftask.components.search.schedulers import EPOCH
 from clftask.distributed.ray_errors import reason_of
-from clftask.distributed.tune.trial_actor import FAILED, KNOWN
+from clftask.distributed.tune.trial_actor import FAILED, KNOWN, SEED
+from clftask.tuning.trial_store import TrialRecord
 
 
 class TuneProgressCallback(Callback):  # type: ignore[misc]
@@ -28,7 +29,7 @@ class TuneProgressCallback(Callback):  # type: ignore[misc]
 
     def __init__(
         self,
-        show: Callable[[dict[str, Any]], None],
+        show: Callable[[TrialRecord], None],
         tidy: Callable[[dict[str, Any]], None] | None,
         goal: Goal,
         is_final: bool,
@@ -40,13 +41,11 @@ class TuneProgressCallback(Callback):  # type: ignore[misc]
         return {}
 
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
-        """Show that a trial runs."""
         self._record(trial, "running")
 
     def on_trial_result(
         self, iteration: int, trials: Any, trial: Any, result: Any, **_: Any
     ) -> None:
-        """Show an evaluation."""
         reason = result.get(FAILED)
         if reason:
             self._record(trial, "failed", reason=reason)
@@ -57,7 +56,6 @@ class TuneProgressCallback(Callback):  # type: ignore[misc]
             self._record(trial, "running", epoch=result.get(EPOCH), value=value, **known)
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
-        """Show the end of a trial."""
         is_failed = FAILED in (trial.last_result or {})
         known = {"is_cut": True} if trial.status == trial.PAUSED else {}
         self._record(trial, "failed" if is_failed else "ended", **known)
@@ -73,10 +71,9 @@ class TuneProgressCallback(Callback):  # type: ignore[misc]
         self._record(trial, "running", reason=f"{_reason(trial)}; it resumes")
 
     def _record(self, trial: Any, state: str, **found: Any) -> None:
-        config = trial.config
-        known = {TRIAL: config[TRIAL], "state": state, "is_final": self.is_final}
-        known |= {"seed": config["seed"]} if "seed" in config else {}
-        self.show({**known, "id": trial.trial_id, **found})
+        known = {"id": trial.trial_id, "state": state, "is_final": self.is_final}
+        known |= {key: trial.config[key] for key in (TRIAL, SEED) if key in trial.config}
+        self.show(cast(TrialRecord, known | found))
 
 
 def _reason(trial: Any) -> str:

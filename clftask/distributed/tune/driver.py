@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
 
-from clftask.config.results import TuneResult
+from clftask.config.results import SearchOutcome, TuneResult
 from clftask.config.train import TrainJob
 from clftask.config.tune import TuneJob
 from clftask.data.prepare import Prepared, check_metric, prepare, tokenise
@@ -19,7 +20,6 @@ from clftask.distributed.capacity import capacity
 from clftask.distributed.metrics import TuneMetricsExporter
 from clftask.distributed.session import connected
 from clftask.distributed.tune.placement import Slots, slots
-from clftask.distributed.tune.search import Say, SearchRun, Show
 from clftask.distributed.tune.validation import (
     check_concurrency,
     check_packages,
@@ -32,7 +32,15 @@ from clftask.messages import counted
 from clftask.models.precision import bf16_pays, check_precision, resolve_precision
 from clftask.training import run_dir
 from clftask.tuning.storage_budget import check_disk
-from clftask.tuning.trial_store import TrialStore
+from clftask.tuning.trial_store import TrialRecord, TrialStore
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from clftask.distributed.tune.trial_actor import Shared
+
+Say = Callable[[str], None]
+Show = Callable[[TrialRecord], None]
 
 
 def tune(job: TuneJob, say: Say, show: Show) -> TuneResult:
@@ -58,7 +66,7 @@ def tune(job: TuneJob, say: Say, show: Show) -> TuneResult:
     return TuneResult.of(found, **about, seconds=seconds)
 
 
-def _finished(run: run_dir.Run, say: Say) -> dict[str, Any]:
+def _finished(run: run_dir.Run, say: Say) -> SearchOutcome:
     """Return the result of a finished search; delete what an interrupted driver left."""
     say(f"the search is finished: {run.path}")
     store = TrialStore(run.path)
@@ -67,11 +75,14 @@ def _finished(run: run_dir.Run, say: Say) -> dict[str, Any]:
         for trial in store.all():
             store.forget_state(trial)
             store.forget_weights(trial)
-    return storage.read_json(storage.join(run.path, run_dir.RESULT), "Delete the run and retry.")
+    place = storage.join(run.path, run_dir.RESULT)
+    return cast(SearchOutcome, storage.read_json(place, "Delete the run and retry."))
 
 
-def _searched(job: TuneJob, run: run_dir.Run, say: Say, show: Show) -> dict[str, Any]:
+def _searched(job: TuneJob, run: run_dir.Run, say: Say, show: Show) -> SearchOutcome:
     tokenizers, prepared = read_all(job, run)
+    from clftask.distributed.tune.search import SearchRun  # with torch, after the user's errors
+
     with (
         run_dir.resumable(run) as create,
         connected(say),
@@ -83,12 +94,12 @@ def _searched(job: TuneJob, run: run_dir.Run, say: Say, show: Show) -> dict[str,
         say(f"search {run.path}: {counted(job.num_trials, 'trial')}, {chosen}")
         try:
             shared = _shared(named, run, prepared, tokenizers, chosen)
-            return SearchRun(named, run.path, shared, chosen, say, show).run()
+            return SearchRun(shared, say, show).run()
         except (ConfigError, DataError, StorageError) as error:  # the search has started
             raise JobError(*error.problems) from None
 
 
-def read_all(job: TuneJob, run: run_dir.Run) -> tuple[dict[str, Any], Prepared]:
+def read_all(job: TuneJob, run: run_dir.Run) -> tuple[dict[str, PreTrainedTokenizerBase], Prepared]:
     """Return the tokenizer of each base, and the rows.
 
     Raises:
@@ -126,8 +137,12 @@ def _named(job: TuneJob, run: run_dir.Run) -> TuneJob:
 
 
 def _shared(
-    job: TuneJob, run: run_dir.Run, prepared: Prepared, tokenizers: Any, chosen: Slots
-) -> Any:
+    job: TuneJob,
+    run: run_dir.Run,
+    prepared: Prepared,
+    tokenizers: dict[str, PreTrainedTokenizerBase],
+    chosen: Slots,
+) -> Shared:
     """Tokenise once per base and length, and put the tables into Ray's object store."""
     import ray
 
@@ -138,15 +153,13 @@ def _shared(
         tokens = tokenise(prepared, tokenizers[model.base], model)
         tables[model.tokens] = {split: ray.put(table) for split, table in tokens.items()}
     return Shared(
-        job=job.dump(),
+        job=job,
         run=run.path,
         tables=tables,
         label_names=prepared.space.names,
         data={"fingerprint": prepared.fingerprint, "report": prepared.report.as_json()},
         precision=_precision(job.train, chosen, TrialStore(run.path)),
-        workers=chosen.workers,
-        resources=chosen.resources,
-        device=chosen.device,
+        slots=chosen,
         keeps_weights=job.finalists is None,
     )
 

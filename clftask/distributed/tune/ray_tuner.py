@@ -11,19 +11,17 @@ from typing import Any
 
 from ray import tune
 
-from clftask.config.tune import TuneJob
 from clftask.distributed.ray_errors import reason_of
 from clftask.distributed.session import ray_storage
 from clftask.distributed.tune.callback import TuneProgressCallback
-from clftask.distributed.tune.placement import Slots
 from clftask.distributed.tune.search_adapter import Proposals
 from clftask.distributed.tune.trial_actor import Shared, run_trial
 from clftask.errors import ClftaskError
 from clftask.io import storage
 
 _OPTIONS = {
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # of files and TensorBoard; `trials/` has all
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # with it, Ctrl-C only asks Tune to stop
     "RAY_AIR_NEW_OUTPUT": "0",  # Ray's new output prints a banner even at verbose=0
 }
 
@@ -33,20 +31,14 @@ class Phase:
     """The trials of one Ray Tune run.
 
     Attributes:
-        job: The search.
-        path: Its folder.
-        chosen: Concurrency and resources of the trials.
         shared: Data that all trials share.
-        configs: Configurations with their numbers, or a searcher that proposes them.
+        proposals: Proposes them.
         count: Number of trials.
         is_final: Whether they are finalists, which train all epochs.
     """
 
-    job: TuneJob
-    path: str
-    chosen: Slots
     shared: Shared
-    configs: Any
+    proposals: Proposals
     count: int
     is_final: bool
 
@@ -65,16 +57,17 @@ def run_trials(phase: Phase, watch: TuneProgressCallback) -> list[tuple[dict[str
     if not os.environ.get("CLFTASK_DEBUG"):  # they log tracebacks; `watch` shows a line
         for name in ("ray.tune", "ray.train._internal.storage"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
-    bundles = [phase.chosen.resources] * phase.chosen.workers
-    function = tune.with_parameters(run_trial, shared=phase.shared)
+    shared = phase.shared
+    bundles = [shared.slots.resources] * shared.slots.workers
+    function = tune.with_parameters(run_trial, shared=shared)
     tuner = tune.Tuner(
         tune.with_resources(function, tune.PlacementGroupFactory(bundles)),
         tune_config=_tune_config(phase),
         run_config=_run_config(phase, watch),
     )
-    _forget_state(phase.path)  # of a search that was interrupted
+    _forget_state(shared.run)  # of a search that was interrupted
     results = tuner.fit()
-    _forget_state(phase.path)
+    _forget_state(shared.run)
     return [
         (result.config, reason_of(result.error))
         for result in results
@@ -89,15 +82,15 @@ def _forget_state(path: str) -> None:
 
 
 def _tune_config(phase: Phase) -> tune.TuneConfig:
-    job, goal, is_final = phase.job, phase.job.goal, phase.is_final
-    epochs, seed = job.train.training.epochs, job.train.seed
+    job, is_final = phase.shared.job, phase.is_final
+    of_build = job.searched, job.goal, job.train.training.epochs, job.train.seed
     is_independent = is_final or not job.scheduler.resumes
     return tune.TuneConfig(
-        search_alg=Proposals(phase.configs, goal),
-        scheduler=None if is_final else job.scheduler.build(job.searched, goal, epochs, seed),
+        search_alg=phase.proposals,
+        scheduler=None if is_final else job.scheduler.build(*of_build),
         num_samples=phase.count,
         # A scheduler that pauses trials must know all of them; then only resources limit them.
-        max_concurrent_trials=phase.chosen.concurrency if is_independent else None,
+        max_concurrent_trials=phase.shared.slots.concurrency if is_independent else None,
         time_budget_s=None if is_final else job.time_budget,
         reuse_actors=True,
         trial_name_creator=_trial_name,
@@ -107,12 +100,12 @@ def _tune_config(phase: Phase) -> tune.TuneConfig:
 
 def _run_config(phase: Phase, watch: TuneProgressCallback) -> tune.RunConfig:
     """Return Tune's run configuration; a unique name keeps runs apart."""
-    place, fs = ray_storage(phase.path)
+    place, fs = ray_storage(phase.shared.run)
     return tune.RunConfig(
         name=f"ray-{secrets.token_hex(6)}",
         storage_path=place,
         storage_filesystem=fs,
-        failure_config=tune.FailureConfig(max_failures=phase.job.train.scaling.max_failures),
+        failure_config=tune.FailureConfig(max_failures=phase.shared.job.train.scaling.max_failures),
         callbacks=[watch],
         verbose=0,
     )

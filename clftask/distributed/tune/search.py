@@ -7,17 +7,19 @@ import dataclasses
 import functools
 import io
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import pyarrow.parquet as pq
+import ray
 
-from clftask.components.search.goal import Goal
 from clftask.components.search.ray_schedulers import TRIAL
+from clftask.config.results import SearchOutcome
 from clftask.config.train import TrainJob
-from clftask.config.tune import TuneJob
 from clftask.distributed.ray_errors import reason_of
-from clftask.distributed.tune.placement import Slots
+from clftask.distributed.tune.callback import TuneProgressCallback
+from clftask.distributed.tune.ray_tuner import Phase, run_trials
+from clftask.distributed.tune.search_adapter import Proposals
+from clftask.distributed.tune.trial_actor import Shared, new_trial
 from clftask.errors import ClftaskError, JobError, Problem
 from clftask.io import storage
 from clftask.io.strict_json import to_json
@@ -27,6 +29,7 @@ from clftask.training import run_dir
 from clftask.tuning.report import tuning_page
 from clftask.tuning.trial_store import (
     Trial,
+    TrialRecord,
     TrialStore,
     finalists,
     mean_scores,
@@ -34,50 +37,34 @@ from clftask.tuning.trial_store import (
     table,
     winner,
 )
+from clftask.tuning.trial_worker import publish_winner
 
 SEARCHED = "searched.json"
-Say = Callable[[str], None]
-Show = Callable[[dict[str, Any]], None]
 
 
-@dataclass
 class SearchRun:
     """One invocation of a search.
 
-    Attributes:
-        job: The search.
-        path: Its folder.
+    Args:
         shared: Data that all trials share.
-        chosen: Concurrency and resources of the trials.
         say: Receives lines for the user.
         show: Receives progress records.
-        best: The best trial so far, if only its weights are kept.
     """
 
-    job: TuneJob
-    path: str
-    shared: Any
-    chosen: Slots
-    say: Say
-    show: Show
-    best: Trial | None = None
+    def __init__(
+        self, shared: Shared, say: Callable[[str], None], show: Callable[[TrialRecord], None]
+    ) -> None:
+        self.shared, self.say, self.show = shared, say, show
+        self.job, self.path, self.goal = shared.job, shared.run, shared.job.goal
+        self.store = TrialStore(self.path)
+        self.best: Trial | None = None  # so far, if only its weights are kept
 
-    @property
-    def store(self) -> TrialStore:
-        """The trials' records."""
-        return TrialStore(self.path)
-
-    @property
-    def goal(self) -> Goal:
-        """The metric and its direction."""
-        return self.job.goal
-
-    def run(self) -> dict[str, Any]:
+    def run(self) -> SearchOutcome:
         """Run the trials and the finalists, publish the winner, return the result."""
         marker = storage.join(self.path, SEARCHED)
         if not storage.exists(marker):
             self._reopen_lost(is_final=False)
-            self._phase(self._configs(), self.job.num_trials, is_final=False)
+            self._phase(self._proposals(), self.job.num_trials, is_final=False)
             if not ranked(self.store.all(), self.goal):
                 self._reopen()
                 raise _all_failed(self.path, self.store.all())
@@ -92,19 +79,18 @@ class SearchRun:
         self._tidy(trials, {best.key})
         return self._ship(best, trials)
 
-    def _configs(self) -> Any:
+    def _proposals(self) -> Proposals:
         """Return the trials in order, or a searcher that proposes the known ones first."""
-        from clftask.distributed.tune.search_adapter import NumberedSearcher
-
         known = {t.number: t.picks for t in self.store.all() if not t.is_finalist}
         points = self.job.points()
         if points is not None:
-            return [{TRIAL: i, **known.get(i, picks)} for i, picks in enumerate(points)]
-        picks = list(known.values())
+            listed = [{TRIAL: i, **known.get(i, picks)} for i, picks in enumerate(points)]
+            return Proposals(self.goal, listed)
         # With the same seed a resumed sampler would propose the known ones again.
         seed = (self.job.train.seed + len(known)) % 2**32
-        inner = self.job.searcher.build(self.job.searched, self.goal, seed, picks)
-        return NumberedSearcher(inner, list(known))
+        picks = list(known.values())
+        searcher = self.job.searcher.build(self.job.searched, self.goal, seed, picks)
+        return Proposals(self.goal, searcher=searcher, known=known)
 
     def _run_finalists(self, top: int, seeds: int) -> None:
         first = self.job.train.seed + 1
@@ -115,19 +101,15 @@ class SearchRun:
         names = ", ".join(f"#{t.number}" for t in again[::seeds])
         self.say(f"finalists: {names}, each with {counted(seeds, 'new seed')}")
         configs = [{TRIAL: t.number, "seed": t.seed, **t.picks} for t in waiting]
-        self._phase(configs, len(configs), is_final=True)
+        self._phase(Proposals(self.goal, configs), len(configs), is_final=True)
 
-    def _phase(self, configs: Any, count: int, is_final: bool) -> None:
+    def _phase(self, proposals: Proposals, count: int, is_final: bool) -> None:
         """Run trials to their ends; record the end of those that could not record it."""
-        from clftask.distributed.tune.callback import TuneProgressCallback
-        from clftask.distributed.tune.ray_tuner import Phase, run_trials
-
         shared = dataclasses.replace(self.shared, keeps_weights=True) if is_final else self.shared
         watch = TuneProgressCallback(
             self.show, None if is_final else self._ended, self.goal, is_final
         )
-        phase = Phase(self.job, self.path, self.chosen, shared, configs, count, is_final)
-        for config, reason in run_trials(phase, watch):
+        for config, reason in run_trials(Phase(shared, proposals, count, is_final), watch):
             self._end(self._record(config), "failed", reason, is_lost=True)
         for trial in self.store.all():
             if trial.is_finalist == is_final:
@@ -135,8 +117,6 @@ class SearchRun:
 
     def _record(self, config: dict[str, Any]) -> Trial:
         """Return the stored record of the trial of a Ray Tune configuration."""
-        from clftask.distributed.tune.trial_actor import new_trial
-
         return self.store.read(new_trial(self.job, config, self.shared.precision))
 
     def _end(self, trial: Trial, state: str, reason: str = "", is_lost: bool = False) -> None:
@@ -183,13 +163,13 @@ class SearchRun:
             if trial.key not in keep:
                 self.store.forget_weights(trial)
 
-    def _ship(self, best: Trial, trials: list[Trial]) -> dict[str, Any]:
+    def _ship(self, best: Trial, trials: list[Trial]) -> SearchOutcome:
         """Evaluate the winner once and write the outputs, result.json last."""
         best = self._as_at_its_best(best)
         job = self.job.trial(best.picks, best.seed)
         named = job.run.model_copy(update={"name": None, "resume": False})
         job = job.model_copy(update={"run": named})
-        outcome = publish(self, job, best)
+        outcome = publish(self.shared, job, best)
         put = functools.partial(storage.join, self.path)
         storage.put(put("job.yaml"), job.to_yaml().encode())
         buffer = io.BytesIO()
@@ -210,7 +190,7 @@ class SearchRun:
         picks = evaluation.picks
         return trial.model_copy(update={"picks": picks, "params": self.job.searched.params(picks)})
 
-    def _result(self, best: Trial, trials: list[Trial], outcome: dict[str, Any]) -> dict[str, Any]:
+    def _result(self, best: Trial, trials: list[Trial], outcome: dict[str, Any]) -> SearchOutcome:
         states = [t.state for t in trials if not t.is_finalist]
         scores = mean_scores(trials, self.goal)
         return {
@@ -234,25 +214,22 @@ class SearchRun:
         }
 
 
-def publish(search: SearchRun, job: TrainJob, best: Trial) -> dict[str, Any]:
+def publish(shared: Shared, job: TrainJob, best: Trial) -> dict[str, Any]:
     """Evaluate the winner and write its bundle, in a Ray task with a trial's resources."""
-    import ray
 
-    from clftask.tuning.trial_worker import publish_winner
+    def task(shared: Shared) -> dict[str, Any]:
+        slots = shared.slots
+        return publish_winner(shared.work(job), job, best, slots.device, slots.workers)
 
-    def task(shared: Any) -> dict[str, Any]:
-        return publish_winner(shared.work(job), job, best, shared.device, shared.workers)
-
-    chosen = search.chosen
-    options = {"num_cpus": chosen.cpus, "num_gpus": chosen.gpus, "name": "clftask-tune:publish"}
-    remote = ray.remote(**options, max_retries=2)(task)
+    sizes = {"num_cpus": shared.slots.cpus, "num_gpus": shared.slots.gpus}
+    remote = ray.remote(**sizes, name="clftask-tune:publish", max_retries=2)(task)
     try:
-        found: dict[str, Any] = ray.get(remote.remote(search.shared))
+        found: dict[str, Any] = ray.get(remote.remote(shared))
     except ray.exceptions.RayTaskError as error:
         cause = error.as_instanceof_cause()
-        raise (cause if isinstance(cause, ClftaskError) else _failed(search.path, error)) from None
+        raise (cause if isinstance(cause, ClftaskError) else _failed(shared.run, error)) from None
     except ray.exceptions.RayError as error:
-        raise _failed(search.path, error) from None
+        raise _failed(shared.run, error) from None
     return found
 
 

@@ -9,7 +9,7 @@ import logging
 import os
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,10 +23,10 @@ from clftask.components.search.schedulers import EPOCH
 from clftask.components.truncation import LongTextSpec
 from clftask.config.train import TrainJob
 from clftask.config.tune import TuneJob
+from clftask.distributed.tune.placement import Slots
 from clftask.distributed.tune.trial_workers import Group
-from clftask.errors import ConfigError, Problem, StorageError
+from clftask.errors import ConfigError, Problem, StorageError, is_permanent
 from clftask.io import storage
-from clftask.io.strict_json import to_json
 from clftask.training import run_dir
 from clftask.training.collectives import is_lost_connection
 from clftask.training.worker import Work
@@ -52,21 +52,17 @@ class Shared:
         label_names: The labels, in order.
         data: Fingerprint and report, for the bundle.
         precision: Precision of all trials with `auto` whose model works in it.
-        workers: Workers of each trial.
-        resources: Resources of each worker.
-        device: cpu or cuda.
+        slots: Concurrency and resources of the trials.
         keeps_weights: Whether a trial of this phase may become the winner.
     """
 
-    job: dict[str, Any]
+    job: TuneJob
     run: str
-    tables: dict[tuple[str, int, LongTextSpec], dict[str, Any]]
+    tables: dict[tuple[str, int, LongTextSpec], dict[str, ray.ObjectRef[Any]]]
     label_names: tuple[str, ...]
     data: dict[str, Any]
     precision: str
-    workers: int
-    resources: dict[str, float]
-    device: str
+    slots: Slots
     keeps_weights: bool
 
     def work(self, job: TrainJob) -> Work:
@@ -84,22 +80,20 @@ def run_trial(config: dict[str, Any], shared: Shared) -> None:
         config: The trial's number, its picks by name, and a seed if it is a finalist.
         shared: Data that all trials share.
     """
-    from clftask.logs import quiet_libraries
-
     # Tune gives the previous trial on a reused actor 2 s to end; on timeout it fails the next
     # trial. The last upload of a checkpoint takes longer.
     os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "3600"
-    quiet_libraries()
+    logs.quiet_libraries()
     try:
         _run_trial(config, shared)
-    except StorageError:
-        _wait_for(shared.run)
+    except StorageError as error:
+        if not is_permanent(error):
+            _wait_for(shared.run)
         raise
 
 
 def _run_trial(config: dict[str, Any], shared: Shared) -> None:
-    search = _search(json.dumps(shared.job))
-    pointer = _pointer()
+    search, pointer = shared.job, _pointer()
     store = TrialStore(shared.run)
     trial = store.read(new_trial(search, config, shared.precision))
     logs.work_on("tune", shared.run, trial=trial.number, seed=trial.seed)
@@ -108,18 +102,21 @@ def _run_trial(config: dict[str, Any], shared: Shared) -> None:
     if trial.state == "running":
         store.write(trial)  # a search that is killed from here on knows it
     report = functools.partial(_report, search.goal, trial)
+    device = shared.slots.device
     is_new_failure = trial.state != FAILED
     _log.info("trial begins", extra={"params": trial.params})
-    done = _run(search, shared, trial, pointer, report)
-    _release(shared.device)
+    done = _run(shared, trial, pointer, report)
+    _release(device)
     if done.state == FAILED:
-        if is_new_failure and shared.device == "cuda":
+        if is_new_failure and device == "cuda":
             raise RuntimeError(done.reason)  # ends the process: CUDA may be unusable in it
-        last = len(done.evaluations) + 1 if search.scheduler.mutates else _epochs(search)
+        epochs = search.train.training.epochs
+        last = len(done.evaluations) + 1 if search.scheduler.mutates else epochs
         tune.report({EPOCH: last, FAILED: done.reason, **_worst(search.goal)})
 
 
-def _run(search: TuneJob, shared: Shared, trial: Trial, pointer: _Pointer, report: Any) -> Trial:
+def _run(shared: Shared, trial: Trial, pointer: _Pointer, report: Any) -> Trial:
+    search = shared.job
     try:
         work = shared.work(search.trial(trial.picks, trial.seed))
     except ConfigError as error:  # an invalid combination that the searcher proposed
@@ -141,7 +138,7 @@ def _run(search: TuneJob, shared: Shared, trial: Trial, pointer: _Pointer, repor
     replay_evaluations(spec, functools.partial(report, is_known=True))
     if trial.state != "running":
         return trial
-    group = _group(shared.run, shared.workers, json.dumps(shared.resources), shared.device)
+    group = _group(shared.run, shared.slots)
     done: Trial = group.run(functools.partial(attempt, spec, report))
     if done.state == FAILED:
         done = _blamed(group, done) if group.members else done
@@ -172,10 +169,6 @@ def _wait_for(run: str) -> None:
         time.sleep(POLL_S)
 
 
-def _epochs(search: TuneJob) -> int:
-    return search.train.training.epochs
-
-
 def _release(device: str) -> None:
     """Free the trial's memory: other trials may share the device."""
     import gc
@@ -201,18 +194,12 @@ def new_trial(search: TuneJob, config: dict[str, Any], precision: str) -> Trial:
 
 
 @functools.lru_cache(maxsize=1)
-def _search(document: str) -> TuneJob:
-    return TuneJob.load(json.loads(document))
-
-
-@functools.lru_cache(maxsize=1)
-def _group(run: str, workers: int, resources: str, device: str) -> Group:
+def _group(run: str, slots: Slots) -> Group:
     """Return the worker group of this process, which later trials reuse."""
     import torch
 
-    sizes = json.loads(resources)
-    torch.set_num_threads(max(1, int(sizes["CPU"])))
-    return Group(run, workers, sizes, device)
+    torch.set_num_threads(max(1, int(slots.cpus)))
+    return Group(run, slots)
 
 
 # ------------------------------------------------------------------ reports and checkpoints of Tune
@@ -223,28 +210,25 @@ class _Pointer:
     """Content of a Tune checkpoint: a pointer to the trial, which stores its own weights.
 
     Attributes:
-        trial: The trial that reported; None if Tune has no checkpoint.
+        key: The key of the trial that reported; empty if Tune has no checkpoint.
+        number: Its number.
         step: Step of its newest checkpoint; None before the first.
         num_evaluations: Number of evaluations that it had reported.
     """
 
-    trial: dict[str, Any] | None = None
+    key: str = ""
+    number: int = 0
     step: int | None = None
     num_evaluations: int = 0
 
     def num_reported(self, trial: Trial) -> int:
         """Return how many of a trial's evaluations this Tune run has received."""
-        return self.num_evaluations if self.is_of(trial) else 0
+        return self.num_evaluations if self.key == trial.key else 0
 
     def source_trial(self, trial: Trial) -> tuple[int, int] | None:
         """Return the number and step of another trial to resume from (PBT exploits it)."""
-        if self.trial is None or self.is_of(trial) or self.step is None:
-            return None
-        return Trial.load(self.trial).number, self.step
-
-    def is_of(self, trial: Trial) -> bool:
-        """Tell whether the trial itself reported this checkpoint."""
-        return self.trial is not None and Trial.load(self.trial).key == trial.key
+        is_own = self.key in ("", trial.key)
+        return None if is_own or self.step is None else (self.number, self.step)
 
 
 def _pointer() -> _Pointer:
@@ -268,12 +252,11 @@ def _report(
     is_known: bool = False,
 ) -> None:
     """Report an evaluation to Tune, which raises SystemExit to stop the trial."""
-    known = trial.model_copy(update={"evaluations": ()})
     value = evaluation.metrics.get(goal.metric)
     metrics = {EPOCH: round(evaluation.epoch), goal.metric: value, KNOWN: is_known}
     with tempfile.TemporaryDirectory() as folder:
-        content = {"trial": known.dump(), "step": step, "num_evaluations": count}
-        Path(folder, _POINTER).write_text(to_json(content))
+        content = asdict(_Pointer(trial.key, trial.number, step, count))
+        Path(folder, _POINTER).write_text(json.dumps(content))
         metrics |= _worst(goal) if value is None else {}
         try:
             tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))
@@ -293,7 +276,7 @@ def _mutated(search: TuneJob, trial: Trial, config: dict[str, Any], pointer: _Po
 
     A resumed search proposes the last settings of the trial, not its first.
     """
-    if pointer.trial is None or trial.state != "running":
+    if not pointer.key or trial.state != "running":
         return trial
     now = new_trial(search, config, trial.precision)
     source_trial = pointer.source_trial(trial) or trial.source_trial

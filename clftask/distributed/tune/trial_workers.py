@@ -19,6 +19,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from clftask import logs
 from clftask.distributed.actor_names import named
+from clftask.distributed.tune.placement import Slots
 from clftask.errors import StorageError
 from clftask.tuning.trial_worker import reason_of
 
@@ -36,9 +37,7 @@ class Member:
 
     def join(self, address: str, rank: int, world: int, device: str, cpus: float) -> None:
         """Join the process group."""
-        from clftask.logs import quiet_libraries
-
-        quiet_libraries()
+        logs.quiet_libraries()
         logs.work_on("tune", self.path, rank=rank)
         _join(address, rank, world, device, cpus)
 
@@ -67,34 +66,32 @@ class Group:
 
     Args:
         path: The search's folder.
-        workers: Number of workers, including this process.
-        resources: Resources of each.
-        device: cpu or cuda.
+        slots: The number of workers, including this process, and their resources.
     """
 
-    def __init__(self, path: str, workers: int, resources: dict[str, float], device: str) -> None:
-        self.path, self.workers, self.device = path, workers, device
+    def __init__(self, path: str, slots: Slots) -> None:
+        self.path, self.slots, self.workers, self.device = path, slots, slots.workers, slots.device
         self.members: list[Any] = []
         self.running: list[Any] = []
         self.is_closed = False
-        if workers > 1:
-            self._gather(resources)
+        if self.workers > 1:
+            self._gather()
 
-    def _gather(self, resources: dict[str, float]) -> None:
+    def _gather(self) -> None:
         place = get_current_placement_group()
         address = f"tcp://{get_node_ip_address()}:{_free_port()}"
         for rank in range(1, self.workers):
             strategy = PlacementGroupSchedulingStrategy(place, placement_group_bundle_index=rank)
-            sizes = {"num_cpus": resources["CPU"], "num_gpus": resources.get("GPU", 0)}
+            sizes = {"num_cpus": self.slots.cpus, "num_gpus": self.slots.gpus}
             options = {**sizes, **named("tune", self.path, "member", rank)}
             member = Member.options(scheduling_strategy=strategy, **options)  # type: ignore[attr-defined]
             self.members.append(member.remote(self.path))
         joining = [
-            member.join.remote(address, rank, self.workers, self.device, resources["CPU"])
+            member.join.remote(address, rank, self.workers, self.device, self.slots.cpus)
             for rank, member in enumerate(self.members, 1)
         ]
         self._watch(joining)
-        _join(address, 0, self.workers, self.device, resources["CPU"])
+        _join(address, 0, self.workers, self.device, self.slots.cpus)
         ray.get(joining)
 
     def _watch(self, tasks: list[Any]) -> None:

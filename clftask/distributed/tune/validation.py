@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 from clftask.config.tune import TuneJob
 from clftask.distributed.capacity import capacity
 from clftask.distributed.tune.placement import Slots, room_for
 from clftask.errors import ClftaskError, ConfigError, Problem
 from clftask.models.loading import check_base
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @contextlib.contextmanager
@@ -50,7 +53,7 @@ def check_concurrency(job: TuneJob, chosen: Slots) -> None:
         raise ConfigError(Problem("concurrency", job.concurrency, allowed, remedy))
 
 
-def check_trials(job: TuneJob) -> dict[str, Any]:
+def check_trials(job: TuneJob) -> dict[str, PreTrainedTokenizerBase]:
     """Check the model of each trial; return the tokenizer of each base.
 
     Raises:
@@ -61,16 +64,10 @@ def check_trials(job: TuneJob) -> dict[str, Any]:
     mistakes: list[Problem] = []
     tokenizers = {}
     for model in models.values():
-        with _collecting(mistakes):
+        try:
             tokenizers[model.base] = check_base(model, job.train.data.text_pair is not None)
+        except ConfigError as error:
+            mistakes += error.problems
     if mistakes:
         raise ConfigError(*(m for i, m in enumerate(mistakes) if m not in mistakes[:i]))
     return tokenizers
-
-
-@contextlib.contextmanager
-def _collecting(mistakes: list[Problem]) -> Iterator[None]:
-    try:
-        yield
-    except ConfigError as error:
-        mistakes += error.problems

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from clftask.distributed.tune import trial_actor, trial_workers
-from clftask.errors import Problem, StorageError
+from clftask.errors import AccessError, Problem, StorageError
 
 AWAY = StorageError(Problem("run.storage", None, "does not answer"))
+DENIED = AccessError(Problem("run.storage", None, "access denied"))
 
 
 def member() -> Any:
@@ -42,18 +43,18 @@ def test_a_stopped_worker_has_not_failed():
     assert member().run(failing(SystemExit()), 1, 2, "cpu") is None
 
 
-def test_a_trial_that_cannot_begin_waits_for_storage(monkeypatch):
+@pytest.mark.parametrize(("error", "expected"), [(AWAY, ["s3://bucket/run"]), (DENIED, [])])
+def test_a_trial_that_cannot_begin_waits_for_storage(monkeypatch, error, expected):
     waited: list[str] = []
 
     def pointer() -> Any:
-        raise AWAY
+        raise error
 
     monkeypatch.setattr(trial_actor, "_pointer", pointer)
-    monkeypatch.setattr(trial_actor, "_search", lambda document: None)
     monkeypatch.setattr(trial_actor, "_wait_for", waited.append)
     with pytest.raises(StorageError):
-        trial_actor.run_trial({}, SimpleNamespace(job={}, run="s3://bucket/run"))  # type: ignore[arg-type]
-    assert waited == ["s3://bucket/run"]
+        trial_actor.run_trial({}, SimpleNamespace(job=None, run="s3://bucket/run"))  # type: ignore[arg-type]
+    assert waited == expected
 
 
 def test_what_tune_cannot_read_is_storage_that_does_not_answer(monkeypatch):
