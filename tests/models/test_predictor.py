@@ -334,6 +334,17 @@ def test_a_model_that_cannot_be_compiled_runs_as_it_is(monkeypatch):
     assert scorer.logits(tokens_of(ROWS[:1])).tolist() == [[1, 5]]
 
 
+def test_the_layers_of_a_model_are_compiled(make_bundle, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda call, **options: compiled.append(call) or call)
+    scorer = load(make_bundle(), "cpu")
+    wanted = scorer.predict(TEXTS).probabilities
+    assert scorer.compile(scorer.tokenise(pa.array(TEXTS[:1]), None))
+    layers = [*scorer.model.bert.encoder.layer]
+    assert [call.__self__ for call in compiled] == layers == scorer.compiled
+    np.testing.assert_array_equal(scorer.predict(TEXTS).probabilities, wanted)
+
+
 def test_a_compiled_model_that_fails_later_runs_as_it_is(monkeypatch, caplog):
     def fails_for_two(model: Adding) -> Any:
         def forward(**inputs: Any) -> Any:
