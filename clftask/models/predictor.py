@@ -118,6 +118,7 @@ class Scorer:
             weights.data = weights.data.to(DTYPES[precision])
         _use_fp32(output_layer(self.model))
         self.compiled: list[torch.nn.Module] = []
+        self._forward: Any = self.model
 
     @torch.inference_mode()
     def _exact(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -266,7 +267,7 @@ class Scorer:
             ModelError: The model fails.
         """
         try:
-            return torch.as_tensor(self.model(**self._moved(inputs)).logits).float()
+            return torch.as_tensor(self._forward(**self._moved(inputs)).logits).float()
         except Exception as error:  # models raise all classes
             if not is_out_of_memory(error):
                 if is_device_failure(error):
