@@ -3,8 +3,8 @@
 Printed for each round, on the same texts: documents per second of `pipeline` with batch sizes
 1, 8 and 32, and of the scorer in the precision that `auto` selects, eager and compiled; the
 ratio of the compiled scorer to the best pipeline; the agreement of decisions with fp32; the
-share of the measured peak matrix product throughput; and with `--job-rows` a whole job (Ray,
-reading, writing) compared with the scorer alone on the same rows.
+share of the measured peak matrix product throughput; and with `--job-rows` a whole job (start,
+Ray, reading, writing) compared with the best pipeline of each round, and with the scorer alone.
 
     python benchmarks/score.py --bundle BUNDLE --input TABLE [--rows 6000] [--rounds 3]
 """
@@ -62,7 +62,14 @@ def flop(scorer: Scorer, tokens: pa.Table) -> float:
     return 2 * linear * lengths.sum() + attention
 
 
-def rounds(args: argparse.Namespace, meta: bundle_meta.BundleMeta, folder: str) -> Scorer:
+def spread(ratios: list[float]) -> str:
+    return f"median {statistics.median(ratios):.2f}, {min(ratios):.2f} to {max(ratios):.2f}"
+
+
+def rounds(
+    args: argparse.Namespace, meta: bundle_meta.BundleMeta, folder: str
+) -> tuple[Scorer, list[float]]:
+    """Return the compiled scorer and the documents per second of each round's best pipeline."""
     model, tokenizer = bundle.open_model(folder, meta)
     precision = precision_for("auto", "cpu")
     exact = Scorer(*bundle.open_model(folder, meta), meta)
@@ -76,6 +83,7 @@ def rounds(args: argparse.Namespace, meta: bundle_meta.BundleMeta, folder: str) 
         f"auto picks {precision}; compiling took {seconds_of(lambda: fast.compile(sample)):.0f} s"
     )
     found, agreed, positive, size = [], 0, 0, args.rows // args.rounds
+    pipelines = []
     for number in range(args.rounds):
         part = texts.slice(number * size, size)
         speeds = {}
@@ -90,6 +98,7 @@ def rounds(args: argparse.Namespace, meta: bundle_meta.BundleMeta, folder: str) 
             call = lambda s=scorer, p=part: s.probabilities(s.tokenise(p, None))  # noqa: E731
             speeds[name] = size / seconds_of(call)
         best = max(speeds[f"pipeline {n}"] for n in BATCH_SIZES)
+        pipelines.append(best)
         found.append((speeds["scorer"] / best, speeds["scorer, compiled"] / best))
         shown = ", ".join(f"{name} {speed:.1f}" for name, speed in speeds.items())
         print(f"round {number + 1}: {shown} docs/s; ratio {found[-1][0]:.2f}, {found[-1][1]:.2f}")
@@ -100,8 +109,7 @@ def rounds(args: argparse.Namespace, meta: bundle_meta.BundleMeta, folder: str) 
         agreed += int((ours & theirs).sum())
         positive += int((ours | theirs).sum())
     for name, ratios in zip(("scorer", "compiled"), zip(*found, strict=True), strict=True):
-        print(f"{name} against the best pipeline: median {statistics.median(ratios):.2f}, "
-              f"{min(ratios):.2f} to {max(ratios):.2f}")  # fmt: skip
+        print(f"{name} against the best pipeline: {spread(list(ratios))}")
     print(
         f"decisions agree with fp32 on {agreed / max(positive, 1):.2%} of {positive} positive pairs"
     )
@@ -109,14 +117,23 @@ def rounds(args: argparse.Namespace, meta: bundle_meta.BundleMeta, folder: str) 
     seconds, top = seconds_of(lambda: fast.probabilities(tokens)), peak(DTYPES[precision])
     reached = flop(fast, tokens) / seconds / 1e12
     print(f"{reached:.3f} of {top:.3f} TFLOP/s in {precision}: {reached / top:.0%} of the peak")
-    return fast
+    return fast, pipelines
 
 
-def whole_job(args: argparse.Namespace, meta: bundle_meta.BundleMeta, scorer: Scorer) -> None:
-    """Score a corpus of `--job-rows` rows with the command, then with the scorer alone."""
+def whole_job(
+    args: argparse.Namespace,
+    meta: bundle_meta.BundleMeta,
+    scorer: Scorer,
+    pipelines: list[float],
+) -> None:
+    """Score a corpus of `--job-rows` rows with the command, then with the scorer alone.
+
+    A text that repeats within a shard is made different by a number: equal texts are computed once.
+    """
     texts = read_texts(args.input, meta)
     repeats = -(-args.job_rows // len(texts))
-    texts = pa.concat_arrays([texts] * repeats).slice(0, args.job_rows)
+    again = [texts] + [pc.binary_join_element_wise(f"{i}", texts, " ") for i in range(1, repeats)]
+    texts = pa.concat_arrays(again).slice(0, args.job_rows)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         column = meta.text.columns[0]
@@ -136,7 +153,9 @@ def whole_job(args: argparse.Namespace, meta: bundle_meta.BundleMeta, scorer: Sc
             str(folder / "job.yaml"),
             "--json",
         ]
+        started = time.perf_counter()
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        wall = time.perf_counter() - started
     result = json.loads(done.stdout.splitlines()[-1])
 
     def bare() -> None:
@@ -145,6 +164,8 @@ def whole_job(args: argparse.Namespace, meta: bundle_meta.BundleMeta, scorer: Sc
             scorer.probabilities(scorer.tokenise(part, None))
 
     seconds = seconds_of(bare)
+    ratios = [len(texts) / wall / pipeline for pipeline in pipelines]
+    print(f"whole job, {wall:.0f} s with its start, against the best pipeline: {spread(ratios)}")
     print(f"{len(texts):,} rows: whole job {result['seconds']:.0f} s, bare scorer {seconds:.0f} s, "
           f"{result['seconds'] / seconds - 1:+.0%}")  # fmt: skip
 
@@ -161,10 +182,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder, meta = bundle.fetch(args.bundle, scratch)
         length = args.max_length or meta.max_length
-        scorer = rounds(args, meta.model_copy(update={"max_length": length}), folder)
+        scorer, pipelines = rounds(args, meta.model_copy(update={"max_length": length}), folder)
         if args.job_rows:
             scorer.meta = meta
-            whole_job(args, meta, scorer)
+            whole_job(args, meta, scorer, pipelines)
 
 
 if __name__ == "__main__":

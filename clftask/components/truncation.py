@@ -94,17 +94,12 @@ class KeepHead(LongTextSpec):
         """Tokenise texts with the tokenizer's own truncation."""
         import pyarrow as pa
 
-        found = tokenizer(
-            texts, pairs, truncation=True, max_length=max_length, return_attention_mask=False
-        )
-        columns = {"input_ids": found["input_ids"]}
-        if pairs is not None and "token_type_ids" in found:
-            columns["token_type_ids"] = found["token_type_ids"]
-        length = np.array([len(ids) for ids in found["input_ids"]], np.int32)
+        columns, encodings = _head_ids(texts, pairs, tokenizer, max_length)
+        length = np.array([len(ids) for ids in columns["input_ids"]], np.int32)
         is_cut = length >= max_length
         full = np.flatnonzero(is_cut)
-        if found.encodings:
-            is_cut[full] = [bool(found.encodings[i].overflowing) for i in full]
+        if encodings:
+            is_cut[full] = [bool(encodings[i].overflowing) for i in full]
         else:  # a tokenizer in Python does not tell what it cut
             second = None if pairs is None else [pairs[i] for i in full]
             whole = whole_ids([texts[i] for i in full], tokenizer, second)
@@ -275,6 +270,50 @@ def single_types(tokenizer: Any) -> tuple[Ids, int, Ids]:
     return types[:before], own, types[len(mask) - after :]
 
 
+def _head_ids(
+    texts: list[str], pairs: list[str] | None, tokenizer: Any, max_length: int
+) -> tuple[dict[str, list[Ids]], Any]:
+    """Return input_ids and, for pairs, token_type_ids, cut to `max_length`; and the encodings of
+    the tokenizers library, if it made them.
+    """
+    has_types = pairs is not None and "token_type_ids" in tokenizer.model_input_names
+    encodings = _encodings(texts, pairs, tokenizer, max_length)
+    if encodings is not None:
+        columns = {"input_ids": [e.ids for e in encodings]}
+        types = {"token_type_ids": [e.type_ids for e in encodings]} if has_types else {}
+        return columns | types, encodings
+    found = tokenizer(
+        texts, pairs, truncation=True, max_length=max_length, return_attention_mask=False
+    )
+    names = ["input_ids", *(["token_type_ids"] if has_types and "token_type_ids" in found else [])]
+    return {name: found[name] for name in names}, found.encodings
+
+
+def _encodings(
+    texts: list[str], pairs: list[str] | None, tokenizer: Any, max_length: int | None
+) -> list[Any] | None:
+    """Return what the tokenizers library makes of texts, or None if the tokenizer does more.
+
+    A call of a transformers tokenizer asks for offsets and copies each text's values into lists
+    that nobody reads: a sixth of the time, and most of it with the GIL held.
+    """
+    from transformers.tokenization_utils_base import TruncationStrategy
+    from transformers.tokenization_utils_tokenizers import TokenizersBackend
+    from transformers.utils.generic import PaddingStrategy
+
+    own = getattr(type(tokenizer), "_encode_plus", None)  # Luke and LayoutLM have their own
+    if own is not getattr(TokenizersBackend, "_encode_plus", tokenizer):
+        return None
+    cut = TruncationStrategy.LONGEST_FIRST if max_length else TruncationStrategy.DO_NOT_TRUNCATE
+    whole = PaddingStrategy.DO_NOT_PAD
+    tokenizer.set_truncation_and_padding(whole, cut, max_length, 0, None, None)
+    backend = tokenizer.backend_tokenizer
+    if backend.encode_special_tokens != tokenizer.split_special_tokens:
+        backend.encode_special_tokens = tokenizer.split_special_tokens
+    inputs = texts if pairs is None else list(zip(texts, pairs, strict=True))
+    return list(backend.encode_batch_fast(inputs))
+
+
 def whole_ids(texts: list[str], tokenizer: Any, pairs: list[str] | None = None) -> Iterator[Ids]:
     """Yield the tokens of each text without truncation, including special tokens."""
     start = size = 0
@@ -282,7 +321,13 @@ def whole_ids(texts: list[str], tokenizer: Any, pairs: list[str] | None = None) 
         size += len(text)
         if size >= MAX_CHARS or end == len(texts):
             second = None if pairs is None else pairs[start:end]
-            # verbose=False: transformers warns of texts that are longer than the model's limit.
-            found = tokenizer(texts[start:end], second, return_attention_mask=False, verbose=False)
-            yield from found["input_ids"]
+            encodings = _encodings(texts[start:end], second, tokenizer, None)
+            if encodings is not None:
+                yield from (encoding.ids for encoding in encodings)
+            else:
+                # verbose=False: transformers warns of texts longer than the model's limit.
+                found = tokenizer(
+                    texts[start:end], second, return_attention_mask=False, verbose=False
+                )
+                yield from found["input_ids"]
             start, size = end, 0

@@ -198,10 +198,11 @@ class FlatTokens:
     Args:
         tokens: One row per model input; see `tokenization.sequences`.
         least_width: The least number of tokens to pad to.
+        multiple: Of which the number of tokens is a multiple.
     """
 
-    def __init__(self, tokens: pa.Table, least_width: int = 1) -> None:
-        self.least_width = least_width
+    def __init__(self, tokens: pa.Table, least_width: int = 1, multiple: int = 1) -> None:
+        self.least_width, self.multiple = least_width, multiple
         names = [n for n in ("input_ids", "token_type_ids") if n in tokens.column_names]
         columns = {n: one_array(tokens[n]) for n in names}
         self.values = {n: column.flatten().to_numpy() for n, column in columns.items()}
@@ -210,17 +211,18 @@ class FlatTokens:
 
     def padded(self, rows: npt.NDArray[np.int64], tokenizer: Any) -> dict[str, torch.Tensor]:
         """Return the model inputs for some rows, each of shape (rows, width), int64."""
-        lengths = self.lengths[rows]
+        lengths = self.lengths[rows][:, None]
         width = max(int(lengths.max()), self.least_width)
-        mask = np.arange(width)[None, :] < lengths[:, None]
+        width = -(-width // self.multiple) * self.multiple
+        column = np.arange(width)
         if tokenizer.padding_side == "left":
-            mask = np.ascontiguousarray(mask[:, ::-1])
-        picked = np.concatenate([np.arange(self.starts[r], self.starts[r] + n)
-                                 for r, n in zip(rows, lengths, strict=True)])  # fmt: skip
+            column = column - (width - lengths)
+        is_padding = (column < 0) | (column >= lengths)
+        places = self.starts[rows][:, None] + column
         fill = {"input_ids": tokenizer.pad_token_id, "token_type_ids": 0}
-        found = {"attention_mask": torch.from_numpy(mask.astype(np.int64))}
+        found = {"attention_mask": torch.from_numpy((~is_padding).astype(np.int64))}
         for name, values in self.values.items():
-            padded = np.full(mask.shape, fill[name], np.int64)
-            padded[mask] = values[picked]
+            padded = values.take(places, mode="clip").astype(np.int64)
+            padded[is_padding] = fill[name]
             found[name] = torch.from_numpy(padded)
         return found

@@ -107,6 +107,25 @@ def sequences(tokens: pa.Table) -> tuple[pa.Table, npt.NDArray[np.int64] | None]
     )
 
 
+def distinct(
+    texts: Any, pairs: Any | None = None
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return the first row of each different text (or pair), and the (rows,) place of each row's
+    text among them.
+
+    Args:
+        texts: (rows,) Arrow strings without nulls, at least one.
+        pairs: (rows,) the second texts of a pair task, or None.
+    """
+    code = np.zeros(len(texts), np.int64)
+    for column in [texts] if pairs is None else [texts, pairs]:
+        whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+        codes = whole.dictionary_encode().indices.to_numpy().astype(np.int64)
+        code = code * (codes.max() + 1) + codes
+    _, first, place = np.unique(code, return_index=True, return_inverse=True)
+    return first, place
+
+
 def one_array(column: pa.ChunkedArray) -> pa.Array:
     """Return a column as one array."""
     return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)

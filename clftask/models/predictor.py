@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections import deque
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +16,8 @@ import torch
 from clftask.array_types import Float32
 from clftask.components.labels import Task
 from clftask.data.batching import FlatTokens, token_batches
-from clftask.data.tokenization import sequences, tokenise
+from clftask.data.token_processes import TokenProcesses
+from clftask.data.tokenization import distinct, sequences, tokenise
 from clftask.errors import ConfigError, DataError, JobError, ModelError, Problem
 from clftask.io.tempdirs import temporary_folder
 from clftask.messages import counted, first_line
@@ -29,6 +32,7 @@ from clftask.models.predict_input import as_columns
 # Rows times padded length of one forward pass: enough to use the device fully.
 MAX_TOKENS = {"cuda": 131_072, "cpu": 2_048}
 TOKENISE_ROWS = 1_000
+_log = logging.getLogger(__name__)
 NUM_SHOWN = 5  # predictions, and label names, in a repr
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -87,6 +91,7 @@ class Scorer:
         precision: Precision of the weights: fp32, bf16 or fp16; the last layer stays fp32.
         max_tokens: Rows times padded length of one forward pass; None: depends on the device.
         path: The bundle's path, if it has one.
+        token_processes: Processes that tokenise; 0: threads of this one.
     """
 
     def __init__(
@@ -98,8 +103,11 @@ class Scorer:
         precision: str = "fp32",
         max_tokens: int | None = None,
         path: str = "",
+        token_processes: int = 0,
     ) -> None:
         self.path = path
+        given = token_processes, tokenizer, meta.max_length, meta.truncation
+        self.processes = TokenProcesses(*given) if token_processes else None
         self.tokenizer, self.meta, self.device = tokenizer, meta, torch.device(device)
         self.precision = precision
         self.max_tokens = max_tokens or MAX_TOKENS.get(self.device.type, MAX_TOKENS["cpu"])
@@ -109,6 +117,7 @@ class Scorer:
         for weights in self.model.parameters():
             weights.data = weights.data.to(DTYPES[precision])
         _use_fp32(output_layer(self.model))
+        self.compiled: list[torch.nn.Module] = []
         self._forward: Any = self.model
 
     @torch.inference_mode()
@@ -165,14 +174,28 @@ class Scorer:
         return [names[row].tolist() for row in flags]
 
     def tokenise(self, texts: Any, pairs: Any | None) -> pa.Table:
-        """Return the tokens of (rows,) Arrow strings; see `tokenization.tokenise`."""
+        """Return the tokens of (rows,) Arrow strings; see `tokenization.tokenise`.
+
+        Equal texts are tokenised once. They have the same number in the column `group`, by which
+        `logits` computes them once.
+        """
         if not len(texts):
             return self._tokenise(pa.array([""]), None).slice(1)
-        parts = []  # tokenizers keeps the truncated tokens of a whole call in memory
-        for start in range(0, len(texts), TOKENISE_ROWS):
-            some = slice(start, start + TOKENISE_ROWS)
-            pair = None if pairs is None else pairs[some]
-            parts.append(self._tokenise(texts[some], pair))
+        first, group = distinct(texts, pairs)
+        if len(first) == len(group):
+            return self._in_chunks(texts, pairs)
+        some = pa.array(first)
+        pair = None if pairs is None else pairs.take(some)
+        tokens = self._in_chunks(texts.take(some), pair).take(pa.array(group)).combine_chunks()
+        return tokens.append_column("group", pa.array(group))
+
+    def _in_chunks(self, texts: Any, pairs: Any | None) -> pa.Table:
+        starts = range(0, len(texts), TOKENISE_ROWS)
+        chunks = ((_chunk(texts, start), _chunk(pairs, start)) for start in starts)
+        if self.processes is None:
+            parts = [self._tokenise(*chunk) for chunk in chunks]
+        else:
+            parts = list(self.processes.tokenise(chunks))
         return pa.concat_tables(parts).combine_chunks()
 
     def _tokenise(self, texts: Any, pairs: Any | None) -> pa.Table:
@@ -197,27 +220,42 @@ class Scorer:
             ModelError: The model fails, or logits are NaN or infinite.
             JobError: A single row does not fit into memory.
         """
+        place = None
+        if "group" in tokens.column_names:
+            _, first, place = np.unique(tokens["group"], return_index=True, return_inverse=True)
+            tokens = tokens.take(pa.array(first))
         table, counts = sequences(tokens)
         found = self.meta.truncation.pooled(self._logits(table), counts)
+        found = found if place is None else found[place]
         _refuse_non_finite(found, self.precision)
         return found
 
     def _logits(self, tokens: pa.Table) -> Float32:
-        flat = FlatTokens(tokens, least_width(self.model))
-        shape = (tokens.num_rows, len(self.meta.label_names))
-        found = torch.zeros(shape, dtype=torch.float32, device=self.device)
+        flat = FlatTokens(tokens, least_width(self.model), self._multiple)
         waiting = deque(self._batches(flat.lengths))
+        done: list[npt.NDArray[np.int64]] = []
+        parts = [torch.zeros(0, len(self.meta.label_names), device=self.device)]
         with torch.inference_mode():
             while waiting:
                 rows = waiting.popleft()
                 logits = self._try(flat.padded(rows, self.tokenizer))
                 if logits is not None:
-                    found[torch.from_numpy(rows).to(self.device)] = logits
+                    done.append(rows)
+                    parts.append(logits)
                     continue
                 self._shrink(flat.lengths[rows])
                 left = np.concatenate([rows, *waiting])
                 waiting = deque(left[batch] for batch in self._batches(flat.lengths[left]))
-        return np.asarray(found.cpu().numpy())
+            ordered = torch.cat(parts).cpu().numpy()  # one copy: each makes a GPU wait
+        found = np.empty_like(ordered)
+        found[np.concatenate(done) if done else []] = ordered
+        return found
+
+    @property
+    def _multiple(self) -> int:
+        """Of which widths are multiples: on GPUs, new shapes and odd ones are slow."""
+        may_pad = not self.needs_equal_lengths and self.meta.max_length % 8 == 0
+        return 8 if self.device.type == "cuda" and may_pad else 1
 
     def _batches(self, lengths: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
         return token_batches(lengths, self.max_tokens, equal=self.needs_equal_lengths)
@@ -229,16 +267,24 @@ class Scorer:
             ModelError: The model fails.
         """
         try:
-            moved = {name: tensor.to(self.device) for name, tensor in inputs.items()}
-            return torch.as_tensor(self._forward(**moved).logits).float()
+            return torch.as_tensor(self._forward(**self._moved(inputs)).logits).float()
         except Exception as error:  # models raise all classes
             if not is_out_of_memory(error):
                 if is_device_failure(error):
                     raise
-                raise _model_error(error, self.device.type, self.precision) from error
+                if not self.is_compiled:
+                    raise _model_error(error, self.device.type, self.precision) from error
+                self._stop_compiling(error)
+                return self._try(inputs)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         return None
+
+    def _moved(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        if self.device.type != "cuda":
+            return inputs
+        # A copy from pinned memory does not wait for the batches before it.
+        return {n: t.pin_memory().to(self.device, non_blocking=True) for n, t in inputs.items()}
 
     def _shrink(self, lengths: npt.NDArray[np.int64]) -> None:
         """Limit all further batches to half the size of a batch that did not fit."""
@@ -249,24 +295,49 @@ class Scorer:
 
     @property
     def is_compiled(self) -> bool:
-        """Whether the model is compiled."""
-        return self._forward is not self.model
+        """Whether the model's layers are compiled."""
+        return bool(self.compiled)
 
     def compile(self, sample: pa.Table) -> bool:
-        """Compile the model; return whether it succeeded. Takes about a minute.
+        """Compile the model's layers; return whether it succeeded. Takes about a minute.
 
-        `torch.compile` compiles at the first call, so errors occur only then.
+        All layers share one compiled code, which is several times faster to make than that of the
+        model. torch compiles at the first call, and again for shapes that it did not foresee; after
+        an error, then or later, the model runs as it is.
 
         Args:
             sample: Tokens for the first call.
         """
-        self._forward = torch.compile(self.model, dynamic=True)
-        try:
-            self.logits(sample)
-        except Exception:  # torch: no C++ compiler, an unsupported operation, …
-            self._forward = self.model
-            return False
-        return True
+        self.compiled = _layers(self.model)
+        for layer in self.compiled:
+            layer.compile(dynamic=True)
+        began = time.perf_counter()
+        self.logits(sample)
+        if self.is_compiled:
+            _log.info("the model was compiled in %.0f s", time.perf_counter() - began)
+        return self.is_compiled
+
+    def _stop_compiling(self, error: Exception) -> None:
+        """Run the model as it is: no C++ compiler, an unsupported operation, …"""
+        for layer in self.compiled:
+            layer._compiled_call_impl = None  # torch has no public way back
+        self.compiled = []
+        _log.warning("the model runs without torch.compile: %s", first_line(error))
+
+
+def _layers(model: torch.nn.Module) -> list[torch.nn.Module]:
+    """Return the layers of the encoder: the largest list of modules; without any, the model."""
+    lists = [[*m] for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m)]
+    return max(lists, key=_num_weights, default=[model])
+
+
+def _num_weights(modules: list[torch.nn.Module]) -> int:
+    return sum(p.numel() for module in modules for p in module.parameters())
+
+
+def _chunk(column: Any, start: int) -> Any:
+    """Return some rows: tokenizers keeps the truncated tokens of a whole call in memory."""
+    return None if column is None else column[start : start + TOKENISE_ROWS]
 
 
 def load(path: str, device: str | None = None, precision: str = "fp32") -> Scorer:

@@ -56,6 +56,22 @@ def test_head_and_tail_leave_the_middle_out(tokenizer):
     assert tokens["is_truncated"].to_pylist() == [False, False, True]
 
 
+@pytest.mark.parametrize("pairs", [None, ["a", "", text(30), "tool [SEP]"]])
+def test_the_head_has_the_tokens_of_a_transformers_call(tokenizer, pairs):
+    texts = ["fast [SEP] tool", text(40), "", "[MASK] audio"]
+    found = KeepHead().encoded(texts, pairs, tokenizer, 12)
+    wanted = tokenizer(texts, pairs, truncation=True, max_length=12)
+    assert found["input_ids"].to_pylist() == wanted["input_ids"]
+    assert found["is_truncated"].to_pylist() == [bool(e.overflowing) for e in wanted.encodings]
+    assert ("token_type_ids" in found.column_names) == (pairs is not None)
+    if pairs is not None:
+        assert found["token_type_ids"].to_pylist() == wanted["token_type_ids"]
+    assert (
+        list(truncation.whole_ids(texts, tokenizer, pairs))
+        == (tokenizer(texts, pairs)["input_ids"])
+    )
+
+
 @pytest.mark.parametrize("head", [0.001, 0.5, 0.999])
 def test_head_and_tail_fill_the_length(tokenizer, head):
     for max_length in (4, 5, 16):

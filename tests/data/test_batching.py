@@ -1,6 +1,7 @@
 """The same global batches on any number of workers."""
 
 from itertools import chain
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,7 @@ from transformers import AutoTokenizer
 from clftask.data.batching import (
     Collator,
     EpochLoader,
+    FlatTokens,
     GlobalBatches,
     TokenRows,
     num_global_rows,
@@ -233,3 +235,18 @@ def test_token_batches_by_hand():
     assert token_batches(np.array([], np.int64), 100) == []
     equal = token_batches(np.array([2, 5, 2, 5, 2]), 6, equal=True)
     assert [b.tolist() for b in equal] == [[1], [3], [0, 2, 4]]
+
+
+@pytest.mark.parametrize(
+    ("side", "ids"),
+    [("right", [[4, 5, 6, 0], [7, 0, 0, 0]]), ("left", [[0, 4, 5, 6], [0, 0, 0, 7]])],
+)
+def test_widths_are_multiples(side, ids):
+    rows = pa.array([[7], [1, 2], [4, 5, 6]], pa.list_(pa.int32()))
+    flat = FlatTokens(pa.table({"input_ids": rows, "length": [1, 2, 3]}), multiple=4)
+    tokenizer = SimpleNamespace(padding_side=side, pad_token_id=0)
+    found = flat.padded(np.array([2, 0]), tokenizer)
+    assert found["input_ids"].tolist() == ids
+    assert found["attention_mask"].tolist() == [[int(i > 0) for i in row] for row in ids]
+    least = FlatTokens(pa.table({"input_ids": rows, "length": [1, 2, 3]}), least_width=6)
+    assert least.padded(np.array([1]), tokenizer)["input_ids"].shape == (1, 6)

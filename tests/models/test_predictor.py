@@ -132,6 +132,54 @@ def test_tokens_beyond_the_length_are_counted_and_not_read(make_bundle):
     np.testing.assert_allclose(found[0], found[1], atol=1e-6)
 
 
+# ------------------------------------------------------------------ equal texts
+
+
+def rows_seen(scorer: Scorer, call: Any) -> int:
+    """Return how many rows the model computes during a call."""
+    seen = []
+    hook = scorer.model.register_forward_pre_hook(
+        lambda _, __, inputs: seen.append(len(inputs["input_ids"])), with_kwargs=True
+    )
+    call()
+    hook.remove()
+    return sum(seen)
+
+
+def test_equal_texts_are_computed_once(make_bundle):
+    scorer = opened(make_bundle())
+    texts = pa.array([TEXTS[i] for i in (1, 0, 1, 1, 2, 0)])
+    tokens = scorer.tokenise(texts, None)
+    wanted = scorer.logits(scorer.tokenise(pa.array(TEXTS[:3]), None))[[1, 0, 1, 1, 2, 0]]
+    assert rows_seen(scorer, lambda: scorer.logits(tokens)) == 3
+    np.testing.assert_allclose(scorer.logits(tokens), wanted, atol=1e-6)
+    assert tokens["is_truncated"].to_pylist() == [True, False, True, True, False, False]
+    np.testing.assert_allclose(scorer.logits(tokens.slice(2, 3)), wanted[2:5], atol=1e-5)
+    assert rows_seen(scorer, lambda: scorer.logits(tokens.slice(2, 3))) == 2
+
+
+def test_equal_pairs_are_computed_once(make_bundle):
+    scorer = opened(make_bundle("multilabel", text_pair="second"))
+    rows = [("the", "tool"), ("tool", "the"), ("the", "tool"), ("the", "the"), ("tool", "the")]
+    first, second = (pa.array(column) for column in zip(*rows, strict=True))
+    tokens = scorer.tokenise(first, second)
+    found = scorer.logits(tokens)
+    assert rows_seen(scorer, lambda: scorer.logits(tokens)) == 3
+    alone = [scorer.logits(scorer.tokenise(pa.array([a]), pa.array([b])))[0] for a, b in rows]
+    np.testing.assert_allclose(found, alone, atol=1e-5)
+    assert np.abs(found[0] - found[1]).max() > 1e-3
+
+
+def test_processes_that_tokenise_change_nothing(make_bundle):
+    folder = make_bundle()
+    scorer = opened(folder)
+    given = pa.array([*TEXTS, *TEXTS[:2]] * 100)
+    other = Scorer(scorer.model, scorer.tokenizer, scorer.meta, token_processes=1)
+    assert other.tokenise(given, None).equals(scorer.tokenise(given, None))
+    assert other.processes is not None
+    other.processes.pool.shutdown()
+
+
 # ------------------------------------------------------------------ precision
 
 
@@ -284,6 +332,39 @@ def test_a_model_that_cannot_be_compiled_runs_as_it_is(monkeypatch):
     scorer = scorer_of(Adding(), max_tokens=64)
     assert not scorer.compile(tokens_of(ROWS[:1]))
     assert scorer.logits(tokens_of(ROWS[:1])).tolist() == [[1, 5]]
+
+
+def test_the_layers_of_a_model_are_compiled(make_bundle, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda call, **options: compiled.append(call) or call)
+    scorer = load(make_bundle(), "cpu")
+    wanted = scorer.predict(TEXTS).probabilities
+    assert scorer.compile(scorer.tokenise(pa.array(TEXTS[:1]), None))
+    layers = [*scorer.model.bert.encoder.layer]
+    assert [call.__self__ for call in compiled] == layers == scorer.compiled
+    np.testing.assert_array_equal(scorer.predict(TEXTS).probabilities, wanted)
+
+
+def test_a_compiled_model_that_fails_later_runs_as_it_is(monkeypatch, caplog):
+    def fails_for_two(model: Adding) -> Any:
+        def forward(**inputs: Any) -> Any:
+            if len(inputs["input_ids"]) == 2:
+                raise RuntimeError("no kernel for this shape")
+            return model(**inputs)
+
+        return forward
+
+    monkeypatch.setattr(torch, "compile", lambda model, **options: fails_for_two(model))
+    model = Adding()
+    scorer = scorer_of(model, max_tokens=6)
+    assert scorer.compile(tokens_of(ROWS[:1]))
+    assert scorer.is_compiled
+    found = scorer.logits(tokens_of(ROWS))
+    assert found.tolist() == [[1, 5], [3, 6], [2, 14], [4, 4], [1, 9]]
+    assert not scorer.is_compiled
+    assert caplog.messages == [
+        "the model runs without torch.compile: RuntimeError: no kernel for this shape"
+    ]
 
 
 # ------------------------------------------------------------------ what predict takes

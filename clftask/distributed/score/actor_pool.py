@@ -74,12 +74,16 @@ class ScoreActor:
 
     def _prepare(self) -> str:
         """Prepare the process; return its device."""
-        import torch
-
         logs.quiet_libraries()
-        torch.set_num_threads(max(1, int(self.cpus)))
+        self._use_cpus()
         logs.work_on("score", self.work.job.output.path)
         return "cuda" if ray.get_gpu_ids() else "cpu"
+
+    def _use_cpus(self) -> None:
+        """Limit the threads of torch; OpenMP's limit is one of each thread that computes."""
+        import torch
+
+        torch.set_num_threads(max(1, int(self.cpus)))
 
     def _open(self) -> Any:
         from clftask.models.predictor import Scorer
@@ -93,11 +97,22 @@ class ScoreActor:
             model, tokenizer = bundle.open_model(folder, meta)
         precision = self.work.plan.used_precision
         _log.info("model loaded on %s in %s", device, precision)
-        return ShardScorer(self.work, Scorer(model, tokenizer, meta, device, precision))
+        processes = num_token_processes(device, self.cpus)
+        scorer = Scorer(model, tokenizer, meta, device, precision, token_processes=processes)
+        return ShardScorer(self.work, scorer)
 
     def run(self, shards: list[Shard], rows_ahead: int) -> Iterator[Done | Failure]:
         """Score a batch; see `ShardScorer.run`."""
+        self._use_cpus()
         yield from self.scorer.run(shards, rows_ahead)
+
+
+def num_token_processes(device: str, cpus: float) -> int:
+    """Return how many processes of a worker tokenise; 0: a thread does.
+
+    A GPU is fed by all CPUs but two. On CPUs the model takes 20 times as long as tokenising.
+    """
+    return int(cpus) - 2 if device == "cuda" and cpus >= 4 else 0
 
 
 @dataclass
@@ -111,13 +126,15 @@ class ShardBatch:
 class Pool:
     """Starts actors while shards are waiting, and gives them batches.
 
+    An actor at the last shard of its batch gets the next one: it reads while it computes.
+
     It requests all actors at once: Ray starts as many as fit the cluster, and the pending ones
     make an autoscaler add nodes.
     """
 
     def __init__(self, work: ScoreWork, chosen: WorkerPlan, say: Callable[[str], None]) -> None:
         resources = {"num_cpus": chosen.cpus_per_worker, "num_gpus": int(chosen.use_gpu)}
-        self.actor_class = ray.remote(**resources)(ScoreActor)
+        self.actor_class = ray.remote(**resources, max_concurrency=2)(ScoreActor)
         self.chosen, self.work = chosen, ray.put(work)
         self.output, self.numbers = work.job.output.path, itertools.count()
         self.created: list[Any] = []  # do not load anything yet
@@ -195,8 +212,9 @@ class Pool:
 
     def _grow(self, num_waiting: int) -> None:
         self._look()
-        num_there = len(self.starting) + len(self.idle) + len(self.busy)
-        num_wanted = min(self.chosen.workers, num_waiting + len(self.busy))
+        num_busy = len({id(batch.actor) for batch in self.busy.values()})
+        num_there = len(self.starting) + len(self.idle) + num_busy
+        num_wanted = min(self.chosen.workers, num_waiting + num_busy)
         for _ in range(num_wanted - num_there):
             actor = self._create()
             self.starting[actor.load.remote()] = actor
@@ -228,28 +246,45 @@ class Pool:
             raise JobError(*refusal.problems)
 
     def _feed(self, dispatcher: Dispatcher) -> None:
-        if not self.idle:  # the usual case; the sum below visits all waiting shards
+        ready = [*self.idle, *self._finishing(len(dispatcher.waiting))]
+        if not ready:  # the usual case; the sum below visits all waiting shards
             return
         rows_ahead = sum(shard.num_rows for shard in dispatcher.waiting) // self.chosen.workers
-        while self.idle and (shards := dispatcher.next()):
-            actor = self.idle.pop()
+        while ready and (shards := dispatcher.next()):
+            actor = ready.pop(0)
             generator = actor.run.options(num_returns="streaming").remote(shards, rows_ahead)
             self.busy[generator] = ShardBatch(actor, {shard.index: shard for shard in shards})
+            self.idle = [other for other in self.idle if other is not actor]
+
+    def _finishing(self, num_waiting: int) -> list[Any]:
+        """Return the actors at the last shard of their only batch.
+
+        None if few shards wait: another actor may be idle sooner.
+        """
+        if num_waiting <= self.chosen.workers:
+            return []
+        actors = [b.actor for b in self.busy.values() if len(b.shards) == 1]
+        return [actor for actor in actors if len(self._held_by(actor)) == 1]
+
+    def _held_by(self, actor: Any) -> list[Any]:
+        """Return the generators of an actor's batches, the older one first."""
+        return [generator for generator, b in self.busy.items() if b.actor is actor]
 
     def _on_result(self, generator: Any, dispatcher: Dispatcher) -> Iterator[Done]:
-        shard_batch = self.busy[generator]
+        shard_batch = self.busy.get(generator)
+        if shard_batch is None:  # its actor died, and was heard of through its other batch
+            return
         try:
             found = ray.get(next(generator))
         except StopIteration:
             self.busy.pop(generator)
-            self.idle.append(shard_batch.actor)
+            self.idle += [] if self._held_by(shard_batch.actor) else [shard_batch.actor]
             dispatcher.take_back([*shard_batch.shards.values()], None)
         except Exception as error:  # the actor died, or its node
-            self.busy.pop(generator)
+            left = self._taken_from(shard_batch.actor)
             died = JobError(Problem("worker", None, f"died: {reason_of(error)}"))
-            about = {"shards": [*shard_batch.shards]}
+            about = {"shards": [shard.index for shard in left]}
             _log.warning("a worker died with unfinished shards", extra=about)
-            left = [*shard_batch.shards.values()]
             dispatcher.take_back(left, None if self._is_nodes_fault(error, left) else died)
             self._remove(shard_batch.actor, error)
         else:
@@ -274,8 +309,13 @@ class Pool:
             raise JobError(*failure.error.problems)
         if isinstance(failure.error, JobError) and not failure.is_permanent:
             # The device may be unusable.
-            self.busy.pop(generator)
+            dispatcher.take_back(self._taken_from(shard_batch.actor), None)
             self._remove(shard_batch.actor, failure.error)
+
+    def _taken_from(self, actor: Any) -> list[Shard]:
+        """Take its batches from an actor; return their unfinished shards in order."""
+        batches = [self.busy.pop(generator) for generator in self._held_by(actor)]
+        return [shard for batch in batches for shard in batch.shards.values()]
 
     def _is_nodes_fault(self, error: Exception, left: list[Shard]) -> bool:
         """Tell whether a node was lost for a reason other than the shard on it."""

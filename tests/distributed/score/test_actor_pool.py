@@ -10,7 +10,12 @@ import ray
 
 from clftask.distributed.capacity import WorkerPlan
 from clftask.distributed.score import actor_pool as pools
-from clftask.distributed.score.actor_pool import MAX_FAILURES, MAX_NODES, Pool
+from clftask.distributed.score.actor_pool import (
+    MAX_FAILURES,
+    MAX_NODES,
+    Pool,
+    num_token_processes,
+)
 from clftask.distributed.score.dispatcher import MAX_ATTEMPTS, Dispatcher
 from clftask.errors import AccessError, JobError, Problem, StorageError
 from clftask.scoring.manifest import Counts, Piece, Precision, Receipt, Shard
@@ -219,3 +224,83 @@ def test_an_error_of_the_worker_that_chooses_is_the_users(monkeypatch):
     script.agree_answer = lambda number: AccessError(Problem("bundle", None, "access is refused"))
     with pool_of(1) as pool, pytest.raises(AccessError, match="access is refused"):
         pool.agree(1)
+
+
+# ------------------------------------------------------------------ processes, and batches ahead
+
+
+@pytest.mark.parametrize(
+    ("device", "cpus", "count"),
+    [("cpu", 16, 0), ("cuda", 1, 0), ("cuda", 3.5, 0), ("cuda", 4, 2), ("cuda", 16, 14)],
+)
+def test_processes_that_tokenise_follow_from_the_cpus(device, cpus, count):
+    assert num_token_processes(device, cpus) == count
+
+
+class Ahead(Script):
+    """Notes which shards each call of `run` is given, and which results were seen before it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, answer: Any) -> None:
+        super().__init__(monkeypatch, self.seen)
+        self.calls: list[tuple[int, list[int], list[int]]] = []
+        self.done: list[int] = []
+        self.next_answer = answer
+
+    def seen(self, shard: Shard) -> Any:
+        self.done.append(shard.index)
+        return self.next_answer(shard)
+
+    def actor(self, *_: Any) -> Any:
+        number, found = self.number, super().actor()
+        run = found.run.options().remote
+
+        def noted(shards: list[Shard], ahead: int) -> Any:
+            self.calls.append((number, [s.index for s in shards], list(self.done)))
+            return run(shards, ahead)
+
+        found.run = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=noted))
+        return found
+
+
+def separate(count: int) -> list[Shard]:
+    """Shards of files of their own: a batch has eight at most."""
+    return [Shard(index=i, pieces=(Piece(file=i, start=0, num_rows=1),)) for i in range(count)]
+
+
+def test_the_next_batch_is_there_before_the_last_shard_is_done(monkeypatch):
+    script = Ahead(monkeypatch, lambda shard: done(shard.index))
+    assert sorted(work_off(Dispatcher(separate(20), 1), WorkerPlan(1, False, 1))) == [*range(20)]
+    assert script.number == 1
+    assert [given for _, given, _ in script.calls] == [
+        [0, 1, 2, 3, 4, 5, 6, 7],
+        [8, 9, 10, 11, 12, 13, 14, 15],
+        [16, 17, 18, 19],
+    ]
+    assert 7 not in script.calls[1][2]
+    assert 6 in script.calls[1][2]
+
+
+def test_of_few_shards_none_is_given_ahead(monkeypatch):
+    """Another worker may be idle sooner."""
+    script = Ahead(monkeypatch, lambda shard: done(shard.index))
+    work_off(Dispatcher(separate(2), 2), WorkerPlan(2, False, 1))
+    assert [number for number, _, _ in script.calls] == [0, 1]
+
+
+def test_a_worker_that_dies_gives_both_batches_back_and_only_the_first_shard_is_at_fault(
+    monkeypatch,
+):
+    left = [1]
+
+    def dies_once(shard: Shard) -> Any:
+        if shard.index == 7 and left:
+            left.clear()
+            return RuntimeError("the worker died")
+        return done(shard.index)
+
+    script = Ahead(monkeypatch, dies_once)
+    dispatcher = Dispatcher(separate(20), 1)
+    assert sorted(work_off(dispatcher, WorkerPlan(1, False, 1))) == [*range(20)]
+    assert dispatcher.attempts == {7: 1}
+    assert script.number == 2
+    assert len(script.killed) == 2
