@@ -17,6 +17,7 @@ rank, backend, path = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 dist.init_process_group(backend, init_method=f"file://{path}", rank=rank, world_size=2)
 found = {"value": collectives.broadcast_from_first({"from": rank})}
 found["groups"] = len({collectives.host_group() for _ in range(2)})
+found["agree"] = [collectives.all_agree(vote) for vote in (True, rank == 0, False)]
 found["default"] = collectives.host_group() is None
 dist.barrier()
 if rank == 1:
@@ -48,4 +49,7 @@ def test_the_first_workers_value_reaches_the_other_and_a_death_is_seen(
     first = subprocess.run([*command, "0", *arguments], capture_output=True, text=True, timeout=120)
     assert second.wait(60) == 0
     found = json.loads(first.stdout.splitlines()[-1])
-    assert found == {"value": {"from": 0}, "groups": 1, "default": is_default, **LOST}
+    agree = [True, False, False]
+    assert found == {
+        "value": {"from": 0}, "groups": 1, "default": is_default, "agree": agree, **LOST,
+    }  # fmt: skip
