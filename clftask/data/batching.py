@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,9 @@ from clftask.data.tokenization import one_array, sequences
 # Rows are sorted by length within windows of this many batches. A larger window needs less
 # padding; a smaller one shuffles better.
 WINDOW = 50
+
+# Tokens, with padding, of the forward pass of a training step. Larger ones are not faster.
+MICRO_TOKENS = {"cuda": 65_536, "cpu": 4_096}
 
 Share = list[tuple[int, float]]
 
@@ -33,6 +36,11 @@ class Limit:
 
     inputs: int | None = None
     tokens: int | None = None
+
+    @classmethod
+    def of(cls, wanted: int | Literal["auto"], device: str) -> Limit:
+        """Return the limit of a job's `micro_batch_size` on a device, cpu or cuda."""
+        return cls(tokens=MICRO_TOKENS[device]) if wanted == "auto" else cls(wanted)
 
     def allows(self, inputs: int, width: int) -> bool:
         """Tell whether a micro batch of this size is allowed."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 import logging
 import time
 from collections.abc import Callable
@@ -86,6 +88,16 @@ class Work:
         return LabelSpace(self.job.task, self.label_names, self.job.data.labels.positive)
 
 
+@functools.cache
+def freeze_imports() -> None:
+    """Leave what is imported out of all garbage collections of this process.
+
+    accelerate collects before each training: half a second for the objects of torch and
+    transformers. Cached, as the garbage of an earlier training must not be frozen.
+    """
+    gc.freeze()
+
+
 def fit(work: Work, sink: Sink, rank: int, world: int, device: str) -> None:
     """Train, evaluate the best checkpoint and write the bundle; every worker calls it.
 
@@ -144,6 +156,7 @@ def _run(
     found = evaluate(work, trainer)
     if rank != 0:
         return {}
+    checkpoints.wait()  # it was uploaded beside the evaluation
     outcome = found.content | _outcome(trainer, watch, started, work)
     outcome["shipped"] = shipped.dump() if shipped else None
     publish(work, trainer, found, outcome, Path(scratch, "bundle"), log.records, log.add_line)
@@ -217,6 +230,7 @@ def _train(
         Saver(checkpoints, log, patience),
     ):
         trainer.add_callback(callback)
+    trainer.note, trainer.is_uploading = log.add_line, checkpoints.is_uploading
     step = broadcast_from_first(checkpoints.latest() if is_first else None)
     folder = checkpoints.fetch(step) if step is not None else None
     if is_first:
@@ -232,7 +246,6 @@ def _train(
     else:
         trainer.state = trainer.state.load_from_json(str(Path(folder, "trainer_state.json")))
         trainer._load_from_checkpoint(folder)
-    checkpoints.wait()
 
 
 def _description(trainer: ClassifierTrainer) -> str:
@@ -280,8 +293,9 @@ def shipped_epoch(trainer: ClassifierTrainer) -> Shipped | None:
 def _use_best(trainer: ClassifierTrainer, checkpoints: Checkpoints) -> None:
     """Load the best checkpoint's weights on every worker."""
     state = trainer.state
-    broadcast_from_first(None)  # a barrier: the first worker's upload must be complete
     if state.best_global_step and state.best_global_step != state.global_step:
+        checkpoints.wait()
+        broadcast_from_first(None)  # a barrier: the first worker's upload must be complete
         folder = checkpoints.fetch(state.best_global_step, WEIGHTS)
         trainer._load_from_checkpoint(folder)
 

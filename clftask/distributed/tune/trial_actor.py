@@ -29,7 +29,7 @@ from clftask.io import storage
 from clftask.io.strict_json import to_json
 from clftask.training import run_dir
 from clftask.training.collectives import is_lost_connection
-from clftask.training.worker import Work
+from clftask.training.worker import Work, freeze_imports
 from clftask.tuning.trial_store import Evaluation, Trial, TrialStore
 from clftask.tuning.trial_worker import Attempt, attempt, fail, replay_evaluations
 
@@ -90,6 +90,7 @@ def run_trial(config: dict[str, Any], shared: Shared) -> None:
     # trial. The last upload of a checkpoint takes longer.
     os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "3600"
     quiet_libraries()
+    freeze_imports()
     try:
         _run_trial(config, shared)
     except StorageError:
