@@ -19,8 +19,9 @@ from clftask.data.tokenization import one_array, sequences
 # padding; a smaller one shuffles better.
 WINDOW = 50
 
-# Tokens, with padding, of the forward pass of a training step. Larger ones are not faster.
-MICRO_TOKENS = {"cuda": 65_536, "cpu": 4_096}
+# Tokens, with padding, of the forward pass of a training step. Larger ones are not faster on a
+# CPU, and need more memory.
+MICRO_TOKENS = {"cuda": 65_536, "cpu": 2_048}
 
 Share = list[tuple[int, float]]
 
@@ -121,9 +122,7 @@ class MicroBatches(Dataset[list[dict[str, Any]]]):
         self.starts = np.cumsum(self.counts) - self.counts
         self.labels = one_array(table["labels"])
         self.tokenizer, self.num_labels, self.limit = tokenizer, num_labels, limit
-        longest = np.maximum(_longest(self.flat.lengths, self.starts), least_width)
-        multiple = 1 if max_length % 8 else 8  # padding must not exceed max_length
-        self.widths = -(-longest // multiple) * multiple
+        self.widths = widths(_longest(self.flat.lengths, self.starts), max_length, least_width)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -188,6 +187,14 @@ class MicroBatches(Dataset[list[dict[str, Any]]]):
             "weight": torch.from_numpy(weights),
             "rows": rows,
         }
+
+
+def widths(
+    lengths: npt.NDArray[np.int64], max_length: int, least_width: int
+) -> npt.NDArray[np.int64]:
+    """Return the lengths that training pads to: multiples of 8 where that allows `max_length`."""
+    multiple = 1 if max_length % 8 else 8
+    return -(-np.maximum(lengths, least_width) // multiple) * multiple
 
 
 def _longest(

@@ -92,7 +92,7 @@ def test_the_longest_rows_are_tried_before_the_first_step(build):
     trainer, notes = build(), []
     trainer.note = notes.append
     trainer.fit_memory()
-    assert (notes, trainer.batches.limit) == ([], Limit(tokens=4096))
+    assert (notes, trainer.batches.limit) == ([], Limit(tokens=2048))
     run_out_of_memory(trainer, 100, backward=True)
     trainer.fit_memory()
     assert notes
