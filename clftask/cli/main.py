@@ -361,4 +361,4 @@ def main(arguments: list[str] | None = None) -> Any:
     try:
         return app(args=arguments)
     finally:
-        garbage.exit_without()
+        garbage.freeze_imports()  # for the exit

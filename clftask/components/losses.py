@@ -91,9 +91,11 @@ class PairLoss(LossSpec):
         weights = None if found is None else torch.from_numpy(found).float()
 
         def rows(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            nonlocal weights
             pairs = self.pairs(logits, self._smooth(targets, task), task)
             if weights is not None:
-                pairs = pairs * (1 + targets * (weights.to(targets.device) - 1))
+                weights = weights.to(targets.device)  # a GPU waits for a copy: not in each step
+                pairs = pairs * (1 + targets * (weights - 1))
             return pairs.sum(dim=1) if task == "multiclass" else pairs.mean(dim=1)
 
         return rows
@@ -210,7 +212,13 @@ class LogitAdjusted(_Task):
         rows, prior = super().rows_for(task, labels), labels.prior
         odds = np.log(prior / (1 - prior)) if task == "multilabel" else np.log(prior)
         shift = torch.from_numpy(self.tau * odds).float()
-        return lambda logits, targets: rows(logits + shift.to(logits.device), targets)
+
+        def adjusted(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            nonlocal shift
+            shift = shift.to(logits.device)
+            return rows(logits + shift, targets)
+
+        return adjusted
 
 
 class AutoLoss(PairLoss):

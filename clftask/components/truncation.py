@@ -69,7 +69,7 @@ class LongTextSpec(Spec):
         """
         return logits
 
-    def pooled_tensor(self, logits: torch.Tensor, counts: torch.Tensor | None) -> torch.Tensor:
+    def pooled_tensor(self, logits: torch.Tensor, counts: list[int] | None) -> torch.Tensor:
         """Return (rows, labels) logits as `pooled` does, but differentiable."""
         return logits
 
@@ -223,11 +223,11 @@ class Windows(LongTextSpec):
         sums = np.add.reduceat(logits, starts, axis=0)
         return np.asarray(sums / counts[:, None].astype(logits.dtype))
 
-    def pooled_tensor(self, logits: torch.Tensor, counts: torch.Tensor | None) -> torch.Tensor:
+    def pooled_tensor(self, logits: torch.Tensor, counts: list[int] | None) -> torch.Tensor:
         """Return (rows, labels) logits as `pooled` does, but differentiable."""
         import torch
 
-        parts = logits.split(counts.tolist() if counts is not None else 1)  # type: ignore[no-untyped-call]
+        parts = logits.split(1 if counts is None else counts)  # type: ignore[no-untyped-call]
         return torch.stack([p.amax(0) if self.pool == "max" else p.mean(0) for p in parts])
 
     def words(self, max_length: int) -> str:

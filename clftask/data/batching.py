@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -11,16 +12,41 @@ import pyarrow as pa
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from clftask.data.tokenization import one_array
+from clftask.components.labels import multi_hot
+from clftask.data.tokenization import one_array, sequences
 
 # Rows are sorted by length within windows of this many batches. A larger window needs less
 # padding; a smaller one shuffles better.
 WINDOW = 50
 
-# The columns of a tokenised table that training and evaluation fetch row by row.
-USED = ("input_ids", "token_type_ids", "windows", "labels")
+# Tokens, with padding, of the forward pass of a training step. Larger ones are not faster on a
+# CPU, and need more memory.
+MICRO_TOKENS = {"cuda": 65_536, "cpu": 2_048}
 
 Share = list[tuple[int, float]]
+
+
+@dataclass(frozen=True)
+class Limit:
+    """The maximum size of a micro batch.
+
+    Attributes:
+        inputs: Maximum number of model inputs; None if unlimited.
+        tokens: Maximum number of model inputs times padded length; None if unlimited.
+    """
+
+    inputs: int | None = None
+    tokens: int | None = None
+
+    @classmethod
+    def of(cls, wanted: int | Literal["auto"], device: str) -> Limit:
+        """Return the limit of a job's `micro_batch_size` on a device, cpu or cuda."""
+        return cls(tokens=MICRO_TOKENS[device]) if wanted == "auto" else cls(wanted)
+
+    def allows(self, inputs: int, width: int) -> bool:
+        """Tell whether a micro batch of this size is allowed."""
+        is_short = self.tokens is None or inputs * width <= self.tokens
+        return is_short and (self.inputs is None or inputs <= self.inputs)
 
 
 class GlobalBatches(Sampler[Share]):
@@ -67,85 +93,115 @@ class GlobalBatches(Sampler[Share]):
             yield [(int(i), weight) for i in mine] or [(int(batch[0]), 0.0)]
 
 
-class TokenRows(Dataset[dict[str, Any]]):
-    """Map-style dataset over a tokenised table; fetches whole batches without copying the table."""
+class MicroBatches(Dataset[list[dict[str, Any]]]):
+    """A tokenised table whose items are shares of global batches, cut into padded micro batches.
 
-    def __init__(self, table: pa.Table) -> None:
-        import datasets
-
-        used = table.select([name for name in USED if name in table.column_names])
-        # Without a fingerprint, datasets hashes all rows.
-        self.rows = datasets.Dataset(used, fingerprint="tokens")
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, pair: tuple[int, float]) -> dict[str, Any]:
-        return self.__getitems__([pair])[0]
-
-    def __getitems__(self, pairs: Share) -> list[dict[str, Any]]:
-        rows = self.rows[[i for i, _ in pairs]]
-        names = list(rows)
-        return [
-            dict(zip(names, values, strict=True)) | {"weight": weight}
-            for (_, weight), values in zip(pairs, zip(*rows.values(), strict=True), strict=True)
-        ]
-
-
-class Collator:
-    """Splits a worker's share of a global batch into padded micro batches of similar lengths."""
+    Args:
+        table: Tokenised rows with labels.
+        tokenizer: Pads on its own side.
+        num_labels: The number of labels.
+        limit: The maximum size of a micro batch; a larger row is a micro batch of its own.
+        max_length: Maximum number of tokens of one model input.
+        least_width: The least number of tokens to pad to.
+    """
 
     def __init__(
         self,
+        table: pa.Table,
         tokenizer: Any,
         num_labels: int,
-        micro_batch_size: int,
+        limit: Limit,
         max_length: int,
         least_width: int = 1,
     ) -> None:
-        from transformers import DataCollatorWithPadding
+        tokens, counts = sequences(table)
+        self.flat = FlatTokens(tokens, least_width)
+        self.lengths = table["length"].to_numpy().astype(np.int64)
+        self.has_windows = counts is not None
+        self.counts = np.ones(len(self.lengths), np.int64) if counts is None else counts
+        self.starts = np.cumsum(self.counts) - self.counts
+        self.labels = one_array(table["labels"])
+        self.tokenizer, self.num_labels, self.limit = tokenizer, num_labels, limit
+        self.widths = widths(_longest(self.flat.lengths, self.starts), max_length, least_width)
 
-        multiple = least_width if max_length % 8 else 8  # padding must not exceed max_length
-        self.pad = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=multiple)
-        self.num_labels, self.micro_batch_size = num_labels, micro_batch_size
+    def __len__(self) -> int:
+        return len(self.lengths)
 
-    def __call__(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, torch.Tensor]]:
-        ordered = sorted(rows, key=lambda row: -len(row["input_ids"]))
-        return [self.one(part) for part in self._parts(ordered)]
+    def __getitems__(self, share: Share) -> list[dict[str, Any]]:
+        rows = np.array([row for row, _ in share])
+        weights = np.array([weight for _, weight in share], np.float32)
+        order = np.argsort(-self.lengths[rows], kind="stable")
+        return self.cut(rows[order], weights[order])
 
-    def _parts(self, rows: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-        """Yield groups of at most `micro_batch_size` windows; a row with more is its own group."""
-        part: list[dict[str, Any]] = []
-        size = 0
-        for row in rows:
-            more = len(row["windows"]) if "windows" in row else 1
-            if part and size + more > self.micro_batch_size:
-                yield part
-                part, size = [], 0
-            part.append(row)
-            size += more
-        yield part
+    def within_limit(self, micro: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return a micro batch, cut again if it is larger than `limit`."""
+        if self.limit.allows(*micro["input_ids"].shape):
+            return [micro]
+        return self.cut(micro["rows"], micro["weight"].numpy())
 
-    def inputs(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Pad rows into the model's inputs; each window becomes one input row."""
-        names = [n for n in ("input_ids", "token_type_ids") if n in rows[0]]
-        if "windows" not in rows[0]:
-            return dict(self.pad([{n: row[n] for n in names} for row in rows]))
-        windows = []
-        for row in rows:
-            ends = np.cumsum(row["windows"])[:-1]
-            parts = zip(*(np.split(row[n], ends) for n in names), strict=True)
-            windows += [dict(zip(names, window, strict=True)) for window in parts]
-        return {**self.pad(windows), "windows": torch.tensor([len(row["windows"]) for row in rows])}
+    def cut(
+        self, rows: npt.NDArray[np.int64], weights: npt.NDArray[np.float32]
+    ) -> list[dict[str, Any]]:
+        """Return micro batches of at most `limit`, for rows by descending length.
 
-    def one(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Pad rows into one batch: model inputs, `targets` (rows, labels) and `weight`."""
-        inputs = self.inputs(rows)
-        targets = torch.zeros(len(rows), self.num_labels)
-        for i, row in enumerate(rows):
-            targets[i, row["labels"]] = 1.0
-        weight = torch.tensor([row.get("weight", 1.0) for row in rows])
-        return {**inputs, "targets": targets, "weight": weight}
+        Each has the model's inputs, `windows` (model inputs of each row; absent without windows),
+        `targets` (rows, labels), `weight` (rows,) and `rows`, the indices of its rows.
+        """
+        ends = np.cumsum(self._sizes(rows))[:-1]
+        parts = zip(np.split(rows, ends), np.split(weights, ends), strict=True)
+        return [self._padded(some, weight) for some, weight in parts]
+
+    def _sizes(self, rows: npt.NDArray[np.int64]) -> list[int]:
+        """Return the number of rows of each micro batch."""
+        sizes: list[int] = []
+        inputs = width = 0
+        for more, longest in zip(
+            self.counts[rows].tolist(), self.widths[rows].tolist(), strict=True
+        ):
+            inputs, width = inputs + more, max(width, longest)
+            if sizes and self.limit.allows(inputs, width):
+                sizes[-1] += 1
+            else:
+                sizes.append(1)
+                inputs, width = more, longest
+        return sizes
+
+    def _inputs(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return the model inputs of rows: their windows, row after row."""
+        if not self.has_windows:
+            return rows
+        counts = self.counts[rows]
+        before = np.cumsum(counts) - counts
+        return np.repeat(self.starts[rows] - before, counts) + np.arange(counts.sum())
+
+    def _padded(
+        self, rows: npt.NDArray[np.int64], weights: npt.NDArray[np.float32]
+    ) -> dict[str, Any]:
+        inputs = self.flat.padded(self._inputs(rows), self.tokenizer, int(self.widths[rows].max()))
+        targets = multi_hot(self.labels.take(pa.array(rows)), self.num_labels)
+        windows = {"windows": self.counts[rows].tolist()} if self.has_windows else {}
+        return {
+            **inputs,
+            **windows,
+            "targets": torch.from_numpy(targets),
+            "weight": torch.from_numpy(weights),
+            "rows": rows,
+        }
+
+
+def widths(
+    lengths: npt.NDArray[np.int64], max_length: int, least_width: int
+) -> npt.NDArray[np.int64]:
+    """Return the lengths that training pads to: multiples of 8 where that allows `max_length`."""
+    multiple = 1 if max_length % 8 else 8
+    return -(-np.maximum(lengths, least_width) // multiple) * multiple
+
+
+def _longest(
+    lengths: npt.NDArray[np.int64], starts: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """Return the greatest length of each row's model inputs."""
+    return np.maximum.reduceat(lengths, starts) if len(starts) else lengths
 
 
 def num_global_rows(share: Sequence[dict[str, torch.Tensor]], world: int) -> int:
@@ -209,11 +265,14 @@ class FlatTokens:
         self.lengths = tokens["length"].to_numpy().astype(np.int64)
         self.starts = np.cumsum(self.lengths) - self.lengths
 
-    def padded(self, rows: npt.NDArray[np.int64], tokenizer: Any) -> dict[str, torch.Tensor]:
+    def padded(
+        self, rows: npt.NDArray[np.int64], tokenizer: Any, width: int | None = None
+    ) -> dict[str, torch.Tensor]:
         """Return the model inputs for some rows, each of shape (rows, width), int64."""
         lengths = self.lengths[rows][:, None]
-        width = max(int(lengths.max()), self.least_width)
-        width = -(-width // self.multiple) * self.multiple
+        if width is None:
+            width = max(int(lengths.max()), self.least_width)
+            width = -(-width // self.multiple) * self.multiple
         column = np.arange(width)
         if tokenizer.padding_side == "left":
             column = column - (width - lengths)

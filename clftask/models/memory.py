@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
 import torch
+
+_Value = TypeVar("_Value")
+_Arguments = ParamSpec("_Arguments")
 
 # torch 2.13 raises OutOfMemoryError only for the GPU's caching allocator. For the CPU allocator,
 # the CUDA driver and cuBLAS it raises a plain RuntimeError with one of these texts.
@@ -13,6 +19,20 @@ def is_out_of_memory(error: Exception) -> bool:
     """Tell whether an error means that the GPU or the machine ran out of memory."""
     is_own = isinstance(error, torch.OutOfMemoryError)
     return is_own or any(text in str(error) for text in _TEXTS)
+
+
+def unless_out_of_memory(
+    call: Callable[_Arguments, _Value], *args: _Arguments.args, **options: _Arguments.kwargs
+) -> _Value | None:
+    """Return the value of a call; None if it ran out of memory, which is free again then."""
+    try:
+        return call(*args, **options)
+    except Exception as error:  # torch: RuntimeError, too
+        if not is_out_of_memory(error):
+            raise
+    if torch.cuda.is_available():  # outside the handler, which holds the tensors of the call
+        torch.cuda.empty_cache()
+    return None
 
 
 # torch has a class of its own for errors of a GPU since 2.8, but none for those of its libraries.

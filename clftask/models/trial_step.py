@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
 from transformers import AutoModelForSequenceClassification
@@ -13,7 +14,7 @@ from transformers.trainer_utils import align_special_tokens
 
 from clftask.components.heads import MlpHead
 from clftask.config.train import ModelSpec
-from clftask.data.batching import Collator, TokenRows
+from clftask.data.batching import FlatTokens, widths
 from clftask.data.tokenization import sequences, tokenise
 from clftask.errors import ClftaskError
 from clftask.messages import first_line
@@ -96,8 +97,9 @@ def _logits(model: Any, tokenizer: Any, spec: ModelSpec, has_pairs: bool) -> tor
     """Return the logits of two short texts, in training mode; random states are kept."""
     pairs = _TEXTS if has_pairs else None
     tokens, _ = sequences(tokenise(_TEXTS, pairs, tokenizer, spec.max_length, spec.long_text))
-    rows = TokenRows(tokens).__getitems__([(i, 1.0) for i in range(tokens.num_rows)])
-    inputs = Collator(tokenizer, 1, len(rows), spec.max_length, least_width(model)).inputs(rows)
+    flat = FlatTokens(tokens)
+    width = int(widths(flat.lengths, spec.max_length, least_width(model)).max())
+    inputs = flat.padded(np.arange(tokens.num_rows), tokenizer, width)
     with torch.random.fork_rng(devices=[]):
         logits: torch.Tensor = model.train()(**inputs).logits
     return logits.float()

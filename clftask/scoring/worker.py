@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from threading import Lock
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -41,10 +41,12 @@ from clftask.io import storage
 from clftask.io.strict_json import to_json
 from clftask.messages import counted, first_line
 from clftask.models.bundle_meta import BundleMeta
-from clftask.models.predictor import Scorer
 from clftask.scoring.columns import columns_of, origin_columns
 from clftask.scoring.input import ShardRows, read_shards
 from clftask.scoring.manifest import Counts, Receipt, ScorePlan, ScoreTableStore, Shard
+
+if TYPE_CHECKING:  # a driver needs no torch
+    from clftask.models.predictor import Scorer
 
 # Compiling takes about 20 s on a GPU and 60 s on a CPU, where it saves a small share.
 COMPILE_PAYS_S = {"cuda": 120.0, "cpu": 600.0}

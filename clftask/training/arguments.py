@@ -43,5 +43,7 @@ def training_arguments(
         remove_unused_columns=False,
         # By default, Trainer makes DDP search the graph for unused parameters in each step.
         ddp_find_unused_parameters=False,
+        # Buffers are constants: positions, masks. By default, DDP sends them in each step.
+        ddp_broadcast_buffers=False,
         dataloader_pin_memory=device == "cuda",
     )

@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -247,7 +248,7 @@ class Saver(TrainerCallback):  # type: ignore[misc]
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
         """Upload asynchronously from the first worker."""
         step, folder = state.global_step, f"{args.output_dir}/checkpoint-{state.global_step}"
-        if state.is_world_process_zero:
+        if state.is_world_process_zero and Path(folder).exists():  # the trainer may leave one out
             self.log.add_line(f"step {step}: checkpoint")
             best, precision = state.best_global_step, precision_of(args)
             self.checkpoints.save(folder, step, best, precision, self.log.write)

@@ -90,6 +90,10 @@ class Checkpoints:
         files = _sizes(folder)
         self._upload = self._pool.submit(self._save, folder, files, step, best, marker, before)
 
+    def is_uploading(self) -> bool:
+        """Tell whether an upload is running."""
+        return self._upload is not None and not self._upload.done()
+
     def wait(self) -> None:
         """Wait for the current upload.
 

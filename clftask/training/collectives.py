@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from typing import TypeVar
 
+import torch
 import torch.distributed as dist
 
 _Value = TypeVar("_Value")
@@ -17,6 +18,15 @@ def broadcast_from_first(value: _Value) -> _Value:
     box = [value]
     dist.broadcast_object_list(box, src=0, group=host_group())
     return box[0]
+
+
+def all_agree(vote: bool) -> bool:
+    """Return whether all workers vote yes; every worker must call it."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return vote
+    box = torch.tensor(int(vote))
+    dist.all_reduce(box, op=dist.ReduceOp.MIN, group=host_group())
+    return bool(box)
 
 
 def host_group() -> dist.ProcessGroup | None:

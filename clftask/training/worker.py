@@ -144,6 +144,7 @@ def _run(
     found = evaluate(work, trainer)
     if rank != 0:
         return {}
+    checkpoints.wait()  # it was uploaded beside the evaluation
     outcome = found.content | _outcome(trainer, watch, started, work)
     outcome["shipped"] = shipped.dump() if shipped else None
     publish(work, trainer, found, outcome, Path(scratch, "bundle"), log.records, log.add_line)
@@ -217,6 +218,7 @@ def _train(
         Saver(checkpoints, log, patience),
     ):
         trainer.add_callback(callback)
+    trainer.note, trainer.is_uploading = log.add_line, checkpoints.is_uploading
     step = broadcast_from_first(checkpoints.latest() if is_first else None)
     folder = checkpoints.fetch(step) if step is not None else None
     if is_first:
@@ -232,7 +234,6 @@ def _train(
     else:
         trainer.state = trainer.state.load_from_json(str(Path(folder, "trainer_state.json")))
         trainer._load_from_checkpoint(folder)
-    checkpoints.wait()
 
 
 def _description(trainer: ClassifierTrainer) -> str:
@@ -280,8 +281,9 @@ def shipped_epoch(trainer: ClassifierTrainer) -> Shipped | None:
 def _use_best(trainer: ClassifierTrainer, checkpoints: Checkpoints) -> None:
     """Load the best checkpoint's weights on every worker."""
     state = trainer.state
-    broadcast_from_first(None)  # a barrier: the first worker's upload must be complete
     if state.best_global_step and state.best_global_step != state.global_step:
+        checkpoints.wait()
+        broadcast_from_first(None)  # a barrier: the first worker's upload must be complete
         folder = checkpoints.fetch(state.best_global_step, WEIGHTS)
         trainer._load_from_checkpoint(folder)
 

@@ -14,7 +14,7 @@ from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 from clftask.components import truncation
 from clftask.components.truncation import KeepHead, KeepHeadTail, Windows
 from clftask.config.train import TrainJob
-from clftask.data.batching import Collator, TokenRows
+from clftask.data.batching import FlatTokens, Limit, MicroBatches
 from clftask.data.tokenization import full_lengths, sequences, tokenise
 from clftask.errors import ConfigError
 from clftask.models.tokenizers import load_tokenizer
@@ -171,7 +171,7 @@ def test_windows_are_pooled(pool, expected):
     found = policy.pooled(logits, counts)
     assert found.dtype == np.float32
     assert found.tolist() == expected
-    tensor = policy.pooled_tensor(torch.from_numpy(logits), torch.from_numpy(counts))
+    tensor = policy.pooled_tensor(torch.from_numpy(logits), counts.tolist())
     assert tensor.tolist() == expected
     assert KeepHead().pooled(logits, None) is logits
 
@@ -250,8 +250,7 @@ def test_inputs_are_those_of_plain_transformers(templated, policy):
     """XLNet and Funnel have a token type for [CLS]."""
     texts = letters(3, 1, 4)
     table, _ = sequences(tokenise(texts, None, templated, 8, policy))
-    rows = TokenRows(table).__getitems__([(i, 1.0) for i in range(table.num_rows)])
-    found = Collator(templated, 1, 8, 9).inputs(rows)
+    found = FlatTokens(table).padded(np.arange(table.num_rows), templated)
     expected = templated(texts.to_pylist(), padding=True, return_tensors="pt")
     for name in found:
         assert torch.equal(found[name], expected[name]), name
@@ -260,11 +259,12 @@ def test_inputs_are_those_of_plain_transformers(templated, policy):
 
 
 def test_windows_keep_their_token_types_in_training(templated):
-    rows = TokenRows(tokenise(letters(20, 2), None, templated, 8, Windows()))
-    found = Collator(templated, 1, 8, 9).inputs(rows.__getitems__([(0, 1.0), (1, 1.0)]))
+    rows = tokenise(letters(20, 2), None, templated, 8, Windows())
+    rows = rows.append_column("labels", pa.array([[0], [0]], pa.list_(pa.int32())))
+    (found,) = MicroBatches(rows, templated, 1, Limit(), 9).__getitems__([(0, 1.0), (1, 1.0)])
     if "token_type_ids" in found:
         assert torch.equal(found["token_type_ids"] == 2, found["input_ids"] == 2)
-    assert found["windows"].tolist() == [len(w) for w in rows.rows["windows"]]
+    assert found["windows"] == [len(w) for w in rows["windows"].to_pylist()]
 
 
 def test_a_tokenizer_in_python_cuts_only_longer_texts():

@@ -11,11 +11,11 @@ from accelerate import skip_first_batches
 from transformers import AutoTokenizer
 
 from clftask.data.batching import (
-    Collator,
     EpochLoader,
     FlatTokens,
     GlobalBatches,
-    TokenRows,
+    Limit,
+    MicroBatches,
     num_global_rows,
     token_batches,
 )
@@ -111,19 +111,30 @@ def test_lengths_are_sorted_within_a_window_alone():
 
 
 @pytest.fixture(scope="module")
-def collator(tiny_base):
-    return Collator(AutoTokenizer.from_pretrained(tiny_base), 3, 2, 64)
-
-
-def test_a_model_that_pools_tokens_gets_no_fewer(tiny_base):
-    """CANINE pools four characters; a batch of one-character texts has three tokens."""
+def cut(tiny_base):
+    """A function from a table to its micro batches."""
     tokenizer = AutoTokenizer.from_pretrained(tiny_base)
-    rows = TokenRows(table([3, 3])).__getitems__([(0, 1.0), (1, 1.0)])
-    widths = [
-        tuple(Collator(tokenizer, 3, 2, 30, least).inputs(rows)["input_ids"].shape)
-        for least in (1, 4)
-    ]
-    assert widths == [(2, 3), (2, 4)]
+
+    def of(rows, limit=None, max_length=64, least_width=1):
+        return MicroBatches(rows, tokenizer, 3, limit or Limit(2), max_length, least_width)
+
+    return of
+
+
+def shapes(micro):
+    return [tuple(m["input_ids"].shape) for m in micro]
+
+
+def everything(batches):
+    """Return the micro batches of all rows as one share."""
+    return batches.__getitems__([(i, 1.0) for i in range(len(batches))])
+
+
+def test_a_model_that_pools_tokens_gets_no_fewer(cut):
+    """CANINE pools four characters; a batch of one-character texts has three tokens."""
+    rows = table([3, 3])
+    found = [shapes(everything(cut(rows, max_length=30, least_width=n))) for n in (1, 4)]
+    assert found == [[(2, 3)], [(2, 4)]]
 
 
 def table(lengths, **columns):
@@ -139,44 +150,76 @@ def table(lengths, **columns):
     )
 
 
-def test_token_rows_fetch_a_batch_with_its_weights():
-    rows = TokenRows(table([3, 4, 5, 6]))
-    assert len(rows) == 4
-    assert rows.__getitems__([(2, 0.5), (1, 2.0)]) == [
-        {"input_ids": [2, 72, 72, 72, 3], "labels": [2], "weight": 0.5},
-        {"input_ids": [2, 71, 71, 3], "labels": [1], "weight": 2.0},
-    ]
-    assert rows[0, 1.0]["labels"] == []
-
-
-def test_collator_pads_micro_batches(collator):
-    rows = TokenRows(table([3, 20, 4, 9, 5])).__getitems__([(i, i / 10) for i in range(5)])
-    micro = collator(rows)
-    assert [tuple(m["input_ids"].shape) for m in micro] == [(2, 24), (2, 8), (1, 8)]
+def test_a_share_is_cut_into_padded_micro_batches(cut):
+    batches = cut(table([3, 20, 4, 9, 5]))
+    micro = batches.__getitems__([(i, i / 10) for i in range(5)])
+    assert len(batches) == 5
+    assert shapes(micro) == [(2, 24), (2, 8), (1, 8)]
     first, _, last = micro
-    assert sorted(first) == ["attention_mask", "input_ids", "targets", "weight"]
+    assert sorted(first) == ["attention_mask", "input_ids", "rows", "targets", "weight"]
     assert first["attention_mask"].sum(1).tolist() == [20, 9]
     assert first["input_ids"][1].tolist() == [2, *[73] * 7, 3, *[0] * 15]
     assert first["targets"].tolist() == [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]
     torch.testing.assert_close(first["weight"], torch.tensor([0.1, 0.3]))
+    assert [m["rows"].tolist() for m in micro] == [[1, 3], [4, 2], [0]]
     assert last["targets"].tolist() == [[0.0, 0.0, 0.0]]  # row 0 has no label
+    assert {name: first[name].dtype for name in ("input_ids", "targets", "weight")} == {
+        "input_ids": torch.int64, "targets": torch.float32, "weight": torch.float32,
+    }  # fmt: skip
 
 
-def test_collator_keeps_the_types_of_pairs(collator):
+def test_padding_is_on_the_side_of_the_tokenizer(tiny_base):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_base, padding_side="left")
+    (micro,) = everything(MicroBatches(table([3, 8]), tokenizer, 3, Limit(2), 64))
+    assert micro["input_ids"][1].tolist() == [0, 0, 0, 0, 0, 2, 70, 3]
+    assert micro["attention_mask"][1].tolist() == [0, 0, 0, 0, 0, 1, 1, 1]
+
+
+def test_a_limit_of_tokens_gives_short_rows_larger_micro_batches(cut):
+    rows = table([20, 17, 8, 7, 6, 5, 4, 3])
+    assert shapes(everything(cut(rows, Limit(tokens=48)))) == [(2, 24), (6, 8)]
+    assert shapes(everything(cut(rows, Limit(inputs=4, tokens=48)))) == [(2, 24), (4, 8), (2, 8)]
+    assert shapes(everything(cut(rows, Limit(tokens=1)))) == [*[(1, 24)] * 2, *[(1, 8)] * 6]
+
+
+def test_a_micro_batch_is_cut_again_below_a_lower_limit(cut):
+    batches = cut(table([20, 9, 8, 3]), Limit(4))
+    (whole,) = batches.__getitems__([(i, i / 10) for i in range(4)])
+    assert batches.within_limit(whole) == [whole]
+    batches.limit = Limit(2, 48)
+    parts = batches.within_limit(whole)
+    assert shapes(parts) == [(2, 24), (2, 8)]
+    for name in ("targets", "weight"):
+        assert torch.equal(torch.cat([part[name] for part in parts]), whole[name])
+    assert [part["rows"].tolist() for part in parts] == [[0, 1], [2, 3]]
+
+
+def test_micro_batches_keep_the_types_of_pairs(cut):
     types = pa.array([[0, 0, 1], [0, 1, 1, 1]], pa.list_(pa.int32()))
-    rows = TokenRows(table([3, 4], token_type_ids=types)).__getitems__([(0, 1.0), (1, 1.0)])
-    (batch,) = collator(rows)
+    (batch,) = everything(cut(table([3, 4], token_type_ids=types)))
     assert batch["token_type_ids"].tolist() == [[0, 1, 1, 1, 0, 0, 0, 0], [0, 0, 1, 0, 0, 0, 0, 0]]
+
+
+def test_the_windows_of_a_row_stay_together(cut):
+    windows = pa.array([[4], [9, 2, 2], [3, 3]], pa.list_(pa.int32()))
+    batches = cut(table([4, 13, 6], windows=windows), Limit(3))
+    micro = everything(batches)
+    assert [m["windows"] for m in micro] == [[3], [2, 1]]
+    assert shapes(micro) == [(3, 16), (3, 8)]
+    assert micro[0]["attention_mask"].sum(1).tolist() == [9, 2, 2]
+    assert micro[1]["attention_mask"].sum(1).tolist() == [3, 3, 4]
+    assert micro[0]["input_ids"][1].tolist() == [71, 71, *[0] * 14]
+    assert [m["rows"].tolist() for m in micro] == [[1], [2, 0]]
 
 
 # ------------------------------------------------------------------ the loader
 
 
 @pytest.fixture
-def loader(collator):
+def loader(cut):
     lengths = LENGTHS[:50]
     batches = GlobalBatches(lengths, 8, 5, 0, 1)
-    return EpochLoader(TokenRows(table(lengths)), batch_sampler=batches, collate_fn=collator)
+    return EpochLoader(cut(table(lengths)), batch_sampler=batches, collate_fn=list)
 
 
 def epoch_of(loader, epoch):

@@ -59,7 +59,7 @@ def logs_every_second_step(trainer):
 
 def loads_the_same_batches_with_two_workers(trainer):
     loader = trainer.get_train_dataloader()
-    assert loader.num_workers == 2
+    assert (loader.num_workers, loader.persistent_workers) == (2, True)
     alone = torch.utils.data.DataLoader(
         loader.dataset, batch_sampler=loader.batch_sampler, collate_fn=loader.collate_fn
     )
@@ -82,6 +82,23 @@ EFFECTS = {
     "gradient_checkpointing": (True, checkpoints_gradients),
     "logging_steps": (2, logs_every_second_step),
 }
+
+
+def test_workers_of_the_loader_live_for_all_epochs(trainer):
+    loader = trainer(dataloader_num_workers=1).get_train_dataloader()
+    workers, epochs = [], []
+    for epoch in range(2):
+        loader.set_epoch(epoch)
+        epochs.append([micro["rows"].tolist() for share in loader for micro in share])
+        workers.append({worker.pid for worker in loader._iterator._workers})
+    assert workers[0] == workers[1]
+    assert epochs[0] != epochs[1]
+    plain = trainer().get_train_dataloader()
+    assert (plain.num_workers, plain.persistent_workers) == (0, False)
+
+
+def test_workers_do_not_send_constants_in_each_step(trainer):
+    assert trainer().args.ddp_broadcast_buffers is False
 
 
 @pytest.mark.parametrize("name", TrainerArguments.model_fields)

@@ -27,6 +27,7 @@ path = f"{sys.argv[1]}/{backend}"
 dist.init_process_group(backend, init_method=f"file://{path}", rank=rank, world_size=2)
 found = {"value": collectives.broadcast_from_first({"from": rank})}
 found["groups"] = len({collectives.host_group() for _ in range(2)})
+found["agree"] = [collectives.all_agree(vote) for vote in (True, rank == 0, False)]
 found["default"] = collectives.host_group() is None
 dist.barrier()
 if rank == 1:
@@ -46,6 +47,7 @@ os._exit(0)
 def test_the_first_workers_value_reaches_the_other_and_a_death_is_seen(tmp_path):
     subprocess.run([sys.executable, "-c", WORKERS, str(tmp_path)], check=True, timeout=120)
     both = {"value": {"from": 0}, "groups": 1, "lost": True, "collective": True}
+    both["agree"] = [True, False, False]
     for backend, is_default in (("gloo", True), ("cpu:gloo", False)):
         found = json.loads((tmp_path / f"{backend}.json").read_text())
         assert found == {**both, "default": is_default}, backend

@@ -24,7 +24,7 @@ from clftask.errors import JobError, Problem, StorageError
 from clftask.models import bundle
 from clftask.training.callbacks import Stopwatch
 from clftask.training.checkpoints import Checkpoints
-from clftask.training.worker import Work
+from clftask.training.worker import Work, build_trainer
 
 
 def test_learns_and_reports(make_work):
@@ -231,6 +231,46 @@ def test_best_checkpoint_is_that_of_the_metric(make_work, metric):
     values = {r["step"]: r[f"eval_{metric}"] for r in sink.evaluations()}
     best = (min if metric in ("loss", "hamming_loss") else max)(values.values())
     assert values[sink.done["best_step"]] == best
+
+
+def checkpoints_of(work: Work) -> list[int]:
+    """Return the steps whose checkpoints were written."""
+    log = Path(work.run, "log.txt").read_text()
+    return [int(step) for step in re.findall(r" step (\d+): checkpoint\n", log)]
+
+
+def test_only_a_checkpoint_to_train_from_has_the_optimizer(make_work):
+    work = make_work(epochs=2, keep_checkpoints=3)
+    run(work)
+    first, last = sorted(Path(work.run, "checkpoints").iterdir())
+    assert Path(first, "optimizer.pt").exists()
+    assert not Path(last, "optimizer.pt").exists()
+
+
+def test_an_epoch_does_not_wait_for_the_checkpoint_of_another(make_work, monkeypatch):
+    """Of four epochs, the first is the best and the last has the trained weights."""
+    monkeypatch.setattr(Checkpoints, "is_uploading", lambda self: True)
+    work = make_work(epochs=4, learning_rate=1e-12, head_learning_rate=1e-12)
+    sink = run(work)
+    per_epoch = sink.done["steps"] // 4
+    assert sink.done["best_step"] == per_epoch
+    assert checkpoints_of(work) == [per_epoch, 4 * per_epoch]
+
+
+def test_a_better_epoch_waits_for_the_checkpoint_of_another(make_work, monkeypatch):
+    monkeypatch.setattr(Checkpoints, "is_uploading", lambda self: True)
+    work = make_work(epochs=3, metric="loss")
+    sink = run(work)
+    best = {r["step"]: r["eval_loss"] for r in sink.evaluations()}
+    better = [s for s in best if best[s] == min(best[t] for t in best if t <= s)]
+    assert checkpoints_of(work) == sorted({*better, sink.done["steps"]})
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_optimizers_are_fused(make_work, optimizer):
+    work = make_work(optimizer=optimizer)
+    trainer = build_trainer(work, 1, "cpu", "fp32", work.run)
+    assert trainer.create_optimizer().defaults["fused"] is True
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import ray
 
-from clftask import logs
+from clftask import garbage, logs
 from clftask.distributed.actor_names import named
 from clftask.distributed.capacity import WorkerPlan, capacity
 from clftask.distributed.ray_errors import is_node_loss, reason_of
@@ -74,6 +74,7 @@ class ScoreActor:
 
     def _prepare(self) -> str:
         """Prepare the process; return its device."""
+        garbage.collect_rarely()
         logs.quiet_libraries()
         self._use_cpus()
         logs.work_on("score", self.work.job.output.path)

@@ -225,23 +225,23 @@ def worker_loop(config: dict[str, Any]) -> None:
     from clftask.logs import quiet_libraries
     from clftask.training.worker import fit
 
+    garbage.freeze_imports()
     progress_actor = config["progress_actor"]
     if ray.get(progress_actor.start.remote()) is not None:
         return  # a restart would fail again
     os.environ.update(config["environment"].variables)
     quiet_libraries()
     context = ray.train.get_context()
-    logs.work_on("train", config["run"], rank=context.get_world_rank())
+    rank, world = context.get_world_rank(), context.get_world_size()
+    logs.work_on("train", config["run"], rank=rank)
     device = ray.train.torch.get_device().type
     torch.set_num_threads(max(1, int(config["cpus"])))
     work = _work(config)
-    sink = _RaySink(progress_actor)
     try:
         _refuse_other_disk(work)
         with spot_notice.watched():
-            fit(work, sink, context.get_world_rank(), context.get_world_size(), device)
+            fit(work, _RaySink(progress_actor), rank, world, device)
     except Exception as error:
-        rank = context.get_world_rank()
         failure = permanent_failure(
             error,
             config["run"],

@@ -16,7 +16,7 @@ from typing import Any, Final
 import ray
 from ray import tune
 
-from clftask import logs
+from clftask import garbage, logs
 from clftask.components.search.goal import Goal
 from clftask.components.search.ray_schedulers import TRIAL
 from clftask.components.search.schedulers import EPOCH
@@ -84,6 +84,7 @@ def run_trial(config: dict[str, Any], shared: Shared) -> None:
     # trial. The last upload of a checkpoint takes longer.
     os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "3600"
     logs.quiet_libraries()
+    garbage.freeze_imports()
     try:
         _run_trial(config, shared)
     except StorageError as error:
