@@ -78,7 +78,8 @@ def check_files_of(base: str) -> None:
     Raises:
         ConfigError: The package, the folder or a file is missing, or a file is damaged.
     """
-    if not filesystems.is_url(base) and Path(found := find_base(base, "")).is_dir():
+    is_remote = filesystems.is_url(base) and not base.startswith("pkg://")
+    if not is_remote and Path(found := find_base(base, "")).is_dir():
         check_files(Path(found), functools.partial(_refuse, base))
 
 

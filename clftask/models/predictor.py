@@ -91,7 +91,7 @@ class Scorer:
         precision: Precision of the weights: fp32, bf16 or fp16; the last layer stays fp32.
         max_tokens: Rows times padded length of one forward pass; None: depends on the device.
         path: The bundle's path, if it has one.
-        token_processes: Processes that tokenise; 0: threads of this one.
+        processes: How many processes tokenise; 0: threads of this one.
     """
 
     def __init__(
@@ -103,11 +103,11 @@ class Scorer:
         precision: str = "fp32",
         max_tokens: int | None = None,
         path: str = "",
-        token_processes: int = 0,
+        processes: int = 0,
     ) -> None:
         self.path = path
-        given = token_processes, tokenizer, meta.max_length, meta.truncation
-        self.processes = TokenProcesses(*given) if token_processes else None
+        given = processes, tokenizer, meta.max_length, meta.truncation
+        self.processes = TokenProcesses(*given) if processes else None
         self.tokenizer, self.meta, self.device = tokenizer, meta, torch.device(device)
         self.precision = precision
         self.max_tokens = max_tokens or MAX_TOKENS.get(self.device.type, MAX_TOKENS["cpu"])

@@ -99,7 +99,7 @@ class ScoreActor:
         precision = self.work.plan.used_precision
         _log.info("model loaded on %s in %s", device, precision)
         processes = num_token_processes(device, self.cpus)
-        scorer = Scorer(model, tokenizer, meta, device, precision, token_processes=processes)
+        scorer = Scorer(model, tokenizer, meta, device, precision, processes=processes)
         return ShardScorer(self.work, scorer)
 
     def run(self, shards: list[Shard], rows_ahead: int) -> Iterator[Done | Failure]:

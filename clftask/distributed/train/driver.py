@@ -222,7 +222,6 @@ def worker_loop(config: dict[str, Any]) -> None:
     import ray.train
     import torch
 
-    from clftask.logs import quiet_libraries
     from clftask.training.worker import fit
 
     garbage.freeze_imports()
@@ -230,7 +229,7 @@ def worker_loop(config: dict[str, Any]) -> None:
     if ray.get(progress_actor.start.remote()) is not None:
         return  # a restart would fail again
     os.environ.update(config["environment"].variables)
-    quiet_libraries()
+    logs.quiet_libraries()
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     logs.work_on("train", config["run"], rank=rank)
