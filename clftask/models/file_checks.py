@@ -27,8 +27,8 @@ _OF_CHARACTERS = {"CanineTokenizer", "PerceiverTokenizer", "ByT5Tokenizer"}
 MAX_LAYERS_A_TENSOR = 10
 
 
-def check_files(folder: Path, refuse: Refuse) -> None:
-    """Check a local model's files.
+def check_files(folder: Path, refuse: Refuse) -> dict[str, Any]:
+    """Check a local model's files; return its configuration.
 
     Args:
         folder: The folder.
@@ -50,6 +50,7 @@ def check_files(folder: Path, refuse: Refuse) -> None:
     if not has_tokens and not _reads_characters(folder, refuse):
         remedy = "Save the tokenizer there: tokenizer.save_pretrained(folder)."
         raise refuse("contains no tokenizer files", remedy)
+    return config
 
 
 def _reads_characters(folder: Path, refuse: Refuse) -> bool:

@@ -72,15 +72,27 @@ def _in_package(base: str) -> str:
     return str(folder)
 
 
-def check_files_of(base: str) -> None:
-    """Check the files of a base in a folder or a package; this imports no model library.
+def check_base_files(spec: ModelSpec) -> None:
+    """Check what the files of a base tell without a model library, if they are on this machine.
 
     Raises:
-        ConfigError: The package, the folder or a file is missing, or a file is damaged.
+        ConfigError: The package, the folder or a file is missing, a file is damaged, or the
+            configuration has fewer positions than `max_length`.
     """
-    is_remote = filesystems.is_url(base) and not base.startswith("pkg://")
-    if not is_remote and Path(found := find_base(base, "")).is_dir():
-        check_files(Path(found), functools.partial(_refuse, base))
+    if filesystems.is_url(spec.base) and not spec.base.startswith("pkg://"):
+        return
+    folder = Path(find_base(spec.base, ""))
+    if folder.is_dir():
+        config = check_files(folder, functools.partial(_refuse, spec.base))
+        limit = config.get("max_position_embeddings")
+        if isinstance(limit, int) and limit > 0:
+            _check_length(spec, limit)
+
+
+def _check_length(spec: ModelSpec, limit: int) -> None:
+    if limit < spec.max_length:
+        allowed = f"must be at most {limit}, the positions of {spec.base}"
+        raise ConfigError(Problem("model.max_length", spec.max_length, allowed))
 
 
 def check_base(spec: ModelSpec, has_pairs: bool = False) -> Any:
@@ -138,9 +150,8 @@ def _check_model(spec: ModelSpec, config: Any, tokenizer: Any, has_pairs: bool) 
         raise refuse(reason, trial_step.other_choice(spec)) from None
     trial_step.check_vocabulary(model, tokenizer, refuse)
     limit = trial_step.num_positions(model)
-    if limit is not None and limit < spec.max_length:
-        allowed = f"must be at most {limit}, the positions of {spec.base}"
-        raise ConfigError(Problem("model.max_length", spec.max_length, allowed))
+    if limit is not None:
+        _check_length(spec, limit)
     special = tokenizer.num_special_tokens_to_add(pair=has_pairs)
     least = special + 1 + has_pairs  # a token of each text
     if spec.max_length < least:

@@ -94,16 +94,13 @@ def test_all_wrong_columns_at_once(document, tmp_path):
         (["data.split={kind: column, column: source}"], "data.split.column", "train"),
         (["model.base=/no/such/folder"], "model.base", "is not a folder"),
         (["model.base=pkg://no_such_package/model"], "model.base", "not installed"),
-        # These two need torch: Ray starts meanwhile.
         pytest.param(
             ["model.base=no-owner/no-such-model"],
             "model.base",
             "cannot be opened",
             marks=pytest.mark.ray,
         ),
-        pytest.param(
-            ["model.max_length=4096"], "model.max_length", "at most 128", marks=pytest.mark.ray
-        ),
+        (["model.max_length=4096"], "model.max_length", "at most 128"),
         (["training.batch_size=32", "scaling.workers=5"], "training.batch_size", "multiple of"),
         (["training.hf={bf16: true}"], "training.hf", "training.precision"),
         (["training.hf={no_such_argument: 1}"], "training.hf.no_such_argument", "is not a field"),

@@ -25,7 +25,7 @@ from clftask.distributed.train.progress import Waiting, follow, new_progress_act
 from clftask.errors import ClftaskError, ConfigError, JobError, Problem, is_permanent
 from clftask.io import storage
 from clftask.messages import counted, first_line
-from clftask.models.loading import check_base, check_files_of
+from clftask.models.loading import check_base, check_base_files
 from clftask.models.precision import check_precision
 from clftask.training import run_dir
 
@@ -80,7 +80,7 @@ def _trained(job: TrainJob, run: run_dir.Run, say: Say, show: Show) -> dict[str,
     prepared = prepare(job)
     if run.exists:
         run_dir.same_data(run, prepared.fingerprint)
-    check_files_of(job.model.base)
+    check_base_files(job.model)
     with (
         _checking_base(job) as checked,
         run_dir.resumable(run) as create,
