@@ -22,7 +22,7 @@ from clftask.data.prepare import prepare, tokenise
 from clftask.evaluation import evaluate
 from clftask.evaluation.bootstrap import covered, headline
 from clftask.evaluation.evaluate import Labelled
-from clftask.models.loading import check_base
+from clftask.models.base_checks import check_base
 from clftask.training import worker
 
 SHOWN = ("micro_f1", "macro_f1", "ece", "classwise_ece", "log_loss")

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from functools import partial, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
+from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
 
@@ -15,14 +15,9 @@ from clftask.cli.errors import explain, guarded
 from clftask.cli.output import say, tables
 from clftask.errors import ConfigError, JobError, Problem
 from clftask.io.strict_json import to_json
-from clftask.yaml_io import read_yaml
-
-if TYPE_CHECKING:
-    from clftask.spec import Spec
 
 Shown = TypeVar("Shown")
 P = ParamSpec("P")
-_FIELD_OF = {"train": "model", "tune": "space", "score": "bundle"}  # which only this kind has
 
 app = typer.Typer(
     name="clftask",
@@ -128,7 +123,9 @@ def _run_job(
     if dry_run and estimate:
         allowed = "cannot be combined with --estimate"
         raise ConfigError(Problem("--dry-run", None, allowed, "Remove one of them."))
-    job = _load(kind, path, overrides or [])
+    from clftask.config.jobs import load_job
+
+    job = load_job(kind, path, overrides or [])
     if dry_run:
         typer.echo(json.dumps(job.dump()) if as_json else job.to_yaml(), nl=as_json)
         return
@@ -166,11 +163,13 @@ def submit(
     as_json: AsJson = False,
 ) -> None:
     """Run a job on a Ray cluster; print its log and return its exit code."""
+    from clftask.config.jobs import load_job
     from clftask.distributed.submit.client import send
-    from clftask.distributed.submit.package import Shipping, load
+    from clftask.distributed.submit.package import Shipping
 
     shipping = Shipping(tuple(shared or []), packages, image)
-    submitted = send(kind, load(kind, job, overrides or []), address, shipping, say, as_json)
+    loaded = load_job(kind, job, overrides or [], "clftask submit")
+    submitted = send(kind, loaded, address, shipping, say, as_json)
     _leave(submitted, as_json) if no_wait else _wait_for(submitted, as_json)
 
 
@@ -303,10 +302,11 @@ def schema(
     kind: Annotated[str, typer.Argument(metavar="train|tune|score", help="The kind of job.")],
 ) -> None:
     """Print the JSON Schema of a job file."""
-    jobs = _job_types()
-    if kind not in jobs:
-        raise ConfigError(Problem("schema", kind, "must be train, tune or score"))
-    typer.echo(json.dumps(jobs[kind].model_json_schema(), indent=2))
+    from clftask.config.jobs import JOBS
+
+    if kind not in JOBS:
+        raise ConfigError(Problem("schema", kind, f"must be {', '.join(JOBS)}"))
+    typer.echo(json.dumps(JOBS[kind].model_json_schema(), indent=2))
 
 
 @_command
@@ -320,23 +320,6 @@ def demo(
     result = show(folder, tables(as_json))
     if as_json:
         typer.echo(to_json(result, _as_json))
-
-
-def _load(kind: str, path: str, overrides: list[str]) -> Any:
-    """Read a job file; a file of another kind is refused as a whole, not field by field."""
-    document = read_yaml(path)
-    for other, field in _FIELD_OF.items():
-        if field in document and _FIELD_OF[kind] not in document:
-            raise ConfigError(Problem(path, None, f"is a {other} job", f"Use clftask {other}."))
-    return _job_types()[kind].load(path, overrides)
-
-
-def _job_types() -> dict[str, type[Spec]]:
-    from clftask.config.score import ScoreJob
-    from clftask.config.train import TrainJob
-    from clftask.config.tune import TuneJob
-
-    return {"train": TrainJob, "tune": TuneJob, "score": ScoreJob}
 
 
 def _show(run: Callable[[], Shown], summarise: Callable[..., None], as_json: bool) -> Shown:

@@ -27,7 +27,7 @@ from clftask.io import filesystems, storage
 from clftask.io.tempdirs import temporary_folder
 from clftask.messages import counted
 from clftask.models import bundle
-from clftask.models.loading import check_base
+from clftask.models.base_checks import check_base
 from clftask.models.tokenizers import load_tokenizer
 from clftask.scoring.input import matching_rows, source_of, survey
 from clftask.yaml_io import read_yaml

@@ -1,4 +1,4 @@
-"""Finds and checks the pretrained model, and adds the classification head."""
+"""Finds and opens the pretrained model, and adds the classification head."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from clftask.config.train import ModelSpec
 from clftask.errors import ConfigError, DataError, Problem
 from clftask.io import filesystems, storage
 from clftask.io.tempdirs import temporary_folder
-from clftask.messages import first_line
 from clftask.models.file_checks import check_files
 from clftask.models.tokenizers import load_tokenizer
 
@@ -26,7 +25,7 @@ PROBLEM_TYPES: dict[Task, str] = {
 }
 
 
-def _transformers() -> Any:
+def import_transformers() -> Any:
     """Import transformers and register clftask's model classes."""
     import transformers
 
@@ -53,7 +52,7 @@ def find_base(base: str, scratch: str) -> str:
         storage.download(base, folder)
         return folder
     if base.startswith("/") and not Path(base).is_dir():
-        raise _refuse(base, "is not a folder", "Check the path, or use a hub id.")
+        raise refuse_base(base, "is not a folder", "Check the path, or use a hub id.")
     return base
 
 
@@ -63,118 +62,17 @@ def _in_package(base: str) -> str:
     spec = importlib.util.find_spec(package) if package.isidentifier() else None
     places = list(spec.submodule_search_locations or []) if spec else []
     if not places:
-        raise _refuse(base, f"the package {package} is not installed", f"pip install {package}")
+        raise refuse_base(base, f"the package {package} is not installed", f"pip install {package}")
     folder = Path(places[0], inner)
     if inner.startswith("/") or ".." in Path(inner).parts or not folder.is_dir():
-        raise _refuse(
+        raise refuse_base(
             base, f"the package {package} contains no folder {inner!r}", "Check the name."
         )
     return str(folder)
 
 
-def check_base_files(spec: ModelSpec) -> None:
-    """Check what the files of a base tell without a model library, if they are on this machine.
-
-    Raises:
-        ConfigError: The package, the folder or a file is missing, a file is damaged, or the
-            configuration has fewer positions than `max_length`.
-    """
-    if filesystems.is_url(spec.base) and not spec.base.startswith("pkg://"):
-        return
-    folder = Path(find_base(spec.base, ""))
-    if folder.is_dir():
-        config = check_files(folder, functools.partial(_refuse, spec.base))
-        limit = config.get("max_position_embeddings")
-        if isinstance(limit, int) and limit > 0:
-            _check_length(spec, limit)
-
-
-def _check_length(spec: ModelSpec, limit: int) -> None:
-    if limit < spec.max_length:
-        allowed = f"must be at most {limit}, the positions of {spec.base}"
-        raise ConfigError(Problem("model.max_length", spec.max_length, allowed))
-
-
-def check_base(spec: ModelSpec, has_pairs: bool = False) -> Any:
-    """Check that a model can be trained, before any worker starts.
-
-    Args:
-        spec: The job's model section.
-        has_pairs: Whether the job has second texts.
-
-    Returns:
-        Its tokenizer. A temporary download is removed.
-
-    Raises:
-        ConfigError: The model is missing or incomplete, needs remote code, does not support
-            sequence classification, does not work with its tokenizer, or has fewer positions
-            than `max_length`.
-    """
-    with temporary_folder() as scratch, quiet_loading():
-        return _check_base(spec, find_base(spec.base, scratch), has_pairs)
-
-
-def _check_base(spec: ModelSpec, base: str, has_pairs: bool) -> Any:
-    transformers = _transformers()
-    if Path(base).is_dir():
-        check_files(Path(base), functools.partial(_refuse, spec.base))
-    try:
-        config = transformers.AutoConfig.from_pretrained(base, trust_remote_code=False)
-    except Exception as error:  # transformers raises OSError, ValueError, KeyError and more
-        reason = " ".join(str(error).split())[:300]
-        remedy = "Use a reachable hub id, a folder, s3:// or pkg://package/folder."
-        raise _refuse(spec.base, f"cannot be opened: {reason}", remedy) from None
-    if isinstance(spec.head, MlpHead) and type(config) not in transformers.AutoModel._model_mapping:
-        remedy = "Use head: linear, the model's own head."
-        raise _refuse(spec.base, f"{config.model_type} does not support another head", remedy)
-    mapping = transformers.AutoModelForSequenceClassification._model_mapping
-    if type(config) not in mapping and not isinstance(spec.head, MlpHead):
-        raise _refuse(
-            spec.base, f"{config.model_type} has no sequence classification in transformers"
-        )
-    if Path(base).is_dir():  # those of a hub id are downloaded by the workers
-        _check_weights(spec, base, config)
-    tokenizer = _check_tokenizer(spec.base, base, config)
-    _check_model(spec, config, tokenizer, has_pairs)
-    return tokenizer
-
-
-def _check_model(spec: ModelSpec, config: Any, tokenizer: Any, has_pairs: bool) -> None:
-    from clftask.models import trial_step
-
-    refuse = functools.partial(_refuse, spec.base)
-    try:
-        model = trial_step.untrained(config, spec)
-    except Exception as error:  # invalid sizes, a missing package, no hidden_size for an MLP head
-        reason = f"has no classifier with head {spec.head.kind}: {first_line(error)}"
-        raise refuse(reason, trial_step.other_choice(spec)) from None
-    trial_step.check_vocabulary(model, tokenizer, refuse)
-    limit = trial_step.num_positions(model)
-    if limit is not None:
-        _check_length(spec, limit)
-    special = tokenizer.num_special_tokens_to_add(pair=has_pairs)
-    least = special + 1 + has_pairs  # a token of each text
-    if spec.max_length < least:
-        allowed = f"must be at least {least}: the tokenizer adds {special} special tokens"
-        raise ConfigError(Problem("model.max_length", spec.max_length, allowed))
-    trial_step.check_step(model, tokenizer, spec, has_pairs, refuse)
-
-
-def _check_tokenizer(name: str, base: str, config: Any) -> Any:
-    try:
-        tokenizer = load_tokenizer(base, config)
-    except Exception as error:  # the tokenizers library raises bare Exceptions
-        reason = " ".join(str(error).split())[:300]
-        remedy = "Download the model again."
-        raise _refuse(name, f"the tokenizer cannot be opened: {reason}", remedy) from None
-    if tokenizer.pad_token is None:
-        own = "eos_token" if tokenizer.eos_token is not None else "unk_token"
-        remedy = f"Save the tokenizer with its {own} as pad_token."
-        raise _refuse(name, "its tokenizer has no padding token", remedy)
-    return tokenizer
-
-
-def _refuse(base: str, allowed: str, remedy: str = "") -> ConfigError:
+def refuse_base(base: str, allowed: str, remedy: str = "") -> ConfigError:
+    """Return the error that refuses a job's base."""
     return ConfigError(Problem("model.base", base, allowed, remedy))
 
 
@@ -210,7 +108,7 @@ def open_classifier(folder: str, num_labels: int, max_length: int) -> tuple[Any,
 def _opened(folder: str) -> tuple[Any, Any, list[str]]:
     import torch
 
-    model, info = _transformers().AutoModelForSequenceClassification.from_pretrained(
+    model, info = import_transformers().AutoModelForSequenceClassification.from_pretrained(
         folder,
         dtype=torch.float32,
         trust_remote_code=False,
@@ -246,7 +144,7 @@ def build_model(
     from clftask.models.mlp import without_layerdrop
 
     names = dict(enumerate(space.names))
-    config = _transformers().AutoConfig.from_pretrained(
+    config = import_transformers().AutoConfig.from_pretrained(
         base,
         trust_remote_code=False,
         num_labels=len(names),
@@ -268,7 +166,7 @@ def build_model(
 
 def _is_classifier_of(space: LabelSpace, base: str) -> bool:
     """Tell whether a base is a classifier for this task with these labels in this order."""
-    own = _transformers().AutoConfig.from_pretrained(base, trust_remote_code=False)
+    own = import_transformers().AutoConfig.from_pretrained(base, trust_remote_code=False)
     # transformers treats a classifier without problem_type as single-label.
     problem_type = own.problem_type or PROBLEM_TYPES["multiclass"]
     names = dict(enumerate(space.names))
@@ -296,16 +194,16 @@ def _with_head(base: str, spec: ModelSpec, config: Any) -> tuple[Any, set[str], 
         model, fresh, lost = build(base, spec.head, config)
         refuse_lost(base, lost)
         return model, fresh, fresh
-    model, absent = _open_base(base, config)
+    model, absent = open_base(base, config)
     head = {name for name, _ in model.named_parameters() if not _is_pretrained(name, model)}
     return model, head, absent
 
 
-def _open_base(base: str, config: Any, **options: Any) -> tuple[Any, set[str]]:
+def open_base(base: str, config: Any, **options: Any) -> tuple[Any, set[str]]:
     """Return a base with the head of its architecture, and the parameters that the base lacks."""
     import torch
 
-    model, info = _transformers().AutoModelForSequenceClassification.from_pretrained(
+    model, info = import_transformers().AutoModelForSequenceClassification.from_pretrained(
         base,
         config=config,
         trust_remote_code=False,
@@ -320,27 +218,13 @@ def _open_base(base: str, config: Any, **options: Any) -> tuple[Any, set[str]]:
     return model, absent
 
 
-def _check_weights(spec: ModelSpec, base: str, config: Any) -> None:
-    """Check that a local base has the weights of its configuration, without reading them."""
-    from clftask.models import mlp
-
-    try:
-        if isinstance(spec.head, MlpHead):
-            refuse_lost(base, mlp.open_encoder(base, device_map="meta")[1])
-        else:
-            _open_base(base, config, device_map="meta")
-    except ConfigError:
-        raise
-    except Exception as error:  # transformers and safetensors raise many classes
-        reason = f"the weights cannot be opened: {first_line(error)}"
-        raise _refuse(spec.base, reason, "Download the model again.") from None
-
-
 def refuse_lost(base: str, names: list[str]) -> None:
     """Refuse a base that lacks encoder weights: transformers would initialise them randomly."""
     if names:
         shown = ", ".join(sorted(names)[:3])
-        raise _refuse(base, f"lacks {len(names)} of its own weights: {shown}", "Use another base.")
+        raise refuse_base(
+            base, f"lacks {len(names)} of its own weights: {shown}", "Use another base."
+        )
 
 
 def _is_pretrained(name: str, model: Any) -> bool:
@@ -394,7 +278,7 @@ def num_parameters(spec: ModelSpec, num_labels: int) -> int:
     """Return the number of parameters of a job's model, without loading the weights."""
     import torch
 
-    transformers = _transformers()
+    transformers = import_transformers()
     with temporary_folder() as scratch:
         base = find_base(spec.base, scratch)
         config = transformers.AutoConfig.from_pretrained(base, trust_remote_code=False)

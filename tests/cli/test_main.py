@@ -62,9 +62,10 @@ def paths(problems: list[dict[str, Any]]) -> set[str]:
 def test_a_job_of_another_kind_names_its_command(tmp_path, command, content, kind):
     file = tmp_path / "job.yaml"
     file.write_text(json.dumps(content))
-    result = CliRunner().invoke(app, [command, str(file)])
-    assert result.exit_code == 2
-    assert result.stderr == f"error: {file}: is a {kind} job. Use clftask {kind}.\n"
+    for before in ("", "submit "):
+        result = CliRunner().invoke(app, [*before.split(), command, str(file)])
+        assert result.exit_code == 2
+        assert result.stderr == f"error: {file}: is a {kind} job. Use clftask {before}{kind}.\n"
 
 
 def test_all_mistakes_of_the_file_at_once(document, tmp_path):

@@ -21,7 +21,7 @@ from clftask.commands.evaluate import decide_bundle
 from clftask.commands.inspect import inspect
 from clftask.errors import ConfigError, DataError
 from clftask.models import bundle
-from clftask.models.loading import check_base
+from clftask.models.base_checks import check_base
 
 
 def use(folder: Path) -> None:

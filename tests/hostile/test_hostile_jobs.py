@@ -27,7 +27,7 @@ from clftask.data.prepare import prepare
 from clftask.errors import ConfigError, StorageError
 from clftask.io import filesystems, listing, storage
 from clftask.models import bundle
-from clftask.models.loading import check_base
+from clftask.models.base_checks import check_base
 from clftask.spec import Spec
 from clftask.yaml_io import parse_yaml
 

@@ -24,7 +24,7 @@ from clftask.config.train import ModelSpec, TrainJob
 from clftask.data.prepare import prepare, tokenise
 from clftask.errors import ConfigError
 from clftask.models import bundle, bundle_meta
-from clftask.models.loading import check_base
+from clftask.models.base_checks import check_base
 from clftask.training.worker import Work, build_trainer
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"

@@ -27,10 +27,10 @@ from clftask.components.labels import LabelSpace
 from clftask.config.train import ModelSpec
 from clftask.errors import ClftaskError, ConfigError, Problem
 from clftask.io import storage
+from clftask.models.base_checks import check_base
 from clftask.models.file_checks import check_files
 from clftask.models.loading import (
     build_model,
-    check_base,
     find_base,
     log_odds,
     output_layer,

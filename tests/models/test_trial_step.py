@@ -18,7 +18,8 @@ from clftask.components.labels import LabelSpace
 from clftask.config.train import ModelSpec
 from clftask.errors import ConfigError
 from clftask.models import trial_step
-from clftask.models.loading import build_model, check_base
+from clftask.models.base_checks import check_base
+from clftask.models.loading import build_model
 from clftask.models.tokenizers import load_tokenizer
 
 SPACE, PRIOR = LabelSpace("multiclass", ("no", "yes")), np.array([0.5, 0.5])

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clftask.config.jobs import Job
 from clftask.distributed.auth import MODE, authenticate, describe_open, is_open, wrong_token
 from clftask.distributed.ray_errors import is_unknown_job
 from clftask.distributed.submit.package import (
-    Job,
     Shipping,
     check_paths,
     command,

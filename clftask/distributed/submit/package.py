@@ -13,13 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from clftask.config.score import ScoreJob
-from clftask.config.train import TrainJob
-from clftask.config.tune import TuneJob
+from clftask.config.jobs import Job
 from clftask.errors import ConfigError, Problem
-
-Job = TrainJob | TuneJob | ScoreJob
-KINDS: dict[str, type[Job]] = {"train": TrainJob, "tune": TuneJob, "score": ScoreJob}
 
 # No secrets: the dashboard shows a job's runtime environment.
 PASSED_ON = (
@@ -49,17 +44,6 @@ class Shipping:
     shared: tuple[str, ...] = ()
     packages: bool = False
     image: str | None = None
-
-
-def load(kind: str, path: str, overrides: Iterable[str]) -> Job:
-    """Read a job file.
-
-    Raises:
-        ConfigError: The job file or the kind of job is invalid.
-    """
-    if kind not in KINDS:
-        raise ConfigError(Problem("submit", kind, f"must be {', '.join(KINDS)}"))
-    return KINDS[kind].load(path, overrides)
 
 
 def check_paths(job: Job, shared: Iterable[str]) -> None:

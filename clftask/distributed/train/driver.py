@@ -25,7 +25,7 @@ from clftask.distributed.train.progress import Waiting, follow, new_progress_act
 from clftask.errors import ClftaskError, ConfigError, JobError, Problem, is_permanent
 from clftask.io import storage
 from clftask.messages import counted, first_line
-from clftask.models.loading import check_base, check_base_files
+from clftask.models.base_checks import check_base, check_base_files
 from clftask.models.precision import check_precision
 from clftask.training import run_dir
 

@@ -11,7 +11,7 @@ from clftask.config.tune import TuneJob
 from clftask.distributed.capacity import capacity
 from clftask.distributed.tune.placement import Slots, room_for
 from clftask.errors import ClftaskError, ConfigError, Problem
-from clftask.models.loading import check_base
+from clftask.models.base_checks import check_base
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

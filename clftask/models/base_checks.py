@@ -1,0 +1,142 @@
+"""Checks that a job's base can be trained, before any worker starts."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+from clftask.components.heads import MlpHead
+from clftask.config.train import ModelSpec
+from clftask.errors import ConfigError, Problem
+from clftask.io import filesystems
+from clftask.io.tempdirs import temporary_folder
+from clftask.messages import first_line
+from clftask.models.file_checks import check_files
+from clftask.models.loading import (
+    find_base,
+    import_transformers,
+    open_base,
+    quiet_loading,
+    refuse_base,
+    refuse_lost,
+)
+from clftask.models.tokenizers import load_tokenizer
+
+
+def check_base_files(spec: ModelSpec) -> None:
+    """Check what the files of a base tell without a model library, if they are on this machine.
+
+    Raises:
+        ConfigError: The package, the folder or a file is missing, a file is damaged, or the
+            configuration has fewer positions than `max_length`.
+    """
+    if filesystems.is_url(spec.base) and not spec.base.startswith("pkg://"):
+        return
+    folder = Path(find_base(spec.base, ""))
+    if folder.is_dir():
+        config = check_files(folder, functools.partial(refuse_base, spec.base))
+        limit = config.get("max_position_embeddings")
+        if isinstance(limit, int) and limit > 0:
+            _check_length(spec, limit)
+
+
+def _check_length(spec: ModelSpec, limit: int) -> None:
+    if limit < spec.max_length:
+        allowed = f"must be at most {limit}, the positions of {spec.base}"
+        raise ConfigError(Problem("model.max_length", spec.max_length, allowed))
+
+
+def check_base(spec: ModelSpec, has_pairs: bool = False) -> Any:
+    """Check that a model can be trained, before any worker starts.
+
+    Args:
+        spec: The job's model section.
+        has_pairs: Whether the job has second texts.
+
+    Returns:
+        Its tokenizer. A temporary download is removed.
+
+    Raises:
+        ConfigError: The model is missing or incomplete, needs remote code, does not support
+            sequence classification, does not work with its tokenizer, or has fewer positions
+            than `max_length`.
+    """
+    with temporary_folder() as scratch, quiet_loading():
+        return _check_base(spec, find_base(spec.base, scratch), has_pairs)
+
+
+def _check_base(spec: ModelSpec, base: str, has_pairs: bool) -> Any:
+    transformers = import_transformers()
+    if Path(base).is_dir():
+        check_files(Path(base), functools.partial(refuse_base, spec.base))
+    try:
+        config = transformers.AutoConfig.from_pretrained(base, trust_remote_code=False)
+    except Exception as error:  # transformers raises OSError, ValueError, KeyError and more
+        reason = " ".join(str(error).split())[:300]
+        remedy = "Use a reachable hub id, a folder, s3:// or pkg://package/folder."
+        raise refuse_base(spec.base, f"cannot be opened: {reason}", remedy) from None
+    if isinstance(spec.head, MlpHead) and type(config) not in transformers.AutoModel._model_mapping:
+        remedy = "Use head: linear, the model's own head."
+        raise refuse_base(spec.base, f"{config.model_type} does not support another head", remedy)
+    mapping = transformers.AutoModelForSequenceClassification._model_mapping
+    if type(config) not in mapping and not isinstance(spec.head, MlpHead):
+        raise refuse_base(
+            spec.base, f"{config.model_type} has no sequence classification in transformers"
+        )
+    if Path(base).is_dir():  # those of a hub id are downloaded by the workers
+        _check_weights(spec, base, config)
+    tokenizer = _check_tokenizer(spec.base, base, config)
+    _check_model(spec, config, tokenizer, has_pairs)
+    return tokenizer
+
+
+def _check_model(spec: ModelSpec, config: Any, tokenizer: Any, has_pairs: bool) -> None:
+    from clftask.models import trial_step
+
+    refuse = functools.partial(refuse_base, spec.base)
+    try:
+        model = trial_step.untrained(config, spec)
+    except Exception as error:  # invalid sizes, a missing package, no hidden_size for an MLP head
+        reason = f"has no classifier with head {spec.head.kind}: {first_line(error)}"
+        raise refuse(reason, trial_step.other_choice(spec)) from None
+    trial_step.check_vocabulary(model, tokenizer, refuse)
+    limit = trial_step.num_positions(model)
+    if limit is not None:
+        _check_length(spec, limit)
+    special = tokenizer.num_special_tokens_to_add(pair=has_pairs)
+    least = special + 1 + has_pairs  # a token of each text
+    if spec.max_length < least:
+        allowed = f"must be at least {least}: the tokenizer adds {special} special tokens"
+        raise ConfigError(Problem("model.max_length", spec.max_length, allowed))
+    trial_step.check_step(model, tokenizer, spec, has_pairs, refuse)
+
+
+def _check_tokenizer(name: str, base: str, config: Any) -> Any:
+    try:
+        tokenizer = load_tokenizer(base, config)
+    except Exception as error:  # the tokenizers library raises bare Exceptions
+        reason = " ".join(str(error).split())[:300]
+        remedy = "Download the model again."
+        raise refuse_base(name, f"the tokenizer cannot be opened: {reason}", remedy) from None
+    if tokenizer.pad_token is None:
+        own = "eos_token" if tokenizer.eos_token is not None else "unk_token"
+        remedy = f"Save the tokenizer with its {own} as pad_token."
+        raise refuse_base(name, "its tokenizer has no padding token", remedy)
+    return tokenizer
+
+
+def _check_weights(spec: ModelSpec, base: str, config: Any) -> None:
+    """Check that a local base has the weights of its configuration, without reading them."""
+    from clftask.models import mlp
+
+    try:
+        if isinstance(spec.head, MlpHead):
+            refuse_lost(base, mlp.open_encoder(base, device_map="meta")[1])
+        else:
+            open_base(base, config, device_map="meta")
+    except ConfigError:
+        raise
+    except Exception as error:  # transformers and safetensors raise many classes
+        reason = f"the weights cannot be opened: {first_line(error)}"
+        raise refuse_base(spec.base, reason, "Download the model again.") from None
