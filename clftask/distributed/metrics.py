@@ -222,7 +222,7 @@ class ScoreMetricsExporter(MetricsExporter[dict[str, Any]]):
 
     def send(self) -> None:
         if self.pool is not None and self.dispatcher is not None:
-            ready = len(self.pool.busy) + len(self.pool.idle)
+            ready = self.pool.num_busy + len(self.pool.idle)
             self.set("clftask_score_workers", ready, state="ready")
             self.set("clftask_score_workers", len(self.pool.starting), state="starting")
             attempts, failed = self.dispatcher.attempts, self.dispatcher.failed

@@ -21,6 +21,7 @@ from clftask.io.tempdirs import remove_stale_folders
 
 CONNECT_TIMEOUT_S = 15.0
 FOR_WORKERS = ("CLFTASK_S3_SSE", "CLFTASK_LOG")
+_is_private = False
 
 
 @contextmanager
@@ -33,6 +34,7 @@ def connected(say: Callable[[str], None] = lambda line: None) -> Iterator[None]:
     Raises:
         ConfigError: The cluster of RAY_ADDRESS does not answer, or rejects the token.
     """
+    global _is_private
     import ray
 
     if ray.is_initialized():
@@ -42,6 +44,7 @@ def connected(say: Callable[[str], None] = lambda line: None) -> Iterator[None]:
     authenticate()
     before = signal.getsignal(signal.SIGTERM)
     _init()
+    _is_private = bool(ray._private.worker._global_node.head)
     dashboard = ray._private.worker.get_dashboard_url()
     if dashboard and is_open(f"http://{dashboard}"):
         say(f"warning: {describe_open('this Ray cluster')}")
@@ -50,16 +53,14 @@ def connected(say: Callable[[str], None] = lambda line: None) -> Iterator[None]:
     try:
         yield
     finally:
+        _is_private = False
         ray.shutdown()
         remove_stale_folders()  # of workers that were killed
 
 
 def is_private() -> bool:
-    """Return whether this process started Ray, so that no other job or machine uses it."""
-    import ray
-
-    node = ray._private.worker._global_node
-    return node is not None and bool(node.head)
+    """Return whether `connected` started Ray: it ends with the job, and nobody else uses it."""
+    return _is_private
 
 
 def _refuse_silent(address: str) -> None:

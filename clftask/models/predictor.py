@@ -6,6 +6,7 @@ import logging
 import time
 from collections import deque
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -109,6 +110,7 @@ class Scorer:
         given = processes, tokenizer, meta.max_length, meta.truncation
         self.processes = TokenProcesses(*given) if processes else None
         self.tokenizer, self.meta, self.device = tokenizer, meta, torch.device(device)
+        self.tokenising = Lock()  # a call sets the tokenizer's truncation, then tokenises
         self.precision = precision
         self.max_tokens = max_tokens or MAX_TOKENS.get(self.device.type, MAX_TOKENS["cpu"])
         self.model = model.eval().to(self.device)
@@ -200,7 +202,8 @@ class Scorer:
 
     def _tokenise(self, texts: Any, pairs: Any | None) -> pa.Table:
         meta = self.meta
-        return tokenise(texts, pairs, self.tokenizer, meta.max_length, meta.truncation)
+        with self.tokenising:
+            return tokenise(texts, pairs, self.tokenizer, meta.max_length, meta.truncation)
 
     # ------------------------------------------------------------------ probabilities
 

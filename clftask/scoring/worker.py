@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, islice
 from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -39,6 +40,7 @@ from clftask.errors import (
 )
 from clftask.io import storage
 from clftask.io.strict_json import to_json
+from clftask.logs import errors_logged
 from clftask.messages import counted, first_line
 from clftask.models.bundle_meta import BundleMeta
 from clftask.scoring.columns import columns_of, origin_columns
@@ -172,8 +174,9 @@ class ShardScorer:
         with ThreadPoolExecutor(1) as reading, ThreadPoolExecutor(1) as writing:
             pending: Future[Done | Failure] | None = None
             read = _ahead(self._read(shards), reading)
+            first = [*islice(read, 1)]  # before its turn: reading may be slow
             with self.turn:
-                for ready in read:
+                for ready in chain(first, read):
                     found = ready if isinstance(ready, Failure) else self._score(ready, rows_ahead)
                     if pending is not None:
                         done, pending = pending.result(), None
@@ -248,7 +251,8 @@ class ShardScorer:
         about = f"{counted(rows_ahead, 'row')} ahead, {could_save:.0f} s above reading"
         _log.info("the model is %scompiled: %s", "" if pays else "not ", about)
         if pays:
-            self.scorer.compile(tokens.slice(0, COMPILE_SAMPLE_ROWS))
+            with errors_logged("the model cannot be compiled"):  # the shard is computed already
+                self.scorer.compile(tokens.slice(0, COMPILE_SAMPLE_ROWS))
 
     def _commit(self, part: _Part) -> Done | Failure:
         shard = part.ready.rows.shard

@@ -82,8 +82,6 @@ def resumable(run: Run) -> Iterator[Callable[[Spec, pa.Table, str], None]]:
         ConfigError: Another driver writes to the run.
     """
     name, created = run.path.rpartition("/")[2], []
-    if run.exists:
-        driver_mark.check(run.path)
 
     def create_run(job: Spec, rows: pa.Table, fingerprint: str) -> None:
         if run.exists:
@@ -127,7 +125,7 @@ def find(spec: RunSpec, prefix: str, job_file: str = JOB) -> Run:
         job_file: The run's job file; if it exists, the name is taken.
 
     Raises:
-        ConfigError: The name is taken and `resume` is false.
+        ConfigError: The name is taken and `resume` is false, or another driver writes to the run.
         StorageError: The storage is not writable.
     """
     storage.check_writable(spec.storage, "run.storage")
@@ -136,6 +134,8 @@ def find(spec: RunSpec, prefix: str, job_file: str = JOB) -> Run:
     there = [name for name in (SEARCH, JOB) if storage.exists(storage.join(path, name))]
     if there and (there[0] != job_file or not spec.resume):
         raise _taken(path, spec.name)
+    if there:
+        driver_mark.check(path)
     return Run(path, bool(there), job_file)
 
 

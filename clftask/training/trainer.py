@@ -147,8 +147,10 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         Raises:
             JobError: A single row does not fit.
         """
-        order = np.argsort(-self.batches.lengths, kind="stable")
-        longest = order[: self.args.per_device_train_batch_size]
+        if self.args.activation_checkpointing:  # Trainer enables it later
+            self.model.activation_checkpointing_enable()
+        size = self.args.per_device_train_batch_size
+        longest = np.argsort(-self.batches.lengths, kind="stable")[:size]
         while True:
             micro = self.batches.cut(longest, np.zeros(len(longest), np.float32))[0]
             if all_agree(self._fits(micro)):
@@ -185,9 +187,7 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         if len(micro["rows"]) == 1:
             raise row_too_large(self.job, self.args, int(micro["attention_mask"].sum()))
         self.batches.limit = Limit(inputs // 2, inputs * width // 2)
-        self.note(
-            f"out of memory: {inputs} x {width} tokens do not fit; the micro batches are halved"
-        )
+        self.note(f"out of memory at {inputs} x {width} tokens; the micro batches are halved")
 
     def training_step(
         self, model: Any, inputs: Any, num_items_in_batch: Any = None
@@ -262,7 +262,8 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         Raises:
             StorageError: Its disk is full, or cannot be written.
         """
-        if self.is_uploading() and not self._must_save():
+        # Only the first worker uploads; saving is a collective of all.
+        if not broadcast_from_first(self._must_save() or not self.is_uploading()):
             return
         with translate_write_errors(self.args.output_dir):
             super()._save_checkpoint(model, trial)

@@ -158,12 +158,15 @@ def test_the_mark_is_there_while_a_driver_runs(job):
 
 
 def test_a_second_driver_on_this_machine_is_refused_and_leaves_the_mark(job, run):
-    found, prepared = run_dir.Run(str(run), True), prepare(job)
+    resumed = job.run.model_copy(
+        update={"storage": str(run.parent), "name": run.name, "resume": True}
+    )
+    prepared = prepare(job)
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
         mark(run, pid=other.pid, birth=driver_mark._birth(other.pid))
         first = (run / "driver.json").read_text()
-        with pytest.raises(ConfigError) as caught, run_dir.resumable(found):
-            pass
+        with pytest.raises(ConfigError) as caught:
+            run_dir.find(resumed, job.task)
         (problem,) = caught.value.problems
         assert (problem.path, problem.value) == ("run.name", run.name)
         assert problem.allowed == f"is in use: process {other.pid} on this machine writes to {run}"
@@ -171,6 +174,7 @@ def test_a_second_driver_on_this_machine_is_refused_and_leaves_the_mark(job, run
         assert (run / "driver.json").read_text() == first
         other.kill()
         os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)  # it stays a zombie
+        found = run_dir.find(resumed, job.task)
         with run_dir.resumable(found) as create:
             create(job, prepared.rows, prepared.fingerprint)
             assert driver_mark.find(found.path).pid == os.getpid()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,6 +33,7 @@ from transformers import (
     pipeline,
 )
 
+from clftask.data.tokenization import tokenise
 from clftask.errors import ConfigError, DataError, JobError, ModelError
 from clftask.models.predictor import Prediction, Scorer, load
 
@@ -168,6 +171,23 @@ def test_equal_pairs_are_computed_once(make_bundle):
     alone = [scorer.logits(scorer.tokenise(pa.array([a]), pa.array([b])))[0] for a, b in rows]
     np.testing.assert_allclose(found, alone, atol=1e-5)
     assert np.abs(found[0] - found[1]).max() > 1e-3
+
+
+def test_threads_may_tokenise_at_once(make_bundle, monkeypatch):
+    """A tokenizer holds the truncation of a call; another call must not change it meanwhile."""
+    scorer, calls, at_once = opened(make_bundle()), [0], []
+
+    def noted(*given):
+        calls[0] += 1
+        at_once.append(calls[0])
+        time.sleep(0.01)
+        calls[0] -= 1
+        return tokenise(*given)
+
+    monkeypatch.setattr("clftask.models.predictor.tokenise", noted)
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(lambda text: scorer.tokenise(pa.array([text]), None), ["a", "b"] * 10))
+    assert at_once == [1] * 20
 
 
 def test_processes_that_tokenise_change_nothing(make_bundle):

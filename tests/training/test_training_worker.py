@@ -257,6 +257,14 @@ def test_an_epoch_does_not_wait_for_the_checkpoint_of_another(make_work, monkeyp
     assert checkpoints_of(work) == [per_epoch, 4 * per_epoch]
 
 
+def test_only_the_first_worker_decides_whether_an_epoch_waits(make_work, monkeypatch):
+    """The others do not upload, so that they would always save: a collective of all."""
+    monkeypatch.setattr("clftask.training.trainer.broadcast_from_first", lambda decided: False)
+    trainer = build_trainer(make_work(), 1, "cpu", "fp32", make_work().run)
+    assert trainer._save_checkpoint(trainer.model, None) is None
+    assert not list(Path(trainer.args.output_dir).glob("checkpoint-*"))
+
+
 def test_a_better_epoch_waits_for_the_checkpoint_of_another(make_work, monkeypatch):
     monkeypatch.setattr(Checkpoints, "is_uploading", lambda self: True)
     work = make_work(epochs=3, metric="loss")

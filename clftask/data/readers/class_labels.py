@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -36,14 +37,25 @@ def _class_names(schema: pa.Schema) -> dict[str, Sequence[str]]:
     """Return the names of each column of ClassLabel, or of lists of it."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        inner = {name: feature.get("feature", feature) for name, feature in features.items()}
-        return {n: f["names"] for n, f in inner.items() if f.get("_type") == "ClassLabel"}
-    except (KeyError, TypeError, AttributeError, ValueError):
+        items = dict(features).items()
+    except (KeyError, TypeError, ValueError):
         return {}
+    inner = {name: _of_items(feature) for name, feature in items}
+    return {n: f["names"] for n, f in inner.items() if f.get("_type") == "ClassLabel"}
+
+
+def _of_items(feature: Any) -> dict[str, Any]:
+    """Return the feature of a list's items; older datasets wrote lists as [feature]."""
+    found = feature[0] if isinstance(feature, list) and feature else feature
+    found = found.get("feature", found) if isinstance(found, dict) else {}
+    return found if isinstance(found, dict) and "names" in found else {}
 
 
 def _take_names(column: pa.Array, names: Sequence[str]) -> pa.Array:
     if pa.types.is_integer(column.type):
+        if (most := pc.max(column).as_py() or 0) >= len(names):  # it was recoded since
+            stored = f"{len(names)} ClassLabel names in its metadata"
+            raise pa.ArrowInvalid(f"the label {most}, but {stored}; save it without them")
         codes = pc.if_else(pc.less(column, 0), None, column)  # datasets: -1 means no label
         return pa.array(names, pa.string()).take(codes)
     is_list = pa.types.is_list(column.type) or pa.types.is_large_list(column.type)

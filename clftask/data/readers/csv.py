@@ -123,7 +123,7 @@ class Csv(Source):
                 raise DataError(self._ragged(text.path, line, cells, len(header)))
             rows.append(cells)
             reasons.append(f"line {line} {_REPEATED}" if _is_header(cells, header) else None)
-            num_chars += sum(map(len, cells))
+            num_chars += sum(map(len, cells)) + len(cells)  # empty cells need memory, too
             if num_chars >= self.block_size or len(rows) == _BLOCK_ROWS:
                 yield _batch(rows, reasons, places, columns)
                 rows, reasons, num_chars = [], [], 0

@@ -127,7 +127,7 @@ class ShardBatch:
 class Pool:
     """Starts actors while shards are waiting, and gives them batches.
 
-    An actor at the last shard of its batch gets the next one: it reads while it computes.
+    An actor that begins the last shard of its batch gets the next one: it reads while it computes.
 
     It requests all actors at once: Ray starts as many as fit the cluster, and the pending ones
     make an autoscaler add nodes.
@@ -205,6 +205,11 @@ class Pool:
             with contextlib.suppress(Exception):  # an error that ended the job matters more
                 ray.kill(actor)
 
+    @property
+    def num_busy(self) -> int:
+        """The number of actors with a batch."""
+        return len({id(shard_batch.actor) for shard_batch in [*self.busy.values()]})
+
     def _look(self) -> None:
         """Raise the number of workers if nodes have joined."""
         if self.chosen.more and time.monotonic() - self.looked > LOOK_S:
@@ -213,9 +218,8 @@ class Pool:
 
     def _grow(self, num_waiting: int) -> None:
         self._look()
-        num_busy = len({id(batch.actor) for batch in self.busy.values()})
-        num_there = len(self.starting) + len(self.idle) + num_busy
-        num_wanted = min(self.chosen.workers, num_waiting + num_busy)
+        num_wanted = min(self.chosen.workers, num_waiting + self.num_busy)
+        num_there = len(self.starting) + len(self.idle) + self.num_busy
         for _ in range(num_wanted - num_there):
             actor = self._create()
             self.starting[actor.load.remote()] = actor
@@ -247,24 +251,26 @@ class Pool:
             raise JobError(*refusal.problems)
 
     def _feed(self, dispatcher: Dispatcher) -> None:
-        ready = [*self.idle, *self._finishing(len(dispatcher.waiting))]
+        ready = [*self.idle, *self._finishing()]
         if not ready:  # the usual case; the sum below visits all waiting shards
             return
         rows_ahead = sum(shard.num_rows for shard in dispatcher.waiting) // self.chosen.workers
-        while ready and (shards := dispatcher.next()):
-            actor = ready.pop(0)
+        num_idle = len(self.idle)
+        for i, actor in enumerate(ready):
+            # The last shards are left to the actor that is idle first.
+            is_soon = i >= num_idle and len(dispatcher.waiting) <= self.chosen.workers
+            if is_soon or not (shards := dispatcher.next()):
+                return
             generator = actor.run.options(num_returns="streaming").remote(shards, rows_ahead)
             self.busy[generator] = ShardBatch(actor, {shard.index: shard for shard in shards})
             self.idle = [other for other in self.idle if other is not actor]
 
-    def _finishing(self, num_waiting: int) -> list[Any]:
-        """Return the actors at the last shard of their only batch.
+    def _finishing(self) -> list[Any]:
+        """Return the actors that compute the last shard of their only batch.
 
-        None if few shards wait: another actor may be idle sooner.
+        A shard is heard of when the next one is computed: then the last of three begins.
         """
-        if num_waiting <= self.chosen.workers:
-            return []
-        actors = [b.actor for b in self.busy.values() if len(b.shards) == 1]
+        actors = [b.actor for b in self.busy.values() if len(b.shards) <= 2]
         return [actor for actor in actors if len(self._held_by(actor)) == 1]
 
     def _held_by(self, actor: Any) -> list[Any]:

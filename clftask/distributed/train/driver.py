@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from clftask.training.worker import Work
 
 _TRACKER_PREFIXES = ("MLFLOW_", "WANDB_")
+_PATIENCE_S = 10.0
 Say = Callable[[str], None]
 Show = Callable[[dict[str, Any]], None]
 
@@ -82,13 +84,14 @@ def _trained(job: TrainJob, run: run_dir.Run, say: Say, show: Show) -> dict[str,
         run_dir.same_data(run, prepared.fingerprint)
     check_base_files(job.model)
     with (
-        _checking_base(job) as checked,
         run_dir.resumable(run) as create,
+        _checking_base(job) as checked,
         connected(say),
         TrainMetricsExporter(run.path, show) as show,
     ):
         chosen = plan(job.scaling, capacity())
         check_precision(job.training.precision, chosen.use_gpu)
+        importlib.import_module("clftask.distributed.train.ray_trainer")  # takes a second
         tokenizer = checked.result()
         say(f"reading and tokenising {counted(prepared.rows.num_rows, 'row')}")
         tables = tokenise(prepared, tokenizer, job.model)
@@ -103,14 +106,20 @@ def _trained(job: TrainJob, run: run_dir.Run, say: Say, show: Show) -> dict[str,
 @contextmanager
 def _checking_base(job: TrainJob) -> Iterator[Future[Any]]:
     """Check the base in a thread, while Ray starts; the result is its tokenizer."""
+    found: Future[Any] = Future()
 
-    def check() -> Any:
-        tokenizer = check_base(job.model, job.data.text_pair is not None)
-        importlib.import_module("clftask.distributed.train.ray_trainer")  # takes a second
-        return tokenizer
+    def check() -> None:
+        try:
+            found.set_result(check_base(job.model, job.data.text_pair is not None))
+        except BaseException as error:
+            found.set_exception(error)
 
-    with ThreadPoolExecutor(1) as thread:
-        yield thread.submit(check)
+    thread = threading.Thread(target=check, daemon=True)
+    thread.start()
+    try:
+        yield found
+    finally:
+        thread.join(_PATIENCE_S)  # an import ends soon; an interrupt does not wait for a download
 
 
 def _named(job: TrainJob, run: run_dir.Run) -> TrainJob:

@@ -422,6 +422,32 @@ def test_a_saved_dataset_has_names_for_its_labels(tmp_path: Path) -> None:
     assert table["_row"].to_pylist() == [0, 1, 2]
 
 
+def with_features(features: dict[str, object], **columns: list[object]) -> pa.Table:
+    """Return a table with the metadata that `datasets` stores."""
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    return pa.table(columns).replace_schema_metadata(metadata)
+
+
+def test_label_names_of_old_datasets_with_lists(tmp_path: Path) -> None:
+    names = {"names": ["neg", "pos"], "_type": "ClassLabel"}
+    texts = {"dtype": "string", "_type": "Value"}
+    features = {"label": names, "tags": [names], "words": [texts], "odd": "?"}
+    columns = {"label": [0, 1], "tags": [[1], []], "words": [["a"], ["b"]], "odd": [5, 6]}
+    parquet.write_table(with_features(features, **columns), tmp_path / "rows.parquet")
+    table = read(tmp_path / "rows.parquet", ("label", "tags", "words", "odd"))
+    assert table["label"].to_pylist() == ["neg", "pos"]
+    assert table["tags"].to_pylist() == [["pos"], []]
+    assert table["words"].to_pylist() == [["a"], ["b"]]
+    assert table["odd"].to_pylist() == [5, 6]
+
+
+def test_a_label_without_a_stored_name_is_refused(tmp_path: Path) -> None:
+    features = {"label": {"names": ["neg", "pos"], "_type": "ClassLabel"}}
+    parquet.write_table(with_features(features, label=[0, 2]), tmp_path / "rows.parquet")
+    with pytest.raises(DataError, match="the label 2, but 2 ClassLabel names in its metadata"):
+        read(tmp_path / "rows.parquet", ("label",))
+
+
 @pytest.mark.parametrize("name", ["rows.parquet", "saved/data-00000-of-00001.arrow"])
 def test_files_of_datasets_have_names_for_their_labels(tmp_path: Path, name: str) -> None:
     dataset().to_parquet(tmp_path / "rows.parquet")
