@@ -28,7 +28,7 @@ from clftask.components.labels.cells import (
 )
 from clftask.components.labels.flags import read_flags, read_vectors, warn_of_counts
 from clftask.components.labels.space import LabelSpace, multi_hot
-from clftask.components.labels.written import (
+from clftask.components.labels.list_text import (
     WRITE_JSON,
     distinct,
     is_bracketed,
