@@ -103,7 +103,7 @@ def test_every_module_has_a_place():
 
 
 def test_the_reader_sees_imports_at_the_top_in_functions_and_for_types():
-    assert ("cli.main", "cli.job_kinds") in edges()
+    assert ("cli.main", "cli.job_runners") in edges()
     assert ("models.loading", "models.mlp") in edges()
     assert ("distributed.train.driver", "distributed.session") in edges()
 
@@ -181,8 +181,8 @@ print("loaded:", *sys.modules)
 def test_a_training_does_not_load_what_only_other_jobs_need():
     code = """
 import sys
-from clftask.cli.job_kinds import job_kind
-job_kind("train")
+from clftask.cli.job_runners import job_runner
+job_runner("train")
 print(*sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -12,7 +12,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from clftask.cli import demo_corpus
-from clftask.cli.job_kinds import job_kind
+from clftask.cli.job_runners import job_runner
 from clftask.cli.tables import Page
 from clftask.config.score import ScoreJob
 from clftask.config.train import TrainJob
@@ -66,7 +66,7 @@ def _run(kind: str, path: Path, page: Page) -> Any:
     """Run a job file like the command line."""
     page.line()
     page.line(f"clftask {kind} {path}", style="bold")
-    chosen = job_kind(kind)
+    chosen = job_runner(kind)
     result = chosen.run(_TYPES[kind].load(path))
     chosen.summarise(result, page.console.file)
     return result

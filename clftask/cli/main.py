@@ -129,13 +129,13 @@ def _run_job(
     if dry_run:
         typer.echo(json.dumps(job.dump()) if as_json else job.to_yaml(), nl=as_json)
         return
-    from clftask.cli.job_kinds import estimator, job_kind
+    from clftask.cli.job_runners import estimator, job_runner
 
     if estimate:
         measure, show = estimator(kind)
         _show(lambda: measure(job, say), show, as_json)
     else:
-        chosen = job_kind(kind)
+        chosen = job_runner(kind)
         _show(lambda: chosen.run(job), partial(chosen.summarise, **shown), as_json)
 
 

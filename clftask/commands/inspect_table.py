@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clftask.components.labels.written import is_written, parse_written
+from clftask.components.labels.list_text import is_written, parse_written
 from clftask.components.splits import SPLIT_NAMES
 from clftask.data.readers.base import Source
 from clftask.data.readers.cells import BAD

@@ -1,6 +1,6 @@
 """From transformers' Trainer to clftask: what to use in place of arguments of other tools.
 
-`COUNTERPARTS` is also the table in `docs/job-files.md`; messages about unknown fields use all.
+`COUNTERPARTS` is also the table in `docs/from-trainer.md`; messages about unknown fields use all.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""Equal texts in labelled tables: how many, in which splits, with which labels."""
+"""Equal texts in labelled tables: how many, in which splits, with which labels.
+
+`inspect JOB --data` looks for them. The data report of a training has only the share of texts that
+also occur in train (`DataReport.describe`), which takes less time.
+"""
 
 from __future__ import annotations
 

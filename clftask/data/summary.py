@@ -40,7 +40,10 @@ class DataReport:
     other_splits: list[str] = field(default_factory=list)
 
     def describe(self, tables: dict[str, pa.Table], space: LabelSpace) -> None:
-        """Fill in row counts, label counts and the share of texts that also occur in train."""
+        """Fill in row counts, label counts and the share of texts that also occur in train.
+
+        `find_duplicates` tells more about equal texts, for `inspect JOB --data`.
+        """
         for split, table in tables.items():
             self.rows[split] = table.num_rows
             codes = table["labels"].combine_chunks().flatten().to_numpy()

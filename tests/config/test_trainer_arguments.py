@@ -125,8 +125,8 @@ def test_no_argument_stands_in_two_rows() -> None:
 
 
 def test_the_table_of_the_docs_is_that_of_the_messages() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "job-files.md").read_text()
-    section = page.partition("## From Trainer to clftask\n")[2].partition("\n## ")[0]
+    page = (Path(__file__).parents[2] / "docs" / "from-trainer.md").read_text()
+    section = page.partition("## All arguments\n")[2].partition("\n## ")[0]
     rows = [line for line in section.splitlines() if line.startswith("| `")]
     assert rows == [row.row for row in COUNTERPARTS]
 

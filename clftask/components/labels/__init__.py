@@ -27,8 +27,7 @@ from clftask.components.labels.cells import (
     without_repetitions,
 )
 from clftask.components.labels.flags import read_flags, read_vectors, warn_of_counts
-from clftask.components.labels.space import LabelSpace, multi_hot
-from clftask.components.labels.written import (
+from clftask.components.labels.list_text import (
     WRITE_JSON,
     distinct,
     is_bracketed,
@@ -38,6 +37,7 @@ from clftask.components.labels.written import (
     refuse_lists,
     written_lists,
 )
+from clftask.components.labels.space import LabelSpace, multi_hot
 from clftask.errors import DataError, Problem
 from clftask.spec import BareKind
 

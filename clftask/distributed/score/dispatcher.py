@@ -9,7 +9,7 @@ from clftask.errors import ClftaskError
 from clftask.scoring.manifest import Shard
 
 MAX_ATTEMPTS = 3
-MIN_STRETCH = 8  # enough shards to overlap reading, computing and writing
+MIN_BATCH_SHARDS = 8  # enough to overlap reading, computing and writing
 
 
 class Dispatcher:
@@ -35,7 +35,7 @@ class Dispatcher:
         most = -(-len(self.waiting) // share)
         shard_batch: list[Shard] = []
         while self.waiting and len(shard_batch) < most:
-            is_long = len(shard_batch) >= MIN_STRETCH
+            is_long = len(shard_batch) >= MIN_BATCH_SHARDS
             if is_long and not _follows(shard_batch[-1], self.waiting[0]):
                 break
             shard_batch.append(self.waiting.popleft())

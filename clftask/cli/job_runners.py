@@ -13,8 +13,8 @@ from clftask.config.results import Result
 
 
 @dataclass(frozen=True)
-class JobKind:
-    """One kind of job.
+class JobRunner:
+    """How the command line runs one kind of job.
 
     Attributes:
         drive: Runs a job: `drive(job, say, show)`.
@@ -33,32 +33,32 @@ class JobKind:
         return result
 
 
-def _train() -> JobKind:
+def _train() -> JobRunner:
     from clftask.cli.progress import TrainScreen
     from clftask.cli.summaries import train_summary
     from clftask.distributed.train.driver import train
 
-    return JobKind(train, lambda job: TrainScreen(job.training.metric), train_summary)
+    return JobRunner(train, lambda job: TrainScreen(job.training.metric), train_summary)
 
 
-def _tune() -> JobKind:
+def _tune() -> JobRunner:
     from clftask.cli.progress import TuneScreen
     from clftask.cli.summaries import tune_summary
     from clftask.distributed.tune.driver import tune
 
-    return JobKind(tune, lambda job: TuneScreen(job.goal, job.num_trials), tune_summary)
+    return JobRunner(tune, lambda job: TuneScreen(job.goal, job.num_trials), tune_summary)
 
 
-def _score() -> JobKind:
+def _score() -> JobRunner:
     from clftask.cli.progress import ScoreScreen
     from clftask.cli.summaries import score_summary
     from clftask.distributed.score.driver import score
 
-    return JobKind(score, lambda _: ScoreScreen(), score_summary)
+    return JobRunner(score, lambda _: ScoreScreen(), score_summary)
 
 
-def job_kind(name: str) -> JobKind:
-    """Return the kind of a command: train, tune or score."""
+def job_runner(name: str) -> JobRunner:
+    """Return the runner of a command: train, tune or score."""
     return {"train": _train, "tune": _tune, "score": _score}[name]()
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from clftask.components.labels.written import is_written, parse_written
+from clftask.components.labels.list_text import is_written, parse_written
 
 
 @pytest.mark.parametrize(
