@@ -187,7 +187,7 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         if len(micro["rows"]) == 1:
             raise row_too_large(self.job, self.args, int(micro["attention_mask"].sum()))
         self.batches.limit = Limit(inputs // 2, inputs * width // 2)
-        self.note(f"out of memory at {inputs} x {width} tokens; the micro batches are halved")
+        self.note(f"out of memory: {inputs} x {width} tokens; the micro batches are halved")
 
     def training_step(
         self, model: Any, inputs: Any, num_items_in_batch: Any = None
