@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +23,24 @@ from clftask.io import local_disk
 from clftask.models import bundle
 
 
-@pytest.fixture(scope="module", params=["multilabel", "multiclass"])
-def trained(request, train_bundle, tmp_path_factory) -> tuple[Path, Path, dict[str, Any]]:
-    """A bundle, the test rows that training held out, and its figures.
+@pytest.fixture(scope="session")
+def trained_once(train_bundle, tmp_path_factory) -> Callable[[str], Any]:
+    """Train a task once: pytest trains anew for each test that gives a fixture its parameter.
 
     On 24 validation rows, calibration `auto` would fall back to none.
     """
-    folder = tmp_path_factory.mktemp(request.param)
-    return train_bundle(folder, request.param, "decision.calibration=platt")
+
+    @functools.cache
+    def trained_for(task: str) -> Any:
+        return train_bundle(tmp_path_factory.mktemp(task), task, "decision.calibration=platt")
+
+    return trained_for
+
+
+@pytest.fixture(params=["multilabel", "multiclass"])
+def trained(request, trained_once) -> tuple[Path, Path, dict[str, Any]]:
+    """A bundle, the test rows that training held out, and its figures."""
+    return trained_once(request.param)
 
 
 @pytest.fixture
