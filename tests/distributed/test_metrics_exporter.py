@@ -71,7 +71,7 @@ class FakePool:
 
     def __init__(self, *found: Done) -> None:
         self.found = found
-        self.starting, self.busy, self.idle = {"a": 1}, {"b": 1, "c": 1}, [1]
+        self.starting, self.num_busy, self.idle = {"a": 1}, 2, [1]
 
     def done(self, dispatcher: Dispatcher) -> Iterator[Done]:
         yield from self.found
