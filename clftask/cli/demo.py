@@ -14,12 +14,10 @@ from pyarrow import parquet
 from clftask.cli import demo_corpus
 from clftask.cli.job_runners import job_runner
 from clftask.cli.tables import Page
-from clftask.config.score import ScoreJob
-from clftask.config.train import TrainJob
+from clftask.config.jobs import load_any_job, load_job
 from clftask.distributed.session import connected
 from clftask.logs import quiet_libraries
 
-_TYPES: dict[str, type[TrainJob] | type[ScoreJob]] = {"train": TrainJob, "score": ScoreJob}
 NUM_ROWS = {"aws_errors": 2_000, "aws_services": 1_000, "aws_unlabelled": 1_000}
 NUM_SHOWN = 5
 JOBS = Path(__file__).parent / "demo_jobs"  # jobs/configs links to them
@@ -67,7 +65,7 @@ def _run(kind: str, path: Path, page: Page) -> Any:
     page.line()
     page.line(f"clftask {kind} {path}", style="bold")
     chosen = job_runner(kind)
-    result = chosen.run(_TYPES[kind].load(path))
+    result = chosen.run(load_job(kind, str(path)))
     chosen.summarise(result, page.console.file)
     return result
 
@@ -119,6 +117,6 @@ def _write_job(folder: Path, name: str, data: dict[str, Path], bundle: str = "")
     overrides = [f"{field}={json.dumps(value)}" for field, value in changes.items()]
     path = folder / "jobs" / f"{name}.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
-    job = _TYPES["score" if bundle else "train"].load(JOBS / path.name, overrides)
+    job = load_any_job(str(JOBS / path.name), overrides)
     path.write_text(job.to_yaml())
     return path

@@ -13,8 +13,8 @@ from clftask.commands.inspect_run import Progress, inspect_run, last_written, un
 from clftask.commands.inspect_table import TableSummary, inspect_table
 from clftask.components.labels import Task
 from clftask.components.score_table import COUNTS, checksum, count_rows, read_footer
+from clftask.config.jobs import load_any_job
 from clftask.config.score import ScoreJob
-from clftask.config.train import TrainJob
 from clftask.config.tune import TuneJob
 from clftask.data.readers.hf_datasets import HUB
 from clftask.data.readers.registry import open_source
@@ -34,7 +34,7 @@ from clftask.scoring.manifest import (
 )
 from clftask.training import run_dir
 from clftask.tuning.trial_store import TrialStore, ranked
-from clftask.yaml_io import parse_job, read_yaml
+from clftask.yaml_io import parse_job
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,15 +175,12 @@ def _data_table(path: str, place: str) -> TableSummary:
 
 
 def _job(place: str, overrides: Iterable[str]) -> Description:
-    document = read_yaml(place)
-    if "space" in document:
-        search = TuneJob.load(place, overrides)
-        return SearchJobFile(trials=search.num_trials, space=list(search.space))
-    if "bundle" in document:
-        score = ScoreJob.load(place, overrides)
-        paths = {"input": score.input.path, "output": score.output.path}
-        return ScoreJobFile(bundle=score.bundle, **paths)
-    job = TrainJob.load(place, overrides)
+    job = load_any_job(place, overrides)
+    if isinstance(job, TuneJob):
+        return SearchJobFile(trials=job.num_trials, space=list(job.space))
+    if isinstance(job, ScoreJob):
+        paths = {"input": job.input.path, "output": job.output.path}
+        return ScoreJobFile(bundle=job.bundle, **paths)
     return TrainJobFile(task=job.task, base=job.model.base, data=job.data.train)
 
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clftask.components.truncation import LongTextSpec
+from clftask.config.jobs import load_any_job
 from clftask.config.score import ScoreJob
 from clftask.config.train import TrainJob
 from clftask.config.tune import TuneJob
@@ -30,7 +31,6 @@ from clftask.models import bundle
 from clftask.models.base_checks import check_base
 from clftask.models.tokenizers import load_tokenizer
 from clftask.scoring.input import matching_rows, source_of, survey
-from clftask.yaml_io import read_yaml
 
 SAMPLE_ROWS, SAMPLE_FILES = 1000, 20
 Figures = dict[str, float]
@@ -125,12 +125,10 @@ def inspect_data(path: str, overrides: Iterable[str] = ()) -> TrainData | Corpus
         remedy = f"Use {job_file}." if job_file else "Without --data, a table is described."
         allowed = "must be the YAML file of a train, tune or score job for --data"
         raise DataError(Problem("path", path, allowed, remedy))
-    document = read_yaml(place)
-    if "space" in document:
-        return _of_search(TuneJob.load(place, overrides))
-    if "bundle" in document:
-        return _of_score(ScoreJob.load(place, overrides))
-    return _of_train(TrainJob.load(place, overrides), "data of a train job")
+    job = load_any_job(place, overrides)
+    if isinstance(job, TuneJob):
+        return _of_search(job)
+    return _of_score(job) if isinstance(job, ScoreJob) else _of_train(job, "data of a train job")
 
 
 # ------------------------------------------------------------------ train and tune

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
 
 from clftask.config.score import ScoreJob
 from clftask.config.train import TrainJob
@@ -13,11 +13,25 @@ from clftask.yaml_io import read_yaml
 
 Job = TrainJob | TuneJob | ScoreJob
 JOBS: Final[dict[str, type[Job]]] = {"train": TrainJob, "tune": TuneJob, "score": ScoreJob}
-_OWN_FIELD = {"train": "model", "tune": "space", "score": "bundle"}  # only this kind has it
+
+
+def kind_of(document: Mapping[str, Any]) -> str:
+    """Return the kind of job that has most of a document's fields."""
+    return max(JOBS, key=lambda kind: len(document.keys() & JOBS[kind].model_fields.keys()))
+
+
+def load_any_job(path: str, overrides: Iterable[str] = ()) -> Job:
+    """Read the file of a job of any kind.
+
+    Raises:
+        ConfigError: It is invalid.
+    """
+    document = read_yaml(path)
+    return JOBS[kind_of(document)].load(document, overrides)
 
 
 def load_job(kind: str, path: str, overrides: Iterable[str] = (), command: str = "clftask") -> Job:
-    """Read a job file; a file of another kind is refused as a whole, not field by field.
+    """Read a job file; a valid file of another kind is refused as a whole, not field by field.
 
     Args:
         kind: train, tune or score.
@@ -31,7 +45,8 @@ def load_job(kind: str, path: str, overrides: Iterable[str] = (), command: str =
     if kind not in JOBS:
         raise ConfigError(Problem(command, kind, f"must be {', '.join(JOBS)}"))
     document = read_yaml(path)
-    for other, field in _OWN_FIELD.items():
-        if field in document and _OWN_FIELD[kind] not in document:
-            raise ConfigError(Problem(path, None, f"is a {other} job", f"Use {command} {other}."))
+    other = kind_of(document)
+    is_other = document.keys() <= JOBS[other].model_fields.keys()
+    if is_other and not document.keys() <= JOBS[kind].model_fields.keys():
+        raise ConfigError(Problem(path, None, f"is a {other} job", f"Use {command} {other}."))
     return JOBS[kind].load(document, overrides)

@@ -68,6 +68,17 @@ def test_a_job_of_another_kind_names_its_command(tmp_path, command, content, kin
         assert result.stderr == f"error: {file}: is a {kind} job. Use clftask {before}{kind}.\n"
 
 
+def test_a_scoring_job_with_a_field_of_other_tools_keeps_its_kind(tmp_path):
+    file = tmp_path / "job.yaml"
+    file.write_text(json.dumps({"model": "b", "input": {"path": "x.csv"}, "output": {"path": "o"}}))
+    for command in (["score"], ["inspect"]):
+        result = CliRunner().invoke(app, [*command, str(file)])
+        assert result.exit_code == 2
+        problem = "model: is not a field of the job file (found 'b'). Use bundle."
+        assert problem in result.stderr
+        assert "train job" not in result.stderr
+
+
 def test_all_mistakes_of_the_file_at_once(document, tmp_path):
     document["training"] = {"epohcs": 3, "learning_rate": "fast"}
     document["loss"] = "focused"
