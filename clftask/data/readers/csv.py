@@ -102,9 +102,12 @@ class Csv(Source):
 
     def _header(self, text: TextFile) -> list[str]:
         _, header = next(self._numbered_rows(text), (0, []))
+        return self._names(text.path, header)
+
+    def _names(self, file: str, header: list[str]) -> list[str]:
         names = [name.encode(errors="surrogateescape").decode(errors="replace") for name in header]
         if len(names) == 1 and ";" in names[0] and self.delimiter == ",":
-            raise DataError(Problem(text.path, names[0], "looks separated by semicolons", _SAVE_AS))
+            raise DataError(Problem(file, names[0], "looks separated by semicolons", _SAVE_AS))
         return names if any(map(str.strip, names)) else []  # of a file of blanks
 
     def _rows(self, text: TextFile, columns: Sequence[str], start: int) -> Iterator[pa.RecordBatch]:
@@ -115,7 +118,7 @@ class Csv(Source):
         """
         numbered = self._numbered_rows(text)
         _, header = next(numbered, (0, []))
-        names = self._header(text)
+        names = self._names(text.path, header)
         places = [names.index(name) for name in columns] if names else []
         rows, reasons, num_chars = list[list[str]](), list[str | None](), 0
         for line, cells in itertools.islice(numbered, start, None):

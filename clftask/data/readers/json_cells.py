@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
@@ -43,8 +44,9 @@ def _type_of(name: str, value: Any) -> pa.DataType:
         return pa.string()  # also if it is not UTF-8
     try:
         return pa.array([value]).type
-    except OverflowError:  # of an int beyond int64
-        return pa.array([_rounded(value)]).type
+    except OverflowError:  # of an integer beyond int64
+        some = json.loads(json.dumps(value), parse_int=_decimal, parse_float=_decimal)
+        return pa.array([some]).type
     except UnicodeEncodeError:
         return pa.null()  # a bad row does not affect the column's type
     except pa.ArrowException:
@@ -52,6 +54,20 @@ def _type_of(name: str, value: Any) -> pa.DataType:
         shown = shown if len(shown) <= 80 else f"{shown[:80]}…"
         reason = f"column {name}: a list mixes types: {shown}; make a column of plain values"
         raise ValueError(reason) from None
+
+
+def _decimal(_: str) -> Decimal:
+    return Decimal(0)
+
+
+def without_decimals(kind: pa.DataType) -> pa.DataType:
+    """Return the type of a column that has integers beyond int64: text, as in CSV.
+
+    Doubles would merge such labels, groups and ids, e.g. hashes of 64 bits.
+    """
+    if pa.types.is_list(kind):
+        return pa.list_(without_decimals(kind.value_type))
+    return pa.string() if pa.types.is_decimal(kind) else kind
 
 
 def _rounded(value: Any) -> Any:

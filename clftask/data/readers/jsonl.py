@@ -11,7 +11,7 @@ import pyarrow as pa
 from clftask.data.readers.base import Source, Survey
 from clftask.data.readers.cells import permissive_type
 from clftask.data.readers.json_array import array_lines, is_array
-from clftask.data.readers.json_cells import parse_each, parse_object, types_of
+from clftask.data.readers.json_cells import parse_each, parse_object, types_of, without_decimals
 from clftask.data.readers.text_encoding import MAX_ROW_BYTES, TextFile, with_compressed
 from clftask.errors import DataError, Problem
 
@@ -58,6 +58,7 @@ class JsonLines(Source):
         if missing and num_rows:
             raise KeyError(missing[0])
         unseen = {name: pa.string() if name in strings else pa.null() for name in columns}
+        kinds = {name: without_decimals(kind) for name, kind in kinds.items()}
         return Survey(num_rows, pa.schema(unseen | kinds))
 
     def stream_file(

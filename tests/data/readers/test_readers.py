@@ -422,6 +422,20 @@ def test_a_saved_dataset_has_names_for_its_labels(tmp_path: Path) -> None:
     assert table["_row"].to_pylist() == [0, 1, 2]
 
 
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.csv"])
+def test_integers_beyond_64_bits_stay_apart(tmp_path: Path, name: str) -> None:
+    """A double would make them one: hashes are such labels, groups and ids."""
+    labels = [18446744073709551615, 18446744073709551614, 7]
+    rows = [json.dumps({"label": label, "tags": [label, 7]}) for label in labels]
+    content = {".jsonl": "\n".join(rows), ".json": f"[{','.join(rows)}]"}
+    content[".csv"] = "label,tags\n" + "".join(f"{label},7\n" for label in labels)
+    (tmp_path / name).write_text(content[Path(name).suffix])
+    table = read(tmp_path / name, ("label", "tags"))
+    assert table["label"].to_pylist() == [str(label) for label in labels]
+    if name != "rows.csv":
+        assert table["tags"].to_pylist() == [[str(label), "7"] for label in labels]
+
+
 def with_features(features: dict[str, object], **columns: list[object]) -> pa.Table:
     """Return a table with the metadata that `datasets` stores."""
     metadata = {"huggingface": json.dumps({"info": {"features": features}})}
