@@ -25,7 +25,7 @@ from clftask.messages import counted
 from clftask.models import bundle
 from clftask.models.bundle_meta import BundleMeta
 from clftask.models.loading import output_layer, quiet_loading
-from clftask.models.predictor import Scorer, default_device
+from clftask.models.predictor import default_device, open_scorer
 from clftask.report.bundle_page import page_of
 from clftask.training import run_dir
 
@@ -244,12 +244,11 @@ def scored(folder: str, meta: BundleMeta, rows: Any, say: Say) -> tuple[Any, Any
         say: Prints a line for the user.
     """
     with quiet_loading():
-        model, tokenizer = bundle.open_model(folder, meta)
-    # Always fp32: metrics must not depend on which precision is fastest on a machine.
-    scorer = Scorer(model, tokenizer, meta, default_device())
+        # Always fp32: metrics must not depend on which precision is fastest on a machine.
+        scorer = open_scorer(folder, meta, default_device())
     say(f"scoring {counted(rows.num_rows, 'row')} on {scorer.device}")
     tokens = scorer.tokenise(*_texts(rows))
-    return scorer.logits(tokens), tokens, tokenizer
+    return scorer.logits(tokens), tokens, scorer.tokenizer
 
 
 def _texts(rows: Any) -> tuple[Any, Any]:

@@ -353,8 +353,24 @@ def load(path: str, device: str | None = None, precision: str = "fp32") -> Score
     check_precision(precision, torch.device(device).type == "cuda", "precision")
     with temporary_folder() as scratch, quiet_loading():
         folder, meta = bundle.fetch(path, scratch)
-        model, tokenizer = bundle.open_model(folder, meta)
-    return Scorer(model, tokenizer, meta, device, precision, path=path)
+        return open_scorer(folder, meta, device, precision, path)
+
+
+def open_scorer(
+    folder: str,
+    meta: BundleMeta,
+    device: str,
+    precision: str = "fp32",
+    path: str = "",
+    processes: int = 0,
+) -> Scorer:
+    """Open the model of a bundle's local folder; see `Scorer`.
+
+    Raises:
+        DataError: It cannot be opened, or does not match `meta`.
+    """
+    model, tokenizer = bundle.open_model(folder, meta)
+    return Scorer(model, tokenizer, meta, device, precision, path=path, processes=processes)
 
 
 def default_device() -> str:

@@ -20,7 +20,7 @@ from clftask.messages import counted
 from clftask.models import bundle
 from clftask.models.bundle_meta import BundleMeta
 from clftask.models.loading import quiet_loading
-from clftask.models.predictor import Scorer, precision_for
+from clftask.models.predictor import Scorer, open_scorer, precision_for
 from clftask.scoring.input import read_shards
 from clftask.scoring.manifest import Piece, Precision, ScorePlan, Shard
 
@@ -44,10 +44,10 @@ def agree(job: ScoreJob, meta: BundleMeta, plan: ScorePlan, device: str) -> Prec
         return Precision(asked=asked, used="fp32")
     with temporary_folder() as scratch, quiet_loading():
         folder, _ = bundle.fetch(job.bundle, scratch)
-        exact = Scorer(*bundle.open_model(folder, meta), meta, device)
+        exact = open_scorer(folder, meta, device)
         wanted_by = list(_decided(exact, _sample(exact, job, plan), MAX_SECONDS))
         del exact
-        other = Scorer(*bundle.open_model(folder, meta), meta, device, wanted)
+        other = open_scorer(folder, meta, device, wanted)
     try:
         found = [next(_decided(other, tokens)) for tokens, _ in wanted_by]
     except ModelError as error:

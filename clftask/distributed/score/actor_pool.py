@@ -87,7 +87,7 @@ class ScoreActor:
         torch.set_num_threads(max(1, int(self.cpus)))
 
     def _open(self) -> Any:
-        from clftask.models.predictor import Scorer
+        from clftask.models.predictor import open_scorer
         from clftask.scoring.worker import ShardScorer
 
         device, job = self._prepare(), self.work.job
@@ -95,11 +95,10 @@ class ScoreActor:
             folder, meta = bundle.fetch(job.bundle, scratch)
             if meta.fingerprint != self.work.meta.fingerprint:
                 raise ConfigError(Problem("bundle", job.bundle, "changed while the job ran"))
-            model, tokenizer = bundle.open_model(folder, meta)
-        precision = self.work.plan.used_precision
+            precision = self.work.plan.used_precision
+            processes = num_token_processes(device, self.cpus)
+            scorer = open_scorer(folder, meta, device, precision, processes=processes)
         _log.info("model loaded on %s in %s", device, precision)
-        processes = num_token_processes(device, self.cpus)
-        scorer = Scorer(model, tokenizer, meta, device, precision, processes=processes)
         return ShardScorer(self.work, scorer)
 
     def run(self, shards: list[Shard], rows_ahead: int) -> Iterator[Done | Failure]:
