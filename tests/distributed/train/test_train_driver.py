@@ -416,6 +416,7 @@ class Driver:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_killed_driver_is_resumed(document, tmp_path):
     """Kill -9 in mid-training; the same command with resume finishes the run."""
     document["training"] |= {"epochs": 12, "batch_size": 4}

@@ -235,6 +235,7 @@ def test_search_in_which_all_fail_says_why(ray_cluster, document):
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_killed_driver_is_resumed_and_no_trial_runs_twice(document, tmp_path):
     """Kill -9 of the command in mid-search; the same command with resume finishes the search."""
     document |= {"trials": 4, "scheduler": "fifo", "finalists": None}
