@@ -145,14 +145,7 @@ def whole_job(
             "shard_rows": 5_000,
         }
         (folder / "job.yaml").write_text(json.dumps(job))
-        command = [
-            sys.executable,
-            "-m",
-            "clftask.cli.main",
-            "score",
-            str(folder / "job.yaml"),
-            "--json",
-        ]
+        command = [sys.executable, "-m", "clftask", "score", str(folder / "job.yaml"), "--json"]
         started = time.perf_counter()
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         wall = time.perf_counter() - started

@@ -4,7 +4,7 @@ Both use the same model, rows, global batch size and number of steps. Printed: s
 second of both and their ratio, for each pair of runs; validation micro-F1 with the precision
 that `auto` selects and with fp32; and the time from the command to the first step by phase.
 
-    python benchmarks/train.py [--pairs 5] [--rows 1280] [--job JOB.yaml]
+    python benchmarks/train.py [--pairs 5] [--rows 1280] [--validation-rows 640] [--job JOB.yaml]
 """
 
 import argparse
@@ -113,12 +113,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--rows", type=int, default=1280)
+    parser.add_argument("--validation-rows", type=int, default=VALIDATION_ROWS)
     parser.add_argument("--job", help="a multilabel training job instead of the AWS errors")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         job = TrainJob.load(args.job or default_job(folder), ["training.epochs=1"])
-        document, num_labels = cut(job, args.rows, folder)
+        document, num_labels = cut(job, args.rows, folder, args.validation_rows)
         ratios = []
         for pair in range(args.pairs):
             load = os.getloadavg()[0]  # before both: above 0.5, something disturbs them
