@@ -38,7 +38,11 @@ class StepSeed(TrainerCallback):  # type: ignore[misc]
         """Seed torch for this step."""
         # numpy's SeedSequence hashes its entries: seed + step + rank would collide.
         words = np.random.SeedSequence([self.seed, state.global_step, args.process_index])
-        torch.manual_seed(int(words.generate_state(1)[0]))
+        seed = int(words.generate_state(1)[0])
+        # Without a GPU, torch.manual_seed keeps each call, with its stack, for the GPU to come.
+        torch.default_generator.manual_seed(seed)
+        if args.device.type == "cuda":
+            torch.cuda.manual_seed_all(seed)
 
 
 class StopOnNan(TrainerCallback):  # type: ignore[misc]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections import deque
 from typing import Any
@@ -65,7 +66,7 @@ class Inference:
     def _share(self, table: pa.Table, is_exact: bool) -> torch.Tensor:
         """Return the logits of this worker's rows, by descending length."""
         flat, filled = FlatTokens(table, least_width(self.model)), 0
-        equal = depends_on_padding(self._exact, self.tokenizer, self.job.model.max_length)
+        equal = self._needs_equal_lengths
         rank, world = self.args.process_index, self.args.world_size
         is_pinned = self.args.dataloader_pin_memory
         shape = math.ceil(len(flat.lengths) / world), self.num_labels
@@ -86,6 +87,11 @@ class Inference:
         if is_pinned:
             torch.cuda.synchronize()
         return mine
+
+    @functools.cached_property
+    def _needs_equal_lengths(self) -> bool:
+        """Whether only rows of equal lengths share a batch: the architecture decides it."""
+        return depends_on_padding(self._exact, self.tokenizer, self.job.model.max_length)
 
     def _shrink(self, lengths: npt.NDArray[np.int64]) -> None:
         if len(lengths) == 1:

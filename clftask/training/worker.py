@@ -156,8 +156,10 @@ def _run(
 def _precision(job: TrainJob, checkpoints: Checkpoints, device: str) -> str:
     """Return the run's precision: that of its checkpoints, else resolved for this device."""
     kept, wanted = checkpoints.precision(), job.training
-    found = resolve_precision(wanted.precision, device, bf16_pays(device), wanted.deterministic)
-    return kept or found
+    if kept:
+        return kept
+    pays = wanted.precision == "auto" and bf16_pays(device)
+    return resolve_precision(wanted.precision, device, pays, wanted.deterministic)
 
 
 def build_trainer(
