@@ -54,12 +54,13 @@ def resolved(job: TrainJob, source: Source) -> DataSpec:
 
 
 def read_tables(
-    data: DataSpec, sources: dict[str, Source], report: DataReport
+    data: DataSpec, held_out: LabelColumns, sources: dict[str, Source], report: DataReport
 ) -> dict[str, pa.Table]:
     """Return the usable rows of a job's tables by split, train at least.
 
     Args:
-        data: The columns, `resolved`.
+        data: The columns of train, `resolved`.
+        held_out: The label columns of other tables.
         sources: The tables.
         report: Receives the counts of the rows that are left out.
 
@@ -70,20 +71,14 @@ def read_tables(
     Raises:
         DataError: A table does not match the job; lists all columns that it lacks.
     """
-    specs = {split: _of_split(data, split) for split in sources}
+    other = data.model_copy(update={"labels": held_out, "weight": None})
+    specs = {split: data if split == "train" else other for split in sources}
     tables = {split: _read(specs[split], source, split) for split, source in sources.items()}
     for labels in {id(spec.labels): spec.labels for spec in specs.values()}.values():
         own = [split for split, spec in specs.items() if spec.labels is labels]
         written = {split: tables[split] for split in own if not sources[split].has_types}
         tables |= _typed_labels(labels, written, labels.names or ())
     return {split: _usable(specs[split], table, report, split) for split, table in tables.items()}
-
-
-def _of_split(data: DataSpec, split: str) -> DataSpec:
-    """Return the columns of a split's own table: only train has weights."""
-    if split == "train":
-        return data
-    return data.model_copy(update={"labels": data.labels.held_out, "weight": None})
 
 
 def read_rows(

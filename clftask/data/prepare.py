@@ -60,7 +60,9 @@ def prepare(job: TrainJob) -> Prepared:
     report = DataReport()
     sources = open_tables(job.data, report)
     data = resolved(job, sources["train"])
-    tables = read_tables(data, sources, report)
+    held_out = job.data.labels.held_out
+    held_out = data.labels if held_out.is_soft else held_out
+    tables = read_tables(data, held_out, sources, report)
     report.label_warnings += label_warnings(data.labels, _stack(tables)[0])
     _require(tables, "train")
     tables["train"], labels = _restricted(data.labels, tables["train"], report)
@@ -70,12 +72,12 @@ def prepare(job: TrainJob) -> Prepared:
     by_split = {n: table.filter(pa.array(split == i)) for i, n in enumerate(SPLITS)}
     by_split = {name: part for name, part in by_split.items() if part.num_rows}
     _require(by_split, "train", "validation")
-    by_split = with_own_columns(by_split, data.weight)
+    by_split = with_own_columns(by_split, data.labels, data.weight)
     space = LabelSpace.from_lists(labels, by_split["train"]["labels"].combine_chunks())
     if problems := problem_of_positive(space.positive, space.names):
         raise DataError(*problems)
     check_metric("training.metric", job.training.metric, space)
-    own = {n: data.labels.held_out if n in tables and n != "train" else labels for n in by_split}
+    own = {n: held_out if n in tables and n != "train" else labels for n in by_split}
     by_split = {n: _keep_known(own[n], space, n, p, report) for n, p in by_split.items()}
     by_split = _without_unknown(by_split, tables, space, report)
     report.describe(by_split, space)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clftask.array_types import Float32, Float64
-from clftask.components.labels import SOFT, multi_hot
+from clftask.components.labels import SOFT, LabelColumns, multi_hot
 from clftask.components.losses import TrainLabels
 from clftask.data.tokenization import one_array
 from clftask.errors import DataError, Problem
@@ -52,35 +52,42 @@ def train_labels(table: pa.Table, num_labels: int) -> TrainLabels:
     return TrainLabels(counts.astype(float), len(codes))
 
 
-def with_own_columns(tables: dict[str, pa.Table], field: str | None) -> dict[str, pa.Table]:
+def with_own_columns(
+    tables: dict[str, pa.Table], labels: LabelColumns, weight: str | None
+) -> dict[str, pa.Table]:
     """Return the splits with the columns of targets and weights that belong to them.
 
-    Splits that were stacked have the columns of each other, full of nulls. The weights of train
-    are divided by their mean; other splits have none.
+    Splits with hard labels have no soft targets. Only train has weights; their mean becomes 1.
 
     Args:
-        tables: The splits.
-        field: The column of the weights in the data, for messages.
+        tables: The splits; those that were stacked have each other's columns, full of nulls.
+        labels: The label columns of train, `resolved`.
+        weight: The column of the weights in the data, for messages.
 
     Raises:
         DataError: All weights of train are 0.
     """
     found = {}
     for split, table in tables.items():
-        foreign = [n for n in (SOFT,) if n in table.column_names and table[n].null_count]
-        foreign += [WEIGHT] if WEIGHT in table.column_names and split != "train" else []
-        found[split] = table.drop_columns(foreign)
+        is_hard = split != "train" and not labels.held_out.is_soft
+        own = {SOFT: not is_hard and _is_filled(table, SOFT), WEIGHT: split == "train"}
+        unused = [name for name in own if name in table.column_names and not own[name]]
+        found[split] = table.drop_columns(unused)
     if WEIGHT in found["train"].column_names:
-        found["train"] = _normalised(found["train"], field)
+        found["train"] = _normalised(found["train"], weight)
     return found
 
 
-def _normalised(train: pa.Table, field: str | None) -> pa.Table:
+def _is_filled(table: pa.Table, name: str) -> bool:
+    return name in table.column_names and not table[name].null_count
+
+
+def _normalised(train: pa.Table, column: str | None) -> pa.Table:
     weights = train[WEIGHT].to_numpy()
     mean = float(weights.mean())
     if not mean > 0:
         allowed = f"the weights of all {train.num_rows:,} train rows are 0"
-        raise DataError(Problem("data.weight", field, allowed, "Use another column, or none."))
+        raise DataError(Problem("data.weight", column, allowed, "Use another column, or none."))
     place = train.column_names.index(WEIGHT)
     return train.set_column(place, WEIGHT, pa.array(weights / mean))
 

@@ -232,8 +232,9 @@ class ProbabilityColumns(_Multilabel):
     Attributes:
         prefix: Begins the name of each label's column; the rest is the label. The layout `wide`.
         column: One column of lists in its place, in the order of the labels. The layout `list`.
-        hard: The label columns of validation and test tables, and of those of `evaluate`,
-            `decide` and `compare`; None: they have probabilities, too.
+        hard: The columns of the true labels, of validation and test tables, of those of
+            `evaluate`, `decide` and `compare`, and of train if it has them. None: the labels are
+            those that the probabilities give.
     """
 
     cells = "probabilities"
@@ -267,22 +268,41 @@ class ProbabilityColumns(_Multilabel):
         """The hard label columns, if there are any."""
         return self.hard or self
 
+    @property
+    def keep_empty(self) -> bool:
+        """Whether a row without any label is kept."""
+        return self.hard.keep_empty if self.hard is not None else self.empty == "keep"
+
     def resolved(
         self, task: Task, available: Sequence[str], stored: Sequence[str] | None
     ) -> LabelColumns:
         """Return the kind for a task, with fixed names: the targets are in their order.
+
+        It has `hard` only if the table has these columns.
 
         Raises:
             DataError: The labels of the columns are unknown.
         """
         names = tuple(self._found(available, stored))
         kind = _ClassProbabilities if task == "multiclass" else ProbabilityColumns
-        return kind.model_construct(**{**dict(self), "names": self.names or names})
+        hard = self._hard_in(available)
+        known = {**dict(self), "names": self.names or names, "hard": hard}
+        if hard is not None and hard.missing == "drop":
+            known["missing"] = "drop"
+        return kind.model_construct(**known)
+
+    def _hard_in(self, available: Sequence[str]) -> LabelColumns | None:
+        """Return `hard` if a table has its columns."""
+        try:
+            columns = self.hard.columns(available) if self.hard is not None else []
+        except DataError:  # none matches the pattern
+            return None
+        return self.hard if columns and set(columns) <= set(available) else None
 
     def _found(self, available: Sequence[str], stored: Sequence[str] | None) -> Sequence[str]:
         """Return the labels, in the order of their columns or of the list."""
         if self.prefix is not None:
-            return [name.removeprefix(self.prefix) for name in self.columns(available)]
+            return [name.removeprefix(self.prefix) for name in self._soft_columns(available)]
         if stored is not None and self.names and list(self.names) != list(stored):
             allowed = f"must be the labels of the lists, in their order: {', '.join(stored)}"
             raise DataError(Problem("data.labels.names", list(self.names), allowed, "Remove it."))
@@ -300,7 +320,7 @@ class ProbabilityColumns(_Multilabel):
         if self.min_count > 1:
             allowed = "has no effect: each row has a probability of each label"
             found.append(Problem("min_count", self.min_count, allowed, "Select labels by names."))
-        if task == "multiclass" and not self.keep_empty:
+        if task == "multiclass" and self.empty == "drop":
             allowed = "is for multilabel: each row has a most probable class"
             found.append(Problem("empty", self.empty, allowed, "Remove it."))
         if self.hard is None:
@@ -315,6 +335,11 @@ class ProbabilityColumns(_Multilabel):
         return found
 
     def columns(self, available: Sequence[str]) -> list[str]:
+        """Return the columns of probabilities, and those of the hard labels of a table."""
+        hard = self._hard_in(available)
+        return [*self._soft_columns(available), *(hard.columns(available) if hard else [])]
+
+    def _soft_columns(self, available: Sequence[str]) -> list[str]:
         """Return the column, or those of `names`, or all that begin with the prefix."""
         prefix = self.prefix
         if prefix is None:
@@ -331,8 +356,20 @@ class ProbabilityColumns(_Multilabel):
     def reads(self, column: str) -> bool:
         """Tell whether it is the column, or begins with the prefix."""
         if self.prefix is None or self.names is not None:
-            return column in self.columns(())
+            return column in self._soft_columns(())
         return column.startswith(self.prefix)
+
+    def lists(self, table: pa.Table) -> pa.ListArray:
+        """Return the hard labels, or those that the probabilities give.
+
+        They are null in a row that lacks a probability, or its hard label.
+        """
+        soft = super().lists(table)
+        if self.hard is None:
+            return soft
+        hard = self.hard.lists(table)
+        places = pc.if_else(soft.is_valid(), pa.array(range(len(hard))), None)
+        return hard.take(places)
 
     def targets(self, table: pa.Table) -> pa.FixedSizeListArray | None:
         """Return the probabilities in the order of `names`."""
@@ -343,7 +380,7 @@ class ProbabilityColumns(_Multilabel):
         return self._probabilities(table).decided(list(self.names or ()), self.task)
 
     def _probabilities(self, table: pa.Table) -> Probabilities:
-        cells = [LabelCells(table, name) for name in self.columns(table.column_names)]
+        cells = [LabelCells(table, name) for name in self._soft_columns(table.column_names)]
         width = None if self.prefix is not None else len(self.names or ())
         return read_probabilities(cells, self.task, width)
 

@@ -114,7 +114,7 @@ class LabelColumns(Spec):
 
     @property
     def held_out(self) -> LabelColumns:
-        """The label columns of tables other than `data.train`."""
+        """The label columns of tables other than `data.train`, not yet `resolved`."""
         return self
 
     def resolved(
