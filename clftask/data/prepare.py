@@ -19,7 +19,7 @@ from clftask.data import tokenization, training_rows
 from clftask.data.groups import SPLIT_BY, with_groups
 from clftask.data.label_warnings import label_warnings
 from clftask.data.labelled_tables import open_tables, read_rows, read_tables, resolved
-from clftask.data.readers.base import FILE, ROW
+from clftask.data.readers.base import FILE, ROW, Source
 from clftask.data.readers.registry import open_split
 from clftask.data.summary import DataReport, token_figures
 from clftask.data.targets import WEIGHT, bytes_of, with_own_columns
@@ -255,19 +255,10 @@ def read_labelled(
         DataError: The table does not match the job, or has no such split or no usable rows.
     """
     source, report.split_read, report.other_splits = open_split(path, split)
-    group = job.data.split.groups
-    own_split = GroupedSplit(group=group) if group in source.names() else RandomSplit()
-    missing = {"missing": "drop"}  # the report counts them
-    labels = job.data.labels.held_out.model_copy(update=missing)
-    known = {"split": own_split, "validation": None, "test": None, "id": None, "labels": labels}
-    data = job.data.model_copy(update={**known, "weight": None})
+    own = _of_table(job, source)
+    labels = own.data.labels
     try:
-        table = read_rows(
-            job.model_copy(update={"data": data}),
-            source,
-            (*space.names, *(labels.names or ())),
-            report,
-        )
+        table = read_rows(own, source, (*space.names, *(labels.names or ())), report)
         table = with_groups(table, np.zeros(table.num_rows, np.int64), report, ("table",))
     except DataError as error:
         raise DataError(*(replace(p, path=_table_path(p.path)) for p in error.problems)) from None
@@ -278,6 +269,17 @@ def read_labelled(
         remedy = _no_rows_remedy(space, report.unknown_labels.get("table", {}), "the bundle")
         raise DataError(Problem("table", path, "contains no usable rows", remedy))
     return table
+
+
+def _of_table(job: TrainJob, source: Source) -> TrainJob:
+    """Return a job with the columns of a table that is neither split nor trained on."""
+    group = job.data.split.groups
+    split = GroupedSplit(group=group) if group in source.names() else RandomSplit()
+    missing = {"missing": "drop"}  # the report counts them
+    known = {"labels": job.data.labels.held_out.model_copy(update=missing), "split": split}
+    unused = dict.fromkeys(("validation", "test", "id", "weight"))
+    data = job.data.model_copy(update={**known, **unused})
+    return job.model_copy(update={"data": data})
 
 
 def _no_rows_remedy(space: LabelSpace, unknown: Collection[str], of: str) -> str:

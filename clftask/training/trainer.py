@@ -351,7 +351,7 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         targets = targets_of(self.tables[split], len(self.space.names))
         parts = [
             self.row_loss(
-                torch.from_numpy(logits[i : i + 4096]), torch.from_numpy(targets[i : i + 4096])
+                torch.from_numpy(logits[i : i + 4096]), torch.tensor(targets[i : i + 4096])
             )
             for i in range(0, len(logits), 4096)
         ]

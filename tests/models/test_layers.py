@@ -30,7 +30,7 @@ STACKED = [
     config_of("Roberta", num_hidden_layers=4),
     config_of("DistilBert", n_layers=4, dim=16, n_heads=2, hidden_dim=32),
     config_of("GPT2", n_layer=4, n_embd=16, n_head=2),
-    config_of("ModernBert", num_hidden_layers=4),
+    config_of("ModernBert", num_hidden_layers=4, pad_token_id=0),
     config_of("Longformer", num_hidden_layers=4, attention_window=[4, 4, 8, 8]),
     config_of("Qwen3", num_hidden_layers=4, num_key_value_heads=2, head_dim=8),
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ def by_hand(trainer: Any, rows: list[int]) -> float:
 
 
 def test_the_bundle_says_what_it_learned_from(soft_work: Any) -> None:
-    work = soft_work("run")
+    work = soft_work("run", epochs=8)
     found: Recorder = run(work)
     bundle = Path(work.run, "bundle")
     card = (bundle / "README.md").read_text()
@@ -93,10 +94,12 @@ def test_the_bundle_says_what_it_learned_from(soft_work: Any) -> None:
     assert "- Soft labels: probabilities in p_…." in card
     assert "- Train rows weighted by column w; metrics are unweighted." in card
     assert "soft labels: probabilities in p_…" in (bundle / "report.html").read_text()
-    # The student learns the teacher's 0.8, and calibration to its labels does not undo that.
     metrics = found.done["metrics"]["validation"]
-    assert metrics["accuracy"] > 0.9
-    assert metrics["loss"] < 0.85
+    assert metrics["accuracy"] > metrics["accuracy_majority"]
+    # Its own labels would sharpen the probabilities, which are the teacher's.
+    assert json.loads((bundle / "clftask.json").read_text())["decision"]["calibration"] == {
+        "kind": "none", "scale": 1.0, "shift": 0.0, "maps": None, "is_folded": True
+    }  # fmt: skip
     from transformers import AutoModelForSequenceClassification
 
     model = AutoModelForSequenceClassification.from_pretrained(bundle)
