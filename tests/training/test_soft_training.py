@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,13 @@ import pytest
 import torch
 from training_work import Recorder, run
 
+from clftask.commands.compare_bundles import compare_bundles
+from clftask.commands.evaluate import evaluate_bundle
 from clftask.components.decision.decision import DecisionSpec
 from clftask.config.train import TrainJob
 from clftask.data.batching import GlobalBatches
 from clftask.data.prepare import prepare, tokenise
+from clftask.errors import DataError
 from clftask.models.tokenizers import load_tokenizer
 from clftask.training.worker import Work, build_trainer
 
@@ -85,7 +89,9 @@ def by_hand(trainer: Any, rows: list[int]) -> float:
     return float((weights * -(targets * log_p).sum(1)).mean())
 
 
-def test_the_bundle_says_what_it_learned_from(soft_work: Any) -> None:
+def test_the_bundle_says_what_it_learned_from_and_reads_hard_labels_of_another(
+    soft_work: Any, tmp_path: Path
+) -> None:
     work = soft_work("run", epochs=8)
     found: Recorder = run(work)
     bundle = Path(work.run, "bundle")
@@ -104,6 +110,19 @@ def test_the_bundle_says_what_it_learned_from(soft_work: Any) -> None:
 
     model = AutoModelForSequenceClassification.from_pretrained(bundle)
     assert (model.config.num_hidden_layers, len(model.bert.encoder.layer)) == (1, 1)
+
+    soft, table = str(tmp_path / "soft.parquet"), str(tmp_path / "hard.parquet")
+    pd.read_parquet(soft)[["text", "label"]].to_parquet(table)
+    assert evaluate_bundle(str(bundle), soft, print).rows == 120
+    with pytest.raises(DataError, match=r"table \(labels\.prefix\): must be the beginning"):
+        evaluate_bundle(str(bundle), table, print)
+    teacher = shutil.copytree(bundle, tmp_path / "teacher")
+    meta = json.loads((teacher / "clftask.json").read_text())
+    meta["job"]["data"]["labels"] = {"kind": "class", "column": "label"}
+    (teacher / "clftask.json").write_text(json.dumps(meta))
+    for pair in ((bundle, teacher), (teacher, bundle)):
+        compared = compare_bundles(*map(str, pair), table, [], print)
+        assert (compared.rows, compared.metrics["accuracy"]["difference"]) == (120, 0)
 
 
 def test_decided_labels_do_not_calibrate_by_default() -> None:

@@ -80,7 +80,7 @@ def read_probabilities(
         row, label = np.unravel_index(is_wrong.argmax(), is_wrong.shape)
         cells = columns[0 if width is not None else int(label)]
         raise cells.wrong(int(row), PROBABILITY, "Fix or remove the row.")
-    missing = np.isnan(values).any(1)
+    missing = np.asarray(np.isnan(values).any(1))
     values = np.clip(values, 0, 1)
     values[missing] = 0
     if task == "multiclass":
