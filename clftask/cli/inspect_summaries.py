@@ -90,6 +90,8 @@ def _print_train(page: Page, found: TrainData) -> None:
     _print_lengths(page, by_split, "split", found.max_length if found.tokens else None)
     if found.groups:
         page.line(f"groups: {_by_split(found.groups)}")
+    for note in found.notes:
+        page.line(note)
     ordered = sorted(found.labels.items(), key=lambda pair: -pair[1]["train"])
     half, caption = MAX_LABELS // 2, None
     if between := max(0, len(ordered) - MAX_LABELS):

@@ -131,7 +131,7 @@ def compare_bundles(
         ConfigError: A gate is invalid.
         DataError: A bundle is missing, their tasks differ, or the table does not match them.
     """
-    jobs, space = [TrainJob.load(read_meta(path).job) for path in (a, b)], _space(a, b)
+    jobs, space = _jobs(a, b), _space(a, b)
     wanted = read_gates(gates, names := _metric_names(space, gates), LOWER_IS_BETTER)
     first, second = _shared_rows((a, b), jobs, space, table, say, split)
     targets = multi_hot(first["labels"].combine_chunks(), len(space.names))
@@ -153,6 +153,17 @@ def compare_bundles(
         gates=checked,
         passed=all_passed(checked),
     )
+
+
+def _jobs(a: str, b: str) -> list[TrainJob]:
+    """Return the bundles' jobs; of a soft and a hard one both read the hard labels."""
+    jobs = [TrainJob.load(read_meta(path).job) for path in (a, b)]
+    labels = [job.data.labels for job in jobs]
+    if labels[0].held_out.is_soft == labels[1].held_out.is_soft:
+        return jobs
+    hard = next(each for each in labels if not each.held_out.is_soft)
+    shared = [job.data.model_copy(update={"labels": hard}) for job in jobs]
+    return [job.model_copy(update={"data": data}) for job, data in zip(jobs, shared, strict=True)]
 
 
 def _metric_names(space: LabelSpace, gates: list[str]) -> list[str]:

@@ -56,6 +56,7 @@ class TrainData:
         max_length: The tokens that are read.
         duplicates: Equal texts.
         warnings: What the data summary warns of.
+        notes: What it tells of soft labels and row weights.
     """
 
     kind: str
@@ -72,6 +73,7 @@ class TrainData:
     max_length: int
     duplicates: Duplicates
     warnings: list[str]
+    notes: list[str]
 
 
 @dataclass(frozen=True)
@@ -172,6 +174,7 @@ def _of_train(job: TrainJob, kind: str) -> TrainData:
         max_length=job.model.max_length,
         duplicates=find_duplicates(prepared.tables, prepared.space),
         warnings=warnings,
+        notes=report.notes(),
     )
 
 

@@ -29,12 +29,19 @@ class TrainLabels:
     """Label statistics of the train rows.
 
     Attributes:
-        counts: (labels,) number of rows with each label.
+        counts: (labels,) number of rows with each label; with weights or soft labels their sum.
         num_rows: Number of rows.
+        is_soft: Whether the targets are probabilities.
     """
 
     counts: Float64
     num_rows: int
+    is_soft: bool = False
+
+    @property
+    def shares(self) -> Float64:
+        """(labels,) share of rows with each label."""
+        return np.asarray(self.counts / max(self.num_rows, 1))
 
     @property
     def prior(self) -> Float64:
@@ -43,9 +50,16 @@ class TrainLabels:
 
 
 class LossSpec(Spec):
-    """Base class of the losses of job files; `tasks` lists the supported tasks."""
+    """Base class of the losses of job files.
+
+    Attributes:
+        tasks: The supported tasks.
+        is_proper: Whether the loss is lowest where the prediction is the target, also for a target
+            between 0 and 1 (without weights and smoothing): only then it learns probabilities.
+    """
 
     tasks: ClassVar[tuple[Task, ...]]
+    is_proper: ClassVar[bool] = True
     kind: str
 
     @abstractmethod
@@ -92,13 +106,28 @@ class PairLoss(LossSpec):
 
         def rows(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
             nonlocal weights
-            pairs = self.pairs(logits, self._smooth(targets, task), task)
-            if weights is not None:
+            if weights is None:
+                pairs = self.pairs(logits, self._smooth(targets, task), task)
+            else:
                 weights = weights.to(targets.device)  # a GPU waits for a copy: not in each step
-                pairs = pairs * (1 + targets * (weights - 1))
+                pairs = self._weighted(logits, targets, weights, task)
             return pairs.sum(dim=1) if task == "multiclass" else pairs.mean(dim=1)
 
         return rows
+
+    def _weighted(
+        self, logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, task: Task
+    ) -> torch.Tensor:
+        """Return the losses of positives times their weight, and of negatives.
+
+        A pair with a target between 0 and 1 is both, in these shares.
+        """
+        import torch
+
+        ones = torch.ones_like(targets)
+        positives = self.pairs(logits, self._smooth(ones, task), task)
+        negatives = self.pairs(logits, self._smooth(ones * 0, task), task)
+        return targets * weights * positives + (1 - targets) * negatives
 
     def _smooth(self, targets: torch.Tensor, task: Task) -> torch.Tensor:
         if not self.label_smoothing:
@@ -135,6 +164,7 @@ class Focal(PairLoss):
     """Cross-entropy times (1 − p of the truth)^γ: easy rows weigh less (Lin et al. 2017)."""
 
     tasks = ("multiclass", "multilabel")
+    is_proper = False
     kind: Literal["focal"] = "focal"
     gamma: float = Field(2.0, ge=0)
 
@@ -156,6 +186,7 @@ class Asymmetric(PairLoss):
     """
 
     tasks = ("multilabel",)
+    is_proper = False
     kind: Literal["asymmetric"] = "asymmetric"
     gamma_positive: float = Field(0.0, ge=0)
     gamma_negative: float = Field(4.0, ge=0)
@@ -222,15 +253,21 @@ class LogitAdjusted(_Task):
 
 
 class AutoLoss(PairLoss):
-    """Cross-entropy for multiclass; focal loss for multilabel, better for rare labels."""
+    """Cross-entropy for multiclass and for soft labels; else focal loss, better for rare labels."""
 
     tasks = ("multiclass", "multilabel")
     kind: Literal["auto"] = "auto"
 
     def pairs(self, logits: torch.Tensor, targets: torch.Tensor, task: Task) -> torch.Tensor:
-        """Return the pair losses of the selected loss."""
+        """Return the pair losses of the loss for 0 and 1."""
         own = Focal() if task == "multilabel" else CrossEntropy()
         return own.pairs(logits, targets, task)
+
+    def rows_for(self, task: Task, labels: TrainLabels) -> Rows:
+        """Return the losses of the selected loss."""
+        if task == "multiclass" or not labels.is_soft:
+            return super().rows_for(task, labels)
+        return BinaryCrossEntropy(**self.dump() | {"kind": "bce"}).rows_for(task, labels)
 
 
 Loss = Annotated[

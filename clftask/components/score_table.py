@@ -28,6 +28,7 @@ SCHEMA_VERSION = 1
 ROW_GROUP_ROWS = 50_000
 MAX_DECIMAL_DIGITS = 38
 COUNTS, SECONDS = "clftask.counts", "clftask.seconds"
+LABEL_NAMES = "clftask.label_names"
 
 
 class _Layout(Spec):

@@ -129,7 +129,7 @@ COUNTERPARTS = _table(
         ),
         "average_tokens_across_devices": (
             "",
-            "Each row has the same weight, on any number of workers.",
+            "Rows have the same weight, or that of data.weight, on any number of workers.",
         ),
         "learning_rate lr": (
             "training.learning_rate",

@@ -14,7 +14,7 @@ from clftask.components.counts import Average
 from clftask.components.decision.decision import DecisionSpec
 from clftask.components.decision.thresholds import AutoThreshold
 from clftask.components.heads import Adapt, Full, Head, LinearHead
-from clftask.components.labels import IndicatorColumns, LabelColumns, Labels, Task
+from clftask.components.labels import Labels, Task
 from clftask.components.losses import AutoLoss, LogitAdjusted, Loss
 from clftask.components.metrics import LOWER_IS_BETTER, unknown_metric
 from clftask.components.optimizers import Optimizer
@@ -52,7 +52,7 @@ DataPath = Annotated[str, BeforeValidator(resolved), Field(min_length=1)]
 
 
 class DataSpec(Spec):
-    """Paths of the labelled rows; text, label and split columns."""
+    """Paths of the labelled rows; text, weight, label and split columns."""
 
     train: DataPath
     validation: DataPath | None = None
@@ -61,6 +61,7 @@ class DataSpec(Spec):
     text_pair: str | None = None
     separator: str = "\n\n"
     id: str | None = None
+    weight: str | None = None
     labels: Labels
     split: Split = RandomSplit()
 
@@ -71,9 +72,10 @@ class DataSpec(Spec):
 
 
 class ModelSpec(Spec):
-    """The pretrained model, its head, and its input length."""
+    """The pretrained model, the number of its first layers to keep, its head and input length."""
 
     base: str = Field(min_length=1)
+    layers: int | None = Field(None, ge=1)
     max_length: int = Field(128, ge=4)
     head: Head = LinearHead()
     adapt: Adapt = Full()
@@ -231,18 +233,17 @@ class TrainJob(Spec):
 def cross_field_errors(job: TrainJob) -> list[Problem]:
     """Return the invalid combinations of fields."""
     training, data = job.training, job.data
-    found = []
-    if data.labels.task != job.task:
-        fitting = "list, delimited or indicators" if job.task == "multilabel" else "class"
-        allowed = f"a {job.task} task requires labels of kind {fitting}"
-        found.append(Problem("data.labels.kind", data.labels.kind, allowed, "Or change task."))
+    found = _of_labels(job)
     if job.task not in job.loss.tasks:
         found.append(Problem("loss.kind", job.loss.kind, f"is not for {job.task}", "Use auto."))
+    elif data.labels.is_soft and not job.loss.is_proper:
+        allowed = "does not learn probabilities: it is lowest elsewhere"
+        found.append(Problem("loss.kind", job.loss.kind, allowed, "Use auto."))
     if isinstance(job.loss, LogitAdjusted) and job.model.head.bias == "prior":
         allowed = f"must be zero with {job.loss.kind}, which removes the prior from the model"
         found.append(Problem("model.head.bias", "prior", allowed))
     found += problem_of_metric(job, "training.metric", training.metric)
-    found += _of_positive(data.labels)
+    found += _of_positive(job)
     found += _of_columns(data)
     found += _of_optimizer(training)
     found += _of_decision(job)
@@ -279,21 +280,36 @@ def problem_of_positive(positive: str | None, names: Sequence[str]) -> list[Prob
     return []
 
 
-def _of_positive(labels: LabelColumns) -> list[Problem]:
-    if labels.positive is not None and labels.task == "multilabel":
+def _of_labels(job: TrainJob) -> list[Problem]:
+    labels = job.data.labels
+    if job.task not in labels.tasks:
+        fitting = "list, delimited or indicators" if job.task == "multilabel" else "class"
+        allowed = f"a {job.task} task requires labels of kind {fitting}, or probabilities"
+        return [Problem("data.labels.kind", labels.kind, allowed, "Or change task.")]
+    wrong = labels.problems(job.task)
+    return [replace(p, path=f"data.labels.{p.path}") for p in wrong]
+
+
+def _of_positive(job: TrainJob) -> list[Problem]:
+    labels = job.data.labels
+    if labels.positive is not None and job.task == "multilabel":
         allowed = "is for labels of kind class: a multilabel task has metrics of each label"
         return [Problem("data.labels.positive", labels.positive, allowed, "Remove it.")]
     return [] if labels.known is None else problem_of_positive(labels.positive, labels.known)
 
 
 def _of_columns(data: DataSpec) -> list[Problem]:
-    if isinstance(data.labels, IndicatorColumns):
-        columns = data.labels.columns_ or ()
-    else:
-        columns = (data.labels.column,)
+    kinds = (data.labels, data.labels.held_out)
     allowed = "must not be a text column: the model would read the label"
-    return [Problem("data.labels", column, allowed, "Remove it from data.text.")
-            for column in columns if column in data.recipe.columns]  # fmt: skip
+    found = [
+        Problem("data.labels", column, allowed, "Remove it from data.text.")
+        for column in data.recipe.columns
+        if any(labels.reads(column) for labels in kinds)
+    ]
+    if data.weight is not None and any(labels.reads(data.weight) for labels in kinds):
+        allowed = "must not be a label column"
+        found.append(Problem("data.weight", data.weight, allowed, "Use another column."))
+    return found
 
 
 def _of_optimizer(training: TrainingSpec) -> list[Problem]:

@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from clftask.components.labels import multi_hot
+from clftask.data.targets import soft_targets, weights_of
 from clftask.data.tokenization import one_array, sequences
 
 # Rows are sorted by length within windows of this many batches. A larger window needs less
@@ -55,7 +56,9 @@ class GlobalBatches(Sampler[Share]):
     The batches depend only on the seed and the epoch. A worker gets every `world`-th row of
     each batch, with the weight `world / rows of the global batch`. DDP averages the workers'
     gradients, so the weighted sum of the row losses equals the mean over the global batch,
-    also for a smaller last batch. A worker without rows gets one row of weight 0.
+    also for a smaller last batch. A worker without rows gets one row of weight 0. Row weights of
+    the data, whose mean is 1, multiply the losses; the number of rows still divides them, so that
+    the expected step is that of the weighted mean over all rows.
 
     The Trainer's own length-grouped sampler groups within the batch of each process, so its
     batches change with the number of workers.
@@ -120,7 +123,8 @@ class MicroBatches(Dataset[list[dict[str, Any]]]):
         self.has_windows = counts is not None
         self.counts = np.ones(len(self.lengths), np.int64) if counts is None else counts
         self.starts = np.cumsum(self.counts) - self.counts
-        self.labels = one_array(table["labels"])
+        self.labels, self.soft = one_array(table["labels"]), soft_targets(table)
+        self.row_weights = weights_of(table)
         self.tokenizer, self.num_labels, self.limit = tokenizer, num_labels, limit
         self.widths = widths(_longest(self.flat.lengths, self.starts), max_length, least_width)
 
@@ -145,7 +149,8 @@ class MicroBatches(Dataset[list[dict[str, Any]]]):
         """Return micro batches of at most `limit`, for rows by descending length.
 
         Each has the model's inputs, `windows` (model inputs of each row; absent without windows),
-        `targets` (rows, labels), `weight` (rows,) and `rows`, the indices of its rows.
+        `targets` (rows, labels), `weight` (rows,), `row_weights` (rows,; absent without them) and
+        `rows`, the indices of its rows.
         """
         ends = np.cumsum(self._sizes(rows))[:-1]
         parts = zip(np.split(rows, ends), np.split(weights, ends), strict=True)
@@ -178,11 +183,18 @@ class MicroBatches(Dataset[list[dict[str, Any]]]):
         self, rows: npt.NDArray[np.int64], weights: npt.NDArray[np.float32]
     ) -> dict[str, Any]:
         inputs = self.flat.padded(self._inputs(rows), self.tokenizer, int(self.widths[rows].max()))
-        targets = multi_hot(self.labels.take(pa.array(rows)), self.num_labels)
-        windows = {"windows": self.counts[rows].tolist()} if self.has_windows else {}
+        if self.soft is None:
+            targets = multi_hot(self.labels.take(pa.array(rows)), self.num_labels)
+        else:
+            targets = self.soft[rows]
+        more: dict[str, Any] = {}
+        if self.has_windows:
+            more["windows"] = self.counts[rows].tolist()
+        if self.row_weights is not None:
+            more["row_weights"] = torch.from_numpy(self.row_weights[rows].astype(np.float32))
         return {
             **inputs,
-            **windows,
+            **more,
             "targets": torch.from_numpy(targets),
             "weight": torch.from_numpy(weights),
             "rows": rows,

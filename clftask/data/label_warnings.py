@@ -38,7 +38,7 @@ def label_warnings(labels: LabelColumns, table: pa.Table, known: Sequence[str] =
     few = max(FEW_ROWS, SMALL_SHARE * table.num_rows)
     suspects = {name for name, count in counts.items() if 0 < count <= few} - set(known)
     lines = [*_similar(counts, set(known)), *_undivided(labels, lists, counts)]
-    column = str(getattr(labels, "column", "")).strip().casefold()
+    column = str(getattr(labels, "column", None) or "").strip().casefold()
     for name, count in counts.items():
         if name in suspects and name.strip().casefold() == column:
             lines.append(

@@ -9,7 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clftask.components.labels import LabelColumns
+from clftask.components.labels import SOFT, LabelColumns
+from clftask.components.labels.cells import LabelCells
+from clftask.components.labels.probabilities import read_weights
 from clftask.components.splits import SPLITS
 from clftask.config.train import DataSpec, TrainJob
 from clftask.data.groups import GROUP_BY, SPLIT_BY, as_text
@@ -17,25 +19,21 @@ from clftask.data.readers.base import FILE, ROW, Source
 from clftask.data.readers.csv_types import common_kind, convert, missing_spellings
 from clftask.data.readers.registry import open_source
 from clftask.data.summary import DataReport
+from clftask.data.targets import WEIGHT
 from clftask.errors import DataError, Problem
 from clftask.messages import counted
 
 
-def read_tables(job: TrainJob, report: DataReport) -> dict[str, pa.Table]:
-    """Return the usable rows of a job's tables by split, train at least.
+def open_tables(data: DataSpec, report: DataReport) -> dict[str, Source]:
+    """Open a job's tables by split, train at least.
 
     Args:
-        job: The job.
-        report: Receives the counts of the rows and files that are left out.
-
-    Returns:
-        Tables of text, text_pair (optional), labels (list of names), `_file`, `_row` and id, and
-        the columns of the split.
+        data: The paths.
+        report: Receives the files that are left out.
 
     Raises:
-        DataError: A table does not match the job; lists all columns that it lacks.
+        DataError: A table cannot be opened, or a dataset has no split named train.
     """
-    data = job.data
     available = open_source(data.train, "data.train")
     sources = {split: available[split] for split in SPLITS if split in available}
     if "train" not in sources:
@@ -46,19 +44,50 @@ def read_tables(job: TrainJob, report: DataReport) -> dict[str, pa.Table]:
             own = open_source(path, f"data.{split}")
             sources[split] = own.get(split) or own.get("train") or next(iter(own.values()))
     report.files_left_out = [file for source in sources.values() for file in source.left_out]
-    tables = {split: _read(data, source, split) for split, source in sources.items()}
-    written = {n: tables[n] for n, source in sources.items() if not source.has_types}
-    tables |= _typed_labels(data.labels, written, data.labels.names or ())
-    return {split: _usable(data, table, report, split) for split, table in tables.items()}
+    return sources
+
+
+def resolved(job: TrainJob, source: Source) -> DataSpec:
+    """Return a job's columns, with labels for its task and for the columns of a source."""
+    labels = job.data.labels.resolved(job.task, source.names(), source.label_names())
+    return job.data.model_copy(update={"labels": labels})
+
+
+def read_tables(
+    data: DataSpec, held_out: LabelColumns, sources: dict[str, Source], report: DataReport
+) -> dict[str, pa.Table]:
+    """Return the usable rows of a job's tables by split, train at least.
+
+    Args:
+        data: The columns of train, `resolved`.
+        held_out: The label columns of other tables.
+        sources: The tables.
+        report: Receives the counts of the rows that are left out.
+
+    Returns:
+        Tables of text, text_pair (optional), labels (list of names), `_file`, `_row` and id, the
+        columns of the split, and those of `data.targets`.
+
+    Raises:
+        DataError: A table does not match the job; lists all columns that it lacks.
+    """
+    other = data.model_copy(update={"labels": held_out, "weight": None})
+    specs = {split: data if split == "train" else other for split in sources}
+    tables = {split: _read(specs[split], source, split) for split, source in sources.items()}
+    for labels in {id(spec.labels): spec.labels for spec in specs.values()}.values():
+        own = [split for split, spec in specs.items() if spec.labels is labels]
+        written = {split: tables[split] for split in own if not sources[split].has_types}
+        tables |= _typed_labels(labels, written, labels.names or ())
+    return {split: _usable(specs[split], table, report, split) for split, table in tables.items()}
 
 
 def read_rows(
-    data: DataSpec, source: Source, names: Collection[str], report: DataReport
+    job: TrainJob, source: Source, names: Collection[str], report: DataReport
 ) -> pa.Table:
     """Return the usable rows of one table, as `read_tables` does.
 
     Args:
-        data: The columns.
+        job: Names the columns.
         source: The table.
         names: The known label names, see `_typed_labels`.
         report: Receives the counts of the rows that are left out.
@@ -66,6 +95,7 @@ def read_rows(
     Raises:
         DataError: The table does not match the job.
     """
+    data = resolved(job, source)
     table = _read(data, source, "train")
     if not source.has_types:
         table = _typed_labels(data.labels, {"table": table}, names)["table"]
@@ -81,6 +111,7 @@ def _read(data: DataSpec, source: Source, split: str) -> pa.Table:
     available = source.names()
     named: list[tuple[str, str | None]] = [("data.text", column) for column in data.text]
     named += [("data.text_pair", data.text_pair), ("data.id", data.id)]
+    named += [("data.weight", data.weight)]
     named += [("data.labels", c) for c in data.labels.columns(available)]
     reads_split = split == "train" and None in (data.validation, data.test)
     by, group = data.split.reads, data.split.groups
@@ -93,6 +124,7 @@ def _read(data: DataSpec, source: Source, split: str) -> pa.Table:
     labels = data.labels.columns(available)
     if data.labels.cells == "text":
         strings, labels = [*strings, *labels], []
+    labels = [] if data.labels.cells == "probabilities" else labels
     codes = [column for column in (*labels, by, group) if column is not None]
     flags = labels if data.labels.cells == "flags" else []
     table = source.unlabelled(flags).read([column for _, column in columns], strings, codes)
@@ -118,6 +150,8 @@ def _usable(data: DataSpec, table: pa.Table, report: DataReport, split: str) -> 
     report.label_warnings += [line for line in found if line not in report.label_warnings]
     columns = {"text": text, **({"text_pair": pair} if pair is not None else {})}
     columns |= {"labels": labels, FILE: table[FILE], ROW: table[ROW]}
+    if (targets := data.labels.targets(table)) is not None:
+        columns[SOFT] = targets
     columns["id"] = _ids(table, data.id)
     for name, column in ((SPLIT_BY, data.split.reads), (GROUP_BY, data.split.groups)):
         if column is not None and column in table.column_names:
@@ -127,7 +161,11 @@ def _usable(data: DataSpec, table: pa.Table, report: DataReport, split: str) -> 
     _refuse_missing(data, table, has_text, has_label, split)
     report.num_without_text += pc.sum(pc.invert(has_text)).as_py() or 0
     report.num_without_label += pc.sum(pc.invert(has_label)).as_py() or 0
-    usable = pa.table(columns).filter(pc.and_(has_text, has_label))
+    is_usable = pc.and_(has_text, has_label)
+    usable = pa.table(columns).filter(is_usable)
+    if data.weight is not None:
+        weights = read_weights(LabelCells(table.filter(is_usable), data.weight))
+        usable = usable.append_column(WEIGHT, pa.array(weights))
     return usable if data.labels.keep_empty else _without_empty(usable, report)
 
 
@@ -189,7 +227,7 @@ def _typed_labels(
     Raises:
         DataError: A column of label names contains fractions.
     """
-    if labels.cells == "text":
+    if labels.cells in ("text", "probabilities"):
         return tables
     found = dict(tables)
     columns = [c for t in tables.values() for c in labels.columns(t.column_names)]

@@ -11,17 +11,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clftask.components.labels import LabelColumns, LabelSpace
+from clftask.components.labels import SOFT, LabelColumns, LabelSpace
 from clftask.components.metrics import unknown_metric
 from clftask.components.splits import SPLITS, GroupedSplit, RandomSplit, Rows
 from clftask.config.train import ModelSpec, TrainJob, problem_of_positive
 from clftask.data import tokenization, training_rows
 from clftask.data.groups import SPLIT_BY, with_groups
 from clftask.data.label_warnings import label_warnings
-from clftask.data.labelled_tables import read_rows, read_tables
-from clftask.data.readers.base import FILE, ROW
+from clftask.data.labelled_tables import open_tables, read_rows, read_tables, resolved
+from clftask.data.readers.base import FILE, ROW, Source
 from clftask.data.readers.registry import open_split
 from clftask.data.summary import DataReport, token_figures
+from clftask.data.targets import WEIGHT, bytes_of, with_own_columns
 from clftask.errors import ConfigError, DataError, Problem
 from clftask.messages import shown_label
 
@@ -34,11 +35,12 @@ class Prepared:
     """Splits that are ready for tokenisation, and the report on them.
 
     Attributes:
-        tables: For each split: text, text_pair (optional), labels (list of codes).
+        tables: For each split: text, text_pair (optional), labels (list of codes), and the columns
+            of `data.targets`, if the job has soft labels or row weights.
         space: The label space, from the train split only.
         report: Counts and warnings for the user.
         rows: file, row, id, text_hash and split of every used row.
-        fingerprint: Hash of texts, labels and split of all rows.
+        fingerprint: Hash of texts, labels, soft targets, weights and split of all rows.
     """
 
     tables: dict[str, pa.Table]
@@ -56,21 +58,27 @@ def prepare(job: TrainJob) -> Prepared:
         ConfigError: The labels do not have the job's metric.
     """
     report = DataReport()
-    tables = read_tables(job, report)
-    report.label_warnings += label_warnings(job.data.labels, _stack(tables)[0])
+    sources = open_tables(job.data, report)
+    data = resolved(job, sources["train"])
+    held_out = job.data.labels.held_out
+    held_out = data.labels if held_out.is_soft else held_out
+    tables = read_tables(data, held_out, sources, report)
+    report.label_warnings += label_warnings(data.labels, _stack(tables)[0])
     _require(tables, "train")
-    tables["train"], labels = _restricted(job.data.labels, tables["train"], report)
+    tables["train"], labels = _restricted(data.labels, tables["train"], report)
     table, given = _stack(tables)
     split = _assign(job, table, given, set(tables), report)
     table = with_groups(table, split, report)
     by_split = {n: table.filter(pa.array(split == i)) for i, n in enumerate(SPLITS)}
     by_split = {name: part for name, part in by_split.items() if part.num_rows}
     _require(by_split, "train", "validation")
+    by_split = with_own_columns(by_split, data.labels, data.weight)
     space = LabelSpace.from_lists(labels, by_split["train"]["labels"].combine_chunks())
     if problems := problem_of_positive(space.positive, space.names):
         raise DataError(*problems)
     check_metric("training.metric", job.training.metric, space)
-    by_split = {n: _keep_known(job, space, n, part, report) for n, part in by_split.items()}
+    own = {n: held_out if n in tables and n != "train" else labels for n in by_split}
+    by_split = {n: _keep_known(own[n], space, n, p, report) for n, p in by_split.items()}
     by_split = _without_unknown(by_split, tables, space, report)
     report.describe(by_split, space)
     rows = _row_origins(by_split)
@@ -177,7 +185,7 @@ def _without_unknown(
 
 
 def _keep_known(
-    job: TrainJob, space: LabelSpace, split: str, table: pa.Table, report: DataReport
+    labels: LabelColumns, space: LabelSpace, split: str, table: pa.Table, report: DataReport
 ) -> pa.Table:
     """Encode labels, count labels that train lacks, and drop rows without a known label."""
     lists = table["labels"].combine_chunks()
@@ -185,7 +193,7 @@ def _keep_known(
     unknown.update(space.unknown(lists))  # those of train are already left out
     codes = space.encode(lists)
     coded = table.drop_columns(["labels"]).append_column("labels", codes)
-    least = 0 if job.data.labels.keep_empty else 1
+    least = 0 if labels.keep_empty else 1
     known = coded.filter(pc.greater_equal(pc.list_value_length(codes), least))
     before = report.num_without_known_label.get(split, 0)
     report.num_without_known_label[split] = before + coded.num_rows - known.num_rows
@@ -204,7 +212,7 @@ def _row_origins(tables: dict[str, pa.Table]) -> pa.Table:
 
 
 def _fingerprint(tables: dict[str, pa.Table], space: LabelSpace) -> str:
-    """Hash texts, labels and their order for each split."""
+    """Hash texts, labels, soft targets, weights and their order for each split."""
     digest = hashlib.sha256(repr((space.task, space.names)).encode())
     for split, table in tables.items():
         digest.update(split.encode())
@@ -214,6 +222,8 @@ def _fingerprint(tables: dict[str, pa.Table], space: LabelSpace) -> str:
             lengths = pc.list_value_length(column) if name == "labels" else pc.binary_length(flat)
             for array in (lengths, flat):
                 digest.update(_bytes_of(array))
+        for part in bytes_of(table):
+            digest.update(part)
     return digest.hexdigest()[:16]
 
 
@@ -245,23 +255,31 @@ def read_labelled(
         DataError: The table does not match the job, or has no such split or no usable rows.
     """
     source, report.split_read, report.other_splits = open_split(path, split)
-    group = job.data.split.groups
-    own_split = GroupedSplit(group=group) if group in source.names() else RandomSplit()
-    labels = job.data.labels.model_copy(update={"missing": "drop"})  # the report counts them
-    known = {"split": own_split, "validation": None, "test": None, "id": None, "labels": labels}
-    data = job.data.model_copy(update=known)
+    own = _of_table(job, source)
+    labels = own.data.labels
     try:
-        table = read_rows(data, source, (*space.names, *(labels.names or ())), report)
+        table = read_rows(own, source, (*space.names, *(labels.names or ())), report)
         table = with_groups(table, np.zeros(table.num_rows, np.int64), report, ("table",))
     except DataError as error:
         raise DataError(*(replace(p, path=_table_path(p.path)) for p in error.problems)) from None
     if table.num_rows:
         report.label_warnings += label_warnings(labels, table, space.names)
-        table = _keep_known(job, space, "table", table, report)
+        table = _keep_known(labels, space, "table", table, report)
     if not table.num_rows:
         remedy = _no_rows_remedy(space, report.unknown_labels.get("table", {}), "the bundle")
         raise DataError(Problem("table", path, "contains no usable rows", remedy))
     return table
+
+
+def _of_table(job: TrainJob, source: Source) -> TrainJob:
+    """Return a job with the columns of a table that is neither split nor trained on."""
+    group = job.data.split.groups
+    split = GroupedSplit(group=group) if group in source.names() else RandomSplit()
+    missing = {"missing": "drop"}  # the report counts them
+    known = {"labels": job.data.labels.held_out.model_copy(update=missing), "split": split}
+    unused = dict.fromkeys(("validation", "test", "id", "weight"))
+    data = job.data.model_copy(update={**known, **unused})
+    return job.model_copy(update={"data": data})
 
 
 def _no_rows_remedy(space: LabelSpace, unknown: Collection[str], of: str) -> str:
@@ -289,8 +307,8 @@ def tokenise(
 
     Returns:
         For each split: the columns of `LongTextSpec.encoded`, num_tokens (before truncation),
-        labels (list<int32>), group (int64) if the split has groups, and, except for train,
-        text (the beginning of each text).
+        labels (list<int32>), group (int64) if the split has groups, the columns of
+        `data.targets`, and, except for train, text (the beginning of each text).
     """
     tables = {}
     for split, table in prepared.tables.items():
@@ -306,8 +324,8 @@ def tokenise(
         num_tokens = np.concatenate(full)
         place = whole.column_names.index("num_tokens")
         whole = whole.set_column(place, "num_tokens", pa.array(num_tokens, pa.int32()))
-        if "group" in table.column_names:
-            whole = whole.append_column("group", table["group"])
+        for name in {"group", SOFT, WEIGHT} & set(table.column_names):
+            whole = whole.append_column(name, table[name])
         if split != "train":
             whole = whole.append_column("text", beginnings(table))
         prepared.report.tokens[split] = token_figures(num_tokens, whole)

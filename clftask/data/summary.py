@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from clftask.components.labels import LabelSpace
 from clftask.components.splits import SPLITS
+from clftask.data.targets import soft_targets, weights_of
 from clftask.messages import are, counted, shown_label
 
 FEW_TRAIN_ROWS, FEW_VALIDATION_ROWS = 10, 5
@@ -34,6 +35,8 @@ class DataReport:
     rows: dict[str, int] = field(default_factory=dict)
     label_counts: dict[str, dict[str, int]] = field(default_factory=dict)
     labels_per_row: float = 0.0
+    soft_labels: dict[str, float] = field(default_factory=dict)  # mean highest probability
+    row_weights: dict[str, float] = field(default_factory=dict)  # of train: lowest, highest, zeros
     duplicates: dict[str, float] = field(default_factory=dict)
     tokens: dict[str, dict[str, float]] = field(default_factory=dict)
     split_read: str | None = None  # of the splits of a dataset, for evaluate
@@ -49,7 +52,17 @@ class DataReport:
             codes = table["labels"].combine_chunks().flatten().to_numpy()
             counts = np.bincount(codes, minlength=len(space.names))
             self.label_counts[split] = dict(zip(space.names, counts.tolist(), strict=True))
+            soft = soft_targets(table)
+            if soft is not None:
+                self.soft_labels[split] = float(soft.max(1).mean())
         train = tables["train"]
+        if (weights := weights_of(train)) is not None:
+            zeros = int((weights == 0).sum())
+            self.row_weights = {
+                "lowest": float(weights.min()),
+                "highest": float(weights.max()),
+                "zeros": zeros,
+            }
         self.labels_per_row = sum(self.label_counts["train"].values()) / train.num_rows
         for split in tables.keys() - {"train"}:
             again = pc.is_in(tables[split]["text"], pc.unique(train["text"]))
@@ -82,12 +95,27 @@ class DataReport:
     def _label_lines(self) -> list[str]:
         counts = sorted(self.label_counts["train"].items(), key=lambda c: -c[1])
         shown = counts if len(counts) <= 12 else counts[:6]
-        lines = [f"labels: {len(counts)}, {self.labels_per_row:.2f} a row"]
+        lines = [f"labels: {len(counts)}, {self.labels_per_row:.2f} a row", *self.notes()]
         lines.append("  most frequent: " + ", ".join(f"{shown_label(n)} {c:,}" for n, c in shown))
         if len(counts) > 12:
             lines.append(
                 "  rarest: " + ", ".join(f"{shown_label(n)} {c:,}" for n, c in counts[-6:])
             )
+        return lines
+
+    def notes(self) -> list[str]:
+        """Return a line on soft labels, and one on row weights, as far as there are any."""
+        lines = []
+        if self.soft_labels:
+            shares = ", ".join(f"{mean:.3f} in {split}" for split, mean in self.soft_labels.items())
+            lines.append(
+                f"soft labels: the highest probability of a row is {shares} on average; rows are "
+                "counted by the labels that the probabilities give"
+            )
+        if self.row_weights:
+            low, high, zeros = (self.row_weights[n] for n in ("lowest", "highest", "zeros"))
+            none = f"; {counted(int(zeros), 'row')} of weight 0" if zeros else ""
+            lines.append(f"row weights: {low:.3g} to {high:.3g} times their mean{none}")
         return lines
 
     def _token_lines(self) -> list[str]:

@@ -25,7 +25,7 @@ from clftask.tuning.trial_store import Trial
 
 MAX_MEASURED = 8  # kinds of trials that are measured
 NOT_MEASURED = (*measure.NOT_MEASURED, "trials that share a GPU, workers that share a trial")
-_OF_MODEL = ("base", "max_length", "long_text", "adapt", "head")
+_OF_MODEL = ("base", "layers", "max_length", "long_text", "adapt", "head")
 _OF_TRAINING = ("batch_size", "micro_batch_size", "optimizer", "precision", "hf")
 _ALWAYS_SHOWN = ("model.base", "model.max_length", "training.batch_size")
 

@@ -11,7 +11,7 @@ import numpy as np
 from clftask.array_types import Array
 from clftask.components.decision.calibration import probabilities_of
 from clftask.components.decision.decision import Decision, Outcome, cross_fitted
-from clftask.components.labels import LabelSpace
+from clftask.components.labels import SOFT, LabelSpace
 from clftask.components.metrics import (
     CALIBRATED,
     DECIDED,
@@ -41,6 +41,7 @@ class Labelled:
         groups: (rows,) codes of the groups, if the split is grouped.
         num_tokens: (rows,) number of tokens, including truncated ones; if known.
         texts: (rows,) beginnings of the texts; if known.
+        is_soft: Whether the targets are the labels that soft labels give.
     """
 
     logits: Array
@@ -48,6 +49,7 @@ class Labelled:
     groups: Array | None = None
     num_tokens: Array | None = None
     texts: Sequence[str] | None = None
+    is_soft: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,8 +132,9 @@ def decide(
     held_out, last = splits["validation"], "test" if "test" in splits else "validation"
     num_whole = job.model.long_text.num_whole(job.model.max_length, num_special)
     rows_of_fit = HeldOut(held_out.logits, held_out.targets, job.task, job.average, held_out.groups)
-    first = cross_fitted(job.decision, *rows_of_fit)
-    decision, own, warnings = fit_decision(job.decision, rows_of_fit, first)
+    spec = job.decision.of_soft() if held_out.is_soft else job.decision
+    first = cross_fitted(spec, *rows_of_fit)
+    decision, own, warnings = fit_decision(spec, rows_of_fit, first)
     majority = majority_label(data or {}, space.names, held_out.targets)
     outcomes = {
         split: own if split == "validation" else decision.apply(rows.logits, job.task)
@@ -223,7 +226,7 @@ def labelled(table: Any, logits: Array, targets: Array) -> Labelled:
     """Return labelled rows with the groups, lengths and texts of their table.
 
     Args:
-        table: The columns group, num_tokens and text, as far as it has them.
+        table: The columns group, num_tokens, text and those of soft labels, as far as it has them.
         logits: (rows, labels) float32, uncalibrated.
         targets: (rows, labels) of 0 and 1.
     """
@@ -234,6 +237,7 @@ def labelled(table: Any, logits: Array, targets: Array) -> Labelled:
         groups_of(table),
         known["num_tokens"].to_numpy() if "num_tokens" in known else None,
         known["text"].to_pylist() if "text" in known else None,
+        SOFT in known,
     )
 
 

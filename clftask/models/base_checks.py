@@ -13,6 +13,7 @@ from clftask.io import filesystems
 from clftask.io.tempdirs import temporary_folder
 from clftask.messages import first_line
 from clftask.models.file_checks import check_files
+from clftask.models.layers import check_layers, check_number, keep_layers
 from clftask.models.loading import (
     find_base,
     import_transformers,
@@ -29,7 +30,7 @@ def check_base_files(spec: ModelSpec) -> None:
 
     Raises:
         ConfigError: The package, the folder or a file is missing, a file is damaged, or the
-            configuration has fewer positions than `max_length`.
+            configuration has fewer positions than `max_length` or fewer layers than `layers`.
     """
     if filesystems.is_url(spec.base) and not spec.base.startswith("pkg://"):
         return
@@ -39,6 +40,9 @@ def check_base_files(spec: ModelSpec) -> None:
         limit = config.get("max_position_embeddings")
         if isinstance(limit, int) and limit > 0:
             _check_length(spec, limit)
+        layers = config.get("num_hidden_layers")
+        if isinstance(layers, int):
+            check_number(spec, layers)
 
 
 def _check_length(spec: ModelSpec, limit: int) -> None:
@@ -59,8 +63,8 @@ def check_base(spec: ModelSpec, has_pairs: bool = False) -> Any:
 
     Raises:
         ConfigError: The model is missing or incomplete, needs remote code, does not support
-            sequence classification, does not work with its tokenizer, or has fewer positions
-            than `max_length`.
+            sequence classification, does not work with its tokenizer, has fewer positions
+            than `max_length`, or its first `layers` cannot be kept.
     """
     with temporary_folder() as scratch, quiet_loading():
         return _check_base(spec, find_base(spec.base, scratch), has_pairs)
@@ -84,6 +88,8 @@ def _check_base(spec: ModelSpec, base: str, has_pairs: bool) -> Any:
         raise refuse_base(
             spec.base, f"{config.model_type} has no sequence classification in transformers"
         )
+    check_layers(spec, config)
+    keep_layers(config, spec.layers)
     if Path(base).is_dir():  # those of a hub id are downloaded by the workers
         _check_weights(spec, base, config)
     tokenizer = _check_tokenizer(spec.base, base, config)
@@ -132,7 +138,7 @@ def _check_weights(spec: ModelSpec, base: str, config: Any) -> None:
 
     try:
         if isinstance(spec.head, MlpHead):
-            refuse_lost(base, mlp.open_encoder(base, device_map="meta")[1])
+            refuse_lost(base, mlp.open_encoder(base, spec.layers, device_map="meta")[1])
         else:
             open_base(base, config, device_map="meta")
     except ConfigError:

@@ -11,6 +11,7 @@ from clftask.components.labels import LabelSpace, Task
 from clftask.components.text import TextRecipe
 from clftask.components.truncation import KeepHead, LongText
 from clftask.config.results import Shipped
+from clftask.messages import counted
 from clftask.spec import PlainData, Spec
 
 SCHEMA_VERSION = 1
@@ -63,6 +64,24 @@ class BundleMeta(Spec):
         for problem in self.truncation.problems(self.max_length):
             raise ValueError(f"truncation.{problem.path} {problem.allowed}")
         return self
+
+    @property
+    def layers(self) -> str:
+        """How many layers of the base were kept, in words; empty if all were."""
+        layers = self.job["model"].get("layers")
+        return f", its first {counted(layers, 'layer')}" if layers else ""
+
+    @property
+    def targets(self) -> list[str]:
+        """What was learned from soft labels and row weights, in words."""
+        data, found = self.job["data"], []
+        labels = data["labels"]
+        if labels["kind"] == "probabilities":
+            column = labels["column"] or f"{labels['prefix']}…"
+            found.append(f"soft labels: probabilities in {column}")
+        if data.get("weight") is not None:
+            found.append(f"train rows weighted by column {data['weight']}; metrics are unweighted")
+        return found
 
     @property
     def space(self) -> LabelSpace:

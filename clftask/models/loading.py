@@ -17,6 +17,7 @@ from clftask.errors import ConfigError, DataError, Problem
 from clftask.io import filesystems, storage
 from clftask.io.tempdirs import temporary_folder
 from clftask.models.file_checks import check_files
+from clftask.models.layers import keep_layers
 from clftask.models.tokenizers import load_tokenizer
 
 PROBLEM_TYPES: dict[Task, str] = {
@@ -127,7 +128,7 @@ def _refuse_bundle(
 def build_model(
     base: str, spec: ModelSpec, space: LabelSpace, prior: Float64
 ) -> tuple[Any, set[str]]:
-    """Load the pretrained weights, add a head, and freeze parameters according to `adapt`.
+    """Load the weights of the layers to keep, add a head, freeze parameters as `adapt` says.
 
     A base that is a classifier with the same labels in the same order keeps its head;
     otherwise the head's last layer is initialised again.
@@ -154,6 +155,7 @@ def build_model(
     )
     for name, value in without_layerdrop(config).items():
         setattr(config, name, value)
+    keep_layers(config, spec.layers)
     with quiet_loading():
         model, head, absent = _with_head(base, spec, config)
     spec.adapt.freeze(model.base_model)
@@ -191,7 +193,7 @@ def _with_head(base: str, spec: ModelSpec, config: Any) -> tuple[Any, set[str], 
     if isinstance(spec.head, MlpHead):
         from clftask.models.mlp import build
 
-        model, fresh, lost = build(base, spec.head, config)
+        model, fresh, lost = build(base, spec.head, config, spec.layers)
         refuse_lost(base, lost)
         return model, fresh, fresh
     model, absent = open_base(base, config)
@@ -268,12 +270,6 @@ class quiet_loading:  # noqa: N801 (a context manager)
         logging.set_verbosity(self.verbosity)
 
 
-def prior_of(codes: Any, num_labels: int) -> Float64:
-    """Return the (labels,) share of rows with each label, from lists of label codes."""
-    counts = np.bincount(codes.flatten().to_numpy(), minlength=num_labels)
-    return np.asarray(counts / max(len(codes), 1))
-
-
 def num_parameters(spec: ModelSpec, num_labels: int) -> int:
     """Return the number of parameters of a job's model, without loading the weights."""
     import torch
@@ -282,6 +278,7 @@ def num_parameters(spec: ModelSpec, num_labels: int) -> int:
     with temporary_folder() as scratch:
         base = find_base(spec.base, scratch)
         config = transformers.AutoConfig.from_pretrained(base, trust_remote_code=False)
+    keep_layers(config, spec.layers)
     with torch.device("meta"):
         body = transformers.AutoModel.from_config(config)
     width = getattr(config, "hidden_size", 0) or 0

@@ -20,6 +20,7 @@ from transformers import (
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from clftask.components.heads import MlpHead
+from clftask.models.layers import keep_layers
 
 
 class MlpClassifierConfig(PretrainedConfig):  # type: ignore[misc]
@@ -135,36 +136,43 @@ def without_layerdrop(config: Any) -> dict[str, float]:
     return {name: 0.0 for name in names if getattr(config, name, 0.0)}
 
 
-def build(base: str, head: MlpHead, labelled: Any) -> tuple[MlpClassifier, set[str], list[str]]:
+def build(
+    base: str, head: MlpHead, labelled: Any, layers: int | None = None
+) -> tuple[MlpClassifier, set[str], list[str]]:
     """Load an encoder and add the MLP head.
 
     Args:
         base: A local folder or hub id.
         head: The job's head.
         labelled: A configuration with the label names and the problem type.
+        layers: How many of the encoder's first layers are kept; None: all.
 
     Returns:
         The model, the names of its new parameters, and the weights that the base lacks.
     """
-    encoder, lost = open_encoder(base)
+    encoder, lost = open_encoder(base, layers)
     model = MlpClassifier(configuration(encoder.config, head, labelled))
     model.encoder.load_state_dict(encoder.state_dict(), strict=False)
     fresh = {n for n, _ in model.named_parameters() if not n.startswith("encoder.")}
     return model, fresh, lost
 
 
-def open_encoder(base: str, **options: Any) -> tuple[Any, list[str]]:
+def open_encoder(base: str, layers: int | None = None, **options: Any) -> tuple[Any, list[str]]:
     """Open an encoder in fp32.
 
     Args:
         base: A local folder or hub id.
+        layers: How many of its first layers are kept; None: all.
         options: Further options of `from_pretrained`.
 
     Returns:
         The encoder, and the names of its weights that the base lacks.
     """
+    config = AutoConfig.from_pretrained(base, trust_remote_code=False)
+    keep_layers(config, layers)
     encoder, info = AutoModel.from_pretrained(
         base,
+        config=config,
         trust_remote_code=False,
         use_safetensors=True,
         dtype=torch.float32,

@@ -52,10 +52,11 @@ def _about(meta: BundleMeta) -> list[str]:
     return [
         f"# {meta.task.capitalize()} classifier with {len(meta.label_names)} labels",
         "",
-        f"Fine-tuned from {code(meta.job['model']['base'])} with clftask.",
+        f"Fine-tuned from {code(meta.job['model']['base'])}{meta.layers} with clftask.",
         "",
         f"- Text: {columns}; {meta.truncation.words(meta.max_length)}.",
         f"- Rows: {rows}.",
+        *(f"- {literal(line[:1].upper() + line[1:])}." for line in meta.targets),
         *([f"- Positive class: {literal(meta.positive)}."] if meta.positive is not None else []),
         f"- Data: {code(meta.job['data']['train'])}, fingerprint `{meta.data['fingerprint']}`.",
         *shipped,

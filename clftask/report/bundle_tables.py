@@ -23,9 +23,9 @@ _EMPTY = Cell("", "", "number")
 
 
 def lead(meta: BundleMeta) -> str:
-    """Describe the base model and the text columns."""
-    columns = ", ".join(meta.text.columns)
-    return f"Fine-tuned from {meta.job['model']['base']}; text: {columns}."
+    """Describe the base model, the text columns, soft labels and row weights."""
+    parts = [f"text: {', '.join(meta.text.columns)}", *meta.targets]
+    return f"Fine-tuned from {meta.job['model']['base']}{meta.layers}; {'; '.join(parts)}."
 
 
 # ------------------------------------------------------------------ the summary

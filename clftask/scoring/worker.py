@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from clftask.array_types import Float32
 from clftask.components.score_table import (
     COUNTS,
+    LABEL_NAMES,
     SECONDS,
     ScoreColumns,
     checksum,
@@ -281,7 +282,7 @@ class ShardScorer:
         metadata = {
             "clftask.bundle": meta.fingerprint,
             "clftask.task": meta.task,
-            "clftask.label_names": list(meta.label_names),
+            LABEL_NAMES: list(meta.label_names),
             **self.work.plan.mark(shard),
             "clftask.precision": self.scorer.precision,
             COUNTS: self._counts(part, decided).dump(),

@@ -27,7 +27,6 @@ from clftask.components.decision.calibration import probabilities_of
 from clftask.components.decision.decision import Decision
 from clftask.components.decision.thresholds import best_global_threshold
 from clftask.components.labels import LabelSpace, multi_hot
-from clftask.components.losses import TrainLabels
 from clftask.components.metrics import compute
 from clftask.config.train import TrainJob
 from clftask.data.batching import (
@@ -37,6 +36,7 @@ from clftask.data.batching import (
     MicroBatches,
     num_global_rows,
 )
+from clftask.data.targets import targets_of, train_labels
 from clftask.io.tempdirs import translate_write_errors
 from clftask.messages import first_line
 from clftask.models.memory import is_device_failure, is_out_of_memory, unless_out_of_memory
@@ -77,9 +77,9 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         super().__init__(model=model, args=args, eval_dataset=rows, processing_class=tokenizer)
         self.remove_callback(PrinterCallback)  # disable_tqdm adds it; it prints to stdout
         self.job, self.tables, self.space, self.fresh = job, tables, space, fresh
-        self.row_loss = job.loss.rows_for(job.task, self._train_labels())
-        widths = job.model.max_length, least_width(model)
         names = len(space.names)
+        self.row_loss = job.loss.rows_for(job.task, train_labels(tables["train"], names))
+        widths = job.model.max_length, least_width(model)
         limit = Limit.of(job.training.micro_batch_size, args.device.type)
         self.batches = MicroBatches(tables["train"], tokenizer, names, limit, *widths)
         self.inference = Inference(self.model, tokenizer, job, args, names)
@@ -239,10 +239,11 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
     def _weighted_loss(self, model: Any, micro: dict[str, Any]) -> torch.Tensor:
         inputs = dict(micro)
         targets, weight, _ = (inputs.pop(name) for name in ("targets", "weight", "rows"))
-        windows = inputs.pop("windows", None)
+        windows, row_weights = inputs.pop("windows", None), inputs.pop("row_weights", None)
         with self.compute_loss_context_manager():
             logits = model(**inputs).logits.float()
         logits = self.job.model.long_text.pooled_tensor(logits, windows)
+        weight = weight if row_weights is None else weight * row_weights
         loss: torch.Tensor = (self.row_loss(logits, targets) * weight).sum()
         return loss
 
@@ -343,22 +344,18 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         found = compute(probabilities, decided, targets, self.space.task, names, positive)
         # A young model may predict no label at all: its undefined macro average must not win.
         defined = {name: float(np.nan_to_num(value)) for name, value in found.items()}
-        return {"loss": self.mean_loss(logits, targets), **defined}
+        return {"loss": self.mean_loss("validation", logits), **defined}
 
-    def mean_loss(self, logits: Float32, targets: Float32) -> float:
-        """Return the mean training loss of rows, given their logits."""
+    def mean_loss(self, split: str, logits: Float32) -> float:
+        """Return the mean training loss of a split, given its logits; row weights do not count."""
+        targets = targets_of(self.tables[split], len(self.space.names))
         parts = [
             self.row_loss(
-                torch.from_numpy(logits[i : i + 4096]), torch.from_numpy(targets[i : i + 4096])
+                torch.from_numpy(logits[i : i + 4096]), torch.tensor(targets[i : i + 4096])
             )
             for i in range(0, len(logits), 4096)
         ]
         return float(torch.cat(parts).mean())
-
-    def _train_labels(self) -> TrainLabels:
-        codes = self.tables["train"]["labels"].combine_chunks()
-        counts = np.bincount(codes.flatten().to_numpy(), minlength=len(self.space.names))
-        return TrainLabels(counts.astype(float), len(codes))
 
     def targets_of(self, split: str) -> Float32:
         """Return the (rows, labels) float32 indicator matrix of a split."""

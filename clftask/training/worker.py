@@ -19,6 +19,7 @@ from clftask.components.truncation import num_special
 from clftask.config.results import Shipped
 from clftask.config.train import TrainJob
 from clftask.data import training_rows
+from clftask.data.targets import train_labels
 from clftask.errors import ConfigError, Problem
 from clftask.evaluation.evaluate import Evaluated, decide, labelled
 from clftask.io import storage
@@ -32,7 +33,6 @@ from clftask.models.loading import (
     find_base,
     output_layer,
     parameter_counts,
-    prior_of,
 )
 from clftask.models.precision import bf16_pays, resolve_precision
 from clftask.models.tokenizers import load_tokenizer
@@ -191,7 +191,7 @@ def _build_trainer(
     job = work.job
     torch.manual_seed(job.seed)
     base = find_base(job.model.base, scratch)
-    prior = prior_of(work.tables["train"]["labels"].combine_chunks(), len(work.label_names))
+    prior = train_labels(work.tables["train"], len(work.label_names)).shares
     model, fresh = build_model(base, job.model, work.space, prior)
     tokenizer = load_tokenizer(base, model.config)
     prepare(model, tokenizer, job.model, job.data.text_pair is not None)
@@ -308,7 +308,7 @@ def evaluate(work: Work, trainer: ClassifierTrainer) -> Evaluated:
     special = sum(num_special(trainer.processing_class))
     found = decide(work.job, work.space, splits, work.data, special)
     for split, rows in splits.items():
-        loss = trainer.mean_loss(rows.logits, rows.targets)
+        loss = trainer.mean_loss(split, rows.logits)
         found.metrics[split]["loss"] = strict(loss)
     return found
 

@@ -40,7 +40,7 @@ def peak_bytes(job: TuneJob, concurrency: int, num_weights: int) -> int:
 
 def needed_bytes(job: TuneJob, concurrency: int, num_labels: int) -> int:
     """Return `peak_bytes` for the largest model in the search space."""
-    models = {trial.model.base: trial.model for trial in job.probed()}
+    models = {(trial.model.base, trial.model.layers): trial.model for trial in job.probed()}
     largest = max(num_parameters(model, num_labels) for model in models.values())
     return peak_bytes(job, concurrency, largest)
 

@@ -155,6 +155,60 @@ def test_auto_is_focal_for_labels_and_cross_entropy_for_classes():
         torch.testing.assert_close(*both)
 
 
+# ------------------------------------------------------------------ soft targets
+
+SOFT = {
+    "multiclass": torch.tensor([[0.7, 0.2, 0.1], [0.05, 0.05, 0.9]]),
+    "multilabel": torch.tensor([[0.7, 0.2, 0.5], [0.05, 0.95, 0.9]]),
+}
+SOFT_LABELS = TrainLabels(np.array([40.0, 30.0, 50.0]), 100, is_soft=True)
+
+
+def slope_at(loss, task, probabilities):
+    """Return the largest gradient of a loss where a model predicts the targets."""
+    targets = SOFT[task]
+    logits = probabilities.log() if task == "multiclass" else torch.logit(probabilities)
+    logits.requires_grad_()
+    loss.rows_for(task, SOFT_LABELS)(logits, targets).sum().backward()
+    return float(logits.grad.abs().max())
+
+
+@pytest.mark.parametrize(("member", "task"), CASES)
+def test_proper_losses_are_lowest_at_the_probabilities(member, task):
+    loss = LogitAdjusted(tau=0) if member is LogitAdjusted else member()
+    if member is ClassBalanced:
+        loss = ClassBalanced(beta=0)
+    assert (slope_at(loss, task, SOFT[task].clone()) < 1e-6) == member.is_proper
+    assert member.is_proper == (member not in (Focal, Asymmetric))
+
+
+@pytest.mark.parametrize("options", VARIANTS, ids=lambda o: "-".join(o) or "plain")
+@pytest.mark.parametrize(("member", "task"), CASES)
+def test_a_soft_target_is_the_mean_over_labels_drawn_from_it(member, task, options):
+    if not member.is_proper:
+        return
+    torch.manual_seed(0)
+    logits = torch.randn(2, 3)
+    loss = member(**options).rows_for(task, SOFT_LABELS)
+    targets, expected = SOFT[task], torch.zeros(2)
+    if task == "multiclass":
+        for k, one in enumerate(torch.eye(3)):
+            expected += targets[:, k] * loss(logits, one.expand(2, 3))
+    else:
+        for bits in torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 3):
+            share = torch.where(bits > 0, targets, 1 - targets).prod(1)
+            expected += share * loss(logits, bits.expand(2, 3))
+    torch.testing.assert_close(loss(logits, targets), expected)
+
+
+def test_auto_is_sigmoid_cross_entropy_for_soft_labels():
+    logits, targets = torch.randn(2, 3), SOFT["multilabel"]
+    options = {"class_weights": "balanced", "max_class_weight": 3.0, "label_smoothing": 0.1}
+    own, other = AutoLoss(**options), BinaryCrossEntropy(**options)
+    both = (loss.rows_for("multilabel", SOFT_LABELS)(logits, targets) for loss in (own, other))
+    torch.testing.assert_close(*both)
+
+
 def test_every_kind_is_known_by_its_bare_name():
     adapter = TypeAdapter(Loss)
     kinds = {member.model_fields["kind"].default: member for member in MEMBERS}

@@ -19,6 +19,7 @@ NAMES = [
     "aws-services",
     "debian-sections",
     "debian-tags",
+    "distil",
     "imdb",
     "movie-genres",
     "mrpc",
@@ -42,7 +43,7 @@ def labels(found, split):
     return [found.space.decode(row) for row in codes]
 
 
-SCORE_NAMES = ["score-answers", "score-aws", "score-corpus", "score-debian"]
+SCORE_NAMES = ["score-answers", "score-aws", "score-corpus", "score-debian", "score-teacher"]
 TUNE_NAMES = ["tune-aws-errors", "tune-debian-tags"]
 
 
@@ -260,3 +261,24 @@ def test_screening_topics(tmp_path):
     totals = [sum(c[t] for c in found.report.label_counts.values()) for t in topics]
     assert totals == [25, 20, 10]
     assert [] in labels(found, "train")  # a row without a topic stays, as all negative
+
+
+# ------------------------------------------------------------------ distillation
+
+
+def test_distil(tmp_path):
+    """30 packages of a score table: the teacher is wrong on each tenth."""
+    sections = ["doc", "libs", "net"] * 10
+    likely = ["net" if i % 10 == 0 else section for i, section in enumerate(sections)]
+    table = {"summary": [f"Package {i}" for i in range(30)], "description": ["long"] * 30}
+    table |= {"package": [f"p{i}" for i in range(30)], "section": sections}
+    table |= {"split": (["train"] * 8 + ["validation", "test"]) * 3, "label": likely}
+    for name in ("net", "doc", "libs"):
+        table[f"p_{name}"] = [0.8 if name == own else 0.1 for own in likely]
+    parquet.write_table(pa.table(table), tmp_path / "part-00000.parquet")
+    found = prepared("distil", tmp_path)
+    assert found.space.names == ("net", "doc", "libs")
+    assert rows(found) == {"train": 24, "validation": 3, "test": 3}
+    assert found.tables["train"]["targets"][1].as_py() == pytest.approx([0.1, 0.1, 0.8])
+    assert labels(found, "train")[:2] == [["doc"], ["libs"]]
+    assert "targets" not in found.tables["validation"].column_names

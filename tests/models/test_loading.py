@@ -7,7 +7,6 @@ from pathlib import Path
 
 import fsspec
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -35,7 +34,6 @@ from clftask.models.loading import (
     log_odds,
     output_layer,
     parameter_counts,
-    prior_of,
 )
 from clftask.models.precision import resolve_precision
 from clftask.models.tokenizers import load_tokenizer
@@ -193,12 +191,6 @@ def test_log_odds():
     assert multilabel.tolist() == pytest.approx(expected, abs=1e-5)
     multiclass = log_odds(np.array([0.5, 0.25, 0.0]), "multiclass")
     assert multiclass.tolist() == pytest.approx([-0.6931472, -1.3862944, -9.2103404], abs=1e-5)
-
-
-def test_prior_of():
-    codes = pa.array([[0, 2], [], [2], [2]], pa.list_(pa.int32()))
-    assert prior_of(codes, 4).tolist() == [0.25, 0.0, 0.75, 0.0]
-    assert prior_of(codes[:0], 2).tolist() == [0.0, 0.0]
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from clftask.components.decision.calibration import (
     AnyFitted,
     AutoCalibration,
     Calibration,
+    NoCalibration,
 )
 from clftask.components.decision.conformal import AnySets, SetRule
 from clftask.components.decision.thresholds import AnyThreshold, AutoThreshold
@@ -116,6 +117,16 @@ class DecisionSpec(Spec):
     threshold: Share | AnyThreshold = AutoThreshold()
     abstain_below: Share | None = None
     sets: AnySets | None = None
+
+    def of_soft(self) -> DecisionSpec:
+        """Return the spec for rows with soft labels: `auto` does not calibrate.
+
+        The model learned their probabilities. The labels that these give are surer than they are:
+        calibration to them would raise all probabilities.
+        """
+        if not self.calibration.falls_back:
+            return self
+        return self.model_copy(update={"calibration": NoCalibration()})
 
     def fit(
         self, logits: Floats, targets: Floats, task: Task, average: Average, groups: Any = None

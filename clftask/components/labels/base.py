@@ -10,6 +10,7 @@ import pyarrow as pa
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from clftask.components.labels.cells import matches, scalar_name, with_items, without_repetitions
+from clftask.errors import Problem
 from clftask.spec import Spec
 
 Task = Literal["multiclass", "multilabel"]
@@ -46,7 +47,8 @@ class LabelColumns(Spec):
 
     Attributes:
         cells: What the columns contain: names of labels (or lists of them), text with several
-            names, or flags.
+            names, flags, or probabilities.
+        is_soft: Whether the training targets are probabilities.
         min_count: Labels with fewer rows in the train table are excluded from the label space.
         names: The labels in order, or a mapping of the labels in the data to names, in order; two
             labels can have one name. None collects them from train, sorted.
@@ -56,7 +58,8 @@ class LabelColumns(Spec):
     """
 
     task: ClassVar[Task] = "multilabel"
-    cells: ClassVar[Literal["names", "text", "flags"]] = "names"
+    cells: ClassVar[Literal["names", "text", "flags", "probabilities"]] = "names"
+    is_soft: ClassVar[bool] = False
     if_missing: ClassVar[str] = "Label the row"  # the remedy for a missing label
     min_count: int = Field(1, ge=1)
     names: _Names = None
@@ -105,6 +108,32 @@ class LabelColumns(Spec):
         return self.fixed_names
 
     @property
+    def tasks(self) -> tuple[Task, ...]:
+        """The tasks that the kind is for."""
+        return (self.task,)
+
+    @property
+    def held_out(self) -> LabelColumns:
+        """The label columns of tables other than `data.train`, not yet `resolved`."""
+        return self
+
+    def resolved(
+        self, task: Task, available: Sequence[str], stored: Sequence[str] | None
+    ) -> LabelColumns:
+        """Return the kind for one task and one table.
+
+        Args:
+            task: The job's task.
+            available: The columns of the table.
+            stored: The labels that the table's file names, as a score table does.
+        """
+        return self
+
+    def problems(self, task: Task) -> list[Problem]:
+        """Return the fields that do not fit each other or the task; paths begin here."""
+        return []
+
+    @property
     def position_names(self) -> tuple[str, ...] | None:
         """The name of each position of a multi-hot vector, if names are fixed."""
         if isinstance(self.names, dict):
@@ -133,6 +162,14 @@ class LabelColumns(Spec):
         """
         found = self._read(table)
         return _renamed(found, self.names) if isinstance(self.names, dict) else found
+
+    def reads(self, column: str) -> bool:
+        """Tell whether a column certainly contains labels, without reading the data."""
+        return False
+
+    def targets(self, table: pa.Table) -> pa.FixedSizeListArray | None:
+        """Return (rows,) lists of a probability per label; None without soft labels."""
+        return None
 
     def warnings(self, table: pa.Table) -> list[str]:
         """Return what may be wrong with columns that `lists` accepts."""

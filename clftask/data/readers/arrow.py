@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +10,8 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
-from clftask.data.readers.base import Source, Survey, from_row
+from clftask.components.score_table import LABEL_NAMES
+from clftask.data.readers.base import Source, Survey, from_row, readable
 from clftask.data.readers.cells import sound
 from clftask.io import filesystems
 
@@ -26,6 +28,16 @@ class Parquet(Source):
 
         fs, inner = filesystems.filesystem(file)
         return list(parquet.read_schema(inner, filesystem=fs).names)
+
+    def label_names(self) -> list[str] | None:
+        """Return the labels from the footer of a score table's part."""
+        from pyarrow import parquet
+
+        fs, inner = filesystems.filesystem(self.files[0])
+        with readable(self.files[0]):
+            found = parquet.read_schema(inner, filesystem=fs).metadata or {}
+            names = found.get(LABEL_NAMES.encode())
+            return None if names is None else [str(name) for name in json.loads(names)]
 
     def survey_file(self, file: str, columns: list[str], strings: set[str]) -> Survey:
         """Return row count and types from the footer."""

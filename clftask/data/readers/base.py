@@ -65,6 +65,10 @@ class Source(ABC):
                     return names
         return empty(self.files[0])
 
+    def label_names(self) -> list[str] | None:
+        """Return the labels that the first file names, as a score table does; None if none."""
+        return None
+
     def missing(self, named: Iterable[tuple[str, str]], available: list[str]) -> list[Problem]:
         """Return a problem for each column that the source lacks.
 

@@ -60,7 +60,8 @@ def check_trials(job: TuneJob) -> dict[str, PreTrainedTokenizerBase]:
         ConfigError: A model cannot be used.
     """
     trials = job.probed()
-    models = {(t.model.base, t.model.max_length, t.model.head.kind): t.model for t in trials}
+    specs = [t.model for t in trials]
+    models = {(m.base, m.layers, m.max_length, m.head.kind): m for m in specs}
     mistakes: list[Problem] = []
     tokenizers = {}
     for model in models.values():
