@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, TypeAdapter, model_validator
 
+from clftask.components.adapt import Adapt
 from clftask.components.decision.decision import Decision
 from clftask.components.labels import LabelSpace, Task
 from clftask.components.text import TextRecipe
@@ -63,6 +64,12 @@ class BundleMeta(Spec):
         for problem in self.truncation.problems(self.max_length):
             raise ValueError(f"truncation.{problem.path} {problem.allowed}")
         return self
+
+    @property
+    def adapt(self) -> Adapt:
+        """How the base was adapted."""
+        adapt: Adapt = TypeAdapter(Adapt).validate_python(self.job["model"].get("adapt", "full"))
+        return adapt
 
     @property
     def space(self) -> LabelSpace:
