@@ -116,7 +116,7 @@ class Lora(AdaptSpec):
 
     kind: Literal["lora"] = "lora"
     r: int = Field(16, ge=1, le=4096)
-    alpha: float = Field(32, gt=0)
+    alpha: int = Field(32, ge=1)
     dropout: float = Field(0.05, ge=0, lt=1)
     targets: str | Annotated[tuple[str, ...], Field(min_length=1)] = "auto"
     merge: bool = True
@@ -258,8 +258,10 @@ def layer_numbers(base: nn.Module) -> dict[str, int]:
         own = [i for i, names in enumerate(layers, 1) if _is_inside(name, names)]
         if own:
             below = numbers[name] = own[0]
-        else:
-            numbers[name] = 0 if "embed" in name or _is_inside(name, tables) else below
+        elif "embed" in name or _is_inside(name, tables) or (not below and "emb" in name):
+            numbers[name] = 0
+        else:  # some poolers and last norms are declared before the layers
+            numbers[name] = below or len(layers)
     return numbers
 
 

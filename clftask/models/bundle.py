@@ -229,3 +229,11 @@ def open_model(folder: str, meta: BundleMeta) -> tuple[Any, Any]:
 
     adapter.register()
     return open_classifier(folder, len(meta.label_names), meta.max_length)
+
+
+def open_folded(folder: str, meta: BundleMeta) -> tuple[Any, Any]:
+    """Open a local bundle as `open_model` does, with the adapter folded into the base's weights."""
+    model, tokenizer = open_model(folder, meta)
+    if ADAPTER in meta.files:
+        meta.adapt.fold(model.base_model)
+    return model, tokenizer

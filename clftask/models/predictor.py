@@ -24,7 +24,6 @@ from clftask.io.tempdirs import temporary_folder
 from clftask.messages import counted, first_line
 from clftask.models import bundle
 from clftask.models.bundle_meta import BundleMeta
-from clftask.models.file_checks import ADAPTER
 from clftask.models.loading import output_layer, quiet_loading
 from clftask.models.memory import is_device_failure, is_out_of_memory
 from clftask.models.padding import depends_on_padding, least_width
@@ -370,9 +369,7 @@ def open_scorer(
     Raises:
         DataError: It cannot be opened, or does not match `meta`.
     """
-    model, tokenizer = bundle.open_model(folder, meta)
-    if ADAPTER in meta.files:  # as fast as a model without one
-        meta.adapt.fold(model.base_model)
+    model, tokenizer = bundle.open_folded(folder, meta)
     return Scorer(model, tokenizer, meta, device, precision, path=path, processes=processes)
 
 

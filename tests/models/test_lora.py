@@ -56,12 +56,15 @@ def test_all_linear_layers_are_adapted_and_the_head_is_trained_in_full(name, tmp
     assert {n for n in own.keys() - trained if ".lora_" not in n and "pooler" not in n} == set()
     assert num_parameters(spec, 2).all > sum(p.numel() for p in own.values())
     with torch.no_grad():  # as if trained
+        untrained = model.eval()(**inputs).logits
         for weights in (p for n, p in own.items() if ".lora_B" in n):
             weights.normal_(std=0.3)
-    logits = model.eval()(**inputs).logits
+    logits = model(**inputs).logits
+    assert (logits - untrained).abs().max() > 1e-4
     logits.square().sum().backward()
     assert {n for n, p in model.named_parameters() if p.grad is not None} == trained
-    assert [n for n in trained if ".lora_A" in n and own[n].grad.abs().sum() == 0] == []
+    idle = [n for n in trained if ".lora_A" in n and own[n].grad.abs().sum() == 0]
+    assert idle == [] or name == "Longformer"  # the first token of its last layer looks globally
     spec.adapt.fold(model.base_model)
     assert not any("lora" in n or "base_layer" in n for n, _ in model.named_modules())
     with torch.no_grad():
