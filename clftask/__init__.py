@@ -31,10 +31,13 @@ def load(bundle: str, device: str | None = None, precision: str = "fp32") -> Sco
 
 
 def register() -> None:
-    """Register the MLP head with transformers, so that `from_pretrained` loads its bundles.
+    """Register clftask's classes with transformers, so that `from_pretrained` loads their bundles.
+
+    They are the MLP head, and the adapters that a bundle keeps apart from the base.
 
     `clftask.load` and the commands call this themselves. Importing transformers takes seconds.
     """
-    from clftask.models.mlp import register as register_head
+    from clftask.models import adapter, mlp
 
-    register_head()
+    mlp.register()
+    adapter.register()

@@ -68,13 +68,20 @@ class ScoreJobFile(Description):
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle(Measured):
-    """A bundle; in words: what is `read` of a long text, and the `rule` that gives labels."""
+    """A bundle; in words: what is `read` of a long text, and the `rule` that gives labels.
+
+    Attributes:
+        adapted: How the base was adapted, in words; None if all of it was trained.
+        needs_base: The base, if the bundle does not contain its weights.
+    """
 
     kind = "bundle"
-    NAMES = {"rule": "labels given"}
+    NAMES = {"rule": "labels given", "needs_base": "needs base"}
     labels: int
     text: list[str]
     read: str
+    adapted: str | None = None
+    needs_base: str | None = None
     calibration: str
     rule: str
     fingerprint: str
@@ -287,6 +294,8 @@ def _bundle(place: str) -> Bundle:
         labels=len(meta.label_names),
         text=list(meta.text.columns),
         read=meta.truncation.words(meta.max_length),
+        adapted=None if meta.adapt.kind == "full" else meta.adapt.words,
+        needs_base=meta.job["model"]["base"] if meta.adapt.is_apart else None,
         calibration=meta.decision.calibration.kind,
         rule=meta.decision.rule(meta.task),
         fingerprint=meta.fingerprint,

@@ -182,7 +182,7 @@ def _tokenised(job: TrainJob, prepared: Prepared) -> list[str]:
     """Add token lengths to the report; return a warning if the base cannot be used."""
     try:
         has_pairs = job.data.text_pair is not None
-        tokenise(prepared, check_base(job.model, has_pairs), job.model)
+        tokenise(prepared, check_base(job.model, has_pairs, job.training), job.model)
     except ClftaskError as error:
         return [f"warning: no token lengths: {error.problems[0]}"]
     return []

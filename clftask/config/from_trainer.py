@@ -196,9 +196,19 @@ COUNTERPARTS = _table(
             "include_num_input_tokens_seen include_tokens_per_second"
         ): ("", "Progress and speed are always shown; CLFTASK_LOG=json writes JSON lines."),
         (
-            "activation_checkpointing activation_checkpointing_kwargs "
-            "gradient_checkpointing_kwargs use_cache"
-        ): ("training.hf", "Use its gradient_checkpointing."),
+            "gradient_checkpointing gradient_checkpointing_kwargs activation_checkpointing "
+            "activation_checkpointing_kwargs use_cache"
+        ): ("training.gradient_checkpointing", ""),
+        "use_lora use_peft peft_config lora_config lora lora_r lora_alpha lora_dropout "
+        "lora_target_modules target_modules lora_rank": (
+            "model.adapt",
+            "For example {kind: lora, r: 16, alpha: 32}.",
+        ),
+        "llrd layerwise_lr_decay layer_wise_lr_decay layerwise_learning_rate_decay "
+        "layer_wise_learning_rate_decay lr_layer_decay": (
+            "training.layer_decay",
+            "For example 0.9.",
+        ),
         "label_smoothing_factor": (
             "loss",
             "For example {kind: cross_entropy, label_smoothing: 0.1}.",

@@ -10,10 +10,11 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
+from clftask.components.adapt import Adapt, Full
 from clftask.components.counts import Average
 from clftask.components.decision.decision import DecisionSpec
 from clftask.components.decision.thresholds import AutoThreshold
-from clftask.components.heads import Adapt, Full, Head, LinearHead
+from clftask.components.heads import Head, LinearHead
 from clftask.components.labels import Labels, Task
 from clftask.components.losses import AutoLoss, LogitAdjusted, Loss
 from clftask.components.metrics import LOWER_IS_BETTER, unknown_metric
@@ -119,6 +120,8 @@ class TrainingSpec(Spec):
     metric: str = "micro_f1"
     keep_checkpoints: int = Field(2, ge=0)
     deterministic: bool = False
+    layer_decay: float | None = Field(None, gt=0, lt=1)
+    gradient_checkpointing: bool = False
     hf: TrainerArguments = TrainerArguments()
 
     @property
@@ -246,6 +249,7 @@ def cross_field_errors(job: TrainJob) -> list[Problem]:
     found += _of_positive(job)
     found += _of_columns(data)
     found += _of_optimizer(training)
+    found += _of_layer_decay(job)
     found += _of_decision(job)
     found += _of_long_text(job)
     found += _of_workers(job)
@@ -319,6 +323,14 @@ def _of_optimizer(training: TrainingSpec) -> list[Problem]:
         for name, value in training.hf.dump().items()
         if name in training.optimizer.unused({name})
     ]
+
+
+def _of_layer_decay(job: TrainJob) -> list[Problem]:
+    decay = job.training.layer_decay
+    if decay is None or job.model.adapt.trains_layers:
+        return []
+    allowed = f"has no effect with model.adapt {job.model.adapt.kind}, which trains no layers"
+    return [Problem("training.layer_decay", decay, allowed, "Remove it.")]
 
 
 def _of_workers(job: TrainJob) -> list[Problem]:

@@ -22,7 +22,6 @@ class TrainerArguments(Spec):
     adam_beta2: _Share | None = None
     adam_epsilon: float | None = Field(None, gt=0, lt=1)
     dataloader_num_workers: int | None = Field(None, ge=0, le=64)
-    gradient_checkpointing: bool | None = None
     logging_steps: int | None = Field(None, ge=1)
 
     @model_serializer(mode="wrap")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 from pathlib import Path
 from typing import Any
 
+from clftask.components.adapt import layer_numbers
 from clftask.components.heads import MlpHead
-from clftask.config.train import ModelSpec
+from clftask.config.train import ModelSpec, TrainingSpec
 from clftask.errors import ConfigError, Problem
 from clftask.io import filesystems
 from clftask.io.tempdirs import temporary_folder
@@ -29,9 +31,10 @@ def check_base_files(spec: ModelSpec) -> None:
     """Check what the files of a base tell without a model library, if they are on this machine.
 
     Raises:
-        ConfigError: The package, the folder or a file is missing, a file is damaged, or the
+        ConfigError: A package, the folder or a file is missing, a file is damaged, or the
             configuration has fewer positions than `max_length` or fewer layers than `layers`.
     """
+    _check_package(spec)
     if filesystems.is_url(spec.base) and not spec.base.startswith("pkg://"):
         return
     folder = Path(find_base(spec.base, ""))
@@ -45,18 +48,29 @@ def check_base_files(spec: ModelSpec) -> None:
             check_number(spec, layers)
 
 
+def _check_package(spec: ModelSpec) -> None:
+    needed = spec.adapt.package
+    if needed is not None and importlib.util.find_spec(needed[1]) is None:
+        allowed = f"needs the package {needed[1]}, which is not installed"
+        remedy = f"pip install 'clftask[{needed[0]}]'"
+        raise ConfigError(Problem("model.adapt.kind", spec.adapt.kind, allowed, remedy))
+
+
 def _check_length(spec: ModelSpec, limit: int) -> None:
     if limit < spec.max_length:
         allowed = f"must be at most {limit}, the positions of {spec.base}"
         raise ConfigError(Problem("model.max_length", spec.max_length, allowed))
 
 
-def check_base(spec: ModelSpec, has_pairs: bool = False) -> Any:
+def check_base(
+    spec: ModelSpec, has_pairs: bool = False, training: TrainingSpec | None = None
+) -> Any:
     """Check that a model can be trained, before any worker starts.
 
     Args:
         spec: The job's model section.
         has_pairs: Whether the job has second texts.
+        training: The job's training section; by default, what every base supports.
 
     Returns:
         Its tokenizer. A temporary download is removed.
@@ -66,11 +80,13 @@ def check_base(spec: ModelSpec, has_pairs: bool = False) -> Any:
             sequence classification, does not work with its tokenizer, has fewer positions
             than `max_length`, or its first `layers` cannot be kept.
     """
+    _check_package(spec)
     with temporary_folder() as scratch, quiet_loading():
-        return _check_base(spec, find_base(spec.base, scratch), has_pairs)
+        base, training = find_base(spec.base, scratch), training or TrainingSpec()
+        return _check_base(spec, base, has_pairs, training)
 
 
-def _check_base(spec: ModelSpec, base: str, has_pairs: bool) -> Any:
+def _check_base(spec: ModelSpec, base: str, has_pairs: bool, training: TrainingSpec) -> Any:
     transformers = import_transformers()
     if Path(base).is_dir():
         check_files(Path(base), functools.partial(refuse_base, spec.base))
@@ -83,6 +99,9 @@ def _check_base(spec: ModelSpec, base: str, has_pairs: bool) -> Any:
     if isinstance(spec.head, MlpHead) and type(config) not in transformers.AutoModel._model_mapping:
         remedy = "Use head: linear, the model's own head."
         raise refuse_base(spec.base, f"{config.model_type} does not support another head", remedy)
+    if getattr(config, "quantization_config", None):
+        remedy = "Use the weights before quantisation."
+        raise refuse_base(spec.base, "has quantised weights, which cannot be trained", remedy)
     mapping = transformers.AutoModelForSequenceClassification._model_mapping
     if type(config) not in mapping and not isinstance(spec.head, MlpHead):
         raise refuse_base(
@@ -93,11 +112,26 @@ def _check_base(spec: ModelSpec, base: str, has_pairs: bool) -> Any:
     if Path(base).is_dir():  # those of a hub id are downloaded by the workers
         _check_weights(spec, base, config)
     tokenizer = _check_tokenizer(spec.base, base, config)
-    _check_model(spec, config, tokenizer, has_pairs)
+    model = _check_model(spec, config, tokenizer, has_pairs)
+    _check_training(model, training)
     return tokenizer
 
 
-def _check_model(spec: ModelSpec, config: Any, tokenizer: Any, has_pairs: bool) -> None:
+def _check_training(model: Any, training: TrainingSpec) -> None:
+    """Check that the model's layers are found, if the job treats them one by one."""
+    kind = model.base_model.config.model_type
+    if training.layer_decay is not None and not layer_numbers(model.base_model):
+        allowed = f"needs a stack of layers with weights of their own, which {kind} lacks"
+        raise ConfigError(
+            Problem("training.layer_decay", training.layer_decay, allowed, "Remove it.")
+        )
+    if training.gradient_checkpointing and not model.base_model.supports_gradient_checkpointing:
+        allowed = f"is not supported by {kind} in transformers"
+        raise ConfigError(Problem("training.gradient_checkpointing", True, allowed, "Remove it."))
+
+
+def _check_model(spec: ModelSpec, config: Any, tokenizer: Any, has_pairs: bool) -> Any:
+    """Return the model, without its weights."""
     from clftask.models import trial_step
 
     refuse = functools.partial(refuse_base, spec.base)
@@ -116,6 +150,7 @@ def _check_model(spec: ModelSpec, config: Any, tokenizer: Any, has_pairs: bool) 
         allowed = f"must be at least {least}: the tokenizer adds {special} special tokens"
         raise ConfigError(Problem("model.max_length", spec.max_length, allowed))
     trial_step.check_step(model, tokenizer, spec, has_pairs, refuse)
+    return model
 
 
 def _check_tokenizer(name: str, base: str, config: Any) -> Any:
@@ -126,9 +161,8 @@ def _check_tokenizer(name: str, base: str, config: Any) -> Any:
         remedy = "Download the model again."
         raise refuse_base(name, f"the tokenizer cannot be opened: {reason}", remedy) from None
     if tokenizer.pad_token is None:
-        own = "eos_token" if tokenizer.eos_token is not None else "unk_token"
-        remedy = f"Save the tokenizer with its {own} as pad_token."
-        raise refuse_base(name, "its tokenizer has no padding token", remedy)
+        remedy = "Save the tokenizer with a pad_token."
+        raise refuse_base(name, "its tokenizer has no padding or end-of-text token", remedy)
     return tokenizer
 
 

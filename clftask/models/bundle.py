@@ -8,12 +8,14 @@ import platform
 from pathlib import Path
 from typing import Any
 
+from clftask.config.train import ModelSpec
 from clftask.data import training_rows
 from clftask.errors import ConfigError, DataError, Problem
 from clftask.io import filesystems, storage
 from clftask.io.strict_json import to_json
 from clftask.io.tempdirs import temporary_folder, translate_write_errors
 from clftask.models.bundle_meta import SCHEMA_VERSION, BundleMeta
+from clftask.models.file_checks import ADAPTER
 from clftask.models.loading import open_classifier
 from clftask.models.model_card import card
 from clftask.spec import fingerprint
@@ -44,7 +46,8 @@ def write(
 
     Args:
         folder: The folder.
-        model: The model, with the affine part of the calibration folded into the last layer.
+        model: The model, with the affine part of the calibration folded into the last layer. An
+            adapter is folded into it, unless the job keeps it apart.
         tokenizer: The model's tokenizer.
         meta: The metadata, without fingerprint.
         metrics: The content of `metrics.json`.
@@ -69,7 +72,13 @@ def _write(
     report: str | None,
 ) -> BundleMeta:
     tokenizer.model_max_length = meta.max_length
-    model.save_pretrained(folder)
+    if meta.adapt.is_apart:
+        from clftask.models import adapter
+
+        adapter.save(folder, model, ModelSpec.load(meta.job["model"]))
+    else:
+        meta.adapt.fold(model.base_model)
+        model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / "metrics.json").write_text(to_json(metrics, indent=1))
     if report is not None:
@@ -186,7 +195,8 @@ def fetch(path: str, scratch: str) -> tuple[str, BundleMeta]:
         The local folder, and the content of its `clftask.json`.
 
     Raises:
-        DataError: There is no bundle, or its files were changed.
+        DataError: There is no bundle, its files were changed, or it holds an adapter whose base
+            is missing.
     """
     meta = read_meta(path)
     folder = _newest(filesystems.absolute(path))
@@ -200,13 +210,30 @@ def fetch(path: str, scratch: str) -> tuple[str, BundleMeta]:
         if not Path(folder, name).is_file() or _hash(Path(folder, name)) != digest:
             allowed = f"was changed or copied incompletely: {name} does not match its SHA-256"
             raise DataError(Problem("bundle", path, allowed, AGAIN))
+    if ADAPTER in meta.files:
+        from clftask.models import adapter
+
+        adapter.check(ModelSpec.load(meta.job["model"]), path)
     return folder, meta
 
 
 def open_model(folder: str, meta: BundleMeta) -> tuple[Any, Any]:
     """Open the model and the tokenizer of a local bundle, in fp32, without remote code.
 
+    An adapter that the bundle keeps apart is beside the base's weights, as after training.
+
     Raises:
         DataError: They cannot be opened, or do not match `clftask.json`.
     """
+    from clftask.models import adapter
+
+    adapter.register()
     return open_classifier(folder, len(meta.label_names), meta.max_length)
+
+
+def open_folded(folder: str, meta: BundleMeta) -> tuple[Any, Any]:
+    """Open a local bundle as `open_model` does, with the adapter folded into the base's weights."""
+    model, tokenizer = open_model(folder, meta)
+    if ADAPTER in meta.files:
+        meta.adapt.fold(model.base_model)
+    return model, tokenizer

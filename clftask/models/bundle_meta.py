@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, TypeAdapter, model_validator
 
+from clftask.components.adapt import Adapt
 from clftask.components.decision.decision import Decision
 from clftask.components.labels import LabelSpace, Task
 from clftask.components.text import TextRecipe
@@ -82,6 +83,12 @@ class BundleMeta(Spec):
         if data.get("weight") is not None:
             found.append(f"train rows weighted by column {data['weight']}; metrics are unweighted")
         return found
+
+    @property
+    def adapt(self) -> Adapt:
+        """How the base was adapted."""
+        adapt: Adapt = TypeAdapter(Adapt).validate_python(self.job["model"].get("adapt", "full"))
+        return adapt
 
     @property
     def space(self) -> LabelSpace:

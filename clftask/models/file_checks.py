@@ -23,17 +23,23 @@ _TOKENIZER_FILES = (
 )
 # Their tokenizers read characters or bytes, and have no vocabulary.
 _OF_CHARACTERS = {"CanineTokenizer", "PerceiverTokenizer", "ByT5Tokenizer"}
+ADAPTER = "adapter.safetensors"  # the weights of a bundle that holds an adapter
 # Some models share weights among layers (ALBERT), so they have fewer tensors than layers.
 MAX_LAYERS_A_TENSOR = 10
 
 
-def check_files(folder: Path, refuse: Refuse) -> dict[str, Any]:
+def check_files(folder: Path, refuse: Refuse, is_bundle: bool = False) -> dict[str, Any]:
     """Check a local model's files; return its configuration.
 
     Args:
         folder: The folder.
         refuse: Returns the error to raise for a problem and its remedy.
+        is_bundle: Whether it may hold an adapter whose weights lie in another folder.
     """
+    is_adapter = (folder / ADAPTER).exists()
+    if is_adapter and not is_bundle:
+        remedy = "Train it with model.adapt.merge: true."
+        raise refuse("contains an adapter without its base", remedy)
     if (folder / "adapter_config.json").exists():
         remedy = "Merge it into its model (peft: merge_and_unload), and save model and tokenizer."
         raise refuse("contains an adapter", remedy)
@@ -43,8 +49,9 @@ def check_files(folder: Path, refuse: Refuse) -> dict[str, Any]:
     if _needs_code(config):
         remedy = "Use a model that transformers supports."
         raise refuse("needs remote code, which clftask never runs", remedy)
-    num_tensors = sum(_check_weights(folder / name, refuse) for name in _weights(folder, refuse))
-    if _most_layers(config) > MAX_LAYERS_A_TENSOR * num_tensors:
+    files = [ADAPTER] if is_adapter else _weights(folder, refuse)
+    num_tensors = sum(_check_weights(folder / name, refuse) for name in files)
+    if not is_adapter and _most_layers(config) > MAX_LAYERS_A_TENSOR * num_tensors:
         raise refuse("config.json has more layers than the weights", _AGAIN)
     has_tokens = any((folder / name).is_file() for name in _TOKENIZER_FILES)
     if not has_tokens and not _reads_characters(folder, refuse):

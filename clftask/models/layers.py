@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from clftask.components.heads import encoder_layers
+from clftask.components.adapt import encoder_layers
 from clftask.config.train import ModelSpec
 from clftask.errors import ConfigError, Problem
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ from clftask.array_types import Array, Float32, Float64
 from clftask.components.heads import MlpHead
 from clftask.components.labels import LabelSpace, Task
 from clftask.config.train import ModelSpec
-from clftask.errors import ConfigError, DataError, Problem
+from clftask.errors import ClftaskError, ConfigError, DataError, Problem
 from clftask.io import filesystems, storage
 from clftask.io.tempdirs import temporary_folder
 from clftask.models.file_checks import check_files
 from clftask.models.layers import keep_layers
 from clftask.models.tokenizers import load_tokenizer
+from clftask.models.weights import is_pretrained
 
 PROBLEM_TYPES: dict[Task, str] = {
     "multiclass": "single_label_classification",
@@ -91,9 +93,11 @@ def open_classifier(folder: str, num_labels: int, max_length: int) -> tuple[Any,
     from clftask.models.trial_step import num_positions
 
     refuse = functools.partial(_refuse_bundle, folder)
-    check_files(Path(folder), refuse)
+    check_files(Path(folder), refuse, is_bundle=True)
     try:
         model, tokenizer, lost = _opened(folder)
+    except ClftaskError:
+        raise
     except Exception as error:  # transformers, safetensors and tokenizers raise many classes
         raise refuse(f"cannot be opened: {' '.join(str(error).split())[:300]}") from None
     limit = num_positions(model)
@@ -128,7 +132,7 @@ def _refuse_bundle(
 def build_model(
     base: str, spec: ModelSpec, space: LabelSpace, prior: Float64
 ) -> tuple[Any, set[str]]:
-    """Load the weights of the layers to keep, add a head, freeze parameters as `adapt` says.
+    """Load the weights of the layers to keep, add a head, and adapt the model as `adapt` says.
 
     A base that is a classifier with the same labels in the same order keeps its head;
     otherwise the head's last layer is initialised again.
@@ -157,8 +161,8 @@ def build_model(
         setattr(config, name, value)
     keep_layers(config, spec.layers)
     with quiet_loading():
-        model, head, absent = _with_head(base, spec, config)
-    spec.adapt.freeze(model.base_model)
+        model, head, absent = with_head(base, spec, config)
+    spec.adapt.apply(model.base_model)
     if not head & absent and _is_classifier_of(space, base):
         return model, set()
     bias = log_odds(prior, space.task) if spec.head.bias == "prior" else np.zeros(len(names))
@@ -188,8 +192,8 @@ def _start_output(model: Any, absent: set[str], bias: Array) -> None:
             layer.bias.copy_(torch.from_numpy(bias))
 
 
-def _with_head(base: str, spec: ModelSpec, config: Any) -> tuple[Any, set[str], set[str]]:
-    """Return the model, its head's parameters, and the parameters that the base lacks."""
+def with_head(base: str, spec: ModelSpec, config: Any) -> tuple[Any, set[str], set[str]]:
+    """Return a base with a head, the head's parameters, and the parameters that the base lacks."""
     if isinstance(spec.head, MlpHead):
         from clftask.models.mlp import build
 
@@ -197,7 +201,7 @@ def _with_head(base: str, spec: ModelSpec, config: Any) -> tuple[Any, set[str], 
         refuse_lost(base, lost)
         return model, fresh, fresh
     model, absent = open_base(base, config)
-    head = {name for name, _ in model.named_parameters() if not _is_pretrained(name, model)}
+    head = {name for name, _ in model.named_parameters() if not is_pretrained(name, model)}
     return model, head, absent
 
 
@@ -216,7 +220,7 @@ def open_base(base: str, config: Any, **options: Any) -> tuple[Any, set[str]]:
         **options,
     )
     absent = {*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])}
-    refuse_lost(base, [name for name in absent if _is_pretrained(name, model)])
+    refuse_lost(base, [name for name in absent if is_pretrained(name, model)])
     return model, absent
 
 
@@ -227,12 +231,6 @@ def refuse_lost(base: str, names: list[str]) -> None:
         raise refuse_base(
             base, f"lacks {len(names)} of its own weights: {shown}", "Use another base."
         )
-
-
-def _is_pretrained(name: str, model: Any) -> bool:
-    """Tell whether a parameter belongs to the encoder; the pooler counts as part of the head."""
-    prefix = model.base_model_prefix + "."
-    return bool(name.startswith(prefix) and not name.startswith(prefix + "pooler"))
 
 
 def output_layer(model: Any) -> Any:
@@ -270,7 +268,15 @@ class quiet_loading:  # noqa: N801 (a context manager)
         logging.set_verbosity(self.verbosity)
 
 
-def num_parameters(spec: ModelSpec, num_labels: int) -> int:
+@dataclass(frozen=True)
+class NumParameters:
+    """Numbers of a model's parameters: all, and those in a checkpoint."""
+
+    all: int
+    saved: int
+
+
+def num_parameters(spec: ModelSpec, num_labels: int) -> NumParameters:
     """Return the number of parameters of a job's model, without loading the weights."""
     import torch
 
@@ -281,8 +287,12 @@ def num_parameters(spec: ModelSpec, num_labels: int) -> int:
     keep_layers(config, spec.layers)
     with torch.device("meta"):
         body = transformers.AutoModel.from_config(config)
+        num_body = sum(p.numel() for p in body.parameters())
+        spec.adapt.apply(body)
     width = getattr(config, "hidden_size", 0) or 0
-    return sum(int(p.numel()) for p in body.parameters()) + int(width * (width + num_labels))
+    num_head = int(width * (width + num_labels))
+    num_trained = parameter_counts(body)[1] if spec.adapt.keeps_base else num_body
+    return NumParameters(num_body + num_head, num_trained + num_head)
 
 
 def parameter_counts(model: Any) -> tuple[int, int]:

@@ -49,10 +49,11 @@ def _about(meta: BundleMeta) -> list[str]:
     rows = ", ".join(f"{n:,} {split}" for split, n in meta.data["report"]["rows"].items())
     columns = ", ".join(map(literal, meta.text.columns))
     shipped = [f"- Training: {meta.shipped.line()}."] if meta.shipped else []
+    base = code(meta.job["model"]["base"])
     return [
         f"# {meta.task.capitalize()} classifier with {len(meta.label_names)} labels",
         "",
-        f"Fine-tuned from {code(meta.job['model']['base'])}{meta.layers} with clftask.",
+        f"Fine-tuned from {base}{meta.layers} with clftask{_adapted(meta)}.",
         "",
         f"- Text: {columns}; {meta.truncation.words(meta.max_length)}.",
         f"- Rows: {rows}.",
@@ -66,17 +67,20 @@ def _about(meta: BundleMeta) -> list[str]:
 
 
 def _use(meta: BundleMeta) -> list[str]:
+    is_apart = meta.adapt.is_apart
     own_head = meta.job["model"]["head"]["kind"] == "mlp"
+    own = " and ".join(["the MLP head"] * own_head + ["the adapter"] * is_apart)
     function = "sigmoid" if meta.task == "multilabel" else "softmax"
     rule = meta.decision.rule(meta.task)
     return [
         "## Use",
         "",
+        *(_needed(meta) if is_apart else []),
         "```python",
-        *(["import clftask"] if own_head else []),
+        *(["import clftask"] if own else []),
         "from transformers import pipeline",
         "",
-        *(["clftask.register()  # the MLP head"] if own_head else []),
+        *([f"clftask.register()  # {own}"] if own else []),
         'classify = pipeline("text-classification", "path/to/bundle", top_k=None)',
         f"classify({_example(meta)}, truncation=True, max_length={meta.max_length})",
         "```",
@@ -84,6 +88,20 @@ def _use(meta: BundleMeta) -> list[str]:
         f"Probabilities are the {function} of the logits; predicted labels: {rule}.",
         *_calibrated(meta),
         *_long_texts(meta),
+        "",
+    ]
+
+
+def _adapted(meta: BundleMeta) -> str:
+    adapt = meta.adapt
+    return "" if adapt.kind == "full" else f" ({adapt.words})"
+
+
+def _needed(meta: BundleMeta) -> list[str]:
+    base = code(meta.job["model"]["base"])
+    return [
+        f"The bundle contains the adapter and the head, without the weights of {base}: these",
+        "must be there, unchanged. It needs `pip install 'clftask[lora]'`.",
         "",
     ]
 

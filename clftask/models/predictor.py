@@ -369,7 +369,7 @@ def open_scorer(
     Raises:
         DataError: It cannot be opened, or does not match `meta`.
     """
-    model, tokenizer = bundle.open_model(folder, meta)
+    model, tokenizer = bundle.open_folded(folder, meta)
     return Scorer(model, tokenizer, meta, device, precision, path=path, processes=processes)
 
 

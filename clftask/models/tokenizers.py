@@ -13,7 +13,8 @@ def load_tokenizer(base: str, config: Any = None) -> Any:
     text would end the sequence for BART and T5. It pads after the text: on the left, padding
     shifts the positions of most models (GPT2, BERT), so that a text's probabilities depend on
     the others of its batch. Bundles keep these settings, so that plain transformers has the same
-    inputs.
+    inputs. A tokenizer without a padding token, as many decoders have, pads with the end of text:
+    padding is masked, and models that read the last token find it by this token.
 
     Args:
         base: A local folder or hub id.
@@ -24,6 +25,8 @@ def load_tokenizer(base: str, config: Any = None) -> Any:
     tokenizer = AutoTokenizer.from_pretrained(
         base, trust_remote_code=False, split_special_tokens=True, truncation_side="right"
     )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     if config is not None and getattr(config, "summary_type", None) != "last":
         tokenizer.padding_side = "right"  # XLNet reads the last position, padding or not
     return _fenced(tokenizer) if _leaking(tokenizer) else tokenizer

@@ -16,7 +16,7 @@ from clftask.components.heads import MlpHead
 from clftask.config.train import ModelSpec
 from clftask.data.batching import FlatTokens, widths
 from clftask.data.tokenization import sequences, tokenise
-from clftask.errors import ClftaskError
+from clftask.errors import ClftaskError, ConfigError
 from clftask.messages import first_line
 from clftask.models import mlp
 from clftask.models.padding import least_width
@@ -76,9 +76,11 @@ def check_step(
     remedy = other_choice(spec)
     try:
         align_special_tokens(model, tokenizer)
-        spec.adapt.freeze(model.base_model)
+        spec.adapt.apply(model.base_model)
         with torch.no_grad():
             shape = tuple(_logits(model, tokenizer, spec, has_pairs).shape)
+    except ConfigError:
+        raise
     except Exception as error:  # anything that a model raises
         kind = spec.head.kind
         reason = f"does not work with head {kind} and this tokenizer: {first_line(error)}"

@@ -30,6 +30,7 @@ def training_arguments(
         bf16=precision == "bf16",
         fp16=precision == "fp16",
         full_determinism=t.deterministic,
+        activation_checkpointing=t.gradient_checkpointing,
         eval_strategy="epoch",
         save_strategy="epoch",
         logging_first_step=True,

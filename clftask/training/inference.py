@@ -138,6 +138,6 @@ def row_too_large(job: TrainJob, args: TrainingArguments, num_tokens: int) -> Jo
         f"training failed: one row of {counted(num_tokens, 'token')} does not fit into the memory "
         f"of the {device}"
     )
-    more = "" if args.activation_checkpointing else ", or set training.hf.gradient_checkpointing"
+    more = "" if args.activation_checkpointing else ", or set training.gradient_checkpointing"
     remedy = f"Lower model.max_length, use a smaller base or a larger {device}{more}."
     return JobError(Problem("model.base", job.model.base, allowed, remedy))

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from safetensors.torch import load_model, save_model
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from clftask.array_types import Float32
@@ -41,8 +40,10 @@ from clftask.io.tempdirs import translate_write_errors
 from clftask.messages import first_line
 from clftask.models.memory import is_device_failure, is_out_of_memory, unless_out_of_memory
 from clftask.models.padding import least_width
+from clftask.models.weights import load_weights, save_weights
 from clftask.training.collectives import all_agree, broadcast_from_first
 from clftask.training.inference import Inference, row_too_large
+from clftask.training.parameter_groups import parameter_groups
 
 WEIGHTS = "model.safetensors"
 NUM_TRIED = 4  # rows
@@ -115,7 +116,7 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         )
 
     def create_optimizer(self, model: Any = None) -> Any:
-        """Create the optimiser, with a separate learning rate for new parameters."""
+        """Create the optimiser, with learning rates of their own for head and layers."""
         if self.optimizer is None:
             cls, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
             if "fused" in inspect.signature(cls).parameters:
@@ -125,15 +126,7 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
         decayed = set(self.get_decay_parameter_names(self.model))
-        groups: dict[tuple[bool, bool], list[Any]] = {}
-        for name, parameter in self.model.named_parameters():
-            if parameter.requires_grad:
-                groups.setdefault((name in self.fresh, name in decayed), []).append(parameter)
-        rates = {True: self.job.training.head_rate, False: self.args.learning_rate}
-        return [
-            {"params": p, "lr": rates[fresh], "weight_decay": self.args.weight_decay * decays}
-            for (fresh, decays), p in groups.items()
-        ]
+        return parameter_groups(self.model, self.fresh, decayed, self.job.training)
 
     def train(self, *args: Any, **options: Any) -> Any:
         """Train; on a GPU, first find micro batches that fit into its memory."""
@@ -252,10 +245,10 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         return 0
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Save the weights under the names of the model's parameters; loading is strict."""
+        """Save the weights; those of a base that stays as it is are left out."""
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        save_model(self.model, str(folder / WEIGHTS))
+        save_weights(self.model, folder / WEIGHTS, self.job.model.adapt.keeps_base)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Save a checkpoint in the temporary folder.
@@ -281,7 +274,8 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Load the weights; missing or mismatched ones raise an error."""
-        load_model(self.model, Path(resume_from_checkpoint, WEIGHTS), strict=True)
+        file = Path(resume_from_checkpoint, WEIGHTS)
+        load_weights(self.model, file, self.job.model.adapt.keeps_base)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Load the optimiser's state, but take the hyperparameters from the job.

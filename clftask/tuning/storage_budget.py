@@ -12,7 +12,9 @@ from clftask.models.loading import num_parameters
 _BYTES = 4  # per weight: fp32
 
 
-def peak_bytes(job: TuneJob, concurrency: int, num_weights: int) -> int:
+def peak_bytes(
+    job: TuneJob, concurrency: int, num_weights: int, num_saved: int | None = None
+) -> int:
     """Return the peak storage of a search.
 
     A running trial has a checkpoint (weights and optimizer state), and two while it replaces
@@ -22,8 +24,10 @@ def peak_bytes(job: TuneJob, concurrency: int, num_weights: int) -> int:
         job: The search.
         concurrency: The number of concurrent trials.
         num_weights: The number of the model's weights.
+        num_saved: The number of those in a checkpoint; None: all.
     """
-    weights = num_weights * _BYTES
+    bundle = num_weights * _BYTES
+    weights = bundle if num_saved is None else num_saved * _BYTES
     optimizers = {trial.training.optimizer for trial in job.probed()}
     state = weights * (1 + max(each.states_per_weight for each in optimizers))
     if job.scheduler.resumes:
@@ -32,17 +36,18 @@ def peak_bytes(job: TuneJob, concurrency: int, num_weights: int) -> int:
         alive, checkpoints = concurrency, 2
     search = alive * checkpoints * state
     if job.finalists is None:
-        return search + (2 * alive + 2) * weights
+        return search + (2 * alive + 1) * weights + bundle
     num_finalists = _num_finalists(job)
     final = concurrency * 2 * state + (num_finalists + concurrency) * weights
-    return max(search, final) + weights
+    return max(search, final) + bundle
 
 
 def needed_bytes(job: TuneJob, concurrency: int, num_labels: int) -> int:
     """Return `peak_bytes` for the largest model in the search space."""
-    models = {(trial.model.base, trial.model.layers): trial.model for trial in job.probed()}
-    largest = max(num_parameters(model, num_labels) for model in models.values())
-    return peak_bytes(job, concurrency, largest)
+    models = {repr((t.model.base, t.model.layers, t.model.adapt)): t.model for t in job.probed()}
+    sizes = [num_parameters(model, num_labels) for model in models.values()]
+    most, most_saved = max(n.all for n in sizes), max(n.saved for n in sizes)
+    return peak_bytes(job, concurrency, most, most_saved)
 
 
 def check_disk(job: TuneJob, concurrency: int, num_labels: int) -> None:

@@ -8,17 +8,15 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from transformers import AutoModelForSequenceClassification, DistilBertConfig, XLNetConfig
 
-from clftask.components.heads import (
+from clftask.components.adapt import (
     Adapt,
     FrozenEmbeddings,
     Full,
-    Head,
     HeadOnly,
     LastLayers,
-    LinearHead,
-    MlpHead,
     encoder_layers,
 )
+from clftask.components.heads import Head, LinearHead, MlpHead
 from clftask.components.labels import LabelSpace
 from clftask.config.train import ModelSpec
 from clftask.models.loading import build_model
@@ -82,7 +80,7 @@ def logits(model, rows=((2, 70, 71, 3), (2, 72, 3, 0))):
 )
 def test_freezes_whole_parts_of_distilbert(adapt, frozen):
     model = AutoModelForSequenceClassification.from_config(DISTILBERT)
-    adapt.freeze(model.base_model)
+    adapt.apply(model.base_model)
     wrong = [
         name
         for name, parameter in model.named_parameters()
@@ -93,7 +91,7 @@ def test_freezes_whole_parts_of_distilbert(adapt, frozen):
 
 def test_an_embedding_table_without_a_parent_of_its_own_is_frozen():
     model = AutoModelForSequenceClassification.from_config(XLNET)
-    FrozenEmbeddings().freeze(model.base_model)
+    FrozenEmbeddings().apply(model.base_model)
     frozen = {n for n, p in model.named_parameters() if not p.requires_grad}
     assert frozen == {"transformer.word_embedding.weight"}
 

@@ -50,6 +50,7 @@ def test_only_what_is_given_is_kept() -> None:
         ("evaluation_strategy", "steps", "Every epoch ends with an evaluation and a checkpoint."),
         ("group_by_length", True, "Batches already contain rows of similar length."),
         ("tf32", True, "Use training.precision."),
+        ("gradient_checkpointing", True, "Use training.gradient_checkpointing."),
         ("dataloader_prefetch_factor", 4, "The data loader is clftask's own."),
         ("lr_scheduler_type", "polynomial", "Use training.schedule."),
         ("adam_bta1", 0.8, "Did you mean adam_beta1?"),
@@ -78,7 +79,6 @@ def test_all_arguments_that_are_refused_are_named_at_once() -> None:
         ("adam_beta1=1", "training.hf.adam_beta1"),
         ("adam_epsilon=0", "training.hf.adam_epsilon"),
         ("logging_steps=0", "training.hf.logging_steps"),
-        ("gradient_checkpointing=maybe", "training.hf.gradient_checkpointing"),
     ],
 )
 def test_values_are_checked(override: str, path: str) -> None:
@@ -140,6 +140,8 @@ def test_the_table_of_the_docs_is_that_of_the_messages() -> None:
         ("training.evaluation_strategy=epoch", "Every epoch ends with an evaluation"),
         ("training.fp16=true", "Use training.precision."),
         ("model.num_labels=3", "Use data.labels."),
+        ("model.adapt={kind: lora, lora_alpha: 8}", "Use model.adapt."),
+        ("training.layerwise_lr_decay=0.9", "Use training.layer_decay."),
         ("model.model_name_or_path=x", "Use model.base."),
         ("data.label_column=y", "Use data.labels. For example {kind: class, column: label}."),
         ("data.text_column_name=y", "Use data.text."),

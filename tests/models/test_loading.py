@@ -278,7 +278,7 @@ def in_a_subfolder(folder):
 
 def no_padding(folder):
     backend = folder / "tokenizer_config.json"
-    backend.write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "a"}))
+    backend.write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
 
 
 REMEDIES = {
@@ -286,7 +286,7 @@ REMEDIES = {
     "adapter": (only_an_adapter, "contains an adapter", "merge_and_unload"),
     "subfolder": (in_a_subfolder, "contains no config.json", r"Use .*/base/0_Transformer\."),
     "tokenizer": (DAMAGES["no tokenizer"][0], "no tokenizer files", r"tokenizer\.save_pretrained"),
-    "padding": (no_padding, "no padding token", r"with its eos_token as pad_token\."),
+    "padding": (no_padding, "no padding or end-of-text token", r"with a pad_token\."),
 }
 
 

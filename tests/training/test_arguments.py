@@ -68,18 +68,11 @@ def loads_the_same_batches_with_two_workers(trainer):
     return both[0] == both[1] != []
 
 
-def checkpoints_gradients(trainer):
-    assert not trainer.model.is_gradient_checkpointing
-    trainer.train()
-    return trainer.model.is_gradient_checkpointing
-
-
 EFFECTS = {
     "adam_beta1": (0.8, effect_of_adam("adam_beta1", 0.8)),
     "adam_beta2": (0.9, effect_of_adam("adam_beta2", 0.9)),
     "adam_epsilon": (1e-6, effect_of_adam("adam_epsilon", 1e-6)),
     "dataloader_num_workers": (2, loads_the_same_batches_with_two_workers),
-    "gradient_checkpointing": (True, checkpoints_gradients),
     "logging_steps": (2, logs_every_second_step),
 }
 

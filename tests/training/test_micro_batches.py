@@ -123,7 +123,7 @@ def test_a_row_that_does_not_fit_is_an_error_that_says_so(build):
         assert problem.allowed.startswith("training failed: one row of ")
         assert problem.remedy == (
             "Lower model.max_length, use a smaller base or a larger machine, or set "
-            "training.hf.gradient_checkpointing."
+            "training.gradient_checkpointing."
         )
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from clftask.config.results import Shipped
-from clftask.config.train import TrainingSpec
+from clftask.config.train import TrainingSpec, TrainJob
 from clftask.config.tune import TuneJob
 from clftask.data.prepare import prepare, tokenise
 from clftask.errors import Problem, StorageError
@@ -434,13 +434,21 @@ def test_resumes_from_a_source_trial_with_its_own_settings(make, tmp_path, monke
     assert [e.epoch for e in done.evaluations] == [1, 2, 3, 4]
 
 
-def test_copy_of_a_source_trial_with_its_settings_continues_it(make, tmp_path):
-    whole = run(make(number=2, rate=2e-2))
+@pytest.mark.parametrize(
+    "fields", [[], ["model.adapt=lora", "training.layer_decay=0.5"]], ids=["full", "lora"]
+)
+def test_copy_of_a_source_trial_with_its_settings_continues_it(make, tmp_path, fields):
+    def trial(**options: Any) -> Attempt:
+        spec = make(**options)
+        job = TrainJob.load(spec.work.job.dump(), fields)
+        return replace(spec, work=replace(spec.work, job=job))
+
+    whole = run(trial(number=2, rate=2e-2))
     for number, rate in ((0, 2e-2), (1, 1e-4)):
         with pytest.raises(Stopped):
-            run(make(number=number, rate=rate), Listener(stop_after=2))
+            run(trial(number=number, rate=rate), Listener(stop_after=2))
     source_trial = TrialStore(str(tmp_path / "run")).all()[0]
     step = source_trial.evaluations[-1].step
-    done = run(make(number=1, rate=2e-2, num_told=2, source_trial=(0, step)))
+    done = run(trial(number=1, rate=2e-2, num_told=2, source_trial=(0, step)))
     for (_, found), (_, wanted) in zip(values(done)[2:], values(whole)[2:], strict=True):
         assert found == pytest.approx(wanted, abs=1e-5)

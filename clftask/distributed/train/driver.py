@@ -110,7 +110,7 @@ def _checking_base(job: TrainJob) -> Iterator[Future[Any]]:
 
     def check() -> None:
         try:
-            found.set_result(check_base(job.model, job.data.text_pair is not None))
+            found.set_result(check_base(job.model, job.data.text_pair is not None, job.training))
         except BaseException as error:
             found.set_exception(error)
 

@@ -7,6 +7,7 @@ import importlib.util
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from clftask.config.train import TrainJob
 from clftask.config.tune import TuneJob
 from clftask.distributed.capacity import capacity
 from clftask.distributed.tune.placement import Slots, room_for
@@ -60,15 +61,22 @@ def check_trials(job: TuneJob) -> dict[str, PreTrainedTokenizerBase]:
         ConfigError: A model cannot be used.
     """
     trials = job.probed()
-    specs = [t.model for t in trials]
-    models = {(m.base, m.layers, m.max_length, m.head.kind): m for m in specs}
+    checked = {repr(_checked_of(t)): t for t in trials}
     mistakes: list[Problem] = []
     tokenizers = {}
-    for model in models.values():
+    has_pairs = job.train.data.text_pair is not None
+    for trial in checked.values():
         try:
-            tokenizers[model.base] = check_base(model, job.train.data.text_pair is not None)
+            tokenizers[trial.model.base] = check_base(trial.model, has_pairs, trial.training)
         except ConfigError as error:
             mistakes += error.problems
     if mistakes:
         raise ConfigError(*(m for i, m in enumerate(mistakes) if m not in mistakes[:i]))
     return tokenizers
+
+
+def _checked_of(trial: TrainJob) -> tuple[object, ...]:
+    """Return what `check_base` reads of a trial."""
+    model, training = trial.model, trial.training
+    layers = training.layer_decay is not None, training.gradient_checkpointing
+    return model.base, model.layers, model.max_length, model.head.kind, model.adapt, layers
