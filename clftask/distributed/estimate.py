@@ -36,7 +36,7 @@ def estimate_score(job: ScoreJob, say: Say) -> ScoreEstimate:
     began = time.perf_counter()
     from clftask.estimate.score import estimate, remaining
 
-    meta = checked_bundle(job.bundle)
+    meta = checked_bundle(job)
     planned = planning.plan(job, meta)
     if not planned.missing:
         return remaining(job, planned)
