@@ -153,6 +153,49 @@ def test_values_out_of_range_are_refused(override, path):
     assert [problem.path for problem in refused(override)] == [path]
 
 
+# ------------------------------------------------------------------ a cascade
+
+CASCADE = {**JOB, "bundle": {"cascade": ["/runs/small", "s3://b/large/"], "agreement": 0.95}}
+
+
+def test_a_cascade_is_two_bundles(tmp_path):
+    job = ScoreJob.load(CASCADE)
+    assert job.bundles == {"bundle.cascade.0": "/runs/small", "bundle.cascade.1": "s3://b/large"}
+    assert job.agreement == 0.95
+    assert job.paths.keys() == {*job.bundles, "input.path", "output.path"}
+    (tmp_path / "job.yaml").write_text(job.to_yaml())
+    assert ScoreJob.load(tmp_path / "job.yaml") == job
+    assert ScoreJob.load(CASCADE, ["bundle.agreement=0.9"]).agreement == 0.9
+    assert ScoreJob.load({**JOB, "bundle": {"cascade": ["a", "b"]}}).agreement == 0.99
+    assert (loaded().bundles, loaded().agreement) == ({"bundle": "/runs/one/bundle"}, None)
+
+
+@pytest.mark.parametrize(
+    ("bundle", "path", "allowed"),
+    [
+        ({"cascade": ["a"]}, "bundle.cascade.1", "is required"),
+        ({"cascade": ["a", "b", "c"]}, "bundle.cascade", "must have at most 2 items"),
+        ({"cascade": ["a", ""]}, "bundle.cascade.1", "must not be empty"),
+        ({"cascade": ["a", "b"], "agreement": 1}, "bundle.agreement", "must be less than 1"),
+        ({"cascade": ["a", "b"], "agreement": 0.5}, "bundle.agreement", "must be greater than 0.5"),
+        ({"cascade": ["a", "b"], "agrees": 0.9}, "bundle.agrees", "is not a field of the job file"),
+        ({"agreement": 0.9}, "bundle.cascade", "is required"),
+        (["a", "b"], "bundle", "must be text"),
+    ],
+)
+def test_cascades_with_mistakes_are_refused(bundle, path, allowed):
+    (problem,) = refused(job={**JOB, "bundle": bundle})
+    assert (problem.path, problem.allowed) == (path, allowed)
+    if path == "bundle.agrees":
+        assert problem.remedy == "Did you mean agreement?"
+
+
+def test_a_cascades_table_depends_on_its_promise():
+    settings = ScoreJob.load(CASCADE).settings("aa+bb", TRAINED)
+    assert (settings["bundle"], settings["bundle.agreement"]) == ("aa+bb", 0.95)
+    assert of(ScoreJob.load(CASCADE, ["bundle.agreement=0.9"])) != of(ScoreJob.load(CASCADE))
+
+
 # ------------------------------------------------------------------ workers
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from clftask.array_types import Bools, Floats
 from clftask.components.decision.decision import Decision
@@ -39,6 +40,13 @@ class CascadeLimit(Spec):
     answered: int = Field(0, ge=0)
     agreed: int = Field(0, ge=0)
     at_least: float = 0.0
+
+    @model_validator(mode="after")
+    def _hold_together(self) -> Self:
+        least = 0 if self.limit is None else 1
+        if not least <= self.answered <= self.rows or self.agreed > self.answered:
+            raise ValueError("rows, answered and agreed contradict each other")
+        return self
 
     def answers(self, certainty: Floats) -> Bools:
         """Return (rows,) bool: whether the small bundle answers."""
