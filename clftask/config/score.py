@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Discriminator, Field, Tag, field_validator
+from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator
 
 from clftask.components.score_table import Layout, Wide
 from clftask.components.text import Columns, Names, TextRecipe
@@ -71,6 +71,24 @@ class ScoreInput(Spec):
         return trained.model_copy(update={k: v for k, v in named.items() if v is not None})
 
 
+class ScoreWorkersSpec(WorkersSpec):
+    """The workers of a scoring job; with a share of a GPU, several use the same one."""
+
+    gpus_per_worker: float = Field(1.0, gt=0, le=1)
+
+    @field_validator("gpus_per_worker")
+    @classmethod
+    def _needs_gpu(cls, value: float, others: ValidationInfo) -> float:
+        if value < 1 and others.data.get("use_gpu") is False:
+            raise ValueError("needs GPUs, but use_gpu is false; Remove one of them")
+        return value
+
+    @property
+    def gpu_share(self) -> float:
+        """The GPUs of a worker that uses one."""
+        return self.gpus_per_worker
+
+
 class ScoreOutput(Spec):
     """Path of the score table, and layout of its probabilities."""
 
@@ -90,7 +108,7 @@ class ScoreJob(Spec):
     on_bad_row: Literal["quarantine", "fail"] = "quarantine"
     max_bad_rows: float = Field(0.01, ge=0, le=1)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    scaling: WorkersSpec = WorkersSpec()
+    scaling: ScoreWorkersSpec = ScoreWorkersSpec()
 
     @property
     def bundles(self) -> dict[str, str]:

@@ -147,6 +147,9 @@ def test_unknown_keys_are_refused(override, path, remedy):
         ("input.text=[]", "input.text"),
         ("scaling.cpus_per_worker=0", "scaling.cpus_per_worker"),
         ("scaling.use_gpu=perhaps", "scaling.use_gpu"),
+        ("scaling.gpus_per_worker=0", "scaling.gpus_per_worker"),
+        ("scaling.gpus_per_worker=2", "scaling.gpus_per_worker"),
+        ("scaling={use_gpu: false, gpus_per_worker: 0.5}", "scaling.gpus_per_worker"),
     ],
 )
 def test_values_out_of_range_are_refused(override, path):

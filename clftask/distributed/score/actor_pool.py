@@ -132,7 +132,7 @@ class Pool:
     """
 
     def __init__(self, work: ScoreWork, chosen: WorkerPlan, say: Callable[[str], None]) -> None:
-        resources = {"num_cpus": chosen.cpus_per_worker, "num_gpus": int(chosen.use_gpu)}
+        resources = {"num_cpus": chosen.cpus_per_worker, "num_gpus": chosen.gpus}
         self.actor_class = ray.remote(**resources, max_concurrency=2)(ScoreActor)
         self.chosen, self.work = chosen, ray.put(work)
         self.output, self.numbers = work.job.output.path, itertools.count()
