@@ -17,6 +17,7 @@ from clftask.spec import Spec
 CONFIDENCE = 0.95
 # Of the rows; with fewer, a cascade saves little time.
 SHARES = np.arange(30, 101, 2) / 100
+MOST, LEAST, FIRST = 40, 10, 5  # rows compared and tested first, in units of 1 / (1 − promised)
 _LEAST = 1e-7  # float32 has probabilities of 0 and 1
 
 
@@ -80,7 +81,7 @@ def certainty(probabilities: Floats, decision: Decision, task: Task) -> Floats:
         task: multiclass or multilabel.
     """
     if task == "multiclass":
-        return probabilities.max(1).astype(np.float64)
+        return np.asarray(probabilities.max(1), np.float64)
     thresholds = np.asarray(decision.thresholds(probabilities.shape[1]))
     found = np.clip(probabilities.astype(np.float64), _LEAST, 1 - _LEAST)
     distance = np.abs(_log_odds(found) - _log_odds(thresholds))
@@ -94,7 +95,8 @@ def fit_limit(promised: float, pilot: Floats, found: Floats, agrees: Bools) -> C
     once with 95 % confidence: fixed sequence testing, as in Learn then Test (Angelopoulos et al.
     2021). A test is the Clopper-Pearson bound (1934) of the rows that a limit selects. It is
     exact for rows drawn independently from the corpus, because the limits, at which the small
-    bundle answers about 30, 32, … 100 % of the rows, come from the pilot rows alone.
+    bundle answers about 30, 32, … 100 % of the rows, come from the pilot rows alone. The first
+    one selects so many rows that one of them may differ.
 
     Args:
         promised: The share of equal decisions among the rows that the small bundle answers.
@@ -103,8 +105,8 @@ def fit_limit(promised: float, pilot: Floats, found: Floats, agrees: Bools) -> C
         agrees: (rows,) whether both bundles decide the same.
     """
     best = CascadeLimit(promised=promised, rows=len(found))
-    limits = np.quantile(pilot, 1 - SHARES) if is_enough(promised, len(found)) else []
-    for limit in map(float, limits):
+    shares = SHARES[[is_enough(promised, share * len(found)) for share in SHARES]]
+    for limit in map(float, np.quantile(pilot, 1 - shares) if len(shares) else shares):
         chosen = found >= limit
         answered, agreed = int(chosen.sum()), int(agrees[chosen].sum())
         at_least = lower_bound(agreed, answered)
@@ -122,9 +124,9 @@ def lower_bound(agreed: int, rows: int) -> float:
     return float(beta.ppf(1 - CONFIDENCE, agreed, rows - agreed + 1)) if agreed else 0.0
 
 
-def is_enough(promised: float, rows: int) -> bool:
-    """Tell whether so many rows could show that a promise is kept."""
-    return lower_bound(rows, rows) >= promised
+def is_enough(promised: float, rows: float) -> bool:
+    """Tell whether so many rows can show that a promise is kept."""
+    return rows * (1 - promised) >= FIRST - 1e-9
 
 
 def num_rows_to_compare(promised: float, num_rows: int) -> int:
@@ -133,7 +135,7 @@ def num_rows_to_compare(promised: float, num_rows: int) -> int:
     So many that the small bundle may err on some of them: 40 / (1 − promised), or a tenth of a
     smaller corpus, but no fewer than a test needs.
     """
-    most, least = (math.ceil(factor / (1 - promised)) for factor in (40, 10))
+    most, least = (math.ceil(factor / (1 - promised) - 1e-9) for factor in (MOST, LEAST))
     return max(least, min(most, num_rows // 10))
 
 

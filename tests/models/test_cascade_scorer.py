@@ -29,6 +29,10 @@ def meta(fingerprint: str, **fields: Any) -> BundleMeta:
     return META.model_copy(update={"fingerprint": fingerprint, **fields})
 
 
+def some_limit(limit: float) -> CascadeLimit:
+    return CascadeLimit(promised=0.9, limit=limit, rows=1, answered=1, agreed=1)
+
+
 def test_the_table_is_that_of_the_large_bundle_with_both_fingerprints():
     small, large = meta("aa"), meta("bb", max_length=16)
     found = as_one(job(), [small, large])
@@ -85,7 +89,7 @@ def test_each_row_is_that_of_the_bundle_that_answers(make_bundle, tmp_path, task
     small, large = (open_bundles([one], "cpu", "fp32") for one in found)
     first, second = (one.answers(one.tokenise(texts, pairs)) for one in (small, large))
     sure = certainty(first.outcome.probabilities, small.meta.decision, task)
-    limit = CascadeLimit(promised=0.9, limit=float(np.median(sure)))
+    limit = some_limit(float(np.median(sure)))
 
     both = open_bundles(found, "cpu", "fp32", limit)
     assert isinstance(both, CascadeScorer)
@@ -102,7 +106,7 @@ def test_each_row_is_that_of_the_bundle_that_answers(make_bundle, tmp_path, task
     few = both.answers(tokens.slice(2, 4))
     assert few.by_small.tolist() == by_small[2:6].tolist()
 
-    nobody, all_ = CascadeLimit(promised=0.9), CascadeLimit(promised=0.9, limit=0.0)
+    nobody, all_ = CascadeLimit(promised=0.9), some_limit(0.0)
     assert (
         open_bundles(found, "cpu", "fp32", nobody).answers(large.tokenise(texts, pairs)).by_small
         is None
