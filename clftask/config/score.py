@@ -23,8 +23,15 @@ class Cascade(Spec):
             is that of the large one; see `CascadeLimit`.
     """
 
-    cascade: tuple[DataPath, DataPath]
+    cascade: tuple[DataPath, ...]
     agreement: float = Field(0.99, gt=0.5, lt=1)
+
+    @field_validator("cascade")
+    @classmethod
+    def _are_two(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(value) != 2:
+            raise ValueError("must be two bundles: the small one, then the large one")
+        return value
 
 
 def _tag(bundle: Any) -> str:

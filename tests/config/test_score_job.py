@@ -176,9 +176,17 @@ def test_a_cascade_is_two_bundles(tmp_path):
 @pytest.mark.parametrize(
     ("bundle", "path", "allowed"),
     [
-        ({"cascade": ["a"]}, "bundle.cascade.1", "is required"),
-        ({"cascade": ["a", "b", "c"]}, "bundle.cascade", "must have at most 2 items"),
-        ({"cascade": ["a", ""]}, "bundle.cascade.1", "must not be empty"),
+        (
+            {"cascade": ["a"]},
+            "bundle.cascade",
+            "must be two bundles: the small one, then the large one",
+        ),
+        (
+            {"cascade": ["a", "b", "c"]},
+            "bundle.cascade",
+            "must be two bundles: the small one, then the large one",
+        ),
+        ({"cascade": ["a", ""]}, "bundle.cascade.1", "must have at least 1 item"),
         ({"cascade": ["a", "b"], "agreement": 1}, "bundle.agreement", "must be less than 1"),
         ({"cascade": ["a", "b"], "agreement": 0.5}, "bundle.agreement", "must be greater than 0.5"),
         ({"cascade": ["a", "b"], "agrees": 0.9}, "bundle.agrees", "is not a field of the job file"),
