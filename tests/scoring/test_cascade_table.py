@@ -16,6 +16,8 @@ from clftask.commands.inspect import inspect
 from clftask.components.decision.cascade import CascadeLimit
 from clftask.config.score import ScoreJob
 from clftask.errors import ConfigError
+from clftask.estimate.measure import Workers
+from clftask.estimate.score import estimate
 from clftask.models import bundle
 from clftask.models.cascade import as_one, fetch, open_bundles
 from clftask.scoring import plan as planning
@@ -124,6 +126,19 @@ def test_a_restarted_cascade_keeps_its_promise(cascade):
     cascade.meta = bundle.read_meta(large)
     with pytest.raises(ConfigError, match=r"bundle: the existing table has '\w+\+\w+'"):
         cascade.run(bundle=large)
+
+
+def test_a_job_file_is_described_and_estimated(cascade, tmp_path):
+    job = ScoreJob.load(cascade.document | {"max_bad_rows": 1})
+    (tmp_path / "job.yaml").write_text(job.to_yaml())
+    assert inspect(str(tmp_path / "job.yaml")).bundle == cascade.document["bundle"]
+    cascade.meta = as_one(job, [bundle.read_meta(path) for path in job.bundles.values()])
+    lines: list[str] = []
+    planned = planning.plan(job, cascade.meta)
+    found = estimate(job, cascade.meta, planned, Workers(1, 1.0), 0.0, lines.append)
+    assert found.rows_left == NUM_ROWS
+    assert any(line.startswith("cascade: the small bundle answers") for line in lines)
+    assert not cascade.output.exists()
 
 
 def test_a_kept_column_of_that_name_is_refused(cascade):
