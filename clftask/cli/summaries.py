@@ -56,6 +56,10 @@ def score_summary(result: ScoreResult, file: IO[str]) -> None:
         "truncated": f"{result.rows_truncated / scored:.1%}",
         "mean confidence": f"{result.mean_confidence:.3f}",
         "precision": result.precision_note,
+        "answered by": ", ".join(
+            f"{size} {count:,} ({count / scored:.1%})" for size, count in result.answered_by.items()
+        ),
+        "cascade": str(result.cascade or ""),
         "rows/s": "" if is_done else f"{result.rows_per_s:,.1f}, start-up included",
     }
     page.pairs((name, value) for name, value in rows.items() if value)

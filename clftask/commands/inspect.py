@@ -58,10 +58,10 @@ class SearchJobFile(Description):
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreJobFile(Description):
-    """A scoring job: its paths."""
+    """A scoring job: its paths; `bundle`: of a cascade, both and the promised agreement."""
 
     kind = "score job"
-    bundle: str
+    bundle: Any
     input: str
     output: str
 
@@ -118,6 +118,7 @@ class ScoreTable(Description):
         "missing": "missing parts",
         "last_written": "last written",
         "rows_planned": "rows planned",
+        "answered_by": "answered by",
     }
     state: str
     complete: bool
@@ -134,6 +135,8 @@ class ScoreTable(Description):
     layout: Any
     where: str | None = None
     precision: str | None = None
+    cascade: str | None = None
+    answered_by: dict[str, int] | None = None
     verified: str | None = None
 
 
@@ -187,7 +190,7 @@ def _job(place: str, overrides: Iterable[str]) -> Description:
         return SearchJobFile(trials=job.num_trials, space=list(job.space))
     if isinstance(job, ScoreJob):
         paths = {"input": job.input.path, "output": job.output.path}
-        return ScoreJobFile(bundle=job.bundle, **paths)
+        return ScoreJobFile(bundle=job.dump()["bundle"], **paths)
     return TrainJobFile(task=job.task, base=job.model.base, data=job.data.train)
 
 
@@ -211,6 +214,8 @@ def _table(place: str, verify: bool) -> ScoreTable:
         layout=plan.settings.get("output.layout"),
         where=plan.where,
         precision=None if plan.precision is None else str(plan.precision),
+        cascade=None if plan.cascade is None else str(plan.cascade),
+        answered_by=counts.answered_by or None,
         verified=_verify(store, plan, manifest) if verify else None,
     )
 

@@ -192,7 +192,8 @@ def _tokenised(job: TrainJob, prepared: Prepared) -> list[str]:
 
 
 def _of_score(job: ScoreJob) -> CorpusData:
-    meta = bundle.read_meta(job.bundle)
+    path = [*job.bundles.values()][-1]
+    meta = bundle.read_meta(path)
     recipe = job.input.recipe(meta.text)
     sources = source_of(job)
     files = [file for source in sources for file in source.files]
@@ -219,7 +220,7 @@ def _of_score(job: ScoreJob) -> CorpusData:
         filtered=None if job.input.where is None else read.num_rows - sample.num_rows,
         bad={str(c["values"]): c["counts"] for c in pc.value_counts(reasons).to_pylist()},
         characters=length_figures(pc.utf8_length(text).to_numpy()) if len(text) else {},
-        tokens=_tokens(job.bundle, text, pair, meta.max_length, meta.truncation),
+        tokens=_tokens(path, text, pair, meta.max_length, meta.truncation),
         max_length=meta.max_length,
         warnings=warnings,
     )

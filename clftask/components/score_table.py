@@ -29,6 +29,7 @@ ROW_GROUP_ROWS = 50_000
 MAX_DECIMAL_DIGITS = 38
 COUNTS, SECONDS = "clftask.counts", "clftask.seconds"
 LABEL_NAMES = "clftask.label_names"
+BUNDLES = ("large", "small")  # of a cascade
 
 
 class _Layout(Spec):
@@ -106,12 +107,14 @@ class ScoreColumns:
         label_names: The labels, in bundle order.
         layout: The layout of the probabilities.
         has_sets: Whether the table has a column of prediction sets.
+        is_cascade: Whether it has a column of the bundle that answered.
     """
 
     task: Task
     label_names: tuple[str, ...]
     layout: Layout
     has_sets: bool = False
+    is_cascade: bool = False
 
     def schema(self, origin: Sequence[pa.Field]) -> pa.Schema:
         """Return all columns; `origin`: the id columns and the kept columns.
@@ -123,6 +126,7 @@ class ScoreColumns:
         scores = self.layout.fields(self.label_names)
         own = [pa.field(*label), pa.field("confidence", pa.float32())]
         own += [pa.field("label_set", pa.list_(pa.string()))] if self.has_sets else []
+        own += [pa.field("answered_by", pa.string())] if self.is_cascade else []
         own += scores
         _reject_duplicates(scores, "output.layout", "Use list or top_k.")
         _reject_duplicates([*origin, *own], "input.keep", "Rename it.")
@@ -133,7 +137,12 @@ class ScoreColumns:
         return self.task == "multilabel"
 
     def table(
-        self, origin: pa.Table, probabilities: Float32, decided: Bools, sets: Bools | None = None
+        self,
+        origin: pa.Table,
+        probabilities: Float32,
+        decided: Bools,
+        sets: Bools | None = None,
+        by_small: Bools | None = None,
     ) -> pa.Table:
         """Return the score table of some rows.
 
@@ -142,6 +151,7 @@ class ScoreColumns:
             probabilities: (rows, labels).
             decided: (rows, labels): the predicted labels.
             sets: (rows, labels): the prediction sets, if the table has a column of them.
+            by_small: (rows,) whether the small bundle of a cascade answered; None: it never did.
         """
         names = pa.array(self.label_names, pa.string())
         if self._is_multilabel:
@@ -154,6 +164,9 @@ class ScoreColumns:
         scores = self.layout.columns(probabilities, self.label_names)
         own = [labels, pa.array(confidence, pa.float32())]
         own += [_names_of(sets, names)] if sets is not None else []
+        if self.is_cascade:
+            small = np.zeros(len(probabilities), np.int64) if by_small is None else by_small
+            own.append(pa.array(BUNDLES).take(pa.array(small.astype(np.int64))))
         columns = [*origin.columns, *own, *scores]
         return pa.Table.from_arrays(columns, schema=self.schema(list(origin.schema)))
 

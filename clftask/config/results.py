@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypedDict
 
+from clftask.components.decision.cascade import CascadeLimit
 from clftask.components.labels import Task
 from clftask.messages import counted
 from clftask.spec import Spec
@@ -200,6 +201,8 @@ class ScoreResult(Result):
         precision: Precision of all workers.
         agreement: Share of sampled rows with the same decision as in fp32; None if not compared.
         precision_note: Both in words.
+        answered_by: Number of scored rows by the bundle of a cascade: small, large.
+        cascade: What the cascade promises, and what its sample has shown.
     """
 
     NOT_PRINTED = frozenset({"rows_truncated", "mean_confidence", "labels", "precision_note"})
@@ -219,12 +222,16 @@ class ScoreResult(Result):
     precision: str = ""
     agreement: float | None = None
     precision_note: str = ""
+    answered_by: dict[str, int] = field(default_factory=dict)
+    cascade: CascadeLimit | None = None
 
     def about(self) -> dict[str, str]:
         """Return the table and its row counts."""
+        answered = {f"rows of the {size} bundle": f"{n:,}" for size, n in self.answered_by.items()}
         return {
             "output": self.output,
             "rows scored": f"{self.rows_scored:,}",
+            **answered,
             "rows quarantined": f"{self.rows_quarantined:,}",
         }
 

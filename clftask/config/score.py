@@ -3,15 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator
 
 from clftask.components.score_table import Layout, Wide
 from clftask.components.text import Columns, Names, TextRecipe
 from clftask.config.from_trainer import INSTEAD_IN_SCORING
 from clftask.config.train import DataPath, WorkersSpec
 from clftask.spec import Spec
+
+
+class Cascade(Spec):
+    """Two bundles: the small one answers where it decides as the large one does.
+
+    Attributes:
+        cascade: The small and the large bundle.
+        agreement: On at least this share of the rows that the small bundle answers, its decision
+            is that of the large one; see `CascadeLimit`.
+    """
+
+    cascade: tuple[DataPath, ...]
+    agreement: float = Field(0.99, gt=0.5, lt=1)
+
+    @field_validator("cascade")
+    @classmethod
+    def _are_two(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(value) != 2:
+            raise ValueError("must be two bundles: the small one, then the large one")
+        return value
+
+
+def _tag(bundle: Any) -> str:
+    return "Cascade" if isinstance(bundle, Mapping | Cascade) else "path"
+
+
+Bundle = Annotated[
+    Annotated[DataPath, Tag("path")] | Annotated[Cascade, Tag("Cascade")], Discriminator(_tag)
+]
 
 
 class ScoreInput(Spec):
@@ -49,6 +78,24 @@ class ScoreInput(Spec):
         return trained.model_copy(update={k: v for k, v in named.items() if v is not None})
 
 
+class ScoreWorkersSpec(WorkersSpec):
+    """The workers of a scoring job; with a share of a GPU, several use the same one."""
+
+    gpus_per_worker: float = Field(1.0, gt=0, le=1)
+
+    @field_validator("gpus_per_worker")
+    @classmethod
+    def _needs_gpu(cls, value: float, others: ValidationInfo) -> float:
+        if value < 1 and others.data.get("use_gpu") is False:
+            raise ValueError("needs GPUs, but use_gpu is false; Remove one of them")
+        return value
+
+    @property
+    def gpu_share(self) -> float:
+        """The GPUs of a worker that uses one."""
+        return self.gpus_per_worker
+
+
 class ScoreOutput(Spec):
     """Path of the score table, and layout of its probabilities."""
 
@@ -61,29 +108,38 @@ class ScoreJob(Spec):
 
     INSTEAD: ClassVar[Mapping[str, str]] = INSTEAD_IN_SCORING
 
-    bundle: DataPath
+    bundle: Bundle
     input: ScoreInput
     output: ScoreOutput
     shard_rows: int = Field(20_000, ge=1)
     on_bad_row: Literal["quarantine", "fail"] = "quarantine"
     max_bad_rows: float = Field(0.01, ge=0, le=1)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    scaling: WorkersSpec = WorkersSpec()
+    scaling: ScoreWorkersSpec = ScoreWorkersSpec()
+
+    @property
+    def bundles(self) -> dict[str, str]:
+        """The paths of the bundles by field; of a cascade, the large one is the last."""
+        if isinstance(self.bundle, str):
+            return {"bundle": self.bundle}
+        return {f"bundle.cascade.{i}": path for i, path in enumerate(self.bundle.cascade)}
+
+    @property
+    def agreement(self) -> float | None:
+        """The share of equal decisions that a cascade promises; None without a cascade."""
+        return None if isinstance(self.bundle, str) else self.bundle.agreement
 
     @property
     def paths(self) -> dict[str, str]:
         """The paths that the job reads and writes, by field."""
-        return {
-            "bundle": self.bundle,
-            "input.path": self.input.path,
-            "output.path": self.output.path,
-        }
+        places = {"input.path": self.input.path, "output.path": self.output.path}
+        return {**self.bundles, **places}
 
     def settings(self, bundle: str, trained: TextRecipe) -> dict[str, Any]:
         """Return all that the score table depends on except the files; a rerun must match it.
 
         Args:
-            bundle: The bundle's fingerprint.
+            bundle: The bundle's fingerprint; of a cascade, both.
             trained: The bundle's text recipe.
         """
         return {
@@ -95,5 +151,6 @@ class ScoreJob(Spec):
             "shard_rows": self.shard_rows,
             "on_bad_row": self.on_bad_row,
             "precision": self.precision,
+            **({} if self.agreement is None else {"bundle.agreement": self.agreement}),
             **({} if self.input.where is None else {"input.where": self.input.where}),
         }

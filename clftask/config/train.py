@@ -156,6 +156,11 @@ class WorkersSpec(Spec):
         return value
 
     @property
+    def gpu_share(self) -> float:
+        """The GPUs of a worker that uses one."""
+        return 1.0
+
+    @property
     def bounds(self) -> tuple[int, int]:
         """The minimum and maximum number of workers."""
         return self.workers if isinstance(self.workers, tuple) else (self.workers, self.workers)

@@ -52,6 +52,10 @@ class Capacity:
     def __str__(self) -> str:
         return f"{counted(self.cpus, 'CPU')} and {counted(self.gpus, 'GPU')}"
 
+    def num_shares(self, gpus: float) -> int:
+        """Return how many workers can have so many GPUs, or such a share of one."""
+        return sum(_fitting(sys.maxsize, has, 1, gpus) for _, has in self.nodes)
+
     def room(self, cpus: float, gpus: float) -> int:
         """Return how many workers of that size fit."""
         if self.is_open:
@@ -68,8 +72,12 @@ class Capacity:
 
 
 def _fitting(has_cpus: float, has_gpus: float, cpus: float, gpus: float) -> int:
-    by_cpu = has_cpus / cpus
-    return int((min(by_cpu, has_gpus / gpus) if gpus else by_cpu) + 1e-9)
+    by_cpu = int(has_cpus / cpus + 1e-9)
+    if not gpus:
+        return by_cpu
+    # Ray takes the share of a worker from one GPU.
+    by_gpu = int(has_gpus / gpus + 1e-9) if gpus >= 1 else int(has_gpus) * int(1 / gpus + 1e-9)
+    return min(by_cpu, by_gpu)
 
 
 @dataclass(frozen=True)
@@ -82,6 +90,7 @@ class WorkerPlan:
         cpus_per_worker: CPUs of each.
         least: The minimum if the number is elastic; else 0.
         more: How many more may start if nodes join.
+        gpu_share: GPUs of each, if it uses one.
     """
 
     workers: int
@@ -89,13 +98,20 @@ class WorkerPlan:
     cpus_per_worker: float
     least: int = 0
     more: int = 0
+    gpu_share: float = 1.0
 
     def __str__(self) -> str:
         range_of = f"{self.least} to " if 0 < self.least < self.workers else ""
         workers = counted(self.workers, f"{'GPU' if self.use_gpu else 'CPU'} worker")
-        size = f"{counted(self.cpus_per_worker, 'CPU')} each"
+        share = f"{counted(self.gpus, 'GPU')} and " if 0 < self.gpus < 1 else ""
+        size = f"{share}{counted(self.cpus_per_worker, 'CPU')} each"
         later = f", {self.more} more if nodes join" if self.more else ""
         return f"{range_of}{workers}, {size}{later}"
+
+    @property
+    def gpus(self) -> float:
+        """GPUs of each worker."""
+        return self.gpu_share if self.use_gpu else 0.0
 
     @property
     def most(self) -> int:
@@ -104,7 +120,7 @@ class WorkerPlan:
 
     def widened(self, capacity: Capacity) -> WorkerPlan:
         """Return the plan with those of `more` that fit the current capacity."""
-        room = capacity.room(self.cpus_per_worker, int(self.use_gpu))
+        room = capacity.room(self.cpus_per_worker, self.gpus)
         gain = min(self.more, max(0, room - self.workers))
         return replace(self, workers=self.workers + gain, more=self.more - gain)
 
@@ -143,23 +159,25 @@ def plan(spec: WorkersSpec, capacity: Capacity, most_useful: int | None = None) 
 
 def _plan_of(spec: WorkersSpec, workers: int, capacity: Capacity) -> WorkerPlan:
     has = f"the cluster has at most {capacity}"
-    has_gpus = capacity.gpus >= workers
+    has_gpus = capacity.num_shares(spec.gpu_share) >= workers
     use_gpu = has_gpus if spec.use_gpu == "auto" else spec.use_gpu
+    gpus = spec.gpu_share if use_gpu else 0.0
+    a_gpu = "a GPU" if spec.gpu_share == 1 else counted(spec.gpu_share, "GPU")
     if use_gpu and not has_gpus and not capacity.is_open:
-        allowed = f"needs a GPU for each of {counted(workers, 'worker')}; {has}"
+        allowed = f"needs {a_gpu} for each of {counted(workers, 'worker')}; {has}"
         raise ConfigError(Problem("scaling.use_gpu", spec.use_gpu, allowed, "Use fewer workers."))
     cpus = spec.cpus_per_worker
     if cpus == "auto":
-        cpus = float(capacity.even_share(workers, use_gpu))
-    room = capacity.room(cpus, use_gpu)
+        cpus = float(capacity.even_share(workers, gpus))
+    room = capacity.room(cpus, gpus)
     if workers > room:
-        size = f"{counted(cpus, 'CPU')}{' and a GPU' if use_gpu else ''}"
+        size = f"{counted(cpus, 'CPU')}{f' and {a_gpu}' if use_gpu else ''}"
         allowed = f"workers with {size} each must fit: {has}"
         fewer = f"Use at most {counted(room, 'worker')}" if room else "Lower cpus_per_worker"
         on_cpus = ", scaling.use_gpu: false" if spec.use_gpu == "auto" and use_gpu else ""
         remedy = f"{fewer}{on_cpus}, or a larger cluster."
         raise ConfigError(Problem("scaling.workers", workers, allowed, remedy))
-    return WorkerPlan(workers, use_gpu, cpus)
+    return WorkerPlan(workers, use_gpu, cpus, gpu_share=spec.gpu_share)
 
 
 # ------------------------------------------------------------------ resources of the cluster

@@ -36,14 +36,14 @@ def estimate_score(job: ScoreJob, say: Say) -> ScoreEstimate:
     began = time.perf_counter()
     from clftask.estimate.score import estimate, remaining
 
-    meta = checked_bundle(job.bundle)
+    meta = checked_bundle(job)
     planned = planning.plan(job, meta)
     if not planned.missing:
         return remaining(job, planned)
     with connected(say):
         chosen = plan(job.scaling, capacity(), len(planned.missing))
         check_precision(job.precision, chosen.use_gpu, "precision")
-        workers = Workers(chosen.workers, chosen.cpus_per_worker, float(chosen.use_gpu))
+        workers = Workers(chosen.workers, chosen.cpus_per_worker, chosen.gpus)
         check_device(workers, job.scaling.use_gpu, "scaling.use_gpu")
         start_s = time.perf_counter() - began + worker_start_s(SCORE_WORKER)
     return estimate(job, meta, planned, workers, start_s, say)

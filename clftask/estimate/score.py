@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -24,11 +23,13 @@ from clftask.io import storage
 from clftask.io.tempdirs import temporary_folder
 from clftask.messages import counted
 from clftask.models.bundle_meta import BundleMeta
-from clftask.models.predictor import load
+from clftask.models.cascade import fetch, open_bundles
+from clftask.models.loading import quiet_loading
+from clftask.scoring.cascade import agree
 from clftask.scoring.input import ShardRows, read_shards
-from clftask.scoring.manifest import Piece, ScorePlan, Shard
+from clftask.scoring.manifest import ScorePlan, Shard
 from clftask.scoring.plan import Planned
-from clftask.scoring.precision import agree
+from clftask.scoring.sample import places
 from clftask.scoring.worker import Failure, ScoreWork, ShardScorer
 
 NUM_PLACES, ROWS_OF_PLACE = 24, {"cpu": 1_000, "cuda": 5_000}
@@ -106,7 +107,7 @@ def estimate(
     say(f"measuring up to {counted(num_read, 'row')}, sampled from all files")
     with temporary_folder() as scratch, measure.as_worker(workers) as warnings:
         output = job.output.model_copy(update={"path": f"{scratch}/table"})
-        plan = _agreed(job, meta, planned.plan, workers.device, say)
+        plan = _agreed(job, planned.plan, workers.device, say)
         work = ScoreWork(job.model_copy(update={"output": output}), plan, meta)
         pace = _measured(work, sample, workers, left, clock)
     return replace(
@@ -170,36 +171,21 @@ def _sample(job: ScoreJob, meta: BundleMeta, planned: Planned, device: str) -> S
     return sample
 
 
-def places(shards: Sequence[Shard], count: int, num_rows: int) -> tuple[Piece, ...]:
-    """Draw at most `num_rows` consecutive rows at up to `count` places across all files."""
-    pieces = sorted((p for s in shards for p in s.pieces), key=lambda p: (p.file, p.start))
-    starts = np.cumsum([0, *(piece.num_rows for piece in pieces)])
-    random, found = np.random.default_rng(0), []
-    for low, high in pairwise(np.linspace(0, starts[-1], count + 1).astype(int)):
-        first = random.integers(low, max(low, high - num_rows) + 1)
-        last = min(first + num_rows, high)
-        begin, end = np.searchsorted(starts, first, "right") - 1, np.searchsorted(starts, last)
-        for piece, start in zip(pieces[begin:end], starts[begin:end], strict=True):
-            skipped = max(0, int(first - start))
-            rows = min(int(last - start), piece.num_rows) - skipped
-            if rows > 0:
-                found.append(Piece(file=piece.file, start=piece.start + skipped, num_rows=rows))
-    return tuple(found)
-
-
 def _first_bad(rows: ShardRows) -> str:
     index = pc.indices_nonzero(rows.reasons.is_valid())[0].as_py()
     file, row = rows.table[FILE][index], rows.table[ROW][index]
     return f"{file}, row {row}: {rows.reasons[index]}"
 
 
-def _agreed(job: ScoreJob, meta: BundleMeta, plan: ScorePlan, device: str, say: Say) -> ScorePlan:
-    """Return the plan with its precision, chosen here if the job has not started."""
-    if plan.precision is not None:
+def _agreed(job: ScoreJob, plan: ScorePlan, device: str, say: Say) -> ScorePlan:
+    """Return the plan with precision and limit, chosen here if the job has not started."""
+    if plan.is_agreed:
         return plan
-    precision = agree(job, meta, plan, device)
-    say(f"precision {precision}")
-    return plan.agreed(precision)
+    found = agree(job, plan, device)
+    say(f"precision {found.precision}")
+    if found.cascade is not None:
+        say(f"cascade: {found.cascade}")
+    return plan.agreed(found.precision, found.cascade)
 
 
 def _share_kept(sample: ShardRows) -> float:
@@ -227,12 +213,15 @@ def _measured(
     work: ScoreWork, sample: ShardRows, workers: Workers, left: ScoreEstimate, clock: Clock
 ) -> Pace:
     began = clock()
-    scorer = load(work.job.bundle, workers.device, work.plan.used_precision)
+    with temporary_folder() as scratch, quiet_loading():
+        bundles = fetch(work.job, scratch)
+        precision, limit = work.plan.used_precision, work.plan.cascade
+        scorer = open_bundles(bundles, workers.device, precision, limit)
     order = _shuffled_blocks(pc.indices_nonzero(sample.reasons.is_null()).to_numpy())
     few = _taken(sample, order[:WARM_UP_ROWS], 0)
     times = [clock()]
     for _ in range(2):  # the first batch is slower: torch warms up
-        scorer.probabilities(scorer.tokenise(few.text, few.text_pair))
+        scorer.answers(scorer.tokenise(few.text, few.text_pair))
         times.append(clock())
     open_s, row_s = times[1] - began, (times[2] - times[1]) / few.table.num_rows
     parts = np.array_split(order[: max(NUM_CHUNKS, int(MEASURED_S / row_s))], NUM_CHUNKS)

@@ -23,6 +23,7 @@ from clftask.errors import ConfigError, DataError, JobError, ModelError, Problem
 from clftask.io.tempdirs import temporary_folder
 from clftask.messages import counted, first_line
 from clftask.models import bundle
+from clftask.models.answers import Answers
 from clftask.models.bundle_meta import BundleMeta
 from clftask.models.loading import output_layer, quiet_loading
 from clftask.models.memory import is_device_failure, is_out_of_memory
@@ -206,6 +207,11 @@ class Scorer:
             return tokenise(texts, pairs, self.tokenizer, meta.max_length, meta.truncation)
 
     # ------------------------------------------------------------------ probabilities
+
+    def answers(self, tokens: pa.Table) -> Answers:
+        """Return the decided rows of `tokens`."""
+        outcome = self.meta.decision.outcome(self.probabilities(tokens), self.meta.task)
+        return Answers(outcome, tokens["is_truncated"].to_numpy())
 
     def probabilities(self, tokens: pa.Table) -> Float32:
         """Return (rows, labels) float32 probabilities, with the bundle's calibration."""

@@ -11,7 +11,8 @@ from clftask.models.bundle_meta import BundleMeta
 def columns_of(job: ScoreJob, meta: BundleMeta) -> ScoreColumns:
     """Return the columns of a job's score table."""
     layout = job.output.layout
-    return ScoreColumns(meta.task, meta.label_names, layout, meta.decision.sets is not None)
+    has_sets, is_cascade = meta.decision.sets is not None, job.agreement is not None
+    return ScoreColumns(meta.task, meta.label_names, layout, has_sets, is_cascade)
 
 
 def origin_columns(job: ScoreJob) -> list[str]:

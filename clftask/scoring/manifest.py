@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Self, TypeVar
+from dataclasses import dataclass
+from typing import Any, Self, TypeVar
 
 from pydantic import Field, model_validator
 
+from clftask.components.decision.cascade import CascadeLimit
 from clftask.errors import ConfigError, DataError, Problem
 from clftask.io import listing, storage
 from clftask.io.strict_json import to_json
@@ -74,14 +76,23 @@ class Precision(Spec):
         return f"{self.used}; {self.agreement:.1%} of {sample} get the same labels as in fp32"
 
 
+@dataclass(frozen=True)
+class Agreement:
+    """What one worker chooses for a new table: its precision, and the limit of a cascade."""
+
+    precision: Precision
+    cascade: CascadeLimit | None = None
+
+
 class ScorePlan(Spec):
     """The files, shards and settings of a scoring job.
 
     Attributes:
-        fingerprint: Hash of the settings and of the precision.
+        fingerprint: Hash of the settings, of the precision, and of the limit of a cascade.
         settings: The bundle and job settings that affect the table, without the files.
         columns: The columns to read, as a serialised Arrow schema in base64.
         precision: None until it is agreed; then it is stored with the plan and never changes.
+        cascade: The limit of a cascade, likewise; None without a cascade.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -91,6 +102,7 @@ class ScorePlan(Spec):
     shards: tuple[Shard, ...]
     columns: str
     precision: Precision | None = None
+    cascade: CascadeLimit | None = None
 
     @model_validator(mode="after")
     def _hold_together(self) -> Self:
@@ -116,10 +128,23 @@ class ScorePlan(Spec):
         asked = self.settings.get("precision", "fp32")
         return self.precision.used if self.precision else "fp32" if asked == "auto" else asked
 
-    def agreed(self, precision: Precision) -> ScorePlan:
-        """Return the plan with a precision; its fingerprint covers it."""
-        hashed = fingerprint({**self.settings, "precision.used": precision.used})
-        return self.model_copy(update={"precision": precision, "fingerprint": hashed})
+    @property
+    def promised(self) -> float | None:
+        """The agreement that a cascade promises; None without a cascade."""
+        return self.settings.get("bundle.agreement")
+
+    @property
+    def is_agreed(self) -> bool:
+        """Whether precision and limit are chosen."""
+        return self.precision is not None and (self.promised is None or self.cascade is not None)
+
+    def agreed(self, precision: Precision, cascade: CascadeLimit | None = None) -> ScorePlan:
+        """Return the plan with a precision, and a cascade's limit; its fingerprint covers them."""
+        used: dict[str, Any] = {"precision.used": precision.used}
+        used |= {} if cascade is None else {"cascade.limit": cascade.limit}
+        hashed = fingerprint({**self.settings, **used})
+        found = {"precision": precision, "cascade": cascade, "fingerprint": hashed}
+        return self.model_copy(update=found)
 
     def input_of(self, shard: Shard) -> str:
         """Return a hash of a shard's rows: files, versions and row ranges."""
@@ -140,6 +165,7 @@ class Counts(Spec):
         rows_truncated: Rows whose text was truncated.
         confidence_sum: Sum of the highest probability over the scored rows.
         labels: Number of predictions per label, without labels that were never predicted.
+        answered_by: Number of scored rows by the bundle of a cascade: small, large.
     """
 
     rows_in: int = 0
@@ -149,6 +175,7 @@ class Counts(Spec):
     rows_truncated: int = 0
     confidence_sum: float = 0.0
     labels: dict[str, int] = {}
+    answered_by: dict[str, int] = {}
 
     @property
     def rows_read(self) -> int:
@@ -156,12 +183,14 @@ class Counts(Spec):
         return self.rows_in + self.rows_filtered
 
     def __add__(self, other: Counts) -> Counts:
-        names = [n for n in type(self).model_fields if n != "labels"]
+        names = [n for n in type(self).model_fields if n not in ("labels", "answered_by")]
         sums = {name: getattr(self, name) + getattr(other, name) for name in names}
-        labels = dict(self.labels)
-        for label, count in other.labels.items():
-            labels[label] = labels.get(label, 0) + count
-        return Counts(**sums, labels=labels)
+        labels = _sums(self.labels, other.labels)
+        return Counts(**sums, labels=labels, answered_by=_sums(self.answered_by, other.answered_by))
+
+
+def _sums(some: dict[str, int], others: dict[str, int]) -> dict[str, int]:
+    return {name: some.get(name, 0) + others.get(name, 0) for name in some | others}
 
 
 class Receipt(Spec):
@@ -184,7 +213,10 @@ class PartEntry(Spec):
 
 
 class Manifest(Spec):
-    """The summary of a complete table; its presence means that the table is complete."""
+    """The summary of a complete table; its presence means that the table is complete.
+
+    `bundle` is the fingerprint of the bundle, or both of a cascade.
+    """
 
     schema_version: int = SCHEMA_VERSION
     fingerprint: str
@@ -195,6 +227,7 @@ class Manifest(Spec):
     parts: tuple[PartEntry, ...]
     seconds: float
     precision: Precision | None = None
+    cascade: CascadeLimit | None = None
 
 
 class ScoreTableStore:

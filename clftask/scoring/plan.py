@@ -158,7 +158,8 @@ def _new(job: ScoreJob, meta: BundleMeta, sources: Sequence[Source]) -> ScorePla
         shards=tuple(Shard(index=i, pieces=p) for i, p in enumerate(pieces)),
         columns=encode_schema(corpus.schema),
     )
-    return found.agreed(Precision(asked="fp32", used="fp32")) if job.precision == "fp32" else found
+    is_known = job.precision == "fp32" and job.agreement is None
+    return found.agreed(Precision(asked="fp32", used="fp32")) if is_known else found
 
 
 def _refuse_too_many(job: ScoreJob, files: Sequence[InputFile]) -> None:

@@ -17,8 +17,7 @@ from clftask.data.readers.registry import open_file
 from clftask.errors import ConfigError, ModelError, Problem
 from clftask.io.tempdirs import temporary_folder
 from clftask.messages import counted
-from clftask.models import bundle
-from clftask.models.bundle_meta import BundleMeta
+from clftask.models.cascade import LocalBundle, fetch
 from clftask.models.loading import quiet_loading
 from clftask.models.predictor import Scorer, open_scorer, precision_for
 from clftask.scoring.input import read_shards
@@ -30,11 +29,12 @@ MAX_SECONDS = 20.0  # of fp32; then fewer rows are compared
 READ_PER_ROW = 8  # rows to read for each row that `input.where` may keep
 
 
-def agree(job: ScoreJob, meta: BundleMeta, plan: ScorePlan, device: str) -> Precision:
+def agree(job: ScoreJob, plan: ScorePlan, device: str) -> Precision:
     """Choose the precision of a new table on the device of a worker.
 
     `auto` takes what is faster, if the model works in it and decides at least 99 % of a sample
-    as in fp32; else fp32. An explicit precision is only tried and compared.
+    as in fp32; else fp32. An explicit precision is only tried and compared. Both bundles of a
+    cascade have the same; the lower agreement counts.
 
     Raises:
         ConfigError: The model does not work in the requested precision.
@@ -43,11 +43,18 @@ def agree(job: ScoreJob, meta: BundleMeta, plan: ScorePlan, device: str) -> Prec
     if wanted == "fp32":
         return Precision(asked=asked, used="fp32")
     with temporary_folder() as scratch, quiet_loading():
-        folder, _ = bundle.fetch(job.bundle, scratch)
-        exact = open_scorer(folder, meta, device)
-        wanted_by = list(_decided(exact, _sample(exact, job, plan), MAX_SECONDS))
-        del exact
-        other = open_scorer(folder, meta, device, wanted)
+        found = [_tried(one, wanted, job, plan, device) for one in fetch(job, scratch)]
+    return min(found, key=lambda one: (one.used != "fp32", one.agreement or 0.0))
+
+
+def _tried(
+    opened: LocalBundle, wanted: str, job: ScoreJob, plan: ScorePlan, device: str
+) -> Precision:
+    asked = job.precision
+    exact = open_scorer(opened.folder, opened.meta, device)
+    wanted_by = list(_decided(exact, _sample(exact, job, plan), MAX_SECONDS))
+    del exact
+    other = open_scorer(opened.folder, opened.meta, device, wanted)
     try:
         found = [next(_decided(other, tokens)) for tokens, _ in wanted_by]
     except ModelError as error:

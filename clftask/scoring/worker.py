@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clftask.array_types import Float32
 from clftask.components.score_table import (
+    BUNDLES,
     COUNTS,
     LABEL_NAMES,
     SECONDS,
@@ -43,12 +43,14 @@ from clftask.io import storage
 from clftask.io.strict_json import to_json
 from clftask.logs import errors_logged
 from clftask.messages import counted, first_line
+from clftask.models.answers import Answers
 from clftask.models.bundle_meta import BundleMeta
 from clftask.scoring.columns import columns_of, origin_columns
 from clftask.scoring.input import ShardRows, read_shards
 from clftask.scoring.manifest import Counts, Receipt, ScorePlan, ScoreTableStore, Shard
 
 if TYPE_CHECKING:  # a driver needs no torch
+    from clftask.models.cascade import CascadeScorer
     from clftask.models.predictor import Scorer
 
 # Compiling takes about 20 s on a GPU and 60 s on a CPU, where it saves a small share.
@@ -140,7 +142,9 @@ class ShardScorer:
         read: Returns the rows of shards, like `read_shards`.
     """
 
-    def __init__(self, work: ScoreWork, scorer: Scorer, read: Reader = read_shards) -> None:
+    def __init__(
+        self, work: ScoreWork, scorer: Scorer | CascadeScorer, read: Reader = read_shards
+    ) -> None:
         self.work, self.scorer, self.read = work, scorer, read
         self.store = ScoreTableStore(work.job.output.path)
         self.has_tried_compiling = False
@@ -227,15 +231,15 @@ class ShardScorer:
             if ready.tokens is None:
                 return _Part(ready, None)
             began = time.perf_counter()
-            probabilities = self._probabilities(ready)
+            answers = self._answers(ready)
             self._compile_if_it_pays(ready, time.perf_counter() - began, rows_ahead)
-            return _Part(ready, probabilities)
+            return _Part(ready, answers)
 
         return _caught(ready.rows.shard.index, compute)
 
-    def _probabilities(self, ready: Ready) -> Float32:
+    def _answers(self, ready: Ready) -> Answers:
         try:
-            return self.scorer.probabilities(ready.tokens)
+            return self.scorer.answers(ready.tokens)
         except ModelError as error:
             file, row = (ready.rows.table[name][0] for name in (FILE, ROW))
             where, cause = f"{file}, rows from {row}", error.problems[0]
@@ -259,12 +263,12 @@ class ShardScorer:
         shard = part.ready.rows.shard
         write = (
             partial(self._derive, shard)
-            if part.probabilities is None
-            else partial(self._write, part)
+            if part.answers is None
+            else partial(self._write, part, part.answers)
         )
         return _caught(shard.index, write)
 
-    def _write(self, part: _Part) -> Done:
+    def _write(self, part: _Part, answers: Answers) -> Done:
         """Write the bad rows, then the part, then its receipt."""
         job, meta, ready = self.work.job, self.work.meta, part.ready
         shard = ready.rows.shard
@@ -274,18 +278,15 @@ class ShardScorer:
             storage.put(self.store.quarantine(shard.index), lines.encode())
             about = {"shard": shard.index, "rows_quarantined": len(bad)}
             _log.warning("bad rows are quarantined", extra=about)
-        decided = meta.decision.decide(part.probabilities, meta.task)
         origin = ready.rows.table.select(origin_columns(job)).take(ready.good).combine_chunks()
-        rule = meta.decision.sets
-        sets = None if rule is None else rule.of(part.probabilities)
-        table = self.work.columns.table(origin, part.probabilities, decided, sets)
+        table = self.work.columns.table(origin, *answers.outcome, answers.by_small)
         metadata = {
             "clftask.bundle": meta.fingerprint,
             "clftask.task": meta.task,
             LABEL_NAMES: list(meta.label_names),
             **self.work.plan.mark(shard),
             "clftask.precision": self.scorer.precision,
-            COUNTS: self._counts(part, decided).dump(),
+            COUNTS: self._counts(ready.rows, answers).dump(),
             SECONDS: round(time.perf_counter() - ready.started, 3),
         }
         data = write_part(table, metadata)
@@ -293,20 +294,26 @@ class ShardScorer:
             return Done(self._receipt(shard, data), is_new=True)
         return self._derive(shard)
 
-    def _counts(self, part: _Part, decided: Any) -> Counts:
-        tokens, shard_rows = part.ready.tokens, part.ready.rows
-        rows = shard_rows.table.num_rows
-        per_label = decided.sum(0)
+    def _counts(self, shard_rows: ShardRows, answers: Answers) -> Counts:
+        rows, scored = shard_rows.table.num_rows, len(answers.is_truncated)
+        per_label = answers.outcome.decided.sum(0)
         names = self.work.meta.label_names
         return Counts(
             rows_in=rows,
-            rows_scored=tokens.num_rows,
-            rows_quarantined=rows - tokens.num_rows,
+            rows_scored=scored,
+            rows_quarantined=rows - scored,
             rows_filtered=shard_rows.num_filtered,
-            rows_truncated=pc.sum(tokens["is_truncated"]).as_py() or 0,
-            confidence_sum=float(part.probabilities.max(1).sum()) if tokens.num_rows else 0.0,
+            rows_truncated=int(answers.is_truncated.sum()),
+            confidence_sum=float(answers.outcome.probabilities.max(1).sum()) if scored else 0.0,
             labels={names[i]: int(per_label[i]) for i in np.flatnonzero(per_label)},
+            answered_by=self._answered_by(scored, answers),
         )
+
+    def _answered_by(self, scored: int, answers: Answers) -> dict[str, int]:
+        if not self.work.columns.is_cascade:
+            return {}
+        small = 0 if answers.by_small is None else int(answers.by_small.sum())
+        return dict(zip(BUNDLES, (scored - small, small), strict=True))
 
     def _settled(self, shard: Shard) -> Done | Failure:
         """Return the receipt of an existing part, derived from its bytes."""
@@ -343,7 +350,7 @@ class ShardScorer:
 @dataclass(frozen=True)
 class _Part:
     ready: Ready
-    probabilities: Any
+    answers: Answers | None  # None if another run has stored the part
 
 
 def _bad_rows(rows: ShardRows, job: ScoreJob) -> list[dict[str, Any]]:

@@ -21,6 +21,7 @@ from clftask.commands.compare_bundles import BundleComparison
 from clftask.commands.compare_tables import TableComparison
 from clftask.commands.evaluate import Evaluation
 from clftask.commands.inspect import Bundle, ScoreTable
+from clftask.components.decision.cascade import CascadeLimit
 from clftask.config.results import ScoreResult, Shipped, TrainResult, TuneResult
 
 METRICS = {
@@ -283,3 +284,15 @@ def test_results_say_what_they_are():
     assert repr(SCORED) == "<ScoreResult: output /scores; rows scored 9; rows quarantined 1>"
     hostile = replace(SCORED, output="<script>")
     assert "<tr><th>output</th><td>&lt;script&gt;</td></tr>" in hostile._repr_html_()
+
+
+def test_a_cascades_summary_tells_who_answered_and_what_was_promised(printed):
+    limit = CascadeLimit(
+        promised=0.9, limit=0.8, rows=400, answered=200, agreed=196, at_least=0.9548
+    )
+    found = replace(SCORED, answered_by={"large": 3, "small": 6}, cascade=limit)
+    text = " ".join(" ".join(printed(120, score_summary, found)).split())
+    assert "answered by large 3 (33.3%), small 6 (66.7%)" in text
+    assert "answers 50% of 400 sampled rows, 98.00% of them with the labels of the large" in text
+    assert found.about()["rows of the small bundle"] == "6"
+    assert "cascade" not in names_in(printed(80, score_summary, SCORED))

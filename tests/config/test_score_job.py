@@ -147,10 +147,64 @@ def test_unknown_keys_are_refused(override, path, remedy):
         ("input.text=[]", "input.text"),
         ("scaling.cpus_per_worker=0", "scaling.cpus_per_worker"),
         ("scaling.use_gpu=perhaps", "scaling.use_gpu"),
+        ("scaling.gpus_per_worker=0", "scaling.gpus_per_worker"),
+        ("scaling.gpus_per_worker=2", "scaling.gpus_per_worker"),
+        ("scaling={use_gpu: false, gpus_per_worker: 0.5}", "scaling.gpus_per_worker"),
     ],
 )
 def test_values_out_of_range_are_refused(override, path):
     assert [problem.path for problem in refused(override)] == [path]
+
+
+# ------------------------------------------------------------------ a cascade
+
+CASCADE = {**JOB, "bundle": {"cascade": ["/runs/small", "s3://b/large/"], "agreement": 0.95}}
+
+
+def test_a_cascade_is_two_bundles(tmp_path):
+    job = ScoreJob.load(CASCADE)
+    assert job.bundles == {"bundle.cascade.0": "/runs/small", "bundle.cascade.1": "s3://b/large"}
+    assert job.agreement == 0.95
+    assert job.paths.keys() == {*job.bundles, "input.path", "output.path"}
+    (tmp_path / "job.yaml").write_text(job.to_yaml())
+    assert ScoreJob.load(tmp_path / "job.yaml") == job
+    assert ScoreJob.load(CASCADE, ["bundle.agreement=0.9"]).agreement == 0.9
+    assert ScoreJob.load({**JOB, "bundle": {"cascade": ["a", "b"]}}).agreement == 0.99
+    assert (loaded().bundles, loaded().agreement) == ({"bundle": "/runs/one/bundle"}, None)
+
+
+@pytest.mark.parametrize(
+    ("bundle", "path", "allowed"),
+    [
+        (
+            {"cascade": ["a"]},
+            "bundle.cascade",
+            "must be two bundles: the small one, then the large one",
+        ),
+        (
+            {"cascade": ["a", "b", "c"]},
+            "bundle.cascade",
+            "must be two bundles: the small one, then the large one",
+        ),
+        ({"cascade": ["a", ""]}, "bundle.cascade.1", "must have at least 1 item"),
+        ({"cascade": ["a", "b"], "agreement": 1}, "bundle.agreement", "must be less than 1"),
+        ({"cascade": ["a", "b"], "agreement": 0.5}, "bundle.agreement", "must be greater than 0.5"),
+        ({"cascade": ["a", "b"], "agrees": 0.9}, "bundle.agrees", "is not a field of the job file"),
+        ({"agreement": 0.9}, "bundle.cascade", "is required"),
+        (["a", "b"], "bundle", "must be text"),
+    ],
+)
+def test_cascades_with_mistakes_are_refused(bundle, path, allowed):
+    (problem,) = refused(job={**JOB, "bundle": bundle})
+    assert (problem.path, problem.allowed) == (path, allowed)
+    if path == "bundle.agrees":
+        assert problem.remedy == "Did you mean agreement?"
+
+
+def test_a_cascades_table_depends_on_its_promise():
+    settings = ScoreJob.load(CASCADE).settings("aa+bb", TRAINED)
+    assert (settings["bundle"], settings["bundle.agreement"]) == ("aa+bb", 0.95)
+    assert of(ScoreJob.load(CASCADE, ["bundle.agreement=0.9"])) != of(ScoreJob.load(CASCADE))
 
 
 # ------------------------------------------------------------------ workers

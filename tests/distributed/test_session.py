@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from conftest import environment
 
+from clftask.config.score import ScoreWorkersSpec
 from clftask.config.train import ScalingSpec
 from clftask.distributed import session
 from clftask.distributed.auth import authenticate, ensure_token
@@ -94,6 +95,30 @@ def test_a_range_takes_no_more_than_there_is_work_for():
         3, False, 2, least=1
     )
     assert str(WorkerPlan(3, False, 2, least=1)) == "1 to 3 CPU workers, 2 CPUs each"
+
+
+@pytest.mark.parametrize(
+    ("share", "workers", "cpus", "room"),
+    [(0.5, 8, 1.0, 8), (0.25, 16, 0.5, 16), (0.4, 8, 1.0, 8), (0.7, 4, 2.0, 4), (1.0, 4, 2.0, 4)],
+)
+def test_workers_of_a_scoring_job_share_gpus(share, workers, cpus, room):
+    """A share is of one GPU: four GPUs have room for eight workers with 0.4 of one, not for ten."""
+    assert GPU_NODE.num_shares(share) == room
+    spec = {"workers": workers, "gpus_per_worker": share, "cpus_per_worker": cpus}
+    found = plan(ScoreWorkersSpec(**spec), GPU_NODE)
+    assert found == WorkerPlan(workers, True, cpus, gpu_share=share)
+    assert found.gpus == share
+    more = ScoreWorkersSpec(**spec | {"workers": workers + 1, "use_gpu": True})
+    with pytest.raises(ConfigError, match=r"^scaling\.use_gpu: needs .*GPU"):
+        plan(more, GPU_NODE)
+    elastic = plan(ScoreWorkersSpec(**spec | {"workers": (1, 99)}), GPU_NODE)
+    assert (elastic.workers, elastic.gpus) == (workers, share)
+
+
+def test_a_share_of_a_gpu_is_told_and_not_used_on_cpus():
+    assert str(WorkerPlan(2, True, 4.0, gpu_share=0.5)) == "2 GPU workers, 0.5 GPUs and 4 CPUs each"
+    found = plan(ScoreWorkersSpec(workers=2, gpus_per_worker=0.5), LAPTOP)
+    assert (found.use_gpu, found.gpus, str(found)) == (False, 0.0, "2 CPU workers, 4 CPUs each")
 
 
 def test_machines_that_join_make_room_for_more():

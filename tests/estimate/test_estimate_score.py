@@ -24,12 +24,13 @@ from clftask.data.readers.base import Source
 from clftask.distributed.session import connected
 from clftask.errors import ConfigError, DataError
 from clftask.estimate.measure import Range, Workers, as_worker, check_device, within
-from clftask.estimate.score import ScoreEstimate, _sample, estimate, places
+from clftask.estimate.score import ScoreEstimate, _sample, estimate
 from clftask.models import bundle
 from clftask.models.predictor import Scorer
 from clftask.scoring import plan as planning
 from clftask.scoring.manifest import Piece, Shard
 from clftask.scoring.plan import Planned
+from clftask.scoring.sample import places
 from clftask.scoring.worker import Done, ScoreWork, ShardScorer
 
 ONE = Workers(count=1, cpus=1)

@@ -47,7 +47,7 @@ def fnet_bundle(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> st
 
 def agreed(world: World, **settings: Any) -> Precision:
     job = ScoreJob.load(world.document | settings)
-    return agree(job, world.meta, planning.plan(job, world.meta).plan, "cpu")
+    return agree(job, planning.plan(job, world.meta).plan, "cpu")
 
 
 def test_bf16_that_decides_as_fp32_is_used(tmp_path, make_bundle, fast_bf16):

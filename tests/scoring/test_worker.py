@@ -43,16 +43,16 @@ def test_a_second_call_reads_while_the_first_computes_and_computes_after_it(worl
             yield rows
 
     scorer = ShardScorer(work, world.scorer, read)
-    probabilities = scorer._probabilities
+    answers = scorer._answers
 
     def waiting(ready):
         if ready.rows.shard.index == 1:
             second.start()
             assert was_read.wait(WAIT_S)
         computed.append(ready.rows.shard.index)
-        return probabilities(ready)
+        return answers(ready)
 
-    monkeypatch.setattr(scorer, "_probabilities", waiting)
+    monkeypatch.setattr(scorer, "_answers", waiting)
     found: list[Any] = []
     second = Thread(target=lambda: found.extend(scorer.run(shards[2:])))
     first = list(scorer.run(shards[:2]))
@@ -68,7 +68,7 @@ def test_a_part_that_another_run_stores_meanwhile_is_not_computed(world, monkeyp
     list(ShardScorer(work, world.scorer).run(shards))
     scorer = ShardScorer(work, world.scorer)
     monkeypatch.setattr(scorer.store, "stored_parts", set)
-    monkeypatch.setattr(scorer, "_probabilities", lambda ready: pytest.fail("computed"))
+    monkeypatch.setattr(scorer, "_answers", lambda ready: pytest.fail("computed"))
     assert [(done.shard, done.is_new) for done in scorer.run(shards)] == [(0, False), (1, False)]
 
 
@@ -106,4 +106,6 @@ def test_storage_is_asked_by_the_reader(world, monkeypatch):
     scorer = ShardScorer(work, world.scorer)
     ready = list(scorer._read(shards))
     monkeypatch.setattr(storage, "exists", lambda path: pytest.fail("asked"))
-    assert [scorer._score(item, 0).probabilities.shape for item in ready] == [(10, 3)] * 2
+    assert [scorer._score(item, 0).answers.outcome.probabilities.shape for item in ready] == [
+        (10, 3)
+    ] * 2

@@ -50,7 +50,10 @@ class Decision(Spec):
 
     def apply(self, logits: Floats, task: Task) -> Outcome:
         """Return the outcome of the bundle's logits."""
-        probabilities = self.probabilities(logits, task)
+        return self.outcome(self.probabilities(logits, task), task)
+
+    def outcome(self, probabilities: Float32, task: Task) -> Outcome:
+        """Return the outcome of calibrated probabilities."""
         sets = None if self.sets is None else self.sets.of(probabilities)
         return Outcome(probabilities, self.decide(probabilities, task), sets)
 

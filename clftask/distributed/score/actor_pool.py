@@ -21,8 +21,8 @@ from clftask.distributed.ray_errors import is_node_loss, reason_of
 from clftask.distributed.score.dispatcher import Dispatcher
 from clftask.errors import AccessError, ClftaskError, ConfigError, DataError, JobError, Problem
 from clftask.io.tempdirs import temporary_folder
-from clftask.models import bundle
-from clftask.scoring.manifest import Precision, ScoreTableStore, Shard
+from clftask.models.cascade import as_one, fetch, open_bundles
+from clftask.scoring.manifest import Agreement, ScoreTableStore, Shard
 from clftask.scoring.worker import Done, Failure, ScoreWork
 
 MAX_DEATHS = 3  # per worker, while no worker is busy
@@ -40,13 +40,13 @@ class ScoreActor:
     def __init__(self, work: ScoreWork, cpus: float) -> None:
         self.work, self.cpus = work, cpus
 
-    def agree(self) -> Precision | ClftaskError:
-        """Choose the precision of a new table; return a user error instead of raising it."""
-        from clftask.scoring.precision import agree
+    def agree(self) -> Agreement | ClftaskError:
+        """Choose what a new table's workers share; return a user error instead of raising it."""
+        from clftask.scoring.cascade import agree
 
         device, work = self._prepare(), self.work
         try:
-            return agree(work.job, work.meta, work.plan, device)
+            return agree(work.job, work.plan, device)
         except (ConfigError, DataError, AccessError, JobError) as error:
             return error
 
@@ -87,17 +87,16 @@ class ScoreActor:
         torch.set_num_threads(max(1, int(self.cpus)))
 
     def _open(self) -> Any:
-        from clftask.models.predictor import open_scorer
         from clftask.scoring.worker import ShardScorer
 
-        device, job = self._prepare(), self.work.job
+        device, job, plan = self._prepare(), self.work.job, self.work.plan
         with temporary_folder() as scratch:
-            folder, meta = bundle.fetch(job.bundle, scratch)
-            if meta.fingerprint != self.work.meta.fingerprint:
-                raise ConfigError(Problem("bundle", job.bundle, "changed while the job ran"))
-            precision = self.work.plan.used_precision
-            processes = num_token_processes(device, self.cpus)
-            scorer = open_scorer(folder, meta, device, precision, processes=processes)
+            found = fetch(job, scratch)
+            if as_one(job, [one.meta for one in found]).fingerprint != self.work.meta.fingerprint:
+                paths = ", ".join(job.bundles.values())
+                raise ConfigError(Problem("bundle", paths, "changed while the job ran"))
+            precision, processes = plan.used_precision, num_token_processes(device, self.cpus)
+            scorer = open_bundles(found, device, precision, plan.cascade, processes)
         _log.info("model loaded on %s in %s", device, precision)
         return ShardScorer(self.work, scorer)
 
@@ -133,7 +132,7 @@ class Pool:
     """
 
     def __init__(self, work: ScoreWork, chosen: WorkerPlan, say: Callable[[str], None]) -> None:
-        resources = {"num_cpus": chosen.cpus_per_worker, "num_gpus": int(chosen.use_gpu)}
+        resources = {"num_cpus": chosen.cpus_per_worker, "num_gpus": chosen.gpus}
         self.actor_class = ray.remote(**resources, max_concurrency=2)(ScoreActor)
         self.chosen, self.work = chosen, ray.put(work)
         self.output, self.numbers = work.job.output.path, itertools.count()
@@ -147,8 +146,8 @@ class Pool:
         self.say, self.idle_since = say, time.monotonic()
         self.looked = time.monotonic()
 
-    def agree(self, num_shards: int) -> Precision:
-        """Let the first actor choose the precision of a new table, while the others start.
+    def agree(self, num_shards: int) -> Agreement:
+        """Let the first actor choose what a new table's workers share, while the others start.
 
         Raises:
             ClftaskError: The user error that the actor found.
@@ -162,7 +161,7 @@ class Pool:
             try:
                 while not ray.wait([reference], timeout=POLL_S)[0]:
                     self._report_waiting()
-                found: Precision | ClftaskError = ray.get(reference)
+                found: Agreement | ClftaskError = ray.get(reference)
             except Exception as error:  # the actor died, or its node
                 self._remove(self.created.pop(0), error)
                 continue

@@ -28,8 +28,8 @@ from clftask.errors import (
 )
 from clftask.io.tempdirs import temporary_folder
 from clftask.messages import are, counted
-from clftask.models import bundle
 from clftask.models.bundle_meta import BundleMeta
+from clftask.models.cascade import as_one, fetch
 from clftask.models.precision import check_precision
 from clftask.scoring import plan as planning
 from clftask.scoring.manifest import Counts, Manifest, PartEntry, ScoreTableStore, Shard
@@ -53,7 +53,7 @@ def score(job: ScoreJob, say: Callable[[str], None], show: Show) -> ScoreResult:
         JobError: Shards failed, or too many rows are bad; the same job resumes.
     """
     started = time.perf_counter()
-    meta = checked_bundle(job.bundle)
+    meta = checked_bundle(job)
     planned = planning.plan(job, meta)
     done = ScoreTableStore(job.output.path).manifest()
     if done is not None and not planned.missing:
@@ -78,13 +78,16 @@ def _score_missing(
         check_precision(job.precision, chosen.use_gpu, "precision")
         _check_begun(planned, chosen)
         with Pool(ScoreWork(job, planned.plan, meta), chosen, say) as pool:
-            if planned.is_new and planned.plan.precision is None:
-                precision = pool.agree(len(planned.missing))
-                planned = replace(planned, plan=planned.plan.agreed(precision))
-            # If another run was first, its plan and its precision are used.
+            if planned.is_new and not planned.plan.is_agreed:
+                found = pool.agree(len(planned.missing))
+                agreed = planned.plan.agreed(found.precision, found.cascade)
+                planned = replace(planned, plan=agreed)
+            # If another run was first, its plan with its precision is used.
             run = ScoreRun(job, meta, planning.create(job, meta, planned), exporter)
             used = run.plan.precision or run.plan.used_precision
             say(f"output {job.output.path}: {chosen}; {used}")
+            if run.plan.cascade is not None:
+                say(f"cascade: {run.plan.cascade}")
             with _mid_job():
                 pool.use(ScoreWork(job, run.plan, meta))
                 run.score(exporter.watching(pool), chosen.most)
@@ -117,10 +120,10 @@ def _mid_job() -> Iterator[None]:
         raise JobError(*error.problems) from None
 
 
-def checked_bundle(path: str) -> BundleMeta:
-    """Check that a bundle is complete and return its `clftask.json`."""
+def checked_bundle(job: ScoreJob) -> BundleMeta:
+    """Check that a job's bundles are complete and fit each other; return their metadata as one."""
     with temporary_folder() as scratch:
-        return bundle.fetch(path, scratch)[1]
+        return as_one(job, [found.meta for found in fetch(job, scratch)])
 
 
 def _result(
@@ -144,6 +147,8 @@ def _result(
         precision=manifest.precision.used if manifest.precision else "",
         agreement=manifest.precision.agreement if manifest.precision else None,
         precision_note=str(manifest.precision or ""),
+        answered_by=counts.answered_by,
+        cascade=manifest.cascade,
     )
 
 
@@ -278,6 +283,7 @@ class ScoreRun:
             parts=tuple(parts),
             seconds=round(seconds, 3),
             precision=self.plan.precision,
+            cascade=self.plan.cascade,
         )
         return manifest, bad_in
 

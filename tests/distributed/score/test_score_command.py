@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from cascades import noisy_copy
 from conftest import S3Process, environment, free_ports, own_processes
 from proxy import Unwilling, between
 from pyarrow import parquet
@@ -67,6 +68,10 @@ def document(bundle: str, place: str, name: str = "csv") -> dict[str, Any]:
     }
 
 
+def meta_of(folder: str) -> dict[str, Any]:
+    return storage.read_json(f"{folder}/clftask.json", "")
+
+
 def run(job: dict[str, Any], *overrides: str, show: Any = None) -> ScoreResult:
     return score(ScoreJob.load(job, overrides), lambda line: None, show or (lambda record: None))
 
@@ -99,6 +104,24 @@ def test_scores_from_s3_to_s3(ray_cluster, job):
     assert seen[-1]["rows"] == seen[-1]["total"] == 500
     again = run(job)
     assert (again.shards_skipped, again.rows_in) == (21, 500)
+
+
+def test_one_limit_is_fitted_for_a_cascade_and_kept(ray_cluster, job, tiny_bundle, tmp_path):
+    small, lines = noisy_copy(tiny_bundle, tmp_path / "small", std=1e-4), []
+    job["bundle"] = {"cascade": [small, tiny_bundle], "agreement": 0.6}
+    result = score(ScoreJob.load(job), lines.append, lambda record: None)
+    assert_complete(job)
+    plan, manifest = (storage.read_json(f"{job['output']['path']}/{name}", "")
+                      for name in ("_plan.json", "_manifest.json"))  # fmt: skip
+    assert plan["cascade"] == manifest["cascade"] == result.cascade.dump()
+    assert result.cascade.limit is not None
+    assert sum(result.answered_by.values()) == 500
+    assert result.answered_by["small"] > 150
+    assert lines.count(f"cascade: {result.cascade}") == 1
+    again = run(job)
+    assert (again.shards_skipped, again.answered_by) == (21, result.answered_by)
+    both = [meta_of(folder)["fingerprint"] for folder in (small, tiny_bundle)]
+    assert manifest["bundle"] == plan["settings"]["bundle"] == "+".join(both)
 
 
 def test_one_precision_is_agreed_for_a_table_and_kept(ray_cluster, job):

@@ -1,0 +1,114 @@
+"""Two bundles as one scorer: what they must share, and who answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from toy_scorers import META, NAMES, TEXTS
+
+from clftask.components.decision.cascade import CascadeLimit, certainty
+from clftask.components.decision.conformal import SetRule
+from clftask.components.text import TextRecipe
+from clftask.config.score import ScoreJob
+from clftask.errors import ConfigError
+from clftask.models.bundle_meta import BundleMeta
+from clftask.models.cascade import CascadeScorer, as_one, fetch, open_bundles
+
+
+def job(small: str = "/a", large: str = "/b", **text: Any) -> ScoreJob:
+    given = {"cascade": [small, large]}
+    return ScoreJob.load(
+        {"bundle": given, "input": {"path": "/in", **text}, "output": {"path": "/out"}}
+    )
+
+
+def meta(fingerprint: str, **fields: Any) -> BundleMeta:
+    return META.model_copy(update={"fingerprint": fingerprint, **fields})
+
+
+def some_limit(limit: float) -> CascadeLimit:
+    return CascadeLimit(promised=0.9, limit=limit, rows=1, answered=1, agreed=1)
+
+
+def test_the_table_is_that_of_the_large_bundle_with_both_fingerprints():
+    small, large = meta("aa"), meta("bb", max_length=16)
+    found = as_one(job(), [small, large])
+    assert (found.fingerprint, found.max_length, found.small) == ("aa+bb", 16, small)
+    assert as_one(job(), [large]) == large
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"fingerprint": "bb"}, "names the same bundle twice"),
+        ({"task": "multilabel"}, "the small bundle is multilabel, the large one multiclass"),
+        ({"label_names": NAMES[::-1]}, "the bundles have the same labels in another order"),
+        (
+            {"label_names": (*NAMES[:2], "new", "x")},
+            "2 labels only in the small one (new, x), 1 label only in the large one (größe)",
+        ),
+        (
+            {"text": TextRecipe(text=("title", "text"))},
+            r"the small bundle reads title'\n\n'text, the large one text",
+        ),
+        (
+            {"decision": META.decision.model_copy(
+                update={"sets": SetRule(coverage=0.9, threshold=0.1)})},
+            "only one of the bundles has prediction sets",
+        ),
+    ],
+)  # fmt: skip
+def test_bundles_that_do_not_fit_are_refused(fields, expected):
+    with pytest.raises(ConfigError) as caught:
+        as_one(job(), [meta("aa").model_copy(update=fields), meta("bb")])
+    (problem,) = caught.value.problems
+    assert problem.path == "bundle.cascade"
+    assert expected in str(problem).replace("\\\\n", "\\n")
+
+
+def test_all_differences_are_named_at_once_and_the_job_can_set_the_text():
+    small = meta("aa", label_names=NAMES[::-1], text=TextRecipe(text=("title",), separator=" "))
+    with pytest.raises(ConfigError) as caught:
+        as_one(job(), [small, meta("bb")])
+    assert len(caught.value.problems) == 2
+    with pytest.raises(ConfigError) as caught:
+        as_one(job(text="body"), [small, meta("bb")])
+    assert len(caught.value.problems) == 1  # the separator of one column does not matter
+
+
+@pytest.mark.parametrize(("task", "paired"), [("multiclass", False), ("multilabel", True)])
+def test_each_row_is_that_of_the_bundle_that_answers(make_bundle, tmp_path, task, paired):
+    given = {"task": task, "text_pair": "other" if paired else None}
+    paths = make_bundle(**given, threshold=0.3), make_bundle(**given, head="mlp")
+    found = fetch(job(*paths), str(tmp_path))
+    texts = pa.chunked_array([pa.array([*TEXTS, *TEXTS[:3]], pa.large_string())])
+    pairs = texts if paired else None
+    small, large = (open_bundles([one], "cpu", "fp32") for one in found)
+    first, second = (one.answers(one.tokenise(texts, pairs)) for one in (small, large))
+    sure = certainty(first.outcome.probabilities, small.meta.decision, task)
+    limit = some_limit(float(np.median(sure)))
+
+    both = open_bundles(found, "cpu", "fp32", limit)
+    assert isinstance(both, CascadeScorer)
+    tokens = both.tokenise(texts, pairs)
+    answers = both.answers(tokens)
+    by_small = sure >= limit.limit
+    assert 0 < by_small.sum() < len(texts)
+    assert answers.by_small.tolist() == by_small.tolist()
+    for mixed, own, other in zip(answers.outcome, first.outcome, second.outcome, strict=True):
+        if mixed is not None:
+            wanted = np.where(by_small[:, None], own, other)
+            np.testing.assert_allclose(mixed, wanted, atol=1e-5)
+    assert answers.is_truncated.tolist() == first.is_truncated.tolist()
+    few = both.answers(tokens.slice(2, 4))
+    assert few.by_small.tolist() == by_small[2:6].tolist()
+
+    nobody, all_ = CascadeLimit(promised=0.9), some_limit(0.0)
+    assert (
+        open_bundles(found, "cpu", "fp32", nobody).answers(large.tokenise(texts, pairs)).by_small
+        is None
+    )
+    assert open_bundles(found, "cpu", "fp32", all_).answers(tokens).by_small.all()
