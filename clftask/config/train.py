@@ -117,6 +117,7 @@ class TrainingSpec(Spec):
     metric: str = "micro_f1"
     keep_checkpoints: int = Field(2, ge=0)
     deterministic: bool = False
+    compile: bool | Literal["auto"] = "auto"
     hf: TrainerArguments = TrainerArguments()
 
     @property

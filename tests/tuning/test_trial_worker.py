@@ -23,12 +23,11 @@ from clftask.tuning.trial_store import Evaluation, Trial, TrialStore
 from clftask.tuning.trial_worker import (
     Attempt,
     Stopped,
-    _shipped,
     attempt,
     fail,
-    publish_winner,
     replay_evaluations,
 )
+from clftask.tuning.winner import _shipped, publish_winner
 
 
 class Listener:
