@@ -66,7 +66,7 @@ class Compiling(TrainerCallback):  # type: ignore[misc]
         if self.wanted != "auto" or self.num_steps == LAST or device not in PAYS_S:
             return
         self.num_steps += 1
-        if self.num_steps in (FIRST, LAST):
+        if device == "cuda" and self.num_steps in (FIRST, LAST):
             torch.cuda.synchronize()
         if self.num_steps > FIRST:
             self.seconds += time.perf_counter() - self.began

@@ -22,6 +22,7 @@ from clftask import logs
 from clftask.distributed.actor_names import named
 from clftask.distributed.tune.placement import Slots
 from clftask.errors import StorageError
+from clftask.training.collectives import abort
 from clftask.tuning.trial_worker import reason_of
 
 LAST_WORDS_S = 5.0
@@ -114,7 +115,8 @@ class Group:
                         os._exit(1)
                 else:
                     if reason and not self.is_closed:
-                        abort()
+                        with logs.errors_logged("the trial's workers cannot be stopped"):
+                            abort()
 
         threading.Thread(target=run, args=[tasks], daemon=True).start()
 
@@ -163,15 +165,6 @@ def _join(address: str, rank: int, world: int, device: str, cpus: float) -> None
     torch.distributed.init_process_group(
         backend, init_method=address, rank=rank, world_size=world, timeout=COLLECTIVE_TIMEOUT
     )
-
-
-def abort() -> None:
-    """Let the collectives of this process fail, whatever thread waits in them."""
-    import torch.distributed as dist
-
-    with logs.errors_logged("the trial's process group cannot be aborted"):
-        assert dist.group.WORLD is not None
-        dist.group.WORLD.abort()
 
 
 def _free_port() -> int:
