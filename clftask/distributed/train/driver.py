@@ -205,7 +205,6 @@ def worker_loop(config: dict[str, Any]) -> None:
         ClftaskError: Also stored in the progress actor, so that restarts return at once.
     """
     garbage.collect_rarely()
-    import ray
     import ray.train
     import torch
 
