@@ -44,12 +44,6 @@ def _gloo(world: dist.ProcessGroup) -> dist.ProcessGroup:
     return found
 
 
-def abort() -> None:
-    """Let the collectives of this worker fail, whichever thread waits in them."""
-    if dist.group.WORLD is not None:
-        dist.group.WORLD.abort()
-
-
 def is_lost_connection(reason: str) -> bool:
     """Return whether a worker failed because it lost the connection to another one.
 

@@ -51,32 +51,3 @@ def test_the_first_workers_value_reaches_the_other_and_a_death_is_seen(tmp_path)
     for backend, is_default in (("gloo", True), ("cpu:gloo", False)):
         found = json.loads((tmp_path / f"{backend}.json").read_text())
         assert found == {**both, "default": is_default}, backend
-
-
-# The second worker lives, but never comes; a thread of the first one ends the wait.
-ABORTED = """
-import json, os, sys, threading, time
-import torch.distributed as dist
-from clftask.training import collectives
-
-rank = 0 if os.fork() else 1
-path = f"{sys.argv[1]}/aborted"
-dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=2)
-if rank == 1:
-    time.sleep(60)
-    os._exit(0)
-threading.Timer(0.5, collectives.abort).start()
-try:
-    dist.barrier()
-    found = "no error"
-except Exception as error:
-    found = collectives.is_lost_connection(f"{type(error).__name__}: {error}")
-with open(f"{path}.json", "w") as file:
-    json.dump(found, file)
-os._exit(0)
-"""
-
-
-def test_a_worker_that_waits_for_another_can_be_stopped(tmp_path):
-    subprocess.run([sys.executable, "-c", ABORTED, str(tmp_path)], check=True, timeout=40)
-    assert json.loads((tmp_path / "aborted.json").read_text()) is True

@@ -66,7 +66,7 @@ def assert_same(found: Recorder, expected: Recorder) -> None:
     assert [r["eval_loss"] for r in found.evaluations()] == pytest.approx(metrics, abs=1e-5)
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("checkpointing", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_compiled_layers_train_the_same_model_and_leave_no_trace(make_calm, tracer, checkpointing):
     hf = {"gradient_checkpointing": checkpointing, "logging_steps": 1}
     plain, compiled = (make_calm(f"compile-{c}", epochs=2, compile=c, hf=hf) for c in (False, True))

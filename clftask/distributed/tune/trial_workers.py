@@ -22,7 +22,6 @@ from clftask import logs
 from clftask.distributed.actor_names import named
 from clftask.distributed.tune.placement import Slots
 from clftask.errors import StorageError
-from clftask.training.collectives import abort
 from clftask.tuning.trial_worker import reason_of
 
 LAST_WORDS_S = 5.0
@@ -103,6 +102,7 @@ class Group:
         If another worker dies, this process exits. If one fails, the collective in which this
         process waits for it raises an error.
         """
+        of_task = dict(zip(tasks, self.members, strict=True))
 
         def run(tasks: list[Any]) -> None:
             while tasks:
@@ -115,10 +115,19 @@ class Group:
                         os._exit(1)
                 else:
                     if reason and not self.is_closed:
-                        with logs.errors_logged("the trial's workers cannot be stopped"):
-                            abort()
+                        self._leave(of_task[done])
 
         threading.Thread(target=run, args=[tasks], daemon=True).start()
+
+    def _leave(self, failed: Any) -> None:
+        """End the collectives with a worker that failed."""
+        import torch.distributed as dist
+
+        ray.kill(failed)  # gloo sees that its connection is closed
+        if self.device == "cuda":  # NCCL does not
+            with logs.errors_logged("the trial's process group cannot be aborted"):
+                assert dist.group.WORLD is not None
+                dist.group.WORLD.abort()
 
     def run(self, task: WorkerTask) -> Any:
         """Run a task on all workers; return the first worker's result, or raise its error."""
