@@ -154,6 +154,7 @@ COUNTERPARTS = _table(
             "fp16_backend mixed_precision torch_dtype dtype"
         ): ("training.precision", "It is auto, fp32, bf16 or fp16."),
         "full_determinism": ("training.deterministic", ""),
+        "torch_compile": ("training.compile", "It is auto, true or false."),
         "metric_for_best_model greater_is_better load_best_model_at_end": (
             "training.metric",
             "The best checkpoint is always loaded at the end; the direction follows from the "
@@ -219,7 +220,7 @@ COUNTERPARTS = _table(
         ),
         "threshold": ("decision.threshold", ""),
         (
-            "neftune_noise_alpha liger_kernel_config use_liger_kernel torch_compile "
+            "neftune_noise_alpha liger_kernel_config use_liger_kernel "
             "torch_compile_backend torch_compile_mode torch_empty_cache_steps jit_mode_eval "
             "use_ipex debug past_index"
         ): ("", "It is not supported: remove it."),

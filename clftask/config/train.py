@@ -122,6 +122,7 @@ class TrainingSpec(Spec):
     deterministic: bool = False
     layer_decay: float | None = Field(None, gt=0, lt=1)
     gradient_checkpointing: bool = False
+    compile: bool | Literal["auto"] = "auto"
     hf: TrainerArguments = TrainerArguments()
 
     @property

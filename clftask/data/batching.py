@@ -44,6 +44,11 @@ class Limit:
         """Return the limit of a job's `micro_batch_size` on a device, cpu or cuda."""
         return cls(tokens=MICRO_TOKENS[device]) if wanted == "auto" else cls(wanted)
 
+    def halved(self) -> Limit:
+        """Return half the limit, at least one model input."""
+        inputs = None if self.inputs is None else max(1, self.inputs // 2)
+        return Limit(inputs, None if self.tokens is None else self.tokens // 2)
+
     def allows(self, inputs: int, width: int) -> bool:
         """Tell whether a micro batch of this size is allowed."""
         is_short = self.tokens is None or inputs * width <= self.tokens

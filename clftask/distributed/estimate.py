@@ -11,7 +11,8 @@ from clftask.config.tune import TuneJob
 from clftask.distributed.capacity import capacity, plan
 from clftask.distributed.score.driver import checked_bundle
 from clftask.distributed.session import connected
-from clftask.distributed.tune.driver import check_room, read_all
+from clftask.distributed.tune.driver import check_room, read
+from clftask.distributed.tune.validation import check_trials
 from clftask.estimate.measure import Say, Workers, check_device
 from clftask.io import storage
 from clftask.models.precision import check_precision
@@ -64,13 +65,13 @@ def estimate_tune(job: TuneJob, say: Say) -> TuneEstimate:
         run_dir.same_job(run, job)
     if storage.exists(storage.join(run.path, run_dir.RESULT)):
         return TuneEstimate(run.path)
-    tokenizers, prepared = read_all(job, run)
+    prepared, tokenizers = read(job, run), check_trials(job)
     num_labels = len(prepared.space.names)
     with connected(say):
         chosen = check_room(job, num_labels)
         workers = Workers(chosen.workers, chosen.cpus, chosen.gpus)
         check_device(workers, job.train.scaling.use_gpu, "train.scaling.use_gpu")
-        importlib.import_module(TUNE_WORKER)  # as the job's driver does
+        importlib.import_module("clftask.distributed.tune.search")  # as the job's driver does
         start_s, worker_s = time.perf_counter() - began, worker_start_s(TUNE_WORKER)
     need = needed_bytes(job, chosen.concurrency, num_labels)
     known = TrialStore(run.path).all() if run.exists else []

@@ -18,7 +18,8 @@ from clftask.estimate.measure import Clock
 from clftask.io.tempdirs import temporary_folder
 from clftask.training.worker import Work, build_trainer
 from clftask.tuning.trial_store import Evaluation, Trial, TrialStore
-from clftask.tuning.trial_worker import publish_winner, reason_of
+from clftask.tuning.trial_worker import reason_of
+from clftask.tuning.winner import publish_winner
 
 NUM_STEPS, MIN_STEPS, LIMIT_S = 6, 3, 30.0  # per epoch of two; the limits of slow training
 TRAIN_ROWS, HELD_OUT_ROWS = 4_000, 500

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
@@ -33,6 +34,21 @@ def unless_out_of_memory(
     if torch.cuda.is_available():  # outside the handler, which holds the tensors of the call
         torch.cuda.empty_cache()
     return None
+
+
+def release() -> None:
+    """Free the memory of models that are no longer used."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def limit_to(share: float) -> None:
+    """Limit this process to its share of the GPU, so that others do not run out of memory.
+
+    A tenth is left for what CUDA itself needs in each process.
+    """
+    torch.cuda.set_per_process_memory_fraction(0.9 * share)
 
 
 # torch has a class of its own for errors of a GPU since 2.8, but none for those of its libraries.

@@ -25,6 +25,7 @@ from clftask.messages import counted, first_line
 from clftask.models import bundle
 from clftask.models.answers import Answers
 from clftask.models.bundle_meta import BundleMeta
+from clftask.models.compiling import compile_layers, uncompile
 from clftask.models.loading import output_layer, quiet_loading
 from clftask.models.memory import is_device_failure, is_out_of_memory
 from clftask.models.padding import depends_on_padding, least_width
@@ -310,16 +311,12 @@ class Scorer:
     def compile(self, sample: pa.Table) -> bool:
         """Compile the model's layers; return whether it succeeded. Takes about a minute.
 
-        All layers share one compiled code, which is several times faster to make than that of the
-        model. torch compiles at the first call, and again for shapes that it did not foresee; after
-        an error, then or later, the model runs as it is.
+        After an error, then or later, the model runs as it is.
 
         Args:
             sample: Tokens for the first call.
         """
-        self.compiled = _layers(self.model)
-        for layer in self.compiled:
-            layer.compile(dynamic=True)
+        self.compiled = compile_layers(self.model)
         began = time.perf_counter()
         self.logits(sample)
         if self.is_compiled:
@@ -328,20 +325,9 @@ class Scorer:
 
     def _stop_compiling(self, error: Exception) -> None:
         """Run the model as it is: no C++ compiler, an unsupported operation, …"""
-        for layer in self.compiled:
-            layer._compiled_call_impl = None  # torch has no public way back
+        uncompile(self.compiled)
         self.compiled = []
         _log.warning("the model runs without torch.compile: %s", first_line(error))
-
-
-def _layers(model: torch.nn.Module) -> list[torch.nn.Module]:
-    """Return the layers of the encoder: the largest list of modules; without any, the model."""
-    lists = [[*m] for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m)]
-    return max(lists, key=_num_weights, default=[model])
-
-
-def _num_weights(modules: list[torch.nn.Module]) -> int:
-    return sum(p.numel() for module in modules for p in module.parameters())
 
 
 def _chunk(column: Any, start: int) -> Any:

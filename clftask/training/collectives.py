@@ -49,9 +49,10 @@ def is_lost_connection(reason: str) -> bool:
 
     Args:
         reason: The error's type and text. torch 2.13 has no class for this error: gloo raises a
-            RuntimeError whose text depends on the platform, so every RuntimeError counts.
+            RuntimeError whose text depends on the platform, so every RuntimeError counts. NCCL
+            raises a DistBackendError.
     """
-    return reason.startswith("RuntimeError")
+    return reason.startswith(("RuntimeError", "DistBackendError"))
 
 
 def is_collective(error: Exception) -> bool:

@@ -22,11 +22,7 @@ import torch
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from clftask.array_types import Float32
-from clftask.components.decision.calibration import probabilities_of
-from clftask.components.decision.decision import Decision
-from clftask.components.decision.thresholds import best_global_threshold
 from clftask.components.labels import LabelSpace, multi_hot
-from clftask.components.metrics import compute
 from clftask.config.train import TrainJob
 from clftask.data.batching import (
     EpochLoader,
@@ -42,8 +38,10 @@ from clftask.models.memory import is_device_failure, is_out_of_memory, unless_ou
 from clftask.models.padding import least_width
 from clftask.models.weights import load_weights, save_weights
 from clftask.training.collectives import all_agree, broadcast_from_first
+from clftask.training.compiling import Compiling
 from clftask.training.inference import Inference, row_too_large
 from clftask.training.parameter_groups import parameter_groups
+from clftask.training.validation import validation_metrics
 
 WEIGHTS = "model.safetensors"
 NUM_TRIED = 4  # rows
@@ -86,6 +84,9 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         self.inference = Inference(self.model, tokenizer, job, args, names)
         self.note: Callable[[str], None] = _log.warning  # receives what a user should know
         self.is_uploading: Callable[[], bool] = lambda: False  # a checkpoint
+        notes, trial = lambda line: self.note(line), self.precision_failure
+        self.compiling = Compiling(self.model, args, job.training, trial, notes)
+        self.add_callback(self.compiling)
         self.rows_seen = 0
         self.fallback = ""  # why fp32 replaces a faster precision
 
@@ -132,7 +133,10 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         """Train; on a GPU, first find micro batches that fit into its memory."""
         if self.args.device.type == "cuda":
             self.fit_memory()
-        return super().train(*args, **options)
+        try:
+            return super().train(*args, **options)
+        finally:
+            self.compiling.stop()
 
     def fit_memory(self) -> None:
         """Try a step of the longest rows; halve the micro batches until it fits on all workers.
@@ -187,13 +191,14 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
     ) -> torch.Tensor:
         """Run the forward and backward passes of one step; DDP syncs gradients in the last.
 
-        If a micro batch does not fit into memory, the step begins again with smaller ones.
+        If a micro batch does not fit into memory, the step begins again with smaller ones; if
+        compiled layers fail, without these.
         """
         model.train()
         self.rows_seen += num_global_rows(inputs, self.args.world_size)
         while True:
             parts = [part for micro in inputs for part in self.batches.within_limit(micro)]
-            total = self._step(model, parts)
+            total = self.compiling.unless_it_fails(self._step, model, parts)
             if total is not None:
                 return total
             model.zero_grad(set_to_none=True)
@@ -311,34 +316,16 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         logits = self.logits_of("validation")
         metrics: dict[str, float] = {}
         if logits is not None:
-            metrics = {f"eval_{k}": v for k, v in self._validation_metrics(logits).items()}
+            targets = self.targets_of("validation")
+            found = {"loss": self.mean_loss("validation", logits)}
+            found |= validation_metrics(self.job, self.space, logits, targets)
+            metrics = {f"eval_{k}": v for k, v in found.items()}
         metrics = broadcast_from_first(metrics)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
         )
         return metrics
-
-    def _validation_metrics(self, logits: Float32) -> dict[str, float]:
-        """Return the job's metric, micro- and macro-F1 and the loss, at the best threshold.
-
-        With a fixed threshold, the F1 of a multilabel model would be 0 for the first epochs,
-        and early stopping would end the run.
-        """
-        targets = self.targets_of("validation")
-        probabilities = probabilities_of(logits, self.space.task)
-        decision = Decision()
-        if self.space.task == "multilabel":
-            threshold = best_global_threshold(probabilities, targets, self.job.average)
-            decision = Decision(threshold=threshold)
-        decided = decision.decide(probabilities, self.space.task)
-        names = list(dict.fromkeys(["micro_f1", "macro_f1", self.job.training.metric]))
-        names = [name for name in names if name != "loss"]
-        positive = self.space.positive_index
-        found = compute(probabilities, decided, targets, self.space.task, names, positive)
-        # A young model may predict no label at all: its undefined macro average must not win.
-        defined = {name: float(np.nan_to_num(value)) for name, value in found.items()}
-        return {"loss": self.mean_loss("validation", logits), **defined}
 
     def mean_loss(self, split: str, logits: Float32) -> float:
         """Return the mean training loss of a split, given its logits; row weights do not count."""
@@ -368,7 +355,8 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
 
         Unless `is_exact`, they are computed in the training's precision.
         """
-        return self.inference.logits(self.tables[split], is_exact)
+        with self.compiling.paused():
+            return self.inference.logits(self.tables[split], is_exact)
 
     def precision_failure(self) -> str:
         """Try a step on a few rows; return why it fails in this precision, "" if it works."""

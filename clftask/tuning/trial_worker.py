@@ -14,14 +14,11 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from transformers import TrainerCallback
 
 from clftask.components.search.goal import Goal
-from clftask.config.results import Shipped
-from clftask.config.train import TrainingSpec, TrainJob
 from clftask.errors import ClftaskError, StorageError
 from clftask.io import filesystems, storage
 from clftask.io.strict_json import strict
@@ -29,7 +26,7 @@ from clftask.io.tempdirs import process_folder, temporary_folder
 from clftask.logs import errors_logged
 from clftask.messages import first_line
 from clftask.models.loading import find_base
-from clftask.models.memory import is_out_of_memory
+from clftask.models.memory import is_out_of_memory, release
 from clftask.training.callbacks import (
     StepSeed,
     StopOnNan,
@@ -40,7 +37,7 @@ from clftask.training.callbacks import (
 from clftask.training.checkpoints import Checkpoints
 from clftask.training.collectives import broadcast_from_first
 from clftask.training.trainer import ClassifierTrainer
-from clftask.training.worker import Work, build_trainer, evaluate, publish
+from clftask.training.worker import Work, build_trainer
 from clftask.tuning.trial_store import Evaluation, Trial, TrialStore
 
 SAVE_INTERVAL_S = 60.0
@@ -66,6 +63,7 @@ class Attempt:
         num_told: The number of its evaluations that the scheduler has received already.
         is_of_population: Whether it belongs to a PBT population: its settings change, and other
             trials may continue from its checkpoints even after its end.
+        is_halved: Whether its micro batches are half as large, since memory ran out.
     """
 
     work: Work
@@ -75,6 +73,7 @@ class Attempt:
     keeps_weights: bool
     num_told: int = 0
     is_of_population: bool = False
+    is_halved: bool = False
 
 
 def replay_evaluations(spec: Attempt, report: Report) -> None:
@@ -102,6 +101,8 @@ def replay_evaluations(spec: Attempt, report: Report) -> None:
 def attempt(spec: Attempt, report: Report, rank: int, world: int, device: str) -> Trial:
     """Run a trial to its end; every worker calls it.
 
+    If a trial of one worker runs out of memory, it is tried once more with half the micro batch.
+
     Args:
         spec: The trial.
         report: As for `replay_evaluations`; only the first worker calls it.
@@ -120,6 +121,19 @@ def attempt(spec: Attempt, report: Report, rank: int, world: int, device: str) -
     """
     if spec.trial.state != "running":
         return spec.trial
+    done = _attempt(spec, report, rank, world, device)
+    if done is None:
+        release()
+        _log.warning("out of memory: the trial begins again with half the micro batch")
+        trial = TrialStore(spec.work.run).read(spec.trial)
+        halved = dataclasses.replace(spec, trial=trial, is_halved=True)
+        done = _attempt(halved, report, rank, world, device)
+        assert done is not None
+    return done
+
+
+def _attempt(spec: Attempt, report: Report, rank: int, world: int, device: str) -> Trial | None:
+    """Run a trial to its end; return None if it shall be tried again."""
     with temporary_folder() as scratch:
         callback = TrialCallback(spec, report, rank == 0, scratch)
         try:
@@ -131,6 +145,8 @@ def attempt(spec: Attempt, report: Report, rank: int, world: int, device: str) -
         except Exception as error:  # any error: a failed trial must not end the search
             if rank != 0 or isinstance(error, StorageError):
                 raise
+            if is_out_of_memory(error) and world == 1 and not spec.is_halved:
+                return None  # outside the handler, which holds the tensors of the step
             return callback.failed(reason_of(error))
         callback.end("finished")
         return callback.trial
@@ -153,6 +169,8 @@ def _train(trial: TrialCallback, rank: int, world: int, device: str, scratch: st
     precision = spec.trial.precision if asked == "auto" else asked
     trainer = build_trainer(work, world, device, precision, scratch)
     trainer.args.save_strategy = "no"  # `TrialCallback.on_evaluate` decides when to save
+    if spec.is_halved:
+        trainer.batches.limit = trainer.batches.limit.halved()
     trial.trainer = trainer
     for callback in (StepSeed(job.seed), Stopwatch(trainer), StopOnNan(), trial):
         trainer.add_callback(callback)
@@ -329,63 +347,3 @@ class TrialCallback(TrainerCallback):  # type: ignore[misc]
         with errors_logged("the last checkpoint is not complete"):  # it no longer matters
             self.checkpoints.wait()
         return self.trial.model_copy(update={"state": state, "ended_at": round(time.time(), 3)})
-
-
-def publish_winner(
-    work: Work, job: TrainJob, trial: Trial, device: str, world: int
-) -> dict[str, Any]:
-    """Evaluate the winner's best weights on validation and test, and write its bundle.
-
-    Args:
-        work: The winner's job as trained; `run` is the search's folder.
-        job: The winner's job as exported.
-        trial: The trial whose weights are exported.
-        device: cpu or cuda.
-        world: The number of workers that trained it.
-
-    Returns:
-        The content of the bundle's `metrics.json`.
-    """
-    with temporary_folder() as scratch:
-        folder = f"{scratch}/weights"
-        storage.download(TrialStore(work.run).weights(trial), folder)
-        trainer = build_trainer(work, 1, device, "fp32", scratch)
-        trainer._load_from_checkpoint(folder)
-        last = trial.evaluations[-1]
-        found = evaluate(work, trainer)
-        training = work.job.training
-        best = trial.best(
-            Goal(metric=training.metric, greater_is_better=training.greater_is_better)
-        )
-        outcome = found.content | {
-            "epochs": last.epoch,
-            "best_step": best.step if best else None,
-            "steps": last.step,
-            "seconds": trial.seconds,
-            "workers": world,
-            "label_names": list(work.label_names),
-            "shipped": _shipped(trial, best, training).dump() if best else None,
-        }
-        exported = dataclasses.replace(work, job=job)
-        place, say = Path(scratch, "bundle"), _log.warning
-        publish(exported, trainer, found, outcome, place, _records(trial), say)
-        return outcome
-
-
-def _records(trial: Trial) -> list[dict[str, Any]]:
-    """Return a trial's evaluations in the format of `metrics.jsonl`."""
-    return [
-        {"step": e.step, "epoch": e.epoch} | {f"eval_{k}": v for k, v in e.metrics.items()}
-        for e in trial.evaluations
-    ]
-
-
-def _shipped(trial: Trial, best: Evaluation, training: TrainingSpec) -> Shipped:
-    stopping, last = training.early_stopping, trial.evaluations[-1]
-    is_stopped = trial.state == "finished" and last.epoch < training.epochs
-    return Shipped(
-        epoch=round(best.epoch, 2),
-        epochs=round(last.epoch, 2),
-        metric=training.metric,
-        patience=stopping.patience if is_stopped and stopping else None,
-    )

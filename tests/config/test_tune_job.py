@@ -295,7 +295,7 @@ def test_what_all_trials_share_is_not_searched(path: str) -> None:
     [
         ("training.learning_rat", "Did you mean learning_rate?"),
         ("training.lr", "Use training.learning_rate."),
-        ("training.unheard", "Known fields: batch_size, deterministic"),
+        ("training.unheard", "Known fields: batch_size, compile, deterministic"),
         ("modell", "Did you mean model?"),
         ("trainig.learning_rate", "Did you mean training?"),
         ("loss.gamma", "Known fields: class_weights, kind"),

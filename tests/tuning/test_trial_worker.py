@@ -12,6 +12,7 @@ import torch
 from clftask.config.results import Shipped
 from clftask.config.train import TrainingSpec, TrainJob
 from clftask.config.tune import TuneJob
+from clftask.data.batching import Limit
 from clftask.data.prepare import prepare, tokenise
 from clftask.errors import Problem, StorageError
 from clftask.models.tokenizers import load_tokenizer
@@ -23,12 +24,11 @@ from clftask.tuning.trial_store import Evaluation, Trial, TrialStore
 from clftask.tuning.trial_worker import (
     Attempt,
     Stopped,
-    _shipped,
     attempt,
     fail,
-    publish_winner,
     replay_evaluations,
 )
+from clftask.tuning.winner import _shipped, publish_winner
 
 
 class Listener:
@@ -258,6 +258,23 @@ def test_failure_is_recorded_with_its_reason(make, tmp_path, monkeypatch):
     assert (done.state, done.reason) == ("failed", "out of memory")
     assert run(make(number=1)) == done
     assert files(tmp_path / "run") == {"trials/0000/trial.json", "trials/0001/trial.json"}
+
+
+def test_out_of_memory_is_tried_again_once_with_half_the_micro_batch(make, monkeypatch):
+    limits: list[Limit] = []
+    step = trainer.ClassifierTrainer.training_step
+
+    def explode_once(own: Any, *args: Any, **options: Any) -> Any:
+        limits.append(own.batches.limit)
+        if len(limits) == 8:  # in the second epoch
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return step(own, *args, **options)
+
+    monkeypatch.setattr(trainer.ClassifierTrainer, "training_step", explode_once)
+    listener = Listener()
+    done = run(make(saves="sometimes"), listener)
+    assert (done.state, listener.epochs) == ("finished", [1, 2, 3, 4])
+    assert limits == [Limit(tokens=2048)] * 8 + [Limit(tokens=1024)] * 24
 
 
 def test_failure_is_not_final_before_it_is_known_whose_it_was(make, tmp_path, monkeypatch):

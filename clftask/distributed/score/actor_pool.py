@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import itertools
 import logging
 import math
@@ -39,6 +40,9 @@ class ScoreActor:
 
     def __init__(self, work: ScoreWork, cpus: float) -> None:
         self.work, self.cpus = work, cpus
+        garbage.collect_rarely()
+        # Now: the other actors of a new table wait until the first has chosen the precision.
+        importlib.import_module("clftask.models.predictor")
 
     def agree(self) -> Agreement | ClftaskError:
         """Choose what a new table's workers share; return a user error instead of raising it."""
@@ -74,7 +78,6 @@ class ScoreActor:
 
     def _prepare(self) -> str:
         """Prepare the process; return its device."""
-        garbage.collect_rarely()
         logs.quiet_libraries()
         self._use_cpus()
         logs.work_on("score", self.work.job.output.path)

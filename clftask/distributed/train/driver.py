@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import importlib
 import os
-import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +22,7 @@ from clftask.distributed.session import connected
 from clftask.distributed.train.progress import Waiting, follow, new_progress_actor
 from clftask.errors import ClftaskError, ConfigError, JobError, Problem, is_permanent
 from clftask.io import storage
+from clftask.io.parallel import beside
 from clftask.messages import counted, first_line
 from clftask.models.base_checks import check_base, check_base_files
 from clftask.models.precision import check_precision
@@ -34,7 +32,6 @@ if TYPE_CHECKING:
     from clftask.training.worker import Work
 
 _TRACKER_PREFIXES = ("MLFLOW_", "WANDB_")
-_PATIENCE_S = 10.0
 Say = Callable[[str], None]
 Show = Callable[[dict[str, Any]], None]
 
@@ -85,7 +82,9 @@ def _trained(job: TrainJob, run: run_dir.Run, say: Say, show: Show) -> dict[str,
     check_base_files(job.model)
     with (
         run_dir.resumable(run) as create,
-        _checking_base(job) as checked,
+        beside(
+            lambda: check_base(job.model, job.data.text_pair is not None, job.training)
+        ) as checked,
         connected(say),
         TrainMetricsExporter(run.path, show) as show,
     ):
@@ -101,25 +100,6 @@ def _trained(job: TrainJob, run: run_dir.Run, say: Say, show: Show) -> dict[str,
         create(named, prepared.rows, prepared.fingerprint)
         say(f"run {run.path}: {chosen}")
         return _fit(named, run.path, prepared, tables, chosen, say, show)
-
-
-@contextmanager
-def _checking_base(job: TrainJob) -> Iterator[Future[Any]]:
-    """Check the base in a thread, while Ray starts; the result is its tokenizer."""
-    found: Future[Any] = Future()
-
-    def check() -> None:
-        try:
-            found.set_result(check_base(job.model, job.data.text_pair is not None, job.training))
-        except BaseException as error:
-            found.set_exception(error)
-
-    thread = threading.Thread(target=check, daemon=True)
-    thread.start()
-    try:
-        yield found
-    finally:
-        thread.join(_PATIENCE_S)  # an import ends soon; an interrupt does not wait for a download
 
 
 def _named(job: TrainJob, run: run_dir.Run) -> TrainJob:
@@ -227,10 +207,10 @@ def worker_loop(config: dict[str, Any]) -> None:
         ClftaskError: Also stored in the progress actor, so that restarts return at once.
     """
     garbage.collect_rarely()
-    import ray
     import ray.train
     import torch
 
+    from clftask.distributed.train.torch_backend import device_of_worker
     from clftask.training.worker import fit
 
     garbage.freeze_imports()
@@ -242,7 +222,7 @@ def worker_loop(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     logs.work_on("train", config["run"], rank=rank)
-    device = ray.train.torch.get_device().type
+    device = device_of_worker()
     torch.set_num_threads(max(1, int(config["cpus"])))
     work = _work(config)
     try:

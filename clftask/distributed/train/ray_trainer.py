@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import secrets
 import time
 from collections.abc import Callable, Iterator
@@ -10,7 +11,6 @@ from typing import Any
 
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
-from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import (
     PlacementGroupCleanerCallback,
@@ -19,10 +19,12 @@ from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError
 from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from clftask.distributed.capacity import WorkerPlan
 from clftask.distributed.ray_errors import reason_of
 from clftask.distributed.session import is_private, ray_storage
+from clftask.distributed.train.torch_backend import TorchWorkers
 from clftask.errors import ClftaskError, JobError, Problem
 from clftask.io import storage
 
@@ -56,8 +58,9 @@ def run_workers(
     """
     trainer = _Trainer(
         lost or (lambda: None),
-        loop,
-        train_loop_config=loop_config,
+        # Not as `train_loop_config`: the controller would import what its values need.
+        functools.partial(loop, loop_config),
+        backend_config=TorchWorkers(),
         scaling_config=_scaling(chosen),
         run_config=_run_config(path, max_failures),
     )
@@ -106,7 +109,7 @@ def _job_error(path: str, error: Exception) -> JobError:
 # ------------------------------------------------------------------ gaps in Ray Train 2.60
 
 
-class _Trainer(TorchTrainer):  # type: ignore[misc]
+class _Trainer(DataParallelTrainer):  # type: ignore[misc]
     def __init__(self, lost: Callable[[], None], loop: Any, **options: Any) -> None:
         super().__init__(loop, **options)
         self.lost = lost

@@ -13,7 +13,7 @@ from clftask.components.search.goal import Goal
 from clftask.components.search.ray_schedulers import TRIAL
 from clftask.components.search.schedulers import EPOCH
 from clftask.distributed.ray_errors import reason_of
-from clftask.distributed.tune.trial_actor import FAILED, KNOWN, SEED
+from clftask.distributed.tune.shared import FAILED, KNOWN, SEED
 from clftask.tuning.trial_store import TrialRecord
 
 

@@ -23,11 +23,13 @@ from clftask.distributed.tune.placement import Slots, slots
 from clftask.distributed.tune.validation import (
     check_concurrency,
     check_packages,
+    check_trial_files,
     check_trials,
     named_as_in,
 )
 from clftask.errors import ClftaskError, ConfigError, DataError, JobError, StorageError
 from clftask.io import storage
+from clftask.io.parallel import beside
 from clftask.messages import counted
 from clftask.models.precision import bf16_pays, check_precision, resolve_precision
 from clftask.training import run_dir
@@ -37,7 +39,7 @@ from clftask.tuning.trial_store import TrialRecord, TrialStore
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from clftask.distributed.tune.trial_actor import Shared
+    from clftask.distributed.tune.shared import Shared
 
 Say = Callable[[str], None]
 Show = Callable[[TrialRecord], None]
@@ -80,15 +82,18 @@ def _finished(run: run_dir.Run, say: Say) -> SearchOutcome:
 
 
 def _searched(job: TuneJob, run: run_dir.Run, say: Say, show: Show) -> SearchOutcome:
-    tokenizers, prepared = read_all(job, run)
-    from clftask.distributed.tune.search import SearchRun  # with torch, after the user's errors
-
+    prepared = read(job, run)
+    check_trial_files(job)
     with (
         run_dir.resumable(run) as create,
+        beside(lambda: check_trials(job)) as checked,
         connected(say),
         TuneMetricsExporter(run.path, show, job) as show,
     ):
         chosen = check_room(job, len(prepared.space.names))
+        from clftask.distributed.tune.search import SearchRun  # with Ray Tune
+
+        tokenizers = checked.result()
         named = _named(job, run)
         create(named, prepared.rows, prepared.fingerprint)
         say(f"search {run.path}: {counted(job.num_trials, 'trial')}, {chosen}")
@@ -99,20 +104,19 @@ def _searched(job: TuneJob, run: run_dir.Run, say: Say, show: Show) -> SearchOut
             raise JobError(*error.problems) from None
 
 
-def read_all(job: TuneJob, run: run_dir.Run) -> tuple[dict[str, PreTrainedTokenizerBase], Prepared]:
-    """Return the tokenizer of each base, and the rows.
+def read(job: TuneJob, run: run_dir.Run) -> Prepared:
+    """Return the rows.
 
     Raises:
-        ConfigError, DataError: User errors that need no cluster to be found.
+        ConfigError, DataError: User errors that need no model to be found.
     """
     check_packages(job)
     with named_as_in(job):
         prepared = prepare(job.train)
         if run.exists:
             run_dir.same_data(run, prepared.fingerprint)
-        tokenizers = check_trials(job)
     check_metric("metric", job.goal.metric, prepared.space)
-    return tokenizers, prepared
+    return prepared
 
 
 def check_room(job: TuneJob, num_labels: int) -> Slots:
@@ -146,7 +150,7 @@ def _shared(
     """Tokenise once per base and length, and put the tables into Ray's object store."""
     import ray
 
-    from clftask.distributed.tune.trial_actor import Shared
+    from clftask.distributed.tune.shared import Shared
 
     tables = {}
     for model in job.token_models:

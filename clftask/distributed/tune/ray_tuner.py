@@ -11,11 +11,12 @@ from typing import Any
 
 from ray import tune
 
+from clftask import garbage
 from clftask.distributed.ray_errors import reason_of
 from clftask.distributed.session import ray_storage
 from clftask.distributed.tune.callback import TuneProgressCallback
 from clftask.distributed.tune.search_adapter import Proposals
-from clftask.distributed.tune.trial_actor import Shared, run_trial
+from clftask.distributed.tune.shared import Shared
 from clftask.errors import ClftaskError
 from clftask.io import storage
 
@@ -59,7 +60,7 @@ def run_trials(phase: Phase, watch: TuneProgressCallback) -> list[tuple[dict[str
             logging.getLogger(name).setLevel(logging.CRITICAL)
     shared = phase.shared
     bundles = [shared.slots.resources] * shared.slots.workers
-    function = tune.with_parameters(run_trial, shared=shared)
+    function = tune.with_parameters(_run_trial, shared=shared)
     tuner = tune.Tuner(
         tune.with_resources(function, tune.PlacementGroupFactory(bundles)),
         tune_config=_tune_config(phase),
@@ -73,6 +74,14 @@ def run_trials(phase: Phase, watch: TuneProgressCallback) -> list[tuple[dict[str
         for result in results
         if result.error is not None and result.config
     ]
+
+
+def _run_trial(config: dict[str, Any], shared: Shared) -> None:
+    """Run one trial, in a process of its own: only this one imports torch."""
+    garbage.collect_rarely()
+    from clftask.distributed.tune.trial_actor import run_trial
+
+    run_trial(config, shared)
 
 
 def _forget_state(path: str) -> None:

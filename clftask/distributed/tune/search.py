@@ -19,7 +19,7 @@ from clftask.distributed.ray_errors import reason_of
 from clftask.distributed.tune.callback import TuneProgressCallback
 from clftask.distributed.tune.ray_tuner import Phase, run_trials
 from clftask.distributed.tune.search_adapter import Proposals
-from clftask.distributed.tune.trial_actor import Shared, new_trial
+from clftask.distributed.tune.shared import Shared, new_trial
 from clftask.errors import ClftaskError, JobError, Problem
 from clftask.io import storage
 from clftask.io.strict_json import to_json
@@ -37,7 +37,6 @@ from clftask.tuning.trial_store import (
     table,
     winner,
 )
-from clftask.tuning.trial_worker import publish_winner
 
 SEARCHED = "searched.json"
 
@@ -218,6 +217,8 @@ def publish(shared: Shared, job: TrainJob, best: Trial) -> dict[str, Any]:
     """Evaluate the winner and write its bundle, in a Ray task with a trial's resources."""
 
     def task(shared: Shared) -> dict[str, Any]:
+        from clftask.tuning.winner import publish_winner
+
         slots = shared.slots
         return publish_winner(shared.work(job), job, best, slots.device, slots.workers)
 

@@ -11,66 +11,28 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-import ray
 from ray import tune
 
 from clftask import garbage, logs
 from clftask.components.search.goal import Goal
-from clftask.components.search.ray_schedulers import TRIAL
 from clftask.components.search.schedulers import EPOCH
-from clftask.components.truncation import LongTextSpec
-from clftask.config.train import TrainJob
 from clftask.config.tune import TuneJob
 from clftask.distributed.tune.placement import Slots
+from clftask.distributed.tune.shared import FAILED, KNOWN, Shared, new_trial
 from clftask.distributed.tune.trial_workers import Group
 from clftask.errors import ConfigError, Problem, StorageError, is_permanent
 from clftask.io import storage
+from clftask.models.memory import limit_to, release
 from clftask.training import run_dir
 from clftask.training.collectives import is_lost_connection
-from clftask.training.worker import Work
 from clftask.tuning.trial_store import Evaluation, Trial, TrialStore
 from clftask.tuning.trial_worker import Attempt, attempt, fail, replay_evaluations
 
-SEED: Final = "seed"
-FAILED: Final = "failed"
-KNOWN: Final = "known"  # replayed from an interrupted search
 STORAGE_S, POLL_S = 1_800.0, 5.0
 _POINTER = "clftask.json"
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Shared:
-    """Data that all trials of a search share.
-
-    Attributes:
-        job: The search.
-        run: Its folder.
-        tables: Object references of the tokenised splits, by base, length and `long_text`.
-        label_names: The labels, in order.
-        data: Fingerprint and report, for the bundle.
-        precision: Precision of all trials with `auto` whose model works in it.
-        slots: Concurrency and resources of the trials.
-        keeps_weights: Whether a trial of this phase may become the winner.
-    """
-
-    job: TuneJob
-    run: str
-    tables: dict[tuple[str, int, LongTextSpec], dict[str, ray.ObjectRef[Any]]]
-    label_names: tuple[str, ...]
-    data: dict[str, Any]
-    precision: str
-    slots: Slots
-    keeps_weights: bool
-
-    def work(self, job: TrainJob) -> Work:
-        """Return the work of a trial's worker."""
-        job = job.model_copy(update={"tracking": ()})
-        refs = self.tables[job.model.tokens]
-        tables = {split: ray.get(ref) for split, ref in refs.items()}
-        return Work(job, self.run, tables, self.label_names, self.data, "")
 
 
 def run_trial(config: dict[str, Any], shared: Shared) -> None:
@@ -103,13 +65,12 @@ def _run_trial(config: dict[str, Any], shared: Shared) -> None:
     if trial.state == "running":
         store.write(trial)  # a search that is killed from here on knows it
     report = functools.partial(_report, search.goal, trial)
-    device = shared.slots.device
     is_new_failure = trial.state != FAILED
     _log.info("trial begins", extra={"params": trial.params})
     done = _run(shared, trial, pointer, report)
-    _release(device)
+    release()  # other trials may share the device
     if done.state == FAILED:
-        if is_new_failure and device == "cuda":
+        if is_new_failure and shared.slots.device == "cuda":
             raise RuntimeError(done.reason)  # ends the process: CUDA may be unusable in it
         epochs = search.train.training.epochs
         last = len(done.evaluations) + 1 if search.scheduler.mutates else epochs
@@ -170,36 +131,14 @@ def _wait_for(run: str) -> None:
         time.sleep(POLL_S)
 
 
-def _release(device: str) -> None:
-    """Free the trial's memory: other trials may share the device."""
-    import gc
-
-    import torch
-
-    gc.collect()
-    if device == "cuda":
-        torch.cuda.empty_cache()
-
-
-def new_trial(search: TuneJob, config: dict[str, Any], precision: str) -> Trial:
-    """Return the trial of a configuration, before it runs."""
-    picks = {name: pick for name, pick in config.items() if name not in (TRIAL, SEED)}
-    return Trial(
-        number=config[TRIAL],
-        picks=picks,
-        params=search.searched.params(picks),
-        seed=config.get(SEED, search.train.seed),
-        is_finalist=SEED in config,
-        precision=precision,
-    )
-
-
 @functools.lru_cache(maxsize=1)
 def _group(run: str, slots: Slots) -> Group:
     """Return the worker group of this process, which later trials reuse."""
     import torch
 
     torch.set_num_threads(max(1, int(slots.cpus)))
+    if 0 < slots.gpus < 1:
+        limit_to(slots.gpus)
     return Group(run, slots)
 
 

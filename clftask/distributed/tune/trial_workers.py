@@ -11,6 +11,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import ray
@@ -24,6 +25,7 @@ from clftask.errors import StorageError
 from clftask.tuning.trial_worker import reason_of
 
 LAST_WORDS_S = 5.0
+COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # NCCL's own 10 minutes are less than an outage of S3
 _log = logging.getLogger(__name__)
 WorkerTask = Callable[[int, int, str], Any]
 
@@ -95,19 +97,37 @@ class Group:
         ray.get(joining)
 
     def _watch(self, tasks: list[Any]) -> None:
-        """Exit this process if another worker dies: torch would wait 30 minutes for it."""
+        """Do not wait for a worker that is gone, as torch would for 30 minutes.
+
+        If another worker dies, this process exits. If one fails, the collective in which this
+        process waits for it raises an error.
+        """
+        of_task = dict(zip(tasks, self.members, strict=True))
 
         def run(tasks: list[Any]) -> None:
             while tasks:
                 (done,), tasks = ray.wait(tasks)
                 try:
-                    ray.get(done)
+                    reason = ray.get(done)
                 except Exception as error:
                     if not self.is_closed:
                         _log.warning("a worker of the trial died: %s", reason_of(error))
                         os._exit(1)
+                else:
+                    if reason and not self.is_closed:
+                        self._leave(of_task[done])
 
         threading.Thread(target=run, args=[tasks], daemon=True).start()
+
+    def _leave(self, failed: Any) -> None:
+        """End the collectives with a worker that failed."""
+        import torch.distributed as dist
+
+        ray.kill(failed)  # gloo sees that its connection is closed
+        if self.device == "cuda":  # NCCL does not
+            with logs.errors_logged("the trial's process group cannot be aborted"):
+                assert dist.group.WORLD is not None
+                dist.group.WORLD.abort()
 
     def run(self, task: WorkerTask) -> Any:
         """Run a task on all workers; return the first worker's result, or raise its error."""
@@ -151,7 +171,9 @@ def _join(address: str, rank: int, world: int, device: str, cpus: float) -> None
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": "0"}
     os.environ |= {"MASTER_ADDR": host, "MASTER_PORT": port}
     backend = "nccl" if device == "cuda" else "gloo"
-    torch.distributed.init_process_group(backend, init_method=address, rank=rank, world_size=world)
+    torch.distributed.init_process_group(
+        backend, init_method=address, rank=rank, world_size=world, timeout=COLLECTIVE_TIMEOUT
+    )
 
 
 def _free_port() -> int:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, TypeVar
 
 from clftask.config.train import TrainJob
 from clftask.config.tune import TuneJob
 from clftask.distributed.capacity import capacity
 from clftask.distributed.tune.placement import Slots, room_for
 from clftask.errors import ClftaskError, ConfigError, Problem
-from clftask.models.base_checks import check_base
+from clftask.models.base_checks import check_base, check_base_files
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+_Found = TypeVar("_Found")
 
 
 @contextlib.contextmanager
@@ -54,25 +56,40 @@ def check_concurrency(job: TuneJob, chosen: Slots) -> None:
         raise ConfigError(Problem("concurrency", job.concurrency, allowed, remedy))
 
 
+def check_trial_files(job: TuneJob) -> None:
+    """Check what the files of each trial's base tell without a model library.
+
+    Raises:
+        ConfigError: A file is missing or damaged, or a model has too few positions.
+    """
+    with named_as_in(job):
+        _each_model(job, lambda trial: check_base_files(trial.model))
+
+
 def check_trials(job: TuneJob) -> dict[str, PreTrainedTokenizerBase]:
     """Check the model of each trial; return the tokenizer of each base.
 
     Raises:
         ConfigError: A model cannot be used.
     """
-    trials = job.probed()
-    checked = {repr(_checked_of(t)): t for t in trials}
-    mistakes: list[Problem] = []
-    tokenizers = {}
     has_pairs = job.train.data.text_pair is not None
+    with named_as_in(job):
+        return _each_model(job, lambda t: check_base(t.model, has_pairs, t.training))
+
+
+def _each_model(job: TuneJob, check: Callable[[TrainJob], _Found]) -> dict[str, _Found]:
+    """Return what a check returns for each base; raise the errors of all models at once."""
+    checked = {repr(_checked_of(t)): t for t in job.probed()}
+    mistakes: list[Problem] = []
+    found = {}
     for trial in checked.values():
         try:
-            tokenizers[trial.model.base] = check_base(trial.model, has_pairs, trial.training)
+            found[trial.model.base] = check(trial)
         except ConfigError as error:
             mistakes += error.problems
     if mistakes:
         raise ConfigError(*(m for i, m in enumerate(mistakes) if m not in mistakes[:i]))
-    return tokenizers
+    return found
 
 
 def _checked_of(trial: TrainJob) -> tuple[object, ...]:
