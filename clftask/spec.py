@@ -312,12 +312,12 @@ def _field_path(document: Any, loc: tuple[str | int, ...], is_missing: bool) -> 
     """
     parts: list[str] = []
     node, is_tagged = document, False
-    for part in loc:
+    for i, part in enumerate(loc, 1):
         union = bare_kind(node)
         if not is_tagged and isinstance(union, dict) and union.get("kind") == part:
             node, is_tagged = union, True
             continue
-        if isinstance(node, dict) and (part in node or is_missing):
+        if isinstance(node, dict) and (part in node or (is_missing and i == len(loc))):
             node = node.get(part)
         elif isinstance(node, list) and isinstance(part, int) and part < len(node):
             node = node[part]
@@ -370,6 +370,8 @@ def _step(cls: Any, part: str | int) -> Any:
         return cls.model_fields[part].annotation
     members = [cls, *_members(cls)]
     for member in members:
+        if _is_spec(member) and getattr(member, "TAG", None) == part:
+            return member
         if _is_spec(member) and "kind" in member.model_fields:
             if member.model_fields["kind"].default == part:
                 return member

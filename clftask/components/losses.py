@@ -43,9 +43,16 @@ class TrainLabels:
 
 
 class LossSpec(Spec):
-    """Base class of the losses of job files; `tasks` lists the supported tasks."""
+    """Base class of the losses of job files.
+
+    Attributes:
+        tasks: The supported tasks.
+        is_cross_entropy: Whether it is the task's cross-entropy with weights of the positives,
+            which logistic regression minimises.
+    """
 
     tasks: ClassVar[tuple[Task, ...]]
+    is_cross_entropy: ClassVar[bool] = False
     kind: str
 
     @abstractmethod
@@ -111,6 +118,7 @@ class CrossEntropy(PairLoss):
     """Softmax cross-entropy: −log p of the true class."""
 
     tasks = ("multiclass",)
+    is_cross_entropy = True
     kind: Literal["cross_entropy"] = "cross_entropy"
 
     def pairs(self, logits: torch.Tensor, targets: torch.Tensor, task: Task) -> torch.Tensor:
@@ -122,6 +130,7 @@ class BinaryCrossEntropy(PairLoss):
     """Sigmoid cross-entropy, averaged over the labels."""
 
     tasks = ("multilabel",)
+    is_cross_entropy = True
     kind: Literal["bce"] = "bce"
 
     def pairs(self, logits: torch.Tensor, targets: torch.Tensor, task: Task) -> torch.Tensor:
@@ -184,6 +193,7 @@ class ClassBalanced(_Task):
         beta: β of the weight (1 − β) / (1 − β^n): equal weights at 0, about 1/n near 1.
     """
 
+    is_cross_entropy = True
     kind: Literal["class_balanced"] = "class_balanced"
     beta: float = Field(0.999, ge=0, lt=1)
 
@@ -222,9 +232,13 @@ class LogitAdjusted(_Task):
 
 
 class AutoLoss(PairLoss):
-    """Cross-entropy for multiclass; focal loss for multilabel, better for rare labels."""
+    """Cross-entropy for multiclass; focal loss for multilabel, better for rare labels.
+
+    For linear models, cross-entropy.
+    """
 
     tasks = ("multiclass", "multilabel")
+    is_cross_entropy = True
     kind: Literal["auto"] = "auto"
 
     def pairs(self, logits: torch.Tensor, targets: torch.Tensor, task: Task) -> torch.Tensor:

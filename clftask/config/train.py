@@ -8,7 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    SerializerFunctionWrapHandler,
+    Tag,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from clftask.components.counts import Average
 from clftask.components.decision.decision import DecisionSpec
@@ -24,6 +34,7 @@ from clftask.components.text import Columns, TextRecipe, one_or_more
 from clftask.components.trackers import Tracker
 from clftask.components.truncation import KeepHead, LongText, LongTextSpec
 from clftask.config.from_trainer import INSTEAD
+from clftask.config.tfidf import TFIDF, TfidfSpec
 from clftask.config.trainer_arguments import TrainerArguments
 from clftask.errors import ConfigError, Problem, StorageError
 from clftask.io import filesystems, storage
@@ -73,6 +84,7 @@ class DataSpec(Spec):
 class ModelSpec(Spec):
     """The pretrained model, its head, and its input length."""
 
+    TAG: ClassVar[str] = "transformers"
     base: str = Field(min_length=1)
     max_length: int = Field(128, ge=4)
     head: Head = LinearHead()
@@ -84,6 +96,10 @@ class ModelSpec(Spec):
         """The fields that tokenisation depends on."""
         return self.base, self.max_length, self.long_text
 
+    def num_whole(self, num_special: int) -> int:
+        """Return the length in tokens of the longest text that is read whole."""
+        return self.long_text.num_whole(self.max_length, num_special)
+
     @field_validator("base")
     @classmethod
     def _absolute_folder(cls, value: str) -> str:
@@ -91,6 +107,17 @@ class ModelSpec(Spec):
         is_hub = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", value) is not None
         is_local = is_hub and storage.is_folder(value)
         return str(resolved(value)) if is_folder or is_local else value
+
+
+def _kind_of_model(value: Any) -> str:
+    base = value.get("base") if isinstance(value, Mapping) else getattr(value, "base", None)
+    return TfidfSpec.TAG if base == TFIDF else ModelSpec.TAG
+
+
+AnyModel = Annotated[
+    Annotated[ModelSpec, Tag(ModelSpec.TAG)] | Annotated[TfidfSpec, Tag(TfidfSpec.TAG)],
+    Discriminator(_kind_of_model),
+]
 
 
 class EarlyStopping(Spec):
@@ -177,17 +204,22 @@ class RunSpec(Spec):
 
 
 class TrainJob(Spec):
-    """A training job."""
+    """A training job.
+
+    Attributes:
+        baseline: Whether a linear model is fitted on the same rows, for comparison.
+    """
 
     INSTEAD: ClassVar[Mapping[str, str]] = INSTEAD
 
     task: Task
     seed: int = Field(42, ge=0, lt=2**32)
     data: DataSpec
-    model: ModelSpec
+    model: AnyModel
     loss: Loss = AutoLoss()
     training: TrainingSpec = TrainingSpec()
     decision: DecisionSpec = DecisionSpec()
+    baseline: bool = False
     scaling: ScalingSpec = ScalingSpec()
     tracking: Annotated[tuple[Tracker, ...], BeforeValidator(one_or_more)] = ()
     run: RunSpec = Field(default_factory=RunSpec)
@@ -205,6 +237,20 @@ class TrainJob(Spec):
             raise ConfigError(*mistakes)
         return job
 
+    @model_serializer(mode="wrap")
+    def _without_unused(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what a linear model does not have: `load` refuses it."""
+        found: dict[str, Any] = plain(self)
+        if isinstance(self.model, TfidfSpec):
+            found["training"] = {"metric": self.training.metric}
+        return found
+
+    @property
+    def transformer(self) -> ModelSpec:
+        """The model section of a job that trains a pretrained model."""
+        assert isinstance(self.model, ModelSpec)
+        return self.model
+
     @property
     def average(self) -> Average:
         """The average of the metric; the decision maximises F1 with the same one."""
@@ -218,7 +264,7 @@ class TrainJob(Spec):
             "data.train": data.train,
             "data.validation": data.validation,
             "data.test": data.test,
-            "model.base": self.model.base,
+            "model.base": None if self.model.base == TFIDF else self.model.base,
             "run.storage": self.run.storage,
         }
         return {field: path for field, path in found.items() if path is not None}
@@ -238,7 +284,9 @@ def cross_field_errors(job: TrainJob) -> list[Problem]:
         found.append(Problem("data.labels.kind", data.labels.kind, allowed, "Or change task."))
     if job.task not in job.loss.tasks:
         found.append(Problem("loss.kind", job.loss.kind, f"is not for {job.task}", "Use auto."))
-    if isinstance(job.loss, LogitAdjusted) and job.model.head.bias == "prior":
+    if isinstance(job.model, TfidfSpec):
+        found += _of_linear(job)
+    elif isinstance(job.loss, LogitAdjusted) and job.model.head.bias == "prior":
         allowed = f"must be zero with {job.loss.kind}, which removes the prior from the model"
         found.append(Problem("model.head.bias", "prior", allowed))
     found += problem_of_metric(job, "training.metric", training.metric)
@@ -316,7 +364,40 @@ def _of_workers(job: TrainJob) -> list[Problem]:
     return []
 
 
+def _of_linear(job: TrainJob) -> list[Problem]:
+    """Return the settings that are set, but that a linear model does not have."""
+    training, loss, scaling = job.training, job.loss, job.scaling
+    more = {"weight_decay": "Use model.C, the inverse strength of regularisation."}
+    unused = {
+        f"training.{name}": (getattr(training, name), more.get(name, "Remove it."))
+        for name in type(training).model_fields
+        if name in training.model_fields_set - {"metric"}
+    }
+    if not loss.is_cross_entropy:
+        unused["loss.kind"] = loss.kind, "Use auto, with class_weights: balanced for rare labels."
+    if loss.label_smoothing:
+        unused["loss.label_smoothing"] = loss.label_smoothing, "Remove it."
+    if scaling.workers not in (1, (1, 1)):
+        unused["scaling.workers"] = list(scaling.bounds), "Remove it: one process fits the model."
+    if scaling.use_gpu is True:
+        unused["scaling.use_gpu"] = True, "Remove it: CPUs fit the model."
+    if scaling.max_failures != ScalingSpec.model_fields["max_failures"].default:
+        unused["scaling.max_failures"] = scaling.max_failures, "Remove it."
+    if job.tracking:
+        unused["tracking"] = [str(tracker) for tracker in job.tracking], "Remove it."
+    if job.baseline:
+        unused["baseline"] = True, "Remove it: the job itself trains the baseline."
+    allowed = "is not for model.base: tfidf"
+    return [Problem(path, _plain(v), allowed, remedy) for path, (v, remedy) in unused.items()]
+
+
+def _plain(value: Any) -> Any:
+    return value.dump() if isinstance(value, Spec) else value
+
+
 def _of_long_text(job: TrainJob) -> list[Problem]:
+    if not isinstance(job.model, ModelSpec):
+        return []
     model, policy = job.model, job.model.long_text
     found = []
     if job.data.text_pair is not None and not policy.takes_pairs:

@@ -60,12 +60,12 @@ class Inference:
         """
         table, windows = sequences(tokens)
         found = self._gathered(self._share(table, is_exact), table["length"].to_numpy())
-        return None if found is None else self.job.model.long_text.pooled(found, windows)
+        return None if found is None else self.job.transformer.long_text.pooled(found, windows)
 
     def _share(self, table: pa.Table, is_exact: bool) -> torch.Tensor:
         """Return the logits of this worker's rows, by descending length."""
         flat, filled = FlatTokens(table, least_width(self.model)), 0
-        equal = depends_on_padding(self._exact, self.tokenizer, self.job.model.max_length)
+        equal = depends_on_padding(self._exact, self.tokenizer, self.job.transformer.max_length)
         rank, world = self.args.process_index, self.args.world_size
         is_pinned = self.args.dataloader_pin_memory
         shape = math.ceil(len(flat.lengths) / world), self.num_labels

@@ -23,12 +23,8 @@ from safetensors.torch import load_model, save_model
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from clftask.array_types import Float32
-from clftask.components.decision.calibration import probabilities_of
-from clftask.components.decision.decision import Decision
-from clftask.components.decision.thresholds import best_global_threshold
 from clftask.components.labels import LabelSpace, multi_hot
 from clftask.components.losses import TrainLabels
-from clftask.components.metrics import compute
 from clftask.config.train import TrainJob
 from clftask.data.batching import (
     EpochLoader,
@@ -37,6 +33,7 @@ from clftask.data.batching import (
     MicroBatches,
     num_global_rows,
 )
+from clftask.evaluation.validation import validation_metrics
 from clftask.io.tempdirs import translate_write_errors
 from clftask.messages import first_line
 from clftask.models.memory import is_device_failure, is_out_of_memory, unless_out_of_memory
@@ -78,7 +75,7 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         self.remove_callback(PrinterCallback)  # disable_tqdm adds it; it prints to stdout
         self.job, self.tables, self.space, self.fresh = job, tables, space, fresh
         self.row_loss = job.loss.rows_for(job.task, self._train_labels())
-        widths = job.model.max_length, least_width(model)
+        widths = job.transformer.max_length, least_width(model)
         names = len(space.names)
         limit = Limit.of(job.training.micro_batch_size, args.device.type)
         self.batches = MicroBatches(tables["train"], tokenizer, names, limit, *widths)
@@ -242,7 +239,7 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         windows = inputs.pop("windows", None)
         with self.compute_loss_context_manager():
             logits = model(**inputs).logits.float()
-        logits = self.job.model.long_text.pooled_tensor(logits, windows)
+        logits = self.job.transformer.long_text.pooled_tensor(logits, windows)
         loss: torch.Tensor = (self.row_loss(logits, targets) * weight).sum()
         return loss
 
@@ -325,25 +322,11 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         return metrics
 
     def _validation_metrics(self, logits: Float32) -> dict[str, float]:
-        """Return the job's metric, micro- and macro-F1 and the loss, at the best threshold.
-
-        With a fixed threshold, the F1 of a multilabel model would be 0 for the first epochs,
-        and early stopping would end the run.
-        """
+        """Return the job's metric, micro- and macro-F1 and the loss, at the best threshold."""
         targets = self.targets_of("validation")
-        probabilities = probabilities_of(logits, self.space.task)
-        decision = Decision()
-        if self.space.task == "multilabel":
-            threshold = best_global_threshold(probabilities, targets, self.job.average)
-            decision = Decision(threshold=threshold)
-        decided = decision.decide(probabilities, self.space.task)
-        names = list(dict.fromkeys(["micro_f1", "macro_f1", self.job.training.metric]))
-        names = [name for name in names if name != "loss"]
-        positive = self.space.positive_index
-        found = compute(probabilities, decided, targets, self.space.task, names, positive)
-        # A young model may predict no label at all: its undefined macro average must not win.
-        defined = {name: float(np.nan_to_num(value)) for name, value in found.items()}
-        return {"loss": self.mean_loss(logits, targets), **defined}
+        names = self.job.training.metric, self.job.average
+        found = validation_metrics(logits, targets, self.space, *names)
+        return {"loss": self.mean_loss(logits, targets), **found}
 
     def mean_loss(self, logits: Float32, targets: Float32) -> float:
         """Return the mean training loss of rows, given their logits."""

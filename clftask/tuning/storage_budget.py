@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import ByteSize
 
+from clftask.config.tfidf import TfidfSpec
 from clftask.config.tune import TuneJob
 from clftask.errors import ConfigError, Problem
 from clftask.messages import counted
@@ -40,8 +41,12 @@ def peak_bytes(job: TuneJob, concurrency: int, num_weights: int) -> int:
 
 def needed_bytes(job: TuneJob, concurrency: int, num_labels: int) -> int:
     """Return `peak_bytes` for the largest model in the search space."""
-    models = {trial.model.base: trial.model for trial in job.probed()}
-    largest = max(num_parameters(model, num_labels) for model in models.values())
+    if isinstance(job.train.model, TfidfSpec):
+        models = (trial.model for trial in job.probed())
+        most = max(m.num_weights(num_labels) for m in models if isinstance(m, TfidfSpec))
+        return (2 * concurrency + 2) * most * _BYTES  # no checkpoints
+    by_base = {trial.model.base: trial.transformer for trial in job.probed()}
+    largest = max(num_parameters(model, num_labels) for model in by_base.values())
     return peak_bytes(job, concurrency, largest)
 
 

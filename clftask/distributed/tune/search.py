@@ -14,6 +14,7 @@ import ray
 
 from clftask.components.search.ray_schedulers import TRIAL
 from clftask.config.results import SearchOutcome
+from clftask.config.tfidf import TfidfSpec
 from clftask.config.train import TrainJob
 from clftask.distributed.ray_errors import reason_of
 from clftask.distributed.tune.callback import TuneProgressCallback
@@ -26,6 +27,7 @@ from clftask.io.strict_json import to_json
 from clftask.logs import errors_logged
 from clftask.messages import counted
 from clftask.training import run_dir
+from clftask.tuning.linear_trial import publish_linear
 from clftask.tuning.report import tuning_page
 from clftask.tuning.trial_store import (
     Trial,
@@ -218,8 +220,10 @@ def publish(shared: Shared, job: TrainJob, best: Trial) -> dict[str, Any]:
     """Evaluate the winner and write its bundle, in a Ray task with a trial's resources."""
 
     def task(shared: Shared) -> dict[str, Any]:
-        slots = shared.slots
-        return publish_winner(shared.work(job), job, best, slots.device, slots.workers)
+        slots, work = shared.slots, shared.work(job)
+        if isinstance(job.model, TfidfSpec):
+            return publish_linear(work, best)
+        return publish_winner(work, job, best, slots.device, slots.workers)
 
     sizes = {"num_cpus": shared.slots.cpus, "num_gpus": shared.slots.gpus}
     remote = ray.remote(**sizes, name="clftask-tune:publish", max_retries=2)(task)

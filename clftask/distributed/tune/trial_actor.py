@@ -21,6 +21,7 @@ from clftask.components.search.goal import Goal
 from clftask.components.search.ray_schedulers import TRIAL
 from clftask.components.search.schedulers import EPOCH
 from clftask.components.truncation import LongTextSpec
+from clftask.config.tfidf import TfidfSpec
 from clftask.config.train import TrainJob
 from clftask.config.tune import TuneJob
 from clftask.distributed.tune.placement import Slots
@@ -29,7 +30,8 @@ from clftask.errors import ConfigError, Problem, StorageError, is_permanent
 from clftask.io import storage
 from clftask.training import run_dir
 from clftask.training.collectives import is_lost_connection
-from clftask.training.worker import Work
+from clftask.training.work import Work
+from clftask.tuning.linear_trial import attempt_linear
 from clftask.tuning.trial_store import Evaluation, Trial, TrialStore
 from clftask.tuning.trial_worker import Attempt, attempt, fail, replay_evaluations
 
@@ -140,7 +142,10 @@ def _run(shared: Shared, trial: Trial, pointer: _Pointer, report: Any) -> Trial:
     if trial.state != "running":
         return trial
     group = _group(shared.run, shared.slots)
-    done: Trial = group.run(functools.partial(attempt, spec, report))
+    if isinstance(work.job.model, TfidfSpec):
+        done = attempt_linear(spec, report)
+    else:
+        done = group.run(functools.partial(attempt, spec, report))
     if done.state == FAILED:
         done = _blamed(group, done) if group.members else done
         fail(shared.run, done)

@@ -7,6 +7,7 @@ import importlib.util
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from clftask.config.tfidf import TfidfSpec
 from clftask.config.tune import TuneJob
 from clftask.distributed.capacity import capacity
 from clftask.distributed.tune.placement import Slots, room_for
@@ -54,13 +55,16 @@ def check_concurrency(job: TuneJob, chosen: Slots) -> None:
 
 
 def check_trials(job: TuneJob) -> dict[str, PreTrainedTokenizerBase]:
-    """Check the model of each trial; return the tokenizer of each base.
+    """Check the model of each trial; return the tokenizer of each base; linear models have none.
 
     Raises:
         ConfigError: A model cannot be used.
     """
     trials = job.probed()
-    models = {(t.model.base, t.model.max_length, t.model.head.kind): t.model for t in trials}
+    if isinstance(job.train.model, TfidfSpec):
+        return {}
+    of_trials = [trial.transformer for trial in trials]
+    models = {(m.base, m.max_length, m.head.kind): m for m in of_trials}
     mistakes: list[Problem] = []
     tokenizers = {}
     for model in models.values():
