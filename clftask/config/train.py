@@ -252,6 +252,11 @@ class TrainJob(Spec):
         return self.model
 
     @property
+    def epochs(self) -> int:
+        """The maximum number of epochs; a linear model is fitted in one."""
+        return 1 if isinstance(self.model, TfidfSpec) else self.training.epochs
+
+    @property
     def average(self) -> Average:
         """The average of the metric; the decision maximises F1 with the same one."""
         return "macro" if self.training.metric.startswith("macro") else "micro"

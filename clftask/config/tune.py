@@ -281,7 +281,7 @@ def _of_bases(job: TuneJob) -> list[Problem]:
 
 
 def _of_search(job: TuneJob) -> list[Problem]:
-    space, epochs = job.searched, job.train.training.epochs
+    space, epochs = job.searched, job.train.epochs
     found = job.scheduler.problems(space, job.searcher.kind, epochs)
     found += job.searcher.problems(space, job.trials)
     if job.scheduler.mutates and job.finalists is not None:

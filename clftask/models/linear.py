@@ -1,6 +1,7 @@
 """The linear model: TF-IDF vectors of n-grams, and a weight per n-gram and label. No torch.
 
-Vectors are those of scikit-learn's TfidfVectorizer. Terms are saved as JSON, numbers as safetensors.
+Vectors are those of scikit-learn's TfidfVectorizer. Terms are stored in JSON, numbers
+in safetensors.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ from clftask.scoring.input import ShardRows, read_shards
 from clftask.scoring.manifest import Counts, Receipt, ScorePlan, ScoreTableStore, Shard
 
 if TYPE_CHECKING:  # a driver needs no torch
-    from clftask.models.predictor import Scorer
+    from clftask.models.prediction import Predictor
 
 # Compiling takes about 20 s on a GPU and 60 s on a CPU, where it saves a small share.
 COMPILE_PAYS_S = {"cuda": 120.0, "cpu": 600.0}
@@ -139,7 +139,7 @@ class ShardScorer:
         read: Returns the rows of shards, like `read_shards`.
     """
 
-    def __init__(self, work: ScoreWork, scorer: Scorer, read: Reader = read_shards) -> None:
+    def __init__(self, work: ScoreWork, scorer: Predictor, read: Reader = read_shards) -> None:
         self.work, self.scorer, self.read = work, scorer, read
         self.store = ScoreTableStore(work.job.output.path)
         self.has_tried_compiling = False

@@ -22,6 +22,8 @@ from clftask.distributed.score.dispatcher import Dispatcher
 from clftask.errors import AccessError, ClftaskError, ConfigError, DataError, JobError, Problem
 from clftask.io.tempdirs import temporary_folder
 from clftask.models import bundle
+from clftask.models.linear_scorer import open_linear
+from clftask.models.prediction import Predictor
 from clftask.scoring.manifest import Precision, ScoreTableStore, Shard
 from clftask.scoring.worker import Done, Failure, ScoreWork
 
@@ -82,12 +84,13 @@ class ScoreActor:
 
     def _use_cpus(self) -> None:
         """Limit the threads of torch; OpenMP's limit is one of each thread that computes."""
+        if self.work.meta.is_linear:
+            return
         import torch
 
         torch.set_num_threads(max(1, int(self.cpus)))
 
     def _open(self) -> Any:
-        from clftask.models.predictor import open_scorer
         from clftask.scoring.worker import ShardScorer
 
         device, job = self._prepare(), self.work.job
@@ -96,10 +99,17 @@ class ScoreActor:
             if meta.fingerprint != self.work.meta.fingerprint:
                 raise ConfigError(Problem("bundle", job.bundle, "changed while the job ran"))
             precision = self.work.plan.used_precision
-            processes = num_token_processes(device, self.cpus)
-            scorer = open_scorer(folder, meta, device, precision, processes=processes)
+            scorer = self._open_scorer(folder, device, precision)
         _log.info("model loaded on %s in %s", device, precision)
         return ShardScorer(self.work, scorer)
+
+    def _open_scorer(self, folder: str, device: str, precision: str) -> Predictor:
+        if self.work.meta.is_linear:  # needs no torch, which `open_scorer` imports for seconds
+            return open_linear(folder, self.work.meta)
+        from clftask.models.predictor import open_scorer
+
+        processes = num_token_processes(device, self.cpus)
+        return open_scorer(folder, self.work.meta, device, precision, processes=processes)
 
     def run(self, shards: list[Shard], rows_ahead: int) -> Iterator[Done | Failure]:
         """Score a batch; see `ShardScorer.run`."""
