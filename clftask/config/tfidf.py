@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from clftask.components.losses import LossSpec
 from clftask.components.truncation import KeepHead, LongTextSpec
+from clftask.errors import Problem
 from clftask.spec import Spec
 
 TFIDF = "tfidf"
@@ -77,3 +79,42 @@ class TfidfSpec(Spec):
     def num_weights(self, num_labels: int) -> int:
         """Return the highest number of weights."""
         return len(self.ngrams) * self.max_features * (num_labels + 1)
+
+
+def unused_settings(
+    training: Spec, loss: LossSpec, scaling: Spec, more: Mapping[str, Any]
+) -> list[Problem]:
+    """Return the settings of a job that a linear model does not have.
+
+    Args:
+        training: The job's section; its `metric` is used.
+        loss: The job's loss.
+        scaling: The job's section; its `cpus_per_worker` is used.
+        more: Other settings by path; None: not set.
+    """
+    remedies = {
+        "training.weight_decay": "Use model.C, the inverse strength of regularisation.",
+        "scaling.workers": "Remove it: one process fits the model.",
+        "scaling.use_gpu": "Remove it: CPUs fit the model.",
+        "baseline": "Remove it: the job itself trains the baseline.",
+        "loss.kind": "Use auto; class_weights: balanced gives rare labels more weight.",
+    }
+    names = [n for n in type(training).model_fields if n in training.model_fields_set - {"metric"}]
+    found = {f"training.{name}": getattr(training, name) for name in names}
+    others: dict[str, Any] = {"loss.kind": None if loss.is_cross_entropy else loss.kind}
+    others["loss.label_smoothing"] = getattr(loss, "label_smoothing", 0) or None
+    for name in ("workers", "use_gpu", "max_failures"):
+        value, default = getattr(scaling, name), type(scaling).model_fields[name].default
+        others[f"scaling.{name}"] = None if value in (default, False) else value
+    others |= more
+    found |= {path: value for path, value in others.items() if value is not None}
+    allowed = "is not for model.base: tfidf"
+    return [
+        Problem(
+            path,
+            value.dump() if isinstance(value, Spec) else value,
+            allowed,
+            remedies.get(path, "Remove it."),
+        )
+        for path, value in found.items()
+    ]

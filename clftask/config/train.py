@@ -34,7 +34,7 @@ from clftask.components.text import Columns, TextRecipe, one_or_more
 from clftask.components.trackers import Tracker
 from clftask.components.truncation import KeepHead, LongText, LongTextSpec
 from clftask.config.from_trainer import INSTEAD
-from clftask.config.tfidf import TFIDF, TfidfSpec
+from clftask.config.tfidf import TFIDF, TfidfSpec, unused_settings
 from clftask.config.trainer_arguments import TrainerArguments
 from clftask.errors import ConfigError, Problem, StorageError
 from clftask.io import filesystems, storage
@@ -370,34 +370,9 @@ def _of_workers(job: TrainJob) -> list[Problem]:
 
 
 def _of_linear(job: TrainJob) -> list[Problem]:
-    """Return the settings that are set, but that a linear model does not have."""
-    training, loss, scaling = job.training, job.loss, job.scaling
-    more = {"weight_decay": "Use model.C, the inverse strength of regularisation."}
-    unused = {
-        f"training.{name}": (getattr(training, name), more.get(name, "Remove it."))
-        for name in type(training).model_fields
-        if name in training.model_fields_set - {"metric"}
-    }
-    if not loss.is_cross_entropy:
-        unused["loss.kind"] = loss.kind, "Use auto, with class_weights: balanced for rare labels."
-    if loss.label_smoothing:
-        unused["loss.label_smoothing"] = loss.label_smoothing, "Remove it."
-    if scaling.workers not in (1, (1, 1)):
-        unused["scaling.workers"] = list(scaling.bounds), "Remove it: one process fits the model."
-    if scaling.use_gpu is True:
-        unused["scaling.use_gpu"] = True, "Remove it: CPUs fit the model."
-    if scaling.max_failures != ScalingSpec.model_fields["max_failures"].default:
-        unused["scaling.max_failures"] = scaling.max_failures, "Remove it."
-    if job.tracking:
-        unused["tracking"] = [str(tracker) for tracker in job.tracking], "Remove it."
-    if job.baseline:
-        unused["baseline"] = True, "Remove it: the job itself trains the baseline."
-    allowed = "is not for model.base: tfidf"
-    return [Problem(path, _plain(v), allowed, remedy) for path, (v, remedy) in unused.items()]
-
-
-def _plain(value: Any) -> Any:
-    return value.dump() if isinstance(value, Spec) else value
+    trackers = [str(tracker) for tracker in job.tracking]
+    more = {"tracking": trackers or None, "baseline": job.baseline or None}
+    return unused_settings(job.training, job.loss, job.scaling, more)
 
 
 def _of_long_text(job: TrainJob) -> list[Problem]:

@@ -60,9 +60,7 @@ def estimate_tune(job: TuneJob, say: Say) -> TuneEstimate:
     """
     began = time.perf_counter()
     if isinstance(job.train.model, TfidfSpec):
-        allowed = (
-            "is not for a search with model.base: tfidf, whose trials have no steps to measure"
-        )
+        allowed = "is not for model.base: tfidf, whose trials have no steps to measure"
         raise ConfigError(Problem("--estimate", None, allowed, "Remove it."))
     from clftask.estimate.tune import Search, TuneEstimate, estimate
 

@@ -160,6 +160,7 @@ def _figures(meta: BundleMeta, intervals: dict[str, Any]) -> list[str]:
     splits = {split: with_plain(figures) for split, figures in meta.metrics.items()}
     columns = [name for split in splits for name in (split, "95 %", "plain")]
     names = list(dict.fromkeys(name for found in splits.values() for name in found))
+    linear = f"A name with {LINEAR} is the metric of a linear model on the same rows."
     baseline = f"A name with {MAJORITY} is the metric of always predicting the most frequent label."
     of_job = meta.job["training"]["metric"]
     found_gains = (against_linear(figures, of_job, s) for s, figures in meta.metrics.items())
@@ -173,11 +174,7 @@ def _figures(meta: BundleMeta, intervals: dict[str, Any]) -> list[str]:
         "labels whose metric is undefined; labels_absent is the number of labels that neither",
         "occur nor are predicted.",
         *([baseline] if any(name.endswith(MAJORITY) for name in names) else []),
-        *(
-            f"A name with {LINEAR} is the metric of a linear model on the same rows."
-            for _ in gains[:1]
-        ),
-        *gains,
+        *([linear, *gains] if gains else []),
         "",
         "| metric | " + " | ".join(columns) + " |",
         "|---" * (len(columns) + 1) + "|",
