@@ -105,7 +105,7 @@ def unused_settings(
     others["loss.label_smoothing"] = getattr(loss, "label_smoothing", 0) or None
     for name in ("workers", "use_gpu", "max_failures"):
         value, default = getattr(scaling, name), type(scaling).model_fields[name].default
-        others[f"scaling.{name}"] = None if value in (default, False) else value
+        others[f"scaling.{name}"] = None if value == default or value is False else value
     others |= more
     found |= {path: value for path, value in others.items() if value is not None}
     allowed = "is not for model.base: tfidf"

@@ -241,7 +241,7 @@ class TrainJob(Spec):
     def _without_unused(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what a linear model does not have: `load` refuses it."""
         found: dict[str, Any] = plain(self)
-        if isinstance(self.model, TfidfSpec):
+        if self.is_linear:
             found["training"] = {"metric": self.training.metric}
         return found
 
@@ -252,9 +252,14 @@ class TrainJob(Spec):
         return self.model
 
     @property
+    def is_linear(self) -> bool:
+        """Whether it trains a linear model."""
+        return isinstance(self.model, TfidfSpec)
+
+    @property
     def epochs(self) -> int:
         """The maximum number of epochs; a linear model is fitted in one."""
-        return 1 if isinstance(self.model, TfidfSpec) else self.training.epochs
+        return 1 if self.is_linear else self.training.epochs
 
     @property
     def average(self) -> Average:
@@ -269,7 +274,7 @@ class TrainJob(Spec):
             "data.train": data.train,
             "data.validation": data.validation,
             "data.test": data.test,
-            "model.base": None if self.model.base == TFIDF else self.model.base,
+            "model.base": None if self.is_linear else self.model.base,
             "run.storage": self.run.storage,
         }
         return {field: path for field, path in found.items() if path is not None}

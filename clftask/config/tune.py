@@ -138,7 +138,7 @@ class TuneJob(Spec):
         for override in within:
             _override_space(document, override)
         job = super().load(document, [o for o in overrides if o not in (*named, *within)])
-        is_linear = isinstance(job.train.model, TfidfSpec)
+        is_linear = job.train.is_linear
         if (job.scheduler.mutates or is_linear) and "finalists" not in job.model_fields_set:
             job = job.model_copy(update={"finalists": None})
         if is_linear and "scheduler" not in job.model_fields_set:
@@ -287,7 +287,7 @@ def _of_search(job: TuneJob) -> list[Problem]:
     if job.scheduler.mutates and job.finalists is not None:
         allowed = f"{job.scheduler.kind} changes hyperparameters in training: no job can repeat it"
         found.append(Problem("finalists", "set", allowed, "Set finalists: null."))
-    if isinstance(job.train.model, TfidfSpec):
+    if job.train.is_linear:
         found += _of_linear(job)
     if job.finalists is not None and job.train.seed + job.finalists.seeds >= 2**32:
         allowed = "finalists take the seeds after it, which must stay below 2**32"

@@ -7,7 +7,6 @@ import time
 from typing import TYPE_CHECKING
 
 from clftask.config.score import ScoreJob
-from clftask.config.tfidf import TfidfSpec
 from clftask.config.tune import TuneJob
 from clftask.distributed.capacity import capacity, plan
 from clftask.distributed.score.driver import checked_bundle, scaling_of
@@ -59,7 +58,7 @@ def estimate_tune(job: TuneJob, say: Say) -> TuneEstimate:
         JobError: No trial can be trained on this machine.
     """
     began = time.perf_counter()
-    if isinstance(job.train.model, TfidfSpec):
+    if job.train.is_linear:
         allowed = "is not for model.base: tfidf, whose trials have no steps to measure"
         raise ConfigError(Problem("--estimate", None, allowed, "Remove it."))
     from clftask.estimate.tune import Search, TuneEstimate, estimate

@@ -21,7 +21,6 @@ from clftask.components.metrics import (
     per_label,
 )
 from clftask.config.results import Metrics
-from clftask.config.tfidf import TFIDF
 from clftask.config.train import TrainJob
 from clftask.evaluation.baseline import (
     majority_label,
@@ -155,8 +154,7 @@ def decide(
     }
     warnings += worse_than_linear(figures[last].metrics, job.training.metric, last)
     of_last = figures[last].metrics, outcomes[last], space, majority, last
-    is_linear = job.model.base == TFIDF
-    warnings += weaknesses(*of_last, None if is_linear else str(job.training.optimizer))
+    warnings += weaknesses(*of_last, None if job.is_linear else str(job.training.optimizer))
     return Evaluated(decision, figures, outcomes, splits, warnings)
 
 

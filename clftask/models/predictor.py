@@ -265,8 +265,7 @@ def _chunk(column: Any, start: int) -> Any:
 
 def load(path: str, device: str | None = None, precision: str = "fp32") -> Predictor:
     """Open a bundle; see `clftask.load`."""
-    check_linear(bundle.read_meta(path), precision, device)
-    device = device or default_device()
+    given, device = device, device or default_device()
     precision = "fp32" if precision == "auto" else precision  # no timing decides
     if precision not in DTYPES:
         remedy = "Use fp32, whose probabilities are those of plain transformers."
@@ -274,6 +273,7 @@ def load(path: str, device: str | None = None, precision: str = "fp32") -> Predi
     check_precision(precision, torch.device(device).type == "cuda", "precision")
     with temporary_folder() as scratch, quiet_loading():
         folder, meta = bundle.fetch(path, scratch)
+        check_linear(meta, precision, given)
         return open_scorer(folder, meta, device, precision, path)
 
 

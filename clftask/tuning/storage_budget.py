@@ -41,7 +41,7 @@ def peak_bytes(job: TuneJob, concurrency: int, num_weights: int) -> int:
 
 def needed_bytes(job: TuneJob, concurrency: int, num_labels: int) -> int:
     """Return `peak_bytes` for the largest model in the search space."""
-    if isinstance(job.train.model, TfidfSpec):
+    if job.train.is_linear:
         models = (trial.model for trial in job.probed())
         most = max(m.num_weights(num_labels) for m in models if isinstance(m, TfidfSpec))
         return (2 * concurrency + 2) * most * _BYTES  # no checkpoints

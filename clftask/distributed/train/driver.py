@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from clftask import garbage, logs
 from clftask.components import trackers
 from clftask.config.results import Shipped, TrainResult
-from clftask.config.tfidf import TfidfSpec
 from clftask.config.train import TrainJob
 from clftask.data.prepare import Prepared, prepare, tokenise
 from clftask.distributed import spot_notice
@@ -93,7 +92,7 @@ def _trained(job: TrainJob, run: run_dir.Run, say: Say, show: Show) -> dict[str,
     prepared = prepare(job)
     if run.exists:
         run_dir.same_data(run, prepared.fingerprint)
-    if isinstance(job.model, TfidfSpec):
+    if job.is_linear:
         return _fit_here(job, run, prepared, say, show)
     check_base_files(job.model)
     with (

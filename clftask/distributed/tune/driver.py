@@ -125,7 +125,7 @@ def check_room(job: TuneJob, num_labels: int) -> Slots:
     """
     with named_as_in(job):
         scaling = job.train.scaling
-        if isinstance(job.train.model, TfidfSpec):
+        if job.train.is_linear:
             scaling = scaling.model_copy(update={"use_gpu": False})
         chosen = slots(scaling, job.concurrency, job.num_trials, capacity())
         for precision in {trial.training.precision for trial in job.probed()}:
@@ -180,7 +180,7 @@ def _precision(job: TrainJob, chosen: Slots, store: TrialStore) -> str:
 
     for trial in store.all():
         return trial.precision
-    if isinstance(job.model, TfidfSpec):
+    if job.is_linear:
         return "fp32"
     wanted, deterministic = job.training.precision, job.training.deterministic
     if wanted != "auto" or not chosen.gpus:

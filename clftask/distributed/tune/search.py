@@ -14,7 +14,6 @@ import ray
 
 from clftask.components.search.ray_schedulers import TRIAL
 from clftask.config.results import SearchOutcome
-from clftask.config.tfidf import TfidfSpec
 from clftask.config.train import TrainJob
 from clftask.distributed.ray_errors import reason_of
 from clftask.distributed.tune.callback import TuneProgressCallback
@@ -221,7 +220,7 @@ def publish(shared: Shared, job: TrainJob, best: Trial) -> dict[str, Any]:
 
     def task(shared: Shared) -> dict[str, Any]:
         slots, work = shared.slots, shared.work(job)
-        if isinstance(job.model, TfidfSpec):
+        if job.is_linear:
             return publish_linear(work, best)
         return publish_winner(work, job, best, slots.device, slots.workers)
 

@@ -21,7 +21,6 @@ from clftask.components.search.goal import Goal
 from clftask.components.search.ray_schedulers import TRIAL
 from clftask.components.search.schedulers import EPOCH
 from clftask.components.truncation import LongTextSpec
-from clftask.config.tfidf import TfidfSpec
 from clftask.config.train import TrainJob
 from clftask.config.tune import TuneJob
 from clftask.distributed.tune.placement import Slots
@@ -142,7 +141,7 @@ def _run(shared: Shared, trial: Trial, pointer: _Pointer, report: Any) -> Trial:
     if trial.state != "running":
         return trial
     group = _group(shared.run, shared.slots)
-    if isinstance(work.job.model, TfidfSpec):
+    if work.job.is_linear:
         done = attempt_linear(spec, report)
     else:
         done = group.run(functools.partial(attempt, spec, report))

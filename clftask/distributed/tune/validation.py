@@ -7,7 +7,6 @@ import importlib.util
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from clftask.config.tfidf import TfidfSpec
 from clftask.config.tune import TuneJob
 from clftask.distributed.capacity import capacity
 from clftask.distributed.tune.placement import Slots, room_for
@@ -61,7 +60,7 @@ def check_trials(job: TuneJob) -> dict[str, PreTrainedTokenizerBase]:
         ConfigError: A model cannot be used.
     """
     trials = job.probed()
-    if isinstance(job.train.model, TfidfSpec):
+    if job.train.is_linear:
         return {}
     of_trials = [trial.transformer for trial in trials]
     models = {(m.base, m.max_length, m.head.kind): m for m in of_trials}
