@@ -90,7 +90,7 @@ def unused_settings(
         training: The job's section; its `metric` is used.
         loss: The job's loss.
         scaling: The job's section; its `cpus_per_worker` is used.
-        more: Other settings by path; None: not set.
+        more: Other settings by path; empty or false: not set.
     """
     remedies = {
         "training.weight_decay": "Use model.C, the inverse strength of regularisation.",
@@ -106,7 +106,7 @@ def unused_settings(
     for name in ("workers", "use_gpu", "max_failures"):
         value, default = getattr(scaling, name), type(scaling).model_fields[name].default
         others[f"scaling.{name}"] = None if value == default or value is False else value
-    others |= more
+    others |= {path: value or None for path, value in more.items()}
     found |= {path: value for path, value in others.items() if value is not None}
     allowed = "is not for model.base: tfidf"
     return [

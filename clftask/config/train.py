@@ -295,7 +295,8 @@ def cross_field_errors(job: TrainJob) -> list[Problem]:
     if job.task not in job.loss.tasks:
         found.append(Problem("loss.kind", job.loss.kind, f"is not for {job.task}", "Use auto."))
     if isinstance(job.model, TfidfSpec):
-        found += _of_linear(job)
+        more = {"tracking": [*map(str, job.tracking)], "baseline": job.baseline}
+        found += unused_settings(training, job.loss, job.scaling, more)
     elif isinstance(job.loss, LogitAdjusted) and job.model.head.bias == "prior":
         allowed = f"must be zero with {job.loss.kind}, which removes the prior from the model"
         found.append(Problem("model.head.bias", "prior", allowed))
@@ -372,12 +373,6 @@ def _of_workers(job: TrainJob) -> list[Problem]:
         allowed = f"is global, so it must be a multiple of scaling.workers ({most})"
         return [Problem("training.batch_size", batch_size, allowed)]
     return []
-
-
-def _of_linear(job: TrainJob) -> list[Problem]:
-    trackers = [str(tracker) for tracker in job.tracking]
-    more = {"tracking": trackers or None, "baseline": job.baseline or None}
-    return unused_settings(job.training, job.loss, job.scaling, more)
 
 
 def _of_long_text(job: TrainJob) -> list[Problem]:

@@ -23,7 +23,6 @@ from clftask.data import training_rows
 from clftask.data.prepare import Prepared, beginnings
 from clftask.evaluation.baseline import COMPARED
 from clftask.evaluation.evaluate import Evaluated, decide, labelled
-from clftask.evaluation.validation import validation_metrics
 from clftask.io import storage
 from clftask.io.strict_json import strict, to_json
 from clftask.io.tempdirs import temporary_folder
@@ -35,6 +34,7 @@ from clftask.models.linear_scorer import num_words
 from clftask.report.bundle_page import page_of
 from clftask.training import run_dir
 from clftask.training.run_log import RunLog
+from clftask.training.validation import validation_metrics
 from clftask.training.work import Work
 
 _log = logging.getLogger(__name__)
@@ -117,9 +117,7 @@ def _targets(work: Work, split: str) -> Float32:
 
 def validation_figures(work: Work, logits: Float32) -> dict[str, float]:
     """Return the loss and the metrics of validation, as an epoch of other models has them."""
-    job, targets = work.job, _targets(work, "validation")
-    names = job.training.metric, job.average
-    found = validation_metrics(logits, targets, work.space, *names)
+    found = validation_metrics(work.job, work.space, logits, _targets(work, "validation"))
     return {"loss": _loss(work, "validation", logits), **found}
 
 

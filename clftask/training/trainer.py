@@ -33,13 +33,13 @@ from clftask.data.batching import (
     MicroBatches,
     num_global_rows,
 )
-from clftask.evaluation.validation import validation_metrics
 from clftask.io.tempdirs import translate_write_errors
 from clftask.messages import first_line
 from clftask.models.memory import is_device_failure, is_out_of_memory, unless_out_of_memory
 from clftask.models.padding import least_width
 from clftask.training.collectives import all_agree, broadcast_from_first
 from clftask.training.inference import Inference, row_too_large
+from clftask.training.validation import validation_metrics
 
 WEIGHTS = "model.safetensors"
 NUM_TRIED = 4  # rows
@@ -324,8 +324,7 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
     def _validation_metrics(self, logits: Float32) -> dict[str, float]:
         """Return the job's metric, micro- and macro-F1 and the loss, at the best threshold."""
         targets = self.targets_of("validation")
-        names = self.job.training.metric, self.job.average
-        found = validation_metrics(logits, targets, self.space, *names)
+        found = validation_metrics(self.job, self.space, logits, targets)
         return {"loss": self.mean_loss(logits, targets), **found}
 
     def mean_loss(self, logits: Float32, targets: Float32) -> float:
