@@ -101,13 +101,16 @@ def fit(work: Work, vectors: Vectors) -> Fitted:
     assert isinstance(job.model, TfidfSpec)
     train = vectors.vectorizer, vectors.train, _targets(work, "train")
     model, warnings = fit_linear(job, job.model.C, *train)
-    held_out = (split for split in ("validation", "test") if split in work.tables)
-    return Fitted(model, {split: logits_of(work, model, split) for split in held_out}, warnings)
+    return Fitted(model, held_out(work, model), warnings)
 
 
-def logits_of(work: Work, model: LinearModel, split: str) -> Float32:
-    """Return the (rows, labels) logits of a split."""
-    return model.logits(model.vectorizer.transform(_texts(work.tables[split])))
+def held_out(work: Work, model: LinearModel) -> dict[str, Float32]:
+    """Return the (rows, labels) logits of validation, and of test if there is one."""
+    return {
+        split: model.logits(model.vectorizer.transform(_texts(work.tables[split])))
+        for split in ("validation", "test")
+        if split in work.tables
+    }
 
 
 def _targets(work: Work, split: str) -> Float32:

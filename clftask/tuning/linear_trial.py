@@ -67,9 +67,7 @@ def publish_linear(work: Work, trial: Trial) -> dict[str, Any]:
         folder = Path(scratch, "weights")
         storage.download(TrialStore(work.run).weights(trial), str(folder))
         model = LinearModel.open(folder, len(work.label_names))
-        held_out = [split for split in ("validation", "test") if split in work.tables]
-        logits = {split: linear.logits_of(work, model, split) for split in held_out}
-        found = linear.evaluate(work, linear.Fitted(model, logits, []))
+        found = linear.evaluate(work, linear.Fitted(model, linear.held_out(work, model), []))
         rows = work.tables["train"].num_rows
         speed = rows / max(trial.seconds, 1e-3)
         outcome = found.content | linear.outcome_of(work, trial.seconds, speed)

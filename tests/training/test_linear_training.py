@@ -167,19 +167,19 @@ def test_inspect_data_measures_characters(finished):
 
 def test_score_gives_each_row_once(finished, tmp_path):
     world = World(tmp_path, finished[1].bundle)
-    world.write("a.parquet", 25)
+    world.write("a.parquet", 30)
     with pytest.raises(KeyboardInterrupt):
         world.run(stop_after=10)
     manifest = world.run()
-    assert (manifest.counts.rows_in, manifest.counts.rows_scored) == (25, 25)
-    assert world.ids() == sorted(f"row-{i}" for i in range(25))
+    assert (manifest.counts.rows_in, manifest.counts.rows_scored) == (30, 30)
+    assert world.ids() == sorted(f"row-{i}" for i in range(30))
     assert manifest.precision is not None
     assert str(manifest.precision) == "fp32"
     table = world.table().to_pandas().set_index("id")
-    texts = [f"fast audio tool {i % 7}" for i in range(25)]
+    texts = [f"fast audio tool {i % 7}" for i in range(30)]
     expected = world.scorer.predict(texts).probabilities
     names = [f"p_{name}" for name in world.meta.label_names]
-    found = table.loc[[f"row-{i}" for i in range(25)], names].to_numpy()
+    found = table.loc[[f"row-{i}" for i in range(30)], names].to_numpy()
     assert found.tolist() == expected.tolist()
 
 

@@ -94,7 +94,7 @@ def _trained(job: TrainJob, run: run_dir.Run, say: Say, show: Show) -> dict[str,
         run_dir.same_data(run, prepared.fingerprint)
     if job.is_linear:
         return _fit_here(job, run, prepared, say, show)
-    check_base_files(job.model)
+    check_base_files(job.transformer)
     with (
         run_dir.resumable(run) as create,
         _checking_base(job) as checked,
