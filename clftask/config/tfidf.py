@@ -53,7 +53,7 @@ class TfidfSpec(Spec):
     chars: Ngrams | None = None
     min_df: int = Field(2, ge=1)
     max_features: int = Field(50_000, ge=1, le=10_000_000)
-    C: float = Field(1.0, gt=0)
+    C: float = Field(10.0, gt=0)
 
     @model_validator(mode="after")
     def _has_features(self) -> Self:
