@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from clftask.models.predictor import Scorer
+    from clftask.models.prediction import Predictor
 
 __all__ = ["__version__", "load", "register"]
 
 __version__ = "0.1.0"
 
 
-def load(bundle: str, device: str | None = None, precision: str = "fp32") -> Scorer:
+def load(bundle: str, device: str | None = None, precision: str = "fp32") -> Predictor:
     """Load a bundle for use in Python: `clftask.load("runs/name/bundle").predict(texts)`.
 
     Args:

@@ -370,7 +370,7 @@ def _step(cls: Any, part: str | int) -> Any:
         return cls.model_fields[part].annotation
     members = [cls, *_members(cls)]
     for member in members:
-        if _is_spec(member) and member.__name__ == part:  # the tag of a union without kinds
+        if _is_spec(member) and getattr(member, "TAG", None) == part:  # a union without kinds
             return member
         if _is_spec(member) and "kind" in member.model_fields:
             if member.model_fields["kind"].default == part:

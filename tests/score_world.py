@@ -14,7 +14,7 @@ from clftask.distributed.score.dispatcher import Dispatcher
 from clftask.distributed.score.driver import ScoreRun
 from clftask.errors import JobError
 from clftask.models import bundle
-from clftask.models.predictor import Scorer
+from clftask.models.predictor import open_scorer
 from clftask.scoring import plan as planning
 from clftask.scoring.manifest import Manifest
 from clftask.scoring.worker import Done, Failure, ScoreWork, ShardScorer
@@ -35,7 +35,7 @@ class World:
             "precision": "fp32",
         }
         local, self.meta = bundle.fetch(tiny_bundle, "")
-        self.scorer = Scorer(*bundle.open_model(local, self.meta), self.meta)
+        self.scorer = open_scorer(local, self.meta, "cpu")
         self.num_scored = 0
         self.records: list[dict[str, Any]] = []
 

@@ -128,7 +128,9 @@ def _print_corpus(page: Page, found: CorpusData) -> None:
         rows.append(("bad rows", f"{count:,} of {found.sampled:,} sampled: {reason}"))
     page.pairs(rows)
     if found.characters:
-        _print_lengths(page, {"": (found.sampled, found.tokens)}, "sample", found.max_length)
+        lengths = found.tokens or found.characters
+        limit = found.max_length if found.tokens else None
+        _print_lengths(page, {"": (found.sampled, lengths)}, "sample", limit)
     _print_warnings(page, found.warnings)
 
 

@@ -7,7 +7,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from clftask.cli.tables import Page, shown
 from clftask.components.labels import Task
-from clftask.components.metrics import ABSENT, MAJORITY, LabelFigures, with_plain
+from clftask.components.metrics import ABSENT, LINEAR, MAJORITY, LabelFigures, with_plain
 from clftask.config.results import Metrics, ScoreResult, TrainResult, TuneResult
 from clftask.messages import counted, range_text
 from clftask.report.headline import headline_names
@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 MAX_LABEL_ROWS = 20
 NARROW, VERY_NARROW, MIN_SPREAD = 74, 56, 64  # columns of the terminal
 PLAIN_CAPTION = "plain: uncalibrated, at 0.5 or the most probable class"
-BASELINE = f"{MAJORITY}: always the most frequent label\n"
+BASELINES = {
+    MAJORITY: "always the most frequent label",
+    LINEAR: "a linear model on the same rows",
+}
 MORE = "all metrics: --all-metrics"
 
 
@@ -39,6 +42,9 @@ def tune_summary(result: TuneResult, file: IO[str], all_metrics: bool = False) -
         page.line(f"finalist {finalist['trial']}: {result.metric} with new seeds {scores}")
     print_metrics(page, result.best["metrics"], {}, result.task, result.metric, all_metrics)
     page.warnings(result.best.get("warnings", []))
+    metrics = result.best["metrics"]
+    last = "test" if "test" in metrics else "validation"
+    _print_gain(page, metrics[last], result.metric, last)
     page.line(f"job: {result.job}")
     page.line(f"bundle: {result.bundle}")
     page.line(f"report: {result.run}/report.html")
@@ -82,10 +88,20 @@ def train_summary(result: TrainResult, file: IO[str], all_metrics: bool = False)
     split = "test" if "test" in result.per_label else "validation"
     _print_labels(page, result.per_label[split], split)
     page.warnings(result.warnings)
+    _print_gain(page, result.metrics[split], result.metric, split)
     if result.shipped is not None:
         page.line(result.shipped.line())
     page.line(f"bundle: {result.bundle}")
     page.line(f"report: {result.bundle}/report.html")
+
+
+def _print_gain(page: Page, metrics: Mapping[str, Any], metric: str, split: str) -> None:
+    """Print how much better a model is than the linear baseline, if there is one."""
+    from clftask.evaluation.baseline import against_linear
+
+    line = against_linear(metrics, metric, split)
+    if line is not None:
+        page.line(line)
 
 
 def evaluation_summary(result: Evaluation, file: IO[str], all_metrics: bool = False) -> None:
@@ -208,8 +224,12 @@ def print_metrics(
     figures = [pair for found in metrics.values() for pair in found.items()]
     names = headline_names(task, own, (n for n, value in figures if value or n != ABSENT))
     intervals = {} if page.width < VERY_NARROW else intervals
-    has_baseline = any(name.endswith(MAJORITY) for name in names)
-    caption = None if all_metrics else f"{BASELINE if has_baseline else ''}{MORE}"
+    baselines = [
+        f"{suffix}: {words}\n"
+        for suffix, words in BASELINES.items()
+        if any(name.endswith(suffix) for name in names)
+    ]
+    caption = None if all_metrics else f"{''.join(baselines)}{MORE}"
     shares_table = not all_metrics and (page.width >= NARROW or not intervals)
     tables = [metrics] if shares_table else [{split: metrics[split]} for split in metrics]
     for found in tables:

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from clftask.array_types import Array
-from clftask.commands.evaluate import Say, read_table, scored
+from clftask.commands.evaluate import Say, opened, read_table, scored
 from clftask.commands.gates import GateOutcome, all_passed, check_gates, metric_of, read_gates
 from clftask.components.labels import LabelSpace, Task, multi_hot
 from clftask.components.metrics import (
@@ -236,7 +236,7 @@ def _decided(path: str, rows: pa.Table, space: LabelSpace, say: Say) -> Decided:
         folder, meta = fetch(path, scratch)
         if known := training_rows.count_known(Path(folder), rows):
             say(f"{path}: {training_rows.warning(known, rows.num_rows)}")
-        logits, _, _ = scored(folder, meta, rows, say)
+        logits, _ = scored(opened(folder, meta), rows, say)
     own = meta.decision.probabilities(logits, meta.task)
     places = [space.names.index(name) for name in meta.label_names]
     probabilities = np.zeros((len(own), len(space.names)), np.float32)

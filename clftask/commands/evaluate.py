@@ -10,21 +10,28 @@ from typing import Any
 from clftask.components.decision.calibration import Calibration
 from clftask.components.decision.decision import Decision
 from clftask.components.labels import LabelSpace, Task, multi_hot
-from clftask.components.truncation import num_special
 from clftask.config.train import TrainJob
 from clftask.data import training_rows
 from clftask.data.prepare import beginnings, read_labelled
 from clftask.data.summary import DataReport
-from clftask.data.tokenization import full_lengths
 from clftask.errors import ConfigError, Problem
 from clftask.evaluation.baseline import majority_label, weaknesses
-from clftask.evaluation.evaluate import Evaluated, Figures, Labelled, decide, labelled, measured
+from clftask.evaluation.evaluate import (
+    LINEAR_METRICS,
+    Evaluated,
+    Figures,
+    Labelled,
+    decide,
+    labelled,
+    measured,
+)
 from clftask.io import filesystems, listing, storage
 from clftask.io.tempdirs import temporary_folder
 from clftask.messages import counted
 from clftask.models import bundle
 from clftask.models.bundle_meta import BundleMeta
 from clftask.models.loading import output_layer, quiet_loading
+from clftask.models.prediction import Predictor
 from clftask.models.predictor import default_device, open_scorer
 from clftask.report.bundle_page import page_of
 from clftask.training import run_dir
@@ -126,7 +133,8 @@ def evaluate_bundle(path: str, table: str, say: Say, split: str | None = None) -
     of_bundle = decision, meta.space, num_whole, majority, training["metric"]
     figures = measured(rows, outcome, *of_bundle)
     of_table = figures.metrics, outcome, meta.space, majority, table
-    warnings = weaknesses(*of_table, training["optimizer"])
+    optimizer = None if meta.is_linear else training["optimizer"]
+    warnings = weaknesses(*of_table, optimizer)
     return found.evaluation(path, table, figures, warnings, say)
 
 
@@ -162,7 +170,9 @@ def decide_bundle(
         if len(found.rows.logits) < FEW_ROWS:
             rows = counted(len(found.rows.logits), "row")
             say(f"warning: the decision is fitted on only {rows} and may overfit")
-        splits, data = {"validation": found.rows}, found.meta.data
+        # The linear baseline was measured on other rows.
+        data = {k: v for k, v in found.meta.data.items() if k != LINEAR_METRICS}
+        splits = {"validation": found.rows}
         refitted = decide(job, found.meta.space, splits, data, found.num_special)
         figures = refitted.figures["validation"]
         result = found.evaluation(place, table, figures, refitted.warnings, say)
@@ -209,14 +219,15 @@ def _labelled_bundle(
     if known:
         warnings.append(training_rows.warning(known, rows.num_rows))
         say(warnings[-1])
-    logits, tokens, tokenizer = scored(folder, meta, rows, say)
+    scorer = opened(folder, meta)
+    logits, tokens = scored(scorer, rows, say)
     raw = meta.decision.calibration.raw(logits)
     targets = multi_hot(rows["labels"].combine_chunks(), len(meta.label_names))
-    num_tokens = full_lengths(*_texts(rows), tokens, tokenizer)
+    num_tokens = scorer.lengths(*_texts(rows), tokens)
     shown = rows.set_column(rows.column_names.index("text"), "text", beginnings(rows))
     found = labelled(shown.append_column("num_tokens", num_tokens), raw, targets)
-    special = sum(num_special(tokenizer))
-    return LabelledBundle(meta, folder, found, rows, report.split_read, known, warnings, special)
+    read = report.split_read, known, warnings, scorer.num_special
+    return LabelledBundle(meta, folder, found, rows, *read)
 
 
 def read_table(
@@ -234,21 +245,23 @@ def read_table(
     return rows, report
 
 
-def scored(folder: str, meta: BundleMeta, rows: Any, say: Say) -> tuple[Any, Any, Any]:
-    """Return the (rows, labels) float32 logits of a bundle, the tokens, and the tokenizer.
+def opened(folder: str, meta: BundleMeta) -> Predictor:
+    """Open a bundle's local folder, in fp32: metrics must not depend on a machine's precision."""
+    with quiet_loading():
+        return open_scorer(folder, meta, default_device())
+
+
+def scored(scorer: Predictor, rows: Any, say: Say) -> tuple[Any, Any]:
+    """Return the (rows, labels) float32 logits of a bundle, and the tokens.
 
     Args:
-        folder: The bundle's local folder.
-        meta: Its description.
+        scorer: The bundle.
         rows: Table with text, and text_pair for text pairs.
         say: Prints a line for the user.
     """
-    with quiet_loading():
-        # Always fp32: metrics must not depend on which precision is fastest on a machine.
-        scorer = open_scorer(folder, meta, default_device())
     say(f"scoring {counted(rows.num_rows, 'row')} on {scorer.device}")
     tokens = scorer.tokenise(*_texts(rows))
-    return scorer.logits(tokens), tokens, scorer.tokenizer
+    return scorer.logits(tokens), tokens
 
 
 def _texts(rows: Any) -> tuple[Any, Any]:
@@ -267,8 +280,10 @@ def _rewrite(
     """Write the bundle with its new decision, `clftask.json` last."""
     with quiet_loading():
         model, tokenizer = bundle.open_model(found.folder, found.meta)
-    calibration = _recalibrated(output_layer(model), found.meta.decision, refitted.decision)
-    decision = refitted.decision.model_copy(update={"calibration": calibration})
+    decision = refitted.decision
+    if not found.meta.is_linear:  # else clftask alone applies the calibration
+        calibration = _recalibrated(output_layer(model), found.meta.decision, decision)
+        decision = decision.model_copy(update={"calibration": calibration})
     decided_on = {"table": filesystems.absolute(table), "rows": len(found.rows.logits)}
     data = found.meta.data | {"decided_on": decided_on}
     changed = {"decision": decision, "job": job.dump(), "data": data}

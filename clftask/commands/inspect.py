@@ -23,6 +23,7 @@ from clftask.io import filesystems, storage
 from clftask.io.parallel import map_in_threads
 from clftask.messages import are, counted
 from clftask.models import bundle
+from clftask.models.bundle_meta import BundleMeta
 from clftask.scoring.manifest import (
     PLAN,
     Counts,
@@ -77,6 +78,7 @@ class Bundle(Measured):
 
     kind = "bundle"
     NAMES = {"rule": "labels given", "needs_base": "needs base"}
+    model: str
     labels: int
     text: list[str]
     read: str
@@ -298,17 +300,23 @@ def _bundle(place: str) -> Bundle:
         task=meta.task,
         labels=len(meta.label_names),
         text=list(meta.text.columns),
-        read=meta.truncation.words(meta.max_length),
+        model=meta.origin,
+        read=meta.read,
         adapted=None if meta.adapt.kind == "full" else meta.adapt.words,
         needs_base=meta.job["model"]["base"] if meta.adapt.is_apart else None,
         calibration=meta.decision.calibration.kind,
         rule=meta.decision.rule(meta.task),
         fingerprint=meta.fingerprint,
-        metric=meta.shipped.metric if meta.shipped else None,
+        metric=meta.shipped.metric if meta.shipped else _metric_of(meta),
         metrics=meta.metrics,
         warnings=list(meta.warnings),
         versions=meta.versions,
     )
+
+
+def _metric_of(meta: BundleMeta) -> str | None:
+    """Return the metric of a linear model's job; others of version 0.1.0 have none."""
+    return meta.job["training"]["metric"] if meta.is_linear else None
 
 
 def _search(place: str) -> Search:

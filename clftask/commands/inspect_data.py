@@ -11,10 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clftask.components.truncation import LongTextSpec
 from clftask.config.jobs import load_any_job
 from clftask.config.score import ScoreJob
-from clftask.config.train import TrainJob
+from clftask.config.train import ModelSpec, TrainJob
 from clftask.config.tune import TuneJob
 from clftask.data.duplicates import Duplicates, find_duplicates
 from clftask.data.prepare import Prepared, prepare, tokenise
@@ -29,6 +28,7 @@ from clftask.io.tempdirs import temporary_folder
 from clftask.messages import counted
 from clftask.models import bundle
 from clftask.models.base_checks import check_base
+from clftask.models.bundle_meta import BundleMeta
 from clftask.models.tokenizers import load_tokenizer
 from clftask.scoring.input import matching_rows, source_of, survey
 
@@ -53,7 +53,7 @@ class TrainData:
         characters: median, p95 and longest of the texts by split.
         tokens: The same in tokens; truncated: share of rows; lost: share of tokens. Empty if the
             tokenizer cannot be opened.
-        max_length: The tokens that are read.
+        max_length: The tokens that are read; None for a linear model, which reads whole texts.
         duplicates: Equal texts.
         warnings: What the data summary warns of.
         notes: What it tells of soft labels and row weights.
@@ -70,7 +70,7 @@ class TrainData:
     labels_not_in: dict[str, list[str]]
     characters: dict[str, Figures]
     tokens: dict[str, Figures]
-    max_length: int
+    max_length: int | None
     duplicates: Duplicates
     warnings: list[str]
     notes: list[str]
@@ -92,7 +92,7 @@ class CorpusData:
         bad: Number of sampled rows that would be quarantined, by reason.
         characters: median, p95 and longest of the sampled texts.
         tokens: The same in tokens; truncated: share of rows; lost: share of tokens.
-        max_length: The tokens that the bundle reads.
+        max_length: The tokens that the bundle reads; None for a linear model.
         warnings: Skipped files, and equal texts or ids in the sample.
     """
 
@@ -106,7 +106,7 @@ class CorpusData:
     bad: dict[str, int]
     characters: Figures
     tokens: Figures
-    max_length: int
+    max_length: int | None
     warnings: list[str] = field(default_factory=list)
 
 
@@ -171,7 +171,7 @@ def _of_train(job: TrainJob, kind: str) -> TrainData:
             for split, table in prepared.tables.items()
         },
         tokens=report.tokens,
-        max_length=job.model.max_length,
+        max_length=job.model.max_length if isinstance(job.model, ModelSpec) else None,
         duplicates=find_duplicates(prepared.tables, prepared.space),
         warnings=warnings,
         notes=report.notes(),
@@ -180,6 +180,8 @@ def _of_train(job: TrainJob, kind: str) -> TrainData:
 
 def _tokenised(job: TrainJob, prepared: Prepared) -> list[str]:
     """Add token lengths to the report; return a warning if the base cannot be used."""
+    if not isinstance(job.model, ModelSpec):
+        return []
     try:
         has_pairs = job.data.text_pair is not None
         tokenise(prepared, check_base(job.model, has_pairs, job.training), job.model)
@@ -220,8 +222,8 @@ def _of_score(job: ScoreJob) -> CorpusData:
         filtered=None if job.input.where is None else read.num_rows - sample.num_rows,
         bad={str(c["values"]): c["counts"] for c in pc.value_counts(reasons).to_pylist()},
         characters=length_figures(pc.utf8_length(text).to_numpy()) if len(text) else {},
-        tokens=_tokens(path, text, pair, meta.max_length, meta.truncation),
-        max_length=meta.max_length,
+        tokens={} if meta.is_linear else _tokens(path, text, pair, meta),
+        max_length=None if meta.is_linear else meta.max_length,
         warnings=warnings,
     )
 
@@ -252,11 +254,11 @@ def _repeated(columns: dict[str, Any]) -> list[str]:
     return found
 
 
-def _tokens(path: str, text: Any, pair: Any, max_length: int, long_text: LongTextSpec) -> Figures:
+def _tokens(path: str, text: Any, pair: Any, meta: BundleMeta) -> Figures:
     if not len(text):
         return {}
     with temporary_folder() as scratch:
         folder, _ = bundle.fetch(path, scratch)
         tokenizer = load_tokenizer(folder)
-    tokens = tokenise_texts(text, pair, tokenizer, max_length, long_text)
+    tokens = tokenise_texts(text, pair, tokenizer, meta.max_length, meta.truncation)
     return token_figures(full_lengths(text, pair, tokens, tokenizer).to_numpy(), tokens)

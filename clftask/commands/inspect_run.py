@@ -92,7 +92,7 @@ def inspect_run(place: str) -> FinishedRun | UnfinishedRun:
         base=base,
         progress=unfinished(place, run_dir.JOB, "train"),
         best=score or None,
-        trained=f"{last['epoch']:g} of {job.training.epochs} epochs" if last else None,
+        trained=f"{last['epoch']:g} of {counted(job.epochs, 'epoch')}" if last else None,
         last_record=last,
     )
 

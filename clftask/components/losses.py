@@ -56,10 +56,13 @@ class LossSpec(Spec):
         tasks: The supported tasks.
         is_proper: Whether the loss is lowest where the prediction is the target, also for a target
             between 0 and 1 (without weights and smoothing): only then it learns probabilities.
+        is_cross_entropy: Whether it is the task's cross-entropy with weights of the positives,
+            which logistic regression minimises.
     """
 
     tasks: ClassVar[tuple[Task, ...]]
     is_proper: ClassVar[bool] = True
+    is_cross_entropy: ClassVar[bool] = False
     kind: str
 
     @abstractmethod
@@ -140,6 +143,7 @@ class CrossEntropy(PairLoss):
     """Softmax cross-entropy: −log p of the true class."""
 
     tasks = ("multiclass",)
+    is_cross_entropy = True
     kind: Literal["cross_entropy"] = "cross_entropy"
 
     def pairs(self, logits: torch.Tensor, targets: torch.Tensor, task: Task) -> torch.Tensor:
@@ -151,6 +155,7 @@ class BinaryCrossEntropy(PairLoss):
     """Sigmoid cross-entropy, averaged over the labels."""
 
     tasks = ("multilabel",)
+    is_cross_entropy = True
     kind: Literal["bce"] = "bce"
 
     def pairs(self, logits: torch.Tensor, targets: torch.Tensor, task: Task) -> torch.Tensor:
@@ -215,6 +220,7 @@ class ClassBalanced(_Task):
         beta: β of the weight (1 − β) / (1 − β^n): equal weights at 0, about 1/n near 1.
     """
 
+    is_cross_entropy = True
     kind: Literal["class_balanced"] = "class_balanced"
     beta: float = Field(0.999, ge=0, lt=1)
 
@@ -253,9 +259,13 @@ class LogitAdjusted(_Task):
 
 
 class AutoLoss(PairLoss):
-    """Cross-entropy for multiclass and for soft labels; else focal loss, better for rare labels."""
+    """Cross-entropy for multiclass and for soft labels; else focal loss, better for rare labels.
+
+    For linear models, cross-entropy.
+    """
 
     tasks = ("multiclass", "multilabel")
+    is_cross_entropy = True
     kind: Literal["auto"] = "auto"
 
     def pairs(self, logits: torch.Tensor, targets: torch.Tensor, task: Task) -> torch.Tensor:

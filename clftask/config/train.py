@@ -8,7 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    SerializerFunctionWrapHandler,
+    Tag,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from clftask.components.adapt import Adapt, Full
 from clftask.components.counts import Average
@@ -25,6 +35,7 @@ from clftask.components.text import Columns, TextRecipe, one_or_more
 from clftask.components.trackers import Tracker
 from clftask.components.truncation import KeepHead, LongText, LongTextSpec
 from clftask.config.from_trainer import INSTEAD
+from clftask.config.tfidf import TFIDF, TfidfSpec, unused_settings
 from clftask.config.trainer_arguments import TrainerArguments
 from clftask.errors import ConfigError, Problem, StorageError
 from clftask.io import filesystems, storage
@@ -75,6 +86,7 @@ class DataSpec(Spec):
 class ModelSpec(Spec):
     """The pretrained model, the number of its first layers to keep, its head and input length."""
 
+    TAG: ClassVar[str] = "transformers"
     base: str = Field(min_length=1)
     layers: int | None = Field(None, ge=1)
     max_length: int = Field(128, ge=4)
@@ -87,6 +99,10 @@ class ModelSpec(Spec):
         """The fields that tokenisation depends on."""
         return self.base, self.max_length, self.long_text
 
+    def num_whole(self, num_special: int) -> int:
+        """Return the length in tokens of the longest text that is read whole."""
+        return self.long_text.num_whole(self.max_length, num_special)
+
     @field_validator("base")
     @classmethod
     def _absolute_folder(cls, value: str) -> str:
@@ -94,6 +110,17 @@ class ModelSpec(Spec):
         is_hub = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", value) is not None
         is_local = is_hub and storage.is_folder(value)
         return str(resolved(value)) if is_folder or is_local else value
+
+
+def _kind_of_model(value: Any) -> str:
+    base = value.get("base") if isinstance(value, Mapping) else getattr(value, "base", None)
+    return TfidfSpec.TAG if base == TFIDF else ModelSpec.TAG
+
+
+AnyModel = Annotated[
+    Annotated[ModelSpec, Tag(ModelSpec.TAG)] | Annotated[TfidfSpec, Tag(TfidfSpec.TAG)],
+    Discriminator(_kind_of_model),
+]
 
 
 class EarlyStopping(Spec):
@@ -188,17 +215,22 @@ class RunSpec(Spec):
 
 
 class TrainJob(Spec):
-    """A training job."""
+    """A training job.
+
+    Attributes:
+        baseline: Whether a linear model is fitted on the same rows, for comparison.
+    """
 
     INSTEAD: ClassVar[Mapping[str, str]] = INSTEAD
 
     task: Task
     seed: int = Field(42, ge=0, lt=2**32)
     data: DataSpec
-    model: ModelSpec
+    model: AnyModel
     loss: Loss = AutoLoss()
     training: TrainingSpec = TrainingSpec()
     decision: DecisionSpec = DecisionSpec()
+    baseline: bool = False
     scaling: ScalingSpec = ScalingSpec()
     tracking: Annotated[tuple[Tracker, ...], BeforeValidator(one_or_more)] = ()
     run: RunSpec = Field(default_factory=RunSpec)
@@ -216,6 +248,30 @@ class TrainJob(Spec):
             raise ConfigError(*mistakes)
         return job
 
+    @model_serializer(mode="wrap")
+    def _without_unused(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what a linear model does not have: `load` refuses it."""
+        found: dict[str, Any] = plain(self)
+        if self.is_linear:
+            found["training"] = {"metric": self.training.metric}
+        return found
+
+    @property
+    def transformer(self) -> ModelSpec:
+        """The model section of a job that trains a pretrained model."""
+        assert isinstance(self.model, ModelSpec)
+        return self.model
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether it trains a linear model."""
+        return isinstance(self.model, TfidfSpec)
+
+    @property
+    def epochs(self) -> int:
+        """The maximum number of epochs; a linear model is fitted in one."""
+        return 1 if self.is_linear else self.training.epochs
+
     @property
     def average(self) -> Average:
         """The average of the metric; the decision maximises F1 with the same one."""
@@ -229,7 +285,7 @@ class TrainJob(Spec):
             "data.train": data.train,
             "data.validation": data.validation,
             "data.test": data.test,
-            "model.base": self.model.base,
+            "model.base": None if self.is_linear else self.model.base,
             "run.storage": self.run.storage,
         }
         return {field: path for field, path in found.items() if path is not None}
@@ -248,7 +304,12 @@ def cross_field_errors(job: TrainJob) -> list[Problem]:
     elif data.labels.is_soft and not job.loss.is_proper:
         allowed = "does not learn probabilities: it is lowest elsewhere"
         found.append(Problem("loss.kind", job.loss.kind, allowed, "Use auto."))
-    if isinstance(job.loss, LogitAdjusted) and job.model.head.bias == "prior":
+    if isinstance(job.model, TfidfSpec):
+        soft = data.labels.kind if data.labels.is_soft else None
+        more = {"tracking": [*map(str, job.tracking)], "baseline": job.baseline}
+        more |= {"data.weight": data.weight, "data.labels.kind": soft}
+        found += unused_settings(training, job.loss, job.scaling, more)
+    elif isinstance(job.loss, LogitAdjusted) and job.model.head.bias == "prior":
         allowed = f"must be zero with {job.loss.kind}, which removes the prior from the model"
         found.append(Problem("model.head.bias", "prior", allowed))
     found += problem_of_metric(job, "training.metric", training.metric)
@@ -333,9 +394,9 @@ def _of_optimizer(training: TrainingSpec) -> list[Problem]:
 
 def _of_layer_decay(job: TrainJob) -> list[Problem]:
     decay = job.training.layer_decay
-    if decay is None or job.model.adapt.trains_layers:
+    if decay is None or job.is_linear or job.transformer.adapt.trains_layers:
         return []
-    allowed = f"has no effect with model.adapt {job.model.adapt.kind}, which trains no layers"
+    allowed = f"has no effect with model.adapt {job.transformer.adapt.kind}, which trains no layers"
     return [Problem("training.layer_decay", decay, allowed, "Remove it.")]
 
 
@@ -351,6 +412,8 @@ def _of_workers(job: TrainJob) -> list[Problem]:
 
 
 def _of_long_text(job: TrainJob) -> list[Problem]:
+    if not isinstance(job.model, ModelSpec):
+        return []
     model, policy = job.model, job.model.long_text
     found = []
     if job.data.text_pair is not None and not policy.takes_pairs:

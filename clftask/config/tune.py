@@ -15,11 +15,19 @@ from pydantic import BeforeValidator, ByteSize, Field, PlainSerializer, field_va
 
 from clftask.components.metrics import LOWER_IS_BETTER
 from clftask.components.search.goal import Goal
-from clftask.components.search.schedulers import Asha, Scheduler
+from clftask.components.search.schedulers import Asha, Fifo, Scheduler
 from clftask.components.search.searchers import MAX_TRIALS, Random, Searcher
 from clftask.components.search.space import AnyDistribution, Picks, Space
 from clftask.config.from_trainer import INSTEAD_IN_SEARCH
-from clftask.config.train import ModelSpec, RunSpec, TrainJob, cross_field_errors, problem_of_metric
+from clftask.config.tfidf import TFIDF, TfidfSpec
+from clftask.config.train import (
+    AnyModel,
+    ModelSpec,
+    RunSpec,
+    TrainJob,
+    cross_field_errors,
+    problem_of_metric,
+)
 from clftask.errors import ConfigError, Problem
 from clftask.spec import Spec, is_path, put
 from clftask.yaml_io import parse_yaml, read_yaml
@@ -100,7 +108,8 @@ class TuneJob(Spec):
         base = value.get("model.base") if isinstance(value, dict) else None
         if not isinstance(base, dict) or not isinstance(base.get("values"), list | tuple):
             return value
-        values = [ModelSpec(base=v).base if isinstance(v, str) and v else v for v in base["values"]]
+        values = [v if v == TFIDF or not isinstance(v, str) or not v else ModelSpec(base=v).base
+                  for v in base["values"]]  # fmt: skip
         return {**value, "model.base": {**base, "values": values}}
 
     @field_validator("concurrency")
@@ -129,8 +138,11 @@ class TuneJob(Spec):
         for override in within:
             _override_space(document, override)
         job = super().load(document, [o for o in overrides if o not in (*named, *within)])
-        if job.scheduler.mutates and "finalists" not in job.model_fields_set:
+        is_linear = job.train.is_linear
+        if (job.scheduler.mutates or is_linear) and "finalists" not in job.model_fields_set:
             job = job.model_copy(update={"finalists": None})
+        if is_linear and "scheduler" not in job.model_fields_set:
+            job = job.model_copy(update={"scheduler": Fifo()})
         for check in (_of_train, _of_space, _of_search, _of_trials):
             mistakes = check(job)
             if mistakes:
@@ -144,7 +156,7 @@ class TuneJob(Spec):
         of_train["run.storage"] = self.run.storage
         del of_train["train.run.storage"]
         if "model.base" in self.space:
-            del of_train["train.model.base"]
+            of_train.pop("train.model.base", None)
             bases = dict.fromkeys(trial.model.base for trial in self.probed())
             of_train |= {f"space.model.base={base}": base for base in bases}
         return of_train
@@ -174,9 +186,11 @@ class TuneJob(Spec):
         return [self.trial(picks) for picks in self.searched.probes()]
 
     @property
-    def token_models(self) -> list[ModelSpec]:
+    def token_models(self) -> list[AnyModel]:
         """The models with different tokenisation: trials can combine all listed values."""
         models = [trial.model for trial in self.probed()]
+        if isinstance(models[0], TfidfSpec):
+            return models[:1]
         names = "base", "max_length", "long_text"
         values = (dict.fromkeys(getattr(model, name) for model in models) for name in names)
         updates = (dict(zip(names, found, strict=True)) for found in itertools.product(*values))
@@ -252,16 +266,29 @@ def _of_space(job: TuneJob) -> list[Problem]:
             if path.startswith(f"{other}."):
                 remedy = "Put the field into the values, or list the fields one by one."
                 found.append(Problem(f"space.{path}", None, f"is inside {other}", remedy))
-    return found
+    return found + _of_bases(job)
+
+
+def _of_bases(job: TuneJob) -> list[Problem]:
+    """Reject a search over pretrained and linear models: they have different fields."""
+    picks = job.searched.probes() if "model.base" in job.space else []
+    bases = [job.train.model.base, *(job.searched.values(pick)["model.base"] for pick in picks)]
+    if TFIDF not in bases or all(base == TFIDF for base in bases):
+        return []
+    allowed = "tfidf cannot be searched together with pretrained models"
+    remedy = "Set train.baseline: true to compare with it, or search each by itself."
+    return [Problem("space.model.base", TFIDF, allowed, remedy)]
 
 
 def _of_search(job: TuneJob) -> list[Problem]:
-    space, epochs = job.searched, job.train.training.epochs
+    space, epochs = job.searched, job.train.epochs
     found = job.scheduler.problems(space, job.searcher.kind, epochs)
     found += job.searcher.problems(space, job.trials)
     if job.scheduler.mutates and job.finalists is not None:
         allowed = f"{job.scheduler.kind} changes hyperparameters in training: no job can repeat it"
         found.append(Problem("finalists", "set", allowed, "Set finalists: null."))
+    if job.train.is_linear:
+        found += _of_linear(job)
     if job.finalists is not None and job.train.seed + job.finalists.seeds >= 2**32:
         allowed = "finalists take the seeds after it, which must stay below 2**32"
         found.append(Problem("train.seed", job.train.seed, allowed))
@@ -271,6 +298,17 @@ def _of_search(job: TuneJob) -> list[Problem]:
         if is_of_tokens and not distribution.is_listed:
             allowed = "must be choice or grid: all texts are tokenised before the search"
             found.append(Problem(f"space.{path}.kind", distribution.kind, allowed))
+    return found
+
+
+def _of_linear(job: TuneJob) -> list[Problem]:
+    found = []
+    if job.scheduler.kind != "fifo":
+        allowed = "must be fifo with model.base: tfidf: a trial has one evaluation, at its end"
+        found.append(Problem("scheduler.kind", job.scheduler.kind, allowed, "Remove it."))
+    if job.finalists is not None:
+        allowed = "must be null with model.base: tfidf: other seeds give the same model"
+        found.append(Problem("finalists", "set", allowed, "Remove it."))
     return found
 
 

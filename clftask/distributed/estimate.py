@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 from clftask.config.score import ScoreJob
 from clftask.config.tune import TuneJob
 from clftask.distributed.capacity import capacity, plan
-from clftask.distributed.score.driver import checked_bundle
+from clftask.distributed.score.driver import checked_bundle, scaling_of
 from clftask.distributed.session import connected
 from clftask.distributed.tune.driver import check_room, read
 from clftask.distributed.tune.validation import check_trials
+from clftask.errors import ConfigError, Problem
 from clftask.estimate.measure import Say, Workers, check_device
 from clftask.io import storage
 from clftask.models.precision import check_precision
@@ -42,7 +43,7 @@ def estimate_score(job: ScoreJob, say: Say) -> ScoreEstimate:
     if not planned.missing:
         return remaining(job, planned)
     with connected(say):
-        chosen = plan(job.scaling, capacity(), len(planned.missing))
+        chosen = plan(scaling_of(job, meta), capacity(), len(planned.missing))
         check_precision(job.precision, chosen.use_gpu, "precision")
         workers = Workers(chosen.workers, chosen.cpus_per_worker, chosen.gpus)
         check_device(workers, job.scaling.use_gpu, "scaling.use_gpu")
@@ -58,6 +59,9 @@ def estimate_tune(job: TuneJob, say: Say) -> TuneEstimate:
         JobError: No trial can be trained on this machine.
     """
     began = time.perf_counter()
+    if job.train.is_linear:
+        allowed = "is not for model.base: tfidf, whose trials have no steps to measure"
+        raise ConfigError(Problem("--estimate", None, allowed, "Remove it."))
     from clftask.estimate.tune import Search, TuneEstimate, estimate
 
     run = run_dir.find(job.run, "tune", run_dir.SEARCH)

@@ -252,7 +252,7 @@ class TuneMetricsExporter(MetricsExporter["TrialRecord"]):
         self, path: str, show: Show[TrialRecord], job: TuneJob, sink: RayMetrics | None = None
     ) -> None:
         super().__init__(path, show, sink)
-        self.goal, self.epochs = job.goal, job.train.training.epochs
+        self.goal, self.epochs = job.goal, job.train.epochs
         self.trials: dict[str, TrialRecord] = {}
         self.best: float | None = None
 

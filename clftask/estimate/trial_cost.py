@@ -16,7 +16,8 @@ from clftask.data.batching import GlobalBatches
 from clftask.data.prepare import Prepared
 from clftask.estimate.measure import Clock
 from clftask.io.tempdirs import temporary_folder
-from clftask.training.worker import Work, build_trainer
+from clftask.training.work import Work
+from clftask.training.worker import build_trainer
 from clftask.tuning.trial_store import Evaluation, Trial, TrialStore
 from clftask.tuning.trial_worker import reason_of
 from clftask.tuning.winner import publish_winner

@@ -187,7 +187,7 @@ def _measured(
     chosen = np.linspace(0, len(kinds) - 1, min(MAX_MEASURED, len(kinds))).round().astype(int)
     jobs = {index: trials[kinds[index].numbers[0]] for index in chosen}
     some = sampled(prepared, max(job.training.batch_size for job in jobs.values()))
-    models = {job.model.tokens: job.model for job in jobs.values()}
+    models = {job.transformer.tokens: job.transformer for job in jobs.values()}
     began = clock()
     tables = {k: tokenise(some, search.tokenizers[m.base], m) for k, m in models.items()}
     share = len(search.job.token_models) / len(models) * _num_rows(prepared) / _num_rows(some)
@@ -196,7 +196,7 @@ def _measured(
         say(f"measuring steps of {counted(len(kinds[index].numbers), 'trial')}: {kinds[index]}")
         asked, deterministic = job.training.precision, job.training.deterministic
         precision = resolve_precision(asked, device, pays, deterministic)
-        tokens = tables[job.model.tokens]
+        tokens = tables[job.transformer.tokens]
         costs.append(measure_cost(job, prepared, tokens, device, clock, precision))
         kinds[index] = replace(kinds[index], cost=costs[-1])
     if all(cost.reason for cost in costs):

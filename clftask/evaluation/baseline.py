@@ -1,4 +1,4 @@
-"""The majority class as a baseline, and warnings of models that are not better."""
+"""Baselines: the majority class and a linear model; warnings of models that are not better."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from clftask.array_types import Array
 from clftask.components.decision.decision import Outcome
 from clftask.components.labels import LabelSpace
-from clftask.components.metrics import MAJORITY, compute
+from clftask.components.metrics import LINEAR, LOWER_IS_BETTER, MAJORITY, compute
 
 # The metrics that the majority class is compared in.
 COMPARED = (
@@ -55,13 +55,54 @@ def with_majority(
     return found
 
 
+def with_linear(
+    metrics: Mapping[str, float | None], linear: Mapping[str, float | None]
+) -> dict[str, float | None]:
+    """Return metrics with those of the linear baseline, each beside its own."""
+    found = {}
+    for name, value in metrics.items():
+        found[name] = value
+        if linear.get(name) is not None and not name.endswith(MAJORITY):
+            found[name + LINEAR] = linear[name]
+    return found
+
+
+def against_linear(metrics: Mapping[str, float | None], metric: str, where: str) -> str | None:
+    """Return how much better a model is than the linear baseline, in words.
+
+    Args:
+        metrics: Its metrics on some rows, with those of the baseline.
+        metric: The job's metric.
+        where: The rows, in words.
+
+    Returns:
+        None without a baseline.
+    """
+    value, base = metrics.get(metric), metrics.get(metric + LINEAR)
+    if value is None or base is None:
+        return None
+    gain = base - value if metric in LOWER_IS_BETTER else value - base
+    verdict = f"better than linear by {gain:.4f}" if gain > 0 else (
+        f"worse than linear by {-gain:.4f}" if gain else "equal to linear"
+    )  # fmt: skip
+    return f"{metric} on {where} is {value:.4f}, {verdict}"
+
+
+def worse_than_linear(metrics: Mapping[str, float | None], metric: str, where: str) -> list[str]:
+    """Return a warning of a model that is not better than the linear baseline, if so."""
+    line = against_linear(metrics, metric, where)
+    if line is None or "better than" in line:
+        return []
+    return [f"{line}. A linear model (model.base: tfidf) trains and scores much faster."]
+
+
 def weaknesses(
     metrics: Mapping[str, float | None],
     outcome: Outcome,
     space: LabelSpace,
     majority: int,
     where: str,
-    optimizer: str = "adamw",
+    optimizer: str | None = "adamw",
 ) -> list[str]:
     """Return warnings if a model has not learned to tell labels apart.
 
@@ -71,11 +112,12 @@ def weaknesses(
         space: The labels.
         majority: The index of the most frequent label.
         where: The rows, in words.
-        optimizer: The optimiser of the training.
+        optimizer: The optimiser of the training; None for a linear model.
     """
     found = []
     remedy = "Try a higher training.learning_rate or more epochs"
     remedy += "." if optimizer == "adamw" else ", or training.optimizer: adamw."
+    remedy = "Try a higher model.C." if optimizer is None else remedy
     if 1.0 in (metrics.get("accuracy"), metrics.get("subset_accuracy")):
         pass  # the rows may have one label only
     elif (outcome.decided == outcome.decided[:1]).all() and len(outcome.decided) > 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -22,13 +22,20 @@ from clftask.components.metrics import (
 )
 from clftask.config.results import Metrics
 from clftask.config.train import TrainJob
-from clftask.evaluation.baseline import majority_label, weaknesses, with_majority
+from clftask.evaluation.baseline import (
+    majority_label,
+    weaknesses,
+    with_linear,
+    with_majority,
+    worse_than_linear,
+)
 from clftask.evaluation.bootstrap import covered, headline
 from clftask.evaluation.diagnostics import LengthBin, by_length
 from clftask.evaluation.fitting import HeldOut, fit_decision
 from clftask.io.strict_json import strict
 
 MAX_CONFUSION_LABELS = 200
+LINEAR_METRICS = "linear"  # of `data`: metrics of the linear baseline by split
 
 
 @dataclass(frozen=True)
@@ -126,11 +133,12 @@ def decide(
         job: The training job.
         space: The labels.
         splits: Validation, and test if there is one.
-        data: Fingerprint and report of the training data, for the majority class.
+        data: Fingerprint and report of the training data, for the majority class; and the
+            metrics of the linear baseline on the same splits, if there is one.
         num_special: Special tokens of one model input.
     """
     held_out, last = splits["validation"], "test" if "test" in splits else "validation"
-    num_whole = job.model.long_text.num_whole(job.model.max_length, num_special)
+    num_whole = job.model.num_whole(num_special)
     rows_of_fit = HeldOut(held_out.logits, held_out.targets, job.task, job.average, held_out.groups)
     spec = job.decision.of_soft() if held_out.is_soft else job.decision
     first = cross_fitted(spec, *rows_of_fit)
@@ -142,8 +150,14 @@ def decide(
     }
     of_job = decision, space, num_whole, majority, job.training.metric
     figures = {split: measured(rows, outcomes[split], *of_job) for split, rows in splits.items()}
+    linear = (data or {}).get(LINEAR_METRICS, {})
+    figures = {
+        split: replace(found, metrics=with_linear(found.metrics, linear.get(split, {})))
+        for split, found in figures.items()
+    }
+    warnings += worse_than_linear(figures[last].metrics, job.training.metric, last)
     of_last = figures[last].metrics, outcomes[last], space, majority, last
-    warnings += weaknesses(*of_last, str(job.training.optimizer))
+    warnings += weaknesses(*of_last, None if job.is_linear else str(job.training.optimizer))
     return Evaluated(decision, figures, outcomes, splits, warnings)
 
 

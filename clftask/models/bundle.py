@@ -1,4 +1,7 @@
-"""The bundle: a model that plain transformers opens, and the settings for scoring."""
+"""The bundle: a model that plain transformers opens, and the settings for scoring.
+
+The model may also be a linear one, which only clftask opens.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,10 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from clftask.config.train import ModelSpec
+from clftask.components.decision.decision import Decision
+from clftask.config.results import Shipped
+from clftask.config.tfidf import NO_LIMIT
+from clftask.config.train import ModelSpec, TrainJob
 from clftask.data import training_rows
 from clftask.errors import ConfigError, DataError, Problem
 from clftask.io import filesystems, storage
@@ -16,6 +22,7 @@ from clftask.io.strict_json import to_json
 from clftask.io.tempdirs import temporary_folder, translate_write_errors
 from clftask.models.bundle_meta import SCHEMA_VERSION, BundleMeta
 from clftask.models.file_checks import ADAPTER
+from clftask.models.linear import LinearModel
 from clftask.models.loading import open_classifier
 from clftask.models.model_card import card
 from clftask.spec import fingerprint
@@ -48,7 +55,7 @@ def write(
         folder: The folder.
         model: The model, with the affine part of the calibration folded into the last layer. An
             adapter is folded into it, unless the job keeps it apart.
-        tokenizer: The model's tokenizer.
+        tokenizer: The model's tokenizer; None for a linear model.
         meta: The metadata, without fingerprint.
         metrics: The content of `metrics.json`.
         report: The HTML of `report.html`, or None.
@@ -71,15 +78,16 @@ def _write(
     metrics: dict[str, Any],
     report: str | None,
 ) -> BundleMeta:
-    tokenizer.model_max_length = meta.max_length
     if meta.adapt.is_apart:
         from clftask.models import adapter
 
         adapter.save(folder, model, ModelSpec.load(meta.job["model"]))
     else:
-        meta.adapt.fold(model.base_model)
+        meta.adapt.fold(getattr(model, "base_model", model))
         model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    if tokenizer is not None:
+        tokenizer.model_max_length = meta.max_length
+        tokenizer.save_pretrained(folder)
     (folder / "metrics.json").write_text(to_json(metrics, indent=1))
     if report is not None:
         (folder / "report.html").write_text(report)
@@ -88,6 +96,44 @@ def _write(
     (folder / "README.md").write_text(card(meta, metrics))
     (folder / META).write_text(to_json(meta.dump(), indent=1, ensure_ascii=False))
     return meta
+
+
+def meta_of(
+    job: TrainJob,
+    label_names: tuple[str, ...],
+    data: dict[str, Any],
+    decision: Decision,
+    warnings: list[str],
+    outcome: dict[str, Any],
+) -> BundleMeta:
+    """Return the metadata of a trained model, without fingerprint.
+
+    Args:
+        job: The resolved job.
+        label_names: The labels, in order.
+        data: The data's fingerprint and report.
+        decision: The fitted decision.
+        warnings: Warnings about decision and metrics.
+        outcome: The content of `metrics.json`.
+    """
+    model = job.model
+    limits: dict[str, Any] = {"max_length": NO_LIMIT, "model": model.TAG}
+    if isinstance(model, ModelSpec):
+        limits |= {"max_length": model.max_length, "truncation": model.long_text}
+    return BundleMeta(
+        task=job.task,
+        label_names=label_names,
+        text=job.data.recipe,
+        **limits,
+        decision=decision,
+        job=job.dump(),
+        data=data,
+        versions=versions(),
+        metrics=outcome["metrics"],
+        positive=job.data.labels.positive,
+        warnings=tuple(warnings),
+        shipped=Shipped.of(outcome),
+    )
 
 
 def _hashes(folder: Path) -> dict[str, str]:
@@ -102,10 +148,9 @@ def _hash(file: Path) -> str:
 
 def _fingerprint(meta: BundleMeta) -> str:
     """Hash everything that affects scores."""
-    recipe = {
-        k: meta.dump()[k]
-        for k in ("task", "label_names", "text", "max_length", "truncation", "decision")
-    }
+    fields = ["task", "label_names", "text", "max_length", "truncation", "decision"]
+    fields += ["model"] if meta.is_linear else []  # older bundles have no such field
+    recipe = {k: meta.dump()[k] for k in fields}
     return fingerprint({"files": meta.files, "recipe": recipe})
 
 
@@ -220,11 +265,14 @@ def fetch(path: str, scratch: str) -> tuple[str, BundleMeta]:
 def open_model(folder: str, meta: BundleMeta) -> tuple[Any, Any]:
     """Open the model and the tokenizer of a local bundle, in fp32, without remote code.
 
-    An adapter that the bundle keeps apart is beside the base's weights, as after training.
+    A linear model has no tokenizer. An adapter that the bundle keeps apart is beside the base's
+    weights, as after training.
 
     Raises:
         DataError: They cannot be opened, or do not match `clftask.json`.
     """
+    if meta.is_linear:
+        return LinearModel.open(Path(folder), len(meta.label_names)), None
     from clftask.models import adapter
 
     adapter.register()

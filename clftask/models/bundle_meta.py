@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, TypeAdapter, model_validator
 
@@ -23,6 +23,7 @@ class BundleMeta(Spec):
 
     Attributes:
         text: How texts are built from columns.
+        model: transformers, or tfidf: a linear model, which reads whole texts.
         max_length: Maximum number of tokens of one model input.
         truncation: The treatment of longer texts.
         decision: How labels are derived from probabilities.
@@ -39,6 +40,7 @@ class BundleMeta(Spec):
     schema_version: int = SCHEMA_VERSION
     task: Task
     label_names: tuple[str, ...] = Field(min_length=2)
+    model: Literal["transformers", "tfidf"] = "transformers"
     text: TextRecipe
     max_length: int = Field(ge=4)
     truncation: LongText = KeepHead()
@@ -65,6 +67,23 @@ class BundleMeta(Spec):
         for problem in self.truncation.problems(self.max_length):
             raise ValueError(f"truncation.{problem.path} {problem.allowed}")
         return self
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether the model is linear: no torch, no GPU, always fp32."""
+        return self.model == "tfidf"
+
+    @property
+    def read(self) -> str:
+        """What is read of long texts, in words."""
+        return "whole texts" if self.is_linear else self.truncation.words(self.max_length)
+
+    @property
+    def origin(self) -> str:
+        """Where the model comes from, in words."""
+        if self.is_linear:
+            return "Linear model of TF-IDF vectors, fitted with scikit-learn"
+        return f"Fine-tuned from {self.job['model']['base']}{self.layers}"
 
     @property
     def layers(self) -> str:

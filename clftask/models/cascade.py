@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,9 +20,8 @@ from clftask.messages import counted, shown_label
 from clftask.models import bundle
 from clftask.models.answers import Answers
 from clftask.models.bundle_meta import BundleMeta
-
-if TYPE_CHECKING:  # a driver needs no torch
-    from clftask.models.predictor import Scorer
+from clftask.models.linear_scorer import open_linear
+from clftask.models.prediction import Predictor
 
 NUM_SHOWN = 5  # labels in a message
 
@@ -156,7 +155,7 @@ class CascadeScorer:
         limit: The fitted limit.
     """
 
-    def __init__(self, small: Scorer, large: Scorer, limit: CascadeLimit) -> None:
+    def __init__(self, small: Predictor, large: Predictor, limit: CascadeLimit) -> None:
         self.small, self.large, self.limit = small, large, limit
         self.device, self.precision = large.device, large.precision
 
@@ -212,17 +211,20 @@ def open_bundles(
     precision: str,
     limit: CascadeLimit | None = None,
     processes: int = 0,
-) -> Scorer | CascadeScorer:
+) -> Predictor | CascadeScorer:
     """Open the result of `fetch`; of a cascade without a limit, the large bundle alone.
 
     Raises:
         DataError: One cannot be opened.
     """
+    used = bundles if limit is not None and limit.limit is not None else bundles[-1:]
+    *smaller, large = [_opened(found, device, precision, processes) for found in used]
+    return CascadeScorer(smaller[0], large, limit) if smaller and limit else large
+
+
+def _opened(found: LocalBundle, device: str, precision: str, processes: int) -> Predictor:
+    if found.meta.is_linear:  # needs no torch, which `open_scorer` imports for seconds
+        return open_linear(found.folder, found.meta)
     from clftask.models.predictor import open_scorer
 
-    used = bundles if limit is not None and limit.limit is not None else bundles[-1:]
-    *smaller, large = [
-        open_scorer(found.folder, found.meta, device, precision, processes=processes)
-        for found in used
-    ]
-    return CascadeScorer(smaller[0], large, limit) if smaller and limit else large
+    return open_scorer(found.folder, found.meta, device, precision, processes=processes)

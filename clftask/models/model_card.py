@@ -6,7 +6,8 @@ import json
 import re
 from typing import Any
 
-from clftask.components.metrics import MAJORITY, with_plain
+from clftask.components.metrics import LINEAR, MAJORITY, with_plain
+from clftask.evaluation.baseline import against_linear
 from clftask.messages import printable, range_text
 from clftask.models.bundle_meta import BundleMeta
 
@@ -41,6 +42,8 @@ def code(text: str) -> str:
 
 
 def _front_matter(meta: BundleMeta) -> list[str]:
+    if meta.is_linear:
+        return ["---", "library_name: clftask", "pipeline_tag: text-classification", "---", ""]
     return ["---", "library_name: transformers", "pipeline_tag: text-classification",
             f"base_model: {_quoted(meta.job['model']['base'])}", "---", ""]  # fmt: skip
 
@@ -49,13 +52,12 @@ def _about(meta: BundleMeta) -> list[str]:
     rows = ", ".join(f"{n:,} {split}" for split, n in meta.data["report"]["rows"].items())
     columns = ", ".join(map(literal, meta.text.columns))
     shipped = [f"- Training: {meta.shipped.line()}."] if meta.shipped else []
-    base = code(meta.job["model"]["base"])
     return [
         f"# {meta.task.capitalize()} classifier with {len(meta.label_names)} labels",
         "",
-        f"Fine-tuned from {base}{meta.layers} with clftask{_adapted(meta)}.",
+        _origin(meta),
         "",
-        f"- Text: {columns}; {meta.truncation.words(meta.max_length)}.",
+        f"- Text: {columns}; {meta.read}.",
         f"- Rows: {rows}.",
         *(f"- {literal(line[:1].upper() + line[1:])}." for line in meta.targets),
         *([f"- Positive class: {literal(meta.positive)}."] if meta.positive is not None else []),
@@ -66,7 +68,38 @@ def _about(meta: BundleMeta) -> list[str]:
     ]
 
 
+def _origin(meta: BundleMeta) -> str:
+    if meta.is_linear:
+        return "Linear model of TF-IDF vectors, fitted by scikit-learn with clftask."
+    base = code(meta.job["model"]["base"])
+    return f"Fine-tuned from {base}{meta.layers} with clftask{_adapted(meta)}."
+
+
+def _use_linear(meta: BundleMeta) -> list[str]:
+    function = "sigmoid" if meta.task == "multilabel" else "softmax"
+    calibration = meta.decision.calibration.kind
+    before = "" if calibration == "none" else f", after {calibration} calibration"
+    return [
+        "## Use",
+        "",
+        "```python",
+        "import clftask",
+        "",
+        'clftask.load("path/to/bundle").predict(["a text"])',
+        "```",
+        "",
+        "Plain transformers cannot open this bundle: its model is linear. The n-grams are in",
+        "`vocabulary.json`, their weights in `model.safetensors`; nothing is pickled.",
+        "",
+        f"Probabilities are the {function} of the logits{before}; predicted labels: "
+        f"{meta.decision.rule(meta.task)}.",
+        "",
+    ]
+
+
 def _use(meta: BundleMeta) -> list[str]:
+    if meta.is_linear:
+        return _use_linear(meta)
     is_apart = meta.adapt.is_apart
     own_head = meta.job["model"]["head"]["kind"] == "mlp"
     own = " and ".join(["the MLP head"] * own_head + ["the adapter"] * is_apart)
@@ -146,7 +179,11 @@ def _figures(meta: BundleMeta, intervals: dict[str, Any]) -> list[str]:
     splits = {split: with_plain(figures) for split, figures in meta.metrics.items()}
     columns = [name for split in splits for name in (split, "95 %", "plain")]
     names = list(dict.fromkeys(name for found in splits.values() for name in found))
+    linear = f"A name with {LINEAR} is the metric of a linear model on the same rows."
     baseline = f"A name with {MAJORITY} is the metric of always predicting the most frequent label."
+    of_job = meta.job["training"]["metric"]
+    found_gains = (against_linear(figures, of_job, s) for s, figures in meta.metrics.items())
+    gains = [f"{code(line)}." for line in found_gains if line is not None]
     lines = [
         "## Metrics",
         "",
@@ -156,6 +193,7 @@ def _figures(meta: BundleMeta, intervals: dict[str, Any]) -> list[str]:
         "labels whose metric is undefined; labels_absent is the number of labels that neither",
         "occur nor are predicted.",
         *([baseline] if any(name.endswith(MAJORITY) for name in names) else []),
+        *([linear, *gains] if gains else []),
         "",
         "| metric | " + " | ".join(columns) + " |",
         "|---" * (len(columns) + 1) + "|",
@@ -193,7 +231,7 @@ def _limits(meta: BundleMeta) -> list[str]:
         "## Limits",
         "",
         *(f"- Warning: {printable(warning)}" for warning in meta.warnings),
-        f"- {truncated:.1%} of the train rows are truncated.",
+        *([] if meta.is_linear else [f"- {truncated:.1%} of the train rows are truncated."]),
         "- The metrics apply to data like the training data; other sources and times may differ.",
         "- Metrics of labels with few rows are uncertain: see the column rows.",
         "",

@@ -1,11 +1,10 @@
-"""The scorer: predicts probabilities and labels with a bundle. No storage, no Ray."""
+"""The scorer: predicts probabilities and labels with a bundle's transformer. No Ray."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections import deque
-from dataclasses import dataclass
 from threading import Lock
 from typing import Any
 
@@ -15,75 +14,31 @@ import pyarrow as pa
 import torch
 
 from clftask.array_types import Float32
-from clftask.components.labels import Task
+from clftask.components.truncation import num_special
 from clftask.data.batching import FlatTokens, token_batches
 from clftask.data.token_processes import TokenProcesses
-from clftask.data.tokenization import distinct, sequences, tokenise
-from clftask.errors import ConfigError, DataError, JobError, ModelError, Problem
+from clftask.data.tokenization import distinct, full_lengths, sequences, tokenise
+from clftask.errors import ConfigError, JobError, ModelError, Problem
 from clftask.io.tempdirs import temporary_folder
 from clftask.messages import counted, first_line
 from clftask.models import bundle
-from clftask.models.answers import Answers
 from clftask.models.bundle_meta import BundleMeta
 from clftask.models.compiling import compile_layers, uncompile
+from clftask.models.linear_scorer import check_linear, open_linear
 from clftask.models.loading import output_layer, quiet_loading
 from clftask.models.memory import is_device_failure, is_out_of_memory
 from clftask.models.padding import depends_on_padding, least_width
 from clftask.models.precision import bf16_pays, check_precision, resolve_precision
-from clftask.models.predict_input import as_columns
+from clftask.models.prediction import Predictor
 
 # Rows times padded length of one forward pass: enough to use the device fully.
 MAX_TOKENS = {"cuda": 131_072, "cpu": 2_048}
 TOKENISE_ROWS = 1_000
 _log = logging.getLogger(__name__)
-NUM_SHOWN = 5  # predictions, and label names, in a repr
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-@dataclass(frozen=True, repr=False)
-class Prediction:
-    """The predictions for some texts.
-
-    Attributes:
-        labels: A label per text (multiclass; None where the bundle abstains), or a list of
-            labels per text (multilabel).
-        probabilities: (rows, labels) float32, in the order of `label_names`.
-        label_names: The labels.
-        task: multiclass or multilabel.
-        label_sets: The prediction sets, a list of labels per text, if the bundle has a rule.
-    """
-
-    labels: list[Any]
-    probabilities: Float32
-    label_names: tuple[str, ...]
-    task: Task
-    label_sets: list[list[str]] | None = None
-
-    def __repr__(self) -> str:
-        num_rows = len(self.labels)
-        shown = ", ".join(map(repr, self.labels[:NUM_SHOWN]))
-        more = ", …" if num_rows > NUM_SHOWN else ""
-        about = f"{self.task}, {counted(len(self.label_names), 'label')}"
-        return f"<Prediction of {counted(num_rows, 'text')} ({about}): {shown}{more}>"
-
-    def _repr_html_(self) -> str:
-        return str(self.to_pandas()._repr_html_())
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def to_pandas(self) -> Any:
-        """Return a DataFrame: the label(s), then a column of probabilities for each label."""
-        import pandas as pd
-
-        frame = pd.DataFrame(self.probabilities, columns=[f"p_{n}" for n in self.label_names])
-        frame.insert(0, "labels" if self.task == "multilabel" else "label", self.labels)
-        if self.label_sets is not None:
-            frame.insert(1, "label_set", self.label_sets)
-        return frame
-
-
-class Scorer:
+class Scorer(Predictor):
     """A bundle's model on a device.
 
     Args:
@@ -130,52 +85,11 @@ class Scorer:
         moved = {name: tensor.to(self.device) for name, tensor in inputs.items()}
         return torch.as_tensor(self.model(**moved).logits)
 
-    def __repr__(self) -> str:
-        names, base = self.meta.label_names, self.meta.job["model"]["base"]
-        more = ", …" if len(names) > NUM_SHOWN else ""
-        labels = f"{counted(len(names), 'label')} ({', '.join(map(repr, names[:NUM_SHOWN]))}{more})"
-        about = f"{self.meta.task}, {labels}, fine-tuned from {base}"
-        where = f" {self.path}" if self.path else ""
-        return f"<Scorer of bundle{where}: {about}; {self.precision} on {self.device}>"
+    def about(self) -> str:
+        """Return where the model comes from."""
+        return f"fine-tuned from {self.meta.job['model']['base']}"
 
-    # ------------------------------------------------------------------ texts
-
-    def predict(self, texts: Any) -> Prediction:
-        """Return labels and probabilities of texts.
-
-        Args:
-            texts: One text; a list, an array or a Series of texts; or a table with the columns
-                that the bundle was trained on: a DataFrame (pandas, Polars), an Arrow table, a
-                `datasets.Dataset`, a dict of columns, or a list of dicts. A pair bundle takes
-                (text, second text) tuples, or a table.
-
-        Raises:
-            DataError: A text is missing or not a string; names the row or the column.
-        """
-        text, pair = as_columns(texts, self.meta.text)
-        self._refuse_missing(text, pair)
-        probabilities = self.probabilities(self.tokenise(text, pair))
-        names, task = self.meta.label_names, self.meta.task
-        rule = self.meta.decision.sets
-        sets = None if rule is None else self._names(rule.of(probabilities))
-        return Prediction(self._labels(probabilities), probabilities, names, task, sets)
-
-    def _refuse_missing(self, text: Any, pair: Any | None) -> None:
-        for column in [text] if pair is None else [text, pair]:
-            row = pa.compute.index(column.is_valid(), False).as_py()
-            if row >= 0:
-                remedy = "Remove such rows."
-                raise DataError(Problem(f"texts, row {row}", None, "is null or blank", remedy))
-
-    def _labels(self, probabilities: Float32) -> list[Any]:
-        lists = self._names(self.meta.decision.decide(probabilities, self.meta.task))
-        if self.meta.task == "multilabel":
-            return lists
-        return [labels[0] if labels else None for labels in lists]
-
-    def _names(self, flags: Any) -> list[list[str]]:
-        names = np.array(self.meta.label_names, dtype=object)
-        return [names[row].tolist() for row in flags]
+    # ------------------------------------------------------------------ tokens
 
     def tokenise(self, texts: Any, pairs: Any | None) -> pa.Table:
         """Return the tokens of (rows,) Arrow strings; see `tokenization.tokenise`.
@@ -202,21 +116,21 @@ class Scorer:
             parts = list(self.processes.tokenise(chunks))
         return pa.concat_tables(parts).combine_chunks()
 
+    def lengths(self, texts: Any, pairs: Any | None, tokens: pa.Table) -> Any:
+        """Return the (rows,) numbers of tokens, including truncated ones."""
+        return full_lengths(texts, pairs, tokens, self.tokenizer)
+
+    @property
+    def num_special(self) -> int:
+        """The special tokens of one model input."""
+        return sum(num_special(self.tokenizer))
+
     def _tokenise(self, texts: Any, pairs: Any | None) -> pa.Table:
         meta = self.meta
         with self.tokenising:
             return tokenise(texts, pairs, self.tokenizer, meta.max_length, meta.truncation)
 
     # ------------------------------------------------------------------ probabilities
-
-    def answers(self, tokens: pa.Table) -> Answers:
-        """Return the decided rows of `tokens`."""
-        outcome = self.meta.decision.outcome(self.probabilities(tokens), self.meta.task)
-        return Answers(outcome, tokens["is_truncated"].to_numpy())
-
-    def probabilities(self, tokens: pa.Table) -> Float32:
-        """Return (rows, labels) float32 probabilities, with the bundle's calibration."""
-        return self.meta.decision.probabilities(self.logits(tokens), self.meta.task)
 
     def logits(self, tokens: pa.Table) -> Float32:
         """Return (rows, labels) float32 logits, in the order of the rows.
@@ -335,9 +249,9 @@ def _chunk(column: Any, start: int) -> Any:
     return None if column is None else column[start : start + TOKENISE_ROWS]
 
 
-def load(path: str, device: str | None = None, precision: str = "fp32") -> Scorer:
+def load(path: str, device: str | None = None, precision: str = "fp32") -> Predictor:
     """Open a bundle; see `clftask.load`."""
-    device = device or default_device()
+    given, device = device, device or default_device()
     precision = "fp32" if precision == "auto" else precision  # no timing decides
     if precision not in DTYPES:
         remedy = "Use fp32, whose probabilities are those of plain transformers."
@@ -345,6 +259,7 @@ def load(path: str, device: str | None = None, precision: str = "fp32") -> Score
     check_precision(precision, torch.device(device).type == "cuda", "precision")
     with temporary_folder() as scratch, quiet_loading():
         folder, meta = bundle.fetch(path, scratch)
+        check_linear(meta, precision, given)
         return open_scorer(folder, meta, device, precision, path)
 
 
@@ -355,12 +270,14 @@ def open_scorer(
     precision: str = "fp32",
     path: str = "",
     processes: int = 0,
-) -> Scorer:
-    """Open the model of a bundle's local folder; see `Scorer`.
+) -> Predictor:
+    """Open the model of a bundle's local folder; see `Scorer`. A linear model is on the CPU.
 
     Raises:
         DataError: It cannot be opened, or does not match `meta`.
     """
+    if meta.is_linear:
+        return open_linear(folder, meta, path)
     model, tokenizer = bundle.open_folded(folder, meta)
     return Scorer(model, tokenizer, meta, device, precision, path=path, processes=processes)
 

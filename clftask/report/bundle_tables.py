@@ -11,6 +11,7 @@ from clftask.components.decision.decision import Decision, Outcome
 from clftask.components.labels import LabelSpace
 from clftask.components.metrics import LabelFigures, with_plain
 from clftask.data.summary import DataReport
+from clftask.evaluation.baseline import against_linear
 from clftask.evaluation.diagnostics import Surprise, largest_pairs
 from clftask.evaluation.evaluate import Evaluated, Figures, Labelled
 from clftask.messages import counted, range_text
@@ -23,9 +24,9 @@ _EMPTY = Cell("", "", "number")
 
 
 def lead(meta: BundleMeta) -> str:
-    """Describe the base model, the text columns, soft labels and row weights."""
+    """Describe the model, the text columns, soft labels and row weights."""
     parts = [f"text: {', '.join(meta.text.columns)}", *meta.targets]
-    return f"Fine-tuned from {meta.job['model']['base']}{meta.layers}; {'; '.join(parts)}."
+    return f"{meta.origin}; {'; '.join(parts)}."
 
 
 # ------------------------------------------------------------------ the summary
@@ -40,7 +41,9 @@ def facts(
     found = {f"{n}, {split}": number(metrics[n]) for n in names if n in metrics}
     rows = meta.data["report"]["rows"]
     found |= {f"{split} rows": f"{n:,}" for split, n in rows.items()}
-    if "epochs" in outcome:
+    if meta.is_linear and "seconds" in outcome:
+        found["time"] = duration(outcome["seconds"])
+    elif "epochs" in outcome:
         shipped = f"epoch {meta.shipped.epoch:g} of " if meta.shipped else ""
         found["epochs"] = f"{shipped}{outcome['epochs']:g}"
         found["time"] = duration(outcome["seconds"])
@@ -70,7 +73,9 @@ def decision(found: Decision, meta: BundleMeta) -> list[str]:
         table, rows = meta.data["decided_on"]["table"], meta.data["decided_on"]["rows"]
         lines.append(f"The decision was fitted on {table} ({counted(rows, 'row')}).")
     training = [f"Training: {meta.shipped.line()}."] if meta.shipped else []
-    return [*training, *lines]
+    of_job = meta.job["training"]["metric"]
+    gains = (against_linear(figures, of_job, split) for split, figures in meta.metrics.items())
+    return [*training, *lines, *(f"{line}." for line in gains if line is not None)]
 
 
 def metrics(figures: dict[str, Figures], own: str, names: Sequence[str] = ()) -> Table:

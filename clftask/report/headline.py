@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from clftask.components.labels import Task
-from clftask.components.metrics import MAJORITY
+from clftask.components.metrics import LINEAR, MAJORITY
 
 # Only tasks with `labels.positive` have the figures of one class.
 _OF_POSITIVE = ("precision", "recall", "f1")
@@ -26,5 +26,5 @@ def headline_names(task: Task, own: str, available: Iterable[str]) -> list[str]:
     """
     known = set(available)
     names = dict.fromkeys([*_OF_POSITIVE, own, *_HEADLINE[task], *_IF_THERE])
-    with_baseline = (found for name in names for found in (name, name + MAJORITY))
+    with_baseline = (found for name in names for found in (name, name + MAJORITY, name + LINEAR))
     return [name for name in with_baseline if name in known]

@@ -17,6 +17,7 @@ from clftask.io import listing, storage
 from clftask.io.parallel import map_in_threads
 from clftask.messages import counted
 from clftask.models.bundle_meta import BundleMeta
+from clftask.models.linear_scorer import check_linear
 from clftask.scoring.columns import columns_of, origin_columns
 from clftask.scoring.input import Corpus, cut, decode_schema, encode_schema, source_of, survey
 from clftask.scoring.manifest import (
@@ -70,6 +71,7 @@ def plan(job: ScoreJob, meta: BundleMeta) -> Planned:
         DataError: The input cannot be read, or changed since it was planned.
         StorageError: The output cannot be written.
     """
+    check_linear(meta, job.precision, job.scaling.use_gpu, ("precision", "scaling.use_gpu"))
     store = ScoreTableStore(job.output.path)
     storage.check_writable(job.output.path, "output.path")
     sources = source_of(job)
@@ -78,7 +80,10 @@ def plan(job: ScoreJob, meta: BundleMeta) -> Planned:
     if found is None:
         _refuse_taken(store)
         left_out = tuple(file for source in sources for file in source.left_out)
-        return Planned(_new(job, meta, sources), is_new=True, left_out=left_out)
+        new = _new(job, meta, sources)
+        if meta.is_linear:  # there is nothing to compare
+            new = new.agreed(Precision(asked=job.precision, used="fp32"))
+        return Planned(new, is_new=True, left_out=left_out)
     _refuse_other_settings(job, meta, found)
     current, touched = _up_to_date(job, meta, sources, store, found)
     return replace(_with_progress(store, current, touched), is_replanned=current != found)

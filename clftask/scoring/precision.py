@@ -19,7 +19,8 @@ from clftask.io.tempdirs import temporary_folder
 from clftask.messages import counted
 from clftask.models.cascade import LocalBundle, fetch
 from clftask.models.loading import quiet_loading
-from clftask.models.predictor import Scorer, open_scorer, precision_for
+from clftask.models.prediction import Predictor
+from clftask.models.predictor import open_scorer, precision_for
 from clftask.scoring.input import read_shards
 from clftask.scoring.manifest import Piece, Precision, ScorePlan, Shard
 
@@ -80,7 +81,7 @@ def _compared(asked: str, wanted: str, exact: list[Bools], other: list[Bools]) -
 
 
 def _decided(
-    scorer: Scorer, tokens: pa.Table, most_s: float = math.inf
+    scorer: Predictor, tokens: pa.Table, most_s: float = math.inf
 ) -> Iterator[tuple[pa.Table, Bools]]:
     """Yield chunks of rows with their decisions, for about `most_s` seconds."""
     began = time.perf_counter()
@@ -92,7 +93,7 @@ def _decided(
             return
 
 
-def _sample(scorer: Scorer, job: ScoreJob, plan: ScorePlan) -> pa.Table:
+def _sample(scorer: Predictor, job: ScoreJob, plan: ScorePlan) -> pa.Table:
     """Return the tokens of usable rows from all over the corpus, in random order."""
     shard = Shard(index=0, pieces=tuple(sample_pieces(plan)))
     rows = next(read_shards(plan, [shard], job.input.recipe(scorer.meta.text)))

@@ -51,7 +51,7 @@ from clftask.scoring.manifest import Counts, Receipt, ScorePlan, ScoreTableStore
 
 if TYPE_CHECKING:  # a driver needs no torch
     from clftask.models.cascade import CascadeScorer
-    from clftask.models.predictor import Scorer
+    from clftask.models.prediction import Predictor
 
 # Compiling takes about 20 s on a GPU and 60 s on a CPU, where it saves a small share.
 COMPILE_PAYS_S = {"cuda": 120.0, "cpu": 600.0}
@@ -143,7 +143,7 @@ class ShardScorer:
     """
 
     def __init__(
-        self, work: ScoreWork, scorer: Scorer | CascadeScorer, read: Reader = read_shards
+        self, work: ScoreWork, scorer: Predictor | CascadeScorer, read: Reader = read_shards
     ) -> None:
         self.work, self.scorer, self.read = work, scorer, read
         self.store = ScoreTableStore(work.job.output.path)

@@ -61,7 +61,7 @@ class Inference:
         """
         table, windows = sequences(tokens)
         found = self._gathered(self._share(table, is_exact), table["length"].to_numpy())
-        return None if found is None else self.job.model.long_text.pooled(found, windows)
+        return None if found is None else self.job.transformer.long_text.pooled(found, windows)
 
     def _share(self, table: pa.Table, is_exact: bool) -> torch.Tensor:
         """Return the logits of this worker's rows, by descending length."""
@@ -91,7 +91,7 @@ class Inference:
     @functools.cached_property
     def _needs_equal_lengths(self) -> bool:
         """Whether only rows of equal lengths share a batch: the architecture decides it."""
-        return depends_on_padding(self._exact, self.tokenizer, self.job.model.max_length)
+        return depends_on_padding(self._exact, self.tokenizer, self.job.transformer.max_length)
 
     def _shrink(self, lengths: npt.NDArray[np.int64]) -> None:
         if len(lengths) == 1:

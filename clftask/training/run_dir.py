@@ -30,6 +30,7 @@ from clftask.training import driver_mark
 from clftask.yaml_io import parse_job
 
 JOB, SEARCH, SPLIT = "job.yaml", "search.yaml", "split.parquet"
+BASELINE = "baseline.json"  # metrics of the linear baseline, with `baseline: true`
 RESULT = "result.json"  # of a search, written last
 _DATA = b"clftask.data"
 

@@ -78,7 +78,7 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         self.job, self.tables, self.space, self.fresh = job, tables, space, fresh
         names = len(space.names)
         self.row_loss = job.loss.rows_for(job.task, train_labels(tables["train"], names))
-        widths = job.model.max_length, least_width(model)
+        widths = job.transformer.max_length, least_width(model)
         limit = Limit.of(job.training.micro_batch_size, args.device.type)
         self.batches = MicroBatches(tables["train"], tokenizer, names, limit, *widths)
         self.inference = Inference(self.model, tokenizer, job, args, names)
@@ -240,7 +240,7 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         windows, row_weights = inputs.pop("windows", None), inputs.pop("row_weights", None)
         with self.compute_loss_context_manager():
             logits = model(**inputs).logits.float()
-        logits = self.job.model.long_text.pooled_tensor(logits, windows)
+        logits = self.job.transformer.long_text.pooled_tensor(logits, windows)
         weight = weight if row_weights is None else weight * row_weights
         loss: torch.Tensor = (self.row_loss(logits, targets) * weight).sum()
         return loss
@@ -253,7 +253,7 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         """Save the weights; those of a base that stays as it is are left out."""
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        save_weights(self.model, folder / WEIGHTS, self.job.model.adapt.keeps_base)
+        save_weights(self.model, folder / WEIGHTS, self.job.transformer.adapt.keeps_base)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Save a checkpoint in the temporary folder.
@@ -280,7 +280,7 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Load the weights; missing or mismatched ones raise an error."""
         file = Path(resume_from_checkpoint, WEIGHTS)
-        load_weights(self.model, file, self.job.model.adapt.keeps_base)
+        load_weights(self.model, file, self.job.transformer.adapt.keeps_base)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Load the optimiser's state, but take the hyperparameters from the job.

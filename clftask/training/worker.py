@@ -5,16 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import torch
 
 from clftask.components import trackers
 from clftask.components.decision.decision import Decision
-from clftask.components.labels import LabelSpace
 from clftask.components.truncation import num_special
 from clftask.config.results import Shipped
 from clftask.config.train import TrainJob
@@ -27,7 +24,7 @@ from clftask.io.strict_json import strict, to_json
 from clftask.io.tempdirs import temporary_folder
 from clftask.logs import errors_logged
 from clftask.messages import counted
-from clftask.models import bundle, bundle_meta
+from clftask.models import bundle
 from clftask.models.loading import (
     build_model,
     find_base,
@@ -42,7 +39,6 @@ from clftask.training import run_dir
 from clftask.training.arguments import training_arguments
 from clftask.training.callbacks import (
     Reporter,
-    RunLog,
     SaveEvery,
     Saver,
     Sink,
@@ -54,36 +50,12 @@ from clftask.training.callbacks import (
 )
 from clftask.training.checkpoints import Checkpoints, read_state
 from clftask.training.collectives import broadcast_from_first
+from clftask.training.run_log import RunLog
 from clftask.training.trainer import WEIGHTS, ClassifierTrainer
+from clftask.training.work import Work
 
 CHECKPOINT_INTERVAL_S = 300.0
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Work:
-    """The inputs that all workers of a run share.
-
-    Attributes:
-        job: The resolved job.
-        run: The run's folder or prefix.
-        tables: Tokenised splits.
-        label_names: The labels, in order.
-        data: The data's fingerprint and report, for the bundle.
-        preamble: The first lines of `log.txt`.
-    """
-
-    job: TrainJob
-    run: str
-    tables: dict[str, pa.Table]
-    label_names: tuple[str, ...]
-    data: dict[str, Any]
-    preamble: str
-
-    @property
-    def space(self) -> LabelSpace:
-        """The labels."""
-        return LabelSpace(self.job.task, self.label_names, self.job.data.labels.positive)
 
 
 def fit(work: Work, sink: Sink, rank: int, world: int, device: str) -> None:
@@ -192,9 +164,9 @@ def _build_trainer(
     torch.manual_seed(job.seed)
     base = find_base(job.model.base, scratch)
     prior = train_labels(work.tables["train"], len(work.label_names)).shares
-    model, fresh = build_model(base, job.model, work.space, prior)
+    model, fresh = build_model(base, job.transformer, work.space, prior)
     tokenizer = load_tokenizer(base, model.config)
-    prepare(model, tokenizer, job.model, job.data.text_pair is not None)
+    prepare(model, tokenizer, job.transformer, job.data.text_pair is not None)
     arguments = training_arguments(job, f"{scratch}/trainer", world, device, precision)
     # accelerate may not find Ray's process group; then it trains independent models silently.
     assert arguments.world_size == world, "Trainer would train independent models"
@@ -350,7 +322,8 @@ def publish(
     model, decision = trainer.model.to("cpu"), found.decision
     calibration = decision.calibration.folded(output_layer(model))
     decision = decision.model_copy(update={"calibration": calibration})
-    meta = _meta(work, decision, found.warnings, outcome)
+    of_model = decision, found.warnings, outcome
+    meta = bundle.meta_of(work.job, work.label_names, work.data, *of_model)
     folder.mkdir()
     rows = run_dir.rows(work.run)
     if rows is not None:
@@ -358,24 +331,3 @@ def publish(
     report = page_of(meta, found, outcome, records, say)
     bundle.write(folder, model, trainer.processing_class, meta, outcome, report)
     bundle.publish(folder, storage.join(work.run, "bundle"))
-
-
-def _meta(
-    work: Work, decision: Decision, warnings: list[str], outcome: dict[str, Any]
-) -> bundle_meta.BundleMeta:
-    job = work.job
-    return bundle_meta.BundleMeta(
-        task=job.task,
-        label_names=work.label_names,
-        text=job.data.recipe,
-        max_length=job.model.max_length,
-        truncation=job.model.long_text,
-        decision=decision,
-        job=job.dump(),
-        data=work.data,
-        versions=bundle.versions(),
-        metrics=outcome["metrics"],
-        positive=job.data.labels.positive,
-        warnings=tuple(warnings),
-        shipped=Shipped.of(outcome),
-    )

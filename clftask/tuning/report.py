@@ -86,7 +86,7 @@ def _epochs(trials: list[Trial]) -> float:
 
 
 def _cost(job: TuneJob, searched: list[Trial], trials: list[Trial]) -> str:
-    most = job.train.training.epochs
+    most = job.train.epochs
     whole = sum(t.params.get("training.epochs", most) for t in searched)
     spent, again = _epochs(searched), _epochs([t for t in trials if t.is_finalist])
     count = f"{len(searched)} trials" if len(searched) != 1 else "the one trial"

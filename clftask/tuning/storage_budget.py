@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import ByteSize
 
+from clftask.config.tfidf import TfidfSpec
 from clftask.config.tune import TuneJob
 from clftask.errors import ConfigError, Problem
 from clftask.messages import counted
@@ -44,7 +45,13 @@ def peak_bytes(
 
 def needed_bytes(job: TuneJob, concurrency: int, num_labels: int) -> int:
     """Return `peak_bytes` for the largest model in the search space."""
-    models = {repr((t.model.base, t.model.layers, t.model.adapt)): t.model for t in job.probed()}
+    trials = job.probed()
+    if job.train.is_linear:
+        linear = (trial.model for trial in trials)
+        most = max(m.num_weights(num_labels) for m in linear if isinstance(m, TfidfSpec))
+        return (2 * concurrency + 2) * most * _BYTES  # no checkpoints
+    specs = [trial.transformer for trial in trials]
+    models = {repr((spec.base, spec.layers, spec.adapt)): spec for spec in specs}
     sizes = [num_parameters(model, num_labels) for model in models.values()]
     most, most_saved = max(n.all for n in sizes), max(n.saved for n in sizes)
     return peak_bytes(job, concurrency, most, most_saved)

@@ -37,7 +37,8 @@ from clftask.training.callbacks import (
 from clftask.training.checkpoints import Checkpoints
 from clftask.training.collectives import broadcast_from_first
 from clftask.training.trainer import ClassifierTrainer
-from clftask.training.worker import Work, build_trainer
+from clftask.training.work import Work
+from clftask.training.worker import build_trainer
 from clftask.tuning.trial_store import Evaluation, Trial, TrialStore
 
 SAVE_INTERVAL_S = 60.0
@@ -161,7 +162,7 @@ def fail(run: str, trial: Trial) -> None:
 
 def _train(trial: TrialCallback, rank: int, world: int, device: str, scratch: str) -> None:
     spec = trial.spec
-    model = spec.work.job.model
+    model = spec.work.job.transformer
     local = model.model_copy(update={"base": _local_base(model.base)})
     job = spec.work.job.model_copy(update={"model": local})
     work = dataclasses.replace(spec.work, job=job)

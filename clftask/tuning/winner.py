@@ -12,7 +12,8 @@ from clftask.config.results import Shipped
 from clftask.config.train import TrainingSpec, TrainJob
 from clftask.io import storage
 from clftask.io.tempdirs import temporary_folder
-from clftask.training.worker import Work, build_trainer, evaluate, publish
+from clftask.training.work import Work
+from clftask.training.worker import build_trainer, evaluate, publish
 from clftask.tuning.trial_store import Evaluation, Trial, TrialStore
 
 _log = logging.getLogger(__name__)

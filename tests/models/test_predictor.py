@@ -35,7 +35,8 @@ from transformers import (
 
 from clftask.data.tokenization import tokenise
 from clftask.errors import ConfigError, DataError, JobError, ModelError
-from clftask.models.predictor import Prediction, Scorer, load
+from clftask.models.prediction import Prediction
+from clftask.models.predictor import Scorer, load
 
 # ------------------------------------------------------------------ equal to transformers
 

@@ -41,6 +41,8 @@ PLAIN = ("_at_0.5", "_at_argmax", "_uncalibrated")
 CALIBRATED = ("log_loss", "brier", "ece", "classwise_ece")
 # The suffix of metrics of always predicting the most frequent label.
 MAJORITY = "_majority"
+# The suffix of metrics of a linear model on the same rows.
+LINEAR = "_linear"
 ABSENT = "labels_absent"  # stands beside macro averages; nothing can be optimised for it
 _TITLES = {"precision": "precision", "recall": "recall", "f": "F1"}
 _TOP_K = re.compile(r"^(precision|ndcg)_at_([1-9][0-9]*)$")

@@ -85,6 +85,8 @@ class ScoreActor:
 
     def _use_cpus(self) -> None:
         """Limit the threads of torch; OpenMP's limit is one of each thread that computes."""
+        if self.work.meta.is_linear:
+            return
         import torch
 
         torch.set_num_threads(max(1, int(self.cpus)))

@@ -11,6 +11,7 @@ from typing import Any
 
 from clftask.config.results import ScoreResult
 from clftask.config.score import ScoreJob
+from clftask.config.train import WorkersSpec
 from clftask.data.summary import describe_left_out
 from clftask.distributed.capacity import WorkerPlan, capacity, plan
 from clftask.distributed.metrics import ScoreMetricsExporter
@@ -74,7 +75,7 @@ def _score_missing(
 ) -> ScoreRun:
     exporter = ScoreMetricsExporter(job.output.path, show)
     with interruption_hint("Run the job again to resume."), connected(say), exporter:
-        chosen = plan(job.scaling, capacity(), len(planned.missing))
+        chosen = plan(scaling_of(job, meta), capacity(), len(planned.missing))
         check_precision(job.precision, chosen.use_gpu, "precision")
         _check_begun(planned, chosen)
         with Pool(ScoreWork(job, planned.plan, meta), chosen, say) as pool:
@@ -92,6 +93,11 @@ def _score_missing(
                 pool.use(ScoreWork(job, run.plan, meta))
                 run.score(exporter.watching(pool), chosen.most)
     return run
+
+
+def scaling_of(job: ScoreJob, meta: BundleMeta) -> WorkersSpec:
+    """Return the resources of the workers; a linear model does not use GPUs."""
+    return job.scaling.model_copy(update={"use_gpu": False}) if meta.is_linear else job.scaling
 
 
 def _check_begun(planned: Planned, chosen: WorkerPlan) -> None:

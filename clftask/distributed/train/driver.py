@@ -20,16 +20,26 @@ from clftask.distributed.capacity import WorkerPlan, capacity, plan
 from clftask.distributed.metrics import TrainMetricsExporter
 from clftask.distributed.session import connected
 from clftask.distributed.train.progress import Waiting, follow, new_progress_actor
-from clftask.errors import ClftaskError, ConfigError, JobError, Problem, is_permanent
+from clftask.errors import (
+    ClftaskError,
+    ConfigError,
+    DataError,
+    JobError,
+    Problem,
+    StorageError,
+    is_permanent,
+)
+from clftask.evaluation.evaluate import LINEAR_METRICS
 from clftask.io import storage
 from clftask.io.parallel import beside
+from clftask.io.strict_json import to_json
 from clftask.messages import counted, first_line
 from clftask.models.base_checks import check_base, check_base_files
 from clftask.models.precision import check_precision
 from clftask.training import run_dir
 
 if TYPE_CHECKING:
-    from clftask.training.worker import Work
+    from clftask.training.work import Work
 
 _TRACKER_PREFIXES = ("MLFLOW_", "WANDB_")
 Say = Callable[[str], None]
@@ -79,11 +89,13 @@ def _trained(job: TrainJob, run: run_dir.Run, say: Say, show: Show) -> dict[str,
     prepared = prepare(job)
     if run.exists:
         run_dir.same_data(run, prepared.fingerprint)
-    check_base_files(job.model)
+    if job.is_linear:
+        return _fit_here(job, run, prepared, say, show)
+    check_base_files(job.transformer)
     with (
         run_dir.resumable(run) as create,
         beside(
-            lambda: check_base(job.model, job.data.text_pair is not None, job.training)
+            lambda: check_base(job.transformer, job.data.text_pair is not None, job.training)
         ) as checked,
         connected(say),
         TrainMetricsExporter(run.path, show) as show,
@@ -93,13 +105,54 @@ def _trained(job: TrainJob, run: run_dir.Run, say: Say, show: Show) -> dict[str,
         importlib.import_module("clftask.distributed.train.ray_trainer")  # takes a second
         tokenizer = checked.result()
         say(f"reading and tokenising {counted(prepared.rows.num_rows, 'row')}")
-        tables = tokenise(prepared, tokenizer, job.model)
+        tables = tokenise(prepared, tokenizer, job.transformer)
         for line in prepared.report.lines():
             say(line)
         named = _named(job, run)
         create(named, prepared.rows, prepared.fingerprint)
+        data = data_of(named, run.path, prepared, say)
         say(f"run {run.path}: {chosen}")
-        return _fit(named, run.path, prepared, tables, chosen, say, show)
+        return _fit(named, run.path, prepared, data, tables, chosen, say, show)
+
+
+def _fit_here(
+    job: TrainJob, run: run_dir.Run, prepared: Prepared, say: Say, show: Show
+) -> dict[str, Any]:
+    """Fit a linear model in this process, which has the rows in memory; without Ray."""
+    from clftask.training import linear
+
+    for line in prepared.report.lines():
+        say(line)
+    named = _named(job, run)
+    work = linear.work_of(named, run.path, prepared)
+    vectors = linear.vectorise(work)
+    with run_dir.resumable(run) as create:
+        create(named, prepared.rows, prepared.fingerprint)
+        say(f"run {run.path}: {counted(vectors.train.shape[1], 'n-gram')}, fitted in this process")
+        try:
+            return linear.run(work, vectors, show)
+        except (ConfigError, DataError, StorageError) as error:  # the run has started
+            raise JobError(*error.problems) from None
+
+
+def data_of(job: TrainJob, path: str, prepared: Prepared, say: Say) -> dict[str, Any]:
+    """Return fingerprint and report of the data, and the metrics of the linear baseline.
+
+    The baseline is fitted once in a run.
+    """
+    data: dict[str, Any] = {
+        "fingerprint": prepared.fingerprint,
+        "report": prepared.report.as_json(),
+    }
+    if not job.baseline:
+        return data
+    from clftask.training import linear
+
+    place = storage.join(path, run_dir.BASELINE)
+    if not storage.exists(place):
+        say(f"fitting the linear baseline on {counted(prepared.tables['train'].num_rows, 'row')}")
+        storage.put(place, to_json(linear.baseline(job, prepared)).encode())
+    return data | {LINEAR_METRICS: storage.read_json(place, "Delete it.")}
 
 
 def _named(job: TrainJob, run: run_dir.Run) -> TrainJob:
@@ -115,6 +168,7 @@ def _fit(
     job: TrainJob,
     path: str,
     prepared: Prepared,
+    data: dict[str, Any],
     tables: Any,
     chosen: WorkerPlan,
     say: Say,
@@ -129,7 +183,7 @@ def _fit(
         "job": job.dump(),
         "run": path,
         "label_names": prepared.space.names,
-        "data": {"fingerprint": prepared.fingerprint, "report": prepared.report.as_json()},
+        "data": data,
         "preamble": "".join(f"{line}\n" for line in prepared.report.lines()),
         "tables": {split: ray.put(table) for split, table in tables.items()},
         "cpus": chosen.cpus_per_worker,
@@ -245,7 +299,7 @@ def worker_loop(config: dict[str, Any]) -> None:
 def _work(config: dict[str, Any]) -> Work:
     import ray
 
-    from clftask.training.worker import Work
+    from clftask.training.work import Work
 
     return Work(
         job=TrainJob.load(config["job"]),

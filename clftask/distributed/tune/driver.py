@@ -13,12 +13,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 from clftask.config.results import SearchOutcome, TuneResult
+from clftask.config.tfidf import TfidfSpec
 from clftask.config.train import TrainJob
 from clftask.config.tune import TuneJob
 from clftask.data.prepare import Prepared, check_metric, prepare, tokenise
 from clftask.distributed.capacity import capacity
 from clftask.distributed.metrics import TuneMetricsExporter
 from clftask.distributed.session import connected
+from clftask.distributed.train.driver import data_of
 from clftask.distributed.tune.placement import Slots, slots
 from clftask.distributed.tune.validation import (
     check_concurrency,
@@ -98,7 +100,7 @@ def _searched(job: TuneJob, run: run_dir.Run, say: Say, show: Show) -> SearchOut
         create(named, prepared.rows, prepared.fingerprint)
         say(f"search {run.path}: {counted(job.num_trials, 'trial')}, {chosen}")
         try:
-            shared = _shared(named, run, prepared, tokenizers, chosen)
+            shared = _shared(named, run, prepared, tokenizers, chosen, say)
             return SearchRun(shared, say, show).run()
         except (ConfigError, DataError, StorageError) as error:  # the search has started
             raise JobError(*error.problems) from None
@@ -126,7 +128,10 @@ def check_room(job: TuneJob, num_labels: int) -> Slots:
         ConfigError: The trials never fit the cluster, or not the storage.
     """
     with named_as_in(job):
-        chosen = slots(job.train.scaling, job.concurrency, job.num_trials, capacity())
+        scaling = job.train.scaling
+        if job.train.is_linear:
+            scaling = scaling.model_copy(update={"use_gpu": False})
+        chosen = slots(scaling, job.concurrency, job.num_trials, capacity())
         for precision in {trial.training.precision for trial in job.probed()}:
             check_precision(precision, chosen.gpus > 0)
     check_concurrency(job, chosen)
@@ -146,22 +151,27 @@ def _shared(
     prepared: Prepared,
     tokenizers: dict[str, PreTrainedTokenizerBase],
     chosen: Slots,
+    say: Say,
 ) -> Shared:
     """Tokenise once per base and length, and put the tables into Ray's object store."""
     import ray
 
     from clftask.distributed.tune.shared import Shared
+    from clftask.training.linear import texts_of
 
     tables = {}
     for model in job.token_models:
-        tokens = tokenise(prepared, tokenizers[model.base], model)
+        if isinstance(model, TfidfSpec):
+            tokens = texts_of(prepared)
+        else:
+            tokens = tokenise(prepared, tokenizers[model.base], model)
         tables[model.tokens] = {split: ray.put(table) for split, table in tokens.items()}
     return Shared(
         job=job,
         run=run.path,
         tables=tables,
         label_names=prepared.space.names,
-        data={"fingerprint": prepared.fingerprint, "report": prepared.report.as_json()},
+        data=data_of(job.train, run.path, prepared, say),
         precision=_precision(job.train, chosen, TrialStore(run.path)),
         slots=chosen,
         keeps_weights=job.finalists is None,
@@ -174,6 +184,8 @@ def _precision(job: TrainJob, chosen: Slots, store: TrialStore) -> str:
 
     for trial in store.all():
         return trial.precision
+    if job.is_linear:
+        return "fp32"
     wanted, deterministic = job.training.precision, job.training.deterministic
     if wanted != "auto" or not chosen.gpus:
         pays = wanted == "auto" and bf16_pays("cpu")

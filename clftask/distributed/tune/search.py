@@ -26,6 +26,7 @@ from clftask.io.strict_json import to_json
 from clftask.logs import errors_logged
 from clftask.messages import counted
 from clftask.training import run_dir
+from clftask.tuning.linear_trial import publish_linear
 from clftask.tuning.report import tuning_page
 from clftask.tuning.trial_store import (
     Trial,
@@ -219,8 +220,10 @@ def publish(shared: Shared, job: TrainJob, best: Trial) -> dict[str, Any]:
     def task(shared: Shared) -> dict[str, Any]:
         from clftask.tuning.winner import publish_winner
 
-        slots = shared.slots
-        return publish_winner(shared.work(job), job, best, slots.device, slots.workers)
+        slots, work = shared.slots, shared.work(job)
+        if job.is_linear:
+            return publish_linear(work, best)
+        return publish_winner(work, job, best, slots.device, slots.workers)
 
     sizes = {"num_cpus": shared.slots.cpus, "num_gpus": shared.slots.gpus}
     remote = ray.remote(**sizes, name="clftask-tune:publish", max_retries=2)(task)

@@ -15,7 +15,7 @@ from clftask.distributed.tune.placement import Slots
 from clftask.tuning.trial_store import Trial
 
 if TYPE_CHECKING:
-    from clftask.training.worker import Work
+    from clftask.training.work import Work
 
 SEED: Final = "seed"
 FAILED: Final = "failed"
@@ -48,7 +48,7 @@ class Shared:
 
     def work(self, job: TrainJob) -> Work:
         """Return the work of a trial's worker."""
-        from clftask.training.worker import Work
+        from clftask.training.work import Work
 
         job = job.model_copy(update={"tracking": ()})
         refs = self.tables[job.model.tokens]

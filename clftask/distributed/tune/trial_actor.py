@@ -27,6 +27,7 @@ from clftask.io import storage
 from clftask.models.memory import limit_to, release
 from clftask.training import run_dir
 from clftask.training.collectives import is_lost_connection
+from clftask.tuning.linear_trial import attempt_linear
 from clftask.tuning.trial_store import Evaluation, Trial, TrialStore
 from clftask.tuning.trial_worker import Attempt, attempt, fail, replay_evaluations
 
@@ -101,7 +102,10 @@ def _run(shared: Shared, trial: Trial, pointer: _Pointer, report: Any) -> Trial:
     if trial.state != "running":
         return trial
     group = _group(shared.run, shared.slots)
-    done: Trial = group.run(functools.partial(attempt, spec, report))
+    if work.job.is_linear:
+        done = attempt_linear(spec, report)
+    else:
+        done = group.run(functools.partial(attempt, spec, report))
     if done.state == FAILED:
         done = _blamed(group, done) if group.members else done
         fail(shared.run, done)

@@ -62,19 +62,23 @@ def check_trial_files(job: TuneJob) -> None:
     Raises:
         ConfigError: A file is missing or damaged, or a model has too few positions.
     """
+    if job.train.is_linear:
+        return
     with named_as_in(job):
-        _each_model(job, lambda trial: check_base_files(trial.model))
+        _each_model(job, lambda trial: check_base_files(trial.transformer))
 
 
 def check_trials(job: TuneJob) -> dict[str, PreTrainedTokenizerBase]:
-    """Check the model of each trial; return the tokenizer of each base.
+    """Check the model of each trial; return the tokenizer of each base; linear models have none.
 
     Raises:
         ConfigError: A model cannot be used.
     """
+    if job.train.is_linear:
+        return {}
     has_pairs = job.train.data.text_pair is not None
     with named_as_in(job):
-        return _each_model(job, lambda t: check_base(t.model, has_pairs, t.training))
+        return _each_model(job, lambda t: check_base(t.transformer, has_pairs, t.training))
 
 
 def _each_model(job: TuneJob, check: Callable[[TrainJob], _Found]) -> dict[str, _Found]:
@@ -94,6 +98,6 @@ def _each_model(job: TuneJob, check: Callable[[TrainJob], _Found]) -> dict[str, 
 
 def _checked_of(trial: TrainJob) -> tuple[object, ...]:
     """Return what `check_base` reads of a trial."""
-    model, training = trial.model, trial.training
+    model, training = trial.transformer, trial.training
     layers = training.layer_decay is not None, training.gradient_checkpointing
     return model.base, model.layers, model.max_length, model.head.kind, model.adapt, layers
