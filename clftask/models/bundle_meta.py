@@ -95,8 +95,8 @@ class BundleMeta(Spec):
     def targets(self) -> list[str]:
         """What was learned from soft labels and row weights, in words."""
         data, found = self.job["data"], []
-        labels = data["labels"]
-        if labels["kind"] == "probabilities":
+        labels = data.get("labels", {})
+        if labels.get("kind") == "probabilities":
             column = labels["column"] or f"{labels['prefix']}…"
             found.append(f"soft labels: probabilities in {column}")
         if data.get("weight") is not None:
