@@ -42,7 +42,7 @@ def training_arguments(
         disable_tqdm=True,
         # Trainer would drop the columns that the model's forward does not accept.
         remove_unused_columns=False,
-        # By default, DDP searches for unused parameters in each step, and sends constants (buffers).
+        # By default, DDP searches unused parameters in each step, and sends constants (buffers).
         ddp_find_unused_parameters=False,
         ddp_broadcast_buffers=False,
         dataloader_pin_memory=device == "cuda",
