@@ -42,9 +42,8 @@ def training_arguments(
         disable_tqdm=True,
         # Trainer would drop the columns that the model's forward does not accept.
         remove_unused_columns=False,
-        # By default, Trainer makes DDP search the graph for unused parameters in each step.
+        # By default, DDP searches unused parameters in each step, and sends constants (buffers).
         ddp_find_unused_parameters=False,
-        # Buffers are constants: positions, masks. By default, DDP sends them in each step.
         ddp_broadcast_buffers=False,
         dataloader_pin_memory=device == "cuda",
     )

@@ -19,6 +19,7 @@ from transformers import (
 
 from clftask.components.adapt import Adapt, Lora, layer_numbers
 from clftask.config.train import TrainingSpec, TrainJob
+from clftask.config.tune import TuneJob
 from clftask.errors import ConfigError
 from clftask.training.parameter_groups import parameter_groups
 
@@ -132,3 +133,13 @@ def test_layer_decay_without_trained_layers_is_refused():
         TrainJob.load(document)
     assert caught.value.problems[0].path == "training.layer_decay"
     assert TrainJob.load(document, ["model.adapt=lora"]).training.layer_decay == 0.9
+
+
+def test_a_search_varies_the_rank_but_not_during_a_training():
+    data = {"train": "/x.csv", "text": "text", "labels": {"kind": "class", "column": "y"}}
+    train = {"task": "multiclass", "data": data, "model": {"base": "x", "adapt": "lora"}}
+    space = {"model.adapt.r": {"kind": "choice", "values": [4, 8]}}
+    job = TuneJob.load({"train": train, "space": space})
+    assert {trial.model.adapt.r for trial in job.probed()} == {4, 8}
+    with pytest.raises(ConfigError, match="pbt can only change rates, decay and the loss"):
+        TuneJob.load({"train": train, "space": space, "scheduler": "pbt"})

@@ -141,7 +141,7 @@ def test_the_table_of_the_docs_is_that_of_the_messages() -> None:
         ("training.evaluation_strategy=epoch", "Every epoch ends with an evaluation"),
         ("training.fp16=true", "Use training.precision."),
         ("model.num_labels=3", "Use data.labels."),
-        ("model.adapt={kind: lora, lora_alpha: 8}", "Use model.adapt."),
+        ("model.lora_alpha=8", "Use model.adapt."),
         ("training.layerwise_lr_decay=0.9", "Use training.layer_decay."),
         ("model.model_name_or_path=x", "Use model.base."),
         ("data.label_column=y", "Use data.labels. For example {kind: class, column: label}."),

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from clftask.config.train import ModelSpec
 from clftask.config.tune import TuneJob
 from clftask.errors import ConfigError, Problem
+from clftask.models.loading import num_parameters
 from clftask.tuning.storage_budget import check_disk, peak_bytes
 
 RATES = {"training.learning_rate": {"kind": "loguniform", "low": 1e-5, "high": 1e-3}}
@@ -101,3 +103,16 @@ def test_the_largest_base_that_is_searched_counts(tiny_base: Path, tmp_path: Pat
     # 1 607 136 weights of 4 bytes: 8 checkpoints of three such, and 7 weights.
     with pytest.raises(ConfigError, match=r"the search needs up to 199\.3MB"):
         check_disk(searched, 4, 3)
+
+
+def test_checkpoints_of_adapters_are_small() -> None:
+    # 10 of 1000 weights are saved: 4 x 2 x 120 bytes; 6 finalists + 4 under way, 40 each.
+    needed = peak_bytes(job(finalists=FINALISTS), concurrency=4, num_weights=1000, num_saved=10)
+    assert needed == 960 + 400 + 4_000  # and a bundle
+
+
+def test_an_adapter_counts_without_its_base(tiny_base: Path) -> None:
+    spec = ModelSpec(base=str(tiny_base), adapt={"kind": "lora", "r": 4, "targets": ["query"]})
+    found = num_parameters(spec, num_labels=3)
+    assert found.all == 10_336
+    assert found.saved == 2 * 4 * (16 + 16) + 16 * 16 + 16 + 304  # two layers, pooler, head
