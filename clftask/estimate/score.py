@@ -107,7 +107,9 @@ def estimate(
     say(f"measuring up to {counted(num_read, 'row')}, sampled from all files")
     with temporary_folder() as scratch, measure.as_worker(workers) as warnings:
         output = job.output.model_copy(update={"path": f"{scratch}/table"})
+        began = clock()
         plan = _agreed(job, planned.plan, workers.device, say)
+        start_s += clock() - began if job.agreement is not None else 0.0  # of the sample
         work = ScoreWork(job.model_copy(update={"output": output}), plan, meta)
         pace = _measured(work, sample, workers, left, clock)
     return replace(

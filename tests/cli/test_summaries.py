@@ -291,7 +291,7 @@ def test_a_cascades_summary_tells_who_answered_and_what_was_promised(printed):
         promised=0.9, limit=0.8, rows=400, answered=200, agreed=196, at_least=0.9548
     )
     found = replace(SCORED, answered_by={"large": 3, "small": 6}, cascade=limit)
-    text = " ".join(" ".join(printed(120, score_summary, found)).split())
+    text = " ".join(" ".join(printed(120, score_summary, found)).replace("│", " ").split())
     assert "answered by large 3 (33.3%), small 6 (66.7%)" in text
     assert "answers 50% of 400 sampled rows, 98.00% of them with the labels of the large" in text
     assert found.about()["rows of the small bundle"] == "6"

@@ -80,6 +80,8 @@ def _score_missing(
         _check_begun(planned, chosen)
         with Pool(ScoreWork(job, planned.plan, meta), chosen, say) as pool:
             if planned.is_new and not planned.plan.is_agreed:
+                if job.agreement is not None:
+                    say("both bundles of the cascade score a sample of the rows")
                 found = pool.agree(len(planned.missing))
                 agreed = planned.plan.agreed(found.precision, found.cascade)
                 planned = replace(planned, plan=agreed)
