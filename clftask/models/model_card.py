@@ -164,7 +164,7 @@ def _figures(meta: BundleMeta, intervals: dict[str, Any]) -> list[str]:
     baseline = f"A name with {MAJORITY} is the metric of always predicting the most frequent label."
     of_job = meta.job["training"]["metric"]
     found_gains = (against_linear(figures, of_job, s) for s, figures in meta.metrics.items())
-    gains = [f"{code(line)}." for line in found_gains if line is not None]
+    gains = [f"{literal(line)}." for line in found_gains if line is not None]
     lines = [
         "## Metrics",
         "",
