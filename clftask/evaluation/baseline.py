@@ -72,12 +72,13 @@ def against_linear(metrics: Mapping[str, float | None], metric: str, where: str)
 
     Args:
         metrics: Its metrics on some rows, with those of the baseline.
-        metric: The job's metric.
+        metric: The job's metric; `loss`, which depends on the kind of loss, stands for log_loss.
         where: The rows, in words.
 
     Returns:
         None without a baseline.
     """
+    metric = "log_loss" if metric == "loss" else metric
     value, base = metrics.get(metric), metrics.get(metric + LINEAR)
     if value is None or base is None:
         return None
@@ -94,6 +95,13 @@ def worse_than_linear(metrics: Mapping[str, float | None], metric: str, where: s
     if line is None or "better than" in line:
         return []
     return [f"{line}. A linear model (model.base: tfidf) trains and scores much faster."]
+
+
+def _remedy(optimizer: str | None) -> str:
+    if optimizer is None:
+        return "Try a higher model.C."
+    more = "." if optimizer == "adamw" else ", or training.optimizer: adamw."
+    return f"Try a higher training.learning_rate or more epochs{more}"
 
 
 def weaknesses(
@@ -115,9 +123,7 @@ def weaknesses(
         optimizer: The optimiser of the training; None for a linear model.
     """
     found = []
-    remedy = "Try a higher training.learning_rate or more epochs"
-    remedy += "." if optimizer == "adamw" else ", or training.optimizer: adamw."
-    remedy = "Try a higher model.C." if optimizer is None else remedy
+    remedy = _remedy(optimizer)
     if 1.0 in (metrics.get("accuracy"), metrics.get("subset_accuracy")):
         pass  # the rows may have one label only
     elif (outcome.decided == outcome.decided[:1]).all() and len(outcome.decided) > 1:

@@ -12,6 +12,8 @@ from clftask.components.labels import LabelSpace, Task
 from clftask.components.text import TextRecipe
 from clftask.components.truncation import KeepHead, LongText
 from clftask.config.results import Shipped
+from clftask.evaluation.baseline import against_linear
+from clftask.evaluation.evaluate import LINEAR_METRICS
 from clftask.messages import counted
 from clftask.spec import PlainData, Spec
 
@@ -77,6 +79,15 @@ class BundleMeta(Spec):
     def read(self) -> str:
         """What is read of long texts, in words."""
         return "whole texts" if self.is_linear else self.truncation.words(self.max_length)
+
+    @property
+    def gains(self) -> list[str]:
+        """How much better it is than the linear baseline, by split; empty without one."""
+        if LINEAR_METRICS not in self.data:
+            return []
+        metric = self.job["training"]["metric"]
+        found = (against_linear(figures, metric, s) for s, figures in self.metrics.items())
+        return [f"{line}." for line in found if line is not None]
 
     @property
     def origin(self) -> str:

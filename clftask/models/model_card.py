@@ -7,7 +7,6 @@ import re
 from typing import Any
 
 from clftask.components.metrics import LINEAR, MAJORITY, with_plain
-from clftask.evaluation.baseline import against_linear
 from clftask.messages import printable, range_text
 from clftask.models.bundle_meta import BundleMeta
 
@@ -181,9 +180,7 @@ def _figures(meta: BundleMeta, intervals: dict[str, Any]) -> list[str]:
     names = list(dict.fromkeys(name for found in splits.values() for name in found))
     linear = f"A name with {LINEAR} is the metric of a linear model on the same rows."
     baseline = f"A name with {MAJORITY} is the metric of always predicting the most frequent label."
-    of_job = meta.job["training"]["metric"]
-    found_gains = (against_linear(figures, of_job, s) for s, figures in meta.metrics.items())
-    gains = [f"{code(line)}." for line in found_gains if line is not None]
+    gains = [literal(line) for line in meta.gains]
     lines = [
         "## Metrics",
         "",

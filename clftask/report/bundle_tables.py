@@ -11,7 +11,6 @@ from clftask.components.decision.decision import Decision, Outcome
 from clftask.components.labels import LabelSpace
 from clftask.components.metrics import LabelFigures, with_plain
 from clftask.data.summary import DataReport
-from clftask.evaluation.baseline import against_linear
 from clftask.evaluation.diagnostics import Surprise, largest_pairs
 from clftask.evaluation.evaluate import Evaluated, Figures, Labelled
 from clftask.messages import counted, range_text
@@ -73,9 +72,7 @@ def decision(found: Decision, meta: BundleMeta) -> list[str]:
         table, rows = meta.data["decided_on"]["table"], meta.data["decided_on"]["rows"]
         lines.append(f"The decision was fitted on {table} ({counted(rows, 'row')}).")
     training = [f"Training: {meta.shipped.line()}."] if meta.shipped else []
-    of_job = meta.job["training"]["metric"]
-    gains = (against_linear(figures, of_job, split) for split, figures in meta.metrics.items())
-    return [*training, *lines, *(f"{line}." for line in gains if line is not None)]
+    return [*training, *lines, *meta.gains]
 
 
 def metrics(figures: dict[str, Figures], own: str, names: Sequence[str] = ()) -> Table:

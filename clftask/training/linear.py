@@ -244,7 +244,7 @@ def baseline(job: TrainJob, prepared: Prepared) -> dict[str, dict[str, float | N
     linear_job = job.model_copy(update={"model": model, "loss": loss})
     work = work_of(linear_job, "", prepared)
     found = evaluate(work, fit(work, vectorise(work)))
-    names = (*COMPARED, job.training.metric)
+    names = (*COMPARED, "log_loss", job.training.metric)
     return {
         split: {name: metrics[name] for name in dict.fromkeys(names) if name in metrics}
         for split, metrics in found.metrics.items()

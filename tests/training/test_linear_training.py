@@ -221,6 +221,6 @@ def test_the_baseline_of_another_model(finished, tiny_base):
     assert metrics == {"micro_f1": 0.75, "micro_f1_linear": 0.5, "micro_f1_majority": 0.4}
     line = "micro_f1 on test is 0.7500, better than linear by 0.2500"
     assert against_linear(metrics, "micro_f1", "test") == line
-    worse = with_linear({"loss": 0.5}, {"loss": 0.25})
-    line = "loss on test is 0.5000, worse than linear by 0.2500"
+    worse = with_linear({"log_loss": 0.5}, {"log_loss": 0.25})
+    line = "log_loss on test is 0.5000, worse than linear by 0.2500"
     assert against_linear(worse, "loss", "test") == line
