@@ -18,7 +18,7 @@ from transformers import (
 from clftask.components.decision.decision import Decision
 from clftask.components.labels import LabelSpace
 from clftask.components.text import TextRecipe
-from clftask.config.train import ModelSpec
+from clftask.config.sections import ModelSpec
 from clftask.models import bundle
 from clftask.models.bundle_meta import BundleMeta
 from clftask.models.loading import build_model

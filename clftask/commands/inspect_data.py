@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 
 from clftask.config.jobs import load_any_job
 from clftask.config.score import ScoreJob
-from clftask.config.train import ModelSpec, TrainJob
+from clftask.config.sections import ModelSpec
+from clftask.config.train import TrainJob
 from clftask.config.tune import TuneJob
 from clftask.data.duplicates import Duplicates, find_duplicates
 from clftask.data.prepare import Prepared, prepare, tokenise

@@ -10,7 +10,7 @@ from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator
 from clftask.components.score_table import Layout, Wide
 from clftask.components.text import Columns, Names, TextRecipe
 from clftask.config.from_trainer import INSTEAD_IN_SCORING
-from clftask.config.train import DataPath, WorkersSpec
+from clftask.config.sections import DataPath, WorkersSpec
 from clftask.spec import Spec
 
 
@@ -23,6 +23,7 @@ class Cascade(Spec):
             is that of the large one; see `CascadeLimit`.
     """
 
+    TAG: ClassVar[str] = "Cascade"
     cascade: tuple[DataPath, ...]
     agreement: float = Field(0.99, gt=0.5, lt=1)
 
@@ -35,11 +36,11 @@ class Cascade(Spec):
 
 
 def _tag(bundle: Any) -> str:
-    return "Cascade" if isinstance(bundle, Mapping | Cascade) else "path"
+    return Cascade.TAG if isinstance(bundle, Mapping | Cascade) else "path"
 
 
 Bundle = Annotated[
-    Annotated[DataPath, Tag("path")] | Annotated[Cascade, Tag("Cascade")], Discriminator(_tag)
+    Annotated[DataPath, Tag("path")] | Annotated[Cascade, Tag(Cascade.TAG)], Discriminator(_tag)
 ]
 
 

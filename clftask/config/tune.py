@@ -19,15 +19,9 @@ from clftask.components.search.schedulers import Asha, Fifo, Scheduler
 from clftask.components.search.searchers import MAX_TRIALS, Random, Searcher
 from clftask.components.search.space import AnyDistribution, Picks, Space
 from clftask.config.from_trainer import INSTEAD_IN_SEARCH
+from clftask.config.sections import AnyModel, ModelSpec, RunSpec
 from clftask.config.tfidf import TFIDF, TfidfSpec
-from clftask.config.train import (
-    AnyModel,
-    ModelSpec,
-    RunSpec,
-    TrainJob,
-    cross_field_errors,
-    problem_of_metric,
-)
+from clftask.config.train import TrainJob, cross_field_errors, problem_of_metric
 from clftask.errors import ConfigError, Problem
 from clftask.spec import Spec, is_path, put
 from clftask.yaml_io import parse_yaml, read_yaml

@@ -13,7 +13,8 @@ from clftask.components.labels import SOFT, LabelColumns
 from clftask.components.labels.cells import LabelCells
 from clftask.components.labels.probabilities import read_weights
 from clftask.components.splits import SPLITS
-from clftask.config.train import DataSpec, TrainJob
+from clftask.config.sections import DataSpec
+from clftask.config.train import TrainJob
 from clftask.data.groups import GROUP_BY, SPLIT_BY, as_text
 from clftask.data.readers.base import FILE, ROW, Source
 from clftask.data.readers.csv_types import common_kind, convert, missing_spellings

@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 from clftask.components.labels import SOFT, LabelColumns, LabelSpace
 from clftask.components.metrics import unknown_metric
 from clftask.components.splits import SPLITS, GroupedSplit, RandomSplit, Rows
-from clftask.config.train import ModelSpec, TrainJob, problem_of_positive
+from clftask.config.sections import ModelSpec
+from clftask.config.train import TrainJob, problem_of_positive
 from clftask.data import tokenization, training_rows
 from clftask.data.groups import SPLIT_BY, with_groups
 from clftask.data.label_warnings import label_warnings

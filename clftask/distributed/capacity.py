@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from clftask.config.train import WorkersSpec
+from clftask.config.sections import WorkersSpec
 from clftask.distributed.kuberay import Autoscaling, autoscaling_of_pod
 from clftask.errors import ConfigError, Problem
 from clftask.messages import counted

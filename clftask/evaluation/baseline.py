@@ -138,8 +138,7 @@ def weaknesses(
         if value is not None and base is not None and value <= base:
             always = f"always predicting {space.names[majority]!r} has {base:.4f}"
             found.append(f"{name} on {where} is only {value:.4f}; {always}. {remedy}")
-    area = metrics.get("roc_auc_macro")
-    if area is not None and area <= 0.5:
+    if (area := metrics.get("roc_auc_macro")) is not None and area <= 0.5:
         check = "Check that texts and labels belong together."
         found.append(f"ROC AUC on {where} is {area:.4f}, no better than chance (0.5). {check}")
     return found

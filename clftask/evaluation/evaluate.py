@@ -133,8 +133,7 @@ def decide(
         job: The training job.
         space: The labels.
         splits: Validation, and test if there is one.
-        data: Fingerprint and report of the training data, for the majority class; and the
-            metrics of the linear baseline on the same splits, if there is one.
+        data: Fingerprint and report of the training data, and the metrics of the linear baseline.
         num_special: Special tokens of one model input.
     """
     held_out, last = splits["validation"], "test" if "test" in splits else "validation"

@@ -15,7 +15,7 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, PretrainedConfig
 from transformers.utils import cached_file
 
-from clftask.config.train import ModelSpec
+from clftask.config.sections import ModelSpec
 from clftask.errors import ClftaskError, DataError, Problem
 from clftask.io import filesystems, storage
 from clftask.io.tempdirs import temporary_folder

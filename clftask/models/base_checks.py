@@ -9,7 +9,7 @@ from typing import Any
 
 from clftask.components.adapt import layer_numbers
 from clftask.components.heads import MlpHead
-from clftask.config.train import ModelSpec, TrainingSpec
+from clftask.config.sections import ModelSpec, TrainingSpec
 from clftask.errors import ConfigError, Problem
 from clftask.io import filesystems
 from clftask.io.tempdirs import temporary_folder

@@ -13,8 +13,9 @@ from typing import Any
 
 from clftask.components.decision.decision import Decision
 from clftask.config.results import Shipped
+from clftask.config.sections import ModelSpec
 from clftask.config.tfidf import NO_LIMIT
-from clftask.config.train import ModelSpec, TrainJob
+from clftask.config.train import TrainJob
 from clftask.data import training_rows
 from clftask.errors import ConfigError, DataError, Problem
 from clftask.io import filesystems, storage

@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 from clftask.components.adapt import encoder_layers
-from clftask.config.train import ModelSpec
+from clftask.config.sections import ModelSpec
 from clftask.errors import ConfigError, Problem
 
 

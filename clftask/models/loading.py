@@ -13,7 +13,7 @@ import numpy as np
 from clftask.array_types import Array, Float32, Float64
 from clftask.components.heads import MlpHead
 from clftask.components.labels import LabelSpace, Task
-from clftask.config.train import ModelSpec
+from clftask.config.sections import ModelSpec
 from clftask.errors import ClftaskError, ConfigError, DataError, Problem
 from clftask.io import filesystems, storage
 from clftask.io.tempdirs import temporary_folder

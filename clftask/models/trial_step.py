@@ -13,7 +13,7 @@ from transformers.initialization import no_init_weights
 from transformers.trainer_utils import align_special_tokens
 
 from clftask.components.heads import MlpHead
-from clftask.config.train import ModelSpec
+from clftask.config.sections import ModelSpec
 from clftask.data.batching import FlatTokens, widths
 from clftask.data.tokenization import sequences, tokenise
 from clftask.errors import ClftaskError, ConfigError

@@ -20,7 +20,6 @@ def training_arguments(
         use_cpu=device == "cpu",
         num_train_epochs=t.epochs,
         per_device_train_batch_size=t.batch_size // world,
-        gradient_accumulation_steps=1,
         learning_rate=t.learning_rate,
         warmup_steps=t.warmup,
         weight_decay=t.weight_decay,

@@ -11,7 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from transformers import TrainerCallback, TrainingArguments
 
-from clftask.config.train import TrainingSpec
+from clftask.config.sections import TrainingSpec
 from clftask.messages import first_line
 from clftask.models.compiling import compile_layers, paused, uncompile
 from clftask.models.memory import is_device_failure

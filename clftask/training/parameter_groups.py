@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from clftask.components.adapt import layer_numbers
-from clftask.config.train import TrainingSpec
+from clftask.config.sections import TrainingSpec
 
 
 def parameter_groups(

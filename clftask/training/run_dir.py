@@ -18,7 +18,8 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import parquet
 
-from clftask.config.train import RunSpec, TrainJob
+from clftask.config.sections import RunSpec
+from clftask.config.train import TrainJob
 from clftask.config.tune import TuneJob
 from clftask.data import training_rows
 from clftask.data.readers.base import readable

@@ -9,7 +9,8 @@ from typing import Any
 
 from clftask.components.search.goal import Goal
 from clftask.config.results import Shipped
-from clftask.config.train import TrainingSpec, TrainJob
+from clftask.config.sections import TrainingSpec
+from clftask.config.train import TrainJob
 from clftask.io import storage
 from clftask.io.tempdirs import temporary_folder
 from clftask.training.work import Work

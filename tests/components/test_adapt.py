@@ -18,7 +18,8 @@ from transformers import (
 )
 
 from clftask.components.adapt import Adapt, Lora, layer_numbers
-from clftask.config.train import TrainingSpec, TrainJob
+from clftask.config.sections import TrainingSpec
+from clftask.config.train import TrainJob
 from clftask.config.tune import TuneJob
 from clftask.errors import ConfigError
 from clftask.training.parameter_groups import parameter_groups

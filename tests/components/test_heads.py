@@ -18,7 +18,7 @@ from clftask.components.adapt import (
 )
 from clftask.components.heads import Head, LinearHead, MlpHead
 from clftask.components.labels import LabelSpace
-from clftask.config.train import ModelSpec
+from clftask.config.sections import ModelSpec
 from clftask.models.loading import build_model
 
 DISTILBERT = DistilBertConfig(

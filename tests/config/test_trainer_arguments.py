@@ -14,7 +14,8 @@ import pytest
 
 from clftask.config.from_trainer import COUNTERPARTS, INSTEAD
 from clftask.config.score import ScoreJob
-from clftask.config.train import TrainingSpec, TrainJob
+from clftask.config.sections import TrainingSpec
+from clftask.config.train import TrainJob
 from clftask.config.trainer_arguments import TrainerArguments
 from clftask.config.tune import TuneJob
 from clftask.errors import ConfigError, Problem

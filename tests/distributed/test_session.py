@@ -11,7 +11,7 @@ import pytest
 from conftest import environment
 
 from clftask.config.score import ScoreWorkersSpec
-from clftask.config.train import ScalingSpec
+from clftask.config.sections import ScalingSpec
 from clftask.distributed import session
 from clftask.distributed.auth import authenticate, ensure_token
 from clftask.distributed.capacity import (

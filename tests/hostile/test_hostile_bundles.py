@@ -208,7 +208,7 @@ def test_a_link_beside_a_bundle_is_not_written_through(
 
 
 def test_pickled_weights_of_a_base_are_refused(tiny_base: Path, tmp_path: Path) -> None:
-    from clftask.config.train import ModelSpec
+    from clftask.config.sections import ModelSpec
 
     folder = Path(shutil.copytree(tiny_base, tmp_path / "base"))
     pickled(folder)

@@ -339,7 +339,7 @@ def test_a_package_is_found_without_being_imported(
     (tmp_path / "stranger").mkdir()
     (tmp_path / "stranger" / "__init__.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     monkeypatch.syspath_prepend(tmp_path)
-    from clftask.config.train import ModelSpec
+    from clftask.config.sections import ModelSpec
 
     with pytest.raises(ConfigError, match=r"model\.base"):
         check_base(ModelSpec(base=base))

@@ -20,7 +20,8 @@ from transformers import AutoModel, PreTrainedTokenizerFast, pipeline
 
 import clftask
 from clftask.components.decision.decision import Decision
-from clftask.config.train import ModelSpec, TrainJob
+from clftask.config.sections import ModelSpec
+from clftask.config.train import TrainJob
 from clftask.data.prepare import prepare, tokenise
 from clftask.errors import ConfigError
 from clftask.models import bundle, bundle_meta

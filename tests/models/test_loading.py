@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from clftask.components.labels import LabelSpace
-from clftask.config.train import ModelSpec
+from clftask.config.sections import ModelSpec
 from clftask.errors import ClftaskError, ConfigError, Problem
 from clftask.io import storage
 from clftask.models.base_checks import check_base

@@ -11,7 +11,7 @@ import torch
 from test_architectures import ARCHITECTURES, TEXTS, base_of
 
 from clftask.components.labels import LabelSpace
-from clftask.config.train import ModelSpec
+from clftask.config.sections import ModelSpec
 from clftask.errors import ConfigError
 from clftask.models import trial_step
 from clftask.models.base_checks import check_base

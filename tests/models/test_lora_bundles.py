@@ -15,7 +15,7 @@ from test_architectures import TEXTS, base_of, plain
 from training_work import Recorder, run, work_factory
 
 import clftask
-from clftask.config.train import ModelSpec
+from clftask.config.sections import ModelSpec
 from clftask.errors import ConfigError, DataError
 from clftask.models import bundle
 from clftask.models.base_checks import check_base

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import AutoModel, PreTrainedTokenizerFast
 
 from clftask.components.labels import LabelSpace
-from clftask.config.train import ModelSpec
+from clftask.config.sections import ModelSpec
 from clftask.errors import ConfigError
 from clftask.models import trial_step
 from clftask.models.base_checks import check_base

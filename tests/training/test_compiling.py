@@ -15,7 +15,7 @@ import torch
 from training_work import Recorder, weights, work_factory
 from training_work import run as train
 
-from clftask.config.train import TrainingSpec
+from clftask.config.sections import TrainingSpec
 from clftask.training import compiling
 from clftask.training.compiling import Compiling
 from clftask.training.worker import Work

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from clftask.config.results import TrainResult
-from clftask.config.train import RunSpec, TrainJob
+from clftask.config.sections import RunSpec
+from clftask.config.train import TrainJob
 from clftask.data.prepare import prepare
 from clftask.distributed.train.driver import train
 from clftask.errors import ConfigError

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from clftask.config.train import ModelSpec
+from clftask.config.sections import ModelSpec
 from clftask.config.tune import TuneJob
 from clftask.errors import ConfigError, Problem
 from clftask.models.loading import num_parameters

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from clftask.config.results import Shipped
-from clftask.config.train import TrainingSpec, TrainJob
+from clftask.config.sections import TrainingSpec
+from clftask.config.train import TrainJob
 from clftask.config.tune import TuneJob
 from clftask.data.batching import Limit
 from clftask.data.prepare import prepare, tokenise

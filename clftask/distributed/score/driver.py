@@ -11,7 +11,7 @@ from typing import Any
 
 from clftask.config.results import ScoreResult
 from clftask.config.score import ScoreJob
-from clftask.config.train import WorkersSpec
+from clftask.config.sections import WorkersSpec
 from clftask.data.summary import describe_left_out
 from clftask.distributed.capacity import WorkerPlan, capacity, plan
 from clftask.distributed.metrics import ScoreMetricsExporter

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from clftask.config.train import ScalingSpec
+from clftask.config.sections import ScalingSpec
 from clftask.distributed.capacity import Capacity
 from clftask.errors import ConfigError, Problem
 from clftask.messages import counted

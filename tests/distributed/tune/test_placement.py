@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from clftask.config.train import ScalingSpec
+from clftask.config.sections import ScalingSpec
 from clftask.distributed.capacity import Capacity, grown
 from clftask.distributed.tune.placement import Slots, slots
 from clftask.errors import ConfigError, Problem
