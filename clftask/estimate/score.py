@@ -99,16 +99,14 @@ def estimate(
         clock: Returns seconds.
 
     Raises:
-        DataError: No sampled row can be scored, or a file cannot be read.
-        ClftaskError: An error that would end the job.
+        ClftaskError: No sampled row can be scored, or an error that would end the job.
     """
     sample = _sample(job, meta, planned, workers.device)
     num_read, left = sample.table.num_rows, remaining(job, planned, _share_kept(sample))
     say(f"measuring up to {counted(num_read, 'row')}, sampled from all files")
     with temporary_folder() as scratch, measure.as_worker(workers) as warnings:
         output = job.output.model_copy(update={"path": f"{scratch}/table"})
-        began = clock()
-        plan = _agreed(job, planned.plan, workers.device, say)
+        began, plan = clock(), _agreed(job, planned.plan, workers.device, say)
         start_s += clock() - began if job.agreement is not None else 0.0  # of the sample
         work = ScoreWork(job.model_copy(update={"output": output}), plan, meta)
         pace = _measured(work, sample, workers, left, clock)
