@@ -32,7 +32,7 @@ class CascadeLimit(Spec):
         answered: Those that the small bundle answers. Without a limit: those tested first, of
             which it is most certain.
         agreed: Those of them on which both decide the same.
-        at_least: Lower bound of this share in the whole corpus, with 95 % confidence.
+        at_least: The lower bound of this share that the test of the limit compared with `promised`.
     """
 
     promised: float
@@ -55,17 +55,19 @@ class CascadeLimit(Spec):
         return np.asarray(certainty >= limit)
 
     def __str__(self) -> str:
-        bound = f"at least {self.at_least:.2%} with 95 % confidence"
         if self.limit is not None:
             share = f"{self.answered / self.rows:.0%} of {counted(self.rows, 'sampled row')}"
             same = f"{self.agreed / self.answered:.2%} of them with the labels of the large one"
-            return f"the small bundle answers {share}, {same}, {bound}"
+            # Of the limit that was selected, the tests show the promise, not the bound.
+            bound = f"at least {self.promised:.4g} in the corpus with 95 % confidence"
+            return f"the small bundle answers {share}, {same}; {bound}"
         none = f"the large bundle answers all rows: no limit reaches {self.promised:.4g}"
         if self.agreed == self.answered:
             return (
                 f"{none}, as {counted(self.rows, 'sampled row')} {are(self.rows)} too few to tell"
             )
         same = f"{self.agreed:,} of the {self.answered:,} sampled rows with the most certain labels"
+        bound = f"at least {self.at_least:.2%} with 95 % confidence"
         return f"{none}; the small one agrees on {same}, {bound}"
 
 

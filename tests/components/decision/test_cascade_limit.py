@@ -68,7 +68,7 @@ def test_the_limit_is_the_lowest_that_passes_before_one_fails():
     assert found.answers(np.array([0.37, 0.39])).tolist() == [False, True]
     assert str(found) == (
         "the small bundle answers 62% of 1,001 sampled rows, 96.78% of them with the labels of "
-        "the large one, at least 95.35% with 95 % confidence"
+        "the large one; at least 0.95 in the corpus with 95 % confidence"
     )
     assert CascadeLimit.load(found.dump()) == found
 
