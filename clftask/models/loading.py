@@ -120,7 +120,7 @@ def _opened(folder: str) -> tuple[Any, Any, list[str]]:
         use_safetensors=True,
         output_loading_info=True,
     )
-    return model, load_tokenizer(folder, model.config), list(info["missing_keys"])
+    return model, load_tokenizer(folder, model.config, is_bundle=True), list(info["missing_keys"])
 
 
 def _refuse_bundle(

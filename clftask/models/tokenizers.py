@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 
-def load_tokenizer(base: str, config: Any = None) -> Any:
+def load_tokenizer(base: str, config: Any = None, is_bundle: bool = False) -> Any:
     """Open the tokenizer of a base or bundle, without remote code.
 
     It reads the beginning of long texts, and splits special tokens within a text: `</s>` in a
@@ -19,13 +19,14 @@ def load_tokenizer(base: str, config: Any = None) -> Any:
     Args:
         base: A local folder or hub id.
         config: The model's configuration; without it, the tokenizer pads on its own side.
+        is_bundle: Whether it is a bundle, which has a padding token of its own.
     """
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(
         base, trust_remote_code=False, split_special_tokens=True, truncation_side="right"
     )
-    if tokenizer.pad_token is None:
+    if tokenizer.pad_token is None and not is_bundle:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     if config is not None and getattr(config, "summary_type", None) != "last":
         tokenizer.padding_side = "right"  # XLNet reads the last position, padding or not

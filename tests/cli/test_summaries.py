@@ -65,7 +65,8 @@ SCORED = ScoreResult("/scores", 10, 9, 1, 4, 1, 2.0, 4.5, 0, 0.9, {"a": 5, "b": 
 
 BUNDLE = Bundle(
     task="multiclass", metric="micro_f1", metrics={"test": METRICS}, warnings=[], labels=2,
-    text=["text"], model="Fine-tuned from a base", read="the first 32 tokens", calibration="none", rule="the most probable class",
+    text=["text"], model="Fine-tuned from it", read="the first 32 tokens", calibration="none",
+    rule="the most probable class",
     fingerprint="f", versions={},
 )  # fmt: skip
 COMPARED = BundleComparison(

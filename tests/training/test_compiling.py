@@ -68,8 +68,8 @@ def assert_same(found: Recorder, expected: Recorder) -> None:
 
 @pytest.mark.parametrize("checkpointing", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_compiled_layers_train_the_same_model_and_leave_no_trace(make_calm, tracer, checkpointing):
-    hf = {"gradient_checkpointing": checkpointing, "logging_steps": 1}
-    plain, compiled = (make_calm(f"compile-{c}", epochs=2, compile=c, hf=hf) for c in (False, True))
+    options = {"gradient_checkpointing": checkpointing, "hf": {"logging_steps": 1}, "epochs": 2}
+    plain, compiled = (make_calm(f"compile-{c}", compile=c, **options) for c in (False, True))
     expected = train(plain)
     assert tracer.modes == []
     assert_same(train(compiled), expected)
