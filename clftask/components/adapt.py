@@ -161,6 +161,8 @@ class Lora(AdaptSpec):
 
     def fold(self, base: nn.Module) -> None:
         """Add the updates to the weights, and remove the adapter; without one, do nothing."""
+        if not any(".lora_" in name for name, _ in base.named_parameters()):
+            return  # a bundle in which the adapter is folded does not need peft
         from peft.tuners.tuners_utils import BaseTunerLayer
 
         for name, module in list(base.named_modules()):

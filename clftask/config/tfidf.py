@@ -13,6 +13,7 @@ from clftask.errors import Problem
 from clftask.spec import Spec
 
 TFIDF = "tfidf"
+_TEXT_BYTES = 30  # of an n-gram
 NO_LIMIT = 2**31 - 1  # tokens: linear models read whole texts
 _PRETRAINED = "It is for pretrained models; model.base: tfidf reads whole texts. Remove it."
 _OF_ENCODER = "It is for pretrained models. Remove it, or use another model.base."
@@ -59,7 +60,7 @@ class TfidfSpec(Spec):
     @model_validator(mode="after")
     def _has_features(self) -> Self:
         if not self.ngrams:
-            raise ValueError("words and chars must not both be null")
+            raise ValueError("words and chars must not both be null; Set words: [1, 2]")
         return self
 
     @property
@@ -77,9 +78,9 @@ class TfidfSpec(Spec):
         """Return the length of the longest text that is read whole: all are."""
         return NO_LIMIT
 
-    def num_weights(self, num_labels: int) -> int:
-        """Return the highest number of weights."""
-        return len(self.ngrams) * self.max_features * (num_labels + 1)
+    def num_bytes(self, num_labels: int) -> int:
+        """Return about the largest size of a bundle: of each n-gram text, frequency and weights."""
+        return len(self.ngrams) * self.max_features * (_TEXT_BYTES + 8 + 4 * num_labels)
 
 
 def unused_settings(

@@ -127,14 +127,7 @@ def cross_field_errors(job: TrainJob) -> list[Problem]:
     elif data.labels.is_soft and not job.loss.is_proper:
         allowed = "does not learn probabilities: it is lowest elsewhere"
         found.append(Problem("loss.kind", job.loss.kind, allowed, "Use auto."))
-    if isinstance(job.model, TfidfSpec):
-        soft = data.labels.kind if data.labels.is_soft else None
-        more = {"tracking": [*map(str, job.tracking)], "baseline": job.baseline}
-        more |= {"data.weight": data.weight, "data.labels.kind": soft}
-        found += unused_settings(training, job.loss, job.scaling, more)
-    elif isinstance(job.loss, LogitAdjusted) and job.model.head.bias == "prior":
-        allowed = f"must be zero with {job.loss.kind}, which removes the prior from the model"
-        found.append(Problem("model.head.bias", "prior", allowed))
+    found += _of_model(job)
     found += problem_of_metric(job, "training.metric", training.metric)
     found += _of_positive(job)
     found += _of_columns(data)
@@ -152,6 +145,22 @@ def cross_field_errors(job: TrainJob) -> list[Problem]:
         remedy = "Set a share, or data.validation."
         allowed = "must be above 0: the best checkpoint is selected on validation"
         found.append(Problem("data.split.validation", 0, allowed, remedy))
+    return found
+
+
+def _of_model(job: TrainJob) -> list[Problem]:
+    data, found = job.data, []
+    soft = data.labels.kind if data.labels.is_soft else None
+    if isinstance(job.model, TfidfSpec):
+        more = {"tracking": [*map(str, job.tracking)], "baseline": job.baseline}
+        more |= {"data.weight": data.weight, "data.labels.kind": soft}
+        return unused_settings(job.training, job.loss, job.scaling, more)
+    if job.baseline and (data.weight is not None or soft):
+        allowed = "is fitted without row weights and soft labels"
+        found.append(Problem("baseline", True, allowed, "Remove it."))
+    if isinstance(job.loss, LogitAdjusted) and job.model.head.bias == "prior":
+        allowed = f"must be zero with {job.loss.kind}, which removes the prior from the model"
+        found.append(Problem("model.head.bias", "prior", allowed))
     return found
 
 

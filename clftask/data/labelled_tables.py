@@ -121,6 +121,7 @@ def _read(data: DataSpec, source: Source, split: str) -> pa.Table:
     columns = [(field, column) for field, column in named if column is not None]
     if missing := source.missing(columns, available):
         raise DataError(*missing)
+    _check_order(data.labels, source)
     strings = [*data.recipe.columns, *([data.id] if data.id else [])]
     labels = data.labels.columns(available)
     if data.labels.cells == "text":
@@ -131,6 +132,24 @@ def _read(data: DataSpec, source: Source, split: str) -> pa.Table:
     table = source.unlabelled(flags).read([column for _, column in columns], strings, codes)
     is_filled = data.labels.cells == "text" and not source.has_empty_text
     return _with_empty_texts(table, data.labels.columns(available)) if is_filled else table
+
+
+def _check_order(labels: LabelColumns, source: Source) -> None:
+    """Refuse lists of probabilities of other labels, or in another order, than the job's.
+
+    Raises:
+        DataError: Names the file.
+    """
+    if labels.column_of_lists is None:
+        return
+    wanted = list(labels.names or ())
+    for file in source.files:
+        stored = source.label_names(file)
+        if stored not in (None, wanted):
+            allowed = f"has lists of other labels, or in another order, than {', '.join(wanted)}"
+            remedy = "Use data.labels.prefix, or tables of one bundle."
+            where = f"{file}, column {labels.column_of_lists}"
+            raise DataError(Problem(where, ", ".join(stored or ()), allowed, remedy))
 
 
 def _with_empty_texts(table: pa.Table, columns: Sequence[str]) -> pa.Table:

@@ -8,6 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
+from clftask.errors import ClftaskError
+
 _Item = TypeVar("_Item")
 _Found = TypeVar("_Found")
 NUM_THREADS = 8  # scanning a CSV file takes about 130 MB
@@ -27,7 +29,10 @@ def map_in_threads(function: Callable[[_Item], _Found], items: Iterable[_Item]) 
 
 @contextmanager
 def beside(call: Callable[[], _Found]) -> Iterator[Future[_Found]]:
-    """Run a call in a thread beside the block, which gets its future."""
+    """Run a call in a thread beside the block, which gets its future.
+
+    If both fail, the user's mistake that the call has found counts.
+    """
     found: Future[_Found] = Future()
 
     def run() -> None:
@@ -40,5 +45,9 @@ def beside(call: Callable[[], _Found]) -> Iterator[Future[_Found]]:
     thread.start()
     try:
         yield found
+    except Exception:
+        if found.done() and isinstance(error := found.exception(), ClftaskError):
+            raise error from None
+        raise
     finally:
         thread.join(_PATIENCE_S)  # an import ends soon; an interrupt does not wait for a download

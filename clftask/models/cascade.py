@@ -36,6 +36,11 @@ class CascadeMeta(BundleMeta):
 
     small: BundleMeta
 
+    @property
+    def is_linear(self) -> bool:
+        """Whether both are."""
+        return self.small.is_linear and super().is_linear
+
 
 @dataclass(frozen=True)
 class LocalBundle:
@@ -85,7 +90,7 @@ def _differences(job: ScoreJob, small: BundleMeta, large: BundleMeta) -> Iterato
         return
     retrain = "Train both on the same labels, for example with data.labels.names."
     if small.task != large.task:
-        yield problem(f"the small bundle is {small.task}, the large one {large.task}")
+        yield problem(f"the small bundle is {small.task}, the large one {large.task}", retrain)
     elif small.label_names != large.label_names:
         yield problem(_other_labels(small.label_names, large.label_names), retrain)
     own, other = (_read(job.input.recipe(meta.text)) for meta in (small, large))

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import functools
+import os
+import re
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 
 _Value = TypeVar("_Value")
+
+
+# Ray sets the first four for several workers; MPI, PMI and MVAPICH have their own.
+_OF_LAUNCHERS = re.compile(
+    r"(RANK|WORLD_SIZE|LOCAL_RANK|LOCAL_WORLD_SIZE)|(OMPI_COMM_WORLD|PMI|MV2_COMM_WORLD)_.*"
+)
+
+
+def forget_launcher() -> None:
+    """Remove what torchrun or MPI told the process: accelerate would wait for other workers."""
+    for name in filter(_OF_LAUNCHERS.fullmatch, list(os.environ)):
+        del os.environ[name]
 
 
 def broadcast_from_first(value: _Value) -> _Value:

@@ -49,7 +49,7 @@ from clftask.training.callbacks import (
     precision_of,
 )
 from clftask.training.checkpoints import Checkpoints, read_state
-from clftask.training.collectives import broadcast_from_first
+from clftask.training.collectives import broadcast_from_first, forget_launcher
 from clftask.training.run_log import RunLog
 from clftask.training.trainer import WEIGHTS, ClassifierTrainer
 from clftask.training.work import Work
@@ -65,6 +65,8 @@ def fit(work: Work, sink: Sink, rank: int, world: int, device: str) -> None:
         JobError: The loss is NaN or infinite.
         StorageError: A checkpoint or the bundle cannot be written.
     """
+    if world == 1:
+        forget_launcher()
     with temporary_folder() as scratch:
         _fit(work, sink, rank, world, device, scratch)
 

@@ -48,8 +48,8 @@ def needed_bytes(job: TuneJob, concurrency: int, num_labels: int) -> int:
     trials = job.probed()
     if job.train.is_linear:
         linear = (trial.model for trial in trials)
-        most = max(m.num_weights(num_labels) for m in linear if isinstance(m, TfidfSpec))
-        return (2 * concurrency + 2) * most * _BYTES  # no checkpoints
+        most = max(m.num_bytes(num_labels) for m in linear if isinstance(m, TfidfSpec))
+        return (2 * concurrency + 2) * most  # no checkpoints
     specs = [trial.transformer for trial in trials]
     models = {repr((spec.base, spec.layers, spec.adapt)): spec for spec in specs}
     sizes = [num_parameters(model, num_labels) for model in models.values()]

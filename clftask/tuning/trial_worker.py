@@ -35,7 +35,7 @@ from clftask.training.callbacks import (
     precision_of,
 )
 from clftask.training.checkpoints import Checkpoints
-from clftask.training.collectives import broadcast_from_first
+from clftask.training.collectives import broadcast_from_first, forget_launcher
 from clftask.training.trainer import ClassifierTrainer
 from clftask.training.work import Work
 from clftask.training.worker import build_trainer
@@ -122,6 +122,8 @@ def attempt(spec: Attempt, report: Report, rank: int, world: int, device: str) -
     """
     if spec.trial.state != "running":
         return spec.trial
+    if world == 1:
+        forget_launcher()
     done = _attempt(spec, report, rank, world, device)
     if done is None:
         release()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -184,3 +185,45 @@ def test_an_evaluated_table_needs_the_columns_of_the_labels(tmp_path: Path) -> N
     with pytest.raises(DataError) as caught:
         read_labelled(job, space, str(tmp_path / "other.parquet"), DataReport())
     assert caught.value.problems[0].path == "table (labels.prefix)"
+
+
+def with_lists(path: Path, names: list[str]) -> Path:
+    """Write a score table of layout `list`, whose footer names the labels of the lists."""
+    lists = list(zip(columns()["p_a"], columns()["p_b"], strict=True))
+    table = pa.table({"text": columns()["text"], "p": pa.array(lists, pa.list_(pa.float64()))})
+    metadata = {"clftask.label_names": json.dumps(names)}
+    parquet.write_table(table.replace_schema_metadata(metadata), path)
+    return path
+
+
+@pytest.mark.parametrize("place", ["another table", "another file"])
+def test_lists_in_another_order_are_refused_by_file(tmp_path: Path, place: str) -> None:
+    (tmp_path / "in").mkdir()
+    with_lists(tmp_path / "in" / "a.parquet", ["x", "y"])
+    own = {}
+    if place == "another table":
+        other = with_lists(tmp_path / "validation.parquet", ["y", "x"])
+        own = {"validation": str(other), "split": {"kind": "random", "test": 0}}
+    else:
+        other = with_lists(tmp_path / "in" / "b.parquet", ["y", "x"])
+    labels = {"kind": "probabilities", "column": "p"}
+    problem = refused(job_of(tmp_path / "in", labels, **own))
+    assert (problem.path, problem.value) == (f"{other}, column p", "y, x")
+    assert problem.allowed == "has lists of other labels, or in another order, than x, y"
+
+
+def test_probabilities_below_a_half_are_targets_too(tmp_path: Path) -> None:
+    """No label is decided in any row, but each has its probability."""
+    rare = {"p_a": [0.3] * NUM_ROWS, "p_b": [0.2] * NUM_ROWS}
+    found = prepare(job_of(written(tmp_path / "t.parquet", **rare), task="multilabel"))
+    targets = targets_of(found.tables["train"], 2)
+    assert targets[0].tolist() == pytest.approx([0.3, 0.2])
+
+
+def test_the_linear_baseline_knows_no_soft_labels_and_weights() -> None:
+    data = {"train": "/t", "text": "text", "labels": CLASS, "weight": "w"}
+    document = {"task": "multiclass", "data": data, "model": {"base": "/x"}, "baseline": True}
+    (problem,) = problems(document)
+    assert (problem.path, problem.allowed[:20]) == ("baseline", "is fitted without ro")
+    (problem,) = problems(document | {"data": {"train": "/t", "text": "text", "labels": SOFT}})
+    assert problem.path == "baseline"

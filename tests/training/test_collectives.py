@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+
+from clftask.training.collectives import forget_launcher
 
 # One process imports torch, for two workers of each backend.
 WORKERS = """
@@ -51,3 +54,13 @@ def test_the_first_workers_value_reaches_the_other_and_a_death_is_seen(tmp_path)
     for backend, is_default in (("gloo", True), ("cpu:gloo", False)):
         found = json.loads((tmp_path / f"{backend}.json").read_text())
         assert found == {**both, "default": is_default}, backend
+
+
+def test_what_a_launcher_told_a_single_worker_is_forgotten(monkeypatch):
+    """accelerate would wait for the other workers of torchrun or MPI."""
+    for name in ("WORLD_SIZE", "LOCAL_RANK", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"):
+        monkeypatch.setenv(name, "2")
+    monkeypatch.setenv("MY_WORLD_SIZE", "2")
+    forget_launcher()
+    left = {"WORLD_SIZE", "LOCAL_RANK", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MY_WORLD_SIZE"}
+    assert left & set(os.environ) == {"MY_WORLD_SIZE"}

@@ -264,6 +264,11 @@ class ProbabilityColumns(_Multilabel):
         return ("multiclass", "multilabel")
 
     @property
+    def column_of_lists(self) -> str | None:  # type: ignore[override]
+        """The column of lists of probabilities, in the order of the names."""
+        return self.column
+
+    @property
     def held_out(self) -> LabelColumns:
         """The hard label columns, if there are any."""
         return self.hard or self
@@ -286,9 +291,8 @@ class ProbabilityColumns(_Multilabel):
         names = tuple(self._found(available, stored))
         kind = _ClassProbabilities if task == "multiclass" else ProbabilityColumns
         hard = self._hard_in(available)
-        known = {**dict(self), "names": self.names or names, "hard": hard}
-        if hard is not None and hard.missing == "drop":
-            known["missing"] = "drop"
+        missing = "drop" if hard is not None and hard.missing == "drop" else self.missing
+        known = dict(self) | {"names": self.names or names, "hard": hard, "missing": missing}
         return kind.model_construct(**known)
 
     def _hard_in(self, available: Sequence[str]) -> LabelColumns | None:

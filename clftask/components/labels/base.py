@@ -60,6 +60,7 @@ class LabelColumns(Spec):
     task: ClassVar[Task] = "multilabel"
     cells: ClassVar[Literal["names", "text", "flags", "probabilities"]] = "names"
     is_soft: ClassVar[bool] = False
+    column_of_lists: ClassVar[str | None] = None  # of probabilities, in the order of the names
     if_missing: ClassVar[str] = "Label the row"  # the remedy for a missing label
     min_count: int = Field(1, ge=1)
     names: _Names = None

@@ -51,7 +51,7 @@ class LabelSpace:
         names = _sorted(frequent) if fixed is None else list(fixed)
         if spec.min_count > 1:
             names = [name for name in names if name in frequent]
-        if len(frequent.intersection(names)) < 2:
+        if len(frequent.intersection(names)) < 2 and not spec.is_soft:
             rows = counted(spec.min_count, "row")
             allowed = f"train must have two or more labels with {rows} or more each"
             allowed += "" if fixed is None else f", of {', '.join(fixed[:5])}"

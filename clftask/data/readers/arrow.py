@@ -29,12 +29,13 @@ class Parquet(Source):
         fs, inner = filesystems.filesystem(file)
         return list(parquet.read_schema(inner, filesystem=fs).names)
 
-    def label_names(self) -> list[str] | None:
+    def label_names(self, file: str | None = None) -> list[str] | None:
         """Return the labels from the footer of a score table's part."""
         from pyarrow import parquet
 
-        fs, inner = filesystems.filesystem(self.files[0])
-        with readable(self.files[0]):
+        file = file or self.files[0]
+        fs, inner = filesystems.filesystem(file)
+        with readable(file):
             found = parquet.read_schema(inner, filesystem=fs).metadata or {}
             names = found.get(LABEL_NAMES.encode())
             return None if names is None else [str(name) for name in json.loads(names)]

@@ -65,8 +65,12 @@ class Source(ABC):
                     return names
         return empty(self.files[0])
 
-    def label_names(self) -> list[str] | None:
-        """Return the labels that the first file names, as a score table does; None if none."""
+    def label_names(self, file: str | None = None) -> list[str] | None:
+        """Return the labels that a file names, as a score table does; None if none.
+
+        Args:
+            file: One of the files; by default the first one.
+        """
         return None
 
     def missing(self, named: Iterable[tuple[str, str]], available: list[str]) -> list[Problem]:

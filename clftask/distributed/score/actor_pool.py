@@ -42,7 +42,8 @@ class ScoreActor:
         self.work, self.cpus = work, cpus
         garbage.collect_rarely()
         # Now: the other actors of a new table wait until the first has chosen the precision.
-        importlib.import_module("clftask.models.predictor")
+        if not work.meta.is_linear:
+            importlib.import_module("clftask.models.predictor")
 
     def agree(self) -> Agreement | ClftaskError:
         """Choose what a new table's workers share; return a user error instead of raising it."""
@@ -162,9 +163,9 @@ class Pool:
             for _ in range(max(1, min(self.chosen.workers, num_shards)) - len(self.created)):
                 self.created.append(self._create())
             actor = self.created[0]
-            reference = actor.agree.remote()
+            is_there, reference = actor.__ray_ready__.remote(), actor.agree.remote()
             try:
-                while not ray.wait([reference], timeout=POLL_S)[0]:
+                while not ray.wait([is_there], timeout=POLL_S)[0]:
                     self._report_waiting()
                 found: Agreement | ClftaskError = ray.get(reference)
             except Exception as error:  # the actor died, or its node
@@ -176,7 +177,7 @@ class Pool:
 
     def use(self, work: ScoreWork) -> None:
         """Load the model on all actors, now that the plan is stored."""
-        self.work = ray.put(work)
+        self.work, self.idle_since = ray.put(work), time.monotonic()
         for actor in self.created:
             self.starting[actor.load.remote(self.work)] = actor
         self.created = []

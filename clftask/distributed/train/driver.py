@@ -151,7 +151,12 @@ def data_of(job: TrainJob, path: str, prepared: Prepared, say: Say) -> dict[str,
     place = storage.join(path, run_dir.BASELINE)
     if not storage.exists(place):
         say(f"fitting the linear baseline on {counted(prepared.tables['train'].num_rows, 'row')}")
-        storage.put(place, to_json(linear.baseline(job, prepared)).encode())
+        found: dict[str, Any] = {}
+        try:
+            found = linear.baseline(job, prepared)
+        except DataError as error:
+            say(f"warning: no linear baseline: {error.problems[0].allowed}")
+        storage.put(place, to_json(found).encode())
     return data | {LINEAR_METRICS: storage.read_json(place, "Delete it.")}
 
 
