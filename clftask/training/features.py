@@ -18,14 +18,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-import torch.distributed as dist
 
 from clftask.array_types import Float32
 from clftask.data.batching import FlatTokens, feature_inputs
 from clftask.data.tokenization import sequences
 from clftask.messages import counted, first_line
 from clftask.models.padding import least_width
-from clftask.training.collectives import broadcast_from_first, host_group
+from clftask.training.collectives import array_from_first, broadcast_from_first
 from clftask.training.inference import Inference
 
 MAX_BYTES = 4 * 2**30  # of features on a worker
@@ -96,10 +95,10 @@ def features_of(
             is None.
     """
     splits = {name: sequences(tables[name])[0] for name in ("train", "validation")}
-    num_texts = sum(len(inputs) for inputs in splits.values())
+    num_inputs = sum(len(table) for table in splits.values())
     try:
-        state, size = _state_read(inference, splits["train"])
-        reason = _too_large(num_texts, size)
+        state, size, reason = _state_read(inference, splits["train"])
+        reason = reason or _too_large(num_inputs, size)
     except Exception as error:  # models raise all classes on inputs that they do not expect
         state, size, reason = "", 0, first_line(error)
     state, size, reason = broadcast_from_first((state, size, reason))
@@ -107,25 +106,21 @@ def features_of(
         note(f"the frozen encoder runs in each epoch: {reason}")
         return None
     encoder = _Encoder(inference, STATES[state], size)
-    found = {name: encoder.everywhere(inputs) for name, inputs in splits.items()}
-    texts = counted(num_texts, "text")
-    note(f"the frozen encoder ran once over {texts}, without dropout; the epochs train the head")
+    found = {name: encoder.everywhere(table) for name, table in splits.items()}
+    inputs = counted(num_inputs, "model input")
+    note(f"the frozen encoder ran once over {inputs}, without dropout; the epochs train the head")
     return Features(found, are_exact=not (inference.args.bf16 or inference.args.fp16))
 
 
-def _too_large(num_texts: int, size: int) -> str:
-    gib = num_texts * size * 4 / 2**30
+def _too_large(num_inputs: int, size: int) -> str:
+    gib = num_inputs * size * 4 / 2**30
     if gib * 2**30 <= MAX_BYTES:
         return ""
     return f"its features need {gib:.1f} GiB per worker, more than {MAX_BYTES / 2**30:g}"
 
 
-def _state_read(inference: Inference, inputs: pa.Table) -> tuple[str, int]:
-    """Return the name of the state that the head reads, and its size.
-
-    Raises:
-        ValueError: The head does not read one state.
-    """
+def _state_read(inference: Inference, inputs: pa.Table) -> tuple[str, int, str]:
+    """Return the name of the state that the head reads, its size, and why there is none, or ""."""
     model, tokenizer = inference.model, inference.tokenizer
     flat = FlatTokens(inputs, least_width(model))
     order = np.argsort(-flat.lengths, kind="stable")
@@ -135,13 +130,13 @@ def _state_read(inference: Inference, inputs: pa.Table) -> tuple[str, int]:
         expected = inference.forward(batch, is_exact=True)
     states, mask = seen[0].float(), batch["attention_mask"].to(seen[0].device)
     if (expected - expected[0]).abs().max() <= TOLERANCE:
-        raise ValueError("an untrained head gives the same logits for all texts")
+        return "", 0, "the new head gives the same logits for all texts, so it cannot be tried"
     for name, read in STATES.items():
         found = _head_logits(inference, read(states, mask).cpu().numpy(), is_exact=True)
         is_same = found.shape == expected.shape
         if is_same and torch.allclose(found, expected, rtol=TOLERANCE, atol=TOLERANCE):
-            return name, states.shape[-1]
-    raise ValueError("the head does not read the state of the first or last token, or the mean")
+            return name, states.shape[-1], ""
+    return "", 0, "the head does not read the state of the first or last token, or the mean"
 
 
 class _Encoder(Inference):
@@ -160,14 +155,7 @@ class _Encoder(Inference):
 
     def everywhere(self, inputs: pa.Table) -> Float32:
         """Return the (model inputs, size) features on every worker."""
-        found = self.gathered(inputs, is_exact=False)
-        if self.args.world_size == 1:
-            assert found is not None
-            return found
-        if found is None:
-            found = np.empty((len(inputs), self.size), np.float32)
-        dist.broadcast(torch.from_numpy(found), src=0, group=host_group())
-        return found
+        return array_from_first(self.gathered(inputs, is_exact=False), (len(inputs), self.size))
 
 
 def _head_logits(inference: Inference, features: Float32, is_exact: bool) -> torch.Tensor:
@@ -198,14 +186,15 @@ def encoder_gives(model: Any, states: torch.Tensor | None) -> Iterator[None]:
     if states is None:
         yield
         return
-    from transformers.modeling_outputs import BaseModelOutputWithPooling
+    from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
 
     base = model.base_model
     pooler = getattr(base, "pooler", None)
 
-    def forward(*_: Any, **__: Any) -> BaseModelOutputWithPooling:
+    def forward(*_: Any, **__: Any) -> Any:
         pooled = None if pooler is None else pooler(states)
-        return BaseModelOutputWithPooling(last_hidden_state=states, pooler_output=pooled)
+        # The class with the most fields: heads read some of them, to return them.
+        return BaseModelOutputWithPoolingAndCrossAttentions(states, pooled)
 
     base.forward = forward
     try:

@@ -12,10 +12,7 @@ from training_work import Recorder, run, weights, work_factory
 
 from clftask.commands.evaluate import evaluate_bundle
 from clftask.training import features
-from clftask.training.inference import Inference
 from clftask.training.work import Work
-
-RAN_ONCE = "the frozen encoder ran once over 108 texts, without dropout; the epochs train the head"
 
 
 def base_of(folder: Path, tiny_base: Path, kind: str) -> Path:
@@ -40,13 +37,13 @@ def base_of(folder: Path, tiny_base: Path, kind: str) -> Path:
 def frozen_work(tmp_path: Path, toy_table: Any, tiny_base: Path) -> Any:
     """A function that makes the work of a job with a frozen encoder of some architecture."""
 
-    def make(run: str, kind: str = "bert", head: Any = "linear", **model: Any) -> Work:
+    def make(run: str, kind: str = "bert", head: Any = "linear", **fields: Any) -> Work:
         base = tmp_path / kind
         if not base.exists():
             base_of(base, tiny_base, kind)
-        training = model.pop("training", {})
+        spec = {name: fields.pop(name) for name in ("long_text", "max_length") if name in fields}
         make = work_factory(tmp_path, toy_table(120), base)
-        return make(run, head=head, model={"adapt": "head_only", **model}, **training)
+        return make(run, head=head, model={"adapt": "head_only", **spec}, **fields)
 
     return make
 
@@ -72,27 +69,76 @@ WINDOWS = {"long_text": {"kind": "windows"}, "max_length": 8}
 
 
 @pytest.mark.parametrize(
-    ("kind", "head", "model"),
+    ("kind", "head", "model", "inputs"),
     [
-        ("bert", "linear", {}),
-        ("bert", MLP, {}),
-        ("bert", "linear", WINDOWS),
-        ("distilbert", "linear", {}),
-        ("roberta", "linear", {}),
-        ("gpt2", "linear", {}),
-        ("llama", "linear", {}),
+        ("bert", "linear", {}, 108),
+        ("bert", MLP, WINDOWS, 216),
+        ("distilbert", "linear", {}, 108),
+        ("roberta", "linear", {}, 108),
+        ("gpt2", "linear", {}, 108),
+        ("llama", "linear", {}, 108),
     ],
 )
-def test_the_epochs_are_those_of_the_slow_way(frozen_work, slowly, kind, head, model):
-    fast, slow = (frozen_work(name, kind, head, **model) for name in ("fast", "slow"))
+def test_the_epochs_are_those_of_the_slow_way(frozen_work, slowly, kind, head, model, inputs):
+    fast, slow = (frozen_work(name, kind, head, **model, epochs=2) for name in ("fast", "slow"))
     found, expected = run(fast), slowly(slow)
-    assert "the frozen encoder ran once over " in log_of(fast)
+    once = f" the frozen encoder ran once over {inputs} model inputs, without dropout; "
+    assert once in log_of(fast)
     assert found.losses() == pytest.approx(expected.losses(), abs=1e-5)
     for metrics, others in zip(found.evaluations(), expected.evaluations(), strict=True):
         assert metrics["eval_loss"] == pytest.approx(others["eval_loss"], abs=1e-5)
-    assert found.done["metrics"]["test"]["loss"] == pytest.approx(
-        expected.done["metrics"]["test"]["loss"], abs=1e-5
-    )
+    for split in ("validation", "test"):
+        loss = expected.done["metrics"][split]["loss"]
+        assert found.done["metrics"][split]["loss"] == pytest.approx(loss, abs=1e-5)
     after, before = weights(fast.run), weights(slow.run)
+    assert after.keys() == before.keys()
     for name in before:
         np.testing.assert_allclose(after[name], before[name], atol=1e-4)
+
+
+def test_the_bundle_has_the_figures_of_bf16_training(train_bundle, tmp_path):
+    """The features are those of bf16; the figures of the bundle are fp32, by the whole model."""
+    overrides = "model.adapt=head_only", "training.precision=bf16"
+    folder, test, outcome = train_bundle(tmp_path, "multiclass", *overrides)
+    assert "the frozen encoder ran once" in (tmp_path / "run" / "log.txt").read_text()
+    stored = dict(outcome["metrics"]["test"])
+    stored.pop("loss")
+    found = evaluate_bundle(str(folder), str(test), lambda line: None)
+    assert found.metrics == pytest.approx(stored, abs=1e-5)
+
+
+def test_a_killed_run_resumes_with_the_same_result(frozen_work):
+    whole, killed = frozen_work("whole", epochs=6), frozen_work("killed", epochs=6)
+    expected = run(whole)
+    with pytest.raises(KeyboardInterrupt):
+        run(killed, Recorder(fail_at=20))
+    for file in Path(killed.run, "checkpoints").rglob("model.safetensors"):
+        assert file.stat().st_size < 5_000, "the encoder is in the checkpoint"
+    resumed = run(killed)
+    assert min(resumed.losses()) > 6, "it began anew"
+    assert log_of(killed).count("the frozen encoder ran once") == 2
+    after, before = weights(killed.run), weights(whole.run)
+    for name in before:
+        np.testing.assert_allclose(after[name], before[name], atol=1e-6)
+    assert resumed.done["metrics"] == expected.done["metrics"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "limit", "reason"),
+    [
+        ("albert", 2**32, "the head does not read the state of the first or last token, or "),
+        ("bert", 108 * 16 * 4 - 1, "its features need 0.0 GiB per worker, more than "),
+    ],
+)
+def test_other_models_run_in_each_epoch(frozen_work, monkeypatch, kind, limit, reason):
+    monkeypatch.setattr(features, "MAX_BYTES", limit)
+    work = frozen_work("run", kind, epochs=2)
+    first, last = run(work).evaluations()
+    assert f" the frozen encoder runs in each epoch: {reason}" in log_of(work)
+    assert last["eval_loss"] < first["eval_loss"]
+
+
+def test_compiling_the_layers_is_left_out(frozen_work):
+    work = frozen_work("run", epochs=1, compile=True)
+    run(work)
+    assert " training.compile has no effect: the encoder runs only once\n" in log_of(work)
