@@ -63,8 +63,9 @@ class Full(AdaptSpec):
 
 
 class HeadOnly(AdaptSpec):
-    """The pretrained model is frozen."""
+    """The pretrained model is frozen: it runs once over all texts (`training/features.py`)."""
 
+    keeps_base = True
     trains_layers = False
     kind: Literal["head_only"] = "head_only"
 

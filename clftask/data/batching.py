@@ -12,6 +12,7 @@ import pyarrow as pa
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from clftask.array_types import Float32
 from clftask.components.labels import multi_hot
 from clftask.data.targets import soft_targets, weights_of
 from clftask.data.tokenization import one_array, sequences
@@ -132,6 +133,11 @@ class MicroBatches(Dataset[list[dict[str, Any]]]):
         self.row_weights = weights_of(table)
         self.tokenizer, self.num_labels, self.limit = tokenizer, num_labels, limit
         self.widths = widths(_longest(self.flat.lengths, self.starts), max_length, least_width)
+        self.features: Float32 | None = None
+
+    def use_features(self, features: Float32) -> None:
+        """Give features (model inputs, size) for `encoder_gives`, beside one token that is read."""
+        self.features, self.widths = features, np.ones_like(self.widths)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -187,7 +193,11 @@ class MicroBatches(Dataset[list[dict[str, Any]]]):
     def _padded(
         self, rows: npt.NDArray[np.int64], weights: npt.NDArray[np.float32]
     ) -> dict[str, Any]:
-        inputs = self.flat.padded(self._inputs(rows), self.tokenizer, int(self.widths[rows].max()))
+        places = self._inputs(rows)
+        if self.features is None:
+            inputs = self.flat.padded(places, self.tokenizer, int(self.widths[rows].max()))
+        else:
+            inputs = feature_inputs(self.features[places], self.tokenizer)
         if self.soft is None:
             targets = multi_hot(self.labels.take(pa.array(rows)), self.num_labels)
         else:
@@ -204,6 +214,19 @@ class MicroBatches(Dataset[list[dict[str, Any]]]):
             "weight": torch.from_numpy(weights),
             "rows": rows,
         }
+
+
+def feature_inputs(features: Float32, tokenizer: Any) -> dict[str, torch.Tensor]:
+    """Return the inputs of a model whose encoder gives features (rows, size) as its only state.
+
+    Each row has one token, which is not padding: heads look for the last token or the mean.
+    """
+    ones = torch.ones((len(features), 1), dtype=torch.int64)
+    return {
+        "input_ids": ones * int(tokenizer.pad_token_id == 0),
+        "attention_mask": ones,
+        "features": torch.from_numpy(features).unsqueeze(1),
+    }
 
 
 def widths(

@@ -7,8 +7,11 @@ import os
 import re
 from typing import TypeVar
 
+import numpy as np
 import torch
 import torch.distributed as dist
+
+from clftask.array_types import Float32
 
 _Value = TypeVar("_Value")
 
@@ -32,6 +35,19 @@ def broadcast_from_first(value: _Value) -> _Value:
     box = [value]
     dist.broadcast_object_list(box, src=0, group=host_group())
     return box[0]
+
+
+def array_from_first(value: Float32 | None, shape: tuple[int, int]) -> Float32:
+    """Return the first worker's array on all workers; every worker must call it.
+
+    Args:
+        value: The array; None on the other workers.
+        shape: Its shape.
+    """
+    found = np.empty(shape, np.float32) if value is None else value
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.broadcast(torch.from_numpy(found), src=0, group=host_group())
+    return found
 
 
 def all_agree(vote: bool) -> bool:

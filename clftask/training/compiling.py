@@ -56,6 +56,12 @@ class Compiling(TrainerCallback):  # type: ignore[misc]
         if self.wanted is True:
             self.start()
 
+    def leave_out(self, reason: str) -> None:
+        """Compile nothing; say why if the job asks for it."""
+        if self.wanted is True:
+            self.note(f"training.compile has no effect: {reason}")
+        self.wanted = False
+
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Start the clock."""
         self.began = time.perf_counter()

@@ -44,7 +44,7 @@ class Inference:
         self, model: Any, tokenizer: Any, job: TrainJob, args: TrainingArguments, num_labels: int
     ) -> None:
         self.model, self.tokenizer, self.job, self.args = model, tokenizer, job, args
-        self.num_labels, self.max_tokens = num_labels, MAX_TOKENS[args.device.type]
+        self.size, self.max_tokens = num_labels, MAX_TOKENS[args.device.type]
 
     def logits(self, tokens: pa.Table, is_exact: bool) -> Float32 | None:
         """Return (rows, labels) float32 logits on the first worker, else None.
@@ -60,8 +60,12 @@ class Inference:
             JobError: A single row does not fit.
         """
         table, windows = sequences(tokens)
-        found = self._gathered(self._share(table, is_exact), table["length"].to_numpy())
+        found = self.gathered(table, is_exact)
         return None if found is None else self.job.transformer.long_text.pooled(found, windows)
+
+    def gathered(self, inputs: pa.Table, is_exact: bool) -> Float32 | None:
+        """Return what the forward passes give for each model input; on the first worker only."""
+        return self._gathered(self._share(inputs, is_exact), inputs["length"].to_numpy())
 
     def _share(self, table: pa.Table, is_exact: bool) -> torch.Tensor:
         """Return the logits of this worker's rows, by descending length."""
@@ -69,13 +73,13 @@ class Inference:
         equal = self._needs_equal_lengths
         rank, world = self.args.process_index, self.args.world_size
         is_pinned = self.args.dataloader_pin_memory
-        shape = math.ceil(len(flat.lengths) / world), self.num_labels
+        shape = math.ceil(len(flat.lengths) / world), self.size
         mine = torch.zeros(shape, pin_memory=is_pinned)
         waiting = deque(token_batches(flat.lengths, self.max_tokens, rank, world, equal))
         while waiting:
             rows = waiting.popleft()
             inputs = flat.padded(rows, self.tokenizer)
-            logits = unless_out_of_memory(self._forward, inputs, is_exact)
+            logits = unless_out_of_memory(self.forward, inputs, is_exact)
             if logits is None:
                 self._shrink(flat.lengths[rows])
                 left = np.concatenate([rows, *waiting])
@@ -99,7 +103,7 @@ class Inference:
         self.max_tokens = len(lengths) * int(lengths[0]) // 2
 
     @torch.inference_mode()
-    def _forward(self, batch: dict[str, torch.Tensor], is_exact: bool) -> torch.Tensor:
+    def forward(self, batch: dict[str, torch.Tensor], is_exact: bool) -> torch.Tensor:
         self.model.eval()
         device = self.args.device
         inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
@@ -108,7 +112,7 @@ class Inference:
         return logits.float()
 
     def _exact(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        return self._forward(batch, is_exact=True).cpu()
+        return self.forward(batch, is_exact=True).cpu()
 
     def autocast(self) -> torch.autocast:
         """Return the context of the training's precision."""

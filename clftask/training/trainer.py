@@ -39,6 +39,7 @@ from clftask.models.padding import least_width
 from clftask.models.weights import load_weights, save_weights
 from clftask.training.collectives import all_agree, broadcast_from_first
 from clftask.training.compiling import Compiling
+from clftask.training.features import Features, encoder_gives, features_of
 from clftask.training.inference import Inference, row_too_large
 from clftask.training.parameter_groups import parameter_groups
 from clftask.training.validation import validation_metrics
@@ -87,6 +88,7 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         notes, trial = lambda line: self.note(line), self.precision_failure
         self.compiling = Compiling(self.model, args, job.training, trial, notes)
         self.add_callback(self.compiling)
+        self.features: Features | None = None
         self.rows_seen = 0
         self.fallback = ""  # why fp32 replaces a faster precision
 
@@ -131,12 +133,21 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
 
     def train(self, *args: Any, **options: Any) -> Any:
         """Train; on a GPU, first find micro batches that fit into its memory."""
-        if self.args.device.type == "cuda":
+        self._keep_features()
+        if self.args.device.type == "cuda" and self.features is None:
             self.fit_memory()
         try:
             return super().train(*args, **options)
         finally:
             self.compiling.stop()
+
+    def _keep_features(self) -> None:
+        """Run a frozen encoder once; the epochs then train the head on its features."""
+        if not self.job.transformer.adapt.trains_layers:
+            self.features = features_of(self.inference, self.tables, self.note)
+        if self.features is not None:
+            self.batches.use_features(self.features.splits["train"])
+            self.compiling.leave_out("the encoder runs only once")
 
     def fit_memory(self) -> None:
         """Try a step of the longest rows; halve the micro batches until it fits on all workers.
@@ -238,7 +249,8 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         inputs = dict(micro)
         targets, weight, _ = (inputs.pop(name) for name in ("targets", "weight", "rows"))
         windows, row_weights = inputs.pop("windows", None), inputs.pop("row_weights", None)
-        with self.compute_loss_context_manager():
+        states = inputs.pop("features", None)
+        with self.compute_loss_context_manager(), encoder_gives(self.model, states):
             logits = model(**inputs).logits.float()
         logits = self.job.transformer.long_text.pooled_tensor(logits, windows)
         weight = weight if row_weights is None else weight * row_weights
@@ -355,6 +367,8 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
 
         Unless `is_exact`, they are computed in the training's precision.
         """
+        if self.features is not None and self.features.cover(split, is_exact):
+            return self.features.logits(self.inference, self.tables[split], split)
         with self.compiling.paused():
             return self.inference.logits(self.tables[split], is_exact)
 

@@ -12,6 +12,7 @@ from clftask.training.collectives import forget_launcher
 # One process imports torch, for two workers of each backend.
 WORKERS = """
 import json, os, sys
+import numpy as np
 import torch.distributed as dist
 from clftask.training import collectives
 
@@ -30,6 +31,8 @@ path = f"{sys.argv[1]}/{backend}"
 dist.init_process_group(backend, init_method=f"file://{path}", rank=rank, world_size=2)
 found = {"value": collectives.broadcast_from_first({"from": rank})}
 found["groups"] = len({collectives.host_group() for _ in range(2)})
+mine = None if rank else np.arange(6, dtype=np.float32).reshape(2, 3)
+found["array"] = collectives.array_from_first(mine, (2, 3)).tolist()
 found["agree"] = [collectives.all_agree(vote) for vote in (True, rank == 0, False)]
 found["default"] = collectives.host_group() is None
 dist.barrier()
@@ -50,6 +53,7 @@ os._exit(0)
 def test_the_first_workers_value_reaches_the_other_and_a_death_is_seen(tmp_path):
     subprocess.run([sys.executable, "-c", WORKERS, str(tmp_path)], check=True, timeout=120)
     both = {"value": {"from": 0}, "groups": 1, "lost": True, "collective": True}
+    both["array"] = [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]
     both["agree"] = [True, False, False]
     for backend, is_default in (("gloo", True), ("cpu:gloo", False)):
         found = json.loads((tmp_path / f"{backend}.json").read_text())
