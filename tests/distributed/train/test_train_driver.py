@@ -162,6 +162,7 @@ def _change_a_text(path: Path) -> None:
     table.to_parquet(path)
 
 
+@pytest.mark.slow
 def test_killed_worker_is_replaced_and_resumes(ray_cluster, document):
     """After the second evaluation a worker is killed: the run ends with all of its steps."""
     killed: list[int] = []
@@ -219,7 +220,8 @@ def deadly(tmp_path) -> Any:
     return DiesWhenOpened()
 
 
-@pytest.mark.parametrize("max_failures", [1, pytest.param(0, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("max_failures", [1, 0])
 def test_worker_that_dies_while_its_group_starts_is_replaced(
     ray_cluster, tmp_path, write_rank, deadly, max_failures
 ):
