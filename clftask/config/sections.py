@@ -96,10 +96,9 @@ class ModelSpec(Spec):
     @field_validator("base")
     @classmethod
     def _absolute_folder(cls, value: str) -> str:
-        is_folder = value.startswith((".", "/", "~")) or filesystems.is_url(value)
-        is_hub = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", value) is not None
-        is_local = is_hub and storage.is_folder(value)
-        return str(resolved(value)) if is_folder or is_local else value
+        could_be_hub_id = re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", value) is not None
+        is_hub_id = could_be_hub_id and not storage.is_folder(value)
+        return value if is_hub_id else str(resolved(value))
 
 
 def _kind_of_model(value: Any) -> str:
