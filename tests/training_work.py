@@ -83,10 +83,15 @@ def work_factory(tmp_path: Path, table: Path, base: Path) -> Callable[..., Work]
             },
             "run": {"storage": str(tmp_path)},
         }
-        job = TrainJob.load(document)
-        prepared = prepare(job)
-        tables = tokenise(prepared, load_tokenizer(str(base)), job.model)
-        data = {"fingerprint": prepared.fingerprint, "report": prepared.report.as_json()}
-        return Work(job, str(tmp_path / run), tables, prepared.space.names, data, "hello\n")
+        return work_of(document, str(tmp_path / run))
 
     return make
+
+
+def work_of(document: dict[str, Any], run: str) -> Work:
+    """Return the work of a job in a run folder."""
+    job = TrainJob.load(document)
+    prepared = prepare(job)
+    tables = tokenise(prepared, load_tokenizer(job.model.base), job.transformer)
+    data = {"fingerprint": prepared.fingerprint, "report": prepared.report.as_json()}
+    return Work(job, run, tables, prepared.space.names, data, "hello\n")

@@ -12,7 +12,7 @@ from clftask.commands.description import Description, Measured
 from clftask.commands.inspect_run import Progress, inspect_run, last_written, unfinished
 from clftask.commands.inspect_table import TableSummary, inspect_table
 from clftask.components.labels import Task
-from clftask.components.score_table import COUNTS, checksum, count_rows, read_footer
+from clftask.components.score_table import COUNTS, PLAN, checksum, count_rows, read_footer
 from clftask.config.jobs import load_any_job
 from clftask.config.score import ScoreJob
 from clftask.config.tune import TuneJob
@@ -25,7 +25,6 @@ from clftask.messages import are, counted
 from clftask.models import bundle
 from clftask.models.bundle_meta import BundleMeta
 from clftask.scoring.manifest import (
-    PLAN,
     Counts,
     Manifest,
     Receipt,

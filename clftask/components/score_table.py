@@ -29,6 +29,7 @@ ROW_GROUP_ROWS = 50_000
 MAX_DECIMAL_DIGITS = 38
 COUNTS, SECONDS = "clftask.counts", "clftask.seconds"
 LABEL_NAMES = "clftask.label_names"
+PLAN, MANIFEST = "_plan.json", "_manifest.json"  # first and last file of a table
 BUNDLES = ("large", "small")  # of a cascade
 
 

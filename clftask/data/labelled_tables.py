@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from clftask.components.labels import SOFT, LabelColumns
 from clftask.components.labels.cells import LabelCells
 from clftask.components.labels.probabilities import read_weights
+from clftask.components.score_table import MANIFEST, PLAN
 from clftask.components.splits import SPLITS
 from clftask.config.sections import DataSpec
 from clftask.config.train import TrainJob
@@ -22,6 +23,7 @@ from clftask.data.readers.registry import open_source
 from clftask.data.summary import DataReport
 from clftask.data.targets import WEIGHT
 from clftask.errors import DataError, Problem
+from clftask.io import storage
 from clftask.messages import counted
 
 
@@ -35,17 +37,30 @@ def open_tables(data: DataSpec, report: DataReport) -> dict[str, Source]:
     Raises:
         DataError: A table cannot be opened, or a dataset has no split named train.
     """
+    paths = {name: getattr(data, name) for name in SPLITS}
+    for name, path in paths.items():
+        _refuse_unfinished(path, f"data.{name}")
     available = open_source(data.train, "data.train")
     sources = {split: available[split] for split in SPLITS if split in available}
     if "train" not in sources:
         raise DataError(Problem("data.train", sorted(available), "has no split named train"))
     for split in ("validation", "test"):
-        path = getattr(data, split)
+        path = paths[split]
         if path is not None:
             own = open_source(path, f"data.{split}")
             sources[split] = own.get(split) or own.get("train") or next(iter(own.values()))
     report.files_left_out = [file for source in sources.values() for file in source.left_out]
     return sources
+
+
+def _refuse_unfinished(path: str | None, field: str) -> None:
+    """Refuse a score table of which parts are missing: the readers would not notice."""
+    if path is None or path.startswith("hub:") or not storage.is_folder(path):
+        return
+    has_plan, is_complete = (storage.exists(storage.join(path, n)) for n in (PLAN, MANIFEST))
+    if has_plan and not is_complete:
+        remedy = "Run its scoring job again, to the end."
+        raise DataError(Problem(field, path, "is a score table that is not complete", remedy))
 
 
 def resolved(job: TrainJob, source: Source) -> DataSpec:

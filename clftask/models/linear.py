@@ -66,7 +66,8 @@ class Vectorizer:
                 found.append(parts[kind].fit_transform(texts))
             except ValueError:  # an empty vocabulary
                 allowed = f"no n-gram of {kind} occurs in so many train rows"
-                remedy = f"Lower it, or set model.{kind}: null."
+                other = " and model.chars: [2, 4]" if kind == "words" else ""
+                remedy = f"Lower it, or set model.{kind}: null{other}."
                 raise DataError(Problem("model.min_df", spec.min_df, allowed, remedy)) from None
         return cls(parts), _side_by_side(found)
 

@@ -49,7 +49,10 @@ def fit_linear(
 def num_threads(job: TrainJob) -> int:
     """Return the number of threads that fit labels: `scaling.cpus_per_worker`, or all CPUs."""
     cpus = job.scaling.cpus_per_worker
-    return max(1, int(cpus)) if cpus != "auto" else len(os.sched_getaffinity(0))
+    if cpus != "auto":
+        return max(1, int(cpus))
+    has_affinity = hasattr(os, "sched_getaffinity")  # Linux
+    return len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
 
 
 def positive_weights(loss: LossSpec, targets: Floats) -> Float64:

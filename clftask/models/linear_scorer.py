@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,7 +18,7 @@ from clftask.models.bundle_meta import BundleMeta
 from clftask.models.linear import LinearModel, whole_texts
 from clftask.models.prediction import Predictor
 
-_FIELDS = "precision", "device"
+_NO_GPU = (None, "auto", False, "cpu")
 
 
 @dataclass(frozen=True)
@@ -109,16 +110,13 @@ def open_linear(folder: str, meta: BundleMeta, path: str = "") -> LinearScorer:
     return LinearScorer(LinearModel.open(Path(folder), len(meta.label_names)), meta, path)
 
 
-def check_linear(
-    meta: BundleMeta, precision: str, device: Any = None, fields: tuple[str, str] = _FIELDS
-) -> None:
+def check_linear(meta: BundleMeta, precision: str, gpu: Mapping[str, Any]) -> None:
     """Refuse settings that a linear model does not have.
 
     Args:
         meta: Of any bundle.
         precision: What is asked for.
-        device: What is asked for: a device, whether to use GPUs, or None.
-        fields: The names of both.
+        gpu: Fields that may ask for a GPU: a device, whether to use GPUs, or None.
 
     Raises:
         ConfigError: Names all of them.
@@ -128,9 +126,9 @@ def check_linear(
     found = []
     if precision not in ("auto", "fp32"):
         allowed = "must be fp32 or auto: the bundle's model is linear"
-        found.append(Problem(fields[0], precision, allowed))
-    if device not in (None, "auto", False, "cpu"):
-        found.append(Problem(fields[1], device, "the bundle's model is linear: it needs no GPU",
-                             "Remove it."))  # fmt: skip
+        found.append(Problem("precision", precision, allowed))
+    allowed = "the bundle's model is linear: it needs no GPU"
+    asked = {field: value for field, value in gpu.items() if value not in _NO_GPU}
+    found += [Problem(field, value, allowed, "Remove it.") for field, value in asked.items()]
     if found:
         raise ConfigError(*found)

@@ -258,7 +258,7 @@ def load(path: str, device: str | None = None, precision: str = "fp32") -> Predi
         raise ConfigError(Problem("precision", precision, "must be fp32, bf16 or fp16", remedy))
     with temporary_folder() as scratch, quiet_loading():
         folder, meta = bundle.fetch(path, scratch)
-        check_linear(meta, precision, given)
+        check_linear(meta, precision, {"device": given})
         check_precision(precision, torch.device(device).type == "cuda", "precision")
         return open_scorer(folder, meta, device, precision, path)
 

@@ -11,6 +11,7 @@ from typing import Any, Self, TypeVar
 from pydantic import Field, model_validator
 
 from clftask.components.decision.cascade import CascadeLimit
+from clftask.components.score_table import MANIFEST, PLAN
 from clftask.errors import ConfigError, DataError, Problem
 from clftask.io import listing, storage
 from clftask.io.strict_json import to_json
@@ -18,7 +19,7 @@ from clftask.messages import counted
 from clftask.spec import PlainData, Spec, fingerprint
 
 SCHEMA_VERSION = 1
-PLAN, RECEIPTS, QUARANTINE, MANIFEST = "_plan.json", "_receipts", "_quarantine", "_manifest.json"
+RECEIPTS, QUARANTINE = "_receipts", "_quarantine"
 NUM_THREADS, MAX_HELD = 8, 256
 _Stored = TypeVar("_Stored", bound=Spec)
 

@@ -71,7 +71,9 @@ def plan(job: ScoreJob, meta: BundleMeta) -> Planned:
         DataError: The input cannot be read, or changed since it was planned.
         StorageError: The output cannot be written.
     """
-    check_linear(meta, job.precision, job.scaling.use_gpu, ("precision", "scaling.use_gpu"))
+    share = job.scaling.gpus_per_worker
+    gpu = {"use_gpu": job.scaling.use_gpu, "gpus_per_worker": share if share < 1 else None}
+    check_linear(meta, job.precision, {f"scaling.{name}": value for name, value in gpu.items()})
     store = ScoreTableStore(job.output.path)
     storage.check_writable(job.output.path, "output.path")
     sources = source_of(job)

@@ -19,20 +19,16 @@ from clftask.components.labels import multi_hot
 from clftask.components.losses import AutoLoss
 from clftask.config.tfidf import TFIDF, TfidfSpec
 from clftask.config.train import TrainJob
-from clftask.data import training_rows
 from clftask.data.prepare import Prepared, beginnings
 from clftask.evaluation.baseline import COMPARED
 from clftask.evaluation.evaluate import Evaluated, decide, labelled
-from clftask.io import storage
 from clftask.io.strict_json import strict, to_json
 from clftask.io.tempdirs import temporary_folder
 from clftask.messages import counted
-from clftask.models import bundle
 from clftask.models.linear import LinearModel, Vectorizer, whole_texts
 from clftask.models.linear_fit import fit_linear, mean_loss, num_threads, positive_weights
 from clftask.models.linear_scorer import num_words
-from clftask.report.bundle_page import page_of
-from clftask.training import run_dir
+from clftask.training.publishing import publish_model
 from clftask.training.run_log import RunLog
 from clftask.training.validation import validation_metrics
 from clftask.training.work import Work
@@ -180,8 +176,9 @@ def _run(work: Work, vectors: Vectors, log: RunLog, show: Show) -> dict[str, Any
     show({**record, "max_steps": 1})
     found = evaluate(work, fitted)
     outcome = found.content | outcome_of(work, time.perf_counter() - started, rows / seconds)
+    of_model = fitted.model, None, found.decision, found, outcome
     with temporary_folder() as scratch:
-        publish(work, fitted.model, found, outcome, Path(scratch, "bundle"), log.add_line)
+        publish_model(work, *of_model, Path(scratch, "bundle"), [], log.add_line)
     for line in found.warnings:
         log.add_line(f"warning: {line}")
     return outcome
@@ -199,35 +196,6 @@ def outcome_of(work: Work, seconds: float, samples_per_s: float) -> dict[str, An
         "label_names": list(work.label_names),
         "shipped": None,
     }
-
-
-def publish(
-    work: Work,
-    model: LinearModel,
-    found: Evaluated,
-    outcome: dict[str, Any],
-    folder: Path,
-    say: Callable[[str], None],
-) -> None:
-    """Write the bundle into the run.
-
-    Args:
-        work: The inputs of the run.
-        model: The model.
-        found: The decision, evaluated on held-out rows.
-        outcome: The content of `metrics.json`.
-        folder: A local folder; it must not exist.
-        say: Receives the error message if the report cannot be rendered.
-    """
-    of_model = found.decision, found.warnings, outcome
-    meta = bundle.meta_of(work.job, work.label_names, work.data, *of_model)
-    folder.mkdir()
-    rows = run_dir.rows(work.run)
-    if rows is not None:
-        training_rows.write(folder, rows)
-    report = page_of(meta, found, outcome, [], say)
-    bundle.write(folder, model, None, meta, outcome, report)
-    bundle.publish(folder, storage.join(work.run, "bundle"))
 
 
 # ------------------------------------------------------------------ the baseline of other models

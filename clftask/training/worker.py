@@ -15,7 +15,6 @@ from clftask.components.decision.decision import Decision
 from clftask.components.truncation import num_special
 from clftask.config.results import Shipped
 from clftask.config.train import TrainJob
-from clftask.data import training_rows
 from clftask.data.targets import train_labels
 from clftask.errors import ConfigError, Problem
 from clftask.evaluation.evaluate import Evaluated, decide, labelled
@@ -24,7 +23,6 @@ from clftask.io.strict_json import strict, to_json
 from clftask.io.tempdirs import temporary_folder
 from clftask.logs import errors_logged
 from clftask.messages import counted
-from clftask.models import bundle
 from clftask.models.loading import (
     build_model,
     find_base,
@@ -34,8 +32,6 @@ from clftask.models.loading import (
 from clftask.models.precision import bf16_pays, resolve_precision
 from clftask.models.tokenizers import load_tokenizer
 from clftask.models.trial_step import prepare
-from clftask.report.bundle_page import page_of
-from clftask.training import run_dir
 from clftask.training.arguments import training_arguments
 from clftask.training.callbacks import (
     Reporter,
@@ -50,6 +46,7 @@ from clftask.training.callbacks import (
 )
 from clftask.training.checkpoints import Checkpoints, read_state
 from clftask.training.collectives import broadcast_from_first, forget_launcher
+from clftask.training.publishing import publish_model
 from clftask.training.run_log import RunLog
 from clftask.training.trainer import WEIGHTS, ClassifierTrainer
 from clftask.training.work import Work
@@ -324,12 +321,5 @@ def publish(
     model, decision = trainer.model.to("cpu"), found.decision
     calibration = decision.calibration.folded(output_layer(model))
     decision = decision.model_copy(update={"calibration": calibration})
-    of_model = decision, found.warnings, outcome
-    meta = bundle.meta_of(work.job, work.label_names, work.data, *of_model)
-    folder.mkdir()
-    rows = run_dir.rows(work.run)
-    if rows is not None:
-        training_rows.write(folder, rows)
-    report = page_of(meta, found, outcome, records, say)
-    bundle.write(folder, model, trainer.processing_class, meta, outcome, report)
-    bundle.publish(folder, storage.join(work.run, "bundle"))
+    of_model = model, trainer.processing_class, decision
+    publish_model(work, *of_model, found, outcome, folder, records, say)

@@ -15,6 +15,7 @@ from clftask.io.tempdirs import temporary_folder
 from clftask.messages import first_line
 from clftask.models.linear import LinearModel
 from clftask.training import linear
+from clftask.training.publishing import publish_model
 from clftask.training.work import Work
 from clftask.tuning.trial_store import Evaluation, Trial, TrialStore
 from clftask.tuning.trial_worker import Attempt
@@ -71,5 +72,6 @@ def publish_linear(work: Work, trial: Trial) -> dict[str, Any]:
         rows = work.tables["train"].num_rows
         speed = rows / max(trial.seconds, 1e-3)
         outcome = found.content | linear.outcome_of(work, trial.seconds, speed)
-        linear.publish(work, model, found, outcome, Path(scratch, "bundle"), _log.warning)
+        of_model = model, None, found.decision, found, outcome
+        publish_model(work, *of_model, Path(scratch, "bundle"), [], _log.warning)
         return outcome

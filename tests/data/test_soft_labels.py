@@ -227,3 +227,15 @@ def test_the_linear_baseline_knows_no_soft_labels_and_weights() -> None:
     assert (problem.path, problem.allowed[:20]) == ("baseline", "is fitted without ro")
     (problem,) = problems(document | {"data": {"train": "/t", "text": "text", "labels": SOFT}})
     assert problem.path == "baseline"
+
+
+def test_a_score_table_without_all_of_its_parts_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "scores"
+    folder.mkdir()
+    written(folder / "part-00000.parquet")
+    (folder / "_plan.json").write_text("{}")
+    problem = refused(job_of(folder))
+    assert (problem.path, problem.value) == ("data.train", str(folder))
+    assert problem.allowed == "is a score table that is not complete"
+    (folder / "_manifest.json").write_text("{}")
+    assert sum(table.num_rows for table in prepare(job_of(folder)).tables.values()) == NUM_ROWS

@@ -184,7 +184,14 @@ def test_score_gives_each_row_once(finished, tmp_path):
     assert found.tolist() == expected.tolist()
 
 
-@pytest.mark.parametrize("setting", [{"precision": "bf16"}, {"scaling": {"use_gpu": True}}])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"precision": "bf16"},
+        {"scaling": {"use_gpu": True}},
+        {"scaling": {"gpus_per_worker": 0.5}},
+    ],
+)
 def test_score_refuses_what_a_linear_model_lacks(finished, tmp_path, setting):
     world = World(tmp_path, finished[1].bundle)
     world.write("a.parquet", 5)

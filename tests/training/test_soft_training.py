@@ -11,16 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from training_work import Recorder, run
+from training_work import Recorder, run, work_of
 
 from clftask.commands.compare_bundles import compare_bundles
 from clftask.commands.evaluate import evaluate_bundle
 from clftask.components.decision.decision import DecisionSpec
-from clftask.config.train import TrainJob
 from clftask.data.batching import GlobalBatches
-from clftask.data.prepare import prepare, tokenise
 from clftask.errors import DataError
-from clftask.models.tokenizers import load_tokenizer
 from clftask.training.worker import Work, build_trainer
 
 NAMES = ("graphics", "network", "sound")
@@ -43,11 +40,7 @@ def soft_work(tmp_path: Path, toy_table: Any, tiny_base: Path) -> Any:
         document = {"task": "multiclass", "data": data, "run": {"storage": str(tmp_path)}}
         document["model"] = {"base": str(tiny_base), "max_length": 32, "layers": 1}
         document["training"] = {"precision": "fp32", "early_stopping": None, **training}
-        job = TrainJob.load(document)
-        found = prepare(job)
-        tables = tokenise(found, load_tokenizer(str(tiny_base)), job.model)
-        about = {"fingerprint": found.fingerprint, "report": found.report.as_json()}
-        return Work(job, str(tmp_path / run), tables, found.space.names, about, "hello\n")
+        return work_of(document, str(tmp_path / run))
 
     return make
 
