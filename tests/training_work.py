@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,17 +17,34 @@ from clftask.training.worker import Work, fit
 
 
 class Recorder:
-    """A sink that keeps what is posted, and can fail like a killed worker."""
+    """A sink that keeps what is posted, and can fail like a worker killed after a checkpoint.
 
-    def __init__(self, fail_at: int | None = None) -> None:
+    Args:
+        fail_at: The step after which the worker is killed.
+        checkpoint: The step of a checkpoint that is complete by then.
+    """
+
+    def __init__(self, fail_at: int | None = None, checkpoint: int = 6) -> None:
         self.records: list[dict[str, Any]] = []
         self.reports: list[dict[str, float]] = []
-        self.fail_at = fail_at
+        self.fail_at, self.checkpoint = fail_at, checkpoint
+        self.run = ""
 
     def post(self, record: dict[str, Any]) -> None:
         if self.fail_at is not None and record.get("step", 0) >= self.fail_at:
+            self._wait_for_a_checkpoint()
             raise KeyboardInterrupt
         self.records.append(record)
+
+    def _wait_for_a_checkpoint(self) -> None:
+        """Checkpoints are uploaded beside the steps, which may be faster."""
+        folder = Path(self.run, "checkpoints")
+        for _ in range(6_000):
+            complete = [file.parent.name for file in folder.glob("*/complete.json")]
+            if max(complete, default="") >= f"step-{self.checkpoint:07d}":
+                return
+            time.sleep(0.01)
+        raise AssertionError(f"no checkpoint of step {self.checkpoint} was completed in a minute")
 
     def report(self, metrics: dict[str, float]) -> None:
         self.reports.append(metrics)
@@ -47,6 +65,7 @@ class Recorder:
 
 def run(work: Work, sink: Recorder | None = None) -> Recorder:
     sink = sink or Recorder()
+    sink.run = work.run
     fit(work, sink, rank=0, world=1, device="cpu")
     return sink
 

@@ -17,6 +17,7 @@ from clftask.training.checkpoints import Checkpoints
 from clftask.training.collectives import broadcast_from_first
 from clftask.training.run_log import RunLog
 from clftask.training.trainer import ClassifierTrainer
+from clftask.training.validation import evaluations_without_gain
 
 CHECK_S = 5.0  # between two checks of the clock; each is a collective of all workers
 MAX_STEPS = 10  # between two checks
@@ -139,17 +140,6 @@ class SaveEvery(TrainerCallback):  # type: ignore[misc]
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Restart the interval."""
         self.last = time.monotonic()
-
-
-def evaluations_without_gain(args: Any, state: Any) -> int:
-    """Return the number of evaluations since the best one, from the Trainer's log history."""
-    name = args.metric_for_best_model
-    values = [entry[name] for entry in state.log_history if name in entry]
-    sign = 1 if args.greater_is_better else -1
-    best, since = -math.inf, 0
-    for value in values:
-        best, since = (sign * value, 0) if sign * value > best else (best, since + 1)
-    return since
 
 
 class Sink(Protocol):

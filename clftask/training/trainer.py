@@ -42,7 +42,7 @@ from clftask.training.compiling import Compiling
 from clftask.training.features import Features, encoder_gives, features_of
 from clftask.training.inference import Inference, row_too_large
 from clftask.training.parameter_groups import parameter_groups
-from clftask.training.validation import validation_metrics
+from clftask.training.validation import evaluations_without_gain, validation_metrics
 
 WEIGHTS = "model.safetensors"
 NUM_TRIED = 4  # rows
@@ -282,7 +282,10 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
     def _must_save(self) -> bool:
         """Tell whether a checkpoint is needed although it would wait for the previous one."""
         step, is_epoch = self.state.global_step, float(self.state.epoch or 0).is_integer()
-        return not is_epoch or step in (self.state.max_steps, self.state.best_global_step)
+        stopping = self.job.training.early_stopping
+        is_out = stopping and evaluations_without_gain(self.args, self.state) >= stopping.patience
+        is_best_or_last = step in (self.state.max_steps, self.state.best_global_step)
+        return bool(not is_epoch or is_best_or_last or is_out)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         """Save nothing after the last step: a run that resumes there only loads the weights."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
 
 from clftask.array_types import Float32
@@ -37,3 +40,14 @@ def validation_metrics(
     found = compute(probabilities, decided, targets, space.task, named, space.positive_index)
     # A young model may predict no label at all: its undefined macro average must not win.
     return {name: float(np.nan_to_num(value)) for name, value in found.items()}
+
+
+def evaluations_without_gain(args: Any, state: Any) -> int:
+    """Return the number of evaluations since the best one, from the Trainer's log history."""
+    name = args.metric_for_best_model
+    values = [entry[name] for entry in state.log_history if name in entry]
+    sign = 1 if args.greater_is_better else -1
+    best, since = -math.inf, 0
+    for value in values:
+        best, since = (sign * value, 0) if sign * value > best else (best, since + 1)
+    return since

@@ -41,7 +41,6 @@ from clftask.training.callbacks import (
     StepSeed,
     StopOnNan,
     Stopwatch,
-    evaluations_without_gain,
     precision_of,
 )
 from clftask.training.checkpoints import Checkpoints, read_state
@@ -49,6 +48,7 @@ from clftask.training.collectives import broadcast_from_first, forget_launcher
 from clftask.training.publishing import publish_model
 from clftask.training.run_log import RunLog
 from clftask.training.trainer import WEIGHTS, ClassifierTrainer
+from clftask.training.validation import evaluations_without_gain
 from clftask.training.work import Work
 
 CHECKPOINT_INTERVAL_S = 300.0

@@ -31,12 +31,12 @@ from clftask.training.callbacks import (
     StepSeed,
     StopOnNan,
     Stopwatch,
-    evaluations_without_gain,
     precision_of,
 )
 from clftask.training.checkpoints import Checkpoints
 from clftask.training.collectives import broadcast_from_first, forget_launcher
 from clftask.training.trainer import ClassifierTrainer
+from clftask.training.validation import evaluations_without_gain
 from clftask.training.work import Work
 from clftask.training.worker import build_trainer
 from clftask.tuning.trial_store import Evaluation, Trial, TrialStore

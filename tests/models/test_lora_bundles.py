@@ -20,6 +20,7 @@ from clftask.errors import ConfigError, DataError
 from clftask.models import bundle
 from clftask.models.base_checks import check_base
 from clftask.models.file_checks import ADAPTER
+from clftask.training.checkpoints import Checkpoints
 
 LORA = {"kind": "lora", "r": 4, "alpha": 8}
 APART = {**LORA, "merge": False}
@@ -63,8 +64,9 @@ def _rewritten(folder: Path, place: Path, expected: np.ndarray) -> None:
     assert (place / ADAPTER).exists()
 
 
-def test_a_killed_training_of_an_adapter_resumes_with_the_same_result(make_work):
+def test_a_killed_training_of_an_adapter_resumes_with_the_same_result(make_work, monkeypatch):
     """Gradient checkpointing changes nothing."""
+    monkeypatch.setattr(Checkpoints, "is_uploading", lambda own: False)  # each epoch is saved
     options = {"epochs": 3, "layer_decay": 0.5}
     model = {"adapt": APART}
     whole, killed = (
@@ -73,7 +75,7 @@ def test_a_killed_training_of_an_adapter_resumes_with_the_same_result(make_work)
     )
     expected = run(whole)
     with pytest.raises(KeyboardInterrupt):
-        run(killed, Recorder(fail_at=13))
+        run(killed, Recorder(fail_at=13, checkpoint=12))
     assert [record["step"] for record in run(killed).evaluations()] == [18], "it began anew"
     before, after = (load_file(Path(work.run, "bundle", ADAPTER)) for work in (whole, killed))
     assert expected.done["steps"] == 18

@@ -215,7 +215,10 @@ def test_a_run_that_cannot_go_on_keeps_what_it_has_written(make_work, monkeypatc
     assert [s for s in logged_steps(work.run) if s in before] == before
 
 
-def test_early_stopping_counts_over_a_resume(make_work):
+@pytest.mark.parametrize("is_slow", [False, True])
+def test_early_stopping_counts_over_a_resume(make_work, monkeypatch, is_slow):
+    """The last epoch is saved although the checkpoint of another is still uploaded."""
+    monkeypatch.setattr(Checkpoints, "is_uploading", lambda own: is_slow)
     options = {"epochs": 30, "learning_rate": 1e-9, "early_stopping": {"patience": 2}}
     work = make_work(**options, head_learning_rate=1e-9, metric="micro_f1")
     sink = run(work)
