@@ -24,7 +24,8 @@ from clftask.distributed.score.driver import ScoreRun
 from clftask.distributed.session import connected
 from clftask.models.bundle_meta import BundleMeta
 from clftask.scoring import plan as planning
-from clftask.scoring.manifest import Counts, Receipt, ScoreTableStore
+from clftask.scoring.manifest import Counts, Receipt
+from clftask.scoring.table_store import ScoreTableStore
 from clftask.scoring.worker import Done, ScoreWork
 
 SHARD_ROWS = 10

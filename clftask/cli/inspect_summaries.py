@@ -8,14 +8,16 @@ from typing import IO, Any
 from clftask.cli.summaries import print_metrics
 from clftask.cli.tables import Page
 from clftask.commands.description import Description, Measured
+from clftask.commands.inspect import GenerationOfTable, ScoreTable
 from clftask.commands.inspect_data import CorpusData, Figures, TrainData
 from clftask.commands.inspect_table import TableSummary
 from clftask.messages import counted, shown_label
 
 MAX_LABELS = 20  # of these, half are the most frequent and half the rarest
 MAX_NAMES, MAX_WARNINGS = 10, 20
+MAX_GENERATIONS = 20
 NOT_SHOWN = ("running", "complete")  # the state says it in words
-OWN_TABLES = ("metrics", "warnings")
+OWN_TABLES = ("metrics", "warnings", "generations")
 LENGTHS = {"median": "median", "p95": "95 %", "longest": "longest"}
 SHARES = {"truncated": "truncated", "lost": "tokens lost"}
 
@@ -37,6 +39,21 @@ def path_summary(
             of_job = found.task, found.metric or "", all_metrics
             print_metrics(page, found.metrics, {}, *of_job)
         page.warnings(found.warnings)
+    if isinstance(found, ScoreTable) and found.generations:
+        _print_generations(page, found.generations)
+
+
+def _print_generations(page: Page, found: Sequence[GenerationOfTable]) -> None:
+    """Print the newest generations of a score table."""
+    cells = [
+        (str(one["generation"]), one["planned"] or "unknown", f"{one['files']:,}",
+         f"{one['parts']:,}", f"{one['rows']:,}", "yes" if one["complete"] else "no")
+        for one in found[-MAX_GENERATIONS:]
+    ]  # fmt: skip
+    earlier = len(found) - len(cells)
+    caption = f"after {counted(earlier, 'earlier generation')}" if earlier else None
+    heads = ("generation", "planned at", "files", "parts", "rows", "complete")
+    page.table(heads, cells, caption=caption, texts=("planned at", "complete"))
 
 
 def _in_words(value: Any) -> str:

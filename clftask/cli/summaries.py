@@ -66,6 +66,7 @@ def score_summary(result: ScoreResult, file: IO[str]) -> None:
             f"{size} {count:,} ({count / scored:.1%})" for size, count in result.answered_by.items()
         ),
         "cascade": str(result.cascade or ""),
+        "generations": f"{result.generations:,}" * (result.generations > 1),
         "rows/s": "" if is_done else f"{result.rows_per_s:,.1f}, start-up included",
     }
     page.pairs((name, value) for name, value in rows.items() if value)

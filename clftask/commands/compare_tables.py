@@ -16,7 +16,8 @@ from clftask.data.readers.base import FILE, ROW, readable
 from clftask.errors import DataError, Problem
 from clftask.io import filesystems, storage
 from clftask.io.parallel import map_in_threads
-from clftask.scoring.manifest import Manifest, ScoreTableStore
+from clftask.scoring.manifest import Manifest
+from clftask.scoring.table_store import ScoreTableStore
 
 NUM_EXAMPLES = 10
 NO_LABEL = "(no label)"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import pyarrow as pa
 
@@ -29,9 +29,10 @@ from clftask.scoring.manifest import (
     Manifest,
     Receipt,
     ScorePlan,
-    ScoreTableStore,
     Shard,
+    shards_of,
 )
+from clftask.scoring.table_store import ScoreTableStore
 from clftask.training import run_dir
 from clftask.tuning.trial_store import TrialStore, ranked
 from clftask.yaml_io import parse_job
@@ -64,6 +65,7 @@ class ScoreJobFile(Description):
     bundle: Any
     input: str
     output: str
+    grows: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +106,17 @@ class Search(Description):
     bundle: str | None = None
 
 
+class GenerationOfTable(TypedDict):
+    """A generation of a score table: when it was planned (UTC), its input and its parts."""
+
+    generation: int
+    planned: str
+    files: int
+    parts: int
+    rows: int
+    complete: bool
+
+
 @dataclass(frozen=True, kw_only=True)
 class ScoreTable(Description):
     """A score table: what is planned, the counts of its receipts, settings of its job.
@@ -111,6 +124,7 @@ class ScoreTable(Description):
     Attributes:
         missing: The first of the parts that are missing.
         last_written: How long ago; None if it is complete.
+        generations: Of a table that has grown.
         verified: What `--verify` checked.
     """
 
@@ -138,6 +152,7 @@ class ScoreTable(Description):
     precision: str | None = None
     cascade: str | None = None
     answered_by: dict[str, int] | None = None
+    generations: list[GenerationOfTable] | None = None
     verified: str | None = None
 
 
@@ -191,25 +206,27 @@ def _job(place: str, overrides: Iterable[str]) -> Description:
         return SearchJobFile(trials=job.num_trials, space=list(job.space))
     if isinstance(job, ScoreJob):
         paths = {"input": job.input.path, "output": job.output.path}
-        return ScoreJobFile(bundle=job.dump()["bundle"], **paths)
+        return ScoreJobFile(bundle=job.dump()["bundle"], **paths, grows=job.input.grow)
     return TrainJobFile(task=job.task, base=job.model.base, data=job.data.train)
 
 
 def _table(place: str, verify: bool) -> ScoreTable:
     store = ScoreTableStore(place)
-    plan, manifest = store.plan(), store.manifest()
-    assert plan is not None
+    plans, manifest = store.generations()
+    covered = manifest.num_generations if manifest else 0
     done = store.stored_receipts() & store.stored_parts()
-    missing = [shard.index for shard in plan.shards if shard.index not in done]
-    is_complete = manifest is not None and not missing
-    counts = sum((receipt.counts for receipt in store.receipts()), Counts())
+    missing = sorted(shards_of(plans) - done)
+    is_complete = covered == len(plans) and not missing
+    open_ = (receipt.counts for receipt in store.receipts(shards_of(plans[:covered])))
+    counts = sum(open_, manifest.counts if manifest else Counts())
+    plan = plans[0]
     return ScoreTable(
         state=_state(is_complete, len(missing)),
         complete=is_complete,
         missing=missing[:20] or None,
         last_written=None if is_complete else last_written(place),
-        rows_planned=plan.num_rows,
-        parts=len(plan.shards),
+        rows_planned=sum(plan.num_rows for plan in plans),
+        parts=len(shards_of(plans)),
         **{name: n for name, n in counts.dump().items() if name.startswith("rows_")},
         bundle=plan.settings.get("bundle"),
         layout=plan.settings.get("output.layout"),
@@ -217,8 +234,24 @@ def _table(place: str, verify: bool) -> ScoreTable:
         precision=None if plan.precision is None else str(plan.precision),
         cascade=None if plan.cascade is None else str(plan.cascade),
         answered_by=counts.answered_by or None,
-        verified=_verify(store, plan, manifest) if verify else None,
+        generations=_generations(plans, covered) if len(plans) > 1 else None,
+        verified=_verify(store, plans, manifest) if verify else None,
     )
+
+
+def _generations(plans: Sequence[ScorePlan], covered: int) -> list[GenerationOfTable]:
+    """Return the generations; `covered`: how many are complete."""
+    return [
+        {
+            "generation": plan.generation,
+            "planned": plan.planned_at,
+            "files": len(plan.files),
+            "parts": len(plan.shards),
+            "rows": plan.num_rows,
+            "complete": plan.generation <= covered,
+        }
+        for plan in plans
+    ]
 
 
 def _state(is_complete: bool, num_missing: int) -> str:
@@ -229,7 +262,9 @@ def _state(is_complete: bool, num_missing: int) -> str:
     return f"incomplete, {what}: run the same job again"
 
 
-def _verify(store: ScoreTableStore, plan: ScorePlan, manifest: Manifest | None) -> str:
+def _verify(
+    store: ScoreTableStore, plans: Sequence[ScorePlan], manifest: Manifest | None
+) -> str:
     """Check each part against its receipt and the manifest; without a receipt, against the plan.
 
     Returns:
@@ -241,11 +276,11 @@ def _verify(store: ScoreTableStore, plan: ScorePlan, manifest: Manifest | None) 
     entries = {entry.name: entry.sha256 for entry in manifest.parts} if manifest else {}
     receipts, stored = list(store.receipts()), store.stored_parts()
     bare = stored - {receipt.shard for receipt in receipts}
-    shards = [shard for shard in plan.shards if shard.index in bare]
+    shards = [(plan, shard) for plan in plans for shard in plan.shards if shard.index in bare]
     results = map_in_threads(lambda receipt: _check_receipt(store, receipt, entries), receipts)
-    results += map_in_threads(lambda shard: _check_plan(store, plan, shard), shards)
+    results += map_in_threads(lambda pair: _check_plan(store, *pair), shards)
     problems = [problem for found in results for problem in found]
-    foreign = sorted(stored - {shard.index for shard in plan.shards})
+    foreign = sorted(stored - shards_of(plans))
     problems += [_unsound(store.part(index), "does not belong to this table") for index in foreign]
     if problems:
         raise JobError(*problems)

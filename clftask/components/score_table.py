@@ -30,6 +30,7 @@ MAX_DECIMAL_DIGITS = 38
 COUNTS, SECONDS = "clftask.counts", "clftask.seconds"
 LABEL_NAMES = "clftask.label_names"
 PLAN, MANIFEST = "_plan.json", "_manifest.json"  # first and last file of a table
+PLANS = re.compile("_plan(-[0-9]{5,})?[.]json")  # of all generations
 BUNDLES = ("large", "small")  # of a cascade
 
 
@@ -190,6 +191,11 @@ def _reject_duplicates(columns: Sequence[pa.Field], field: str, remedy: str) -> 
     if duplicates:
         allowed = "the score table would have column names that are equal or differ only by case"
         raise ConfigError(Problem(field, duplicates[:10], allowed, remedy))
+
+
+def plan_name(generation: int) -> str:
+    """Return the name of the plan of a generation: a table that grows has one for each."""
+    return PLAN if generation == 1 else f"_plan-{generation:05d}.json"
 
 
 def write_part(table: pa.Table, metadata: dict[str, Any]) -> bytes:

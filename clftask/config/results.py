@@ -203,6 +203,7 @@ class ScoreResult(Result):
         precision_note: Both in words.
         answered_by: Number of scored rows by the bundle of a cascade: small, large.
         cascade: What the cascade promises, and what its sample has shown.
+        generations: Number of generations of a table that grows.
     """
 
     NOT_PRINTED = frozenset({"rows_truncated", "mean_confidence", "labels", "precision_note"})
@@ -224,6 +225,7 @@ class ScoreResult(Result):
     precision_note: str = ""
     answered_by: dict[str, int] = field(default_factory=dict)
     cascade: CascadeLimit | None = None
+    generations: int = 1
 
     def about(self) -> dict[str, str]:
         """Return the table and its row counts."""

@@ -48,6 +48,7 @@ class ScoreInput(Spec):
     """The rows to score; `text: null` uses the text columns of training.
 
     `where` is an SQL condition on the columns; other rows are left out.
+    `grow`: files that are added later are scored by running the same job again.
     """
 
     path: DataPath
@@ -56,6 +57,7 @@ class ScoreInput(Spec):
     id: str | None = Field(None, min_length=1)
     keep: Names = ()
     where: str | None = Field(None, min_length=1, max_length=10_000)
+    grow: bool = False
 
     @field_validator("where")
     @classmethod

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from clftask.components.labels import SOFT, LabelColumns
 from clftask.components.labels.cells import LabelCells
 from clftask.components.labels.probabilities import read_weights
-from clftask.components.score_table import MANIFEST, PLAN
+from clftask.components.score_table import MANIFEST, PLAN, PLANS
 from clftask.components.splits import SPLITS
 from clftask.config.sections import DataSpec
 from clftask.config.train import TrainJob
@@ -23,7 +23,7 @@ from clftask.data.readers.registry import open_source
 from clftask.data.summary import DataReport
 from clftask.data.targets import WEIGHT
 from clftask.errors import DataError, Problem
-from clftask.io import storage
+from clftask.io import listing, storage
 from clftask.messages import counted
 
 
@@ -57,10 +57,19 @@ def _refuse_unfinished(path: str | None, field: str) -> None:
     """Refuse a score table of which parts are missing: the readers would not notice."""
     if path is None or path.startswith("hub:") or not storage.is_folder(path):
         return
-    has_plan, is_complete = (storage.exists(storage.join(path, n)) for n in (PLAN, MANIFEST))
-    if has_plan and not is_complete:
+    names = {f.path.rpartition("/")[2] for f in listing.list_files(path, recursive=False)}
+    if PLAN in names and _num_complete(path, names) < sum(map(bool, map(PLANS.fullmatch, names))):
         remedy = "Run its scoring job again, to the end."
         raise DataError(Problem(field, path, "is a score table that is not complete", remedy))
+
+
+def _num_complete(path: str, names: Collection[str]) -> int:
+    """Return the number of complete generations of a score table; `names`: its files."""
+    if MANIFEST not in names:
+        return 0
+    manifest = storage.read_json(storage.join(path, MANIFEST), "Delete it, run its job again.")
+    found = manifest.get("generations")
+    return max(1, len(found)) if isinstance(found, list) else 1  # older versions list none
 
 
 def resolved(job: TrainJob, source: Source) -> DataSpec:

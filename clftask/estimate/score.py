@@ -74,7 +74,8 @@ class ScoreEstimate:
 def remaining(job: ScoreJob, planned: Planned, share: float = 1.0) -> ScoreEstimate:
     """Return the remaining rows of a job, without measuring; `share`: that `where` matches."""
     num_left = math.ceil(share * sum(shard.num_rows for shard in planned.missing))
-    done = planned.counts.rows_in
+    before = planned.before.counts.rows_in if planned.before else 0
+    done = before + planned.counts.rows_in
     return ScoreEstimate(job.output.path, done, num_left, len(planned.missing))
 
 
@@ -116,7 +117,7 @@ def estimate(
         rows_bad=num_read - sample.reasons.null_count,
         rows_filtered=sample.num_filtered,
         bytes_written=round(left.shards_left * pace.part_bytes),
-        warnings=(*_bad_rows(job, planned, sample), *warnings),
+        warnings=(*_bad_rows(job, planned, sample), *_not_counted(planned), *warnings),
     )
 
 
@@ -207,6 +208,12 @@ def _bad_rows(job: ScoreJob, planned: Planned, sample: ShardRows) -> list[str]:
     limit = "on_bad_row: fail" if fails else f"max_bad_rows ({job.max_bad_rows:g})"
     found = f"{num_bad:,} of {total:,} sampled rows are bad; {limit} would end the job"
     return [f"{found}. The first: {_first_bad(sample)}"]
+
+
+def _not_counted(planned: Planned) -> list[str]:
+    """Return a warning of files that only the generation after the unfinished one has."""
+    files = counted(planned.num_waiting, "file")
+    return [f"{files} added since the last plan not counted"] if planned.num_waiting else []
 
 
 def _measured(

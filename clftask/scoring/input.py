@@ -13,13 +13,18 @@ import pyarrow.compute as pc
 from clftask.components.text import TextRecipe
 from clftask.config.score import ScoreJob
 from clftask.data.readers.base import Source, unified, with_origin
-from clftask.data.readers.cells import BAD
+from clftask.data.readers.cells import BAD, common_type
 from clftask.data.readers.registry import open_file, open_source
-from clftask.errors import DataError, Problem
+from clftask.data.readers.whole_files import split_sheet
+from clftask.errors import ConfigError, DataError, Problem
+from clftask.io import listing
 from clftask.io.parallel import map_in_threads
+from clftask.messages import counted
 from clftask.scoring.manifest import InputFile, Piece, ScorePlan, Shard
 
 SKIP_ROWS = 8192
+MAX_SHARDS = 1_000_000
+MAX_SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -30,17 +35,30 @@ class Corpus:
     schema: pa.Schema
 
 
-def source_of(job: ScoreJob) -> list[Source]:
+def source_of(job: ScoreJob, may_be_empty: bool = False) -> list[Source]:
     """Open the job's input: one source, or one for each split of a dataset.
+
+    Args:
+        job: The job.
+        may_be_empty: Return no source if no file matches.
 
     Raises:
         DataError: No file matches, or the files have no supported format.
     """
-    return list(open_source(job.input.path, "input.path").values())
+    try:
+        return list(open_source(job.input.path, "input.path").values())
+    except DataError:
+        if may_be_empty and not listing.expand(split_sheet(job.input.path)[0]):
+            return []
+        raise
 
 
 def survey(
-    job: ScoreJob, recipe: TextRecipe, sources: Sequence[Source], files: Collection[str]
+    job: ScoreJob,
+    recipe: TextRecipe,
+    sources: Sequence[Source],
+    files: Collection[str],
+    planned: pa.Schema | None = None,
 ) -> Corpus:
     """Count the rows of some files and determine the types of the columns to read.
 
@@ -49,25 +67,33 @@ def survey(
         recipe: How texts are built from columns.
         sources: The result of `source_of`.
         files: The files to read; the schema is unified over them.
+        planned: The columns of an existing table, if the files are added to it.
 
     Raises:
         DataError: A column is missing or is not text, a file cannot be read, or types differ.
     """
-    names = sources[0].names()
-    _refuse_missing(job, recipe, sources[0], names)
-    columns, strings = _columns(job, recipe, names)
+    strings = [*recipe.columns, *([job.input.id] if job.input.id else [])]
+    if planned is None:
+        names = sources[0].names()
+        _refuse_missing(job, recipe, sources[0], names)
+        columns = _columns(job, strings, names)
+    else:  # no other file is opened
+        columns = planned.names
     chosen = [(source, file) for source in sources for file in source.files if file in files]
 
     def look(pair: tuple[Source, str]) -> tuple[InputFile, pa.Schema]:
         source, file = pair
         version = source.version(file)
         found = source.survey(file, columns, strings)
-        schema = [_as_text(field) if field.name in recipe.columns else field
+        schema = [_as_text(file, field) if field.name in recipe.columns else field
                   for field in found.schema]  # fmt: skip
         return InputFile(path=file, version=version, num_rows=found.num_rows), pa.schema(schema)
 
     looked = map_in_threads(look, chosen)
     schemas = [(file.path, schema) for file, schema in looked]
+    if planned is not None:
+        _refuse_other_types(schemas, planned, sources[0].has_types)
+        return Corpus(tuple(file for file, _ in looked), planned)
     remedy = "Convert it, or remove it from input.keep and input.where."
     schema = unified(schemas, sources[0].has_types, remedy)
     if job.input.where is not None:
@@ -77,17 +103,40 @@ def survey(
     return Corpus(tuple(file for file, _ in looked), schema)
 
 
-def _columns(
-    job: ScoreJob, recipe: TextRecipe, names: Sequence[str]
-) -> tuple[list[str], list[str]]:
-    """Return the columns to read, and those among them that are read as strings."""
-    strings = [*recipe.columns, *([job.input.id] if job.input.id else [])]
+def _columns(job: ScoreJob, strings: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Return the columns to read; `strings`: those of texts and ids."""
     tested: list[str] = []
     if job.input.where is not None:
         from clftask.components.row_filter import condition
 
         tested = condition.columns_of(job.input.where, names)
-    return list(dict.fromkeys([*strings, *job.input.keep, *tested])), strings
+    return list(dict.fromkeys([*strings, *job.input.keep, *tested]))
+
+
+def _refuse_other_types(
+    surveyed: Sequence[tuple[str, pa.Schema]], planned: pa.Schema, has_types: bool
+) -> None:
+    """Refuse files with values that the columns of an existing table cannot hold."""
+    problems = [
+        Problem(file, f"{field.name}: {schema.field(field.name).type}",
+                f"must be {field.type}, as in the existing table",
+                "Convert it, or use another output.")
+        for file, schema in surveyed
+        for field in planned
+        if not _fits(schema.field(field.name).type, field.type, has_types)
+    ]  # fmt: skip
+    if problems:
+        raise DataError(*problems[:MAX_SHOWN])
+
+
+def _fits(kind: pa.DataType, planned: pa.DataType, has_types: bool) -> bool:
+    """Tell whether a column keeps its type if it also gets values of another type."""
+    if not has_types and pa.types.is_string(planned):
+        return True
+    try:
+        return bool(common_type(planned, kind) == planned)
+    except pa.ArrowException:
+        return False
 
 
 def _refuse_missing(
@@ -100,13 +149,14 @@ def _refuse_missing(
         raise DataError(*missing)
 
 
-def _as_text(field: pa.Field) -> pa.Field:
+def _as_text(file: str, field: pa.Field) -> pa.Field:
     kind = field.type
     tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_null, pa.types.is_binary,
              pa.types.is_large_binary)  # fmt: skip
     if not any(test(kind) for test in tests):
         remedy = "Use a text column, or convert this one."
-        raise DataError(Problem("input.text", f"{field.name}: {kind}", "must be strings", remedy))
+        found = f"{field.name}: {kind}, in {file}"
+        raise DataError(Problem("input.text", found, "must be strings", remedy))
     return pa.field(field.name, pa.string())
 
 
@@ -138,6 +188,14 @@ def _evenly(file: int, num_rows: int, shard_rows: int) -> list[Piece]:
     count = -(-num_rows // shard_rows)
     edges = [num_rows * i // count for i in range(count + 1)]
     return [Piece(file=file, start=a, num_rows=b - a) for a, b in pairwise(edges)]
+
+
+def refuse_too_many(job: ScoreJob, files: Iterable[InputFile]) -> None:
+    """Limit the number of shards: a damaged file may declare any number of rows."""
+    rows = sum(file.num_rows for file in files)
+    if rows > MAX_SHARDS * job.shard_rows:
+        allowed = f"makes more than {MAX_SHARDS:,} shards of {counted(rows, 'row')}"
+        raise ConfigError(Problem("shard_rows", job.shard_rows, allowed, "Set it higher."))
 
 
 def encode_schema(schema: pa.Schema) -> str:

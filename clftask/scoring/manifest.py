@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
 from clftask.components.decision.cascade import CascadeLimit
-from clftask.components.score_table import MANIFEST, PLAN
-from clftask.errors import ConfigError, DataError, Problem
-from clftask.io import listing, storage
-from clftask.io.strict_json import to_json
 from clftask.messages import counted
 from clftask.spec import PlainData, Spec, fingerprint
 
 SCHEMA_VERSION = 1
-RECEIPTS, QUARANTINE = "_receipts", "_quarantine"
-NUM_THREADS, MAX_HELD = 8, 256
-_Stored = TypeVar("_Stored", bound=Spec)
 
 
 class InputFile(Spec):
@@ -88,12 +79,17 @@ class Agreement:
 class ScorePlan(Spec):
     """The files, shards and settings of a scoring job.
 
+    A table that grows has a plan for each generation: with the files that were added and with
+    further shards, and with the fingerprint, settings, columns, precision and limit of the first.
+
     Attributes:
         fingerprint: Hash of the settings, of the precision, and of the limit of a cascade.
         settings: The bundle and job settings that affect the table, without the files.
         columns: The columns to read, as a serialised Arrow schema in base64.
         precision: None until it is agreed; then it is stored with the plan and never changes.
         cascade: The limit of a cascade, likewise; None without a cascade.
+        generation: Its number, from 1.
+        planned_at: When it was planned, in UTC; empty in tables of older versions.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -104,6 +100,8 @@ class ScorePlan(Spec):
     columns: str
     precision: Precision | None = None
     cascade: CascadeLimit | None = None
+    generation: int = Field(1, ge=1)
+    planned_at: str = ""
 
     @model_validator(mode="after")
     def _hold_together(self) -> Self:
@@ -213,10 +211,35 @@ class PartEntry(Spec):
     sha256: str
 
 
-class Manifest(Spec):
-    """The summary of a complete table; its presence means that the table is complete.
+class Generation(Spec):
+    """What one generation of a score table contributed; complete in itself."""
 
-    `bundle` is the fingerprint of the bundle, or both of a cascade.
+    number: int = Field(ge=1)
+    planned_at: str
+    files: int
+    parts: int
+    rows_in: int
+    rows_scored: int
+    rows_quarantined: int
+    rows_filtered: int
+
+    @classmethod
+    def of(cls, plan: ScorePlan, counts: Counts) -> Self:
+        """Return the generation of a plan; `counts`: those of its shards."""
+        rows = {name: n for name, n in counts.dump().items() if name in cls.model_fields}
+        sizes = {"files": len(plan.files), "parts": len(plan.shards)}
+        return cls(number=plan.generation, planned_at=plan.planned_at, **sizes, **rows)
+
+
+class Manifest(Spec):
+    """The summary of a table: of all generations that are complete.
+
+    It is written when the first one is, and replaced when a further one is.
+
+    Attributes:
+        bundle: The fingerprint of the bundle, or both of a cascade.
+        generations: They add up to `counts` and `parts`; empty in tables of older versions,
+            which have one.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -229,115 +252,27 @@ class Manifest(Spec):
     seconds: float
     precision: Precision | None = None
     cascade: CascadeLimit | None = None
+    generations: tuple[Generation, ...] = ()
+
+    @property
+    def num_generations(self) -> int:
+        """The number of complete generations."""
+        return max(1, len(self.generations))
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether each row is scored or quarantined, in each generation and in all."""
+        names = ("rows_in", "rows_scored", "rows_quarantined", "rows_filtered")
+        sums = [sum(getattr(one, name) for one in self.generations) for name in names]
+        return (
+            sums == [getattr(self.counts, name) for name in names]
+            and sum(one.parts for one in self.generations) == len(self.parts)
+            and all(
+                one.rows_in == one.rows_scored + one.rows_quarantined for one in self.generations
+            )
+        )
 
 
-class ScoreTableStore:
-    """Reads and writes plan, receipts and manifest of the score table at `output`."""
-
-    def __init__(self, output: str) -> None:
-        self.output = output
-
-    def part(self, index: int) -> str:
-        """Return the path of a shard's part."""
-        return storage.join(self.output, f"part-{index:05d}.parquet")
-
-    def quarantine(self, index: int) -> str:
-        """Return the path of a shard's quarantined rows."""
-        return storage.join(self.output, QUARANTINE, f"part-{index:05d}.jsonl")
-
-    def receipt(self, index: int) -> str:
-        """Return the path of a shard's receipt."""
-        return storage.join(self.output, RECEIPTS, f"part-{index:05d}.json")
-
-    def forget(self, receipts: Collection[int] = (), quarantines: Collection[int] = ()) -> None:
-        """Delete the manifest, and receipts and quarantined rows of shards to score again."""
-        storage.delete(storage.join(self.output, MANIFEST))
-        for place in [*map(self.receipt, receipts), *map(self.quarantine, quarantines)]:
-            storage.delete(place)
-
-    def plan(self) -> ScorePlan | None:
-        """Read the plan, or return None if there is none."""
-        return self._read(storage.join(self.output, PLAN), ScorePlan)
-
-    def manifest(self) -> Manifest | None:
-        """Read the manifest, or return None if the table is incomplete."""
-        return self._read(storage.join(self.output, MANIFEST), Manifest)
-
-    def write_plan(self, plan: ScorePlan) -> bool:
-        """Write the plan if there is none; return False if another run was first."""
-        return storage.put_if_absent(storage.join(self.output, PLAN), _encode(plan))
-
-    def replace_plan(self, plan: ScorePlan) -> None:
-        """Overwrite the plan."""
-        storage.put(storage.join(self.output, PLAN), _encode(plan))
-
-    def write_receipt(self, receipt: Receipt) -> None:
-        """Write a receipt; overwriting is safe, because receipts of one part are equal."""
-        storage.put(self.receipt(receipt.shard), _encode(receipt))
-
-    def write_manifest(self, manifest: Manifest) -> None:
-        """Write the manifest, which marks the table as complete."""
-        storage.put(storage.join(self.output, MANIFEST), _encode(manifest))
-
-    def is_taken(self) -> bool:
-        """Tell whether the output already contains parts, receipts or a manifest."""
-        files = listing.list_files(self.output, recursive=False)
-        names = [f.path.rpartition("/")[2] for f in files]
-        has_parts = any(n.startswith("part-") and n.endswith(".parquet") for n in names)
-        folders = [storage.join(self.output, name) for name in (RECEIPTS, QUARANTINE)]
-        return has_parts or MANIFEST in names or any(listing.list_files(f) for f in folders)
-
-    def stored_parts(self) -> set[int]:
-        """Return the numbers of the stored parts."""
-        return _numbers(listing.list_files(self.output, recursive=False), "parquet")
-
-    def stored_quarantines(self) -> set[int]:
-        """Return the numbers of the parts with quarantined rows."""
-        return _numbers(listing.list_files(storage.join(self.output, QUARANTINE)), "jsonl")
-
-    def stored_receipts(self) -> set[int]:
-        """Return the numbers of the parts with receipts."""
-        return _numbers(listing.list_files(storage.join(self.output, RECEIPTS)), "json")
-
-    def receipts(self) -> Iterable[Receipt]:
-        """Read all receipts, ordered by part number, in groups of `MAX_HELD`."""
-        names = [self.receipt(index) for index in sorted(self.stored_receipts())]
-        with ThreadPoolExecutor(NUM_THREADS) as pool:
-            for start in range(0, len(names), MAX_HELD):
-                some = names[start : start + MAX_HELD]
-                yield from pool.map(lambda name: _parse(name, Receipt), some)
-
-    def _read(self, path: str, kind: type[_Stored]) -> _Stored | None:
-        return _parse(path, kind) if storage.exists(path) else None
-
-
-def _encode(spec: Spec) -> bytes:
-    return to_json(spec.dump(), ensure_ascii=False).encode()
-
-
-def _parse(path: str, kind: type[_Stored]) -> _Stored:
-    remedy = _remedy(path)
-    content = storage.read_json(path, remedy)
-    version = content.get("schema_version")
-    if isinstance(version, int) and version > SCHEMA_VERSION:
-        allowed = "was written by a newer clftask"
-        raise DataError(Problem(path, version, allowed, "Upgrade clftask."))
-    try:
-        return kind.load(content)
-    except ConfigError:
-        raise DataError(Problem(path, None, "is damaged", remedy)) from None
-
-
-def _remedy(path: str) -> str:
-    """Return the remedy for a damaged file; all but the plan can be derived from the parts."""
-    is_plan = path.endswith("/" + PLAN)
-    return "Restore it, or use another output." if is_plan else "Delete it, run the job again."
-
-
-def _numbers(files: Iterable[listing.FileInfo], kind: str) -> set[int]:
-    """Return the numbers of files such as part-00007.json.
-
-    Other names are ignored, such as temporary files of a killed or concurrent run.
-    """
-    pattern = re.compile(rf".*/part-([0-9]{{5,}})\.{kind}")
-    return {int(found[1]) for file in files if (found := pattern.fullmatch(file.path))}
+def shards_of(plans: Iterable[ScorePlan]) -> frozenset[int]:
+    """Return the numbers of the shards of some generations."""
+    return frozenset(shard.index for plan in plans for shard in plan.shards)

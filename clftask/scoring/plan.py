@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain, count
 
 import pyarrow as pa
 
@@ -14,38 +13,41 @@ from clftask.data.readers.base import FILE, ROW, Source
 from clftask.data.readers.cells import BAD
 from clftask.errors import ConfigError, DataError, Problem
 from clftask.io import listing, storage
-from clftask.io.parallel import map_in_threads
-from clftask.messages import counted
 from clftask.models.bundle_meta import BundleMeta
 from clftask.models.linear_scorer import check_linear
 from clftask.scoring.columns import columns_of, origin_columns
-from clftask.scoring.input import Corpus, cut, decode_schema, encode_schema, source_of, survey
+from clftask.scoring.input import cut, encode_schema, refuse_too_many, source_of, survey
+from clftask.scoring.input_changes import changes_of, grown, now, replanned
 from clftask.scoring.manifest import (
     Counts,
-    InputFile,
+    Manifest,
     Precision,
     ScorePlan,
-    ScoreTableStore,
     Shard,
+    shards_of,
 )
+from clftask.scoring.table_store import ScoreTableStore
 from clftask.spec import fingerprint
-
-MAX_SHARDS = 1_000_000
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A plan and its progress.
+    """The plan of the first generation that is not complete, and its progress.
 
     Attributes:
-        plan: The plan.
+        plan: The plan; if all generations are complete, that of the last one.
         done: Numbers of the shards whose part and receipt are stored.
-        counts: Counts of their rows.
-        is_new: Whether there was no stored plan.
+        counts: Counts of their rows; empty if the generation is complete.
+        is_new: Whether it is not stored yet.
         touched: Numbers of the shards whose rows differ from the stored plan.
         orphans: Numbers of receipts whose part was deleted.
         is_replanned: Whether the plan differs from the stored plan.
         left_out: Input files of unknown format, which are skipped.
+        before: The manifest of the complete generations.
+        is_spoiled: Whether parts of a complete generation were deleted: the manifest has to go.
+        num_plans: Number of stored plans.
+        num_waiting: Number of added files that only the next generation has.
+        num_gone: Number of input files of the table that are gone.
     """
 
     plan: ScorePlan
@@ -56,15 +58,33 @@ class Planned:
     orphans: frozenset[int] = frozenset()
     is_replanned: bool = False
     left_out: tuple[str, ...] = ()
+    before: Manifest | None = None
+    is_spoiled: bool = False
+    num_plans: int = 1
+    num_waiting: int = 0
+    num_gone: int = 0
 
     @property
     def missing(self) -> list[Shard]:
         """The shards that are not done."""
         return [shard for shard in self.plan.shards if shard.index not in self.done]
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether all generations are complete and nothing is to be added."""
+        return self.before is not None and self.before.num_generations == self.plan.generation
+
+    def is_followed(self, grows: bool) -> bool:
+        """Tell whether a run looks for another generation after this one.
+
+        A run scores the files that were there when it began. If it planned them itself, files
+        that are added meanwhile are for the next run.
+        """
+        return self.plan.generation < self.num_plans or (grows and not self.is_new)
+
 
 def plan(job: ScoreJob, meta: BundleMeta) -> Planned:
-    """Plan a job, or resume the plan stored at its output; writes nothing.
+    """Plan a job, resume it, or plan the files that were added since; writes nothing.
 
     Raises:
         ConfigError: The output belongs to a job with other settings; names them.
@@ -76,19 +96,18 @@ def plan(job: ScoreJob, meta: BundleMeta) -> Planned:
     check_linear(meta, job.precision, {f"scaling.{name}": value for name, value in gpu.items()})
     store = ScoreTableStore(job.output.path)
     storage.check_writable(job.output.path, "output.path")
-    sources = source_of(job)
+    plans, manifest = store.generations()
+    sources = source_of(job, may_be_empty=job.input.grow and bool(plans))
     _refuse_own_input(job)
-    found = store.plan()
-    if found is None:
+    if not plans:
         _refuse_taken(store)
         left_out = tuple(file for source in sources for file in source.left_out)
         new = _new(job, meta, sources)
         if meta.is_linear:  # there is nothing to compare
             new = new.agreed(Precision(asked=job.precision, used="fp32"))
         return Planned(new, is_new=True, left_out=left_out)
-    _refuse_other_settings(job, meta, found)
-    current, touched = _up_to_date(job, meta, sources, store, found)
-    return replace(_with_progress(store, current, touched), is_replanned=current != found)
+    _refuse_other_settings(job, meta, plans[0])
+    return _resumed(job, meta, sources, store, plans, manifest)
 
 
 def create(job: ScoreJob, meta: BundleMeta, planned: Planned) -> Planned:
@@ -99,38 +118,80 @@ def create(job: ScoreJob, meta: BundleMeta, planned: Planned) -> Planned:
     """
     store = ScoreTableStore(job.output.path)
     if planned.is_new:
-        return planned if store.write_plan(planned.plan) else plan(job, meta)
-    if planned.touched or planned.orphans:
-        store.forget(planned.orphans, planned.touched | planned.orphans)
+        is_first = store.write_plan(planned.plan)
+        return planned if is_first else create(job, meta, plan(job, meta))
+    if planned.touched or planned.orphans or planned.is_spoiled:
+        again = planned.touched | planned.orphans
+        store.forget(planned.orphans, again, keep_manifest=not planned.is_spoiled)
     if planned.is_replanned:
         store.replace_plan(planned.plan)
     return planned
 
 
-def _with_progress(store: ScoreTableStore, current: ScorePlan, touched: set[int]) -> Planned:
-    """Find the completed shards.
+def _resumed(
+    job: ScoreJob, meta: BundleMeta, sources: Sequence[Source], store: ScoreTableStore,
+    plans: Sequence[ScorePlan], manifest: Manifest | None,
+) -> Planned:  # fmt: skip
+    """Return the first generation that is not complete; else the files that were added.
+
+    Raises:
+        DataError: As `changes_of`; or an added file cannot be read.
+    """
+    recipe, parts = job.input.recipe(meta.text), store.stored_parts()
+    changes = changes_of(job, sources, store, plans, parts)
+    last, touched = plans[-1], set[int]()
+    if changes.anew:
+        last, touched = replanned(job, recipe, sources, last, changes.anew)
+    covered = manifest.num_generations if manifest else 0
+    whole = parts & store.stored_receipts()
+    was_whole = bool(touched) and covered == len(plans)
+    if is_spoiled := was_whole or not whole >= shards_of(plans[:covered]):
+        covered, manifest = 0, None
+    waiting = len(changes.added)
+    found = Planned(
+        plans[-1], before=manifest, is_spoiled=is_spoiled, num_plans=len(plans),
+        num_waiting=waiting, num_gone=changes.num_gone,
+    )  # fmt: skip
+    if covered == len(plans):
+        found = replace(found, num_waiting=0)
+        new = grown(job, recipe, sources, plans, changes.added) if waiting else None
+        if new is None:
+            return replace(found, done=shards_of(plans[-1:]))
+        left_out = tuple(file for source in sources for file in source.left_out)
+        return replace(found, plan=new, is_new=True, left_out=left_out)
+    current = plans[covered]
+    besides = shards_of(plan for plan in plans if plan is not current)
+    if current is plans[-1]:
+        is_replanned = last != current
+        found = replace(found, touched=frozenset(touched), is_replanned=is_replanned)
+        current = last
+    return _with_progress(store, replace(found, plan=current), besides)
+
+
+def _with_progress(store: ScoreTableStore, found: Planned, besides: Collection[int]) -> Planned:
+    """Find the completed shards of a generation; `besides`: the shards of the others.
 
     Raises:
         DataError: A part contains rows that are no longer in the plan; names the part.
     """
-    wanted = {shard.index: current.input_of(shard) for shard in current.shards}
+    wanted = {shard.index: found.plan.input_of(shard) for shard in found.plan.shards}
     counts, receipts, strangers = Counts(), set(), []
-    for receipt in store.receipts():
+    for receipt in store.receipts(besides):
         receipts.add(receipt.shard)
         if wanted.get(receipt.shard) != receipt.input:
             strangers.append(receipt.shard)
         else:
             counts += receipt.counts
     parts = store.stored_parts()  # listed last: a part is written before its receipt
-    if found := [index for index in strangers if index in parts]:
+    if stale := [index for index in strangers if index in parts]:
         allowed = "contains rows of an input that changed since"
-        problems = [Problem(store.part(i), None, allowed, "Delete it.") for i in found[:20]]
+        problems = [Problem(store.part(i), None, allowed, "Delete it.") for i in stale[:20]]
         raise DataError(*problems)
     orphans = frozenset(receipts - parts)
     if orphans:
-        left = [r.counts for r in store.receipts() if r.shard not in orphans]
+        left = [r.counts for r in store.receipts({*besides, *orphans})]
         counts = sum(left, Counts())
-    return Planned(current, frozenset(receipts & parts), counts, False, frozenset(touched), orphans)
+    return replace(found, done=frozenset(receipts & parts), counts=counts, orphans=orphans)
 
 
 def _refuse_own_input(job: ScoreJob) -> None:
@@ -155,7 +216,7 @@ def _new(job: ScoreJob, meta: BundleMeta, sources: Sequence[Source]) -> ScorePla
             Problem("input.path", job.input.path, "contains no rows", "Check the path.")
         )
     _refuse_columns(job, meta, corpus.schema)
-    _refuse_too_many(job, corpus.files)
+    refuse_too_many(job, corpus.files)
     pieces = cut(list(enumerate(corpus.files)), job.shard_rows)
     settings = job.settings(meta.fingerprint, meta.text)
     found = ScorePlan(
@@ -164,17 +225,10 @@ def _new(job: ScoreJob, meta: BundleMeta, sources: Sequence[Source]) -> ScorePla
         files=corpus.files,
         shards=tuple(Shard(index=i, pieces=p) for i, p in enumerate(pieces)),
         columns=encode_schema(corpus.schema),
+        planned_at=now(),
     )
     is_known = job.precision == "fp32" and job.agreement is None
     return found.agreed(Precision(asked="fp32", used="fp32")) if is_known else found
-
-
-def _refuse_too_many(job: ScoreJob, files: Sequence[InputFile]) -> None:
-    """Limit the number of shards: a damaged file may declare any number of rows."""
-    rows = sum(file.num_rows for file in files)
-    if rows > MAX_SHARDS * job.shard_rows:
-        allowed = f"makes more than {MAX_SHARDS:,} shards of {counted(rows, 'row')}"
-        raise ConfigError(Problem("shard_rows", job.shard_rows, allowed, "Set it higher."))
 
 
 def _refuse_columns(job: ScoreJob, meta: BundleMeta, schema: pa.Schema) -> None:
@@ -211,102 +265,3 @@ def _refuse_other_settings(job: ScoreJob, meta: BundleMeta, found: ScorePlan) ->
     if differing:
         raise ConfigError(*differing)
 
-
-# ------------------------------------------------------------------ input that changed
-
-
-def _up_to_date(
-    job: ScoreJob,
-    meta: BundleMeta,
-    sources: Sequence[Source],
-    store: ScoreTableStore,
-    found: ScorePlan,
-) -> tuple[ScorePlan, set[int]]:
-    """Replan files that changed before any of their rows were scored.
-
-    Returns:
-        The plan, and the numbers of the shards whose rows changed.
-
-    Raises:
-        DataError: Files were added or deleted, or changed after some of their rows were scored.
-    """
-    there = {file: source for source in sources for file in source.files}
-    stored = store.stored_parts()
-    changed = _changed(there, found)
-    problems = [_added(path) for path in sorted(there.keys() - {f.path for f in found.files})]
-    shards_of: dict[int, list[Shard]] = {number: [] for number in changed}
-    for shard in found.shards:
-        for number in {piece.file for piece in shard.pieces} & changed:
-            shards_of[number].append(shard)
-    for number, own in sorted(shards_of.items()):
-        path = found.files[number].path
-        done = [shard for shard in own if shard.index in stored]
-        if path in there and done:
-            problems.append(_changed_after(path, [store.part(shard.index) for shard in done]))
-        if path not in there and len(done) < len(own):
-            allowed = "was deleted before all of its rows were scored"
-            remedy = "Restore it, or use another output."
-            problems.append(Problem(path, None, allowed, remedy))
-    if problems:
-        raise DataError(*problems)
-    changed = {number for number in changed if found.files[number].path in there}
-    return _replanned(job, meta, sources, found, changed) if changed else (found, set())
-
-
-def _changed(there: dict[str, Source], found: ScorePlan) -> set[int]:
-    """Return the indices of the planned files that were deleted or have another version."""
-
-    def is_changed(file: InputFile) -> bool:
-        return file.path not in there or there[file.path].version(file.path) != file.version
-
-    changed = map_in_threads(is_changed, found.files)
-    return {number for number, other in enumerate(changed) if other}
-
-
-def _added(path: str) -> Problem:
-    remedy = "Score it with another output, or remove it."
-    return Problem(path, None, "was added after the job was planned", remedy)
-
-
-def _changed_after(path: str, parts: list[str]) -> Problem:
-    shown = ", ".join(parts[:5]) + (" …" if len(parts) > 5 else "")
-    allowed = "was changed after some of its rows were scored"
-    return Problem(path, None, allowed, f"Restore it, or delete {shown} to score it again.")
-
-
-def _replanned(
-    job: ScoreJob,
-    meta: BundleMeta,
-    sources: Sequence[Source],
-    found: ScorePlan,
-    changed: set[int],
-) -> tuple[ScorePlan, set[int]]:
-    """Split changed files, and files in the same shards, again; other shards keep their numbers."""
-    touched = [s for s in found.shards if any(p.file in changed for p in s.pieces)]
-    numbers = sorted({piece.file for shard in touched for piece in shard.pieces} | changed)
-    recipe = job.input.recipe(meta.text)
-    corpus = survey(job, recipe, sources, {found.files[n].path for n in numbers})
-    _refuse_other_types(corpus, found)
-    now = {file.path: file for file in corpus.files}
-    files = tuple(now.get(file.path, file) for file in found.files)
-    _refuse_too_many(job, files)
-    pieces = cut([(n, files[n]) for n in numbers], job.shard_rows)
-    old = {shard.index for shard in touched}
-    free = chain(sorted(old), count(1 + max(s.index for s in found.shards)))
-    fresh = [Shard(index=index, pieces=p) for index, p in zip(free, pieces)]  # noqa: B905
-    kept = [shard for shard in found.shards if shard.index not in old]
-    shards = tuple(sorted([*kept, *fresh], key=lambda shard: shard.index))
-    plan = found.model_copy(update={"files": files, "shards": shards})
-    return plan, old | {shard.index for shard in fresh}
-
-
-def _refuse_other_types(corpus: Corpus, found: ScorePlan) -> None:
-    planned = decode_schema(found.columns)
-    try:
-        unified = pa.unify_schemas([planned, corpus.schema], promote_options="permissive")
-    except pa.ArrowException:
-        unified = None
-    if unified != planned:
-        allowed = f"has other column types than planned: {corpus.schema}, planned {planned}"
-        remedy = "Use another output."
-        raise DataError(Problem(corpus.files[0].path, None, " ".join(allowed.split()), remedy))

@@ -47,7 +47,8 @@ from clftask.models.answers import Answers
 from clftask.models.bundle_meta import BundleMeta
 from clftask.scoring.columns import columns_of, origin_columns
 from clftask.scoring.input import ShardRows, read_shards
-from clftask.scoring.manifest import Counts, Receipt, ScorePlan, ScoreTableStore, Shard
+from clftask.scoring.manifest import Counts, Receipt, ScorePlan, Shard
+from clftask.scoring.table_store import ScoreTableStore
 
 if TYPE_CHECKING:  # a driver needs no torch
     from clftask.models.cascade import CascadeScorer

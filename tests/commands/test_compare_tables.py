@@ -16,7 +16,8 @@ from clftask.cli.main import app
 from clftask.commands.compare_tables import compare_tables
 from clftask.components.score_table import ScoreColumns, TopK, write_part
 from clftask.errors import ConfigError, DataError
-from clftask.scoring.manifest import Counts, Manifest, PartEntry, ScorePlan, ScoreTableStore
+from clftask.scoring.manifest import Counts, Manifest, PartEntry, ScorePlan
+from clftask.scoring.table_store import ScoreTableStore
 
 NAMES = ("cpp", "java", "python")
 

@@ -239,3 +239,9 @@ def test_a_score_table_without_all_of_its_parts_is_refused(tmp_path: Path) -> No
     assert problem.allowed == "is a score table that is not complete"
     (folder / "_manifest.json").write_text("{}")
     assert sum(table.num_rows for table in prepare(job_of(folder)).tables.values()) == NUM_ROWS
+    (folder / "_plan-00002.json").write_text("{}")  # a further generation is scored
+    for complete in ([{}], None, "x"):
+        (folder / "_manifest.json").write_text(json.dumps({"generations": complete}))
+        assert refused(job_of(folder)).allowed == "is a score table that is not complete"
+    (folder / "_manifest.json").write_text(json.dumps({"generations": [{}, {}]}))
+    assert sum(table.num_rows for table in prepare(job_of(folder)).tables.values()) == NUM_ROWS

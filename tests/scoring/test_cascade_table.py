@@ -22,7 +22,8 @@ from clftask.models import bundle
 from clftask.models.cascade import as_one, fetch, open_bundles
 from clftask.scoring import plan as planning
 from clftask.scoring.cascade import agree
-from clftask.scoring.manifest import Agreement, Precision, ScoreTableStore
+from clftask.scoring.manifest import Agreement, Precision
+from clftask.scoring.table_store import ScoreTableStore
 from clftask.scoring.sample import random_texts
 
 NUM_ROWS = 200

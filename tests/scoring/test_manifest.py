@@ -12,15 +12,17 @@ from clftask.errors import DataError
 from clftask.io import listing, storage
 from clftask.scoring.manifest import (
     Counts,
+    Generation,
     InputFile,
     Manifest,
     PartEntry,
     Piece,
     Receipt,
     ScorePlan,
-    ScoreTableStore,
     Shard,
+    shards_of,
 )
+from clftask.scoring.table_store import ScoreTableStore
 
 PLAN = ScorePlan(
     fingerprint="0123456789abcdef",
@@ -258,3 +260,36 @@ def test_plan_and_manifest_of_a_newer_clftask_are_refused(store, kind, name):
         "Upgrade clftask.",
     )
     assert caught.value.exit_code == 2
+
+
+# ------------------------------------------------------------------ generations
+
+
+def test_each_generation_has_a_plan(store):
+    shards = tuple(shard.model_copy(update={"index": 2 + shard.index}) for shard in PLAN.shards)
+    second = PLAN.model_copy(update={"generation": 2, "shards": shards})
+    assert store.generations() == ([], None)
+    assert store.write_plan(PLAN)
+    assert store.write_plan(second)
+    assert not store.write_plan(second.model_copy(update={"files": PLAN.files[:1]}))
+    assert (store.plans(), store.plan(2), store.plan(3)) == ([PLAN, second], second, None)
+    assert names_below(store) == ["/_plan-00002.json", "/_plan.json"]
+    store.write_manifest(MANIFEST)
+    assert store.generations() == ([PLAN, second], MANIFEST)
+    for shard in (0, 1, 2):
+        store.write_receipt(receipt(shard))
+    assert [found.shard for found in store.receipts(shards_of([PLAN]))] == [2]
+
+
+def test_generations_add_up_to_their_table():
+    first = Generation.of(PLAN, COUNTS)
+    assert (first.number, first.files, first.parts, first.rows_in) == (1, 2, 2, 3)
+    parts = MANIFEST.parts * 2
+    whole = MANIFEST.model_copy(update={"generations": (first,), "parts": parts})
+    assert (MANIFEST.num_generations, whole.num_generations, whole.adds_up) == (1, 1, True)
+    lost = first.model_copy(update={"rows_scored": 1})
+    double = {"counts": COUNTS + COUNTS}
+    for wrong in ({"generations": (first, first)}, {"generations": (lost,)}, double, {"parts": ()}):
+        assert not whole.model_copy(update=wrong).adds_up
+    both = {"generations": (first, first), "parts": parts * 2} | double
+    assert whole.model_copy(update=both).adds_up

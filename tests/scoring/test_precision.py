@@ -18,7 +18,8 @@ from clftask.errors import ConfigError, ModelError
 from clftask.models import bundle
 from clftask.models.predictor import Scorer, load
 from clftask.scoring import plan as planning
-from clftask.scoring.manifest import Precision, ScoreTableStore
+from clftask.scoring.manifest import Precision
+from clftask.scoring.table_store import ScoreTableStore
 from clftask.scoring.precision import agree, sample_pieces
 
 

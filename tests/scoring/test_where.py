@@ -15,7 +15,7 @@ from score_world import World
 from clftask.commands.inspect import inspect
 from clftask.config.score import ScoreJob
 from clftask.errors import ConfigError, JobError
-from clftask.scoring.manifest import ScoreTableStore
+from clftask.scoring.table_store import ScoreTableStore
 
 
 @pytest.fixture

@@ -23,7 +23,8 @@ from clftask.distributed.score.dispatcher import Dispatcher
 from clftask.errors import AccessError, ClftaskError, ConfigError, DataError, JobError, Problem
 from clftask.io.tempdirs import temporary_folder
 from clftask.models.cascade import as_one, fetch, open_bundles
-from clftask.scoring.manifest import Agreement, ScoreTableStore, Shard
+from clftask.scoring.manifest import Agreement, Shard
+from clftask.scoring.table_store import ScoreTableStore
 from clftask.scoring.worker import Done, Failure, ScoreWork
 
 MAX_DEATHS = 3  # per worker, while no worker is busy

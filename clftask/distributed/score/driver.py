@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from clftask.config.results import ScoreResult
@@ -33,8 +33,17 @@ from clftask.models.bundle_meta import BundleMeta
 from clftask.models.cascade import as_one, fetch
 from clftask.models.precision import check_precision
 from clftask.scoring import plan as planning
-from clftask.scoring.manifest import Counts, Manifest, PartEntry, ScoreTableStore, Shard
+from clftask.scoring.manifest import (
+    Counts,
+    Generation,
+    Manifest,
+    PartEntry,
+    ScorePlan,
+    Shard,
+    shards_of,
+)
 from clftask.scoring.plan import Planned
+from clftask.scoring.table_store import ScoreTableStore
 from clftask.scoring.worker import Done, ScoreWork
 
 MAX_SHOWN = 20
@@ -55,19 +64,31 @@ def score(job: ScoreJob, say: Callable[[str], None], show: Show) -> ScoreResult:
     """
     started = time.perf_counter()
     meta = checked_bundle(job)
-    planned = planning.plan(job, meta)
-    done = ScoreTableStore(job.output.path).manifest()
-    if done is not None and not planned.missing:
-        say(f"the table is complete: {job.output.path}")
-        return _result(job, done, len(planned.done), 0, started)
+    planned, runs = planning.plan(job, meta), list[ScoreRun]()
+    manifest = planned.before
+    if planned.is_finished:
+        say(f"the table is complete: {job.output.path}{_unchanged(job, planned)}")
+    while not planned.is_finished:
+        run = _scored(job, meta, planned, say, show)
+        runs.append(run)
+        with _mid_job():
+            manifest = run.close()
+            if not run.planned.is_followed(job.input.grow):
+                break
+            planned = planning.plan(job, meta)
+            manifest = planned.before or manifest
+    assert manifest is not None  # a finished generation has one
+    return _result(job, manifest, runs, started)
+
+
+def _scored(
+    job: ScoreJob, meta: BundleMeta, planned: Planned, say: Callable[[str], None], show: Show
+) -> ScoreRun:
+    """Score a generation."""
     _announce(planned, say)
     if planned.missing:
-        run = _score_missing(job, meta, planned, say, show)
-    else:
-        run = ScoreRun(job, meta, planning.create(job, meta, planned), show)
-    with _mid_job():
-        manifest = run.close()
-    return _result(job, manifest, run.num_skipped, run.counts.rows_in, started)
+        return _score_missing(job, meta, planned, say, show)
+    return ScoreRun(job, meta, planning.create(job, meta, planned), show)
 
 
 def _score_missing(
@@ -116,7 +137,19 @@ def _announce(planned: Planned, say: Callable[[str], None]) -> None:
     if planned.left_out:
         say(f"warning: {describe_left_out(list(planned.left_out))}")
     rows, files = counted(found.num_rows, "row"), counted(len(found.files), "file")
-    say(f"{rows} in {files}, {counted(len(found.shards), 'shard')}{already}")
+    which = f"generation {found.generation}: " if found.generation > 1 else ""
+    say(f"{which}{rows} in {files}, {counted(len(found.shards), 'shard')}{already}")
+    if num := planned.num_waiting:
+        say(f"{counted(num, 'file')} that {are(num)} not in this plan will be scored after that")
+
+
+def _unchanged(job: ScoreJob, planned: Planned) -> str:
+    """Return what a growing job finds if there is nothing to score."""
+    if not job.input.grow:
+        return ""
+    num = planned.num_gone
+    gone = f"; {counted(num, 'file')} of it {are(num)} gone, the rows stay" if num else ""
+    return f"; no rows were added{gone}"
 
 
 @contextmanager
@@ -135,10 +168,11 @@ def checked_bundle(job: ScoreJob) -> BundleMeta:
 
 
 def _result(
-    job: ScoreJob, manifest: Manifest, num_skipped: int, rows_done: int, started: float
+    job: ScoreJob, manifest: Manifest, runs: Sequence[ScoreRun], started: float
 ) -> ScoreResult:
+    """Return the totals of the table; `runs`: what this invocation did."""
     seconds = time.perf_counter() - started
-    counts = manifest.counts
+    counts, rows_done = manifest.counts, sum(run.counts.rows_in for run in runs)
     return ScoreResult(
         output=job.output.path,
         rows_in=counts.rows_in,
@@ -146,7 +180,7 @@ def _result(
         rows_quarantined=counts.rows_quarantined,
         rows_filtered=counts.rows_filtered,
         shards=len(manifest.parts),
-        shards_skipped=num_skipped,
+        shards_skipped=len(manifest.parts) - sum(run.num_scored for run in runs),
         seconds=round(seconds, 1),
         rows_per_s=round(rows_done / seconds, 1),
         rows_truncated=counts.rows_truncated,
@@ -157,18 +191,29 @@ def _result(
         precision_note=str(manifest.precision or ""),
         answered_by=counts.answered_by,
         cascade=manifest.cascade,
+        generations=manifest.num_generations,
     )
 
 
+@dataclass(frozen=True)
+class _Receipts:
+    """Sums of the receipts of a generation; `bad_in`: its shards with bad rows."""
+
+    counts: Counts
+    parts: tuple[PartEntry, ...]
+    seconds: float
+    bad_in: set[int]
+
+
 class ScoreRun:
-    """One invocation of a job: its counts, its failures and the manifest."""
+    """One run of a generation: its counts, its failures and the manifest."""
 
     def __init__(self, job: ScoreJob, meta: BundleMeta, planned: Planned, show: Show) -> None:
         self.job, self.meta, self.planned, self.show = job, meta, planned, show
         self.plan, self.store = planned.plan, ScoreTableStore(job.output.path)
         self.num_rows = planned.plan.num_rows
         self.before, self.counts = planned.counts, Counts()
-        self.num_skipped = len(planned.done)
+        self.num_skipped, self.num_scored = len(planned.done), 0
         self.seen: set[int] = set()
         self.failed: dict[int, ClftaskError] = {}
 
@@ -197,6 +242,7 @@ class ScoreRun:
         self.seen.add(done.shard)
         if done.is_new:
             self.counts += done.receipt.counts
+            self.num_scored += 1
         else:
             self.before += done.receipt.counts
             self.num_skipped += 1
@@ -218,7 +264,7 @@ class ScoreRun:
             raise JobError(Problem("max_bad_rows", self.job.max_bad_rows, problem, remedy))
 
     def close(self) -> Manifest:
-        """Write the manifest if every row is accounted for.
+        """Write the manifest if every row of the generation is accounted for.
 
         Raises:
             JobError: Shards failed, or the receipts are inconsistent.
@@ -226,28 +272,37 @@ class ScoreRun:
         if self.failed:
             shown = sorted(self.failed.items())[:MAX_SHOWN]
             raise JobError(*(self._failure(index, error) for index, error in shown))
-        manifest, bad_in = self._manifest()
-        self._refuse_bad(manifest.counts)
-        if self.store.plan() != self.plan:
+        before, own = self.store.manifest(), self.plan.generation
+        num_complete = before.num_generations if before else 0
+        if before is not None and num_complete >= own:  # another run was first
+            return before
+        plans = self.store.plans()
+        if num_complete < own - 1 or len(plans) < own:
+            raise self._unsound("the manifest of earlier generations was deleted during the job")
+        if plans[own - 1] != self.plan:
             raise self._unsound("another run replanned changed files")
-        self._refuse_strange_files(bad_in)
+        found = self._summed(plans)
+        self._refuse_bad(found.counts)
+        self._refuse_strange_files(plans, found.bad_in)
+        manifest = self._manifest(before, plans[0], found)
         self.store.write_manifest(manifest)
         return manifest
 
-    def _refuse_strange_files(self, bad_in: set[int]) -> None:
-        """Refuse missing parts and parts that are not in the plan.
+    def _refuse_strange_files(self, plans: Sequence[ScorePlan], bad_in: set[int]) -> None:
+        """Refuse missing parts and parts that are in no plan.
 
         Args:
+            plans: The plans of all generations; another run may be ahead.
             bad_in: The shards with bad rows, whose quarantine files must exist.
 
         Raises:
             JobError: Names them.
         """
-        wanted, there = {shard.index for shard in self.plan.shards}, self.store.stored_parts()
+        wanted, there = shards_of(plans[: self.plan.generation]), self.store.stored_parts()
         if wanted - there:
             raise self._unsound(f"{counted(len(wanted - there), 'part')} deleted during the job")
         listed = self.store.stored_quarantines()
-        problems = [(i, "belongs to another plan") for i in sorted(there - wanted)]
+        problems = [(i, "belongs to another plan") for i in sorted(there - shards_of(plans))]
         problems += [
             (i, "has bad rows, but its quarantine file is missing") for i in sorted(bad_in - listed)
         ]
@@ -264,11 +319,11 @@ class ScoreRun:
         remedy = "Fix it and run the same job again; it scores only the missing shards."
         return Problem(f"part-{index:05d} ({where})", None, f"failed: {problem}", remedy)
 
-    def _manifest(self) -> tuple[Manifest, set[int]]:
-        """Return the manifest from the receipts, and the shards with bad rows."""
+    def _summed(self, plans: Sequence[ScorePlan]) -> _Receipts:
+        """Return the sums of the receipts of this generation."""
         wanted = {shard.index: shard for shard in self.plan.shards}
         counts, parts, seconds, bad_in = Counts(), [], 0.0, set()
-        for receipt in self.store.receipts():
+        for receipt in self.store.receipts(shards_of(p for p in plans if p != self.plan)):
             shard = wanted.pop(receipt.shard, None)
             mine = (shard.num_rows, self.plan.input_of(shard)) if shard else None
             if mine != (receipt.counts.rows_read, receipt.input):
@@ -282,18 +337,33 @@ class ScoreRun:
         if wanted or counts.rows_in != counts.rows_scored + counts.rows_quarantined:
             bare = counted(len(wanted), "part")
             raise self._unsound(f"{bare} without a receipt, or rows are missing")
+        return _Receipts(counts, tuple(parts), seconds, bad_in)
+
+    def _manifest(self, before: Manifest | None, first: ScorePlan, found: _Receipts) -> Manifest:
+        """Add this generation to the manifest of those before; `first`: the plan of the first."""
+        counts, seconds, parts, generations = found.counts, found.seconds, found.parts, ()
+        if before is not None:
+            counts, seconds = before.counts + counts, before.seconds + seconds
+            parts = (*before.parts, *parts)
+            # Tables of older versions have one generation, which their manifest does not list.
+            generations = before.generations or (Generation.of(first, before.counts),)
         manifest = Manifest(
             fingerprint=self.plan.fingerprint,
             bundle=self.meta.fingerprint,
             task=self.meta.task,
             label_names=self.meta.label_names,
             counts=counts,
-            parts=tuple(parts),
+            parts=parts,
             seconds=round(seconds, 3),
             precision=self.plan.precision,
             cascade=self.plan.cascade,
+            generations=(*generations, Generation.of(self.plan, found.counts)),
         )
-        return manifest, bad_in
+        if not manifest.adds_up:
+            remedy = "Delete the manifest and run the same job again."
+            allowed = "has generations whose rows do not add up to its own"
+            raise JobError(Problem(self.job.output.path, None, allowed, remedy))
+        return manifest
 
     def _unsound(self, reason: str) -> JobError:
         return JobError(Problem(self.job.output.path, None, reason, "Run the same job again."))

@@ -264,6 +264,28 @@ def test_interrupted_driver_says_how_to_go_on(tiny_bundle, tmp_path, number, cod
 
 
 @pytest.mark.ray
+def test_a_table_grows_although_drivers_are_killed(tiny_bundle, tmp_path):
+    """The second generation is killed, and a third file is added before the job goes on."""
+    write_corpus(str(tmp_path / "all"))
+    (source := tmp_path / "in" / "csv").mkdir(parents=True)
+    job, out = document(tiny_bundle, str(tmp_path)), tmp_path / "out"
+    job["input"]["grow"] = True
+    (source / "b.csv").write_bytes((tmp_path / "all" / "csv" / "b.csv").read_bytes())
+    assert finish(job, tmp_path)["rows_scored"] == 7
+    head, *lines = (tmp_path / "all" / "csv" / "c.csv").read_text().split("\nrow-")
+    (source / "c.csv").write_text("\nrow-".join([head, *lines[:400]]))
+    with driver(job, tmp_path, "killed") as process:
+        wait_for(lambda: len(list(out.glob("part-*.parquet"))) > 3, process)
+        process.kill()
+    (source / "d.csv").write_text("\nrow-".join([head, *lines[400:]]))
+    found = finish(job, tmp_path)
+    assert (found["rows_scored"], found["generations"]) == (500, 3)
+    assert_complete(job)
+    again = finish(job, tmp_path)
+    assert (again["shards_skipped"], again["rows_scored"], again["rows_per_s"]) == (found["shards"], 500, 0)
+
+
+@pytest.mark.ray
 @pytest.mark.slow
 def test_two_drivers_race(tiny_bundle, tmp_path):
     write_corpus(str(tmp_path / "in"))
@@ -274,6 +296,23 @@ def test_two_drivers_race(tiny_bundle, tmp_path):
             out, error = process.communicate()
             assert process.returncode == 0, error
             assert json.loads(out.splitlines()[-1])["rows_scored"] == 500
+    assert_complete(job)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_two_drivers_race_to_grow_a_table(tiny_bundle, tmp_path):
+    write_corpus(str(tmp_path / "in"))
+    job = document(tiny_bundle, str(tmp_path))
+    job["input"]["grow"], job["scaling"] = True, {"workers": 1}
+    kept = (tmp_path / "in" / "csv" / "c.csv").rename(tmp_path / "c.csv")
+    assert finish(job, tmp_path)["rows_scored"] == 7
+    kept.rename(tmp_path / "in" / "csv" / "c.csv")
+    with driver(job, tmp_path, "one") as one, driver(job, tmp_path, "two") as two:
+        for process in (one, two):
+            out, error = process.communicate()
+            assert process.returncode == 0, error
+            assert json.loads(out.splitlines()[-1])["generations"] == 2
     assert_complete(job)
 
 

@@ -20,7 +20,8 @@ from clftask.io import storage
 from clftask.messages import counted
 from clftask.scoring import plan as planning
 from clftask.scoring.input import cut
-from clftask.scoring.manifest import InputFile, Piece, ScoreTableStore
+from clftask.scoring.manifest import InputFile, Piece
+from clftask.scoring.table_store import ScoreTableStore
 from clftask.scoring.worker import Done, ScoreWork, ShardScorer
 
 
