@@ -262,9 +262,7 @@ def _state(is_complete: bool, num_missing: int) -> str:
     return f"incomplete, {what}: run the same job again"
 
 
-def _verify(
-    store: ScoreTableStore, plans: Sequence[ScorePlan], manifest: Manifest | None
-) -> str:
+def _verify(store: ScoreTableStore, plans: Sequence[ScorePlan], manifest: Manifest | None) -> str:
     """Check each part against its receipt and the manifest; without a receipt, against the plan.
 
     Returns:

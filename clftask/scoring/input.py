@@ -79,28 +79,34 @@ def survey(
         columns = _columns(job, strings, names)
     else:  # no other file is opened
         columns = planned.names
-    chosen = [(source, file) for source in sources for file in source.files if file in files]
 
     def look(pair: tuple[Source, str]) -> tuple[InputFile, pa.Schema]:
         source, file = pair
         version = source.version(file)
         found = source.survey(file, columns, strings)
-        schema = [_as_text(file, field) if field.name in recipe.columns else field
+        schema = [_as_text(field) if field.name in recipe.columns else field
                   for field in found.schema]  # fmt: skip
         return InputFile(path=file, version=version, num_rows=found.num_rows), pa.schema(schema)
 
+    chosen = [(source, file) for source in sources for file in source.files if file in files]
     looked = map_in_threads(look, chosen)
     schemas = [(file.path, schema) for file, schema in looked]
-    if planned is not None:
-        _refuse_other_types(schemas, planned, sources[0].has_types)
-        return Corpus(tuple(file for file, _ in looked), planned)
+    found = tuple(file for file, _ in looked)
+    if planned is None:
+        return Corpus(found, _schema(job, schemas, sources[0].has_types))
+    _refuse_other_types(schemas, planned, sources[0].has_types)
+    return Corpus(found, planned)
+
+
+def _schema(job: ScoreJob, surveyed: Sequence[tuple[str, pa.Schema]], has_types: bool) -> pa.Schema:
+    """Return the types of the columns of all files; check `input.where` with them."""
     remedy = "Convert it, or remove it from input.keep and input.where."
-    schema = unified(schemas, sources[0].has_types, remedy)
+    schema = unified(surveyed, has_types, remedy)
     if job.input.where is not None:
         from clftask.components.row_filter import condition
 
         condition.check(job.input.where, schema)
-    return Corpus(tuple(file for file, _ in looked), schema)
+    return schema
 
 
 def _columns(job: ScoreJob, strings: Sequence[str], names: Sequence[str]) -> list[str]:
@@ -149,14 +155,13 @@ def _refuse_missing(
         raise DataError(*missing)
 
 
-def _as_text(file: str, field: pa.Field) -> pa.Field:
+def _as_text(field: pa.Field) -> pa.Field:
     kind = field.type
     tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_null, pa.types.is_binary,
              pa.types.is_large_binary)  # fmt: skip
     if not any(test(kind) for test in tests):
         remedy = "Use a text column, or convert this one."
-        found = f"{field.name}: {kind}, in {file}"
-        raise DataError(Problem("input.text", found, "must be strings", remedy))
+        raise DataError(Problem("input.text", f"{field.name}: {kind}", "must be strings", remedy))
     return pa.field(field.name, pa.string())
 
 

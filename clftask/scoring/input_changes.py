@@ -46,14 +46,7 @@ def changes_of(
     plans: Sequence[ScorePlan],
     parts: Collection[int],
 ) -> Changes:
-    """Compare the input with the plans.
-
-    Args:
-        job: The job.
-        sources: The result of `source_of`.
-        store: The table.
-        plans: The plans of all generations.
-        parts: The numbers of the stored parts.
+    """Compare the input with the plans of all generations; `parts`: the stored parts.
 
     Raises:
         DataError: Files changed after some of their rows were scored, are gone before all of
@@ -62,29 +55,29 @@ def changes_of(
     there = {file: source for source in sources for file in source.files}
     # A file that was empty may be planned again: the later plan counts.
     known = {file.path: (plan, i) for plan in plans for i, file in enumerate(plan.files)}
-    other = [path for path, place in known.items() if path not in there]
-    num_gone = len(other)
-    other += _rewritten(there, known)
-    filled = {p for p in other if job.input.grow and p in there and not _file(known[p]).num_rows}
-    added = sorted((there.keys() - known.keys()) | filled)
-    problems = [] if job.input.grow else [_added(path) for path in added]
+    gone = [path for path in known if path not in there]
+    changed = _rewritten(there, known)
+    added = there.keys() - known.keys()
+    if job.input.grow:  # an empty file has no shard: what it has now is new
+        filled = {path for path in changed if not _file(known[path]).num_rows}
+        added, changed = added | filled, [path for path in changed if path not in filled]
+    problems = [] if job.input.grow else [_added(path) for path in sorted(added)]
     anew = set()
-    shards = _shards_by_file(plans) if other else {}
-    for path in (path for path in known if path in set(other) - filled):
+    shards = _shards_by_file(plans) if gone or changed else {}
+    for path in [*gone, *changed]:
         plan, number = known[path]
         own = shards.get((plan.generation, number), [])
         done = [store.part(index) for index in own if index in parts]
         is_last = plan is plans[-1]
-        if path not in there and len(done) < len(own):
-            allowed = "was deleted before all of its rows were scored"
-            problems.append(Problem(path, None, allowed, "Restore it, or use another output."))
-        elif path in there and (done or not is_last):
+        if path not in there:
+            problems += [_deleted(path)] if len(done) < len(own) else []
+        elif done or not is_last:
             problems.append(_changed_after(path, done if is_last else []))
-        elif path in there:
+        else:
             anew.add(number)
     if problems:
         raise DataError(*problems)
-    return Changes(tuple(added), frozenset(anew), num_gone)
+    return Changes(tuple(sorted(added)), frozenset(anew), len(gone))
 
 
 _Place = tuple[ScorePlan, int]
@@ -116,6 +109,11 @@ def _shards_by_file(plans: Sequence[ScorePlan]) -> dict[tuple[int, int], list[in
 def _added(path: str) -> Problem:
     remedy = "Set input.grow: true to score it as well, or use another output, or remove it."
     return Problem(path, None, "was added after the job was planned", remedy)
+
+
+def _deleted(path: str) -> Problem:
+    allowed = "was deleted before all of its rows were scored"
+    return Problem(path, None, allowed, "Restore it, or use another output.")
 
 
 def _changed_after(path: str, parts: list[str]) -> Problem:

@@ -264,4 +264,3 @@ def _refuse_other_settings(job: ScoreJob, meta: BundleMeta, found: ScorePlan) ->
     ]
     if differing:
         raise ConfigError(*differing)
-

@@ -23,8 +23,8 @@ from clftask.models.cascade import as_one, fetch, open_bundles
 from clftask.scoring import plan as planning
 from clftask.scoring.cascade import agree
 from clftask.scoring.manifest import Agreement, Precision
-from clftask.scoring.table_store import ScoreTableStore
 from clftask.scoring.sample import random_texts
+from clftask.scoring.table_store import ScoreTableStore
 
 NUM_ROWS = 200
 

@@ -19,8 +19,8 @@ from clftask.models import bundle
 from clftask.models.predictor import Scorer, load
 from clftask.scoring import plan as planning
 from clftask.scoring.manifest import Precision
-from clftask.scoring.table_store import ScoreTableStore
 from clftask.scoring.precision import agree, sample_pieces
+from clftask.scoring.table_store import ScoreTableStore
 
 
 @pytest.fixture

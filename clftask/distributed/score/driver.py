@@ -341,7 +341,8 @@ class ScoreRun:
 
     def _manifest(self, before: Manifest | None, first: ScorePlan, found: _Receipts) -> Manifest:
         """Add this generation to the manifest of those before; `first`: the plan of the first."""
-        counts, seconds, parts, generations = found.counts, found.seconds, found.parts, ()
+        counts, seconds, parts = found.counts, found.seconds, found.parts
+        generations: tuple[Generation, ...] = ()
         if before is not None:
             counts, seconds = before.counts + counts, before.seconds + seconds
             parts = (*before.parts, *parts)

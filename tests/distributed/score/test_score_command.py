@@ -282,7 +282,11 @@ def test_a_table_grows_although_drivers_are_killed(tiny_bundle, tmp_path):
     assert (found["rows_scored"], found["generations"]) == (500, 3)
     assert_complete(job)
     again = finish(job, tmp_path)
-    assert (again["shards_skipped"], again["rows_scored"], again["rows_per_s"]) == (found["shards"], 500, 0)
+    assert (again["shards_skipped"], again["rows_scored"], again["rows_per_s"]) == (
+        found["shards"],
+        500,
+        0,
+    )
 
 
 @pytest.mark.ray
