@@ -63,8 +63,7 @@ def survey(
     """Count the rows of some files and determine the types of the columns to read.
 
     Args:
-        job: The job.
-        recipe: How texts are built from columns.
+        job, recipe: The job, and how texts are built from columns.
         sources: The result of `source_of`.
         files: The files to read; the schema is unified over them.
         planned: The columns of an existing table, if the files are added to it.
@@ -73,12 +72,8 @@ def survey(
         DataError: A column is missing or is not text, a file cannot be read, or types differ.
     """
     strings = [*recipe.columns, *([job.input.id] if job.input.id else [])]
-    if planned is None:
-        names = sources[0].names()
-        _refuse_missing(job, recipe, sources[0], names)
-        columns = _columns(job, strings, names)
-    else:  # no other file is opened
-        columns = planned.names
+    # With planned columns, no file of earlier generations is opened.
+    columns = _columns(job, recipe, sources[0], strings) if planned is None else planned.names
 
     def look(pair: tuple[Source, str]) -> tuple[InputFile, pa.Schema]:
         source, file = pair
@@ -91,11 +86,11 @@ def survey(
     chosen = [(source, file) for source in sources for file in source.files if file in files]
     looked = map_in_threads(look, chosen)
     schemas = [(file.path, schema) for file, schema in looked]
-    found = tuple(file for file, _ in looked)
     if planned is None:
-        return Corpus(found, _schema(job, schemas, sources[0].has_types))
-    _refuse_other_types(schemas, planned, sources[0].has_types)
-    return Corpus(found, planned)
+        planned = _schema(job, schemas, sources[0].has_types)
+    else:
+        _refuse_other_types(schemas, planned, sources[0].has_types)
+    return Corpus(tuple(file for file, _ in looked), planned)
 
 
 def _schema(job: ScoreJob, surveyed: Sequence[tuple[str, pa.Schema]], has_types: bool) -> pa.Schema:
@@ -109,8 +104,12 @@ def _schema(job: ScoreJob, surveyed: Sequence[tuple[str, pa.Schema]], has_types:
     return schema
 
 
-def _columns(job: ScoreJob, strings: Sequence[str], names: Sequence[str]) -> list[str]:
+def _columns(
+    job: ScoreJob, recipe: TextRecipe, source: Source, strings: Sequence[str]
+) -> list[str]:
     """Return the columns to read; `strings`: those of texts and ids."""
+    names = source.names()
+    _refuse_missing(job, recipe, source, names)
     tested: list[str] = []
     if job.input.where is not None:
         from clftask.components.row_filter import condition

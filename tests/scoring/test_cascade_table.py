@@ -105,6 +105,14 @@ def test_a_table_of_both_bundles(cascade, tmp_path):
     footer = parquet.read_schema(cascade.output / "part-00000.parquet").metadata
     assert json.loads(footer[b"clftask.bundle"]) == f"{small}+{large}"
 
+    cascade.write("b.parquet", 30, first=NUM_ROWS, text=varied_texts(30, seed=5))
+    growing = cascade.document["input"] | {"grow": True}
+    grown = cascade.run(max_bad_rows=1, input=growing)
+    assert (grown.num_generations, grown.cascade, grown.adds_up) == (2, limit, True)
+    assert ScoreTableStore(str(cascade.output)).plan(2).cascade == limit
+    assert sum(grown.counts.answered_by.values()) == NUM_ROWS - 2 + 30
+    assert inspect(str(cascade.output), verify=True).state == "complete"
+
 
 @pytest.mark.parametrize("layout", ["list", "top_k"])
 def test_a_promise_that_no_limit_keeps_leaves_all_rows_to_the_large_bundle(cascade, layout):

@@ -104,6 +104,12 @@ def test_scores_from_s3_to_s3(ray_cluster, job):
     assert seen[-1]["rows"] == seen[-1]["total"] == 500
     again = run(job)
     assert (again.shards_skipped, again.rows_in) == (21, 500)
+    job["input"]["grow"] = True
+    added = "id,text,number\nrow-0,fast audio,0\nrow-1,the router,1\n"
+    storage.put(f"{job['input']['path']}/d.csv", added.encode())
+    grown = run(job, show=seen.append)
+    assert (grown.generations, grown.shards_skipped, grown.shards) == (2, 21, 22)
+    assert (grown.rows_in, seen[-1]["total"], grown.labels.keys()) == (502, 2, again.labels.keys())
 
 
 def test_one_limit_is_fitted_for_a_cascade_and_kept(ray_cluster, job, tiny_bundle, tmp_path):
@@ -264,6 +270,7 @@ def test_interrupted_driver_says_how_to_go_on(tiny_bundle, tmp_path, number, cod
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_table_grows_although_drivers_are_killed(tiny_bundle, tmp_path):
     """The second generation is killed, and a third file is added before the job goes on."""
     write_corpus(str(tmp_path / "all"))
