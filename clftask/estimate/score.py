@@ -21,7 +21,7 @@ from clftask.estimate import measure
 from clftask.estimate.measure import Clock, Range, Say, Workers
 from clftask.io import storage
 from clftask.io.tempdirs import temporary_folder
-from clftask.messages import counted
+from clftask.messages import are, counted
 from clftask.models.bundle_meta import BundleMeta
 from clftask.models.cascade import fetch, open_bundles
 from clftask.models.loading import quiet_loading
@@ -212,8 +212,10 @@ def _bad_rows(job: ScoreJob, planned: Planned, sample: ShardRows) -> list[str]:
 
 def _not_counted(planned: Planned) -> list[str]:
     """Return a warning of files that only the generation after the unfinished one has."""
-    files = counted(planned.num_waiting, "file")
-    return [f"{files} added since the last plan not counted"] if planned.num_waiting else []
+    num = planned.num_waiting
+    return (
+        [f"{counted(num, 'file')} added since the last plan {are(num)} not counted"] if num else []
+    )
 
 
 def _measured(

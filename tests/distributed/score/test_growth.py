@@ -22,7 +22,7 @@ from clftask.config.score import ScoreJob
 from clftask.data.readers.arrow import Parquet
 from clftask.distributed.score.driver import ScoreRun
 from clftask.errors import DataError, JobError
-from clftask.estimate.score import remaining
+from clftask.estimate.score import _not_counted, remaining
 from clftask.io import storage
 from clftask.scoring import plan as planning
 from clftask.scoring.manifest import Manifest
@@ -164,6 +164,7 @@ def test_killed_at_any_moment_it_completes_the_generation_then_the_next(world, d
     unfinished = planned(world)
     assert (unfinished.plan.generation, unfinished.num_waiting) == (2, 1)
     assert unfinished.is_followed(grows=True)
+    assert _not_counted(unfinished) == ["1 file added since the last plan is not counted"]
     manifest = finish(world)
     assert [one.rows_in for one in manifest.generations] == [25, 35, 4]
     assert_as_at_once(world)
