@@ -46,14 +46,14 @@ def path_summary(
 def _print_generations(page: Page, found: Sequence[GenerationOfTable]) -> None:
     """Print the newest generations of a score table."""
     cells = [
-        (str(one["generation"]), one["planned"] or "unknown", f"{one['files']:,}",
+        (str(one["generation"]), one["planned"][:16].replace("T", " ") or "unknown", f"{one['files']:,}",
          f"{one['parts']:,}", f"{one['rows']:,}", "yes" if one["complete"] else "no")
         for one in found[-MAX_GENERATIONS:]
     ]  # fmt: skip
     earlier = len(found) - len(cells)
     caption = f"after {counted(earlier, 'earlier generation')}" if earlier else None
-    heads = ("generation", "planned at", "files", "parts", "rows", "complete")
-    page.table(heads, cells, caption=caption, texts=("planned at", "complete"))
+    heads = ("generation", "planned (UTC)", "files", "parts", "rows", "complete")
+    page.table(heads, cells, caption=caption, texts=("planned (UTC)", "complete"))
 
 
 def _in_words(value: Any) -> str:
