@@ -1,0 +1,122 @@
+"""Delta Lake: one transaction per complete generation of a score table; its parts are the data."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from clftask.components.score_table import DELTA_LOG
+from clftask.errors import ConfigError, JobError, Problem
+from clftask.io import filesystems, listing, local_disk, storage
+from clftask.io.store_options import store_options
+from clftask.scoring.manifest import PartEntry
+
+MAX_TRIES = 20  # each concurrent writer can be first once
+_NO_NAMES = " ,;{}()\n\t="  # a Delta table needs column mapping for them
+_REMEDY = "Set output.format: parquet"
+
+
+def refuse_unfit(schema: pa.Schema) -> None:
+    """Refuse columns that a Delta table cannot have, and a missing package.
+
+    Raises:
+        ConfigError: Lists them.
+    """
+    if importlib.util.find_spec("deltalake") is None:
+        remedy = "Install it: pip install 'clftask[delta]'."
+        raise ConfigError(Problem("output.format", "delta", "needs the package deltalake", remedy))
+    problems = []
+    for field in schema:
+        if set(_NO_NAMES) & set(field.name):
+            allowed = "must be a name without blanks and , ; { } ( ) = in a Delta table"
+            remedy = f"{_REMEDY}, or output.layout: list if it is the column of a label."
+            problems.append(Problem("output.format: column", field.name, allowed, remedy))
+        elif not _has_type(field.type):
+            allowed = f"{field.name} has the type {field.type}, which Delta tables do not have"
+            remedy = f"{_REMEDY}, or convert the column."
+            problems.append(Problem("output.format: column", field.name, allowed, remedy))
+    if problems:
+        raise ConfigError(*problems)
+
+
+def _has_type(kind: pa.DataType) -> bool:
+    """Tell whether a Delta table can have a type as Parquet stores it."""
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return _has_type(kind.value_type)
+    if pa.types.is_struct(kind):
+        return all(_has_type(field.type) for field in kind)
+    if pa.types.is_timestamp(kind):
+        return kind.unit == "us" and kind.tz is not None
+    if pa.types.is_decimal(kind):
+        return bool(kind.precision <= 38 and kind.scale >= 0)
+    tests = (
+        pa.types.is_string,
+        pa.types.is_large_string,
+        pa.types.is_binary,
+        pa.types.is_large_binary,
+        pa.types.is_signed_integer,
+        pa.types.is_float32,
+        pa.types.is_float64,
+        pa.types.is_boolean,
+        pa.types.is_date32,
+    )
+    return any(test(kind) for test in tests)
+
+
+def commit(output: str, parts: Sequence[PartEntry], fingerprint: str) -> int:
+    """Make a score table's Delta log name exactly these parts; return the version that does.
+
+    Nothing is written if it does already: a repeated or concurrent call commits once. Parts that
+    the log lacks are added in one transaction; the parts of a generation have a version of their
+    own. If the log names other files or other bytes, as after a part was scored again, the
+    transaction replaces them.
+
+    Args:
+        output: The table.
+        parts: All parts of the complete generations.
+        fingerprint: That of the plan, kept in the log.
+
+    Raises:
+        JobError: The log cannot be read or written.
+    """
+    from deltalake.exceptions import DeltaError
+
+    last: Exception | None = None
+    for _ in range(MAX_TRIES):
+        try:
+            return _commit(output, parts, fingerprint)
+        except (DeltaError, OSError) as error:  # another writer was first, or storage has failed
+            last = error
+    remedy = "Run the same job again."
+    raise JobError(Problem(storage.join(output, DELTA_LOG), None, f"cannot be written: {last}", remedy))
+
+
+def _commit(output: str, parts: Sequence[PartEntry], fingerprint: str) -> int:
+    from deltalake import CommitProperties, DeltaTable, Schema
+    from deltalake.transaction import create_table_with_add_actions
+
+    options, uri = store_options(output), output
+    sizes = {f.path.rpartition("/")[2]: f for f in listing.list_files(output, recursive=False)}
+    wanted = {part.name: sizes[part.name].size for part in parts}
+    actions = {part.name: _add(part, sizes[part.name]) for part in parts}
+    schema = Schema.from_arrow(_schema(storage.join(output, parts[0].name)))
+    properties = CommitProperties(custom_metadata={"clftask.plan": fingerprint})
+    if not DeltaTable.is_deltatable(uri, options):
+        create_table_with_add_actions(
+            uri, schema, list(actions.values()), mode="error",
+            storage_options=options, commit_properties=properties,
+        )  # fmt: skip
+    table = DeltaTable(uri, storage_options=options)
+    there = _files(table)
+    if there != wanted:
+        is_more = there.items() <= wanted.items()
+        new = [action for name, action in actions.items() if not is_more or name not in there]
+        table.create_write_transaction(
+            new, "append" if is_more else "overwrite", schema, commit_properties=properties
+        )
+        table = DeltaTable(uri, storage_options=options)
+    return int(table.version())
