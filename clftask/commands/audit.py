@@ -118,7 +118,9 @@ def _of_memory(
     try:
         rows = pa.table(audit)
     except (TypeError, ValueError, pa.ArrowException):
-        allowed = "must be a path, a DataFrame (pandas, Polars), an Arrow table or a dict of columns"
+        allowed = (
+            "must be a path, a DataFrame (pandas, Polars), an Arrow table or a dict of columns"
+        )
         raise DataError(Problem("AUDIT", type(audit).__name__, allowed)) from None
     chosen = _chosen(table, labels, rows.column_names)
     if not rows.num_rows:

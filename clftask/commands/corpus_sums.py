@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from clftask.io.parallel import map_in_threads
 from clftask.scoring.manifest import Manifest, ScoreTableStore
 
 MAX_GROUPS = 1_000
+MAX_HELD = 64  # parts whose sums are in memory
 BATCH_VALUES = 2_000_000  # probabilities in memory per thread
 NULL = "(null)"
 
@@ -108,7 +108,7 @@ class Sums:
         self.num_rows += num_rows
 
 
-@dataclass
+@dataclass(frozen=True)
 class Corpus:
     """The sums of a score table, and its audited rows.
 
@@ -169,7 +169,9 @@ def open_scores(path: str, by: str | None) -> ScoreRows:
 
 
 def add_up(table: ScoreRows, audited: pa.Array) -> Corpus:
-    """Read a score table once, part by part in threads, in bounded memory.
+    """Read a score table once, its parts in threads, in bounded memory.
+
+    The sums do not depend on the threads: parts are added in order.
 
     Args:
         table: The table.
@@ -179,38 +181,74 @@ def add_up(table: ScoreRows, audited: pa.Array) -> Corpus:
         DataError: A part is damaged, an audited key occurs in several rows, or the column `by`
             has too many values.
     """
-    summed = _Summed(table, audited)
-    map_in_threads(summed.add_part, table.files)
-    return summed.corpus()
+    reader, whole = _Reader(table, audited), _Part(len(table.names))
+    for start in range(0, len(table.files), MAX_HELD):
+        for part in map_in_threads(reader.read, table.files[start : start + MAX_HELD]):
+            whole.merge(part)
+            if len(whole.groups) > MAX_GROUPS:
+                allowed = f"must have at most {MAX_GROUPS:,} different values"
+                raise DataError(Problem("--by", table.by, allowed, "Use another column."))
+    return _with_audited_rows(whole, audited)
 
 
-class _Summed:
-    def __init__(self, table: ScoreRows, audited: pa.Array) -> None:
-        self.table, self.audited, self.lock = table, audited, Lock()
-        columns = [*table.keys, table.label, *table.scores, *([table.by] if table.by else [])]
-        self.source = Parquet(table.files)
-        self.schema = self.source.survey(table.files[0], dict.fromkeys(columns)).schema
-        self.found = Corpus(self._zeros())
+class _Part:
+    """The sums of some rows; of those that are audited, position, p, decided labels and group."""
+
+    def __init__(self, num_labels: int) -> None:
+        self.num_labels = num_labels
+        self.whole, self.groups = self._zeros(), dict[str, Sums]()
         self.rows: list[tuple[Array, Float32, Bools, Array]] = []
 
     def _zeros(self) -> Sums:
-        width = len(self.table.names)
-        return Sums(np.zeros(width + 1), np.zeros(width))
+        return Sums(np.zeros(self.num_labels + 1), np.zeros(self.num_labels))
 
-    def add_part(self, file: str) -> None:
+    def add(self, given: Any, scores: Float32, groups: pa.Array | None) -> None:
+        """Add rows: their predicted labels as a CSR matrix, their probabilities and groups."""
+        from scipy.sparse import csr_matrix
+
+        labels = np.asarray(given.sum(0)).ravel()
+        self.whole.add(labels, scores.sum(0, dtype=np.float64), len(scores))
+        if groups is None:
+            return
+        coded = groups.dictionary_encode()
+        codes, names = coded.indices.to_numpy(), coded.dictionary.to_pylist()
+        places = (codes, np.arange(len(codes)))
+        members = csr_matrix((np.ones(len(codes)), places), (len(names), len(codes)))
+        labels, sums, counts = (members @ given).toarray(), members @ scores, np.bincount(codes)
+        for i, name in enumerate(names):
+            self.groups.setdefault(name, self._zeros()).add(labels[i], sums[i], int(counts[i]))
+
+    def merge(self, other: _Part) -> None:
+        """Add the rows of another part."""
+        self.whole.add(other.whole.given, other.whole.probabilities, other.whole.num_rows)
+        for name, sums in other.groups.items():
+            own = self.groups.setdefault(name, self._zeros())
+            own.add(sums.given, sums.probabilities, sums.num_rows)
+        self.rows += other.rows
+
+
+class _Reader:
+    def __init__(self, table: ScoreRows, audited: pa.Array) -> None:
+        self.table, self.audited = table, audited
+        columns = [*table.keys, table.label, *table.scores, *([table.by] if table.by else [])]
+        self.source = Parquet(table.files)
+        self.schema = self.source.survey(table.files[0], dict.fromkeys(columns)).schema
+
+    def read(self, file: str) -> _Part:
+        """Return the sums of a part."""
+        found, names = _Part(len(self.table.names)), list(self.table.names)
         for batch in self._batches(file):
-            given = given_labels(file, batch, self.table.label, list(self.table.names))
-            scores = self._scores(file, batch)
-            groups = self._groups(file, batch)
-            with self.lock:
-                self._add(given, scores, groups)
+            given = given_labels(file, batch, self.table.label, names)
+            scores, groups = self._scores(file, batch), self._groups(batch)
+            found.add(given, scores, groups)
             at = pc.index_in(row_keys(batch, self.table.keys), self.audited)
             here = np.flatnonzero(at.is_valid().to_numpy(False))
             if len(here):
                 positions = at.drop_null().to_numpy().astype(np.int64)
                 decided = given[here].toarray()[:, :-1] > 0
-                own = groups.take(pa.array(here)).to_numpy(zero_copy_only=False)
-                self.rows.append((positions, scores[here], decided, own))
+                own = [None] * len(here) if groups is None else groups.take(here).to_pylist()
+                found.rows.append((positions, scores[here], decided, np.array(own, object)))
+        return found
 
     def _batches(self, file: str) -> Iterator[pa.Table]:
         num_rows = max(1_000, BATCH_VALUES // len(self.table.names))
@@ -228,15 +266,14 @@ class _Summed:
                     raise ValueError(f"p must be lists of {shape[1]} probabilities")
                 found = flat.reshape(shape)
             else:
-                columns = [batch[name].to_numpy() for name in self.table.scores]
-                found = np.stack(columns, 1) if batch.num_rows else np.zeros(shape, np.float32)
+                found = np.stack([batch[name].to_numpy() for name in self.table.scores], 1)
             if not np.isfinite(found).all():
                 raise ValueError("a probability is missing or not finite")
         return np.asarray(found, np.float32)
 
-    def _groups(self, file: str, batch: pa.Table) -> pa.Array:
+    def _groups(self, batch: pa.Table) -> pa.Array | None:
         if self.table.by is None:
-            return pa.nulls(batch.num_rows, pa.string()).fill_null("")
+            return None
         column = batch[self.table.by]
         try:
             return column.cast(pa.string()).fill_null(NULL).combine_chunks()
@@ -245,39 +282,17 @@ class _Summed:
             problem = Problem("--by", f"{self.table.by}: {column.type}", allowed)
             raise DataError(problem) from None
 
-    def _add(self, given: Any, scores: Float32, groups: pa.Array) -> None:
-        from scipy.sparse import csr_matrix
 
-        coded = groups.dictionary_encode()
-        codes, names = coded.indices.to_numpy(), coded.dictionary.to_pylist()
-        if self.table.by is not None:
-            rows = np.arange(len(codes))
-            members = csr_matrix((np.ones(len(codes)), (codes, rows)), (len(names), len(codes)))
-            labels, sums, counts = (members @ given).toarray(), members @ scores, np.bincount(codes)
-            for i, name in enumerate(names):
-                own = self.found.groups.setdefault(name, self._zeros())
-                own.add(labels[i], sums[i], int(counts[i]))
-            if len(self.found.groups) > MAX_GROUPS:
-                allowed = f"must have at most {MAX_GROUPS:,} different values"
-                raise DataError(Problem("--by", self.table.by, allowed, "Use another column."))
-        labels = np.asarray(given.sum(0)).ravel()
-        self.found.whole.add(labels, scores.sum(0, dtype=np.float64), len(scores))
-
-    def corpus(self) -> Corpus:
-        """Return the sums, with the audited rows in the order of the audit."""
-        if not self.rows:
-            return self.found
-        positions, predicted, decided, groups = (
-            np.concatenate([part[i] for part in self.rows]) for i in range(4)
-        )
-        several = np.flatnonzero(np.bincount(positions) > 1)
-        if len(several):
-            keys = self.audited.take(pa.array(several[:5])).to_pylist()
-            allowed = "occurs in several rows of the score table"
-            remedy = "Score the corpus with an id column whose values are distinct, or without one."
-            raise DataError(*(Problem("AUDIT", key, allowed, remedy) for key in keys))
-        order = np.argsort(positions)
-        found = self.found
-        found.positions, found.predicted = positions[order], predicted[order]
-        found.decided, found.group_of = decided[order], groups[order]
-        return found
+def _with_audited_rows(part: _Part, audited: pa.Array) -> Corpus:
+    """Return the sums with the audited rows, in the order of the audit."""
+    if not part.rows:
+        return Corpus(part.whole, part.groups)
+    columns = [np.concatenate([some[i] for some in part.rows]) for i in range(4)]
+    several = np.flatnonzero(np.bincount(columns[0]) > 1)
+    if len(several):
+        keys = audited.take(pa.array(several[:5])).to_pylist()
+        allowed = "occurs in several rows of the score table"
+        remedy = "Score the corpus with an id column whose values are distinct, or without one."
+        raise DataError(*(Problem("AUDIT", key, allowed, remedy) for key in keys))
+    order = np.argsort(columns[0])
+    return Corpus(part.whole, part.groups, *(column[order] for column in columns))

@@ -70,7 +70,9 @@ def shares(labels: Floats, predicted: Floats, mean: Floats, num_rows: int) -> Sh
     is_powered = np.minimum(count, num - count) >= MIN_COUNT
     found = (share, share - margin, share + margin)
     alone = (sample.share, sample.low, sample.high)
-    powered = [np.clip(np.where(is_powered, *pair), 0, 1) for pair in zip(found, alone, strict=True)]
+    powered = [
+        np.clip(np.where(is_powered, *pair), 0, 1) for pair in zip(found, alone, strict=True)
+    ]
     own = unseen * y.var(0) / num
     worth = np.where(is_powered, num * own / np.where(variance > 0, variance, 1), num)
     return Shares(sample, Interval(*powered), is_powered, worth)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -92,31 +93,71 @@ def commit(output: str, parts: Sequence[PartEntry], fingerprint: str) -> int:
         except (DeltaError, OSError) as error:  # another writer was first, or storage has failed
             last = error
     remedy = "Run the same job again."
-    raise JobError(Problem(storage.join(output, DELTA_LOG), None, f"cannot be written: {last}", remedy))
+    raise JobError(
+        Problem(storage.join(output, DELTA_LOG), None, f"cannot be written: {last}", remedy)
+    )
 
 
 def _commit(output: str, parts: Sequence[PartEntry], fingerprint: str) -> int:
-    from deltalake import CommitProperties, DeltaTable, Schema
+    from deltalake import CommitProperties, DeltaTable, Schema, Transaction
     from deltalake.transaction import create_table_with_add_actions
 
-    options, uri = store_options(output), output
-    sizes = {f.path.rpartition("/")[2]: f for f in listing.list_files(output, recursive=False)}
-    wanted = {part.name: sizes[part.name].size for part in parts}
-    actions = {part.name: _add(part, sizes[part.name]) for part in parts}
+    options = store_options(output)
+    actions = _additions(output, parts)
     schema = Schema.from_arrow(_schema(storage.join(output, parts[0].name)))
-    properties = CommitProperties(custom_metadata={"clftask.plan": fingerprint})
-    if not DeltaTable.is_deltatable(uri, options):
+    # Of two writers that commit the same parts, the second one fails, and looks again.
+    once = Transaction(f"clftask-{fingerprint}", len(parts))
+    properties = CommitProperties({"clftask.plan": fingerprint}, app_transactions=[once])
+    if not DeltaTable.is_deltatable(output, options):
         create_table_with_add_actions(
-            uri, schema, list(actions.values()), mode="error",
-            storage_options=options, commit_properties=properties,
-        )  # fmt: skip
-    table = DeltaTable(uri, storage_options=options)
-    there = _files(table)
-    if there != wanted:
-        is_more = there.items() <= wanted.items()
-        new = [action for name, action in actions.items() if not is_more or name not in there]
-        table.create_write_transaction(
-            new, "append" if is_more else "overwrite", schema, commit_properties=properties
+            output, schema, actions, storage_options=options, commit_properties=properties
         )
-        table = DeltaTable(uri, storage_options=options)
+    table = DeltaTable(output, storage_options=options)
+    there = _files(table)
+    new = [action for action in actions if there.get(action.path) != action.size]
+    gone = [_removal(name) for name in sorted(there.keys() - {a.path for a in actions})]
+    if new or gone:
+        table.create_write_transaction(
+            [*new, *gone], "append", schema, commit_properties=properties
+        )
+        table.update_incremental()
+    if not filesystems.is_url(output):
+        local_disk.sync(storage.join(output, DELTA_LOG, f"{table.version():020}.json"))
     return int(table.version())
+
+
+def _files(table: Any) -> dict[str, int]:
+    """Return the size of each file that a Delta table consists of."""
+    found = pa.table(table.get_add_actions())
+    return dict(zip(found["path"].to_pylist(), found["size_bytes"].to_pylist(), strict=True))
+
+
+def _schema(part: str) -> pa.Schema:
+    from pyarrow import parquet
+
+    fs, inner = filesystems.filesystem(part)
+    with filesystems.translate_storage_errors(part):
+        return parquet.read_schema(inner, filesystem=fs)
+
+
+def _additions(output: str, parts: Sequence[PartEntry]) -> list[Any]:
+    from deltalake.transaction import AddAction
+
+    stored = {f.path.rpartition("/")[2]: f for f in listing.list_files(output, recursive=False)}
+    return [
+        AddAction(
+            path=part.name,
+            size=stored[part.name].size,
+            partition_values={},
+            modification_time=round(stored[part.name].mtime * 1000),
+            data_change=True,
+            stats=json.dumps({"numRecords": part.num_rows}),
+        )
+        for part in parts
+    ]
+
+
+def _removal(name: str) -> Any:
+    from deltalake.transaction import RemoveAction
+
+    return RemoveAction(name, True, round(time.time() * 1000))

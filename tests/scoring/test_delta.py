@@ -18,7 +18,7 @@ from clftask.commands.inspect import inspect
 from clftask.errors import ConfigError, JobError
 from clftask.io import storage
 from clftask.scoring import delta
-from clftask.scoring.manifest import PartEntry
+from clftask.scoring.manifest import PartEntry, ScoreTableStore
 
 
 @pytest.fixture
@@ -53,11 +53,14 @@ def test_readers_of_the_log_see_the_rows_of_the_parts(world):
 
 def test_killed_between_log_and_manifest_it_commits_once(world, monkeypatch):
     world.write("a.parquet", 25)
-    from clftask.scoring.manifest import ScoreTableStore
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(ScoreTableStore, "write_manifest", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        world.run()
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ScoreTableStore, "write_manifest", killed)
+        with pytest.raises(KeyboardInterrupt):
+            world.run()
     assert len(versions(world.output)) == 1
     assert not (world.output / "_manifest.json").exists()
     manifest = world.run()
@@ -88,7 +91,9 @@ def entries(place: str, *numbers: int) -> list[PartEntry]:
     for i in numbers:
         name, sink = f"part-{i:05d}.parquet", pa.BufferOutputStream()
         ids = [f"row-{3 * i + j}" for j in range(3)]
-        parquet.write_table(pa.table({"id": ids, "p": pa.array([[0.5]] * 3, pa.list_(pa.float32()))}), sink)
+        parquet.write_table(
+            pa.table({"id": ids, "p": pa.array([[0.5]] * 3, pa.list_(pa.float32()))}), sink
+        )
         storage.put_if_absent(storage.join(place, name), sink.getvalue().to_pybytes())
         found.append(PartEntry(name=name, num_rows=3, sha256=""))
     return found
@@ -144,6 +149,7 @@ def test_concurrent_drivers_commit_each_part_once(place):
         assert failed == []
         assert ids(place) == sorted(f"row-{i}" for i in range(3 * len(parts)))
         assert len(opened(place).file_uris()) == len(parts)
+    assert opened(place).version() == 1
 
 
 def test_a_log_that_cannot_be_read_ends_the_job(tmp_path):
@@ -173,6 +179,9 @@ def test_what_a_delta_table_cannot_have_is_refused_before_the_start(world, monke
 def test_another_format_is_refused(world):
     world.write("a.parquet", 5)
     world.run()
-    with pytest.raises(ConfigError, match="output.format"):
+    with pytest.raises(ConfigError, match=r"output\.format"):
         world.run(output={"path": str(world.output)})
-    assert json.loads((world.output / "_plan.json").read_text())["settings"]["output.format"] == "delta"
+    assert (
+        json.loads((world.output / "_plan.json").read_text())["settings"]["output.format"]
+        == "delta"
+    )
