@@ -172,7 +172,7 @@ def _chosen(table: ScoreRows, labels: str | None, available: Sequence[str]) -> l
 
 def _kind(table: ScoreRows, chosen: list[str], rows: pa.Table) -> LabelColumns:
     if len(chosen) > 1:
-        return IndicatorColumns(columns=tuple(chosen))
+        return IndicatorColumns.model_validate({"columns": chosen})
     if table.task == "multiclass":
         return ClassColumn(column=chosen[0])
     if is_list(rows[chosen[0]].type):

@@ -130,18 +130,8 @@ def prevalence(
     rows = corpus.positions
     if not len(rows):
         raise DataError(_stranger(table, found))
-    whole = [(None, corpus.whole, np.ones(len(rows), np.bool_))]
-    grouped = sorted(corpus.groups.items(), key=lambda pair: (-pair[1].num_rows, pair[0]))
-    parts = whole + [(name, sums, corpus.group_of == name) for name, sums in grouped]
     y = found.flags[rows]
-    shown: list[LabelShare] = []
-    counts: list[GroupRows] = []
-    for name, sums, own in parts:
-        num, most = int(own.sum()), sums.num_rows
-        estimated = shares(y[own], corpus.predicted[own], sums.mean, most) if num else None
-        shown += _label_shares(table.names, name, sums.naive, y[own], estimated)
-        halve = rows_to_halve(num, most) if num else None
-        counts.append({"group": name, "rows": most, "audited": num, "rows_to_halve": halve})
+    estimated = _of_groups(table.names, corpus, y)
     return Prevalence(
         scores=scores,
         task=table.task,
@@ -149,11 +139,27 @@ def prevalence(
         rows=corpus.whole.num_rows,
         audited=len(rows),
         rows_to_halve=rows_to_halve(len(rows), corpus.whole.num_rows),
-        shares=shown,
-        groups=counts,
+        shares=[row for _, own in estimated for row in own],
+        groups=[counts for counts, _ in estimated],
         notes=_notes(table, corpus),
         warnings=[*found.warnings, *_warnings(table, found, corpus, y)],
     )
+
+
+def _of_groups(
+    names: tuple[str, ...], corpus: Corpus, y: Array
+) -> list[tuple[GroupRows, list[LabelShare]]]:
+    """Return the whole corpus, then its groups, the largest first."""
+    grouped = sorted(corpus.groups.items(), key=lambda pair: (-pair[1].num_rows, pair[0]))
+    parts = [(name, sums, corpus.group_of == name) for name, sums in grouped]
+    estimated = []
+    for name, sums, own in [(None, corpus.whole, np.ones(len(y), np.bool_)), *parts]:
+        num, most = int(own.sum()), sums.num_rows
+        found = shares(y[own], corpus.predicted[own], sums.mean, most) if num else None
+        halve = rows_to_halve(num, most) if num else None
+        counts = GroupRows(group=name, rows=most, audited=num, rows_to_halve=halve)
+        estimated.append((counts, _label_shares(names, name, sums.naive, y[own], found)))
+    return estimated
 
 
 def _label_shares(

@@ -98,7 +98,7 @@ class ScoreWorkersSpec(WorkersSpec):
 
 
 class ScoreOutput(Spec):
-    """Path of the score table, layout of its probabilities, and format: `delta` adds a Delta log."""
+    """Path of the score table, layout of its probabilities; format: `delta` adds a Delta log."""
 
     path: DataPath
     layout: Layout = Wide()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from clftask.array_types import Bools, Float64, Floats
+from clftask.array_types import Array, Bools, Float64, Floats
 
 Z = 1.959964  # of a 95 % interval
 MIN_COUNT = 5  # of audited rows with and without a label: with fewer, errors are rarely seen
@@ -40,7 +40,7 @@ class Shares:
     worth: Float64
 
 
-def shares(labels: Floats, predicted: Floats, mean: Floats, num_rows: int) -> Shares:
+def shares(labels: Array, predicted: Floats, mean: Floats, num_rows: int) -> Shares:
     """Estimate the shares of labels by prediction-powered inference.
 
     The mean of λp over the corpus plus the mean of y − λp over the audit (Angelopoulos et al.

@@ -14,9 +14,10 @@ from clftask.components.score_table import DELTA_LOG
 from clftask.errors import ConfigError, JobError, Problem
 from clftask.io import filesystems, listing, local_disk, storage
 from clftask.io.store_options import store_options
+from clftask.messages import first_line
 from clftask.scoring.manifest import PartEntry
 
-MAX_TRIES = 20  # each concurrent writer can be first once
+MAX_TRIES = 5  # each concurrent writer can be first once
 _NO_NAMES = " ,;{}()\n\t="  # a Delta table needs column mapping for them
 _REMEDY = "Set output.format: parquet"
 
@@ -46,12 +47,14 @@ def refuse_unfit(schema: pa.Schema) -> None:
 
 def _has_type(kind: pa.DataType) -> bool:
     """Tell whether a Delta table can have a type as Parquet stores it."""
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         return _has_type(kind.value_type)
     if pa.types.is_struct(kind):
         return all(_has_type(field.type) for field in kind)
+    if pa.types.is_map(kind):
+        return _has_type(kind.key_type) and _has_type(kind.item_type)
     if pa.types.is_timestamp(kind):
-        return kind.unit == "us" and kind.tz is not None
+        return kind.unit == "us" and kind.tz in (None, "UTC")
     if pa.types.is_decimal(kind):
         return bool(kind.precision <= 38 and kind.scale >= 0)
     tests = (
@@ -86,16 +89,20 @@ def commit(output: str, parts: Sequence[PartEntry], fingerprint: str) -> int:
     """
     from deltalake.exceptions import DeltaError
 
-    last: Exception | None = None
-    for _ in range(MAX_TRIES):
+    for attempt in range(MAX_TRIES):
         try:
             return _commit(output, parts, fingerprint)
-        except (DeltaError, OSError) as error:  # another writer was first, or storage has failed
-            last = error
-    remedy = "Run the same job again."
-    raise JobError(
-        Problem(storage.join(output, DELTA_LOG), None, f"cannot be written: {last}", remedy)
-    )
+        except DeltaError as error:  # another writer was first, unless the log is damaged
+            if attempt == MAX_TRIES - 1:
+                raise _failed(output, error) from None
+        except OSError as error:  # of storage, after retries
+            raise _failed(output, error) from None
+    raise AssertionError
+
+
+def _failed(output: str, error: Exception) -> JobError:
+    place, reason = storage.join(output, DELTA_LOG), first_line(error)
+    return JobError(Problem(place, None, f"cannot be written: {reason}", "Run the same job again."))
 
 
 def _commit(output: str, parts: Sequence[PartEntry], fingerprint: str) -> int:

@@ -219,7 +219,7 @@ class ScoreRun:
             raise JobError(Problem("max_bad_rows", self.job.max_bad_rows, problem, remedy))
 
     def close(self) -> Manifest:
-        """Write the Delta log, if there is to be one, and the manifest, if every row is accounted for.
+        """Write the Delta log, if wanted, and the manifest, if every row is accounted for.
 
         Raises:
             JobError: Shards failed, or the receipts are inconsistent.
