@@ -23,7 +23,7 @@ from clftask.scoring.manifest import Manifest, ScoreTableStore
 
 MAX_GROUPS = 1_000
 MAX_HELD = 64  # parts whose sums are in memory
-BATCH_VALUES = 2_000_000  # probabilities in memory per thread
+BATCH_VALUES = 500_000  # probabilities in memory per thread
 NULL = "(null)"
 
 

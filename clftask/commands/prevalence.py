@@ -114,11 +114,10 @@ def prevalence(
 
     Args:
         scores: A complete score table with the layout wide or list.
-        audit: A table, or its path: the id column of the score table (or `_file` and `_row`), and
-            the true labels of a uniform random sample of its rows.
+        audit: A table or its path: ids and true labels of a random sample of its rows.
         by: A kept column: shares for each of its values, too.
         labels: The audit's column of labels; None: `label` or `labels`, or one column per label.
-        split: The split of a dataset that has several; None: test, or else the first one.
+        split: Of a dataset that has several; None: test, or else the first one.
         say: Prints a line for the user.
 
     Raises:
@@ -127,8 +126,7 @@ def prevalence(
     table = open_scores(scores, by)
     found = read_audit(audit, table, labels, split, say)
     corpus = add_up(table, found.keys)
-    rows = corpus.positions
-    if not len(rows):
+    if not len(rows := corpus.positions):
         raise DataError(_stranger(table, found))
     y = found.flags[rows]
     estimated = _of_groups(table.names, corpus, y)
