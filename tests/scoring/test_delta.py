@@ -7,6 +7,7 @@ import json
 import threading
 from pathlib import Path
 
+import boto3
 import polars as pl
 import pyarrow as pa
 import pytest
@@ -126,6 +127,27 @@ def test_each_generation_is_a_version_and_the_first_one_can_be_read_again(place)
     assert sorted(old.to_pyarrow_table()["id"].to_pylist()) == [f"row-{i}" for i in range(6)]
     added = opened(place).history(1)[0]
     assert added["operationParameters"]["mode"] == "Append"
+
+
+def test_files_that_another_tool_has_compacted_do_not_double_rows(place):
+    first = entries(place, 0, 1)
+    delta.commit(place, first, "a")
+    opened(place).optimize.compact()
+    assert len(opened(place).file_uris()) == 1
+    both = [*first, *entries(place, 2)]
+    delta.commit(place, both, "a")
+    assert ids(place) == [f"row-{i}" for i in range(9)]
+    assert {Path(uri).name for uri in opened(place).file_uris()} == {part.name for part in both}
+
+
+def test_the_log_is_encrypted_as_the_parts_are(s3, tmp_path, monkeypatch):
+    monkeypatch.setenv("CLFTASK_S3_SSE", "AES256")
+    place = f"{s3.bucket}/{tmp_path.name}"
+    delta.commit(place, entries(place, 0), "a")
+    key = f"{tmp_path.name}/_delta_log/{0:020}.json"
+    found = boto3.client("s3").head_object(Bucket=s3.bucket.removeprefix("s3://"), Key=key)
+    assert found["ServerSideEncryption"] == "AES256"
+    assert ids(place) == ["row-0", "row-1", "row-2"]
 
 
 def test_concurrent_drivers_commit_each_part_once(place):
