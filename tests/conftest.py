@@ -117,7 +117,12 @@ def _add_marker(item: pytest.Item) -> None:
     parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
     if any(isinstance(value, str) and value == "s3" for value in parameters):
         fixtures.add("s3")  # `place` looks it up when the test runs
-    found = {"ray": fixtures & RAY_FIXTURES, "s3": fixtures & {"s3"}, "browser": fixtures & {"tab"}}
+    found = {
+        "ray": fixtures & RAY_FIXTURES,
+        "s3": fixtures & {"s3"},
+        "browser": fixtures & {"tab"},
+        "model": fixtures & {"tiny_base"},
+    }
     for name in (name for name, used in found.items() if used):
         item.add_marker(name)
     if not any(item.get_closest_marker(name) for name in (*found, "slow", "chaos")):

@@ -47,7 +47,8 @@ def _print_generations(page: Page, found: Sequence[GenerationOfTable]) -> None:
     """Print the newest generations of a score table."""
     cells = [
         (str(one["generation"]), one["planned"][:16].replace("T", " ") or "unknown",
-         f"{one['files']:,}", f"{one['parts']:,}", f"{one['rows']:,}", "yes" if one["complete"] else "no")
+         f"{one['files']:,}", f"{one['parts']:,}", f"{one['rows']:,}",
+         "yes" if one["complete"] else "no")
         for one in found[-MAX_GENERATIONS:]
     ]  # fmt: skip
     earlier = len(found) - len(cells)

@@ -31,6 +31,7 @@ COUNTS, SECONDS = "clftask.counts", "clftask.seconds"
 LABEL_NAMES = "clftask.label_names"
 PLAN, MANIFEST = "_plan.json", "_manifest.json"  # first and last file of a table
 PLANS = re.compile("_plan(-[0-9]{5,})?[.]json")  # of all generations
+DELTA_LOG = "_delta_log"
 BUNDLES = ("large", "small")  # of a cascade
 
 

@@ -15,6 +15,7 @@ from clftask.errors import ConfigError, DataError, Problem
 from clftask.io import listing, storage
 from clftask.models.bundle_meta import BundleMeta
 from clftask.models.linear_scorer import check_linear
+from clftask.scoring import delta
 from clftask.scoring.columns import columns_of, origin_columns
 from clftask.scoring.input import cut, encode_schema, refuse_too_many, source_of, survey
 from clftask.scoring.input_changes import changes_of, grown, now, replanned
@@ -240,10 +241,12 @@ def _refuse_columns(job: ScoreJob, meta: BundleMeta, schema: pa.Schema) -> None:
     places = [pa.field(FILE, pa.string()), pa.field(ROW, pa.int64())]
     known = {field.name: field for field in [*schema, *places]}
     origin = [known[name] for name in origin_columns(job)]
-    columns_of(job, meta).schema(origin)
+    whole = columns_of(job, meta).schema(origin)
     problems = [_unfit(job, field, why) for field in origin if (why := why_unfit(field))]
     if problems:
         raise ConfigError(*problems)
+    if job.output.format == "delta":
+        delta.refuse_unfit(whole)
 
 
 def _unfit(job: ScoreJob, field: pa.Field, why: str) -> Problem:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from clftask.components.score_table import MANIFEST, PLANS, plan_name
+from clftask.components.score_table import DELTA_LOG, MANIFEST, PLANS, plan_name
 from clftask.errors import ConfigError, DataError, Problem
 from clftask.io import listing, storage
 from clftask.io.parallel import map_in_threads
@@ -123,11 +123,11 @@ class ScoreTableStore:
             storage.put_if_absent(place, data)
 
     def is_taken(self) -> bool:
-        """Tell whether the output already contains parts, receipts or a manifest."""
+        """Tell whether the output already contains parts, receipts, a manifest or a Delta log."""
         files = listing.list_files(self.output, recursive=False)
         names = [f.path.rpartition("/")[2] for f in files]
         has_parts = any(n.startswith("part-") and n.endswith(".parquet") for n in names)
-        folders = [storage.join(self.output, name) for name in (RECEIPTS, QUARANTINE)]
+        folders = [storage.join(self.output, name) for name in (RECEIPTS, QUARANTINE, DELTA_LOG)]
         return has_parts or MANIFEST in names or any(listing.list_files(f) for f in folders)
 
     def stored_parts(self) -> set[int]:

@@ -32,6 +32,7 @@ from clftask.messages import are, counted
 from clftask.models.bundle_meta import BundleMeta
 from clftask.models.cascade import as_one, fetch
 from clftask.models.precision import check_precision
+from clftask.scoring import delta
 from clftask.scoring import plan as planning
 from clftask.scoring.manifest import (
     Counts,
@@ -264,7 +265,7 @@ class ScoreRun:
             raise JobError(Problem("max_bad_rows", self.job.max_bad_rows, problem, remedy))
 
     def close(self) -> Manifest:
-        """Write the manifest if every row of the generation is accounted for.
+        """Write the Delta log, if wanted, and the manifest, if every row is accounted for.
 
         Raises:
             JobError: Shards failed, or the receipts are inconsistent.
@@ -285,6 +286,8 @@ class ScoreRun:
         self._refuse_bad(found.counts)
         self._refuse_strange_files(plans, found.bad_in)
         manifest = self._manifest(before, plans[0], found)
+        if self.job.output.format == "delta":
+            delta.commit(self.job.output.path, manifest.parts, manifest.fingerprint)
         self.store.write_manifest(manifest)
         return manifest
 

@@ -430,6 +430,18 @@ def test_inspect_shows_the_generations(world):
     assert first["planned"][:2] == "20"
 
 
+def test_each_generation_is_a_version_of_the_delta_table(world):
+    deltalake = pytest.importorskip("deltalake")
+    settings = {"output": {"path": str(world.output), "format": "delta"}}
+    for number in range(2):
+        world.write(f"{number}.parquet", 12, first=12 * number)
+        finish(world, **settings)
+        table = deltalake.DeltaTable(str(world.output))
+        names = [file.rpartition("/")[2] for file in table.file_uris()]
+        assert len(names) == 2 + 2 * number
+    assert len(deltalake.DeltaTable(str(world.output), version=0).file_uris()) == 2
+
+
 def test_the_same_on_s3(world, s3, tmp_path):
     place = f"{s3.bucket}/{tmp_path.name}"
     settings = {
