@@ -1,4 +1,4 @@
-"""Trains each work of a file in two processes on gloo, as Ray's workers would: `python FILE`."""
+"""Trains works in two processes on gloo, as Ray's workers would: `sharded_workers.py TASKS`."""
 
 from __future__ import annotations
 
@@ -6,43 +6,74 @@ import json
 import os
 import pickle
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from training_work import Recorder
 
+from clftask.training import worker
 from clftask.training.work import Work
-from clftask.training.worker import fit
 
 
-def in_two_workers(work: Work, fail_at: int | None) -> None:
-    """Train; write the first worker's records beside the run."""
-    children = [os.fork() for _ in range(2) if os.getpid() == PARENT]
-    if os.getpid() != PARENT:
-        worker(work, fail_at, rank=len(children) - 1)
-    for child in children:
-        os.waitpid(child, 0)
+@dataclass(frozen=True)
+class Task:
+    """A work to train.
+
+    Attributes:
+        work: The work.
+        until: The step at which the first worker is killed.
+        failing: The workers that run out of memory, once in training and once in evaluation.
+    """
+
+    work: Work
+    until: int | None = None
+    failing: tuple[int, ...] = ()
 
 
-def worker(work: Work, fail_at: int | None, rank: int) -> None:
+def train(task: Task, rank: int) -> None:
+    """Train in this process; the first worker writes its records and its error beside the run."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     os.environ["LOCAL_WORLD_SIZE"] = "2"
-    store = f"file://{work.run}.store"
-    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
-    sink = Recorder(fail_at)
-    sink.run = work.run
+    run, sink = task.work.run, Recorder(task.until)
+    dist.init_process_group("gloo", init_method=f"file://{run}.store", rank=rank, world_size=2)
+    sink.run = run
+    if rank in task.failing:
+        build = worker.build_trainer
+        worker.build_trainer = lambda *args: out_of_memory_once(build(*args))
     try:
-        fit(work, sink, rank, 2, "cpu")
+        worker.fit(task.work, sink, rank, 2, "cpu")
+    except Exception as error:
+        sink.records.append({"error": f"{type(error).__name__}: {error}"})
     finally:
         if rank == 0:
-            Path(f"{work.run}.json").write_text(json.dumps(sink.records))
+            Path(f"{run}.json").write_text(json.dumps(sink.records))
         sys.stderr.flush()
         os._exit(0)
 
 
+def out_of_memory_once(trainer: Any) -> Any:
+    """Let the first pass fail in training, and in evaluation after three that try padding."""
+    seen = {True: 0, False: -3}
+
+    def fail(module: Any, *_: Any) -> None:
+        seen[module.training] += 1
+        if seen[module.training] == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    trainer.model.register_forward_pre_hook(fail)
+    return trainer
+
+
 if __name__ == "__main__":
-    PARENT = os.getpid()
-    tasks: list[Any] = pickle.loads(Path(sys.argv[1]).read_bytes())
-    for task in tasks:
-        in_two_workers(*task)
+    for task in pickle.loads(Path(sys.argv[1]).read_bytes()):
+        children = []
+        for rank in range(2):
+            child = os.fork()
+            if not child:
+                train(task, rank)
+            children.append(child)
+        for child in children:
+            os.waitpid(child, 0)

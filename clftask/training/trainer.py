@@ -177,8 +177,8 @@ class ClassifierTrainer(CheckpointedTrainer):
     def _num_states(self) -> int:
         """Return the numbers that the optimiser and DDP hold on this worker."""
         trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
-        more: int = self.job.training.optimizer.states_per_weight + (self.args.world_size > 1)
-        return trained * more
+        more = self.job.training.optimizer.states_per_weight + (self.args.world_size > 1)
+        return int(trained * more)
 
     def _trial_loss(self, micro: dict[str, Any]) -> torch.Tensor:
         with self.inference.autocast():

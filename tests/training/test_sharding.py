@@ -1,4 +1,4 @@
-"""Two workers that share a model train as one that has it whole."""
+"""Two workers that share a model train as one that has it whole; frozen weights in bf16."""
 
 from __future__ import annotations
 
@@ -15,15 +15,21 @@ from typing import Any
 import numpy as np
 import pytest
 import sharded_workers
+import torch
+from sharded_workers import Task
 from training_work import Recorder, run, weights, work_factory
 
 from clftask.config.train import TrainJob
+from clftask.data.batching import FlatTokens
+from clftask.data.targets import targets_of
+from clftask.data.tokenization import sequences
 from clftask.training.work import Work
+from clftask.training.worker import build_trainer
 
 # Clips every step, and cuts shares into unequal numbers of micro batches.
 CLIPPED = {"max_grad_norm": 0.05, "micro_batch_size": 3, "learning_rate": 1e-2, "epochs": 2}
 LORA = {"adapt": {"kind": "lora", "r": 2, "alpha": 4, "dropout": 0}}
-CHECKPOINTED = {"gradient_checkpointing": True, "epochs": 1}
+BF16 = {"precision": "bf16", "weights": "bf16", "epochs": 1}
 
 
 @pytest.fixture
@@ -33,61 +39,79 @@ def make(tmp_path, toy_table, tiny_base):
     config = json.loads((folder / "config.json").read_text())
     config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     (folder / "config.json").write_text(json.dumps(config))
-    return work_factory(tmp_path, toy_table(120), folder)
+    factory = work_factory(tmp_path, toy_table(120), folder)
+    return lambda *args, **options: changed(
+        factory(*args, **options), decision={"calibration": "none"}
+    )
+
+
+def changed(work: Work, **changes: Any) -> Work:
+    return dataclasses.replace(work, job=TrainJob.load(work.job.dump() | changes))
 
 
 def sharded(work: Work) -> Work:
-    document = work.job.dump() | {"scaling": {"workers": 2, "shard": "fsdp"}}
-    return dataclasses.replace(work, job=TrainJob.load(document))
+    return changed(work, scaling={"workers": 2, "shard": "fsdp"})
 
 
-def train_in_two(folder: Path, *tasks: tuple[Work, int | None]) -> list[Recorder]:
-    """Train works one after the other, each in two workers, until a step if it is given."""
+def train_in_two(folder: Path, *tasks: Task) -> list[Recorder]:
+    """Train works one after the other, each in two workers."""
     (folder / "tasks").write_bytes(pickle.dumps(tasks))
-    script, tests = sharded_workers.__file__, Path(sharded_workers.__file__).parent
-    paths = os.pathsep.join([str(tests), *sys.path])
-    environment = {**os.environ, "PYTHONPATH": paths}
-    command = [sys.executable, script, str(folder / "tasks")]
-    subprocess.run(command, check=True, timeout=240, env=environment)
+    script = Path(sharded_workers.__file__)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(script.parent), *sys.path])}
+    command = [sys.executable, str(script), str(folder / "tasks")]
+    subprocess.run(command, check=True, timeout=400, env=environment)
     found = []
-    for work, _ in tasks:
+    for task in tasks:
         found.append(Recorder())
-        found[-1].records = json.loads(Path(f"{work.run}.json").read_text())
+        found[-1].records = json.loads(Path(f"{task.work.run}.json").read_text())
     return found
 
 
-def assert_same(found: Recorder, expected: Recorder, runs: tuple[Work, Work], tolerance=2e-5):
-    of_both = zip(found.records, expected.records, strict=True)
-    for own, other in of_both:
-        for name in ("step", "loss", "grad_norm", "eval_loss", "eval_micro_f1"):
-            if name in other:
-                assert own[name] == pytest.approx(other[name], rel=1e-3, abs=1e-5), (name, own)
-    assert_same_weights(*runs, tolerance)
+def assert_same(found: Recorder, expected: Recorder, own: Work, other: Work) -> None:
+    for mine, theirs in zip(found.records, expected.records, strict=True):
+        for name in {"step", "loss", "grad_norm", "eval_loss", "eval_micro_f1"} & theirs.keys():
+            assert mine[name] == pytest.approx(theirs[name], rel=1e-3, abs=1e-5), (name, mine)
+    assert_same_weights(own, other)
 
 
-def assert_same_weights(own: Work, other: Work, tolerance: float = 2e-5) -> None:
+def assert_same_weights(own: Work, other: Work) -> None:
     mine, theirs = weights(own.run), weights(other.run)
     assert mine.keys() == theirs.keys()
     for name in mine:
-        np.testing.assert_allclose(mine[name], theirs[name], atol=tolerance, err_msg=name)
+        np.testing.assert_allclose(mine[name], theirs[name], atol=2e-5, err_msg=name)
+
+
+def log_loss_of_bundle(work: Work) -> float:
+    """Return the log loss on validation in plain transformers."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    folder, table = Path(work.run, "bundle"), work.tables["validation"]
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    inputs = FlatTokens(sequences(table)[0]).padded(
+        np.arange(len(table)), AutoTokenizer.from_pretrained(folder)
+    )
+    with torch.no_grad():
+        logits = model(**inputs).logits
+    targets = torch.from_numpy(targets_of(table, logits.shape[1]))
+    return float(torch.nn.functional.binary_cross_entropy_with_logits(logits, targets))
 
 
 def test_two_workers_train_as_one_and_resume_from_each_others_checkpoints(make, tmp_path):
-    one, two = make("one", **CLIPPED), sharded(make("two", **CLIPPED))
-    adapted = [make("one-lora", model=LORA, **CHECKPOINTED)]
-    adapted.append(sharded(make("two-lora", model=LORA, **CHECKPOINTED)))
+    one, two = make("one", **CLIPPED), sharded(make("two", **CLIPPED, gradient_checkpointing=True))
     begun_by_two, begun_by_one = sharded(make("left", **CLIPPED)), make("right", **CLIPPED)
     expected = run(one)
     with pytest.raises(KeyboardInterrupt):
         run(begun_by_one, Recorder(fail_at=7))
     resumed = sharded(begun_by_one)
-    tasks = [(two, None), (begun_by_two, 7), (resumed, None), (adapted[1], None)]
-    found, killed, _, of_lora = train_in_two(tmp_path, *tasks)
+    tasks = [Task(two), Task(begun_by_two, until=7), Task(resumed)]
+    found, killed, _ = train_in_two(tmp_path, *tasks)
 
-    assert_same(found, expected, (two, one))
+    assert_same(found, expected, two, one)
     assert max(r["grad_norm"] for r in expected.records if "grad_norm" in r) > 0.05
     assert found.done["workers"] == 2
     assert "2 workers on cpu, sharded, fp32" in Path(two.run, "log.txt").read_text()
+    assert found.done["metrics"]["validation"]["log_loss"] == pytest.approx(log_loss_of_bundle(two))
 
     assert "done" not in killed.records[-1]
     run(dataclasses.replace(begun_by_two, job=one.job))
@@ -95,4 +119,36 @@ def test_two_workers_train_as_one_and_resume_from_each_others_checkpoints(make, 
         assert "resuming from the checkpoint of step 6" in Path(work.run, "log.txt").read_text()
         assert_same_weights(work, one)
 
-    assert_same(of_lora, run(adapted[0]), (adapted[1], adapted[0]))
+
+def test_sharded_workers_halve_micro_batches_together_or_fail_together(make, tmp_path):
+    one = make("one", **CLIPPED | {"epochs": 1})
+    both, first = (
+        sharded(dataclasses.replace(one, run=f"{tmp_path}/{n}")) for n in ("both", "first")
+    )
+    found, failed = train_in_two(tmp_path, Task(both, failing=(0, 1)), Task(first, failing=(0,)))
+    assert_same(found, run(one), both, one)
+    assert Path(both.run, "log.txt").read_text().count("the micro batches are halved") == 1
+    reason = "OutOfMemoryError: some workers ran out of memory, and the others did not"
+    assert failed.records == [{"error": reason}]
+
+
+def test_frozen_weights_in_bf16_are_those_of_the_base_in_the_bundle(make, tmp_path):
+    work, whole = make("bf16", model=LORA, **BF16), make("fp32", model=LORA, epochs=1)
+    two = sharded(make("two", model=LORA, **BF16))
+    trainer = build_trainer(work, 1, "cpu", "bf16", work.run)
+    kept = {p.requires_grad: p.dtype for p in trainer.model.parameters()}
+    assert kept == {True: torch.float32, False: torch.bfloat16}
+
+    found, (of_two,) = run(work), train_in_two(tmp_path, Task(two))
+    log = Path(work.run, "log.txt").read_text()
+    assert "1 worker on cpu, bf16, frozen weights in bf16; " in log
+    for outcome, of in ((found, work), (of_two, two)):
+        assert outcome.done["metrics"]["validation"]["log_loss"] == pytest.approx(
+            log_loss_of_bundle(of)
+        )
+    name = "bert.embeddings.word_embeddings.weight"
+    expected = run(whole)
+    np.testing.assert_array_equal(weights(work.run)[name], weights(whole.run)[name])
+    assert found.losses() == pytest.approx(expected.losses(), rel=0.02)
+    assert found.losses() != expected.losses()
+    assert of_two.losses() == pytest.approx(found.losses(), rel=1e-3)
