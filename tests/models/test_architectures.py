@@ -274,3 +274,17 @@ def test_a_base_without_what_its_classifier_needs_is_refused(name, changes, reas
     with pytest.raises(ConfigError, match=reason) as caught:
         check_base(ModelSpec(base=str(base), max_length=16))
     assert caught.value.problems[0].path == "model.base"
+
+
+def test_a_model_whose_layers_are_not_called_as_modules_is_not_sharded(tmp_path):
+    base = base_of("SqueezeBert", tmp_path / "squeeze")
+    spec = ModelSpec(base=str(base), max_length=32)
+    check_base(spec)
+    with pytest.raises(ConfigError) as caught:
+        check_base(spec, is_sharded=True)
+    (problem,) = caught.value.problems
+    assert (problem.path, problem.value) == ("scaling.shard", "fsdp")
+    assert problem.allowed == "is not supported by squeezebert in transformers"
+    check_base(
+        ModelSpec(base=str(base_of("XLM", tmp_path / "xlm")), max_length=32), is_sharded=True
+    )
