@@ -20,12 +20,15 @@ from transformers import AutoModel, PreTrainedTokenizerFast, pipeline
 
 import clftask
 from clftask.components.decision.decision import Decision
+from clftask.components.labels import LabelSpace
 from clftask.config.sections import ModelSpec
 from clftask.config.train import TrainJob
 from clftask.data.prepare import prepare, tokenise
 from clftask.errors import ConfigError
 from clftask.models import bundle, bundle_meta
 from clftask.models.base_checks import check_base
+from clftask.models.loading import build_model
+from clftask.models.weights import load_weights, save_weights
 from clftask.training.worker import Work, build_trainer
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -288,3 +291,11 @@ def test_a_model_whose_layers_are_not_called_as_modules_is_not_sharded(tmp_path)
     check_base(
         ModelSpec(base=str(base_of("XLM", tmp_path / "xlm")), max_length=32), is_sharded=True
     )
+
+
+def test_weights_that_are_loaded_as_parts_of_one_tensor_are_saved_in_checkpoints(tmp_path):
+    base = base_of("NomicBert", tmp_path / "base")
+    spec, space = ModelSpec(base=str(base)), LabelSpace("multiclass", ("no", "yes"))
+    model, _ = build_model(str(base), spec, space, np.array([0.5, 0.5]))
+    save_weights(model, tmp_path / "weights", only_own=False)
+    load_weights(model, tmp_path / "weights", only_own=False)
