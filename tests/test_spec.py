@@ -274,6 +274,8 @@ def test_all_errors_are_reported_at_once_with_their_paths() -> None:
 INDICATORS = {"kind": "indicators", "colums": ["a", "b"]}
 COLUMN = {"kind": "column", "column": "s"}
 RANDOM = {"kind": "random"}
+SHARD = {"workers": 2, "shard": "fsdp"}
+BF16 = {"precision": "bf16", "weights": "bf16"}
 MISSPELT = [
     ({"training__epoch": 3}, "training.epoch", "Did you mean epochs?"),
     ({"dta": 1}, "dta", "Did you mean data?"),
@@ -323,6 +325,15 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"scaling__workers": 3}, "training.batch_size"),
     ({"data__split": RANDOM | {"validation": 0}}, "data.split.validation"),
     ({"data__split": COLUMN, "data__test": "/t.csv"}, "data.split"),
+    ({"scaling__shard": "zero"}, "scaling.shard"),
+    ({"scaling": SHARD | {"workers": 1}}, "scaling.workers"),
+    ({"scaling": SHARD | {"workers": [1, 4]}}, "scaling.workers"),
+    ({"scaling": SHARD, "training__precision": "fp16"}, "training.precision"),
+    ({"scaling": SHARD, "training__compile": True}, "training.compile"),
+    ({"scaling": SHARD, "training__optimizer": "adafactor"}, "training.optimizer"),
+    ({"training": BF16}, "training.weights"),
+    ({"model__adapt": "lora", "training": BF16 | {"precision": "auto"}}, "training.precision"),
+    ({"model__adapt": "lora", "training": BF16 | {"precision": "fp16"}}, "training.precision"),
 ]
 
 

@@ -29,12 +29,14 @@ class AdaptSpec(Spec):
         keeps_base: Whether the pretrained weights stay as they are: checkpoints hold only the
             weights that the base lacks.
         trains_layers: Whether layers of the pretrained model are trained.
+        freezes: Whether some of the pretrained weights are not trained.
         is_apart: Whether a bundle, too, holds only those, and a reference to the base.
     """
 
     package: ClassVar[tuple[str, str] | None] = None
     keeps_base: ClassVar[bool] = False
     trains_layers: ClassVar[bool] = True
+    freezes: ClassVar[bool] = True
 
     @property
     def is_apart(self) -> bool:
@@ -56,6 +58,7 @@ class AdaptSpec(Spec):
 class Full(AdaptSpec):
     """All parameters are trained."""
 
+    freezes = False
     kind: Literal["full"] = "full"
 
     def apply(self, base: nn.Module) -> None:
@@ -251,7 +254,7 @@ def layer_numbers(base: nn.Module) -> dict[str, int]:
     """
     from torch import nn
 
-    layers = _layers(base)
+    layers = stacked_layers(base)
     declared = getattr(base.config.get_text_config(), "num_hidden_layers", 1)  # type: ignore[operator,union-attr]
     if not layers or len(layers) < declared:
         return {}
@@ -268,7 +271,7 @@ def layer_numbers(base: nn.Module) -> dict[str, int]:
     return numbers
 
 
-def _layers(base: nn.Module) -> list[tuple[str, ...]]:
+def stacked_layers(base: nn.Module) -> list[tuple[str, ...]]:
     """Return the names of the modules of each layer, from the bottom up.
 
     XLM has a list of attentions, one of feed-forward parts and so on, of the same length in the

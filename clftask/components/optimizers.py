@@ -14,6 +14,7 @@ class Optimizer(StrEnum):
     Attributes:
         trainer_name: `optim` of transformers' TrainingArguments.
         states_per_weight: State values per weight.
+        is_elementwise: Whether a weight's step depends on its own gradients alone.
         arguments: The arguments of `training.hf` that only this optimiser uses.
     """
 
@@ -33,6 +34,10 @@ class Optimizer(StrEnum):
         member._value_, member.trainer_name = name, trainer_name
         member.states_per_weight, member.arguments = states, arguments
         return member
+
+    @property
+    def is_elementwise(self) -> bool:
+        return self is not Optimizer.ADAFACTOR
 
     def unused(self, names: set[str]) -> set[str]:
         """Return the names of `training.hf` arguments that only other optimisers use."""

@@ -227,10 +227,13 @@ COUNTERPARTS = _table(
         "use_cpu no_cuda use_mps_device": ("scaling.use_gpu", ""),
         (
             "local_rank ddp_backend ddp_find_unused_parameters ddp_bucket_cap_mb "
-            "ddp_broadcast_buffers ddp_static_graph ddp_timeout deepspeed fsdp fsdp_config "
-            "accelerator_config parallelism_config sharded_ddp tpu_num_cores nproc_per_node "
-            "num_processes"
+            "ddp_broadcast_buffers ddp_static_graph ddp_timeout "
+            "accelerator_config tpu_num_cores nproc_per_node num_processes"
         ): ("scaling.workers", "Ray starts the workers."),
+        "fsdp fsdp_config sharded_ddp parallelism_config deepspeed": (
+            "scaling.shard",
+            "fsdp cuts the model among the workers.",
+        ),
         "report_to project trackio_space_id trackio_bucket_id trackio_static_space_id": (
             "tracking",
             "For example [tensorboard].",

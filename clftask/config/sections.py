@@ -132,6 +132,7 @@ class TrainingSpec(Spec):
     schedule: Schedule = Schedule.LINEAR
     optimizer: Optimizer = Optimizer.ADAMW
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    weights: Literal["fp32", "bf16"] = "fp32"
     early_stopping: EarlyStopping | None = EarlyStopping()
     metric: str = "micro_f1"
     keep_checkpoints: int = Field(2, ge=0)
@@ -184,9 +185,17 @@ class WorkersSpec(Spec):
 
 
 class ScalingSpec(WorkersSpec):
-    """The workers of a training job; with a range, training is elastic."""
+    """The workers of a training job; with a range, training is elastic.
+
+    `shard: fsdp` cuts the model among them; without it, each has a whole one.
+    """
 
     max_failures: int = Field(3, ge=0)
+    shard: Literal["fsdp"] | None = None
+
+    def is_sharded(self, num_workers: int) -> bool:
+        """Tell whether the model is cut among this number of workers."""
+        return self.shard is not None and num_workers > 1
 
 
 class RunSpec(Spec):

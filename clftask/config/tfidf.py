@@ -107,7 +107,7 @@ def unused_settings(
     found = {f"training.{name}": getattr(training, name) for name in names}
     others: dict[str, Any] = {"loss.kind": None if loss.is_cross_entropy else loss.kind}
     others["loss.label_smoothing"] = getattr(loss, "label_smoothing", 0) or None
-    for name in ("workers", "use_gpu", "max_failures"):
+    for name in ("workers", "use_gpu", "max_failures", "shard"):
         value, default = getattr(scaling, name), type(scaling).model_fields[name].default
         others[f"scaling.{name}"] = None if value == default or value is False else value
     others |= {path: value or None for path, value in more.items()}

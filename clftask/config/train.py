@@ -135,7 +135,9 @@ def cross_field_errors(job: TrainJob) -> list[Problem]:
     found += _of_layer_decay(job)
     found += _of_decision(job)
     found += _of_long_text(job)
+    found += _of_weights(job)
     found += _of_workers(job)
+    found += _of_sharding(job)
     if isinstance(data.split, ColumnSplit):
         if data.validation or data.test:
             remedy = "Remove data.validation and data.test, or the split."
@@ -230,6 +232,43 @@ def _of_layer_decay(job: TrainJob) -> list[Problem]:
         return []
     allowed = f"has no effect with model.adapt {job.transformer.adapt.kind}, which trains no layers"
     return [Problem("training.layer_decay", decay, allowed, "Remove it.")]
+
+
+def _of_weights(job: TrainJob) -> list[Problem]:
+    training, path = job.training, "training.weights"
+    if training.weights == "fp32" or job.is_linear:
+        return []
+    found = []
+    if not job.transformer.adapt.freezes:
+        kind = job.transformer.adapt.kind
+        allowed = f"is for frozen weights, and model.adapt {kind} trains all of them, in fp32"
+        found.append(Problem(path, "bf16", allowed, "Use lora, or remove it."))
+    if training.precision != "bf16":
+        allowed = "must be bf16 with training.weights: bf16"
+        found.append(Problem("training.precision", training.precision, allowed))
+    return found
+
+
+def _of_sharding(job: TrainJob) -> list[Problem]:
+    scaling, training = job.scaling, job.training
+    if scaling.shard is None or job.is_linear:
+        return []
+    found = []
+    if scaling.bounds[0] < 2:
+        allowed = "must be at least 2 with scaling.shard: the model is cut among the workers"
+        found.append(Problem("scaling.workers", scaling.workers, allowed))
+    if training.precision == "fp16":
+        allowed = (
+            "is not supported with scaling.shard: gradients that overflow show on one worker only"
+        )
+        found.append(Problem("training.precision", "fp16", allowed, "Use bf16."))
+    if training.compile is True:
+        allowed = "is not supported with scaling.shard"
+        found.append(Problem("training.compile", True, allowed, "Remove it."))
+    if not training.optimizer.is_elementwise:
+        allowed = "is not supported with scaling.shard: it needs whole matrices"
+        found.append(Problem("training.optimizer", training.optimizer.value, allowed, "Use adamw."))
+    return found
 
 
 def _of_workers(job: TrainJob) -> list[Problem]:

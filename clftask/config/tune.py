@@ -240,6 +240,10 @@ def _of_train(job: TuneJob) -> list[Problem]:
     mistakes = [_below("train", problem) for problem in cross_field_errors(job.train)]
     if job.metric is not None:
         mistakes += problem_of_metric(job.train, "metric", job.metric)
+    if job.train.scaling.shard is not None:
+        allowed = "is for a training job: the models of trials are whole"
+        remedy = "Remove it, and train the best job with it."
+        mistakes.append(Problem("train.scaling.shard", job.train.scaling.shard, allowed, remedy))
     least, most = job.train.scaling.bounds
     if least != most:
         allowed = "must be a number in a search: a trial keeps its workers"

@@ -63,7 +63,10 @@ def _check_length(spec: ModelSpec, limit: int) -> None:
 
 
 def check_base(
-    spec: ModelSpec, has_pairs: bool = False, training: TrainingSpec | None = None
+    spec: ModelSpec,
+    has_pairs: bool = False,
+    training: TrainingSpec | None = None,
+    is_sharded: bool = False,
 ) -> Any:
     """Check that a model can be trained, before any worker starts.
 
@@ -71,6 +74,7 @@ def check_base(
         spec: The job's model section.
         has_pairs: Whether the job has second texts.
         training: The job's training section; by default, what every base supports.
+        is_sharded: Whether workers share the model.
 
     Returns:
         Its tokenizer. A temporary download is removed.
@@ -82,11 +86,15 @@ def check_base(
     """
     _check_package(spec)
     with temporary_folder() as scratch, quiet_loading():
-        base, training = find_base(spec.base, scratch), training or TrainingSpec()
-        return _check_base(spec, base, has_pairs, training)
+        tokenizer, model = _check_base(spec, find_base(spec.base, scratch), has_pairs)
+        _check_training(model, training or TrainingSpec())
+        if is_sharded:
+            _check_sharding(model, tokenizer, spec, has_pairs)
+        return tokenizer
 
 
-def _check_base(spec: ModelSpec, base: str, has_pairs: bool, training: TrainingSpec) -> Any:
+def _check_base(spec: ModelSpec, base: str, has_pairs: bool) -> tuple[Any, Any]:
+    """Return the tokenizer, and the model without its weights."""
     transformers = import_transformers()
     if Path(base).is_dir():
         check_files(Path(base), functools.partial(refuse_base, spec.base))
@@ -112,9 +120,7 @@ def _check_base(spec: ModelSpec, base: str, has_pairs: bool, training: TrainingS
     if Path(base).is_dir():  # those of a hub id are downloaded by the workers
         _check_weights(spec, base, config)
     tokenizer = _check_tokenizer(spec.base, base, config)
-    model = _check_model(spec, config, tokenizer, has_pairs)
-    _check_training(model, training)
-    return tokenizer
+    return tokenizer, _check_model(spec, config, tokenizer, has_pairs)
 
 
 def _check_training(model: Any, training: TrainingSpec) -> None:
@@ -128,6 +134,15 @@ def _check_training(model: Any, training: TrainingSpec) -> None:
     if training.gradient_checkpointing and not model.base_model.supports_gradient_checkpointing:
         allowed = f"is not supported by {kind} in transformers"
         raise ConfigError(Problem("training.gradient_checkpointing", True, allowed, "Remove it."))
+
+
+def _check_sharding(model: Any, tokenizer: Any, spec: ModelSpec, has_pairs: bool) -> None:
+    """Check that the model calls its layers as modules: FSDP's hooks gather their weights."""
+    from clftask.models import trial_step
+
+    if not trial_step.calls_layers(model, tokenizer, spec, has_pairs):
+        allowed = f"is not supported by {model.base_model.config.model_type} in transformers"
+        raise ConfigError(Problem("scaling.shard", "fsdp", allowed, "Remove it."))
 
 
 def _check_model(spec: ModelSpec, config: Any, tokenizer: Any, has_pairs: bool) -> Any:

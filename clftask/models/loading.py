@@ -162,12 +162,23 @@ def build_model(
     keep_layers(config, spec.layers)
     with quiet_loading():
         model, head, absent = with_head(base, spec, config)
+    _own_memory(model)
     spec.adapt.apply(model.base_model)
     if not head & absent and _is_classifier_of(space, base):
         return model, set()
     bias = log_odds(prior, space.task) if spec.head.bias == "prior" else np.zeros(len(names))
     _start_output(model, absent, bias)
     return model, head
+
+
+def _own_memory(model: Any) -> None:
+    """Copy weights that transformers loads as parts of one tensor: safetensors refuses these.
+
+    NomicBert's queries, keys and values are such.
+    """
+    for parameter in model.parameters():
+        if parameter.untyped_storage().nbytes() > parameter.nbytes:
+            parameter.data = parameter.data.clone()
 
 
 def _is_classifier_of(space: LabelSpace, base: str) -> bool:

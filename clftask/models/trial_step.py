@@ -12,6 +12,7 @@ from transformers import AutoModelForSequenceClassification
 from transformers.initialization import no_init_weights
 from transformers.trainer_utils import align_special_tokens
 
+from clftask.components.adapt import stacked_layers
 from clftask.components.heads import MlpHead
 from clftask.config.sections import ModelSpec
 from clftask.data.batching import FlatTokens, widths
@@ -87,6 +88,18 @@ def check_step(
         raise refuse(reason, remedy) from None
     if len(shape) != 2 or shape[1] != model.config.num_labels:
         raise refuse(f"gives logits of shape {shape} instead of one row per text", remedy)
+
+
+def calls_layers(model: Any, tokenizer: Any, spec: ModelSpec, has_pairs: bool) -> bool:
+    """Tell whether a forward pass calls each layer as a module, not its `forward`: with hooks."""
+    names = {name for layer in stacked_layers(model.base_model) for name in layer}
+    left = {model.base_model.get_submodule(name) for name in names}
+    hooks = [layer.register_forward_hook(lambda own, *_: left.discard(own)) for layer in left]
+    with torch.no_grad():
+        _logits(model, tokenizer, spec, has_pairs)
+    for hook in hooks:
+        hook.remove()
+    return not left
 
 
 def other_choice(spec: ModelSpec) -> str:

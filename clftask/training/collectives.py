@@ -59,6 +59,26 @@ def all_agree(vote: bool) -> bool:
     return bool(box)
 
 
+def highest(number: int) -> int:
+    """Return the highest number of all workers; every worker must call it."""
+    box = torch.tensor(number)
+    dist.all_reduce(box, op=dist.ReduceOp.MAX, group=host_group())
+    return int(box)
+
+
+def worked_everywhere(worked: bool) -> bool:
+    """Return whether a pass worked on all workers, or on none; every worker must call it.
+
+    Raises:
+        OutOfMemoryError: It worked on some: what the workers exchange no longer matches.
+    """
+    box = torch.tensor(int(worked))
+    dist.all_reduce(box, group=host_group())
+    if 0 < box < dist.get_world_size():
+        raise torch.OutOfMemoryError("some workers ran out of memory, and the others did not")
+    return bool(box)
+
+
 def host_group() -> dist.ProcessGroup | None:
     """Return the process group for tensors in host memory; None is the default group.
 

@@ -72,7 +72,8 @@ class Features:
 
     def logits(self, inference: Inference, tokens: pa.Table, split: str) -> Float32 | None:
         """Return (rows, labels) float32 logits of a split on the first worker, else None."""
-        if inference.args.process_index != 0:
+        is_first = inference.args.process_index == 0
+        if not is_first and not inference.is_sharded:  # a sharded model needs all workers
             return None
         whole = self.splits[split]
         parts = [
@@ -80,7 +81,7 @@ class Features:
             for i in range(0, len(whole), _ROWS)
         ]
         pooled = inference.job.transformer.long_text.pooled
-        return pooled(np.concatenate(parts), sequences(tokens)[1])
+        return pooled(np.concatenate(parts), sequences(tokens)[1]) if is_first else None
 
 
 def features_of(
@@ -126,7 +127,7 @@ def _state_read(inference: Inference, inputs: pa.Table) -> tuple[str, int, str]:
     order = np.argsort(-flat.lengths, kind="stable")
     rows = order[np.linspace(0, len(order) - 1, NUM_TRIED).astype(int)]  # of all lengths
     batch = flat.padded(rows, tokenizer)
-    with torch.inference_mode(), _states(model) as seen:
+    with torch.no_grad(), _states(model) as seen:
         expected = inference.forward(batch, is_exact=True)
     states, mask = seen[0].float(), batch["attention_mask"].to(seen[0].device)
     if (expected - expected[0]).abs().max() <= TOLERANCE:
@@ -147,7 +148,7 @@ class _Encoder(Inference):
         super().__init__(inference.model, tokenizer, job, args, size)
         self.read = read
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def forward(self, batch: dict[str, torch.Tensor], is_exact: bool) -> torch.Tensor:
         with _states(self.model) as seen:
             super().forward(batch, is_exact)

@@ -23,7 +23,7 @@ from clftask.errors import JobError, Problem
 from clftask.messages import counted
 from clftask.models.memory import unless_out_of_memory
 from clftask.models.padding import depends_on_padding, least_width
-from clftask.training.collectives import host_group
+from clftask.training.collectives import all_agree, host_group, worked_everywhere
 
 # Rows times padded length of one forward pass. On a CPU, larger batches are slower.
 MAX_TOKENS = {"cuda": 32_768, "cpu": 2_048}
@@ -45,6 +45,7 @@ class Inference:
     ) -> None:
         self.model, self.tokenizer, self.job, self.args = model, tokenizer, job, args
         self.size, self.max_tokens = num_labels, MAX_TOKENS[args.device.type]
+        self.is_sharded = job.scaling.is_sharded(args.world_size)
 
     def logits(self, tokens: pa.Table, is_exact: bool) -> Float32 | None:
         """Return (rows, labels) float32 logits on the first worker, else None.
@@ -76,21 +77,33 @@ class Inference:
         shape = math.ceil(len(flat.lengths) / world), self.size
         mine = torch.zeros(shape, pin_memory=is_pinned)
         waiting = deque(token_batches(flat.lengths, self.max_tokens, rank, world, equal))
-        while waiting:
-            rows = waiting.popleft()
-            inputs = flat.padded(rows, self.tokenizer)
-            logits = unless_out_of_memory(self.forward, inputs, is_exact)
+        while self._goes_on(has_rows := bool(waiting)):
+            # A sharded model needs all workers in a pass: those without rows run a short one.
+            rows = waiting.popleft() if has_rows else flat.lengths.argmin(keepdims=True)
+            logits = self._unless_out_of_memory(flat.padded(rows, self.tokenizer), is_exact)
             if logits is None:
                 self._shrink(flat.lengths[rows])
-                left = np.concatenate([rows, *waiting])
+                left = np.concatenate([rows, *waiting]) if has_rows else rows[:0]
                 again = token_batches(flat.lengths[left], self.max_tokens, equal=equal)
                 waiting = deque(left[batch] for batch in again)
-                continue
-            mine[filled : filled + len(rows)].copy_(logits, non_blocking=is_pinned)
-            filled += len(rows)
+            elif has_rows:
+                mine[filled : filled + len(rows)].copy_(logits, non_blocking=is_pinned)
+                filled += len(rows)
         if is_pinned:
             torch.cuda.synchronize()
         return mine
+
+    def _goes_on(self, has_rows: bool) -> bool:
+        """Tell whether this worker runs another pass; a sharded model runs until all are done."""
+        return not all_agree(not has_rows) if self.is_sharded else has_rows
+
+    def _unless_out_of_memory(
+        self, inputs: dict[str, torch.Tensor], is_exact: bool
+    ) -> torch.Tensor | None:
+        logits = unless_out_of_memory(self.forward, inputs, is_exact)
+        if self.is_sharded and not worked_everywhere(logits is not None):
+            self.model.reset_iter_state()
+        return logits
 
     @functools.cached_property
     def _needs_equal_lengths(self) -> bool:
@@ -102,7 +115,7 @@ class Inference:
             raise row_too_large(self.job, self.args, int(lengths[0]))
         self.max_tokens = len(lengths) * int(lengths[0]) // 2
 
-    @torch.inference_mode()
+    @torch.no_grad()  # FSDP2 cannot train weights that it gathered in inference mode
     def forward(self, batch: dict[str, torch.Tensor], is_exact: bool) -> torch.Tensor:
         self.model.eval()
         device = self.args.device

@@ -13,13 +13,12 @@ import contextlib
 import inspect
 import logging
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
-from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers import PrinterCallback, TrainingArguments
 
 from clftask.array_types import Float32
 from clftask.components.labels import LabelSpace, multi_hot
@@ -32,25 +31,23 @@ from clftask.data.batching import (
     num_global_rows,
 )
 from clftask.data.targets import targets_of, train_labels
-from clftask.io.tempdirs import translate_write_errors
 from clftask.messages import first_line
 from clftask.models.memory import is_device_failure, is_out_of_memory, unless_out_of_memory
 from clftask.models.padding import least_width
-from clftask.models.weights import load_weights, save_weights
+from clftask.training.checkpointed_trainer import CheckpointedTrainer
 from clftask.training.collectives import all_agree, broadcast_from_first
 from clftask.training.compiling import Compiling
 from clftask.training.features import Features, encoder_gives, features_of
 from clftask.training.inference import Inference, row_too_large
 from clftask.training.parameter_groups import parameter_groups
-from clftask.training.validation import evaluations_without_gain, validation_metrics
+from clftask.training.validation import validation_metrics
 
-WEIGHTS = "model.safetensors"
 NUM_TRIED = 4  # rows
 
 _log = logging.getLogger(__name__)
 
 
-class ClassifierTrainer(Trainer):  # type: ignore[misc]
+class ClassifierTrainer(CheckpointedTrainer):
     """A Trainer whose steps do not depend on the number of workers.
 
     Args:
@@ -92,8 +89,6 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         self.rows_seen = 0
         self.fallback = ""  # why fp32 replaces a faster precision
 
-    optimizer: Any
-    lr_scheduler: Any
     control: Any
 
     # -------------------------------------------------------------- training
@@ -123,7 +118,8 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         if self.optimizer is None:
             cls, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
             if "fused" in inspect.signature(cls).parameters:
-                options["fused"] = True  # equal steps, in a third of the time on a CPU
+                # Equal steps, in a third of the time on a CPU; torch 2.13 has no SGD for shards.
+                options["fused"] = not self.inference.is_sharded or cls is torch.optim.AdamW
             self.optimizer = cls(self._parameter_groups(), **options)
         return self.optimizer
 
@@ -167,11 +163,9 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
 
     def _fits(self, micro: dict[str, Any]) -> bool:
         """Tell whether a step fits into memory, beside gradients and the optimiser's state."""
-        trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
-        more = self.job.training.optimizer.states_per_weight + (self.args.world_size > 1)
 
         def step() -> bool:
-            reserved = torch.empty(trained * more, device=self.args.device)
+            reserved = torch.empty(self._num_states(), device=self.args.device)
             self.accelerator.backward(self._trial_loss(self._prepare_input(micro)))
             del reserved
             return True
@@ -180,6 +174,12 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         found = unless_out_of_memory(step)
         self.model.zero_grad(set_to_none=True)
         return found is not None
+
+    def _num_states(self) -> int:
+        """Return the numbers that the optimiser and DDP hold on this worker."""
+        trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        more = self.job.training.optimizer.states_per_weight + (self.args.world_size > 1)
+        return int(trained * more)
 
     def _trial_loss(self, micro: dict[str, Any]) -> torch.Tensor:
         with self.inference.autocast():
@@ -218,16 +218,18 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         """Return the loss of a step; None after `_shrink`."""
         total = torch.zeros((), device=self.args.device)
         for i, micro in enumerate(self._prepare_inputs(parts)):
-            is_last = i == len(parts) - 1
-            with contextlib.nullcontext() if is_last else self.accelerator.no_sync(model):
-                loss = unless_out_of_memory(self._weighted_loss, model, micro)
-                if loss is not None:
-                    loss = self._backward(loss, is_last)
+            loss = self._pass(model, micro, i == len(parts) - 1)
             if loss is None:
                 self._shrink(parts[i])
                 return None
             total += loss
         return total
+
+    def _pass(self, model: Any, micro: dict[str, Any], is_last: bool) -> torch.Tensor | None:
+        """Run the passes of a micro batch; return the loss, or None if memory ran out."""
+        with contextlib.nullcontext() if is_last else self.accelerator.no_sync(model):
+            loss = unless_out_of_memory(self._weighted_loss, model, micro)
+            return None if loss is None else self._backward(loss, is_last)
 
     def _backward(self, loss: torch.Tensor, is_last: bool) -> torch.Tensor | None:
         """Run the backward pass; return the loss, or None if it ran out of memory."""
@@ -261,69 +263,6 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         """Return 0: Trainer's estimate expects a dict, not a list of micro batches."""
         return 0
 
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Save the weights; those of a base that stays as it is are left out."""
-        folder = Path(output_dir or self.args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_weights(self.model, folder / WEIGHTS, self.job.transformer.adapt.keeps_base)
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Save a checkpoint in the temporary folder.
-
-        Raises:
-            StorageError: Its disk is full, or cannot be written.
-        """
-        # Only the first worker uploads; saving is a collective of all.
-        if not broadcast_from_first(self._must_save() or not self.is_uploading()):
-            return
-        with translate_write_errors(self.args.output_dir):
-            super()._save_checkpoint(model, trial)
-
-    def _must_save(self) -> bool:
-        """Tell whether a checkpoint is needed although it would wait for the previous one."""
-        step, is_epoch = self.state.global_step, float(self.state.epoch or 0).is_integer()
-        stopping = self.job.training.early_stopping
-        is_out = stopping and evaluations_without_gain(self.args, self.state) >= stopping.patience
-        is_best_or_last = step in (self.state.max_steps, self.state.best_global_step)
-        return bool(not is_epoch or is_best_or_last or is_out)
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        """Save nothing after the last step: a run that resumes there only loads the weights."""
-        if self.state.global_step < self.state.max_steps:
-            super()._save_optimizer_and_scheduler(output_dir)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Load the weights; missing or mismatched ones raise an error."""
-        file = Path(resume_from_checkpoint, WEIGHTS)
-        load_weights(self.model, file, self.job.transformer.adapt.keeps_base)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """Load the optimiser's state, but take the hyperparameters from the job.
-
-        Trainer restores the learning rates of the checkpoint. In PBT, it may be another trial's
-        and would undo the mutation.
-        """
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is None:
-            return
-        # torch's LambdaLR computes each rate from base_lrs, which its state_dict restores.
-        schedule = self.lr_scheduler
-        own = self._parameter_groups()
-        schedule.base_lrs = [group["lr"] for group in own]
-        schedule._last_lr = [
-            group["lr"] * share(schedule.last_epoch)
-            for group, share in zip(own, schedule.lr_lambdas, strict=True)
-        ]
-        for i, group in enumerate(self.optimizer.param_groups):
-            group["initial_lr"], group["lr"] = schedule.base_lrs[i], schedule._last_lr[i]
-            group["weight_decay"] = own[i]["weight_decay"]
-
-    def _save_rng_state(self, output_dir: str) -> None:
-        """Save nothing: `StepSeed` derives the random state from the step."""
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        """Load nothing, as nothing is saved."""
-
     # -------------------------------------------------------------- evaluation
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
@@ -341,6 +280,15 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
             self.args, self.state, self.control, metrics
         )
         return metrics
+
+    @property
+    def has_bf16_weights(self) -> bool:
+        """Whether frozen weights are kept in bf16 while it trains."""
+        return bool(self.args.bf16 and self.job.training.weights == "bf16")
+
+    def use(self, model: Any) -> None:
+        """Evaluate this model, which is on its device, from now on."""
+        self.model = self.model_wrapped = self.inference.model = model
 
     def mean_loss(self, split: str, logits: Float32) -> float:
         """Return the mean training loss of a split, given its logits; row weights do not count."""

@@ -32,6 +32,7 @@ from clftask.models.loading import (
 from clftask.models.precision import bf16_pays, resolve_precision
 from clftask.models.tokenizers import load_tokenizer
 from clftask.models.trial_step import prepare
+from clftask.models.weights import keep_frozen_in_bf16, load_weights
 from clftask.training.arguments import training_arguments
 from clftask.training.callbacks import (
     Reporter,
@@ -43,11 +44,12 @@ from clftask.training.callbacks import (
     Stopwatch,
     precision_of,
 )
+from clftask.training.checkpointed_trainer import WEIGHTS
 from clftask.training.checkpoints import Checkpoints, read_state
 from clftask.training.collectives import broadcast_from_first, forget_launcher
 from clftask.training.publishing import publish_model
 from clftask.training.run_log import RunLog
-from clftask.training.trainer import WEIGHTS, ClassifierTrainer
+from clftask.training.trainer import ClassifierTrainer
 from clftask.training.validation import evaluations_without_gain
 from clftask.training.work import Work
 
@@ -109,16 +111,20 @@ def _run(
         watch = Stopwatch(trainer)
         _train(trainer, checkpoints, log, sink, watch)
     _use_best(trainer, checkpoints)
+    if trainer.has_bf16_weights:
+        trainer.use(exact_model(work, trainer, device, scratch))
     shipped = shipped_epoch(trainer)
     if rank == 0 and shipped is not None:
         log.add_line(shipped.line())
     found = evaluate(work, trainer)
+    model = whole_model(work, trainer, scratch)
     if rank != 0:
         return {}
     checkpoints.wait()  # it was uploaded beside the evaluation
     outcome = found.content | _outcome(trainer, watch, started, work)
     outcome["shipped"] = shipped.dump() if shipped else None
-    publish(work, trainer, found, outcome, Path(scratch, "bundle"), log.records, log.add_line)
+    place = Path(scratch, "bundle")
+    publish(work, trainer, model, found, outcome, place, log.records, log.add_line)
     for line in found.warnings:
         log.add_line(f"warning: {line}")
     return outcome
@@ -149,7 +155,8 @@ def build_trainer(
         return trainer
     if work.job.training.precision != "auto":
         allowed = f"does not work with {work.job.model.base}: {reason}"
-        raise ConfigError(Problem("training.precision", precision, allowed, "Use fp32."))
+        weights = "" if work.job.training.weights == "fp32" else ", without training.weights"
+        raise ConfigError(Problem("training.precision", precision, allowed, f"Use fp32{weights}."))
     trainer = _build_trainer(work, world, device, "fp32", scratch)
     trainer.fallback = f"fp32 is used: {precision} does not work with this model: {reason}"
     _log.warning(trainer.fallback)
@@ -160,16 +167,35 @@ def _build_trainer(
     work: Work, world: int, device: str, precision: str, scratch: str
 ) -> ClassifierTrainer:
     job = work.job
+    model, tokenizer, fresh = _initial_model(work, scratch)
+    if precision == "bf16" and job.training.weights == "bf16":
+        keep_frozen_in_bf16(model)
+    arguments = training_arguments(job, f"{scratch}/trainer", world, device, precision)
+    # accelerate may not find Ray's process group; then it trains independent models silently.
+    assert arguments.world_size == world, "Trainer would train independent models"
+    of_data = tokenizer, arguments, work.tables, work.space, fresh
+    if not job.scaling.is_sharded(world):
+        return ClassifierTrainer(job, model, *of_data)
+    from clftask.training.sharded_trainer import ShardedTrainer
+    from clftask.training.sharding import shard
+
+    shard(model, device)
+    return ShardedTrainer(job, model, *of_data)
+
+
+def _initial_model(work: Work, scratch: str) -> tuple[Any, Any, set[str]]:
+    """Return the model before training, its tokenizer, and the names of its new parameters.
+
+    It is the same whenever and wherever it is called.
+    """
+    job = work.job
     torch.manual_seed(job.seed)
     base = find_base(job.model.base, scratch)
     prior = train_labels(work.tables["train"], len(work.label_names)).shares
     model, fresh = build_model(base, job.transformer, work.space, prior)
     tokenizer = load_tokenizer(base, model.config)
     prepare(model, tokenizer, job.transformer, job.data.text_pair is not None)
-    arguments = training_arguments(job, f"{scratch}/trainer", world, device, precision)
-    # accelerate may not find Ray's process group; then it trains independent models silently.
-    assert arguments.world_size == world, "Trainer would train independent models"
-    return ClassifierTrainer(job, model, tokenizer, arguments, work.tables, work.space, fresh)
+    return model, tokenizer, fresh
 
 
 # ------------------------------------------------------------------ training
@@ -213,9 +239,11 @@ def _description(trainer: ClassifierTrainer) -> str:
     args = trainer.args
     total, trained = parameter_counts(trainer.model)
     head = "" if trainer.fresh else "; the base's own head is kept"
+    frozen = ", frozen weights in bf16" if trainer.has_bf16_weights else ""
+    sharded = ", sharded" if trainer.inference.is_sharded else ""
     return (
-        f"{counted(args.world_size, 'worker')} on {args.device.type}, {precision_of(args)}; "
-        f"{trained:,} of {total:,} parameters trained{head}"
+        f"{counted(args.world_size, 'worker')} on {args.device.type}{sharded}, "
+        f"{precision_of(args)}{frozen}; {trained:,} of {total:,} parameters trained{head}"
     )
 
 
@@ -261,6 +289,38 @@ def _use_best(trainer: ClassifierTrainer, checkpoints: Checkpoints) -> None:
         trainer._load_from_checkpoint(folder)
 
 
+def exact_model(work: Work, trainer: ClassifierTrainer, device: str, scratch: str) -> Any:
+    """Return a model with the base's own frozen weights, as the bundle has them; all in fp32."""
+    model = _initial_model(work, scratch)[0]
+    if trainer.inference.is_sharded:
+        from clftask.training.sharding import shard
+
+        shard(model, device)
+    else:
+        trainer.model.to("cpu")  # the device may not hold both
+    with torch.no_grad():
+        for own, trained in zip(model.parameters(), trainer.model.parameters(), strict=True):
+            if trained.requires_grad:
+                own.copy_(trained)
+    return model if trainer.inference.is_sharded else model.to(device)
+
+
+def whole_model(work: Work, trainer: ClassifierTrainer, scratch: str) -> Any:
+    """Return the trained model on the CPU; if it is sharded, on the first worker only.
+
+    Every worker must call it.
+    """
+    if not trainer.inference.is_sharded:
+        return trainer.model.to("cpu")
+    trainer._save(scratch)
+    if trainer.args.process_index != 0:
+        return None
+    model, file = _initial_model(work, scratch)[0], Path(scratch, WEIGHTS)
+    load_weights(model, file, work.job.transformer.adapt.keeps_base)
+    file.unlink()
+    return model
+
+
 # ------------------------------------------------------------------ evaluation and bundle
 
 
@@ -301,6 +361,7 @@ def _outcome(
 def publish(
     work: Work,
     trainer: ClassifierTrainer,
+    model: Any,
     found: Evaluated,
     outcome: dict[str, Any],
     folder: Path,
@@ -311,15 +372,15 @@ def publish(
 
     Args:
         work: The inputs of the run.
-        trainer: Has the weights to export.
+        trainer: Has the tokenizer.
+        model: The model to export, on the CPU.
         found: The decision, evaluated on held-out rows.
         outcome: The content of `metrics.json`.
         folder: A local folder; it must not exist.
         records: The records of `metrics.jsonl`, for the report's learning curves.
         say: Receives the error message if the report cannot be rendered.
     """
-    model, decision = trainer.model.to("cpu"), found.decision
-    calibration = decision.calibration.folded(output_layer(model))
-    decision = decision.model_copy(update={"calibration": calibration})
+    calibration = found.decision.calibration.folded(output_layer(model))
+    decision = found.decision.model_copy(update={"calibration": calibration})
     of_model = model, trainer.processing_class, decision
     publish_model(work, *of_model, found, outcome, folder, records, say)

@@ -57,7 +57,8 @@ def publish_winner(
         }
         exported = dataclasses.replace(work, job=job)
         place, say = Path(scratch, "bundle"), _log.warning
-        publish(exported, trainer, found, outcome, place, _records(trial), say)
+        model = trainer.model.to("cpu")
+        publish(exported, trainer, model, found, outcome, place, _records(trial), say)
         return outcome
 
 

@@ -54,14 +54,15 @@ def test_settings_without_effect_are_refused_all_at_once():
     more = {
         "loss": {"kind": "focal", "label_smoothing": 0.1},
         "training": {"epochs": 3, "weight_decay": 0.1, "metric": "map"},
-        "scaling": {"workers": 2, "use_gpu": True, "max_failures": 0},
+        "scaling": {"workers": 2, "use_gpu": True, "max_failures": 0, "shard": "fsdp"},
         "tracking": ["tensorboard"],
         "baseline": True,
     }
     found = refused(TrainJob, document(**more))
     assert found.keys() == {
         "loss.kind", "loss.label_smoothing", "training.epochs", "training.weight_decay",
-        "scaling.workers", "scaling.use_gpu", "scaling.max_failures", "tracking", "baseline",
+        "scaling.workers", "scaling.use_gpu", "scaling.max_failures", "scaling.shard",
+        "tracking", "baseline",
     }  # fmt: skip
     assert found["training.weight_decay"] == (
         "0.1: is not for model.base: tfidf; Use model.C, the inverse strength of regularisation."

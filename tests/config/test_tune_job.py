@@ -551,6 +551,9 @@ def test_a_trial_keeps_its_workers() -> None:
     document = searching("training.learning_rate", {"kind": "loguniform", "low": 1e-5, "high": 1})
     with pytest.raises(ConfigError, match="a trial keeps its workers"):
         TuneJob.load(document, ["train.scaling.workers=[1, 2]"])
+    with pytest.raises(ConfigError, match="the models of trials are whole") as caught:
+        TuneJob.load(document, ["train.scaling={workers: 2, shard: fsdp}"])
+    assert [problem.path for problem in caught.value.problems] == ["train.scaling.shard"]
 
 
 def test_tokens_are_made_for_every_combination_of_listed_values() -> None:

@@ -20,12 +20,15 @@ from transformers import AutoModel, PreTrainedTokenizerFast, pipeline
 
 import clftask
 from clftask.components.decision.decision import Decision
+from clftask.components.labels import LabelSpace
 from clftask.config.sections import ModelSpec
 from clftask.config.train import TrainJob
 from clftask.data.prepare import prepare, tokenise
 from clftask.errors import ConfigError
 from clftask.models import bundle, bundle_meta
 from clftask.models.base_checks import check_base
+from clftask.models.loading import build_model
+from clftask.models.weights import load_weights, save_weights
 from clftask.training.worker import Work, build_trainer
 
 pytestmark = pytest.mark.model
@@ -276,3 +279,25 @@ def test_a_base_without_what_its_classifier_needs_is_refused(name, changes, reas
     with pytest.raises(ConfigError, match=reason) as caught:
         check_base(ModelSpec(base=str(base), max_length=16))
     assert caught.value.problems[0].path == "model.base"
+
+
+def test_a_model_whose_layers_are_not_called_as_modules_is_not_sharded(tmp_path):
+    base = base_of("SqueezeBert", tmp_path / "squeeze")
+    spec = ModelSpec(base=str(base), max_length=32)
+    check_base(spec)
+    with pytest.raises(ConfigError) as caught:
+        check_base(spec, is_sharded=True)
+    (problem,) = caught.value.problems
+    assert (problem.path, problem.value) == ("scaling.shard", "fsdp")
+    assert problem.allowed == "is not supported by squeezebert in transformers"
+    check_base(
+        ModelSpec(base=str(base_of("XLM", tmp_path / "xlm")), max_length=32), is_sharded=True
+    )
+
+
+def test_weights_that_are_loaded_as_parts_of_one_tensor_are_saved_in_checkpoints(tmp_path):
+    base = base_of("NomicBert", tmp_path / "base")
+    spec, space = ModelSpec(base=str(base)), LabelSpace("multiclass", ("no", "yes"))
+    model, _ = build_model(str(base), spec, space, np.array([0.5, 0.5]))
+    save_weights(model, tmp_path / "weights", only_own=False)
+    load_weights(model, tmp_path / "weights", only_own=False)

@@ -34,6 +34,12 @@ found["groups"] = len({collectives.host_group() for _ in range(2)})
 mine = None if rank else np.arange(6, dtype=np.float32).reshape(2, 3)
 found["array"] = collectives.array_from_first(mine, (2, 3)).tolist()
 found["agree"] = [collectives.all_agree(vote) for vote in (True, rank == 0, False)]
+found["worked"] = [collectives.worked_everywhere(worked) for worked in (True, False)]
+found["highest"] = collectives.highest(7 + rank)
+try:
+    collectives.worked_everywhere(rank == 0)
+except RuntimeError as error:
+    found["mixed"] = str(error)
 found["default"] = collectives.host_group() is None
 dist.barrier()
 if rank == 1:
@@ -54,7 +60,8 @@ def test_the_first_workers_value_reaches_the_other_and_a_death_is_seen(tmp_path)
     subprocess.run([sys.executable, "-c", WORKERS, str(tmp_path)], check=True, timeout=120)
     both = {"value": {"from": 0}, "groups": 1, "lost": True, "collective": True}
     both["array"] = [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]
-    both["agree"] = [True, False, False]
+    both |= {"agree": [True, False, False], "worked": [True, False], "highest": 8}
+    both["mixed"] = "some workers ran out of memory, and the others did not"
     for backend, is_default in (("gloo", True), ("cpu:gloo", False)):
         found = json.loads((tmp_path / f"{backend}.json").read_text())
         assert found == {**both, "default": is_default}, backend

@@ -262,7 +262,8 @@ def test_an_epoch_does_not_wait_for_the_checkpoint_of_another(make_work, monkeyp
 
 def test_only_the_first_worker_decides_whether_an_epoch_waits(make_work, monkeypatch):
     """The others do not upload, so that they would always save: a collective of all."""
-    monkeypatch.setattr("clftask.training.trainer.broadcast_from_first", lambda decided: False)
+    place = "clftask.training.checkpointed_trainer.broadcast_from_first"
+    monkeypatch.setattr(place, lambda decided: False)
     trainer = build_trainer(make_work(), 1, "cpu", "fp32", make_work().run)
     assert trainer._save_checkpoint(trainer.model, None) is None
     assert not list(Path(trainer.args.output_dir).glob("checkpoint-*"))

@@ -95,7 +95,12 @@ def _trained(job: TrainJob, run: run_dir.Run, say: Say, show: Show) -> dict[str,
     with (
         run_dir.resumable(run) as create,
         beside(
-            lambda: check_base(job.transformer, job.data.text_pair is not None, job.training)
+            lambda: check_base(
+                job.transformer,
+                job.data.text_pair is not None,
+                job.training,
+                job.scaling.shard is not None,
+            )
         ) as checked,
         connected(say),
         TrainMetricsExporter(run.path, show) as show,

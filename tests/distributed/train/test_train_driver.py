@@ -82,24 +82,30 @@ def weights(path: str) -> dict[str, np.ndarray]:
 def test_same_steps_on_one_and_two_workers_with_and_without_accumulation(
     ray_cluster, document, calm_base, micro_batch_size
 ):
-    """96 train rows make 4 full batches and a ragged one; 3 does not divide a share."""
+    """96 train rows make 4 full batches and a ragged one; 3 does not divide a share.
+
+    Workers that share the model give the same, too.
+    """
     document["model"]["base"] = str(calm_base)
     document["training"] |= {"optimizer": "sgd", "learning_rate": 0.5, "epochs": 3}
     found = {}
-    for workers, micro in ((1, "auto"), (2, micro_batch_size)):
+    pairs = (2, micro_batch_size)
+    for workers, micro, shard in ((1, "auto", "null"), (*pairs, "null"), (*pairs, "fsdp")):
         options = [f"scaling.workers={workers}", f"training.micro_batch_size={micro}"]
-        result = run(document, *options, f"run.name=w{workers}")
+        options += [f"scaling.shard={shard}", f"run.name=w{workers}-{shard}"]
+        result = run(document, *options)
         logs = [r for r in records(result.run) if "loss" in r]
-        found[workers] = logs, weights(result.run)
-    (logs, model), (other_logs, other_model) = found[1], found[2]
+        found[result.run] = logs, weights(result.run)
+    (logs, model), *others = found.values()
     assert len(logs) >= 2
     assert logs[0]["grad_norm"] > 1e-3
-    for a, b in zip(logs, other_logs, strict=True):
-        assert a["step"] == b["step"]
-        assert b["loss"] == pytest.approx(a["loss"], abs=1e-5)
-        assert b["grad_norm"] == pytest.approx(a["grad_norm"], rel=1e-3)
-    for name in model:
-        np.testing.assert_allclose(other_model[name], model[name], atol=2e-5)
+    for other_logs, other_model in others:
+        for a, b in zip(logs, other_logs, strict=True):
+            assert a["step"] == b["step"]
+            assert b["loss"] == pytest.approx(a["loss"], abs=1e-5)
+            assert b["grad_norm"] == pytest.approx(a["grad_norm"], rel=1e-3)
+        for name in model:
+            np.testing.assert_allclose(other_model[name], model[name], atol=2e-5)
 
 
 def test_run_on_s3_leaves_all_of_a_run_there(ray_cluster, document, s3):
