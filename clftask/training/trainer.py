@@ -36,7 +36,7 @@ from clftask.io.tempdirs import translate_write_errors
 from clftask.messages import first_line
 from clftask.models.memory import is_device_failure, is_out_of_memory, unless_out_of_memory
 from clftask.models.padding import least_width
-from clftask.models.weights import load_weights, save_weights
+from clftask.models.weights import Weights
 from clftask.training.collectives import all_agree, broadcast_from_first
 from clftask.training.compiling import Compiling
 from clftask.training.features import Features, encoder_gives, features_of
@@ -82,6 +82,7 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         widths = job.transformer.max_length, least_width(model)
         limit = Limit.of(job.training.micro_batch_size, args.device.type)
         self.batches = MicroBatches(tables["train"], tokenizer, names, limit, *widths)
+        self.weights = Weights(self.model, job.transformer.adapt.keeps_base)
         self.inference = Inference(self.model, tokenizer, job, args, names)
         self.note: Callable[[str], None] = _log.warning  # receives what a user should know
         self.is_uploading: Callable[[], bool] = lambda: False  # a checkpoint
@@ -89,6 +90,7 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         self.compiling = Compiling(self.model, args, job.training, trial, notes)
         self.add_callback(self.compiling)
         self.features: Features | None = None
+        self.known_features: Callable[[], Features | None] = lambda: None  # of a search
         self.rows_seen = 0
         self.fallback = ""  # why fp32 replaces a faster precision
 
@@ -144,7 +146,8 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
     def _keep_features(self) -> None:
         """Run a frozen encoder once; the epochs then train the head on its features."""
         if not self.job.transformer.adapt.trains_layers:
-            self.features = features_of(self.inference, self.tables, self.note)
+            known = self.known_features()
+            self.features = features_of(self.inference, self.tables, self.note, known)
         if self.features is not None:
             self.batches.use_features(self.features.splits["train"])
             self.compiling.leave_out("the encoder runs only once")
@@ -265,7 +268,7 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
         """Save the weights; those of a base that stays as it is are left out."""
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        save_weights(self.model, folder / WEIGHTS, self.job.transformer.adapt.keeps_base)
+        self.weights.save(folder / WEIGHTS)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Save a checkpoint in the temporary folder.
@@ -294,8 +297,7 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Load the weights; missing or mismatched ones raise an error."""
-        file = Path(resume_from_checkpoint, WEIGHTS)
-        load_weights(self.model, file, self.job.transformer.adapt.keeps_base)
+        self.weights.load(Path(resume_from_checkpoint, WEIGHTS))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Load the optimiser's state, but take the hyperparameters from the job.

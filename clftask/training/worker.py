@@ -32,7 +32,7 @@ from clftask.models.loading import (
 from clftask.models.precision import bf16_pays, resolve_precision
 from clftask.models.tokenizers import load_tokenizer
 from clftask.models.trial_step import prepare
-from clftask.training.arguments import training_arguments
+from clftask.training.arguments import precision_of, training_arguments
 from clftask.training.callbacks import (
     Reporter,
     SaveEvery,
@@ -41,7 +41,6 @@ from clftask.training.callbacks import (
     StepSeed,
     StopOnNan,
     Stopwatch,
-    precision_of,
 )
 from clftask.training.checkpoints import Checkpoints, read_state
 from clftask.training.collectives import broadcast_from_first, forget_launcher
@@ -169,7 +168,10 @@ def _build_trainer(
     arguments = training_arguments(job, f"{scratch}/trainer", world, device, precision)
     # accelerate may not find Ray's process group; then it trains independent models silently.
     assert arguments.world_size == world, "Trainer would train independent models"
-    return ClassifierTrainer(job, model, tokenizer, arguments, work.tables, work.space, fresh)
+    trainer = ClassifierTrainer(job, model, tokenizer, arguments, work.tables, work.space, fresh)
+    if work.features is not None:
+        trainer.known_features = work.features
+    return trainer
 
 
 # ------------------------------------------------------------------ training
