@@ -146,7 +146,7 @@ def test_a_run_does_not_resume_on_another_base(adapt, tiny_base, toy_table, tmp_
     with pytest.raises(KeyboardInterrupt):
         run(work, Recorder(fail_at=6, checkpoint=3))
     _with_other_weights(base)
-    with pytest.raises(ConfigError, match=r"weights have changed: step-d+ was trained on other"):
+    with pytest.raises(ConfigError, match=r"weights have changed: step-\d+ was trained on other"):
         run(work)
     shutil.copytree(tiny_base, base, dirs_exist_ok=True)
     assert run(work).done["steps"] == 12

@@ -166,6 +166,7 @@ os._exit(0)
 """
 
 
+@pytest.mark.slow
 def test_two_workers_go_on_without_the_compiler_of_one(make_calm, tmp_path):
     """The second fails in the midst of an epoch; the first one follows after the evaluation."""
     options = {"epochs": 3, "hf": {"logging_steps": 1}}

@@ -248,8 +248,9 @@ def test_a_linear_model_learns_from_soft_labels_and_row_weights(finished, tiny_b
     doubtful = rows.assign(p_graphics=0.8, p_network=0.1, p_sound=0.1, w=0.0)
     pd.concat([rows, doubtful[doubtful["split"] == "train"]]).to_parquet(folder / "soft.parquet")
     source = document(folder, task="multiclass")
-    labels = {"kind": "probabilities", "hard": {"kind": "class", "column": "label"}}
+    labels = {"kind": "probabilities", "prefix": "p_", "hard": {"kind": "class", "column": "label"}}
     source["data"] |= {"train": str(folder / "soft.parquet"), "labels": labels, "weight": "w"}
+    source |= {"decision": {"calibration": "none"}}
     source["model"]["C"] = 100
     result, lines = trained(source, "run.name=soft")
     assert "row weights: 0 to 2 times their mean; 192 rows of weight 0" in lines
@@ -288,7 +289,7 @@ class Local(Shared):
         return linear.work_of(job, self.run, prepare(job))
 
 slots = Slots(concurrency=1, workers=1, cpus=1.0, gpus=0.0)
-shared = Local(tuned, "search", {}, (), {}, "fp32", slots, True)
+shared = Local(tuned, str(Path.cwd() / "search"), {}, (), {}, "fp32", slots, True)
 trial = new_trial(tuned, {"trial": 0, "model.C": 0}, "fp32")
 done = trial_actor._run(shared, trial, trial_actor._Pointer(), silent)
 publish_linear(shared.work(tuned.trial(done.picks)), done)
