@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationInfo, field_validator
 
 from clftask.components.score_table import Layout, Wide
 from clftask.components.text import Columns, Names, TextRecipe
@@ -39,8 +39,19 @@ def _tag(bundle: Any) -> str:
     return Cascade.TAG if isinstance(bundle, Mapping | Cascade) else "path"
 
 
+def _no_list(bundle: Any) -> Any:
+    if isinstance(bundle, list | tuple):
+        raise ValueError(
+            "must be text; For a small and a large bundle write "
+            "{cascade: [small, large], agreement: 0.99}"
+        )
+    return bundle
+
+
 Bundle = Annotated[
-    Annotated[DataPath, Tag("path")] | Annotated[Cascade, Tag(Cascade.TAG)], Discriminator(_tag)
+    Annotated[DataPath, Tag("path")] | Annotated[Cascade, Tag(Cascade.TAG)],
+    Discriminator(_tag),
+    BeforeValidator(_no_list),
 ]
 
 

@@ -99,8 +99,6 @@ def unused_settings(
         "scaling.workers": "Remove it: one process fits the model.",
         "scaling.use_gpu": "Remove it: CPUs fit the model.",
         "baseline": "Remove it: the job itself trains the baseline.",
-        "data.weight": "Remove it, or use a pretrained model.",
-        "data.labels.kind": "Use labels of another kind, or a pretrained model.",
         "loss.kind": "Use auto; class_weights: balanced gives rare labels more weight.",
     }
     names = [n for n in type(training).model_fields if n in training.model_fields_set - {"metric"}]

@@ -23,6 +23,7 @@ from clftask.components.metrics import unknown_metric
 from clftask.components.splits import ColumnSplit
 from clftask.components.text import one_or_more
 from clftask.components.trackers import Tracker
+from clftask.components.truncation import LongTextSpec
 from clftask.config.from_trainer import INSTEAD
 from clftask.config.sections import (
     AnyModel,
@@ -35,6 +36,8 @@ from clftask.config.sections import (
 from clftask.config.tfidf import TfidfSpec, unused_settings
 from clftask.errors import ConfigError, Problem
 from clftask.spec import Spec
+
+Encoder = tuple[str, int, LongTextSpec, int | None, str, str]
 
 
 class TrainJob(Spec):
@@ -89,6 +92,14 @@ class TrainJob(Spec):
     def is_linear(self) -> bool:
         """Whether it trains a linear model."""
         return isinstance(self.model, TfidfSpec)
+
+    @property
+    def encoder(self) -> Encoder | None:
+        """What the features of a frozen encoder depend on beside the rows; None: it is trained."""
+        model = self.model
+        if isinstance(model, TfidfSpec) or model.adapt.trains_layers:
+            return None
+        return *model.tokens, model.layers, model.head.kind, self.training.precision
 
     @property
     def epochs(self) -> int:
@@ -151,15 +162,10 @@ def cross_field_errors(job: TrainJob) -> list[Problem]:
 
 
 def _of_model(job: TrainJob) -> list[Problem]:
-    data, found = job.data, []
-    soft = data.labels.kind if data.labels.is_soft else None
+    found = []
     if isinstance(job.model, TfidfSpec):
         more = {"tracking": [*map(str, job.tracking)], "baseline": job.baseline}
-        more |= {"data.weight": data.weight, "data.labels.kind": soft}
         return unused_settings(job.training, job.loss, job.scaling, more)
-    if job.baseline and (data.weight is not None or soft):
-        allowed = "is fitted without row weights and soft labels"
-        found.append(Problem("baseline", True, allowed, "Remove it."))
     if isinstance(job.loss, LogitAdjusted) and job.model.head.bias == "prior":
         allowed = f"must be zero with {job.loss.kind}, which removes the prior from the model"
         found.append(Problem("model.head.bias", "prior", allowed))

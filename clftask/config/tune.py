@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -185,10 +185,21 @@ class TuneJob(Spec):
         models = [trial.model for trial in self.probed()]
         if isinstance(models[0], TfidfSpec):
             return models[:1]
-        names = "base", "max_length", "long_text"
-        values = (dict.fromkeys(getattr(model, name) for model in models) for name in names)
-        updates = (dict(zip(names, found, strict=True)) for found in itertools.product(*values))
-        return [models[0].model_copy(update=update) for update in updates]
+        return _combined(models, "base", "max_length", "long_text")
+
+    @property
+    def frozen(self) -> list[TrainJob]:
+        """A trial of each frozen encoder; empty if there may be more of them than trials."""
+        points = self.points()
+        trials = self.probed() if points is None else [self.trial(picks) for picks in points]
+        trials = [trial for trial in trials if trial.encoder is not None]
+        if points is None and trials:
+            names = "base", "layers", "max_length", "long_text", "head"
+            models = _combined([trial.model for trial in trials], *names)
+            precisions = {trial.training.precision: trial for trial in trials}.values()
+            trials = [t.model_copy(update={"model": m}) for t in precisions for m in models]
+        found = {trial.encoder: trial for trial in trials}
+        return list(found.values()) if len(found) <= self.num_trials else []
 
     def trial(self, picks: Picks, seed: int | None = None) -> TrainJob:
         """Return the training job of a trial.
@@ -219,6 +230,13 @@ class TuneJob(Spec):
         free = ("concurrency", "time_budget", "storage_budget", "run", "train")
         found = {k: v for k, v in self.dump().items() if k not in free}
         return {**found, "train": self.train.identity()}
+
+
+def _combined(models: Sequence[AnyModel], *names: str) -> list[AnyModel]:
+    """Return models with all combinations of the values of some fields."""
+    values = (dict.fromkeys(getattr(model, name) for model in models) for name in names)
+    updates = (dict(zip(names, found, strict=True)) for found in itertools.product(*values))
+    return [models[0].model_copy(update=update) for update in updates]
 
 
 def _override_space(document: dict[str, Any], override: str) -> None:

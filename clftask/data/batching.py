@@ -225,7 +225,7 @@ def feature_inputs(features: Float32, tokenizer: Any) -> dict[str, torch.Tensor]
     return {
         "input_ids": ones * int(tokenizer.pad_token_id == 0),
         "attention_mask": ones,
-        "features": torch.from_numpy(features).unsqueeze(1),
+        "features": torch.tensor(features).unsqueeze(1),  # those of a search are read-only
     }
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from clftask.estimate.score import ScoreEstimate
     from clftask.estimate.tune import TuneEstimate
 
-SCORE_WORKER, TUNE_WORKER = "clftask.scoring.worker", "clftask.distributed.tune.trial_actor"
+SCORE_WORKER, TUNE_WORKER = "clftask.scoring.worker", "clftask.distributed.tune.trial_workers"
 
 
 def estimate_score(job: ScoreJob, say: Say) -> ScoreEstimate:

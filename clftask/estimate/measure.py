@@ -44,6 +44,11 @@ class Workers:
     gpus: float = 0.0
 
     @property
+    def gpu_share(self) -> float:
+        """The share of a device that a worker has: 1 unless it shares a GPU."""
+        return min(self.gpus or 1.0, 1.0)
+
+    @property
     def device(self) -> str:
         """The device of the workers, cuda or cpu."""
         return "cuda" if self.gpus else "cpu"

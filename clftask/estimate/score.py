@@ -33,6 +33,7 @@ from clftask.scoring.sample import places
 from clftask.scoring.worker import Failure, ScoreWork, ShardScorer
 
 NUM_PLACES, ROWS_OF_PLACE = 24, {"cpu": 1_000, "cuda": 5_000}
+_SHARED_GPU = "what workers gain that share a GPU"
 NUM_CHUNKS, MEASURED_S, WARM_UP_ROWS, BLOCK_ROWS = 6, 20.0, 32, 32
 
 
@@ -45,7 +46,7 @@ class ScoreEstimate:
             expect to match.
         rows_read, rows_bad, rows_measured: Rows of the sample.
         rows_filtered: Rows of the sample that `input.where` leaves out; not in `rows_read`.
-        rows_per_s: Throughput of one worker.
+        rows_per_s: Throughput of one worker; of workers that share a GPU, if that has no gain.
         start_s: Seconds until the first row is scored (Ray, workers, model); part of `seconds`.
         seconds: Seconds of the job with `workers` workers.
         by_workers: Typical seconds by number of workers.
@@ -141,20 +142,27 @@ class Pace:
 def extrapolate(left: ScoreEstimate, pace: Pace, workers: Workers, start_s: float) -> ScoreEstimate:
     """Return the time of the remaining shards; a worker scores whole shards."""
     start_s += pace.open_s
+    # The sample had a whole GPU. At worst, workers that share one score in turn; at best, they
+    # use what one alone leaves idle.
+    row_s = pace.row_s / workers.gpu_share
 
-    def seconds(count: int) -> float:
+    def seconds(count: int, row_s: float = row_s) -> float:
         shards = math.ceil(left.shards_left / count)  # of the worker with the most shards
-        return round(start_s + shards * left.rows_left / left.shards_left * pace.row_s, 1)
+        return round(start_s + shards * left.rows_left / left.shards_left * row_s, 1)
+
+    low, whole = seconds(workers.count, pace.row_s), seconds(workers.count)
+    shared = (_SHARED_GPU,) if workers.gpu_share < 1 else ()
 
     return replace(
         left,
         rows_measured=pace.num_rows,
-        rows_per_s=round(1 / pace.row_s, 2),
+        rows_per_s=round(1 / row_s, 2),
         start_s=round(start_s, 1),
         workers=workers.count,
         device=workers.device,
-        seconds=measure.within(seconds(workers.count)),
+        seconds=replace(measure.within(whole), low=measure.within(low).low),
         by_workers={n: seconds(n) for n in sorted({*measure.WORKER_COUNTS, workers.count})},
+        not_measured=(*left.not_measured, *shared),
     )
 
 

@@ -323,8 +323,8 @@ class Schedule:
         return self.search.worker_s + max(cost.first_s for cost in self.costs.values())
 
     def _trial_s(self, number: int, epochs: float) -> float:
-        share = min(self.search.workers.gpus or 1.0, 1.0)  # of a GPU's speed
-        return (self.costs[number].start_s + epochs * self.costs[number].epoch_s) / share
+        seconds = self.costs[number].start_s + epochs * self.costs[number].epoch_s
+        return seconds / self.search.workers.gpu_share
 
 
 def _epochs(trial: Trial) -> float:

@@ -6,7 +6,6 @@ without remote code.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from clftask.io.tempdirs import temporary_folder
 from clftask.messages import first_line
 from clftask.models.file_checks import ADAPTER
 from clftask.models.loading import find_base, import_transformers, quiet_loading, with_head
-from clftask.models.weights import load_weights, own_weights, save_weights
+from clftask.models.weights import Weights
 
 _REMEDY = "Put the base there again, or train with model.adapt.merge: true."
 
@@ -92,16 +91,16 @@ def save(folder: Path, model: Any, spec: ModelSpec) -> None:
         model: The model with its adapter.
         spec: The job's model section.
     """
-    config = model.config
+    config, weights = model.config, Weights(model, keeps_base=True)
     AdapterClassifierConfig(
         spec=spec.dump(),
         classifier={**config.to_diff_dict(), "model_type": config.model_type},
-        base_sha256=_base_sha256(model),
+        base_sha256=weights.base_sha256,
         id2label=config.id2label,
         label2id=config.label2id,
         problem_type=config.problem_type,
     ).save_pretrained(folder)
-    save_weights(model, folder / ADAPTER, only_own=True)
+    weights.save(folder / ADAPTER)
 
 
 def check(spec: ModelSpec, path: str) -> None:
@@ -149,21 +148,12 @@ def _opened(path: str, config: AdapterClassifierConfig, scratch: str) -> Any:
     except Exception as error:  # transformers raises many classes for a base that does not fit
         allowed = f"its base {spec.base} cannot be opened: {first_line(error)}"
         raise _refuse(path, allowed, _REMEDY) from None
-    if _base_sha256(model) != config.base_sha256:
+    weights = Weights(model, keeps_base=True)
+    if weights.base_sha256 != config.base_sha256:
         allowed = f"was trained on another base: the weights of {spec.base} have changed"
         raise _refuse(path, allowed, _REMEDY)
-    load_weights(model, Path(cached_file(path, ADAPTER)), only_own=True)
+    weights.load(Path(cached_file(path, ADAPTER)))
     return model
-
-
-def _base_sha256(model: Any) -> str:
-    """Return a hash of the weights that belong to the base."""
-    own, digest = own_weights(model), hashlib.sha256()
-    for name, parameter in sorted(model.named_parameters()):
-        if name not in own:
-            digest.update(name.encode())
-            digest.update(parameter.detach().cpu().contiguous().numpy())
-    return digest.hexdigest()
 
 
 def _refuse(path: str, allowed: str, remedy: str) -> DataError:

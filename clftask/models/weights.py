@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
+from clftask.errors import ConfigError, Problem
+
+_BASE = "base_sha256"  # in the metadata of a file
 _ADAPTER = ".lora_"  # in the names of peft's parameters
 
 
@@ -27,25 +31,73 @@ def keep_frozen_in_bf16(model: Any) -> None:
             parameter.data = parameter.data.bfloat16()
 
 
-def save_weights(model: Any, file: Path, only_own: bool) -> None:
-    """Write the weights under the names of the model's parameters; loading is strict."""
-    from safetensors.torch import save_file, save_model
+class Weights:
+    """The weights of a classifier in safetensors files, under the names of its parameters.
 
-    if only_own:
-        save_file({n: p.detach().contiguous() for n, p in own_weights(model).items()}, file)
-    else:
-        save_model(model, str(file))
+    Args:
+        model: The classifier, before its base is rounded or sharded.
+        keeps_base: Whether the pretrained weights stay as they are: files leave them out, and have
+            their hash.
+
+    Attributes:
+        base_sha256: The hash of the weights that belong to the base; empty if files have them.
+    """
+
+    def __init__(self, model: Any, keeps_base: bool) -> None:
+        self.model, self.keeps_base = model, keeps_base
+        self.base_sha256 = _base_sha256(model) if keeps_base else ""
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What a file that leaves out the base says of it."""
+        return {_BASE: self.base_sha256}
+
+    def save(self, file: Path) -> None:
+        """Write the weights."""
+        from safetensors.torch import save_file, save_model
+
+        if self.keeps_base:
+            own = {n: p.detach().contiguous() for n, p in own_weights(self.model).items()}
+            save_file(own, file, self.metadata)
+        else:
+            save_model(self.model, str(file))
+
+    def load(self, file: Path) -> None:
+        """Read the weights; missing, further or mismatched ones raise an error.
+
+        Raises:
+            ConfigError: They were trained on another base.
+        """
+        from safetensors.torch import load_file, load_model
+
+        if not self.keeps_base:
+            load_model(self.model, file, strict=True)
+            return
+        self.check_base(file)
+        saved, wanted = load_file(file), own_weights(self.model)
+        wrong = sorted(saved.keys() ^ wanted.keys())
+        if wrong:
+            raise RuntimeError(f"{file.name} does not fit the adapter and the head: {wrong[:3]}")
+        self.model.load_state_dict(saved, strict=False)  # raises for other shapes
+
+    def check_base(self, file: Path) -> None:
+        """Raise a ConfigError if the weights in a file were trained on another base."""
+        from safetensors import safe_open
+
+        with safe_open(file, "pt") as opened:
+            found = (opened.metadata() or {}).get(_BASE)
+        if found != self.base_sha256:
+            allowed = f"the weights have changed: {file.parent.name} was trained on other ones"
+            remedy = "Put the base there again, or train under another run.name."
+            raise ConfigError(
+                Problem("model.base", self.model.name_or_path or None, allowed, remedy)
+            )
 
 
-def load_weights(model: Any, file: Path, only_own: bool) -> None:
-    """Read the weights; missing, further or mismatched ones raise an error."""
-    from safetensors.torch import load_file, load_model
-
-    if not only_own:
-        load_model(model, file, strict=True)
-        return
-    saved, wanted = load_file(file), own_weights(model)
-    wrong = sorted(saved.keys() ^ wanted.keys())
-    if wrong:
-        raise RuntimeError(f"{file.name} does not fit the adapter and the head: {wrong[:3]}")
-    model.load_state_dict(saved, strict=False)  # raises for other shapes
+def _base_sha256(model: Any) -> str:
+    own, digest = own_weights(model), hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        if name not in own:
+            digest.update(name.encode())
+            digest.update(parameter.detach().cpu().contiguous().numpy())
+    return digest.hexdigest()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from transformers import TrainingArguments
 
 from clftask.config.train import TrainJob
@@ -46,3 +48,8 @@ def training_arguments(
         ddp_broadcast_buffers=False,
         dataloader_pin_memory=device == "cuda",
     )
+
+
+def precision_of(args: Any) -> str:
+    """Return the precision of TrainingArguments."""
+    return "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"

@@ -13,6 +13,7 @@ import torch
 from transformers import TrainerCallback
 
 from clftask.errors import JobError, Problem
+from clftask.training.arguments import precision_of
 from clftask.training.checkpoints import Checkpoints
 from clftask.training.collectives import broadcast_from_first
 from clftask.training.run_log import RunLog
@@ -201,8 +202,3 @@ class Saver(TrainerCallback):  # type: ignore[misc]
         if self.patience is not None and evaluations_without_gain(args, state) >= self.patience:
             control.should_training_stop = True
         return control
-
-
-def precision_of(args: Any) -> str:
-    """Return the precision of TrainingArguments."""
-    return "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"

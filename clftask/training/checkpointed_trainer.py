@@ -10,7 +10,7 @@ from transformers import Trainer
 
 from clftask.config.train import TrainJob
 from clftask.io.tempdirs import translate_write_errors
-from clftask.models.weights import load_weights, save_weights
+from clftask.models.weights import Weights
 from clftask.training.collectives import broadcast_from_first
 from clftask.training.validation import evaluations_without_gain
 
@@ -22,10 +22,12 @@ class CheckpointedTrainer(Trainer):  # type: ignore[misc]
 
     Attributes:
         job: The training job.
+        weights: The model's weights, as files hold them.
         is_uploading: Tells whether a checkpoint is being uploaded.
     """
 
     job: TrainJob
+    weights: Weights
     is_uploading: Callable[[], bool]
     model: Any
     optimizer: Any
@@ -38,8 +40,7 @@ class CheckpointedTrainer(Trainer):  # type: ignore[misc]
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Save the weights; those of a base that stays as it is are left out."""
         if self.args.should_save:
-            keeps_base = self.job.transformer.adapt.keeps_base
-            save_weights(self.model, self._folder(output_dir) / WEIGHTS, keeps_base)
+            self.weights.save(self._folder(output_dir) / WEIGHTS)
 
     def _folder(self, output_dir: str | None) -> Path:
         folder = Path(output_dir or self.args.output_dir)
@@ -76,8 +77,7 @@ class CheckpointedTrainer(Trainer):  # type: ignore[misc]
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Load the weights; missing or mismatched ones raise an error."""
-        file = Path(resume_from_checkpoint, WEIGHTS)
-        load_weights(self.model, file, self.job.transformer.adapt.keeps_base)
+        self.weights.load(Path(resume_from_checkpoint, WEIGHTS))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Load the optimiser's state, but take the hyperparameters from the job.

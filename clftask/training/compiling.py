@@ -19,6 +19,7 @@ from clftask.training.collectives import all_agree, broadcast_from_first
 
 # Seconds of steps ahead that pay for compiling, which takes about 40 s on a GPU.
 PAYS_S = {"cuda": 180.0}
+_ELSEWHERE = "it fails on another worker"
 FIRST, LAST = 3, 13  # the steps that are timed; those before allocate memory
 _Value = TypeVar("_Value")
 _Arguments = ParamSpec("_Arguments")
@@ -49,6 +50,7 @@ class Compiling(TrainerCallback):  # type: ignore[misc]
         if spec.deterministic and self.wanted == "auto":
             self.wanted = False  # no timing decides
         self.layers: list[torch.nn.Module] = []
+        self.is_started = False
         self.num_steps, self.seconds, self.began = 0, 0.0, 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -87,12 +89,18 @@ class Compiling(TrainerCallback):  # type: ignore[misc]
         If it fails on a worker, all of them train without compiled layers.
         """
         began = time.perf_counter()
-        self.layers = compile_layers(self.model)
+        self.is_started = True
+        self.layers = compile_layers(self.model, lambda error: self._give_up(first_line(error)))
         reason = self.try_step()
-        if all_agree(not reason):
+        if all_agree(bool(self.layers) and not reason):
             self.note(f"the layers are compiled, in {time.perf_counter() - began:.0f} s")
-        else:
-            self._give_up(reason or "it fails on another worker")
+        elif self.layers:
+            self._give_up(reason or _ELSEWHERE)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Run the layers as they are on all workers, if they are on one: the others wait for it."""
+        if self.is_started and not all_agree(bool(self.layers)) and self.layers:
+            self._give_up(_ELSEWHERE)
 
     def unless_it_fails(
         self,
@@ -100,7 +108,10 @@ class Compiling(TrainerCallback):  # type: ignore[misc]
         *args: _Arguments.args,
         **options: _Arguments.kwargs,
     ) -> _Value | None:
-        """Return the value of a step; None if compiled layers failed, which are not used again."""
+        """Return the value of a step; None if compiled layers failed in its backward pass.
+
+        Those that fail in a forward pass run as they are at once, on any number of workers.
+        """
         try:
             return call(*args, **options)
         except Exception as error:  # torch's compilers raise all classes

@@ -24,6 +24,7 @@ from clftask.data.batching import FlatTokens, feature_inputs
 from clftask.data.tokenization import sequences
 from clftask.messages import counted, first_line
 from clftask.models.padding import least_width
+from clftask.training.arguments import precision_of
 from clftask.training.collectives import array_from_first, broadcast_from_first
 from clftask.training.inference import Inference
 
@@ -60,15 +61,15 @@ class Features:
 
     Attributes:
         splits: (model inputs, size) float32 features of each split.
-        are_exact: Whether they were computed in fp32.
+        precision: In which they were computed: fp32, bf16 or fp16.
     """
 
     splits: dict[str, Float32]
-    are_exact: bool
+    precision: str
 
     def cover(self, split: str, is_exact: bool) -> bool:
         """Tell whether the logits of a split, in fp32 if `is_exact`, can be computed from them."""
-        return split in self.splits and (self.are_exact or not is_exact)
+        return split in self.splits and (self.precision == "fp32" or not is_exact)
 
     def logits(self, inference: Inference, tokens: pa.Table, split: str) -> Float32 | None:
         """Return (rows, labels) float32 logits of a split on the first worker, else None."""
@@ -85,7 +86,10 @@ class Features:
 
 
 def features_of(
-    inference: Inference, tables: dict[str, pa.Table], note: Callable[[str], None]
+    inference: Inference,
+    tables: dict[str, pa.Table],
+    note: Callable[[str], None],
+    known: Features | None = None,
 ) -> Features | None:
     """Return the features of train and validation; every worker must call it.
 
@@ -94,7 +98,10 @@ def features_of(
         tables: Tokenised splits.
         note: Receives what was done, or why the encoder has to run in each epoch: then the result
             is None.
+        known: Features of the same encoder and rows, returned if they have this precision.
     """
+    if known is not None and known.precision == precision_of(inference.args):
+        return known
     splits = {name: sequences(tables[name])[0] for name in ("train", "validation")}
     num_inputs = sum(len(table) for table in splits.values())
     try:
@@ -110,7 +117,7 @@ def features_of(
     found = {name: encoder.everywhere(table) for name, table in splits.items()}
     inputs = counted(num_inputs, "model input")
     note(f"the frozen encoder ran once over {inputs}, without dropout; the epochs train the head")
-    return Features(found, are_exact=not (inference.args.bf16 or inference.args.fp16))
+    return Features(found, precision_of(inference.args))
 
 
 def _too_large(num_inputs: int, size: int) -> str:

@@ -15,11 +15,12 @@ from typing import Any
 import pyarrow as pa
 
 from clftask.array_types import Float32
-from clftask.components.labels import multi_hot
+from clftask.components.labels import SOFT, multi_hot
 from clftask.components.losses import AutoLoss
 from clftask.config.tfidf import TFIDF, TfidfSpec
 from clftask.config.train import TrainJob
 from clftask.data.prepare import Prepared, beginnings
+from clftask.data.targets import WEIGHT, targets_of, weights_of
 from clftask.evaluation.baseline import COMPARED
 from clftask.evaluation.evaluate import Evaluated, decide, labelled
 from clftask.io.strict_json import strict, to_json
@@ -45,8 +46,8 @@ def work_of(job: TrainJob, run: str, prepared: Prepared) -> Work:
 
 
 def texts_of(prepared: Prepared) -> dict[str, pa.Table]:
-    """Return text, text_pair, labels and group of each split, as far as it has them."""
-    names = ("text", "text_pair", "labels", "group")
+    """Return text, text_pair, labels, group and the columns of `data.targets` of each split."""
+    names = ("text", "text_pair", "labels", "group", SOFT, WEIGHT)
     return {
         split: table.select([n for n in names if n in table.column_names])
         for split, table in prepared.tables.items()
@@ -95,8 +96,10 @@ def fit(work: Work, vectors: Vectors) -> Fitted:
     """Fit the model of a job; compute the logits of the held-out rows."""
     job = work.job
     assert isinstance(job.model, TfidfSpec)
-    train = vectors.vectorizer, vectors.train, _targets(work, "train")
-    model, warnings = fit_linear(job, job.model.C, *train)
+    train, num_labels = work.tables["train"], len(work.label_names)
+    learned = targets_of(train, num_labels), weights_of(train)
+    given = vectors.vectorizer, vectors.train, *learned
+    model, warnings = fit_linear(job, job.model.C, *given)
     return Fitted(model, held_out(work, model), warnings)
 
 
@@ -109,20 +112,24 @@ def held_out(work: Work, model: LinearModel) -> dict[str, Float32]:
     }
 
 
-def _targets(work: Work, split: str) -> Float32:
+def _labels(work: Work, split: str) -> Float32:
+    """Return the (rows, labels) indicator matrix of the decided labels of a split."""
     codes = work.tables[split]["labels"].combine_chunks()
     return multi_hot(codes, len(work.label_names))
 
 
 def validation_figures(work: Work, logits: Float32) -> dict[str, float]:
     """Return the loss and the metrics of validation, as an epoch of other models has them."""
-    found = validation_metrics(work.job, work.space, logits, _targets(work, "validation"))
+    found = validation_metrics(work.job, work.space, logits, _labels(work, "validation"))
     return {"loss": _loss(work, "validation", logits), **found}
 
 
 def _loss(work: Work, split: str, logits: Float32) -> float:
-    weights = positive_weights(work.job.loss, _targets(work, "train"))
-    return mean_loss(work.job, logits, _targets(work, split), weights)
+    """Return the mean training loss of a split; row weights do not count."""
+    train, num_labels = work.tables["train"], len(work.label_names)
+    of_train = targets_of(train, num_labels), weights_of(train)
+    weights = positive_weights(work.job.loss, *of_train)
+    return mean_loss(work.job, logits, targets_of(work.tables[split], num_labels), weights)
 
 
 def evaluate(work: Work, fitted: Fitted) -> Evaluated:
@@ -132,9 +139,9 @@ def evaluate(work: Work, fitted: Fitted) -> Evaluated:
         table = work.tables[split]
         pairs = table["text_pair"] if "text_pair" in table.column_names else None
         shown = pa.table({"text": beginnings(table), "num_tokens": num_words(table["text"], pairs)})
-        if "group" in table.column_names:
-            shown = shown.append_column("group", table["group"])
-        splits[split] = labelled(shown, logits, _targets(work, split))
+        for name in {"group", SOFT} & set(table.column_names):
+            shown = shown.append_column(name, table[name])
+        splits[split] = labelled(shown, logits, _labels(work, split))
     found = decide(work.job, work.space, splits, work.data)
     for split, logits in fitted.logits.items():
         found.metrics[split]["loss"] = strict(_loss(work, split, logits))

@@ -67,12 +67,11 @@ class ShardedTrainer(ClassifierTrainer):
     # -------------------------------------------------------------- checkpoints
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        folder, keeps_base = self._folder(output_dir), self.job.transformer.adapt.keeps_base
-        sharding.save_weights(self.model, folder / WEIGHTS, keeps_base, self.args.should_save)
+        file = self._folder(output_dir) / WEIGHTS
+        sharding.save_weights(self.weights, file, self.args.should_save)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        file = Path(resume_from_checkpoint, WEIGHTS)
-        sharding.load_weights(self.model, file, self.job.transformer.adapt.keeps_base)
+        sharding.load_weights(self.weights, Path(resume_from_checkpoint, WEIGHTS))
 
     def _save_states(self, folder: str) -> None:
         state = sharding.whole_state(self.optimizer, self.args.should_save)

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from clftask.components.adapt import stacked_layers
-from clftask.models.weights import own_weights
+from clftask.models.weights import Weights, own_weights
 
 
 def shard(model: Any, device: str) -> None:
@@ -45,29 +45,36 @@ def num_own(parameters: Iterable[torch.Tensor]) -> int:
 # ------------------------------------------------------------------ weights
 
 
-def save_weights(model: Any, file: Path, only_own: bool, is_first: bool) -> None:
+def save_weights(weights: Weights, file: Path, is_first: bool) -> None:
     """Write the gathered weights, on the first worker; every worker must call it.
 
     Args:
-        model: A sharded model.
+        weights: Those of a sharded model.
         file: A safetensors file, as `models.weights` writes it.
-        only_own: Whether those that the base has are left out.
         is_first: Whether this is the first worker.
     """
     from safetensors.torch import save_file
 
-    kept = own_weights(model) if only_own else dict(model.named_parameters()) | _buffers(model)
-    found = _gathered(kept, is_first)
+    model, metadata = weights.model, weights.metadata if weights.keeps_base else None
+    whole = dict(model.named_parameters()) | _buffers(model)
+    found = _gathered(own_weights(model) if weights.keeps_base else whole, is_first)
     if is_first:
-        save_file(found, file)
+        save_file(found, file, metadata)
 
 
-def load_weights(model: Any, file: Path, only_own: bool) -> None:
-    """Read each worker's part of the weights; missing or further ones raise an error."""
+def load_weights(weights: Weights, file: Path) -> None:
+    """Read each worker's part of the weights; missing or further ones raise an error.
+
+    Raises:
+        ConfigError: They were trained on another base.
+    """
     from safetensors import safe_open
 
+    model = weights.model
+    if weights.keeps_base:
+        weights.check_base(file)
     named = dict(model.named_parameters(remove_duplicate=False))  # a file has one name of several
-    wanted = own_weights(model) if only_own else named | _buffers(model)
+    wanted = own_weights(model) if weights.keeps_base else named | _buffers(model)
     filled: set[int] = set()
     with safe_open(file, "pt") as saved, torch.no_grad():
         names = set(saved.keys())

@@ -34,6 +34,7 @@ from clftask.data.targets import targets_of, train_labels
 from clftask.messages import first_line
 from clftask.models.memory import is_device_failure, is_out_of_memory, unless_out_of_memory
 from clftask.models.padding import least_width
+from clftask.models.weights import Weights
 from clftask.training.checkpointed_trainer import CheckpointedTrainer
 from clftask.training.collectives import all_agree, broadcast_from_first
 from clftask.training.compiling import Compiling
@@ -52,7 +53,7 @@ class ClassifierTrainer(CheckpointedTrainer):
 
     Args:
         job: The training job.
-        model: A sequence classification model.
+        weights: Those of a sequence classification model.
         tokenizer: Its tokenizer.
         args: From `training_arguments`.
         tables: Tokenised splits: at least train and validation.
@@ -63,14 +64,14 @@ class ClassifierTrainer(CheckpointedTrainer):
     def __init__(
         self,
         job: TrainJob,
-        model: Any,
+        weights: Weights,
         tokenizer: Any,
         args: TrainingArguments,
         tables: dict[str, pa.Table],
         space: LabelSpace,
         fresh: set[str],
     ) -> None:
-        rows = tables["validation"]
+        rows, model = tables["validation"], weights.model
         super().__init__(model=model, args=args, eval_dataset=rows, processing_class=tokenizer)
         self.remove_callback(PrinterCallback)  # disable_tqdm adds it; it prints to stdout
         self.job, self.tables, self.space, self.fresh = job, tables, space, fresh
@@ -79,6 +80,7 @@ class ClassifierTrainer(CheckpointedTrainer):
         widths = job.transformer.max_length, least_width(model)
         limit = Limit.of(job.training.micro_batch_size, args.device.type)
         self.batches = MicroBatches(tables["train"], tokenizer, names, limit, *widths)
+        self.weights = weights
         self.inference = Inference(self.model, tokenizer, job, args, names)
         self.note: Callable[[str], None] = _log.warning  # receives what a user should know
         self.is_uploading: Callable[[], bool] = lambda: False  # a checkpoint
@@ -86,6 +88,7 @@ class ClassifierTrainer(CheckpointedTrainer):
         self.compiling = Compiling(self.model, args, job.training, trial, notes)
         self.add_callback(self.compiling)
         self.features: Features | None = None
+        self.known_features: Callable[[], Features | None] = lambda: None  # of a search
         self.rows_seen = 0
         self.fallback = ""  # why fp32 replaces a faster precision
 
@@ -140,7 +143,8 @@ class ClassifierTrainer(CheckpointedTrainer):
     def _keep_features(self) -> None:
         """Run a frozen encoder once; the epochs then train the head on its features."""
         if not self.job.transformer.adapt.trains_layers:
-            self.features = features_of(self.inference, self.tables, self.note)
+            known = self.known_features()
+            self.features = features_of(self.inference, self.tables, self.note, known)
         if self.features is not None:
             self.batches.use_features(self.features.splits["train"])
             self.compiling.leave_out("the encoder runs only once")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from clftask.components.labels import LabelSpace
 from clftask.config.train import TrainJob
+
+if TYPE_CHECKING:
+    from clftask.training.features import Features
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,7 @@ class Work:
         label_names: The labels, in order.
         data: The data's fingerprint and report, for the bundle.
         preamble: The first lines of `log.txt`.
+        features: Returns those of its frozen encoder, if a search has computed them.
     """
 
     job: TrainJob
@@ -30,6 +35,7 @@ class Work:
     label_names: tuple[str, ...]
     data: dict[str, Any]
     preamble: str
+    features: Callable[[], Features | None] | None = None
 
     @property
     def space(self) -> LabelSpace:

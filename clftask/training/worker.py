@@ -32,8 +32,8 @@ from clftask.models.loading import (
 from clftask.models.precision import bf16_pays, resolve_precision
 from clftask.models.tokenizers import load_tokenizer
 from clftask.models.trial_step import prepare
-from clftask.models.weights import keep_frozen_in_bf16, load_weights
-from clftask.training.arguments import training_arguments
+from clftask.models.weights import Weights, keep_frozen_in_bf16
+from clftask.training.arguments import precision_of, training_arguments
 from clftask.training.callbacks import (
     Reporter,
     SaveEvery,
@@ -42,7 +42,6 @@ from clftask.training.callbacks import (
     StepSeed,
     StopOnNan,
     Stopwatch,
-    precision_of,
 )
 from clftask.training.checkpointed_trainer import WEIGHTS
 from clftask.training.checkpoints import Checkpoints, read_state
@@ -168,19 +167,23 @@ def _build_trainer(
 ) -> ClassifierTrainer:
     job = work.job
     model, tokenizer, fresh = _initial_model(work, scratch)
+    weights = Weights(model, job.transformer.adapt.keeps_base)
     if precision == "bf16" and job.training.weights == "bf16":
         keep_frozen_in_bf16(model)
     arguments = training_arguments(job, f"{scratch}/trainer", world, device, precision)
     # accelerate may not find Ray's process group; then it trains independent models silently.
     assert arguments.world_size == world, "Trainer would train independent models"
-    of_data = tokenizer, arguments, work.tables, work.space, fresh
-    if not job.scaling.is_sharded(world):
-        return ClassifierTrainer(job, model, *of_data)
-    from clftask.training.sharded_trainer import ShardedTrainer
-    from clftask.training.sharding import shard
+    kind = ClassifierTrainer
+    if job.scaling.is_sharded(world):
+        from clftask.training.sharded_trainer import ShardedTrainer
+        from clftask.training.sharding import shard
 
-    shard(model, device)
-    return ShardedTrainer(job, model, *of_data)
+        shard(model, device)
+        kind = ShardedTrainer
+    trainer = kind(job, weights, tokenizer, arguments, work.tables, work.space, fresh)
+    if work.features is not None:
+        trainer.known_features = work.features
+    return trainer
 
 
 def _initial_model(work: Work, scratch: str) -> tuple[Any, Any, set[str]]:
@@ -316,7 +319,7 @@ def whole_model(work: Work, trainer: ClassifierTrainer, scratch: str) -> Any:
     if trainer.args.process_index != 0:
         return None
     model, file = _initial_model(work, scratch)[0], Path(scratch, WEIGHTS)
-    load_weights(model, file, work.job.transformer.adapt.keeps_base)
+    Weights(model, work.job.transformer.adapt.keeps_base).load(file)
     file.unlink()
     return model
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,13 @@ from clftask.models.linear import LinearModel
 from clftask.training import linear
 from clftask.training.publishing import publish_model
 from clftask.training.work import Work
+from clftask.tuning.attempts import Attempt, Report
 from clftask.tuning.trial_store import Evaluation, Trial, TrialStore
-from clftask.tuning.trial_worker import Attempt
 
 _log = logging.getLogger(__name__)
 
 
-def attempt_linear(spec: Attempt, report: Callable[[Evaluation, int | None, int], None]) -> Trial:
+def attempt_linear(spec: Attempt, report: Report) -> Trial:
     """Run a trial; see `trial_worker.attempt`.
 
     Raises:
@@ -44,7 +43,10 @@ def attempt_linear(spec: Attempt, report: Callable[[Evaluation, int | None, int]
     figures = linear.validation_figures(spec.work, fitted.logits["validation"])
     seconds = round(time.monotonic() - began, 3)
     evaluation = Evaluation(epoch=1, step=1, seconds=seconds, metrics=strict(figures))
-    trial = _ended(trial.model_copy(update={"evaluations": (evaluation,)}), "finished")
+    for line in fitted.warnings:
+        _log.warning("%s", line)
+    known = {"evaluations": (evaluation,), "warnings": tuple(fitted.warnings)}
+    trial = _ended(trial.model_copy(update=known), "finished")
     store.write(trial)
     report(evaluation, None, 1)
     return trial
@@ -68,7 +70,8 @@ def publish_linear(work: Work, trial: Trial) -> dict[str, Any]:
         folder = Path(scratch, "weights")
         storage.download(TrialStore(work.run).weights(trial), str(folder))
         model = LinearModel.open(folder, len(work.label_names))
-        found = linear.evaluate(work, linear.Fitted(model, linear.held_out(work, model), []))
+        fitted = linear.Fitted(model, linear.held_out(work, model), [*trial.warnings])
+        found = linear.evaluate(work, fitted)
         rows = work.tables["train"].num_rows
         speed = rows / max(trial.seconds, 1e-3)
         outcome = found.content | linear.outcome_of(work, trial.seconds, speed)

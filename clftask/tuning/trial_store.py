@@ -56,6 +56,7 @@ class Trial(Spec):
         first_step_at: Unix time of its first optimiser step; 0 before.
         ended_at: Unix time of its end; 0 before.
         precision: What `auto` means in the whole search; fp32 if the model does not work in it.
+        warnings: Warnings about its fit.
     """
 
     number: int
@@ -71,6 +72,7 @@ class Trial(Spec):
     first_step_at: float = 0.0
     ended_at: float = 0.0
     precision: str = ""
+    warnings: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:

@@ -1,8 +1,6 @@
 """One worker of a trial: train, report each epoch, stop when the scheduler decides. Without Ray.
 
-Each evaluation is stored before it is reported. A resumed search replays the stored
-evaluations to its scheduler and trains only the rest: `Tuner.restore` loses the state of
-schedulers.
+Each evaluation is stored before it is reported; see `attempts`.
 """
 
 from __future__ import annotations
@@ -12,13 +10,10 @@ import functools
 import logging
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from transformers import TrainerCallback
 
-from clftask.components.search.goal import Goal
 from clftask.errors import ClftaskError, StorageError
 from clftask.io import filesystems, storage
 from clftask.io.strict_json import strict
@@ -27,76 +22,23 @@ from clftask.logs import errors_logged
 from clftask.messages import first_line
 from clftask.models.loading import find_base
 from clftask.models.memory import is_out_of_memory, release
-from clftask.training.callbacks import (
-    StepSeed,
-    StopOnNan,
-    Stopwatch,
-    precision_of,
-)
+from clftask.training.arguments import precision_of
+from clftask.training.callbacks import StepSeed, StopOnNan, Stopwatch
 from clftask.training.checkpoints import Checkpoints
 from clftask.training.collectives import broadcast_from_first, forget_launcher
 from clftask.training.trainer import ClassifierTrainer
 from clftask.training.validation import evaluations_without_gain
 from clftask.training.work import Work
 from clftask.training.worker import build_trainer
+from clftask.tuning.attempts import Attempt, Report
 from clftask.tuning.trial_store import Evaluation, Trial, TrialStore
 
 SAVE_INTERVAL_S = 60.0
 _log = logging.getLogger(__name__)
-Report = Callable[[Evaluation, int | None, int], None]
 
 
 class Stopped(SystemExit):
     """The scheduler has paused or ended the trial."""
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """A trial to start or to resume.
-
-    Attributes:
-        work: Its job and tokens; `run` is the search's folder.
-        trial: Its record.
-        goal: The objective.
-        saves: When a checkpoint is saved: "sometimes" (at a time interval, for node failures)
-            or "always" (at each evaluation: the scheduler may resume or clone the trial).
-        keeps_weights: Whether the weights of its best evaluation are kept because it may win.
-        num_told: The number of its evaluations that the scheduler has received already.
-        is_of_population: Whether it belongs to a PBT population: its settings change, and other
-            trials may continue from its checkpoints even after its end.
-        is_halved: Whether its micro batches are half as large, since memory ran out.
-    """
-
-    work: Work
-    trial: Trial
-    goal: Goal
-    saves: Literal["sometimes", "always"]
-    keeps_weights: bool
-    num_told: int = 0
-    is_of_population: bool = False
-    is_halved: bool = False
-
-
-def replay_evaluations(spec: Attempt, report: Report) -> None:
-    """Report the stored evaluations that the scheduler has not received yet.
-
-    Args:
-        spec: The trial.
-        report: Receives an evaluation, the step of the newest checkpoint, and the number of
-            evaluations so far; raises SystemExit to end the trial.
-
-    Raises:
-        SystemExit: The scheduler has ended the trial; this is recorded unless it may resume.
-    """
-    trial, store = spec.trial, TrialStore(spec.work.run)
-    try:
-        for i in range(spec.num_told, len(trial.evaluations)):
-            report(trial.evaluations[i], None, i + 1)
-    except SystemExit:
-        if spec.saves == "sometimes" and trial.state == "running":
-            store.write(trial.model_copy(update={"state": "stopped", "ended_at": time.time()}))
-            store.forget_state(trial)
-        raise
 
 
 def attempt(spec: Attempt, report: Report, rank: int, world: int, device: str) -> Trial:
@@ -106,7 +48,7 @@ def attempt(spec: Attempt, report: Report, rank: int, world: int, device: str) -
 
     Args:
         spec: The trial.
-        report: As for `replay_evaluations`; only the first worker calls it.
+        report: As for `attempts.replay_evaluations`; only the first worker calls it.
         rank: This worker's rank.
         world: The number of workers.
         device: cpu or cuda.
@@ -155,19 +97,10 @@ def _attempt(spec: Attempt, report: Report, rank: int, world: int, device: str) 
         return callback.trial
 
 
-def fail(run: str, trial: Trial) -> None:
-    """Store a trial's final failure and remove its checkpoints."""
-    store = TrialStore(run)
-    store.write(trial)
-    store.forget_state(trial)
-
-
 def _train(trial: TrialCallback, rank: int, world: int, device: str, scratch: str) -> None:
     spec = trial.spec
-    model = spec.work.job.transformer
-    local = model.model_copy(update={"base": _local_base(model.base)})
-    job = spec.work.job.model_copy(update={"model": local})
-    work = dataclasses.replace(spec.work, job=job)
+    work = with_local_base(spec.work)
+    job = work.job
     asked = job.training.precision
     precision = spec.trial.precision if asked == "auto" else asked
     trainer = build_trainer(work, world, device, precision, scratch)
@@ -182,6 +115,13 @@ def _train(trial: TrialCallback, rank: int, world: int, device: str, scratch: st
     trainer.train(resume_from_checkpoint=folder)
     trial.is_complete = True
     trial.deliver()
+
+
+def with_local_base(work: Work) -> Work:
+    """Return the work of a trial with the local path of its base."""
+    model = work.job.transformer
+    local = model.model_copy(update={"base": _local_base(model.base)})
+    return dataclasses.replace(work, job=work.job.model_copy(update={"model": local}))
 
 
 @functools.lru_cache(maxsize=4)

@@ -200,6 +200,9 @@ def test_cascades_with_mistakes_are_refused(bundle, path, allowed):
     assert (problem.path, problem.allowed) == (path, allowed)
     if path == "bundle.agrees":
         assert problem.remedy == "Did you mean agreement?"
+    if isinstance(bundle, list):
+        remedy = "For a small and a large bundle write {cascade: [small, large], agreement: 0.99}"
+        assert problem.remedy.rstrip(".") == remedy
 
 
 def test_a_cascades_table_depends_on_its_promise():

@@ -581,3 +581,36 @@ def test_a_kind_that_is_no_text_is_a_value_of_a_choice() -> None:
     space = {"training.hf": {"kind": "choice", "values": [{"kind": []}]}}
     with pytest.raises(ConfigError, match=r"training\.hf\.kind"):
         TuneJob.load({"train": TRAIN, "space": space})
+
+
+@pytest.mark.parametrize(
+    ("searcher", "space", "expected"),
+    [
+        ("grid", {}, [("/a", 64, "linear")]),
+        ("grid", {"model.adapt": ["head_only", "full"]}, [("/a", 64, "linear")]),
+        ("grid", {"model.adapt": ["lora", "full"]}, []),
+        (
+            "grid",
+            {"model.max_length": [32, 64], "model.head": ["linear", {"kind": "mlp", "hidden": 8}]},
+            [("/a", n, head) for n in (32, 64) for head in ("linear", "mlp")],
+        ),
+        ("optuna", {"model.max_length": [32, 64]}, [("/a", 32, "linear"), ("/a", 64, "linear")]),
+        ("optuna", {"model.max_length": [8, 16, 32, 64, 128]}, []),  # more than trials
+    ],
+)
+def test_the_frozen_encoders_of_a_search_are_known(
+    searcher: str, space: dict[str, Any], expected: list[Any]
+) -> None:
+    labels = {"kind": "list", "column": "tags"}
+    model = {"base": "/a", "max_length": 64, "adapt": "head_only"}
+    train = {"task": "multilabel", "data": {"train": "/t", "text": "text", "labels": labels}}
+    kind = "grid" if searcher == "grid" else "choice"
+    found = {path: {"kind": kind, "values": values} for path, values in space.items()}
+    found["training.learning_rate"] = {"kind": kind, "values": [1e-3, 1e-2]}
+    trials = {} if searcher == "grid" else {"trials": 4}
+    document = {"train": {**train, "model": model}, "space": found, "searcher": searcher, **trials}
+    frozen = TuneJob.load(document).frozen
+    shown = [
+        (t.transformer.base, t.transformer.max_length, t.transformer.head.kind) for t in frozen
+    ]
+    assert sorted(shown) == sorted(expected)

@@ -220,15 +220,6 @@ def test_probabilities_below_a_half_are_targets_too(tmp_path: Path) -> None:
     assert targets[0].tolist() == pytest.approx([0.3, 0.2])
 
 
-def test_the_linear_baseline_knows_no_soft_labels_and_weights() -> None:
-    data = {"train": "/t", "text": "text", "labels": CLASS, "weight": "w"}
-    document = {"task": "multiclass", "data": data, "model": {"base": "/x"}, "baseline": True}
-    (problem,) = problems(document)
-    assert (problem.path, problem.allowed[:20]) == ("baseline", "is fitted without ro")
-    (problem,) = problems(document | {"data": {"train": "/t", "text": "text", "labels": SOFT}})
-    assert problem.path == "baseline"
-
-
 def test_a_score_table_without_all_of_its_parts_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "scores"
     folder.mkdir()

@@ -24,7 +24,7 @@ from clftask.data.readers.base import Source
 from clftask.distributed.session import connected
 from clftask.errors import ConfigError, DataError
 from clftask.estimate.measure import Range, Workers, as_worker, check_device, within
-from clftask.estimate.score import ScoreEstimate, _sample, estimate
+from clftask.estimate.score import Pace, ScoreEstimate, _sample, estimate, extrapolate
 from clftask.models import bundle
 from clftask.models.predictor import Scorer
 from clftask.scoring import plan as planning
@@ -351,3 +351,16 @@ def test_more_workers_than_there_is_room_for_are_refused(world: World, ray_here:
     world.write("a.parquet", texts(10))
     (found,) = problems(run(world, "--estimate", "--json", "scaling.workers=5000"))
     assert found["path"] == "scaling.workers"
+
+
+def test_workers_that_share_a_gpu_gain_nothing_at_worst() -> None:
+    left = ScoreEstimate("/out", rows_done=0, rows_left=1_000, shards_left=10)
+    pace = Pace(num_rows=100, row_s=0.01, open_s=2.0, part_bytes=10.0)
+    whole, shared = (
+        extrapolate(left, pace, Workers(n, 1, gpus), 3.0) for n, gpus in ((1, 1.0), (2, 0.5))
+    )
+    assert (whole.rows_per_s, whole.seconds) == (100.0, within(15.0))
+    assert (shared.rows_per_s, shared.seconds) == (50.0, Range(7.5, 15.0, 18.8))
+    assert shared.by_workers == {1: 25.0, 2: 15.0, 4: 11.0, 8: 9.0, 16: 7.0}
+    assert shared.not_measured[-1] == "what workers gain that share a GPU"
+    assert shared.not_measured[-1] not in whole.not_measured

@@ -28,7 +28,7 @@ from clftask.errors import ConfigError
 from clftask.models import bundle, bundle_meta
 from clftask.models.base_checks import check_base
 from clftask.models.loading import build_model
-from clftask.models.weights import load_weights, save_weights
+from clftask.models.weights import Weights
 from clftask.training.worker import Work, build_trainer
 
 pytestmark = pytest.mark.model
@@ -299,5 +299,6 @@ def test_weights_that_are_loaded_as_parts_of_one_tensor_are_saved_in_checkpoints
     base = base_of("NomicBert", tmp_path / "base")
     spec, space = ModelSpec(base=str(base)), LabelSpace("multiclass", ("no", "yes"))
     model, _ = build_model(str(base), spec, space, np.array([0.5, 0.5]))
-    save_weights(model, tmp_path / "weights", only_own=False)
-    load_weights(model, tmp_path / "weights", only_own=False)
+    weights = Weights(model, keeps_base=False)
+    weights.save(tmp_path / "weights")
+    weights.load(tmp_path / "weights")

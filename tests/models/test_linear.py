@@ -130,3 +130,84 @@ def test_scoring_needs_no_torch():
     code = "import sys, clftask.models.linear_scorer; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+# ------------------------------------------------------------------ soft labels and row weights
+
+# Each of two texts has an n-gram of its own, so almost unpenalised models give the targets back.
+PAIR = ["router", "pixel"]
+
+
+def learned(task: str, texts: list[str], targets: list[list[float]], weights=None) -> np.ndarray:
+    """Return the probabilities of `PAIR`, of a model with hardly any regularisation."""
+    spec = TfidfSpec(base="tfidf", words=[1, 1], min_df=1)
+    vectorizer, vectors = Vectorizer.fit(spec, texts)
+    given = vectorizer, vectors, np.array(targets, np.float32)
+    model, _ = fit_linear(job(task), 1e5, *given, None if weights is None else np.array(weights))
+    logits = model.logits(vectorizer.transform(PAIR))
+    return expit(logits) if task == "multilabel" else softmax(logits, axis=1)
+
+
+@pytest.mark.parametrize(
+    ("task", "targets"),
+    [
+        ("multiclass", [[0.7, 0.2, 0.1], [0.1, 0.3, 0.6]]),
+        ("multiclass", [[0.7, 0.3, 0.0], [0.4, 0.6, 0.0]]),
+        ("multilabel", [[0.9, 0.5, 0.1], [0.2, 0.5, 1.0]]),
+    ],
+)
+def test_soft_labels_are_learned(task, targets):
+    np.testing.assert_allclose(learned(task, PAIR, targets), targets, atol=0.02)
+
+
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+def test_a_row_counts_by_its_weight(task):
+    """Each text has three rows: two of one label, one of the other; one of no weight."""
+    rows = [*PAIR * 2, *PAIR]
+    targets = [[1, 0], [0, 1], [0, 1], [1, 0], [0, 1], [1, 0]]
+    found = learned(task, rows, targets, [3, 1, 1, 4, 0, 0])
+    np.testing.assert_allclose(found, [[0.75, 0.25], [0.8, 0.2]], atol=0.02)
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_soft_classes_are_those_of_scikit_learn_with_a_weighted_row_per_class(
+    num_classes, tmp_path
+):
+    random = np.random.default_rng(0)
+    soft = random.dirichlet(np.ones(num_classes), size=60).astype(np.float32)
+    of, weights = (
+        job("multiclass", kind="cross_entropy", class_weights="balanced"),
+        np.arange(60) / 30,
+    )
+    vectorizer, vectors = Vectorizer.fit(of.model, TEXTS)
+    model, warned = fit_linear(of, 2, vectorizer, vectors, soft, weights)
+    assert warned == []
+    x, new = plain_vectors()
+    balance = positive_weights(of.loss, soft, weights)
+    rows, classes = np.nonzero(soft)
+    each = soft[rows, classes] * weights[rows] * balance[classes]
+    plain = LogisticRegression(C=2, max_iter=1000).fit(x[rows], classes, each)
+    found = softmax(model.logits(model.vectorizer.transform(NEW)), axis=1)
+    np.testing.assert_allclose(found, plain.predict_proba(new), atol=1e-3)
+
+
+def test_soft_flags_are_those_of_scikit_learn_with_a_positive_and_a_negative_row():
+    random = np.random.default_rng(0)
+    soft, weights = random.random((60, 2)).astype(np.float32), np.arange(60) / 30
+    of = job("multilabel")
+    vectorizer, vectors = Vectorizer.fit(of.model, TEXTS)
+    model, _ = fit_linear(of, 2, vectorizer, vectors, soft, weights)
+    x, new = plain_vectors()
+    found = expit(model.logits(model.vectorizer.transform(NEW)))
+    for k in range(2):
+        each = np.concatenate([soft[:, k] * weights, (1 - soft[:, k]) * weights])
+        plain = LogisticRegression(C=2, solver="liblinear", tol=1e-4)
+        plain.fit(np.concatenate([x.toarray()] * 2), np.arange(120) < 60, each)
+        np.testing.assert_allclose(found[:, k], plain.predict_proba(new)[:, 1], atol=5e-3)
+
+
+def test_the_loss_of_soft_labels_is_that_of_both_sides():
+    logits, soft = np.array([[0.0, 2.0]], np.float32), np.array([[0.5, 0.25]])
+    # (0.5 · 3 log 2 + 0.5 log 2 + 0.25 log(1 + e⁻²) + 0.75 log(1 + e²)) / 2
+    found = mean_loss(job("multilabel"), logits, soft, np.array([3.0, 1.0]))
+    assert found == pytest.approx(1.506611)

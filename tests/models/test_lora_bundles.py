@@ -141,6 +141,25 @@ def test_a_quantised_base_is_refused(tiny_base, tmp_path):
         check_base(ModelSpec(base=str(tmp_path / "base"), adapt="lora"))
 
 
+@pytest.mark.parametrize("adapt", [APART, "head_only"])
+def test_a_run_does_not_resume_on_another_base(adapt, tiny_base, toy_table, tmp_path):
+    base = shutil.copytree(tiny_base, tmp_path / "base")
+    work = work_factory(tmp_path, toy_table(60), base)(model={"adapt": adapt}, epochs=4)
+    with pytest.raises(KeyboardInterrupt):
+        run(work, Recorder(fail_at=6, checkpoint=3))
+    _with_other_weights(base)
+    with pytest.raises(ConfigError, match=r"weights have changed: step-\d+ was trained on other"):
+        run(work)
+    shutil.copytree(tiny_base, base, dirs_exist_ok=True)
+    assert run(work).done["steps"] == 12
+
+
+def _with_other_weights(base: Path) -> None:
+    weights = load_file(base / "model.safetensors")
+    changed = {name: tensor + 0.01 for name, tensor in weights.items()}
+    save_file(changed, base / "model.safetensors", {"format": "pt"})
+
+
 def test_an_adapter_without_its_base_or_peft_is_refused(
     tiny_base, toy_table, tmp_path, monkeypatch
 ):
@@ -155,9 +174,7 @@ def test_an_adapter_without_its_base_or_peft_is_refused(
         patched.setitem(sys.modules, "peft", None)
         with pytest.raises(DataError, match=r"pip install 'clftask\[lora\]'"):
             clftask.load(folder)
-    weights = load_file(base / "model.safetensors")
-    changed = {name: tensor + 0.01 for name, tensor in weights.items()}
-    save_file(changed, base / "model.safetensors", {"format": "pt"})
+    _with_other_weights(base)
     with pytest.raises(DataError, match="was trained on another base"):
         clftask.load(folder)
     base.rename(tmp_path / "elsewhere")

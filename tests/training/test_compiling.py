@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -125,3 +127,60 @@ def test_true_compiles_before_the_first_step_and_false_never(monkeypatch):
         own.on_train_begin(args, None, None)
         assert own.layers == ([model] if wanted else [])
     assert started_after(TrainingSpec(compile=False)) == 0
+
+
+# One process imports torch, for two workers. The compiler fails on the second one, at a late step.
+WORKERS = """
+import os, sys
+from pathlib import Path
+import torch, torch.distributed as dist
+from clftask.data.prepare import prepare
+from clftask.training import worker
+sys.path += sys.argv[2:]
+from test_compiling import Tracer
+from training_work import Recorder, work_of
+import json
+import pytest
+
+folder, document = Path(sys.argv[1]), json.loads(Path(sys.argv[1], "job.json").read_text())
+work = work_of(document, str(folder / "run"))
+torch.set_num_threads(1)
+child = os.fork()
+rank = int(not child)
+os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
+os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+store = f"file://{folder}/group"
+dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
+with pytest.MonkeyPatch.context() as patch:
+    tracer, sink = Tracer(patch), Recorder()
+    tracer.fail_at = 20 if rank else 0
+    worker.fit(work, sink, rank, 2, "cpu")
+found = {"calls": len(tracer.modes)}
+if not rank:
+    found |= {"losses": list(sink.losses().values()), "steps": sink.done["steps"]}
+Path(folder, f"{rank}.json").write_text(json.dumps(found))
+dist.barrier()
+if child:
+    os.waitpid(child, 0)
+os._exit(0)
+"""
+
+
+@pytest.mark.slow
+def test_two_workers_go_on_without_the_compiler_of_one(make_calm, tmp_path):
+    """The second fails in the midst of an epoch; the first one follows after the evaluation."""
+    options = {"epochs": 3, "hf": {"logging_steps": 1}}
+    expected = train(make_calm("plain", compile=False, **options))
+    job = make_calm("run", compile=True, **options).job
+    (tmp_path / "job.json").write_text(json.dumps(job.dump()))
+    own = Path(__file__).parent
+    places = [str(place) for place in (tmp_path, own, own.parent)]
+    subprocess.run([sys.executable, "-c", WORKERS, *places], check=True, timeout=300)
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert first["losses"] == pytest.approx(list(expected.losses().values()), abs=1e-5)
+    assert first["steps"] == expected.done["steps"]
+    assert second["calls"] == 20
+    layers, steps = 2, 1 + 2 * expected.done["steps"] // 3  # a trial step, and two epochs
+    assert first["calls"] == layers * steps
+    lines = (tmp_path / "run/log.txt").read_text()
+    assert "the layers run without torch.compile: it fails on another worker" in lines

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -232,3 +234,74 @@ def test_the_baseline_of_another_model(finished, tiny_base):
     worse = with_linear({"log_loss": 0.5}, {"log_loss": 0.25})
     line = "log_loss on test is 0.5000, worse than linear by 0.2500"
     assert against_linear(worse, "loss", "test") == line
+
+
+def test_a_linear_model_learns_from_soft_labels_and_row_weights(finished, tiny_base):
+    """Also as the baseline of another model. Metrics compare it with the true labels."""
+    from clftask.data.prepare import prepare
+
+    folder = finished[0]
+    rows, names = pd.read_parquet(folder / "toy.parquet"), ("graphics", "network", "sound")
+    for name in names:
+        rows[f"p_{name}"] = (rows["label"] == name) * 0.7 + 0.1
+    rows["w"] = 1.0
+    doubtful = rows.assign(p_graphics=0.8, p_network=0.1, p_sound=0.1, w=0.0)
+    pd.concat([rows, doubtful[doubtful["split"] == "train"]]).to_parquet(folder / "soft.parquet")
+    source = document(folder, task="multiclass")
+    labels = {"kind": "probabilities", "prefix": "p_", "hard": {"kind": "class", "column": "label"}}
+    source["data"] |= {"train": str(folder / "soft.parquet"), "labels": labels, "weight": "w"}
+    source |= {"decision": {"calibration": "none"}}
+    source["model"]["C"] = 100
+    result, lines = trained(source, "run.name=soft")
+    assert "row weights: 0 to 2 times their mean; 192 rows of weight 0" in lines
+    assert result.metrics["test"]["accuracy"] == 1.0
+    found = clftask.load(result.bundle).predict(rows["text"][:30].tolist())
+    assert found.labels == rows["label"][:30].tolist()
+    assert found.probabilities.max(1) == pytest.approx([0.8] * 30, abs=0.1)
+    card = Path(result.bundle, "README.md").read_text()
+    assert "- Soft labels: probabilities in p_…." in card
+    assert "- Train rows weighted by column w; metrics are unweighted." in card
+    model = {"base": str(tiny_base), "max_length": 32}
+    job = TrainJob.load(source | {"model": model, "baseline": True})
+    assert linear.baseline(job, prepare(job))["test"]["accuracy"] == 1.0
+
+
+NO_TORCH = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from clftask.config.train import TrainJob
+from clftask.config.tune import TuneJob
+from clftask.data.prepare import prepare
+from clftask.distributed.train.driver import train
+from clftask.distributed.tune import search, trial_actor
+from clftask.distributed.tune.placement import Slots
+from clftask.distributed.tune.shared import Shared, new_trial
+from clftask.training import linear
+from clftask.tuning.linear_trial import publish_linear
+
+job, silent = TrainJob.load(Path("job.yaml")), lambda *_: None
+train(job, silent, silent)
+tuned = TuneJob.load({"train": "job.yaml", "space": {"model.C": {"kind": "grid", "values": [1]}}})
+
+class Local(Shared):
+    def work(self, job):
+        return linear.work_of(job, self.run, prepare(job))
+
+slots = Slots(concurrency=1, workers=1, cpus=1.0, gpus=0.0)
+shared = Local(tuned, str(Path.cwd() / "search"), {}, (), {}, "fp32", slots, True)
+trial = new_trial(tuned, {"trial": 0, "model.C": 0}, "fp32")
+done = trial_actor._run(shared, trial, trial_actor._Pointer(), silent)
+publish_linear(shared.work(tuned.trial(done.picks)), done)
+print(done.state, "torch" in sys.modules, "transformers" in sys.modules)
+"""
+
+
+def test_training_and_trials_import_no_torch(finished, tmp_path):
+    source = TrainJob.load(document(finished[0]), [f"run.storage={tmp_path}"])
+    (tmp_path / "job.yaml").write_text(source.to_yaml())
+    done = subprocess.run(
+        [sys.executable, "-c", NO_TORCH], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert done.stdout.split() == ["finished", "False", "False"]
+    assert (tmp_path / "search/bundle/model.safetensors").exists()

@@ -10,12 +10,12 @@ import pytest
 from clftask.components.search.goal import Goal
 from clftask.config.train import TrainJob
 from clftask.data.prepare import prepare
-from clftask.models import bundle
+from clftask.models import bundle, linear_fit
 from clftask.training import linear
 from clftask.training.work import Work
+from clftask.tuning.attempts import Attempt
 from clftask.tuning.linear_trial import attempt_linear, publish_linear
 from clftask.tuning.trial_store import Evaluation, Trial, TrialStore
-from clftask.tuning.trial_worker import Attempt
 
 
 @pytest.fixture
@@ -52,3 +52,16 @@ def test_a_trial_without_features_fails(make):
     trial = attempt_linear(spec, lambda *_: None)
     assert (trial.state, trial.evaluations) == ("failed", ())
     assert trial.reason == "no n-gram of words occurs in so many train rows"
+
+
+def test_a_fit_that_did_not_converge_is_told_by_trial_and_bundle(make, monkeypatch, caplog):
+    monkeypatch.setattr(linear_fit, "MAX_ITERATIONS", 1)
+    spec = make()
+    trial = attempt_linear(spec, lambda *_: None)
+    line = "the linear model did not converge in 1 iterations; lower model.C"
+    assert trial.warnings == (line,)
+    assert line in caplog.messages
+    assert line in publish_linear(spec.work, TrialStore(spec.work.run).read(spec.trial))["warnings"]
+    folder = Path(spec.work.run, "bundle")
+    assert line in bundle.read_meta(str(folder)).warnings
+    assert line in (folder / "report.html").read_text()

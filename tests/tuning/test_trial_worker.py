@@ -21,14 +21,9 @@ from clftask.training import trainer
 from clftask.training.checkpoints import Checkpoints
 from clftask.training.worker import Work, build_trainer
 from clftask.tuning import trial_worker
+from clftask.tuning.attempts import Attempt, fail, replay_evaluations
 from clftask.tuning.trial_store import Evaluation, Trial, TrialStore
-from clftask.tuning.trial_worker import (
-    Attempt,
-    Stopped,
-    attempt,
-    fail,
-    replay_evaluations,
-)
+from clftask.tuning.trial_worker import Stopped, attempt
 from clftask.tuning.winner import _shipped, publish_winner
 
 

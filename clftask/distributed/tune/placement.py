@@ -37,6 +37,16 @@ class Slots:
         """The resources of a worker's placement group bundle."""
         return {"CPU": self.cpus, **({"GPU": self.gpus} if self.gpus else {})}
 
+    def limit_process(self) -> None:
+        """Limit this process to the CPUs and the share of a GPU of a worker."""
+        import torch
+
+        from clftask.models.memory import limit_to
+
+        torch.set_num_threads(max(1, int(self.cpus)))
+        if 0 < self.gpus < 1:
+            limit_to(self.gpus)
+
     def __str__(self) -> str:
         """Return the text for the user."""
         gpu = f" and {counted(self.gpus, 'GPU')}" if self.gpus else ""

@@ -17,6 +17,7 @@ from clftask.config.results import SearchOutcome
 from clftask.config.train import TrainJob
 from clftask.distributed.ray_errors import reason_of
 from clftask.distributed.tune.callback import TuneProgressCallback
+from clftask.distributed.tune.features import with_features
 from clftask.distributed.tune.ray_tuner import Phase, run_trials
 from clftask.distributed.tune.search_adapter import Proposals
 from clftask.distributed.tune.shared import Shared, new_trial
@@ -58,6 +59,7 @@ class SearchRun:
         self.job, self.path, self.goal = shared.job, shared.run, shared.job.goal
         self.store = TrialStore(self.path)
         self.best: Trial | None = None  # so far, if only its weights are kept
+        self.has_features = False  # of frozen encoders, if there are any
 
     def run(self) -> SearchOutcome:
         """Run the trials and the finalists, publish the winner, return the result."""
@@ -105,6 +107,8 @@ class SearchRun:
 
     def _phase(self, proposals: Proposals, count: int, is_final: bool) -> None:
         """Run trials to their ends; record the end of those that could not record it."""
+        if not self.has_features:
+            self.shared, self.has_features = with_features(self.shared, self.say), True
         shared = dataclasses.replace(self.shared, keeps_weights=True) if is_final else self.shared
         watch = TuneProgressCallback(
             self.show, None if is_final else self._ended, self.goal, is_final
@@ -218,11 +222,11 @@ def publish(shared: Shared, job: TrainJob, best: Trial) -> dict[str, Any]:
     """Evaluate the winner and write its bundle, in a Ray task with a trial's resources."""
 
     def task(shared: Shared) -> dict[str, Any]:
-        from clftask.tuning.winner import publish_winner
-
         slots, work = shared.slots, shared.work(job)
         if job.is_linear:
             return publish_linear(work, best)
+        from clftask.tuning.winner import publish_winner
+
         return publish_winner(work, job, best, slots.device, slots.workers)
 
     sizes = {"num_cpus": shared.slots.cpus, "num_gpus": shared.slots.gpus}

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import ray
 
 from clftask.components.search.ray_schedulers import TRIAL
 from clftask.components.truncation import LongTextSpec
-from clftask.config.train import TrainJob
+from clftask.config.train import Encoder, TrainJob
 from clftask.config.tune import TuneJob
 from clftask.distributed.tune.placement import Slots
 from clftask.tuning.trial_store import Trial
 
 if TYPE_CHECKING:
+    from clftask.training.features import Features
     from clftask.training.work import Work
 
 SEED: Final = "seed"
@@ -35,6 +38,7 @@ class Shared:
         precision: Precision of all trials with `auto` whose model works in it.
         slots: Concurrency and resources of the trials.
         keeps_weights: Whether a trial of this phase may become the winner.
+        features: Object references of the features of frozen encoders.
     """
 
     job: TuneJob
@@ -45,6 +49,7 @@ class Shared:
     precision: str
     slots: Slots
     keeps_weights: bool
+    features: dict[Encoder | None, ray.ObjectRef[Any]] = field(default_factory=dict)
 
     def work(self, job: TrainJob) -> Work:
         """Return the work of a trial's worker."""
@@ -53,7 +58,17 @@ class Shared:
         job = job.model_copy(update={"tracking": ()})
         refs = self.tables[job.model.tokens]
         tables = {split: ray.get(ref) for split, ref in refs.items()}
-        return Work(job, self.run, tables, self.label_names, self.data, "")
+        return Work(job, self.run, tables, self.label_names, self.data, "", self.features_for(job))
+
+    def precision_for(self, job: TrainJob) -> str:
+        """Return the precision of a trial, unless its model does not work in it."""
+        wanted = job.training.precision
+        return self.precision if wanted == "auto" else wanted
+
+    def features_for(self, job: TrainJob) -> Callable[[], Features | None] | None:
+        """Return a function that gets the features of a trial; None if none are known."""
+        ref = self.features.get(job.encoder)
+        return None if ref is None else functools.partial(ray.get, ref)
 
 
 def new_trial(search: TuneJob, config: dict[str, Any], precision: str) -> Trial:

@@ -21,15 +21,11 @@ from clftask.components.search.schedulers import EPOCH
 from clftask.config.tune import TuneJob
 from clftask.distributed.tune.placement import Slots
 from clftask.distributed.tune.shared import FAILED, KNOWN, Shared, new_trial
-from clftask.distributed.tune.trial_workers import Group
 from clftask.errors import ConfigError, Problem, StorageError, is_permanent
 from clftask.io import storage
-from clftask.models.memory import limit_to, release
 from clftask.training import run_dir
-from clftask.training.collectives import is_lost_connection
-from clftask.tuning.linear_trial import attempt_linear
+from clftask.tuning.attempts import Attempt, Report, fail, replay_evaluations
 from clftask.tuning.trial_store import Evaluation, Trial, TrialStore
-from clftask.tuning.trial_worker import Attempt, attempt, fail, replay_evaluations
 
 STORAGE_S, POLL_S = 1_800.0, 5.0
 _POINTER = "clftask.json"
@@ -47,7 +43,6 @@ def run_trial(config: dict[str, Any], shared: Shared) -> None:
     # trial. The last upload of a checkpoint takes longer.
     os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "3600"
     logs.quiet_libraries()
-    garbage.freeze_imports()
     try:
         _run_trial(config, shared)
     except StorageError as error:
@@ -69,7 +64,6 @@ def _run_trial(config: dict[str, Any], shared: Shared) -> None:
     is_new_failure = trial.state != FAILED
     _log.info("trial begins", extra={"params": trial.params})
     done = _run(shared, trial, pointer, report)
-    release()  # other trials may share the device
     if done.state == FAILED:
         if is_new_failure and shared.slots.device == "cuda":
             raise RuntimeError(done.reason)  # ends the process: CUDA may be unusable in it
@@ -101,28 +95,22 @@ def _run(shared: Shared, trial: Trial, pointer: _Pointer, report: Any) -> Trial:
     replay_evaluations(spec, functools.partial(report, is_known=True))
     if trial.state != "running":
         return trial
-    group = _group(shared.run, shared.slots)
-    if work.job.is_linear:
-        done = attempt_linear(spec, report)
-    else:
-        done = group.run(functools.partial(attempt, spec, report))
+    done = _attempted(spec, report, shared.slots)
     if done.state == FAILED:
-        done = _blamed(group, done) if group.members else done
         fail(shared.run, done)
     return done
 
 
-def _blamed(group: Group, failed: Trial) -> Trial:
-    """Return a failed trial with its reason; close the group.
+def _attempted(spec: Attempt, report: Report, slots: Slots) -> Trial:
+    """Run a trial to its end; linear models need neither torch nor a worker group."""
+    if spec.work.job.is_linear:
+        from clftask.tuning.linear_trial import attempt_linear
 
-    Raises:
-        RayError: A worker died; the trial is not at fault, and Tune may retry it.
-    """
-    _group.cache_clear()
-    reason = group.close()
-    if reason and is_lost_connection(failed.reason):
-        return failed.model_copy(update={"reason": reason})
-    return failed
+        return attempt_linear(spec, report)
+    from clftask.distributed.tune.trial_workers import attempt_on_group
+
+    garbage.freeze_imports()
+    return attempt_on_group(spec, report, slots)
 
 
 def _wait_for(run: str) -> None:
@@ -133,17 +121,6 @@ def _wait_for(run: str) -> None:
             storage.exists(storage.join(run, run_dir.SEARCH))
             return
         time.sleep(POLL_S)
-
-
-@functools.lru_cache(maxsize=1)
-def _group(run: str, slots: Slots) -> Group:
-    """Return the worker group of this process, which later trials reuse."""
-    import torch
-
-    torch.set_num_threads(max(1, int(slots.cpus)))
-    if 0 < slots.gpus < 1:
-        limit_to(slots.gpus)
-    return Group(run, slots)
 
 
 # ------------------------------------------------------------------ reports and checkpoints of Tune

@@ -6,6 +6,7 @@ trial. These actors use the trial's placement group, and end with the process th
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import socket
@@ -21,13 +22,46 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from clftask import logs
 from clftask.distributed.actor_names import named
 from clftask.distributed.tune.placement import Slots
+from clftask.distributed.tune.shared import FAILED
 from clftask.errors import StorageError
-from clftask.tuning.trial_worker import reason_of
+from clftask.models.memory import release
+from clftask.training.collectives import is_lost_connection
+from clftask.tuning.attempts import Attempt, Report
+from clftask.tuning.trial_store import Trial
+from clftask.tuning.trial_worker import attempt, reason_of
 
 LAST_WORDS_S = 5.0
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # NCCL's own 10 minutes are less than an outage of S3
 _log = logging.getLogger(__name__)
 WorkerTask = Callable[[int, int, str], Any]
+
+
+def attempt_on_group(spec: Attempt, report: Report, slots: Slots) -> Trial:
+    """Run a trial on the worker group of this process; see `trial_worker.attempt`.
+
+    Raises:
+        RayError: A worker died; the trial is not at fault, and Tune may retry it.
+    """
+    group = _group(spec.work.run, slots)
+    done: Trial = group.run(functools.partial(attempt, spec, report))
+    release()  # other trials may share the device
+    return _blamed(group, done) if done.state == FAILED and group.members else done
+
+
+@functools.lru_cache(maxsize=1)
+def _group(run: str, slots: Slots) -> Group:
+    """Return the worker group of this process, which later trials reuse."""
+    slots.limit_process()
+    return Group(run, slots)
+
+
+def _blamed(group: Group, failed: Trial) -> Trial:
+    """Return a failed trial with its reason; close the group."""
+    _group.cache_clear()
+    reason = group.close()
+    if reason and is_lost_connection(failed.reason):
+        return failed.model_copy(update={"reason": reason})
+    return failed
 
 
 @ray.remote
