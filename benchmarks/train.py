@@ -5,6 +5,8 @@ second of both and their ratio, for each pair of runs; validation micro-F1 with 
 that `auto` selects and with fp32; and the time from the command to the first step by phase.
 
     python benchmarks/train.py [--pairs 5] [--rows 1280] [--validation-rows 640] [--job JOB.yaml]
+
+With `--gpus 1`, both use a GPU; without it, none.
 """
 
 import argparse
@@ -45,7 +47,7 @@ def default_job(folder: Path) -> dict:
 
 
 def cut(
-    job: TrainJob, rows: int, folder: Path, validation: int = VALIDATION_ROWS
+    job: TrainJob, rows: int, folder: Path, validation: int = VALIDATION_ROWS, gpus: int = 0
 ) -> tuple[dict, int]:
     """Write train and validation tables of a fixed size; return a job that reads them."""
     prepared = prepare(job)
@@ -60,7 +62,7 @@ def cut(
     split = {"kind": "random", "test": 0}
     document["data"] = {"text": "text", "labels": labels, "split": split, **paths}
     document["run"] = {"storage": str(folder / "runs")}
-    document["scaling"] = {"workers": 2}
+    document["scaling"] = {"workers": gpus or 2, "use_gpu": gpus > 0}
     document["loss"] = "bce"  # the same as transformers uses for multilabel models
     return document, len(names)
 
@@ -115,11 +117,14 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1280)
     parser.add_argument("--validation-rows", type=int, default=VALIDATION_ROWS)
     parser.add_argument("--job", help="a multilabel training job instead of the AWS errors")
+    parser.add_argument("--gpus", type=int, default=0)
     args = parser.parse_args()
+    if not args.gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the plain script takes what it sees
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         job = TrainJob.load(args.job or default_job(folder), ["training.epochs=1"])
-        document, num_labels = cut(job, args.rows, folder, args.validation_rows)
+        document, num_labels = cut(job, args.rows, folder, args.validation_rows, args.gpus)
         ratios = []
         for pair in range(args.pairs):
             load = os.getloadavg()[0]  # before both: above 0.5, something disturbs them
