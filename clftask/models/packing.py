@@ -67,8 +67,9 @@ def row_by_row(
     """Return what `varlen` does, on any device and in any precision, slowly."""
     parts = []
     for start, end in itertools.pairwise(starts.tolist()):
-        row = [states[start:end].transpose(0, 1) for states in (query, key, value)]
-        parts.append(functional.scaled_dot_product_attention(*row, scale=scale).transpose(0, 1))
+        own = (states[start:end].transpose(0, 1) for states in (query, key, value))
+        found = functional.scaled_dot_product_attention(*own, scale=scale)  # type: ignore[misc, arg-type]
+        parts.append(found.transpose(0, 1))
     return torch.cat(parts)
 
 
@@ -161,7 +162,9 @@ def layout(mask: torch.Tensor) -> dict[str, torch.Tensor]:
 def _encoder(base: Any) -> torch.nn.Module:
     """Return the module of a pretrained model that owns the layers."""
     layers = encoder_layers(base)
-    owner = next(m for m in base.modules() if any(child is layers for child in m.children()))
+    owner: torch.nn.Module = next(
+        m for m in base.modules() if any(child is layers for child in m.children())
+    )
     if owner is base:
         raise ValueError("the layers are in no module of their own")
     return owner

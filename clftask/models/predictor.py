@@ -81,7 +81,8 @@ class Scorer(Predictor):
         self.precision = precision
         self.max_tokens = max_tokens or MAX_TOKENS.get(self.device.type, MAX_TOKENS["cpu"])
         self.is_measurable = self.device.type == "cuda" and max_tokens is None
-        self.is_measured, self.too_many = False, None  # too_many: tokens that ran out of memory
+        self.is_measured = False
+        self.too_many: int | None = None  # tokens that ran out of memory
         self.model = model.eval().to(self.device)
         self.needs_equal_lengths = depends_on_padding(self._exact, tokenizer, meta.max_length)
         self.may_pack = (
@@ -282,8 +283,8 @@ class Scorer(Predictor):
         if len(lengths) == 1:
             allowed = f"ran out of memory for one text of up to {self.meta.max_length} tokens"
             raise JobError(Problem(str(self.device), None, allowed, "Use a larger machine."))
-        self.too_many = len(lengths) * int(lengths.max())
-        self.max_tokens = self.too_many // 2
+        too_many = len(lengths) * int(lengths.max())
+        self.too_many, self.max_tokens = too_many, too_many // 2
 
     @property
     def is_compiled(self) -> bool:

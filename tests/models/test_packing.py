@@ -17,7 +17,10 @@ from clftask.models.mlp import build
 from clftask.models.packing import Packing, can_pack, layout, row_by_row
 from clftask.models.predictor import load
 
-PACKED = {"Bert", "DistilBert", "Roberta"}
+PACKED = {
+    "Albert", "Bert", "Camembert", "Data2VecText", "DistilBert", "Electra", "Ernie", "LayoutLM",
+    "Roberta", "RobertaPreLayerNorm", "XLMRoberta",
+}  # fmt: skip
 CASES = [*((n, "linear") for n in ARCHITECTURES), *((n, "mlp") for n in MLP)]
 QUICK = [("Bert", "linear"), ("DistilBert", "linear"), ("Roberta", "linear"), ("Bert", "mlp"),
          ("FNet", "linear"), ("ModernBert", "linear")]  # fmt: skip
