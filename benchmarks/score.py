@@ -151,7 +151,7 @@ def whole_job(
             "input": {"path": str(folder / "in.parquet"), "text": column},
             "output": {"path": str(folder / "out")},
             "shard_rows": args.shard_rows,
-            "scaling": {"use_gpu": args.device != "cpu"},
+            "scaling": {"workers": "auto", "use_gpu": args.device != "cpu"},
         }
         (folder / "job.yaml").write_text(json.dumps(job))
         command = [sys.executable, "-m", "clftask", "score", str(folder / "job.yaml"), "--json"]
