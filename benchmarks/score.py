@@ -7,6 +7,8 @@ share of the measured peak matrix product throughput; and with `--job-rows` a wh
 Ray, reading, writing) compared with the best pipeline of each round, and with the scorer alone.
 
     python benchmarks/score.py --bundle BUNDLE --input TABLE [--rows 6000] [--rounds 3]
+
+On a GPU: `--device cuda --rows 30000 --job-rows 200000 --shard-rows 20000`.
 """
 
 import argparse
@@ -44,11 +46,17 @@ def seconds_of(call) -> float:
     return time.perf_counter() - started
 
 
-def peak(dtype: torch.dtype) -> float:
+def peak(dtype: torch.dtype, device: str) -> float:
     """Return the TFLOP/s of a large matrix product."""
-    a = torch.randn(2048, 2048).to(dtype)
-    best = min(seconds_of(lambda: a @ a) for _ in range(6))
-    return 2 * 2048**3 / best / 1e12
+    size = 2048 if device == "cpu" else 8192
+    a = torch.randn(size, size, device=device).to(dtype)
+
+    def product() -> None:
+        a @ a
+        if device != "cpu":
+            torch.cuda.synchronize()
+
+    return 2 * size**3 / min(seconds_of(product) for _ in range(6)) / 1e12
 
 
 def flop(scorer: Scorer, tokens: pa.Table) -> float:
@@ -71,10 +79,10 @@ def rounds(
 ) -> tuple[Scorer, list[float]]:
     """Return the compiled scorer and the documents per second of each round's best pipeline."""
     model, tokenizer = bundle.open_model(folder, meta)
-    precision = precision_for("auto", "cpu")
-    exact = Scorer(*bundle.open_model(folder, meta), meta)
-    plain = Scorer(*bundle.open_model(folder, meta), meta, precision=precision)
-    fast = Scorer(*bundle.open_model(folder, meta), meta, precision=precision)
+    device, precision = args.device, precision_for("auto", args.device)
+    exact = Scorer(*bundle.open_model(folder, meta), meta, device)
+    plain = Scorer(*bundle.open_model(folder, meta), meta, device, precision)
+    fast = Scorer(*bundle.open_model(folder, meta), meta, device, precision)
     texts = read_texts(args.input, meta)
     order = pa.array(torch.randperm(len(texts), generator=torch.Generator().manual_seed(1)).numpy())
     texts = texts.take(order[: args.rows])
@@ -90,7 +98,7 @@ def rounds(
         for batch_size in BATCH_SIZES:
             classify = pipeline(
                 "text-classification", model=model, tokenizer=tokenizer, top_k=None,
-                truncation=True, max_length=meta.max_length, batch_size=batch_size,
+                truncation=True, max_length=meta.max_length, batch_size=batch_size, device=device,
             )  # fmt: skip
             rows = part.to_pylist()
             speeds[f"pipeline {batch_size}"] = size / seconds_of(lambda c=classify, r=rows: c(r))
@@ -114,7 +122,7 @@ def rounds(
         f"decisions agree with fp32 on {agreed / max(positive, 1):.2%} of {positive} positive pairs"
     )
     tokens = fast.tokenise(texts, None)
-    seconds, top = seconds_of(lambda: fast.probabilities(tokens)), peak(DTYPES[precision])
+    seconds, top = seconds_of(lambda: fast.probabilities(tokens)), peak(DTYPES[precision], device)
     reached = flop(fast, tokens) / seconds / 1e12
     print(f"{reached:.3f} of {top:.3f} TFLOP/s in {precision}: {reached / top:.0%} of the peak")
     return fast, pipelines
@@ -142,7 +150,8 @@ def whole_job(
             "bundle": args.bundle,
             "input": {"path": str(folder / "in.parquet"), "text": column},
             "output": {"path": str(folder / "out")},
-            "shard_rows": 5_000,
+            "shard_rows": args.shard_rows,
+            "scaling": {"workers": "auto", "use_gpu": args.device != "cpu"},
         }
         (folder / "job.yaml").write_text(json.dumps(job))
         command = [sys.executable, "-m", "clftask", "score", str(folder / "job.yaml"), "--json"]
@@ -152,8 +161,8 @@ def whole_job(
     result = json.loads(done.stdout.splitlines()[-1])
 
     def bare() -> None:
-        for start in range(0, len(texts), 5_000):
-            part = pc.drop_null(texts.slice(start, 5_000))
+        for start in range(0, len(texts), args.shard_rows):
+            part = pc.drop_null(texts.slice(start, args.shard_rows))
             scorer.probabilities(scorer.tokenise(part, None))
 
     seconds = seconds_of(bare)
@@ -171,6 +180,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--max-length", type=int, help="instead of the bundle's")
     parser.add_argument("--job-rows", type=int, default=0)
+    parser.add_argument("--shard-rows", type=int, default=5_000)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder, meta = bundle.fetch(args.bundle, scratch)

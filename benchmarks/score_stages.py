@@ -26,7 +26,8 @@ from clftask.data.batching import FlatTokens, token_batches
 from clftask.data.token_processes import _bytes, _packed, _unpacked
 from clftask.data.tokenization import distinct
 from clftask.models import bundle
-from clftask.models.predictor import MAX_TOKENS, TOKENISE_ROWS, Scorer
+from clftask.models.predictor import TOKENISE_ROWS, Scorer
+from clftask.models.token_budget import MAX_TOKENS
 
 
 class Clock:

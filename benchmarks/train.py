@@ -7,6 +7,8 @@ that `auto` selects and with fp32; and the time from the command to the first st
 
     python benchmarks/train.py [--pairs 5] [--rows 1280] [--validation-rows 640] [--workers 1]
         [--job JOB.yaml]
+
+With `--gpus 1`, both use a GPU; without it, none.
 """
 
 import argparse
@@ -117,12 +119,15 @@ def main() -> None:
     parser.add_argument("--validation-rows", type=int, default=VALIDATION_ROWS)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--job", help="a multilabel training job instead of the AWS errors")
+    parser.add_argument("--gpus", type=int, default=0)
     args = parser.parse_args()
+    if not args.gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the plain script takes what it sees
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         job = TrainJob.load(args.job or default_job(folder), ["training.epochs=1"])
         document, num_labels = cut(job, args.rows, folder, args.validation_rows)
-        document["scaling"] = {"workers": args.workers}
+        document["scaling"] = {"workers": args.gpus or args.workers, "use_gpu": args.gpus > 0}
         ratios = []
         for pair in range(args.pairs):
             load = os.getloadavg()[0]  # before both: above 0.5, something disturbs them

@@ -8,10 +8,14 @@ in bundles; ASHA simulated on the curves with other orders of the trials; and, f
 baseline's final score.
 
     python benchmarks/tune.py [--rows 1200] [--job JOB.yaml] [--curves FILE]
+
+With `--gpus 1`, trials share a GPU (`--concurrency 4`), which the plain search uses, too; without
+it, none is used.
 """
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -183,26 +187,31 @@ def main() -> None:
     parser.add_argument("--peer-trials", type=int, default=3)
     parser.add_argument("--job", help="a multilabel training job instead of the AWS errors")
     parser.add_argument("--curves", type=Path, help="where the learning curves are kept")
+    parser.add_argument("--gpus", type=int, default=0)
+    parser.add_argument("--concurrency", type=int, help="trials at once")
     args = parser.parse_args()
+    if not args.gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the plain search takes what it sees
+    more = {"concurrency": args.concurrency} if args.concurrency else {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         options = [f"training.epochs={args.epochs}", f"model.max_length={args.max_length}"]
         options += ["training.early_stopping=null"]
         train = TrainJob.load(args.job or default_job(folder), options)
         document, num_labels = cut(train, args.rows, folder, args.rows // 2)
-        document |= {"scaling": {"workers": 1}}
+        document |= {"scaling": {"workers": 1, "use_gpu": args.gpus > 0}}
         all_epochs = args.trials * args.epochs
-        full = run(searched(document, args.trials, scheduler="fifo"), folder)
+        full = run(searched(document, args.trials, scheduler="fifo", **more), folder)
         top = summary("all to their end", full, all_epochs)
         if args.curves:
             args.curves.write_bytes(Path(full["run"], "trials.parquet").read_bytes())
-        asha = run(searched(document, args.trials), folder)
+        asha = run(searched(document, args.trials, **more), folder)
         best = summary("ASHA", asha, all_epochs)
         print(f"ASHA against all: best {best - top:+.4f}, time {asha['wall'] / full['wall']:.0%}")
         job = TuneJob.load(searched(document, args.trials))
         replays(job, Path(full["run"], "trials.parquet"))
         if args.peer_trials:
-            few = searched(document, args.peer_trials, searcher="optuna", scheduler="fifo")
+            few = searched(document, args.peer_trials, searcher="optuna", scheduler="fifo", **more)
             ours = run(few, folder)
             theirs = run_baseline(document, num_labels, folder, args.peer_trials)
             score = theirs[-1][1]

@@ -5,6 +5,7 @@ To add a policy: write its class and add it to `LongText`.
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -270,6 +271,10 @@ def single_types(tokenizer: Any) -> tuple[Ids, int, Ids]:
     return types[:before], own, types[len(mask) - after :]
 
 
+# ASCII without tabs and line ends, which are blanks: BertNormalizer removes them.
+_CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+
+
 def _head_ids(
     texts: list[str], pairs: list[str] | None, tokenizer: Any, max_length: int
 ) -> tuple[dict[str, list[Ids]], Any]:
@@ -310,8 +315,47 @@ def _encodings(
     backend = tokenizer.backend_tokenizer
     if backend.encode_special_tokens != tokenizer.split_special_tokens:
         backend.encode_special_tokens = tokenizer.split_special_tokens
+    if pairs is None and _only_lowers_ascii(backend):
+        return _by_alphabet(texts, backend)
     inputs = texts if pairs is None else list(zip(texts, pairs, strict=True))
     return list(backend.encode_batch_fast(inputs))
+
+
+def _only_lowers_ascii(backend: Any) -> bool:
+    """Tell whether all that normalisation does to ASCII texts is lowercasing and removing controls.
+
+    Added tokens are looked for before it, in the text as it is written.
+    """
+    from tokenizers.normalizers import BertNormalizer
+    from tokenizers.pre_tokenizers import BertPreTokenizer
+
+    normalizer = backend.normalizer
+    are_special = all(t.special for t in backend.get_added_tokens_decoder().values())
+    return (
+        isinstance(normalizer, BertNormalizer)
+        and normalizer.lowercase
+        and isinstance(backend.pre_tokenizer, BertPreTokenizer)
+        and backend.encode_special_tokens
+        and are_special
+    )
+
+
+def _by_alphabet(texts: list[str], backend: Any) -> list[Any]:
+    """Encode ASCII texts without the normalizer, which takes 40 % of the time, and the others."""
+    is_plain = [text.isascii() and not _CONTROLS.search(text) for text in texts]
+    found: list[Any] = [None] * len(texts)
+    normalizer = backend.normalizer
+    for plain in (True, False):
+        rows = [i for i, known in enumerate(is_plain) if known is plain]
+        some = [texts[i].lower() if plain else texts[i] for i in rows]
+        try:
+            backend.normalizer = None if plain else normalizer
+            encodings = backend.encode_batch_fast(some)
+        finally:
+            backend.normalizer = normalizer
+        for i, encoding in zip(rows, encodings, strict=True):
+            found[i] = encoding
+    return found
 
 
 def whole_ids(texts: list[str], tokenizer: Any, pairs: list[str] | None = None) -> Iterator[Ids]:

@@ -93,9 +93,18 @@ class ScoreInput(Spec):
 
 
 class ScoreWorkersSpec(WorkersSpec):
-    """The workers of a scoring job; with a share of a GPU, several use the same one."""
+    """The workers of a scoring job; with a share of a GPU, several use the same one.
 
+    `workers: auto` fills the largest node if there are enough rows; see `distributed/score/sizing`.
+    """
+
+    workers: int | tuple[int, int] | Literal["auto"] = 1  # type: ignore[assignment]
     gpus_per_worker: float = Field(1.0, gt=0, le=1)
+
+    @field_validator("workers")
+    @classmethod
+    def _range(cls, value: Any) -> Any:
+        return value if value == "auto" else super()._range(value)
 
     @field_validator("gpus_per_worker")
     @classmethod

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from clftask.config.score import ScoreJob
 from clftask.config.tune import TuneJob
-from clftask.distributed.capacity import capacity, plan
-from clftask.distributed.score.driver import checked_bundle, scaling_of
+from clftask.distributed.score.driver import checked_bundle
+from clftask.distributed.score.sizing import chosen_workers
 from clftask.distributed.session import connected
 from clftask.distributed.tune.driver import check_room, read
 from clftask.distributed.tune.validation import check_trials
@@ -43,7 +43,7 @@ def estimate_score(job: ScoreJob, say: Say) -> ScoreEstimate:
     if not planned.missing:
         return remaining(job, planned)
     with connected(say):
-        chosen = plan(scaling_of(job, meta), capacity(), len(planned.missing))
+        chosen = chosen_workers(job, meta, planned)
         check_precision(job.precision, chosen.use_gpu, "precision")
         workers = Workers(chosen.workers, chosen.cpus_per_worker, chosen.gpus)
         check_device(workers, job.scaling.use_gpu, "scaling.use_gpu")

@@ -20,6 +20,7 @@ from clftask.data.token_processes import TokenProcesses
 from clftask.data.tokenization import distinct, full_lengths, sequences, tokenise
 from clftask.errors import ConfigError, JobError, ModelError, Problem
 from clftask.io.tempdirs import temporary_folder
+from clftask.logs import errors_logged
 from clftask.messages import counted, first_line
 from clftask.models import bundle
 from clftask.models.bundle_meta import BundleMeta
@@ -27,12 +28,20 @@ from clftask.models.compiling import compile_layers, uncompile
 from clftask.models.linear_scorer import check_linear, open_linear
 from clftask.models.loading import output_layer, quiet_loading
 from clftask.models.memory import is_device_failure, is_out_of_memory
+from clftask.models.packing import Packing, can_pack, layout
 from clftask.models.padding import depends_on_padding, least_width
 from clftask.models.precision import bf16_pays, check_precision, resolve_precision
 from clftask.models.prediction import Predictor
+from clftask.models.token_budget import (
+    MAX_TOKENS,
+    MIN_GAIN,
+    Measure,
+    Measured,
+    free_bytes,
+    largest_useful,
+    on_gpu,
+)
 
-# Rows times padded length of one forward pass: enough to use the device fully.
-MAX_TOKENS = {"cuda": 131_072, "cpu": 2_048}
 TOKENISE_ROWS = 1_000
 _log = logging.getLogger(__name__)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -47,7 +56,8 @@ class Scorer(Predictor):
         meta: The content of the bundle's `clftask.json`.
         device: The model's device: cpu, cuda, cuda:1 …
         precision: Precision of the weights: fp32, bf16 or fp16; the last layer stays fp32.
-        max_tokens: Rows times padded length of one forward pass; None: depends on the device.
+        max_tokens: Rows times padded length of one forward pass; None: a constant on CPUs,
+            measured on a GPU.
         path: The bundle's path, if it has one.
         processes: How many processes tokenise; 0: threads of this one.
     """
@@ -70,8 +80,18 @@ class Scorer(Predictor):
         self.tokenising = Lock()  # a call sets the tokenizer's truncation, then tokenises
         self.precision = precision
         self.max_tokens = max_tokens or MAX_TOKENS.get(self.device.type, MAX_TOKENS["cpu"])
+        self.is_measurable = self.device.type == "cuda" and max_tokens is None
+        self.is_measured = False
+        self.too_many: int | None = None  # tokens that ran out of memory
         self.model = model.eval().to(self.device)
         self.needs_equal_lengths = depends_on_padding(self._exact, tokenizer, meta.max_length)
+        self.may_pack = (
+            self.is_measurable
+            and precision != "fp32"  # torch's kernel is for half precision
+            and not self.needs_equal_lengths
+            and can_pack(self.model, tokenizer, meta.max_length)
+        )
+        self.packing: Packing | None = None
         # Buffers stay fp32: rotary frequencies lose too much precision in bf16.
         for weights in self.model.parameters():
             weights.data = weights.data.to(DTYPES[precision])
@@ -156,6 +176,7 @@ class Scorer(Predictor):
 
     def _logits(self, tokens: pa.Table) -> Float32:
         flat = FlatTokens(tokens, least_width(self.model), self._multiple)
+        self._measure(flat)
         waiting = deque(self._batches(flat.lengths))
         done: list[npt.NDArray[np.int64]] = []
         parts = [torch.zeros(0, len(self.meta.label_names), device=self.device)]
@@ -191,11 +212,14 @@ class Scorer(Predictor):
             ModelError: The model fails.
         """
         try:
-            return torch.as_tensor(self._forward(**self._moved(inputs)).logits).float()
+            return self._computed(inputs)
         except Exception as error:  # models raise all classes
             if not is_out_of_memory(error):
                 if is_device_failure(error):
                     raise
+                if self.packing is not None:
+                    self._stop_packing(error)
+                    return self._try(inputs)
                 if not self.is_compiled:
                     raise _model_error(error, self.device.type, self.precision) from error
                 self._stop_compiling(error)
@@ -203,6 +227,50 @@ class Scorer(Predictor):
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         return None
+
+    def _computed(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Return a batch's logits in fp32."""
+        forward = self._forward
+        if self.packing is not None:
+            forward = self.packing.forward
+            inputs = {**inputs, **layout(inputs["attention_mask"])}
+        return torch.as_tensor(forward(**self._moved(inputs)).logits).float()
+
+    # ------------------------------------------------------------------ what a GPU does best
+
+    def _measure(self, flat: FlatTokens) -> None:
+        """On a GPU, measure once how large batches should be, and whether packing pays."""
+        if self.is_measured or not self.is_measurable or flat.lengths.sum() <= self.max_tokens:
+            return
+        self.is_measured = True
+        with errors_logged("the token budget cannot be measured"), torch.inference_mode():
+            measure = on_gpu(self._computed, flat, self.tokenizer, self.device)
+            best = largest_useful(measure, free_bytes(self.device), self.too_many)
+            if best is None:
+                return
+            self.max_tokens = best.tokens
+            if self.may_pack:
+                self._pack_if_faster(measure, best)
+        packed = "" if self.packing is None else "packed "
+        _log.info("%sbatches of up to %d tokens, as measured", packed, self.max_tokens)
+
+    def _pack_if_faster(self, measure: Measure, padded: Measured) -> None:
+        self.packing = Packing(self.model, self.meta.max_length)
+        try:
+            packed = measure(padded.tokens)
+        except Exception as error:  # a kernel may lack this model's sizes
+            self._stop_packing(error)
+            return
+        if packed is None or padded.seconds < MIN_GAIN * packed.seconds:
+            self.packing.stop()
+            self.packing = None
+
+    def _stop_packing(self, error: Exception) -> None:
+        """Pad batches after any failure."""
+        if self.packing is not None:
+            self.packing.stop()
+        self.packing, self.may_pack = None, False
+        _log.warning("batches are padded instead of packed: %s", first_line(error))
 
     def _moved(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         if self.device.type != "cuda":
@@ -215,7 +283,8 @@ class Scorer(Predictor):
         if len(lengths) == 1:
             allowed = f"ran out of memory for one text of up to {self.meta.max_length} tokens"
             raise JobError(Problem(str(self.device), None, allowed, "Use a larger machine."))
-        self.max_tokens = len(lengths) * int(lengths.max()) // 2
+        too_many = len(lengths) * int(lengths.max())
+        self.too_many, self.max_tokens = too_many, too_many // 2
 
     @property
     def is_compiled(self) -> bool:
@@ -230,9 +299,13 @@ class Scorer(Predictor):
         Args:
             sample: Tokens for the first call.
         """
+        if self.packing is not None:
+            self.packing.stop()
+            self.packing = None
         self.compiled = compile_layers(self.model)
         began = time.perf_counter()
         self.logits(sample)
+        self.is_measured = False  # compiled layers may prefer other batches
         if self.is_compiled:
             _log.info("the model was compiled in %.0f s", time.perf_counter() - began)
         return self.is_compiled

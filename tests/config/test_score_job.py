@@ -221,6 +221,11 @@ def test_workers_are_a_number_or_a_range(written, bounds):
     assert loaded(f"scaling.workers={written}").scaling.bounds == bounds
 
 
+def test_workers_may_be_chosen_by_rows_and_cpus():
+    assert loaded("scaling.workers=auto").scaling.workers == "auto"
+    assert loaded("scaling.workers=auto").dump()["scaling"]["workers"] == "auto"
+
+
 @pytest.mark.parametrize("written", ["0", "-1", "[0, 4]", "[8, 1]"])
 def test_ranges_without_workers_are_refused(written):
     (problem,) = refused(f"scaling.workers={written}")

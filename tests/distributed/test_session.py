@@ -24,6 +24,7 @@ from clftask.distributed.capacity import (
     node_types,
     plan,
 )
+from clftask.distributed.score.sizing import without_auto
 from clftask.distributed.session import connected
 from clftask.errors import ConfigError, JobError
 
@@ -113,6 +114,27 @@ def test_workers_of_a_scoring_job_share_gpus(share, workers, cpus, room):
         plan(more, GPU_NODE)
     elastic = plan(ScoreWorkersSpec(**spec | {"workers": (1, 99)}), GPU_NODE)
     assert (elastic.workers, elastic.gpus) == (workers, share)
+
+
+@pytest.mark.parametrize(
+    ("capacity", "rows", "spec", "workers", "cpus"),
+    [
+        (LAPTOP, 19_999, {}, 1, 8),
+        (LAPTOP, 20_000, {}, 2, 4),
+        (LAPTOP, 10**9, {}, 8, 1),
+        (LAPTOP, 10**9, {"cpus_per_worker": 4}, 2, 4),
+        (Capacity(((64, 0), (32, 0))), 10**9, {}, 8, 10),
+        (GROWING, 10**9, {}, 1, 4),
+        (GPU_NODE, 10**9, {}, 4, 2),
+        (GPU_NODE, 250_000, {"gpus_per_worker": 0.5}, 2, 4),
+        (GPU_NODE, 10**9, {"use_gpu": False}, 8, 2),
+        (LAPTOP, 10**9, {"workers": 3}, 3, 2),
+    ],
+)
+def test_auto_fills_a_node_if_there_are_enough_rows(capacity, rows, spec, workers, cpus):
+    asked = ScoreWorkersSpec(**{"workers": "auto"} | spec)
+    found = plan(without_auto(asked, capacity, rows), capacity)
+    assert (found.workers, found.cpus_per_worker) == (workers, cpus)
 
 
 def test_a_share_of_a_gpu_is_told_and_not_used_on_cpus():

@@ -11,12 +11,12 @@ from typing import Any
 
 from clftask.config.results import ScoreResult
 from clftask.config.score import ScoreJob
-from clftask.config.sections import WorkersSpec
 from clftask.data.summary import describe_left_out
-from clftask.distributed.capacity import WorkerPlan, capacity, plan
+from clftask.distributed.capacity import WorkerPlan
 from clftask.distributed.metrics import ScoreMetricsExporter
 from clftask.distributed.score.actor_pool import Pool
 from clftask.distributed.score.dispatcher import Dispatcher
+from clftask.distributed.score.sizing import chosen_workers
 from clftask.distributed.session import connected
 from clftask.errors import (
     ClftaskError,
@@ -97,7 +97,7 @@ def _score_missing(
 ) -> ScoreRun:
     exporter = ScoreMetricsExporter(job.output.path, show)
     with interruption_hint("Run the job again to resume."), connected(say), exporter:
-        chosen = plan(scaling_of(job, meta), capacity(), len(planned.missing))
+        chosen = chosen_workers(job, meta, planned)
         check_precision(job.precision, chosen.use_gpu, "precision")
         _check_begun(planned, chosen)
         with Pool(ScoreWork(job, planned.plan, meta), chosen, say) as pool:
@@ -117,11 +117,6 @@ def _score_missing(
                 pool.use(ScoreWork(job, run.plan, meta))
                 run.score(exporter.watching(pool), chosen.most)
     return run
-
-
-def scaling_of(job: ScoreJob, meta: BundleMeta) -> WorkersSpec:
-    """Return the resources of the workers; a linear model does not use GPUs."""
-    return job.scaling.model_copy(update={"use_gpu": False}) if meta.is_linear else job.scaling
 
 
 def _check_begun(planned: Planned, chosen: WorkerPlan) -> None:
