@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -16,18 +18,19 @@ from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 from proxy import Conflicting, Wordy, between
 
 from clftask.errors import Problem, StorageError
-from clftask.io import filesystems, listing, storage
+from clftask.io import listing, object_stores, storage
 
 NO_BUCKET = "s3://no-such-bucket-here/run"
 GRANT = "Check AWS_PROFILE, the access keys and the bucket's policy."
 
 
-@pytest.fixture(params=["local", "s3"])
+@pytest.fixture(params=["local", "s3", "gs", "az"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty folder, on disk and on S3."""
+    """An empty folder, on disk and in each object store."""
     if request.param == "local":
         return str(tmp_path / "place")
-    return f"{request.getfixturevalue('s3').bucket}/{uuid.uuid4().hex}"
+    found = request.getfixturevalue(request.param)
+    return f"{getattr(found, 'bucket', found)}/{uuid.uuid4().hex}"
 
 
 def refused(call: Any, *arguments: Any) -> Problem:
@@ -116,7 +119,7 @@ def test_a_version_changes_with_the_content(place: str) -> None:
     assert first
     storage.put(f"{place}/x", b"longer")
     second = storage.version(f"{place}/x")
-    if not filesystems.is_s3(place):  # the clock of a disk may stand still between two writes
+    if not object_stores.is_store(place):  # the clock of a disk may stand still between two writes
         os.utime(f"{place}/x", ns=(5, 5))
         second = storage.version(f"{place}/x")
         assert second == "6-5"
@@ -247,6 +250,7 @@ def test_reading_what_is_absent_is_refused(place: str, tmp_path: Path) -> None:
     assert refused(storage.download, absent, str(tmp_path / "here")).path == absent
 
 
+@pytest.mark.parametrize("place", ["local", "s3"], indirect=True)
 def test_what_killed_writers_left_is_removed_and_no_more(place: str) -> None:
     """A file to be written to disk begins as `.tmp-…`; to S3, if large, as a multipart upload."""
     fill(place, "run/a", "run/inner/b", "other")
@@ -257,6 +261,33 @@ def test_what_killed_writers_left_is_removed_and_no_more(place: str) -> None:
     assert storage.exists(f"{place}/other")
     assert partial_below(place) == ["elsewhere/d"]
     storage.clear_partial(f"{place}/absent")
+
+
+UPLOAD = """
+import obstore, sys
+from clftask.io import object_stores
+def blocks():
+    yield bytes(6 << 20)
+    print("half", flush=True)
+    sys.stdin.read()
+obstore.put(*object_stores.opened(sys.argv[1]), blocks(), use_multipart=True, chunk_size=5 << 20)
+"""
+
+
+@pytest.mark.parametrize("place", ["s3", "gs", "az"], indirect=True)
+def test_an_upload_that_is_killed_leaves_nothing_to_see(place: str) -> None:
+    command = [sys.executable, "-c", UPLOAD, f"{place}/run/big"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    assert process.stdout.readline() == "half\n"
+    process.kill()
+    process.communicate()
+    assert names_below(place) == []
+    storage.clear_partial(f"{place}/run")
+    if place.startswith("s3:"):
+        assert partial_below(place) == []
+    assert storage.put_if_absent(f"{place}/run/big", b"data")
+    assert storage.read_bytes(f"{place}/run/big") == b"data"
 
 
 def test_a_folder_or_a_link_that_is_named_so_hinders_nothing(tmp_path: Path) -> None:
@@ -273,24 +304,24 @@ def test_a_folder_or_a_link_that_is_named_so_hinders_nothing(tmp_path: Path) -> 
 
 
 def leave_partial(path: str) -> None:
-    if not filesystems.is_s3(path):
+    if not object_stores.is_store(path):
         folder, _, name = path.rpartition("/")
         Path(folder).mkdir(parents=True, exist_ok=True)
         Path(folder, f".tmp-{name}-x1").write_text("half")
         return
     bucket, _, key = path.removeprefix("s3://").partition("/")
-    client = filesystems.s3_client()
+    client = object_stores.s3_client()
     found = client.create_multipart_upload(Bucket=bucket, Key=key)
     part = {"Bucket": bucket, "Key": key, "UploadId": found["UploadId"], "PartNumber": 1}
     client.upload_part(**part, Body=b"half")
 
 
 def partial_below(place: str) -> list[str]:
-    if not filesystems.is_s3(place):
+    if not object_stores.is_store(place):
         found = [p.relative_to(place) for p in Path(place).rglob(".tmp-*")]
         return [str(p.parent / p.name.split("-")[1]) for p in found]
     bucket, _, key = place.removeprefix("s3://").partition("/")
-    uploads = filesystems.s3_client().list_multipart_uploads(Bucket=bucket, Prefix=f"{key}/")
+    uploads = object_stores.s3_client().list_multipart_uploads(Bucket=bucket, Prefix=f"{key}/")
     return [upload["Key"][len(key) + 1 :] for upload in uploads.get("Uploads", [])]
 
 
@@ -454,10 +485,12 @@ def test_a_place_that_nobody_can_write_is_refused() -> None:
     assert problem.remedy == "Choose another run.storage, or fix the permissions of /proc."
 
 
-@pytest.mark.parametrize("url", ["gs://bucket/x", "memory://x", "https://example.org/x"])
-def test_only_disk_and_s3_are_written_to(url: str) -> None:
+@pytest.mark.parametrize("url", ["hdfs://host/x", "memory://x", "https://example.org/x"])
+def test_only_disk_and_object_stores_are_written_to(url: str) -> None:
     problem = refused(storage.check_writable, url, "output.path")
-    assert problem.remedy == "Use a local folder or s3://bucket/prefix."
+    assert problem.remedy == (
+        "Use a local folder, or s3://bucket/prefix, gs://bucket/prefix or az://container/prefix."
+    )
 
 
 def test_an_unknown_scheme_is_refused() -> None:
