@@ -252,7 +252,7 @@ def delete(path: str) -> None:
                 obstore.delete(store, one)
 
 
-class _Stop(Exception):
+class _StopError(Exception):
     """Ends an upload before it is complete."""
 
 
@@ -265,7 +265,7 @@ def try_upload(path: str) -> None:
     def blocks() -> Iterator[bytes]:
         # Azure is asked nothing before the first block; its answer is awaited with the second.
         yield from [] if path.startswith(("s3://", "gs://")) else [b"x", b"x"]
-        raise _Stop
+        raise _StopError
 
-    with contextlib.suppress(_Stop):
+    with contextlib.suppress(_StopError):
         obstore.put(store, key, blocks(), use_multipart=True, chunk_size=1, max_concurrency=0)

@@ -15,37 +15,20 @@ from contextlib import contextmanager
 from clftask.errors import AccessError, ClftaskError, Problem, StorageError
 
 _DENIED, _CONFLICT = "access denied", "too many concurrent writers"
-_NO_BUCKET = ("the bucket does not exist", "Create it, or fix the path.")
-_ABSENT = ("does not exist", "Check the path.")
-_REASONS = {
-    **dict.fromkeys(("NoSuchBucket", "ContainerNotFound"), _NO_BUCKET),
-    **dict.fromkeys(("404", "NoSuchKey", "BlobNotFound"), _ABSENT),
-    **dict.fromkeys(
-        [
-            "AccessDenied",
-            "403",
-            "401",
-            "InvalidAccessKeyId",
-            "ExpiredToken",
-            "InvalidToken",
-            "SignatureDoesNotMatch",
-            "AuthenticationFailed",
-            "AuthorizationFailure",
-            "AuthorizationPermissionMismatch",
-            "NoAuthenticationInformation",
-            "InvalidAuthenticationInfo",
-        ],
-        (_DENIED, ""),
+_NO_BUCKET, _ABSENT = "the bucket does not exist", "does not exist"
+_ANSWERS = (
+    ("NoSuchBucket|ContainerNotFound", _NO_BUCKET, "Create it, or fix the path."),
+    ("404|NoSuchKey|BlobNotFound", _ABSENT, "Check the path."),
+    ("409|ConditionalRequestConflict|OperationAborted", _CONFLICT, "Try again later."),
+    ("PermanentRedirect", "the bucket is in another region", "Set AWS_REGION to its region."),
+    ("RequestTimeTooSkewed", _DENIED, "Synchronise this machine's clock."),
+    (
+        "40[13]|AccessDenied|ExpiredToken|SignatureDoesNotMatch|Invalid(AccessKeyId|Token)"
+        "|Auth(entication|orization)\\w+|(No|Invalid)Authentication\\w+",
+        _DENIED,
+        "",
     ),
-    "RequestTimeTooSkewed": (_DENIED, "Synchronise this machine's clock."),
-    "PermanentRedirect": (
-        "the bucket is in another region",
-        "Set AWS_REGION to the bucket's region.",
-    ),
-    **dict.fromkeys(
-        ("ConditionalRequestConflict", "OperationAborted", "409"), (_CONFLICT, "Try again later.")
-    ),
-}
+)
 # By the first letter of the scheme: name, what to do if access is denied, and without an answer.
 _STORES = {
     "s": (
@@ -94,6 +77,12 @@ def code(error: BaseException) -> str:
     return (named[1] or named[2]) if named else numbered[1] if numbered else ""
 
 
+def _meaning(found: str) -> tuple[str, str]:
+    """Return what a code means, and what to do."""
+    fits = (answer for answer in _ANSWERS if re.fullmatch(answer[0], found))
+    return next(((reason, remedy) for _, reason, remedy in fits), ("", ""))
+
+
 def _is_of_obstore(error: BaseException) -> bool:
     from obstore.exceptions import BaseError
 
@@ -105,12 +94,12 @@ def _is_of_obstore(error: BaseException) -> bool:
 
 def is_missing(error: BaseException) -> bool:
     """Tell whether a bucket or an object does not exist."""
-    return _REASONS.get(code(error)) in (_NO_BUCKET, _ABSENT)
+    return _meaning(code(error))[0] in (_NO_BUCKET, _ABSENT)
 
 
 def is_conflict(error: BaseException) -> bool:
     """Tell whether a conditional write failed because of a concurrent one."""
-    return _REASONS.get(code(error), ("",))[0] == _CONFLICT
+    return _meaning(code(error))[0] == _CONFLICT
 
 
 def is_temporary(error: BaseException) -> bool:
@@ -154,10 +143,10 @@ def _translated(path: str, error: Exception) -> StorageError | None:
 
 
 def _of_answer(path: str, error: Exception, found: str) -> StorageError:
-    reason, remedy = _REASONS.get(found, (f"cannot be used: {_said(error)}", ""))
+    reason, remedy = _meaning(found)
     if reason == _DENIED:
         return AccessError(Problem(path, found, reason, remedy or _STORES[path[0]][1]))
-    return StorageError(Problem(path, found, reason, remedy))
+    return StorageError(Problem(path, found, reason or f"cannot be used: {_said(error)}", remedy))
 
 
 def store_name(path: str) -> str:

@@ -166,7 +166,7 @@ def test_a_bucket_of_another_region(monkeypatch, address):
     for call in calls(s3(f"http://{address}")):
         problem = refused("s3://b/k", raised(call)).problems[0]
         assert problem.allowed == "the bucket is in another region"
-        assert problem.remedy == "Set AWS_REGION to the bucket's region."
+        assert problem.remedy == "Set AWS_REGION to its region."
 
 
 def test_a_delete_that_is_refused_for_one_of_many_names_the_code(monkeypatch, address):
