@@ -25,8 +25,8 @@ BLOCK_BYTES = 8 << 20  # of multipart uploads, and of copies
 _MAX_BLOCKS = 10_000  # of one upload to S3 or Google Cloud Storage
 # `timeout` is that of a whole request with its body, 30 s by default. Endpoints without TLS come
 # from the environment only.
-_CLIENT = {"allow_http": True, "connect_timeout": "10s", "timeout": "3min"}
-_RETRIES = {
+_CLIENT: Any = {"allow_http": True, "connect_timeout": "10s", "timeout": "3min"}
+_RETRIES: Any = {
     "max_retries": 10,  # with these waits about half a minute; obstore's own are 3 s
     "backoff": {"base": 3, "max_backoff": timedelta(seconds=15)},
     "retry_timeout": timedelta(minutes=10),
@@ -58,9 +58,9 @@ def opened(path: str) -> tuple[Any, str]:
 def _client(root: str) -> Any:
     from obstore.store import from_url
 
-    options = _s3_options(root.removeprefix("s3://")) if root.startswith("s3://") else {}
-    certificates = options.pop("root_certificate", {})
-    return from_url(root, client_options=_CLIENT | certificates, retry_config=_RETRIES, **options)  # type: ignore[call-overload]
+    if root.startswith("s3://"):
+        return _s3_store(root.removeprefix("s3://"))
+    return from_url(root, client_options=_CLIENT, retry_config=_RETRIES)
 
 
 # ------------------------------------------------------------------ S3
@@ -95,24 +95,31 @@ def _keys() -> dict[str, Any]:
     }
 
 
-def _s3_options(bucket: str) -> dict[str, Any]:
+def _s3_store(bucket: str) -> Any:
+    from obstore.store import S3Store
+
     # For a region without an endpoint of its own, botocore returns that of the partition.
     url = s3_client().meta.endpoint_url.replace("aws-global", "us-east-1").rstrip("/")
     scheme, _, host = url.partition("://")
     # AWS wants the bucket in the host's name; its certificates do not cover names with dots.
     is_virtual = host.endswith((".amazonaws.com", ".amazonaws.com.cn")) and "." not in bucket
-    found = {
-        "endpoint": f"{scheme}://{bucket}.{host}" if is_virtual else url,
+    config: Any = {
+        # By this name, it precedes AWS_ENDPOINT_URL_S3, which obstore reads, too.
+        "aws_endpoint_url_s3": f"{scheme}://{bucket}.{host}" if is_virtual else url,
         "virtual_hosted_style_request": is_virtual,
         "region": _session().region_name or "us-east-1",
-        "credential_provider": _keys,
         **_encryption(os.environ.get("CLFTASK_S3_SSE", "")),
     }
     # boto3 does not expose AWS_CA_BUNDLE; its inner botocore session does.
     authorities = _session()._session.get_config_variable("ca_bundle")
-    if authorities:
-        found["root_certificate"] = {"root_certificate": Path(authorities).read_bytes()}
-    return found
+    trusted = {"root_certificate": Path(authorities).read_bytes()} if authorities else {}
+    return S3Store(
+        bucket,
+        config=config,
+        client_options={**_CLIENT, **trusted},
+        retry_config=_RETRIES,
+        credential_provider=_keys,
+    )
 
 
 def _encryption(wanted: str) -> dict[str, str]:

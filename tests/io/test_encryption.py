@@ -126,6 +126,7 @@ ENDPOINTS = [
     ({"AWS_USE_FIPS_ENDPOINT": "true"}, "https://bucket.s3-fips.us-east-1.amazonaws.com"),
     ({"AWS_USE_DUALSTACK_ENDPOINT": "true"}, "https://bucket.s3.dualstack.us-east-1.amazonaws.com"),
     ({"AWS_ENDPOINT_URL": "https://minio.example:9000"}, "https://minio.example:9000"),
+    ({"AWS_ENDPOINT_URL_S3": "https://s3.x.amazonaws.com"}, "https://bucket.s3.x.amazonaws.com"),
     ({}, "https://bucket.s3.amazonaws.com"),
 ]
 
@@ -134,10 +135,10 @@ ENDPOINTS = [
 def test_obstore_talks_to_the_endpoint_of_botocore(s3, variables, url):
     with environment({"AWS_ENDPOINT_URL_S3": None, **variables}):
         store, key = object_stores.opened("s3://bucket/key")
-        assert (store.config["endpoint"], key) == (url, "key")
+        assert (store.config["endpoint_url_s3"], key) == (url, "key")
         assert store.config["virtual_hosted_style_request"] == str("bucket" in url).lower()
         dotted, _ = object_stores.opened("s3://b.ucket/key")
-        assert dotted.config["endpoint"] == url.replace("bucket.", "")
+        assert dotted.config["endpoint_url_s3"] == url.replace("bucket.", "")
 
 
 # ------------------------------------------------------------------ encryption of what is stored

@@ -54,7 +54,7 @@ ONCE: Any = {"client_options": {"allow_http": True}, "retry_config": {"max_retri
 
 def s3(address: str) -> Any:
     keys = {"access_key_id": "a", "secret_access_key": "b", "region": "us-east-1"}
-    return S3Store("b", config={**keys, "endpoint": address}, **ONCE)
+    return S3Store("b", config={**keys, "aws_endpoint_url_s3": address}, **ONCE)
 
 
 def gs(address: str) -> Any:
@@ -65,6 +65,7 @@ def gs(address: str) -> Any:
 
 def az(address: str) -> Any:
     keys = {"account_name": "a", "account_key": "YQ==", "endpoint": address}
+    keys["use_emulator"] = "false"
     return AzureStore("b", config=keys, **ONCE)
 
 
