@@ -79,7 +79,7 @@ def s3_client() -> Any:
     return _session().client("s3", region_name=_session().region_name or "us-east-1")
 
 
-def _keys() -> dict[str, Any]:
+def _keys() -> Any:
     """Return botocore's current credentials, which obstore asks for before each request."""
     from botocore.exceptions import NoCredentialsError
 
@@ -112,11 +112,11 @@ def _s3_store(bucket: str) -> Any:
     }
     # boto3 does not expose AWS_CA_BUNDLE; its inner botocore session does.
     authorities = _session()._session.get_config_variable("ca_bundle")
-    trusted = {"root_certificate": Path(authorities).read_bytes()} if authorities else {}
+    trusted: Any = {"root_certificate": Path(authorities).read_bytes()} if authorities else {}
     return S3Store(
         bucket,
         config=config,
-        client_options={**_CLIENT, **trusted},
+        client_options=_CLIENT | trusted,
         retry_config=_RETRIES,
         credential_provider=_keys,
     )

@@ -58,13 +58,12 @@ class StoreFilesystem(FileSystemHandler):  # type: ignore[misc]
         found = [FileInfo(f"{bucket}/{folder}", FileType.Directory) for folder in folders]
         return found + [_file_info(f"{bucket}/{file['path']}", file) for file in files]
 
-    def open_input_stream(self, path: str) -> Any:
-        return self.open_input_file(path)
-
     def open_input_file(self, path: str) -> Any:
         url = self._url(path)
         with translate_storage_errors(url):
             return pa.PythonFile(_ObjectReader(url), mode="r")
+
+    open_input_stream = open_input_file
 
     def open_output_stream(self, path: str, metadata: Any) -> Any:
         """Open an object; closing it uploads it."""
@@ -80,8 +79,7 @@ class StoreFilesystem(FileSystemHandler):  # type: ignore[misc]
     def delete_dir_contents(self, path: str, missing_dir_ok: bool = False) -> None:
         self.delete_dir(path)
 
-    def delete_file(self, path: str) -> None:
-        self.delete_dir(path)
+    delete_file = delete_dir
 
     def delete_root_dir_contents(self) -> NoReturn:
         """Refuse to delete buckets."""

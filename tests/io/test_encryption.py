@@ -116,7 +116,8 @@ def test_an_authority_of_the_profile(s3, proxy, tmp_path):
         use_all(f"{s3.bucket}/tls/{tmp_path.name}", tmp_path)
 
 
-def test_an_unknown_authority_is_refused(s3, proxy):
+def test_an_unknown_authority_is_refused(s3, proxy, monkeypatch):
+    monkeypatch.setitem(object_stores._RETRIES, "max_retries", 1)
     unknown = {"AWS_ENDPOINT_URL_S3": proxy.url, "AWS_CA_BUNDLE": None}
     with environment(unknown), pytest.raises(StorageError, match="certificate verify failed"):
         storage.check_writable(f"{s3.bucket}/x", "run.storage")

@@ -15,7 +15,8 @@ import fsspec
 import pytest
 from conftest import environment
 from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
-from proxy import Conflicting, Wordy, between
+from proxy import Conflicting, Forgetful, Wordy, between
+from stores import Google
 
 from clftask.errors import Problem, StorageError
 from clftask.io import listing, object_stores, storage
@@ -541,6 +542,7 @@ def test_an_error_longer_than_the_file_is_tried_again(s3, tmp_path):
 
 def test_an_error_that_stays_is_one(s3, tmp_path, monkeypatch):
     monkeypatch.setattr(Wordy, "times", 1_000)
+    monkeypatch.setitem(object_stores._RETRIES, "max_retries", 2)
     path = f"{s3.bucket}/{tmp_path.name}/file"
     storage.put(path, b"short")
     with between(s3, Wordy), pytest.raises(StorageError, match="cannot be used"):
@@ -554,6 +556,74 @@ def test_a_write_that_meets_another_is_tried_again(s3, tmp_path, monkeypatch):
         assert storage.put_if_absent(path, b"mine")
     assert storage.read_bytes(path) == b"mine"
     assert Conflicting.left == 0
+
+
+def test_a_write_whose_answer_is_lost_counts_as_ones_own(s3, tmp_path, monkeypatch):
+    path = f"{s3.bucket}/{tmp_path.name}/file"
+    with between(s3, Forgetful):
+        for data, is_created in ((b"mine", True), (b"theirs", False)):
+            monkeypatch.setattr(Forgetful, "left", 2)
+            assert storage.put_if_absent(path, data) is is_created
+            assert Forgetful.left == 0
+    assert storage.read_bytes(path) == b"mine"
+
+
+def test_the_markers_of_folders_are_no_files(s3, tmp_path):
+    """As the console of AWS makes them: empty objects whose keys end with a slash."""
+    place = f"{s3.bucket}/{tmp_path.name}"
+    key = place.removeprefix("s3://").partition("/")[2]
+    fill(place, "run/deep/er/x", "run/empty")
+    storage.put(f"{place}/run/none", b"")
+    for folder in ("", "run/", "run/deep/"):
+        object_stores.s3_client().put_object(Bucket="clftask-test", Key=f"{key}/{folder}")
+    assert names_below(place) == ["/run/deep/er/x", "/run/empty", "/run/none"]
+    assert [f.size for f in listing.list_files(f"{place}/run", recursive=False)] == [9, 0]
+
+
+@pytest.mark.parametrize(
+    ("place", "variables", "remedy"),
+    [
+        (
+            "az",
+            {"AZURE_STORAGE_ACCOUNT_KEY": "d3Jvbmc="},
+            "Check AZURE_STORAGE_ACCOUNT_NAME, the credentials and the roles on the container.",
+        ),
+        ("gs", None, "Check GOOGLE_APPLICATION_CREDENTIALS and the roles on the bucket."),
+    ],
+    indirect=["place"],
+)
+def test_strangers_of_other_stores(place, variables, remedy, s3, monkeypatch):
+    monkeypatch.setattr(Google, "user", s3.reader)
+    with environment(variables or {}):
+        for call in (
+            lambda: storage.put(f"{place}/x", b""),
+            lambda: storage.put_if_absent(place, b""),
+        ):
+            problem = refused(call)
+            assert (problem.allowed, problem.remedy) == ("access denied", remedy)
+        problem = refused(storage.check_writable, f"{place}/run", "run.storage")
+        assert (problem.path, problem.allowed) == ("run.storage", "access denied")
+
+
+@pytest.mark.parametrize("place", ["gs", "az"], indirect=True)
+def test_a_missing_bucket_of_other_stores(place):
+    url = f"{place[:2]}://no-such-bucket-here/run"
+    for call in (
+        lambda: storage.put(url, b""),
+        lambda: storage.put_if_absent(url, b""),
+        lambda: storage.check_writable(url, "run.storage"),
+    ):
+        problem = refused(call)
+        assert problem.allowed == "the bucket does not exist"
+        assert problem.remedy == "Create it, or fix the path."
+    assert not storage.exists(url)
+    assert listing.list_files(url) == []
+
+
+def test_the_account_of_an_url_of_azure(az):
+    store, key = object_stores.opened("abfss://data@account.dfs.core.windows.net/a/b")
+    assert (store.config["container_name"], store.config["account_name"]) == ("data", "account")
+    assert key == "a/b"
 
 
 def test_writes_that_always_meet_others_are_given_up(s3, tmp_path, monkeypatch):
