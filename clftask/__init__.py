@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from clftask.commands.prevalence import Prevalence
     from clftask.models.prediction import Predictor
 
-__all__ = ["__version__", "load", "register"]
+__all__ = ["__version__", "load", "prevalence", "register"]
 
 __version__ = "0.1.0"
 
@@ -28,6 +29,26 @@ def load(bundle: str, device: str | None = None, precision: str = "fp32") -> Pre
     from clftask.models.predictor import load as open_bundle
 
     return open_bundle(bundle, device, precision)
+
+
+def prevalence(
+    scores: str, audit: Any, by: str | None = None, labels: str | None = None
+) -> Prevalence:
+    """Estimate the shares of labels in a scored corpus: `clftask.prevalence(scores, audit)`.
+
+    Args:
+        scores: A complete score table with the layout wide or list.
+        audit: A table (path, DataFrame, Arrow table or dict of columns) with the true labels of a
+            uniform random sample of its rows, and their ids.
+        by: A kept column: shares for each of its values, too.
+        labels: The column of the true labels; None: `label` or `labels`, or one per label.
+
+    Raises:
+        DataError: A table is missing, incomplete or damaged, or the two do not fit each other.
+    """
+    from clftask.commands.prevalence import prevalence as estimate
+
+    return estimate(scores, audit, by, labels)
 
 
 def register() -> None:

@@ -122,6 +122,7 @@ def _add_marker(item: pytest.Item) -> None:
         "ray": fixtures & RAY_FIXTURES,
         "s3": fixtures & STORE_FIXTURES,
         "browser": fixtures & {"tab"},
+        "model": fixtures & {"tiny_base"},
     }
     for name in (name for name, used in found.items() if used):
         item.add_marker(name)

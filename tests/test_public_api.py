@@ -19,8 +19,9 @@ def alone(code: str) -> str:
 
 
 def test_all_names_are_there_and_documented():
-    assert clftask.__all__ == ["__version__", "load", "register"]
+    assert clftask.__all__ == ["__version__", "load", "prevalence", "register"]
     assert clftask.load.__doc__
+    assert clftask.prevalence.__doc__
     assert clftask.register.__doc__
     assert resources.files(clftask).joinpath("py.typed").is_file()
 

@@ -266,6 +266,29 @@ def compare(
 
 
 @_command
+def prevalence(
+    scores: Annotated[str, typer.Argument(metavar="SCORES", help="The score table.")],
+    audit: Annotated[
+        str, typer.Argument(metavar="AUDIT", help="True labels of a random sample of its rows.")
+    ],
+    by: Annotated[
+        str | None, typer.Option(help="A kept column: shares by its values, too.")
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(help="The column of the true labels; default: label or labels."),
+    ] = None,
+    split: SplitName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Estimate the shares of labels in a scored corpus, with valid intervals."""
+    from clftask.cli.prevalence_summary import prevalence_summary
+    from clftask.commands.prevalence import prevalence as estimate
+
+    _show(partial(estimate, scores, audit, by, labels, split, say), prevalence_summary, as_json)
+
+
+@_command
 def inspect(
     path: Annotated[
         str, typer.Argument(help="A run, search, bundle, score table, job file or table.")

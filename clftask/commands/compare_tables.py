@@ -188,8 +188,8 @@ def _read(path: str, manifest: Manifest, names: list[str]) -> Scored:
     with readable(place):
         table = pa.concat_tables(parts)
     return Scored(
-        _keys(table, keys),
-        _given(place, table, label, names),
+        row_keys(table, keys),
+        given_labels(place, table, label, names),
         table["confidence"].to_numpy(),
         manifest.task,
     )
@@ -209,7 +209,8 @@ def _columns(columns: list[str], place: str) -> pa.Table:
         return table.set_column(place_of, "confidence", confidence)
 
 
-def _keys(table: pa.Table, columns: list[str]) -> pa.Array:
+def row_keys(table: pa.Table, columns: list[str]) -> pa.Array:
+    """Return (rows,) strings: the id, or file and row."""
     parts = [table[name].cast(pa.large_string()) for name in columns]
     # The last argument of Arrow's join is the separator, not a part.
     mark = pa.scalar("#", pa.large_string())
@@ -217,7 +218,7 @@ def _keys(table: pa.Table, columns: list[str]) -> pa.Array:
     return pa.concat_arrays(whole.chunks) if whole.num_chunks else pa.array([], pa.large_string())
 
 
-def _given(place: str, table: pa.Table, label: str, names: list[str]) -> Any:
+def given_labels(place: str, table: pa.Table, label: str, names: list[str]) -> Any:
     """Return the predicted labels as a CSR matrix; the last column means no label.
 
     Raises:

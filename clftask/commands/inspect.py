@@ -134,6 +134,7 @@ class ScoreTable(Description):
     rows_truncated: int
     bundle: Any
     layout: Any
+    format: str | None = None
     where: str | None = None
     precision: str | None = None
     cascade: str | None = None
@@ -213,6 +214,7 @@ def _table(place: str, verify: bool) -> ScoreTable:
         **{name: n for name, n in counts.dump().items() if name.startswith("rows_")},
         bundle=plan.settings.get("bundle"),
         layout=plan.settings.get("output.layout"),
+        format=plan.settings.get("output.format"),
         where=plan.where,
         precision=None if plan.precision is None else str(plan.precision),
         cascade=None if plan.cascade is None else str(plan.cascade),

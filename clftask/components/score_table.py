@@ -30,6 +30,7 @@ MAX_DECIMAL_DIGITS = 38
 COUNTS, SECONDS = "clftask.counts", "clftask.seconds"
 LABEL_NAMES = "clftask.label_names"
 PLAN, MANIFEST = "_plan.json", "_manifest.json"  # first and last file of a table
+DELTA_LOG = "_delta_log"
 BUNDLES = ("large", "small")  # of a cascade
 
 

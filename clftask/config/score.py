@@ -98,10 +98,11 @@ class ScoreWorkersSpec(WorkersSpec):
 
 
 class ScoreOutput(Spec):
-    """Path of the score table, and layout of its probabilities."""
+    """Path of the score table, layout of its probabilities; format: `delta` adds a Delta log."""
 
     path: DataPath
     layout: Layout = Wide()
+    format: Literal["parquet", "delta"] = "parquet"
 
 
 class ScoreJob(Spec):
@@ -153,5 +154,6 @@ class ScoreJob(Spec):
             "on_bad_row": self.on_bad_row,
             "precision": self.precision,
             **({} if self.agreement is None else {"bundle.agreement": self.agreement}),
+            **({} if self.output.format == "parquet" else {"output.format": self.output.format}),
             **({} if self.input.where is None else {"input.where": self.input.where}),
         }

@@ -122,6 +122,13 @@ def _make_folder(folder: Path) -> None:
         sync_folder(place.parent)
 
 
+def sync(path: str) -> None:
+    """Sync a file that another library has written, and the entry of its folder."""
+    with open(path, "rb") as file:  # noqa: PTH123
+        os.fsync(file.fileno())
+    sync_folder(Path(path).parent)
+
+
 def sync_folder(folder: Path) -> None:
     """Sync a folder's entries; some network file systems cannot, and do not need to."""
     try:

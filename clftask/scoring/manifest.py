@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar
 from pydantic import Field, model_validator
 
 from clftask.components.decision.cascade import CascadeLimit
-from clftask.components.score_table import MANIFEST, PLAN
+from clftask.components.score_table import DELTA_LOG, MANIFEST, PLAN
 from clftask.errors import ConfigError, DataError, Problem
 from clftask.io import listing, storage
 from clftask.io.strict_json import to_json
@@ -280,11 +280,11 @@ class ScoreTableStore:
         storage.put(storage.join(self.output, MANIFEST), _encode(manifest))
 
     def is_taken(self) -> bool:
-        """Tell whether the output already contains parts, receipts or a manifest."""
+        """Tell whether the output already contains parts, receipts, a manifest or a Delta log."""
         files = listing.list_files(self.output, recursive=False)
         names = [f.path.rpartition("/")[2] for f in files]
         has_parts = any(n.startswith("part-") and n.endswith(".parquet") for n in names)
-        folders = [storage.join(self.output, name) for name in (RECEIPTS, QUARANTINE)]
+        folders = [storage.join(self.output, name) for name in (RECEIPTS, QUARANTINE, DELTA_LOG)]
         return has_parts or MANIFEST in names or any(listing.list_files(f) for f in folders)
 
     def stored_parts(self) -> set[int]:

@@ -18,6 +18,7 @@ from clftask.io.parallel import map_in_threads
 from clftask.messages import counted
 from clftask.models.bundle_meta import BundleMeta
 from clftask.models.linear_scorer import check_linear
+from clftask.scoring import delta
 from clftask.scoring.columns import columns_of, origin_columns
 from clftask.scoring.input import Corpus, cut, decode_schema, encode_schema, source_of, survey
 from clftask.scoring.manifest import (
@@ -186,10 +187,12 @@ def _refuse_columns(job: ScoreJob, meta: BundleMeta, schema: pa.Schema) -> None:
     places = [pa.field(FILE, pa.string()), pa.field(ROW, pa.int64())]
     known = {field.name: field for field in [*schema, *places]}
     origin = [known[name] for name in origin_columns(job)]
-    columns_of(job, meta).schema(origin)
+    whole = columns_of(job, meta).schema(origin)
     problems = [_unfit(job, field, why) for field in origin if (why := why_unfit(field))]
     if problems:
         raise ConfigError(*problems)
+    if job.output.format == "delta":
+        delta.refuse_unfit(whole)
 
 
 def _unfit(job: ScoreJob, field: pa.Field, why: str) -> Problem:

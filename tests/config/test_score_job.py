@@ -75,6 +75,7 @@ def test_what_a_dry_run_prints_is_the_same_job(tmp_path):
     assert yaml.safe_load(job.to_yaml())["output"] == {
         "path": "/scores/2026-11",
         "layout": {"kind": "top_k", "k": 5},
+        "format": "parquet",
     }
 
 
@@ -121,7 +122,7 @@ def test_all_missing_fields_are_reported_at_once():
     [
         ("shard_row=5", "shard_row", "Did you mean shard_rows?"),
         ("input.ids=x", "input.ids", "Did you mean id?"),
-        ("output.format=csv", "output.format", "Known fields: layout, path."),
+        ("output.schema=x", "output.schema", "Known fields: format, layout, path."),
         ("scaling.max_failures=3", "scaling.max_failures", "Known fields: "),
         ("output.layout.k=3", "output.layout.k", "Known fields: kind."),
         ("seed=1", "seed", "Known fields: "),

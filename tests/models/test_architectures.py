@@ -28,6 +28,8 @@ from clftask.models import bundle, bundle_meta
 from clftask.models.base_checks import check_base
 from clftask.training.worker import Work, build_trainer
 
+pytestmark = pytest.mark.model
+
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS]
 TEXTS = ["a", "b c", "[SEP] d e [PAD] f", " ".join(LETTERS), "g h i", "j k l m n o p q"]

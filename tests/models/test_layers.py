@@ -17,6 +17,8 @@ from clftask.models.base_checks import check_base, check_base_files
 from clftask.models.layers import check_layers, keep_layers
 from clftask.models.loading import build_model, num_parameters
 
+pytestmark = pytest.mark.model
+
 SMALL = {"vocab_size": 60, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
 SPACE = LabelSpace("multiclass", ("a", "b"))
 

@@ -38,6 +38,8 @@ from clftask.models.loading import (
 from clftask.models.precision import resolve_precision
 from clftask.models.tokenizers import load_tokenizer
 
+pytestmark = pytest.mark.model
+
 TAGS = LabelSpace("multilabel", ("devel::c", "role: program", "x"))
 CLASSES = LabelSpace("multiclass", ("no", "yes"))
 PRIOR = np.array([0.5, 0.1, 0.9])

@@ -19,6 +19,8 @@ from clftask.models.loading import build_model, num_parameters
 from clftask.models.tokenizers import load_tokenizer
 from clftask.models.weights import own_weights
 
+pytestmark = pytest.mark.model
+
 LORA = {"kind": "lora", "r": 2, "alpha": 4, "dropout": 0.0}  # a rank that is the number of labels
 NO_LINEAR_LAYERS = {"IBert"}
 QUICK = ("Bert", "GPT2", "SqueezeBert", "T5")

@@ -22,6 +22,8 @@ from clftask.models.base_checks import check_base
 from clftask.models.file_checks import ADAPTER
 from clftask.training.checkpoints import Checkpoints
 
+pytestmark = pytest.mark.model
+
 LORA = {"kind": "lora", "r": 4, "alpha": 8}
 APART = {**LORA, "merge": False}
 

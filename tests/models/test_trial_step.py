@@ -22,6 +22,8 @@ from clftask.models.base_checks import check_base
 from clftask.models.loading import build_model
 from clftask.models.tokenizers import load_tokenizer
 
+pytestmark = pytest.mark.model
+
 SPACE, PRIOR = LabelSpace("multiclass", ("no", "yes")), np.array([0.5, 0.5])
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcdefghijklmnopqrstuvwxyz"]
 SIZES = {

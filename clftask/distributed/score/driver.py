@@ -32,6 +32,7 @@ from clftask.messages import are, counted
 from clftask.models.bundle_meta import BundleMeta
 from clftask.models.cascade import as_one, fetch
 from clftask.models.precision import check_precision
+from clftask.scoring import delta
 from clftask.scoring import plan as planning
 from clftask.scoring.manifest import Counts, Manifest, PartEntry, ScoreTableStore, Shard
 from clftask.scoring.plan import Planned
@@ -218,7 +219,7 @@ class ScoreRun:
             raise JobError(Problem("max_bad_rows", self.job.max_bad_rows, problem, remedy))
 
     def close(self) -> Manifest:
-        """Write the manifest if every row is accounted for.
+        """Write the Delta log, if wanted, and the manifest, if every row is accounted for.
 
         Raises:
             JobError: Shards failed, or the receipts are inconsistent.
@@ -231,6 +232,8 @@ class ScoreRun:
         if self.store.plan() != self.plan:
             raise self._unsound("another run replanned changed files")
         self._refuse_strange_files(bad_in)
+        if self.job.output.format == "delta":
+            delta.commit(self.job.output.path, manifest.parts, manifest.fingerprint)
         self.store.write_manifest(manifest)
         return manifest
 

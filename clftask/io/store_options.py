@@ -1,0 +1,42 @@
+"""S3 settings for libraries that access object stores themselves, such as deltalake."""
+
+from __future__ import annotations
+
+import os
+
+from clftask.io import aws_errors
+from clftask.io.filesystems import is_s3, translate_storage_errors
+
+
+def store_options(path: str) -> dict[str, str]:
+    """Return endpoint, region and current credentials of S3 by the names of Rust's object_store.
+
+    botocore resolves them, as for all other access; for other paths there are none.
+
+    Raises:
+        StorageError: There are no credentials, or the settings of the environment are invalid.
+    """
+    if not is_s3(path):
+        return {}
+    import boto3
+
+    with translate_storage_errors(path):
+        session = boto3.session.Session()
+        region = session.region_name or "us-east-1"
+        url = session.client("s3", region_name=region).meta.endpoint_url
+        found = session.get_credentials()
+    if found is None:
+        raise aws_errors.no_credentials(path)
+    keys = found.get_frozen_credentials()
+    options = {
+        "aws_access_key_id": keys.access_key,
+        "aws_secret_access_key": keys.secret_key,
+        "aws_session_token": keys.token or "",
+        "aws_region": region,
+        "aws_conditional_put": "etag",
+    }
+    if not url.endswith((".amazonaws.com", ".amazonaws.com.cn")):
+        options |= {"aws_endpoint": url, "aws_allow_http": "true"}
+    kind, _, key = os.environ.get("CLFTASK_S3_SSE", "").partition(":kms:")
+    options |= {"aws_server_side_encryption": "aws:kms" if key else kind, "aws_sse_kms_key_id": key}
+    return {name: value for name, value in options.items() if value}
