@@ -18,7 +18,6 @@ def store_options(path: str) -> dict[str, str]:
     if not path.startswith("s3://"):
         return {}
     import boto3
-
     from botocore.exceptions import NoCredentialsError
 
     with translate_storage_errors(path):
