@@ -95,6 +95,7 @@ def pytest_collection() -> Iterator[object]:
         gc.enable()
 
 
+STORE_FIXTURES = {"s3", "gs", "az"}
 RAY_FIXTURES = {"ray_cluster", "ray_session", "ray_here", "cluster"}
 # Files with long tests, the longest first.
 LONG_FILES = ("test_train_driver", "test_tune_driver", "test_score_command", "test_hostile_jobs")
@@ -115,11 +116,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _add_marker(item: pytest.Item) -> None:
     fixtures = set(getattr(item, "fixturenames", ()))
     parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
-    if any(isinstance(value, str) and value == "s3" for value in parameters):
-        fixtures.add("s3")  # `place` looks it up when the test runs
+    # `place` looks them up when the test runs.
+    fixtures |= {v for v in parameters if isinstance(v, str) and v in STORE_FIXTURES}
     found = {
         "ray": fixtures & RAY_FIXTURES,
-        "s3": fixtures & {"s3"},
+        "s3": fixtures & STORE_FIXTURES,
         "browser": fixtures & {"tab"},
         "model": fixtures & {"tiny_base"},
     }
@@ -184,6 +185,25 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
         yield S3Server("s3://clftask-test", server.endpoint, ADMIN, READER)
 
 
+@pytest.fixture(scope="session")
+def gs(s3: S3Server) -> Iterator[str]:
+    """A bucket of a server that speaks as Google Cloud Storage does."""
+    from stores import google_in_front_of
+
+    with google_in_front_of(s3.endpoint, s3.admin) as variables, environment(variables):
+        yield s3.bucket.replace("s3:", "gs:")
+
+
+@pytest.fixture(scope="session")
+def az(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A container of a real server of Azure's protocol; skipped where Azurite is missing."""
+    from stores import azure_in
+
+    folder = tmp_path_factory.mktemp("azurite")
+    with azure_in(folder, free_ports(1)[0], "clftask") as variables, environment(variables):
+        yield "az://clftask"
+
+
 @pytest.fixture
 def s3_user(s3: S3Server) -> Callable[[str, str], contextlib.AbstractContextManager[None]]:
     """A context manager for talking to the server as somebody else: `with s3_user(key, secret)`."""
@@ -206,20 +226,14 @@ def _set(values: dict[str, str | None]) -> None:
     """Change the environment, and forget the clients that were made for the one before."""
     import boto3
 
-    from clftask.io import filesystems
+    from clftask.io import object_stores
 
     for name, value in values.items():
         if value is None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
-    made = (
-        filesystems.s3_client,
-        filesystems._custom_endpoint,
-        filesystems._session,
-        filesystems._s3_filesystem_of,
-    )
-    for cached in made:
+    for cached in (object_stores.s3_client, object_stores._session, object_stores._client):
         cached.cache_clear()
     boto3.DEFAULT_SESSION = None  # holds the credentials of its first use
 

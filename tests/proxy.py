@@ -99,3 +99,17 @@ def between(s3: S3Server, kind: type[Unwilling]) -> Iterator[None]:
             yield
     finally:
         server.shutdown()
+
+
+class Forgetful(Unwilling):
+    """Carries out the first conditional writes, but hangs up instead of answering."""
+
+    share = 0.0
+    left = 0
+
+    def _answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        if self.headers.get("If-None-Match") and self.left:
+            type(self).left -= 1
+            self.close_connection = True
+        else:
+            super()._answer(status, headers, body)

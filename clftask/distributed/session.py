@@ -16,7 +16,7 @@ from typing import Any
 from clftask.distributed.auth import authenticate, describe_open, is_open, wrong_token
 from clftask.distributed.ray_errors import is_slow_start, is_version_mismatch, is_wrong_token
 from clftask.errors import ConfigError, JobError, Problem
-from clftask.io import filesystems, storage
+from clftask.io import filesystems, object_stores, storage
 from clftask.io.tempdirs import remove_stale_folders
 
 CONNECT_TIMEOUT_S = 15.0
@@ -131,9 +131,7 @@ def _refuse_unanswered(error: Exception) -> None:
 def ray_storage(path: str) -> tuple[str, Any]:
     """Return the path and filesystem of Ray's own state of a run, which is deleted at its end."""
     place = storage.join(path, ".ray")
-    if not filesystems.is_s3(path):
+    if not object_stores.is_store(path):
         return place, None
-    from clftask.distributed.ray_filesystem import s3_state
-
-    # Ray expects bucket/key without s3:// when it is given a filesystem.
-    return place.removeprefix("s3://"), s3_state()
+    fs, inner = filesystems.filesystem(place)  # Ray expects bucket/key without s3:// then
+    return inner, fs

@@ -10,7 +10,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from clftask.io.filesystems import absolute, filesystem, is_url, kind, translate_storage_errors
+from clftask.io import object_stores
+from clftask.io.filesystems import absolute, filesystem, is_url, kind
+from clftask.io.storage_errors import translate_storage_errors
 
 
 @dataclass(frozen=True)
@@ -37,22 +39,32 @@ def list_files(path: str, recursive: bool = True, markers: bool = True) -> list[
         markers: Whether to include subfolders whose names begin with `_` or `.`; only used on
             local disks.
     """
+    with translate_storage_errors(path):
+        if object_stores.is_store(path):
+            found = _stored_files(path, recursive)
+        elif is_url(path):
+            found = _other_files(path, recursive)
+        else:
+            found = _local_files(absolute(path), recursive, markers)
+        return sorted(found, key=lambda f: f.path)
+
+
+def _stored_files(path: str, recursive: bool) -> Iterator[FileInfo]:
+    top, start = path.rstrip("/"), len(object_stores.split(path)[1])
+    for file in object_stores.listed(path, recursive)[0]:
+        name = file["path"][start:].lstrip("/")
+        yield FileInfo(f"{top}/{name}", file["size"], file["last_modified"].timestamp())
+
+
+def _other_files(path: str, recursive: bool) -> Iterator[FileInfo]:
     from pyarrow.fs import FileSelector, FileType
 
     fs, inner = filesystem(path)
-    if not is_url(path):
-        with translate_storage_errors(path):
-            return sorted(_local_files(inner, recursive, markers), key=lambda f: f.path)
-    with translate_storage_errors(path):
-        found = fs.get_file_info(FileSelector(inner, recursive=recursive, allow_not_found=True))
-    files = [f for f in found if f.type == FileType.File]
-    # Relative names: for abfs://container@account/folder, fsspec's begin with container/.
-    names = [f.path.strip("/").removeprefix(inner.strip("/")).lstrip("/") for f in files]
-    found = [
-        FileInfo(f"{path.rstrip('/')}/{name}", file.size, (file.mtime_ns or 0) / 1e9)
-        for name, file in zip(names, files, strict=True)
-    ]
-    return sorted(found, key=lambda f: f.path)
+    for file in fs.get_file_info(FileSelector(inner, recursive=recursive, allow_not_found=True)):
+        if file.type == FileType.File:
+            # Relative: for likeabfs://container@account/folder, fsspec's begin with container/.
+            name = file.path.strip("/").removeprefix(inner.strip("/")).lstrip("/")
+            yield FileInfo(f"{path.rstrip('/')}/{name}", file.size, (file.mtime_ns or 0) / 1e9)
 
 
 def _local_files(folder: str, recursive: bool, markers: bool) -> Iterator[FileInfo]:

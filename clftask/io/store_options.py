@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 
-from clftask.io import aws_errors
-from clftask.io.filesystems import is_s3, translate_storage_errors
+from clftask.io.storage_errors import translate_storage_errors
 
 
 def store_options(path: str) -> dict[str, str]:
@@ -16,17 +15,18 @@ def store_options(path: str) -> dict[str, str]:
     Raises:
         StorageError: There are no credentials, or the settings of the environment are invalid.
     """
-    if not is_s3(path):
+    if not path.startswith("s3://"):
         return {}
     import boto3
+    from botocore.exceptions import NoCredentialsError
 
     with translate_storage_errors(path):
         session = boto3.session.Session()
         region = session.region_name or "us-east-1"
         url = session.client("s3", region_name=region).meta.endpoint_url
         found = session.get_credentials()
-    if found is None:
-        raise aws_errors.no_credentials(path)
+        if found is None:
+            raise NoCredentialsError
     keys = found.get_frozen_credentials()
     options = {
         "aws_access_key_id": keys.access_key,

@@ -13,6 +13,7 @@ import pyarrow as pa
 from clftask.components.score_table import DELTA_LOG
 from clftask.errors import ConfigError, JobError, Problem
 from clftask.io import filesystems, listing, local_disk, storage
+from clftask.io.storage_errors import translate_storage_errors
 from clftask.io.store_options import store_options
 from clftask.messages import first_line
 from clftask.scoring.manifest import PartEntry
@@ -143,7 +144,7 @@ def _schema(part: str) -> pa.Schema:
     from pyarrow import parquet
 
     fs, inner = filesystems.filesystem(part)
-    with filesystems.translate_storage_errors(part):
+    with translate_storage_errors(part):
         return parquet.read_schema(inner, filesystem=fs)
 
 

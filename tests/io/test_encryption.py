@@ -19,7 +19,7 @@ from conftest import ADMIN, environment
 
 from clftask.distributed.session import ray_storage
 from clftask.errors import ConfigError, StorageError
-from clftask.io import filesystems, listing, storage
+from clftask.io import listing, object_stores, storage
 
 
 class TlsProxy:
@@ -90,7 +90,7 @@ def use_all(place: str, folder: Path) -> list[str]:
 
 def encryption_of(path: str) -> str | None:
     bucket, _, key = path.removeprefix("s3://").partition("/")
-    head = filesystems.s3_client().head_object(Bucket=bucket, Key=key)
+    head = object_stores.s3_client().head_object(Bucket=bucket, Key=key)
     return head.get("ServerSideEncryption")
 
 
@@ -116,26 +116,30 @@ def test_an_authority_of_the_profile(s3, proxy, tmp_path):
         use_all(f"{s3.bucket}/tls/{tmp_path.name}", tmp_path)
 
 
-def test_an_unknown_authority_is_refused(s3, proxy):
+def test_an_unknown_authority_is_refused(s3, proxy, monkeypatch):
+    monkeypatch.setitem(object_stores._RETRIES, "max_retries", 1)
     unknown = {"AWS_ENDPOINT_URL_S3": proxy.url, "AWS_CA_BUNDLE": None}
     with environment(unknown), pytest.raises(StorageError, match="certificate verify failed"):
         storage.check_writable(f"{s3.bucket}/x", "run.storage")
 
 
 ENDPOINTS = [
-    ({"AWS_USE_FIPS_ENDPOINT": "true"}, "s3-fips.us-east-1.amazonaws.com"),
-    ({"AWS_USE_DUALSTACK_ENDPOINT": "true"}, "s3.dualstack.us-east-1.amazonaws.com"),
-    ({"AWS_ENDPOINT_URL": "https://minio.example:9000"}, "minio.example:9000"),
-    ({}, None),
+    ({"AWS_USE_FIPS_ENDPOINT": "true"}, "https://bucket.s3-fips.us-east-1.amazonaws.com"),
+    ({"AWS_USE_DUALSTACK_ENDPOINT": "true"}, "https://bucket.s3.dualstack.us-east-1.amazonaws.com"),
+    ({"AWS_ENDPOINT_URL": "https://minio.example:9000"}, "https://minio.example:9000"),
+    ({"AWS_ENDPOINT_URL_S3": "https://s3.x.amazonaws.com"}, "https://bucket.s3.x.amazonaws.com"),
+    ({}, "https://bucket.s3.amazonaws.com"),
 ]
 
 
-@pytest.mark.parametrize(("variables", "host"), ENDPOINTS)
-def test_pyarrow_talks_to_the_endpoint_of_botocore(s3, variables, host):
+@pytest.mark.parametrize(("variables", "url"), ENDPOINTS)
+def test_obstore_talks_to_the_endpoint_of_botocore(s3, variables, url):
     with environment({"AWS_ENDPOINT_URL_S3": None, **variables}):
-        fs, _ = filesystems.filesystem("s3://bucket/key")
-        options = fs.__reduce__()[1][0]
-        assert (options["endpoint_override"] or None, options["scheme"]) == (host, "https")
+        store, key = object_stores.opened("s3://bucket/key")
+        assert (store.config["endpoint_url_s3"], key) == (url, "key")
+        assert store.config["virtual_hosted_style_request"] == str("bucket" in url).lower()
+        dotted, _ = object_stores.opened("s3://b.ucket/key")
+        assert dotted.config["endpoint_url_s3"] == url.replace("bucket.", "")
 
 
 # ------------------------------------------------------------------ encryption of what is stored

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -13,21 +15,23 @@ import fsspec
 import pytest
 from conftest import environment
 from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
-from proxy import Conflicting, Wordy, between
+from proxy import Conflicting, Forgetful, Wordy, between
+from stores import Google
 
 from clftask.errors import Problem, StorageError
-from clftask.io import filesystems, listing, storage
+from clftask.io import listing, object_stores, storage
 
 NO_BUCKET = "s3://no-such-bucket-here/run"
 GRANT = "Check AWS_PROFILE, the access keys and the bucket's policy."
 
 
-@pytest.fixture(params=["local", "s3"])
+@pytest.fixture(params=["local", "s3", "gs", "az"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty folder, on disk and on S3."""
+    """An empty folder, on disk and in each object store."""
     if request.param == "local":
         return str(tmp_path / "place")
-    return f"{request.getfixturevalue('s3').bucket}/{uuid.uuid4().hex}"
+    found = request.getfixturevalue(request.param)
+    return f"{getattr(found, 'bucket', found)}/{uuid.uuid4().hex}"
 
 
 def refused(call: Any, *arguments: Any) -> Problem:
@@ -116,7 +120,7 @@ def test_a_version_changes_with_the_content(place: str) -> None:
     assert first
     storage.put(f"{place}/x", b"longer")
     second = storage.version(f"{place}/x")
-    if not filesystems.is_s3(place):  # the clock of a disk may stand still between two writes
+    if not object_stores.is_store(place):  # the clock of a disk may stand still between two writes
         os.utime(f"{place}/x", ns=(5, 5))
         second = storage.version(f"{place}/x")
         assert second == "6-5"
@@ -247,6 +251,7 @@ def test_reading_what_is_absent_is_refused(place: str, tmp_path: Path) -> None:
     assert refused(storage.download, absent, str(tmp_path / "here")).path == absent
 
 
+@pytest.mark.parametrize("place", ["local", "s3"], indirect=True)
 def test_what_killed_writers_left_is_removed_and_no_more(place: str) -> None:
     """A file to be written to disk begins as `.tmp-…`; to S3, if large, as a multipart upload."""
     fill(place, "run/a", "run/inner/b", "other")
@@ -257,6 +262,33 @@ def test_what_killed_writers_left_is_removed_and_no_more(place: str) -> None:
     assert storage.exists(f"{place}/other")
     assert partial_below(place) == ["elsewhere/d"]
     storage.clear_partial(f"{place}/absent")
+
+
+UPLOAD = """
+import obstore, sys
+from clftask.io import object_stores
+def blocks():
+    yield bytes(6 << 20)
+    print("half", flush=True)
+    sys.stdin.read()
+obstore.put(*object_stores.opened(sys.argv[1]), blocks(), use_multipart=True, chunk_size=5 << 20)
+"""
+
+
+@pytest.mark.parametrize("place", ["s3", "gs", "az"], indirect=True)
+def test_an_upload_that_is_killed_leaves_nothing_to_see(place: str) -> None:
+    command = [sys.executable, "-c", UPLOAD, f"{place}/run/big"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    assert process.stdout.readline() == "half\n"
+    process.kill()
+    process.communicate()
+    assert names_below(place) == []
+    storage.clear_partial(f"{place}/run")
+    if place.startswith("s3:"):
+        assert partial_below(place) == []
+    assert storage.put_if_absent(f"{place}/run/big", b"data")
+    assert storage.read_bytes(f"{place}/run/big") == b"data"
 
 
 def test_a_folder_or_a_link_that_is_named_so_hinders_nothing(tmp_path: Path) -> None:
@@ -273,24 +305,24 @@ def test_a_folder_or_a_link_that_is_named_so_hinders_nothing(tmp_path: Path) -> 
 
 
 def leave_partial(path: str) -> None:
-    if not filesystems.is_s3(path):
+    if not object_stores.is_store(path):
         folder, _, name = path.rpartition("/")
         Path(folder).mkdir(parents=True, exist_ok=True)
         Path(folder, f".tmp-{name}-x1").write_text("half")
         return
     bucket, _, key = path.removeprefix("s3://").partition("/")
-    client = filesystems.s3_client()
+    client = object_stores.s3_client()
     found = client.create_multipart_upload(Bucket=bucket, Key=key)
     part = {"Bucket": bucket, "Key": key, "UploadId": found["UploadId"], "PartNumber": 1}
     client.upload_part(**part, Body=b"half")
 
 
 def partial_below(place: str) -> list[str]:
-    if not filesystems.is_s3(place):
+    if not object_stores.is_store(place):
         found = [p.relative_to(place) for p in Path(place).rglob(".tmp-*")]
         return [str(p.parent / p.name.split("-")[1]) for p in found]
     bucket, _, key = place.removeprefix("s3://").partition("/")
-    uploads = filesystems.s3_client().list_multipart_uploads(Bucket=bucket, Prefix=f"{key}/")
+    uploads = object_stores.s3_client().list_multipart_uploads(Bucket=bucket, Prefix=f"{key}/")
     return [upload["Key"][len(key) + 1 :] for upload in uploads.get("Uploads", [])]
 
 
@@ -454,10 +486,12 @@ def test_a_place_that_nobody_can_write_is_refused() -> None:
     assert problem.remedy == "Choose another run.storage, or fix the permissions of /proc."
 
 
-@pytest.mark.parametrize("url", ["gs://bucket/x", "memory://x", "https://example.org/x"])
-def test_only_disk_and_s3_are_written_to(url: str) -> None:
+@pytest.mark.parametrize("url", ["hdfs://host/x", "memory://x", "https://example.org/x"])
+def test_only_disk_and_object_stores_are_written_to(url: str) -> None:
     problem = refused(storage.check_writable, url, "output.path")
-    assert problem.remedy == "Use a local folder or s3://bucket/prefix."
+    assert problem.remedy == (
+        "Use a local folder, or s3://bucket/prefix, gs://bucket/prefix or az://container/prefix."
+    )
 
 
 def test_an_unknown_scheme_is_refused() -> None:
@@ -508,6 +542,7 @@ def test_an_error_longer_than_the_file_is_tried_again(s3, tmp_path):
 
 def test_an_error_that_stays_is_one(s3, tmp_path, monkeypatch):
     monkeypatch.setattr(Wordy, "times", 1_000)
+    monkeypatch.setitem(object_stores._RETRIES, "max_retries", 2)
     path = f"{s3.bucket}/{tmp_path.name}/file"
     storage.put(path, b"short")
     with between(s3, Wordy), pytest.raises(StorageError, match="cannot be used"):
@@ -521,6 +556,74 @@ def test_a_write_that_meets_another_is_tried_again(s3, tmp_path, monkeypatch):
         assert storage.put_if_absent(path, b"mine")
     assert storage.read_bytes(path) == b"mine"
     assert Conflicting.left == 0
+
+
+def test_a_write_whose_answer_is_lost_counts_as_ones_own(s3, tmp_path, monkeypatch):
+    path = f"{s3.bucket}/{tmp_path.name}/file"
+    with between(s3, Forgetful):
+        for data, is_created in ((b"mine", True), (b"theirs", False)):
+            monkeypatch.setattr(Forgetful, "left", 2)
+            assert storage.put_if_absent(path, data) is is_created
+            assert Forgetful.left == 0
+    assert storage.read_bytes(path) == b"mine"
+
+
+def test_the_markers_of_folders_are_no_files(s3, tmp_path):
+    """As the console of AWS makes them: empty objects whose keys end with a slash."""
+    place = f"{s3.bucket}/{tmp_path.name}"
+    key = place.removeprefix("s3://").partition("/")[2]
+    fill(place, "run/deep/er/x", "run/empty")
+    storage.put(f"{place}/run/none", b"")
+    for folder in ("", "run/", "run/deep/"):
+        object_stores.s3_client().put_object(Bucket="clftask-test", Key=f"{key}/{folder}")
+    assert names_below(place) == ["/run/deep/er/x", "/run/empty", "/run/none"]
+    assert [f.size for f in listing.list_files(f"{place}/run", recursive=False)] == [9, 0]
+
+
+@pytest.mark.parametrize(
+    ("place", "variables", "remedy"),
+    [
+        (
+            "az",
+            {"AZURE_STORAGE_ACCOUNT_KEY": "d3Jvbmc="},
+            "Check AZURE_STORAGE_ACCOUNT_NAME, the credentials and the roles on the container.",
+        ),
+        ("gs", None, "Check GOOGLE_APPLICATION_CREDENTIALS and the roles on the bucket."),
+    ],
+    indirect=["place"],
+)
+def test_strangers_of_other_stores(place, variables, remedy, s3, monkeypatch):
+    monkeypatch.setattr(Google, "user", s3.reader)
+    with environment(variables or {}):
+        for call in (
+            lambda: storage.put(f"{place}/x", b""),
+            lambda: storage.put_if_absent(place, b""),
+        ):
+            problem = refused(call)
+            assert (problem.allowed, problem.remedy) == ("access denied", remedy)
+        problem = refused(storage.check_writable, f"{place}/run", "run.storage")
+        assert (problem.path, problem.allowed) == ("run.storage", "access denied")
+
+
+@pytest.mark.parametrize("place", ["gs", "az"], indirect=True)
+def test_a_missing_bucket_of_other_stores(place):
+    url = f"{place[:2]}://no-such-bucket-here/run"
+    for call in (
+        lambda: storage.put(url, b""),
+        lambda: storage.put_if_absent(url, b""),
+        lambda: storage.check_writable(url, "run.storage"),
+    ):
+        problem = refused(call)
+        assert problem.allowed == "the bucket does not exist"
+        assert problem.remedy == "Create it, or fix the path."
+    assert not storage.exists(url)
+    assert listing.list_files(url) == []
+
+
+def test_the_account_of_an_url_of_azure(az):
+    store, key = object_stores.opened("abfss://data@account.dfs.core.windows.net/a/b")
+    assert (store.config["container_name"], store.config["account_name"]) == ("data", "account")
+    assert key == "a/b"
 
 
 def test_writes_that_always_meet_others_are_given_up(s3, tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from clftask.data.readers.cells import BAD, common_type, conform, pick
 from clftask.data.readers.class_labels import named, named_schema
 from clftask.errors import ClftaskError, DataError, Problem
-from clftask.io import filesystems, storage
+from clftask.io import storage
 from clftask.messages import did_you_mean
 
 FILE, ROW = "_file", "_row"
@@ -292,9 +292,6 @@ def readable(file: str) -> Iterator[None]:
         raise DataError(Problem(file, None, allowed)) from None
     except (pa.ArrowException, ValueError, OSError) as error:
         reason = " ".join(str(error).split())[:300]
-        if "AWS Error" in reason:  # pyarrow raises S3 failures as plain OSError
-            with filesystems.translate_storage_errors(file):
-                raise
         raise DataError(Problem(file, None, f"cannot be read: {reason}")) from None
 
 

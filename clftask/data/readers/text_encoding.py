@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from clftask.errors import DataError, Problem
 from clftask.io import filesystems
+from clftask.io.storage_errors import translate_storage_errors
 
 SAMPLE_BYTES = 1 << 20
 _REQUEST_BYTES = 4 << 20  # small requests to an object store are slow
@@ -76,7 +77,7 @@ class TextFile:
 def _open(path: str) -> pa.NativeFile:
     fs, inner = filesystems.filesystem(path)
     compression = next((_CODECS[end] for end in _CODECS if path.lower().endswith(end)), None)
-    with filesystems.translate_storage_errors(path):
+    with translate_storage_errors(path):
         return fs.open_input_stream(inner, compression=compression, buffer_size=_REQUEST_BYTES)
 
 
