@@ -21,3 +21,10 @@ class Answers:
     outcome: Outcome
     is_truncated: Bools
     by_small: Bools | None = None
+
+    def slice(self, start: int, num_rows: int) -> Answers:
+        """Return some consecutive rows."""
+        rows = slice(start, start + num_rows)
+        parts = (None if part is None else part[rows] for part in self.outcome)
+        by_small = None if self.by_small is None else self.by_small[rows]
+        return Answers(Outcome(*parts), self.is_truncated[rows], by_small)

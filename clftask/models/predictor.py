@@ -30,6 +30,7 @@ from clftask.models.memory import is_device_failure, is_out_of_memory
 from clftask.models.padding import depends_on_padding, least_width
 from clftask.models.precision import bf16_pays, check_precision, resolve_precision
 from clftask.models.prediction import Predictor
+from clftask.models.tokenizers import reading
 
 # Rows times padded length of one forward pass: enough to use the device fully.
 MAX_TOKENS = {"cuda": 131_072, "cpu": 2_048}
@@ -49,7 +50,6 @@ class Scorer(Predictor):
         precision: Precision of the weights: fp32, bf16 or fp16; the last layer stays fp32.
         max_tokens: Rows times padded length of one forward pass; None: depends on the device.
         path: The bundle's path, if it has one.
-        processes: How many processes tokenise; 0: threads of this one.
     """
 
     def __init__(
@@ -61,11 +61,9 @@ class Scorer(Predictor):
         precision: str = "fp32",
         max_tokens: int | None = None,
         path: str = "",
-        processes: int = 0,
     ) -> None:
         self.path = path
-        given = processes, tokenizer, meta.max_length, meta.truncation
-        self.processes = TokenProcesses(*given) if processes else None
+        self.processes: TokenProcesses | None = None
         self.tokenizer, self.meta, self.device = tokenizer, meta, torch.device(device)
         self.tokenising = Lock()  # a call sets the tokenizer's truncation, then tokenises
         self.precision = precision
@@ -84,6 +82,11 @@ class Scorer(Predictor):
         """Return the logits of the model before its weights are rounded."""
         moved = {name: tensor.to(self.device) for name, tensor in inputs.items()}
         return torch.as_tensor(self.model(**moved).logits)
+
+    @property
+    def reading(self) -> str | None:
+        """See `Predictor`."""
+        return reading(self.tokenizer, self.meta.max_length, self.meta.truncation)
 
     def about(self) -> str:
         """Return where the model comes from."""
@@ -115,6 +118,11 @@ class Scorer(Predictor):
         else:
             parts = list(self.processes.tokenise(chunks))
         return pa.concat_tables(parts).combine_chunks()
+
+    def tokenise_in(self, processes: int) -> None:
+        """See `Predictor`."""
+        given = self.tokenizer, self.meta.max_length, self.meta.truncation
+        self.processes = TokenProcesses(processes, *given) if processes else None
 
     def lengths(self, texts: Any, pairs: Any | None, tokens: pa.Table) -> Any:
         """Return the (rows,) numbers of tokens, including truncated ones."""
@@ -269,7 +277,6 @@ def open_scorer(
     device: str,
     precision: str = "fp32",
     path: str = "",
-    processes: int = 0,
 ) -> Predictor:
     """Open the model of a bundle's local folder; see `Scorer`. A linear model is on the CPU.
 
@@ -279,7 +286,7 @@ def open_scorer(
     if meta.is_linear:
         return open_linear(folder, meta, path)
     model, tokenizer = bundle.open_folded(folder, meta)
-    return Scorer(model, tokenizer, meta, device, precision, path=path, processes=processes)
+    return Scorer(model, tokenizer, meta, device, precision, path=path)
 
 
 def default_device() -> str:
