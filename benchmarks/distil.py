@@ -5,10 +5,10 @@ other rows. The student of 3 layers learns from its probabilities, the linear mo
 decisions. Then the teacher alone, and cascades of each small model and the teacher, score a corpus
 of further rows. No source package is in two of these parts.
 
-Printed: two Markdown tables. First, quality on test rows with true sections. Then, for each cascade:
-the promised agreement; the agreement on the rows that the small bundle answers and that were not
-in the sample of the limit; the share that it answers; rows per CPU second (all processes, with start
-and sample) and per second; and the ratio of both to the teacher alone.
+Printed: two Markdown tables. First, quality on test rows with true sections. Then, for each
+cascade: the promised agreement; the agreement on the rows that the small bundle answers and that
+were not in the sample of the limit; the share that it answers; rows per CPU second (all processes,
+with start and sample) and per second; and the ratio of both to the teacher alone.
 
     python benchmarks/distil.py PACKAGES.parquet [--corpus 30000] [--agreement 0.95 0.99]
         [--folder FOLDER]  # keeps the bundles: with them, a second call only runs the cascades

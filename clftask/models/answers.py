@@ -25,6 +25,8 @@ class Answers:
     def slice(self, start: int, num_rows: int) -> Answers:
         """Return some consecutive rows."""
         rows = slice(start, start + num_rows)
-        parts = (None if part is None else part[rows] for part in self.outcome)
+        probabilities, decided, sets = self.outcome
+        sets = None if sets is None else sets[rows]
         by_small = None if self.by_small is None else self.by_small[rows]
-        return Answers(Outcome(*parts), self.is_truncated[rows], by_small)
+        outcome = Outcome(probabilities[rows], decided[rows], sets)
+        return Answers(outcome, self.is_truncated[rows], by_small)

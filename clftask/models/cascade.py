@@ -149,10 +149,9 @@ class CascadeTokens:
         small = self.small.slice(start, num_rows)
         if self.first is None:
             return CascadeTokens(small, self.large.slice(start, num_rows))
-        assert self.first.by_small is not None
         first = self.first.slice(start, num_rows)
-        before = int((~self.first.by_small[:start]).sum())
-        large = self.large.slice(before, int((~first.by_small).sum()))
+        before = len(_left_by(self.first.slice(0, start)))
+        large = self.large.slice(before, len(_left_by(first)))
         return CascadeTokens(small, large, first)
 
 

@@ -147,9 +147,9 @@ def test_a_linear_bundle_answers_before_the_others_are_computed(make_bundle, tmp
     assert (all_.large.num_rows, both.answers(all_).by_small.all()) == (0, True)
 
 
-def test_other_tokens_are_made_for_both_before_the_rows_are_computed(make_bundle):
+def test_other_tokens_are_made_for_both_before_the_rows_are_computed(make_bundle, tmp_path):
     path = make_bundle()
-    found = fetch(job(path, path), "")
+    found = fetch(job(path, path), str(tmp_path))
     small = Opener("cpu").open(found[0], "fp32")
     short = small.meta.model_copy(update={"max_length": 16})
     large = Scorer(small.model, small.tokenizer, short)
