@@ -85,20 +85,20 @@ class Bench:
         found = pq.read_table(self.folder / "scores" / name, columns=["id", "label", *columns])
         return found.sort_by("id")
 
-    def sampled(self, name: str) -> pa.Array:
-        """Return the texts of the rows on which a cascade's limit was fitted."""
+    def is_hidden(self, name: str, rows: pa.Table) -> np.ndarray:
+        """Return (rows,) bool: the row was not sampled to fit a cascade's limit."""
         job = ScoreJob.load(self.document)
         plan = ScoreTableStore(str(self.folder / "scores" / name)).plan()
         recipe = bundle.read_meta(job.bundle.cascade[1]).text
-        return sample_of(plan, recipe, job.agreement)[0]
+        sampled, _ = sample_of(plan, recipe, job.agreement)
+        return pc.invert(pc.is_in(recipe.apply(rows)[0], sampled.combine_chunks())).to_numpy()
 
 
 def found_agreement(bench: Bench, name: str) -> tuple[float, float, int]:
     """Return the share that the small bundle answers, its agreement and number of rows to tell."""
     table = bench.labels(name, "answered_by", *TEXT)
     same = pc.equal(table["label"], bench.labels("teacher")["label"]).to_numpy()
-    text = pc.binary_join_element_wise(table["summary"], table["description"], "\n\n")
-    is_hidden = pc.invert(pc.is_in(text, bench.sampled(name).combine_chunks())).to_numpy()
+    is_hidden = bench.is_hidden(name, table)
     by_small = pc.equal(table["answered_by"], "small").to_numpy()
     hidden = by_small & is_hidden
     return by_small.mean(), same[hidden].mean() if hidden.any() else np.nan, int(hidden.sum())
