@@ -23,7 +23,7 @@ from clftask.io import storage
 from clftask.io.tempdirs import temporary_folder
 from clftask.messages import are, counted
 from clftask.models.bundle_meta import BundleMeta
-from clftask.models.cascade import fetch, open_bundles
+from clftask.models.cascade import Opener, fetch
 from clftask.models.loading import quiet_loading
 from clftask.scoring.cascade import agree
 from clftask.scoring.input import ShardRows, read_shards
@@ -190,7 +190,7 @@ def _agreed(job: ScoreJob, plan: ScorePlan, device: str, say: Say) -> ScorePlan:
     """Return the plan with precision and limit, chosen here if the job has not started."""
     if plan.is_agreed:
         return plan
-    found = agree(job, plan, device)
+    found = agree(job, plan, Opener(device))
     say(f"precision {found.precision}")
     if found.cascade is not None:
         say(f"cascade: {found.cascade}")
@@ -233,7 +233,7 @@ def _measured(
     with temporary_folder() as scratch, quiet_loading():
         bundles = fetch(work.job, scratch)
         precision, limit = work.plan.used_precision, work.plan.cascade
-        scorer = open_bundles(bundles, workers.device, precision, limit)
+        scorer = Opener(workers.device).open_all(bundles, precision, limit)
     order = _shuffled_blocks(pc.indices_nonzero(sample.reasons.is_null()).to_numpy())
     few = _taken(sample, order[:WARM_UP_ROWS], 0)
     times = [clock()]

@@ -21,3 +21,12 @@ class Answers:
     outcome: Outcome
     is_truncated: Bools
     by_small: Bools | None = None
+
+    def slice(self, start: int, num_rows: int) -> Answers:
+        """Return some consecutive rows."""
+        rows = slice(start, start + num_rows)
+        probabilities, decided, sets = self.outcome
+        sets = None if sets is None else sets[rows]
+        by_small = None if self.by_small is None else self.by_small[rows]
+        outcome = Outcome(probabilities[rows], decided[rows], sets)
+        return Answers(outcome, self.is_truncated[rows], by_small)

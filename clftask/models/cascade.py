@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
-from clftask.array_types import Array
 from clftask.components.decision.cascade import CascadeLimit, certainty
 from clftask.components.decision.decision import Outcome
 from clftask.components.text import TextRecipe
@@ -131,28 +131,36 @@ class CascadeTokens:
 
     Attributes:
         small: The tokens of the small bundle.
-        texts: (rows,) the texts, which the large bundle tokenises where it is needed.
-        pairs: (rows,) the second texts of a pair task, or None.
+        large: The tokens of the large bundle: of all rows, or of those that `first` leaves.
+        first: The small bundle's answers, if they are there before a shard is computed.
     """
 
-    small: Any
-    texts: Any
-    pairs: Any | None
+    small: pa.Table
+    large: pa.Table
+    first: Answers | None = None
 
     @property
     def num_rows(self) -> int:
         """The number of rows."""
-        return len(self.texts)
+        return int(self.small.num_rows)
 
     def slice(self, start: int, num_rows: int) -> CascadeTokens:
         """Return some consecutive rows."""
-        pairs = None if self.pairs is None else self.pairs.slice(start, num_rows)
-        small, texts = (column.slice(start, num_rows) for column in (self.small, self.texts))
-        return CascadeTokens(small, texts, pairs)
+        small = self.small.slice(start, num_rows)
+        if self.first is None:
+            return CascadeTokens(small, self.large.slice(start, num_rows))
+        first = self.first.slice(start, num_rows)
+        before = len(_left_by(self.first.slice(0, start)))
+        large = self.large.slice(before, len(_left_by(first)))
+        return CascadeTokens(small, large, first)
 
 
 class CascadeScorer:
     """Two opened bundles: the small one answers where its certainty reaches the limit.
+
+    A linear small bundle answers in `tokenise`, while the large one computes other rows, and
+    only the rows that it leaves are tokenised. Other small bundles need the device: their rows
+    are tokenised for both bundles, once if both read the same tokens.
 
     Args:
         small: The small bundle.
@@ -163,10 +171,26 @@ class CascadeScorer:
     def __init__(self, small: Predictor, large: Predictor, limit: CascadeLimit) -> None:
         self.small, self.large, self.limit = small, large, limit
         self.device, self.precision = large.device, large.precision
+        self.has_same_tokens = small.reading is not None and small.reading == large.reading
 
     def tokenise(self, texts: Any, pairs: Any | None) -> CascadeTokens:
-        """Return the tokens of (rows,) Arrow strings for the small bundle."""
-        return CascadeTokens(self.small.tokenise(texts, pairs), texts, pairs)
+        """Return what `answers` reads of (rows,) Arrow strings."""
+        tokens = self.small.tokenise(texts, pairs)
+        if self.has_same_tokens:
+            return CascadeTokens(tokens, tokens)
+        if not self.small.meta.is_linear:
+            return CascadeTokens(tokens, self.large.tokenise(texts, pairs))
+        first = self._first(tokens)
+        left = pa.array(_left_by(first))
+        pairs = None if pairs is None else pairs.take(left)
+        return CascadeTokens(tokens, self.large.tokenise(texts.take(left), pairs), first)
+
+    def tokenise_in(self, processes: int) -> None:
+        """Tokenise in so many processes: of the bundle whose tokens both read, or half for each."""
+        both = not self.has_same_tokens and not self.small.meta.is_linear
+        share = max(1, processes // 2) if both and processes else processes
+        self.small.tokenise_in(share)
+        self.large.tokenise_in(0 if self.has_same_tokens else share)
 
     def answers(self, tokens: CascadeTokens) -> Answers:
         """Return the decided rows; each is decided by the rule of the bundle that answers.
@@ -174,13 +198,14 @@ class CascadeScorer:
         Raises:
             ModelError, JobError: As `Scorer.logits`.
         """
-        first, meta = self.small.answers(tokens.small), self.small.meta
-        sure = certainty(first.outcome.probabilities, meta.decision, meta.task)
-        by_small = self.limit.answers(sure)
-        left = np.flatnonzero(~by_small)
+        first, large = tokens.first, tokens.large
+        if first is None:
+            first = self._first(tokens.small)
+            large = large.take(pa.array(_left_by(first)))
+        left = _left_by(first)
         if not len(left):
-            return replace(first, by_small=by_small)
-        second = self.large.answers(self._tokenised(tokens, left))
+            return first
+        second = self.large.answers(large)
 
         def merged(small: Any, large: Any) -> Any:
             found = None if small is None else small.copy()
@@ -190,13 +215,13 @@ class CascadeScorer:
 
         outcome = Outcome(*map(merged, first.outcome, second.outcome))
         truncated = merged(first.is_truncated, second.is_truncated)
-        return replace(first, outcome=outcome, is_truncated=truncated, by_small=by_small)
+        return replace(first, outcome=outcome, is_truncated=truncated)
 
-    def _tokenised(self, tokens: CascadeTokens, rows: Array) -> Any:
-        """Return the tokens of some rows for the large bundle."""
-        chosen = pa.array(rows)
-        pairs = None if tokens.pairs is None else tokens.pairs.take(chosen)
-        return self.large.tokenise(tokens.texts.take(chosen), pairs)
+    def _first(self, tokens: pa.Table) -> Answers:
+        """Return the small bundle's answers, and which of them are used."""
+        found, meta = self.small.answers(tokens), self.small.meta
+        sure = certainty(found.outcome.probabilities, meta.decision, meta.task)
+        return replace(found, by_small=self.limit.answers(sure))
 
     @property
     def is_compiled(self) -> bool:
@@ -206,30 +231,60 @@ class CascadeScorer:
     def compile(self, sample: CascadeTokens) -> bool:
         """Compile both models; return whether one succeeded."""
         self.small.compile(sample.small)
-        self.large.compile(self._tokenised(sample, np.arange(sample.num_rows)))
+        if sample.large.num_rows:
+            self.large.compile(sample.large)
         return self.is_compiled
 
 
-def open_bundles(
-    bundles: Sequence[LocalBundle],
-    device: str,
-    precision: str,
-    limit: CascadeLimit | None = None,
-    processes: int = 0,
-) -> Predictor | CascadeScorer:
-    """Open the result of `fetch`; of a cascade without a limit, the large bundle alone.
+def _left_by(first: Answers) -> npt.NDArray[np.int64]:
+    """Return the rows that the small bundle leaves to the large one."""
+    assert first.by_small is not None
+    return np.flatnonzero(~first.by_small)
 
-    Raises:
-        DataError: One cannot be opened.
+
+@dataclass
+class Opener:
+    """Opens bundles on a device; one that is open in the precision is not opened again.
+
+    Attributes:
+        device: cpu, cuda …
+        processes: How many processes tokenise once all are open; 0: threads do.
     """
-    used = bundles if limit is not None and limit.limit is not None else bundles[-1:]
-    *smaller, large = [_opened(found, device, precision, processes) for found in used]
-    return CascadeScorer(smaller[0], large, limit) if smaller and limit else large
 
+    device: str
+    processes: int = 0
+    _known: dict[str, Predictor] = field(default_factory=dict)  # by fingerprint
 
-def _opened(found: LocalBundle, device: str, precision: str, processes: int) -> Predictor:
-    if found.meta.is_linear:  # needs no torch, which `open_scorer` imports for seconds
-        return open_linear(found.folder, found.meta)
-    from clftask.models.predictor import open_scorer
+    def open(self, found: LocalBundle, precision: str) -> Predictor:
+        """Open one bundle; in another precision, the caller has dropped it before.
 
-    return open_scorer(found.folder, found.meta, device, precision, processes=processes)
+        Raises:
+            DataError: It cannot be opened.
+        """
+        known = self._known.pop(found.meta.fingerprint, None)
+        if known is None or (known.precision != precision and not found.meta.is_linear):
+            del known  # a device may not have the memory for both
+            known = self._opened(found, precision)
+        self._known[found.meta.fingerprint] = known
+        return known
+
+    def _opened(self, found: LocalBundle, precision: str) -> Predictor:
+        if found.meta.is_linear:  # needs no torch, which `open_scorer` imports for seconds
+            return open_linear(found.folder, found.meta)
+        from clftask.models.predictor import open_scorer
+
+        return open_scorer(found.folder, found.meta, self.device, precision)
+
+    def open_all(
+        self, bundles: Sequence[LocalBundle], precision: str, limit: CascadeLimit | None = None
+    ) -> Predictor | CascadeScorer:
+        """Open the result of `fetch`; of a cascade without a limit, the large bundle alone.
+
+        Raises:
+            DataError: One cannot be opened.
+        """
+        used = bundles if limit is not None and limit.limit is not None else bundles[-1:]
+        *smaller, large = [self.open(found, precision) for found in used]
+        scorer = CascadeScorer(smaller[0], large, limit) if smaller and limit else large
+        scorer.tokenise_in(self.processes)
+        return scorer

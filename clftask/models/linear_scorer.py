@@ -72,6 +72,9 @@ class LinearScorer(Predictor):
         whole = pa.array(np.zeros(len(texts), np.bool_))
         return pa.table({"columns": lists[0], "values": lists[1], "is_truncated": whole})
 
+    def tokenise_in(self, processes: int) -> None:
+        """Do nothing: vectors are made by a thread."""
+
     def logits(self, tokens: pa.Table) -> Float32:
         """Return (rows, labels) float32 logits, in the order of the rows."""
         from scipy.sparse import csr_array

@@ -84,6 +84,11 @@ class Predictor(ABC):
     @abstractmethod
     def is_compiled(self) -> bool: ...
 
+    @property
+    def reading(self) -> str | None:
+        """A hash of what decides on the tokens: equal ones give the same tokens. None: unknown."""
+        return None
+
     @abstractmethod
     def about(self) -> str:
         """Return where the model comes from."""
@@ -99,6 +104,10 @@ class Predictor(ABC):
         Raises:
             ModelError: The model fails, or logits are NaN or infinite.
         """
+
+    @abstractmethod
+    def tokenise_in(self, processes: int) -> None:
+        """Tokenise in so many processes from now on; 0: in threads of this one."""
 
     @abstractmethod
     def lengths(self, texts: Any, pairs: Any | None, tokens: pa.Table) -> Any:

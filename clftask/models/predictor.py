@@ -41,6 +41,7 @@ from clftask.models.token_budget import (
     largest_useful,
     on_gpu,
 )
+from clftask.models.tokenizers import reading
 
 TOKENISE_ROWS = 1_000
 _log = logging.getLogger(__name__)
@@ -59,7 +60,6 @@ class Scorer(Predictor):
         max_tokens: Rows times padded length of one forward pass; None: a constant on CPUs,
             measured on a GPU.
         path: The bundle's path, if it has one.
-        processes: How many processes tokenise; 0: threads of this one.
     """
 
     def __init__(
@@ -71,11 +71,9 @@ class Scorer(Predictor):
         precision: str = "fp32",
         max_tokens: int | None = None,
         path: str = "",
-        processes: int = 0,
     ) -> None:
         self.path = path
-        given = processes, tokenizer, meta.max_length, meta.truncation
-        self.processes = TokenProcesses(*given) if processes else None
+        self.processes: TokenProcesses | None = None
         self.tokenizer, self.meta, self.device = tokenizer, meta, torch.device(device)
         self.tokenising = Lock()  # a call sets the tokenizer's truncation, then tokenises
         self.precision = precision
@@ -104,6 +102,11 @@ class Scorer(Predictor):
         """Return the logits of the model before its weights are rounded."""
         moved = {name: tensor.to(self.device) for name, tensor in inputs.items()}
         return torch.as_tensor(self.model(**moved).logits)
+
+    @property
+    def reading(self) -> str | None:
+        """See `Predictor`."""
+        return reading(self.tokenizer, self.meta.max_length, self.meta.truncation)
 
     def about(self) -> str:
         """Return where the model comes from."""
@@ -135,6 +138,11 @@ class Scorer(Predictor):
         else:
             parts = list(self.processes.tokenise(chunks))
         return pa.concat_tables(parts).combine_chunks()
+
+    def tokenise_in(self, processes: int) -> None:
+        """See `Predictor`."""
+        given = self.tokenizer, self.meta.max_length, self.meta.truncation
+        self.processes = TokenProcesses(processes, *given) if processes else None
 
     def lengths(self, texts: Any, pairs: Any | None, tokens: pa.Table) -> Any:
         """Return the (rows,) numbers of tokens, including truncated ones."""
@@ -342,7 +350,6 @@ def open_scorer(
     device: str,
     precision: str = "fp32",
     path: str = "",
-    processes: int = 0,
 ) -> Predictor:
     """Open the model of a bundle's local folder; see `Scorer`. A linear model is on the CPU.
 
@@ -352,7 +359,7 @@ def open_scorer(
     if meta.is_linear:
         return open_linear(folder, meta, path)
     model, tokenizer = bundle.open_folded(folder, meta)
-    return Scorer(model, tokenizer, meta, device, precision, path=path, processes=processes)
+    return Scorer(model, tokenizer, meta, device, precision, path=path)
 
 
 def default_device() -> str:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
+
+from clftask.components.truncation import LongTextSpec
+from clftask.spec import fingerprint
 
 
 def load_tokenizer(base: str, config: Any = None, is_bundle: bool = False) -> Any:
@@ -81,3 +85,13 @@ def _fenced(tokenizer: Any) -> Any:
     )
     kept = {name: getattr(tokenizer, name) for name in names if hasattr(tokenizer, name)}
     return PreTrainedTokenizerFast(tokenizer_object=backend, **tokenizer.special_tokens_map, **kept)
+
+
+def reading(tokenizer: Any, max_length: int, long_text: LongTextSpec) -> str | None:
+    """Return a hash of what decides on the tokens of a text; None for a tokenizer in Python."""
+    if not getattr(tokenizer, "is_fast", False):
+        return None
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    backend |= {"truncation": None, "padding": None}  # those of the last call
+    sides = [tokenizer.truncation_side, *tokenizer.model_input_names]
+    return fingerprint([backend, sides, max_length, long_text.dump()])

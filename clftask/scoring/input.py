@@ -245,22 +245,33 @@ class ShardRows:
 
 
 def read_shards(
-    plan: ScorePlan, shards: Sequence[Shard], recipe: TextRecipe
+    plan: ScorePlan, shards: Sequence[Shard], recipe: TextRecipe, batch_rows: int | None = None
 ) -> Iterator[ShardRows]:
     """Read shards in order; consecutive shards of a text file share one pass over the file.
+
+    Args:
+        plan: The plan.
+        shards: The shards.
+        recipe: How texts are built from columns.
+        batch_rows: Rows that are read at once; None: up to those of the largest shard.
 
     Raises:
         DataError: A file changed since the job was planned, or cannot be read.
     """
     schema, stream = decode_schema(plan.columns), None
-    most = min(SKIP_ROWS, max((shard.num_rows for shard in shards), default=1))  # texts may be long
+    largest = max((shard.num_rows for shard in shards), default=1)
+    most = batch_rows or min(SKIP_ROWS, largest)  # texts may be long
     for shard in shards:
-        parts = []
+        parts: list[pa.Table] = []
         for piece in shard.pieces:
             if stream is None or not stream.leads_to(piece):
+                if stream is not None and parts:
+                    stream.refuse_changed()
                 stream = _Stream(plan.files[piece.file], piece, schema, recipe, most)
             stream.skip_to(piece.start)
             parts.append(stream.take(piece.num_rows))
+        assert stream is not None  # a shard has rows
+        stream.refuse_changed()
         table = pa.concat_tables(parts)
         kept = matching_rows(table, plan.where)
         yield _with_reasons(shard, kept, recipe, table.num_rows - kept.num_rows)
@@ -279,9 +290,10 @@ class _Stream:
 
     def leads_to(self, piece: Piece) -> bool:
         """Tell whether this stream can read a piece as cheaply as a new stream."""
+        if self.number != piece.file or self.position > piece.start:
+            return False
         is_next = self.position == piece.start
-        is_later = self.position < piece.start and not self.source.seeks
-        return self.number == piece.file and (is_next or is_later)
+        return is_next or self.source.restart(self.file.path, piece.start) <= self.position
 
     def skip_to(self, start: int) -> None:
         """Skip the rows before `start`."""
@@ -292,13 +304,24 @@ class _Stream:
         """Return the next rows with `_file` and `_row`.
 
         Raises:
-            DataError: The file changed since the job was planned.
+            DataError: The file has fewer rows than when the job was planned.
         """
         first, taken = self.position, self._next_rows(num_rows)
-        is_whole = self.position - first == num_rows
-        if not is_whole or self.source.version(self.file.path) != self.file.version:
-            raise DataError(Problem(self.file.path, None, "was changed since the job was planned"))
+        if self.position - first < num_rows:
+            raise self._changed()
         return with_origin(pa.Table.from_batches(taken), self.file.path, first)
+
+    def refuse_changed(self) -> None:
+        """Check the file's version, once for all its rows of a shard.
+
+        Raises:
+            DataError: The file changed since the job was planned.
+        """
+        if self.source.version(self.file.path) != self.file.version:
+            raise self._changed()
+
+    def _changed(self) -> DataError:
+        return DataError(Problem(self.file.path, None, "was changed since the job was planned"))
 
     def _next_rows(self, num_rows: int) -> list[pa.RecordBatch]:
         """Return the next rows, or fewer at the end of the file."""

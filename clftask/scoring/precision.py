@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,10 @@ from clftask.array_types import Bools
 from clftask.config.score import ScoreJob
 from clftask.data.readers.registry import open_file
 from clftask.errors import ConfigError, ModelError, Problem
-from clftask.io.tempdirs import temporary_folder
 from clftask.messages import counted
-from clftask.models.cascade import LocalBundle, fetch
-from clftask.models.loading import quiet_loading
+from clftask.models.cascade import LocalBundle, Opener
 from clftask.models.prediction import Predictor
-from clftask.models.predictor import open_scorer, precision_for
+from clftask.models.predictor import precision_for
 from clftask.scoring.input import read_shards
 from clftask.scoring.manifest import Piece, Precision, ScorePlan, Shard
 
@@ -30,33 +28,41 @@ MAX_SECONDS = 20.0  # of fp32; then fewer rows are compared
 READ_PER_ROW = 8  # rows to read for each row that `input.where` may keep
 
 
-def agree(job: ScoreJob, plan: ScorePlan, device: str) -> Precision:
+def agree(
+    job: ScoreJob, plan: ScorePlan, opener: Opener, bundles: Sequence[LocalBundle]
+) -> Precision:
     """Choose the precision of a new table on the device of a worker.
 
     `auto` takes what is faster, if the model works in it and decides at least 99 % of a sample
     as in fp32; else fp32. An explicit precision is only tried and compared. Both bundles of a
-    cascade have the same; the lower agreement counts.
+    cascade have the same; the lower agreement counts. A linear one is always in fp32.
+
+    Args:
+        job: The job.
+        plan: Its plan.
+        opener: Opens the bundles on the device of the worker.
+        bundles: Those of the job.
 
     Raises:
         ConfigError: The model does not work in the requested precision.
     """
-    asked, wanted = job.precision, precision_for(job.precision, device)
+    asked, wanted = job.precision, precision_for(job.precision, opener.device)
     if wanted == "fp32":
         return Precision(asked=asked, used="fp32")
-    with temporary_folder() as scratch, quiet_loading():
-        found = [_tried(one, wanted, job, plan, device) for one in fetch(job, scratch)]
+    models = [one for one in bundles if not one.meta.is_linear]
+    found = [_tried(one, wanted, job, plan, opener) for one in models]
     return min(found, key=lambda one: (one.used != "fp32", one.agreement or 0.0))
 
 
 def _tried(
-    opened: LocalBundle, wanted: str, job: ScoreJob, plan: ScorePlan, device: str
+    bundle: LocalBundle, wanted: str, job: ScoreJob, plan: ScorePlan, opener: Opener
 ) -> Precision:
     asked = job.precision
-    exact = open_scorer(opened.folder, opened.meta, device)
+    exact = opener.open(bundle, "fp32")
     sample = _sample(exact, job, plan)
     wanted_labels = _decided_within(MAX_SECONDS, exact, sample)
     del exact
-    other = open_scorer(opened.folder, opened.meta, device, wanted)
+    other = opener.open(bundle, wanted)
     try:
         found = _decided(other, sample.slice(0, len(wanted_labels)))
     except ModelError as error:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
+from functools import partial
+from itertools import groupby, pairwise
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from clftask.components.text import TextRecipe
-from clftask.scoring.input import read_shards
+from clftask.io.parallel import map_in_threads
+from clftask.scoring.input import decode_schema, encode_schema, read_shards
 from clftask.scoring.manifest import Piece, ScorePlan, Shard
 
-NUM_SPANS, SPAN_ROWS = 4_096, 256  # a million rows are read; few of a span are drawn
+NUM_SPANS, SPAN_ROWS = 4_096, 256  # at most a million rows are read
+SPARE = 4  # rows read for each that is drawn: few of a span are
 
 
 def places(shards: Sequence[Shard], count: int, num_rows: int) -> tuple[Piece, ...]:
@@ -66,22 +70,46 @@ def random_texts(
 ) -> tuple[pa.ChunkedArray, pa.ChunkedArray | None]:
     """Draw usable rows at random, in random order: all have the same chance.
 
-    A larger corpus than is read is drawn from in two stages: first the places, then their rows.
-    There are so many places that rows of one place hardly meet in the sample.
+    A large corpus is drawn from in two stages: first the places, then their rows. There are so
+    many places that rows of one place hardly meet in the sample, and no more rows are read at
+    each than it takes: more where many are unusable, or left out by `input.where`.
 
     Returns:
         (rows,) texts, and second texts of a pair task; fewer than `num_rows` in small corpora.
     """
-    random, best = np.random.default_rng(1), None
-    spans = _even_places(plan.shards, NUM_SPANS, SPAN_ROWS)
-    shards = [Shard(index=i, pieces=(piece,)) for i, piece in enumerate(spans)]
-    for rows in read_shards(plan, shards, recipe):
-        good = pc.indices_nonzero(rows.reasons.is_null())
-        columns = {"text": rows.text} | ({} if rows.text_pair is None else {"pair": rows.text_pair})
-        own = (
-            pa.table(columns).take(good).append_column("place", pa.array(random.random(len(good))))
-        )
-        both = own if best is None else pa.concat_tables([best, own])
-        best = both.sort_by("place").slice(0, num_rows)  # the lowest of all that were read
-    assert best is not None  # a plan has rows
-    return best["text"], best["pair"] if recipe.text_pair else None
+    plan = _texts_only(plan, recipe)
+    all_rows = min(SPAN_ROWS, math.ceil(plan.num_rows / NUM_SPANS))
+    rows = min(all_rows, math.ceil(SPARE * num_rows / NUM_SPANS))
+    found = _usable(plan, recipe, rows)
+    while found.num_rows < num_rows and rows < all_rows:
+        needed = SPARE * rows * num_rows / max(found.num_rows, 1)
+        rows = min(all_rows, math.ceil(needed))
+        found = _usable(plan, recipe, rows)
+    order = np.random.default_rng(1).permutation(found.num_rows)[:num_rows]
+    drawn = found.take(pa.array(order))
+    return drawn["text"], drawn["pair"] if recipe.text_pair else None
+
+
+def _texts_only(plan: ScorePlan, recipe: TextRecipe) -> ScorePlan:
+    """Return a plan to read texts and the columns of `input.where`, but no id or kept columns."""
+    schema, names = decode_schema(plan.columns), list(recipe.columns)
+    if plan.where is not None:
+        from clftask.components.row_filter import condition
+
+        names += condition.columns_of(plan.where, schema.names)
+    fields = [field for field in schema if field.name in names]
+    return plan.model_copy(update={"columns": encode_schema(pa.schema(fields))})
+
+
+def _usable(plan: ScorePlan, recipe: TextRecipe, num_rows: int) -> pa.Table:
+    """Return text, and pair, of the usable ones of so many rows at each place."""
+    spans = groupby(_even_places(plan.shards, NUM_SPANS, num_rows), lambda piece: piece.file)
+    shards = [Shard(index=file, pieces=tuple(pieces)) for file, pieces in spans]
+    return pa.concat_tables(map_in_threads(partial(_read, plan, recipe), shards))
+
+
+def _read(plan: ScorePlan, recipe: TextRecipe, shard: Shard) -> pa.Table:
+    (rows,) = read_shards(plan, [shard], recipe, SPAN_ROWS)
+    pair = {} if rows.text_pair is None else {"pair": rows.text_pair}
+    good = pc.indices_nonzero(rows.reasons.is_null())
+    return pa.table({"text": rows.text, **pair}).take(good)

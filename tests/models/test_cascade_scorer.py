@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from cascades import linear_copy
 from toy_scorers import META, NAMES, TEXTS
 
 from clftask.components.decision.cascade import CascadeLimit, certainty
@@ -15,7 +16,8 @@ from clftask.components.text import TextRecipe
 from clftask.config.score import ScoreJob
 from clftask.errors import ConfigError
 from clftask.models.bundle_meta import BundleMeta
-from clftask.models.cascade import CascadeScorer, as_one, fetch, open_bundles
+from clftask.models.cascade import CascadeScorer, Opener, as_one, fetch
+from clftask.models.predictor import Scorer
 
 
 def job(small: str = "/a", large: str = "/b", **text: Any) -> ScoreJob:
@@ -86,14 +88,15 @@ def test_each_row_is_that_of_the_bundle_that_answers(make_bundle, tmp_path, task
     found = fetch(job(*paths), str(tmp_path))
     texts = pa.chunked_array([pa.array([*TEXTS, *TEXTS[:3]], pa.large_string())])
     pairs = texts if paired else None
-    small, large = (open_bundles([one], "cpu", "fp32") for one in found)
+    small, large = (Opener("cpu").open(one, "fp32") for one in found)
     first, second = (one.answers(one.tokenise(texts, pairs)) for one in (small, large))
     sure = certainty(first.outcome.probabilities, small.meta.decision, task)
     limit = some_limit(float(np.median(sure)))
 
-    both = open_bundles(found, "cpu", "fp32", limit)
+    both = Opener("cpu").open_all(found, "fp32", limit)
     assert isinstance(both, CascadeScorer)
     tokens = both.tokenise(texts, pairs)
+    assert tokens.large is tokens.small  # both read the same tokens
     answers = both.answers(tokens)
     by_small = sure >= limit.limit
     assert 0 < by_small.sum() < len(texts)
@@ -108,7 +111,64 @@ def test_each_row_is_that_of_the_bundle_that_answers(make_bundle, tmp_path, task
 
     nobody, all_ = CascadeLimit(promised=0.9), some_limit(0.0)
     assert (
-        open_bundles(found, "cpu", "fp32", nobody).answers(large.tokenise(texts, pairs)).by_small
+        Opener("cpu").open_all(found, "fp32", nobody).answers(large.tokenise(texts, pairs)).by_small
         is None
     )
-    assert open_bundles(found, "cpu", "fp32", all_).answers(tokens).by_small.all()
+    assert Opener("cpu").open_all(found, "fp32", all_).answers(tokens).by_small.all()
+
+
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+def test_a_linear_bundle_answers_before_the_others_are_computed(make_bundle, tmp_path, task):
+    """Only the rows that it leaves are tokenised for the large bundle."""
+    path = make_bundle(task=task)
+    found = fetch(job(linear_copy(path, tmp_path / "small"), path), str(tmp_path))
+    texts = pa.chunked_array([pa.array([*TEXTS, *TEXTS[:3]], pa.large_string())])
+    opener = Opener("cpu")
+    small, large = (opener.open(one, "fp32") for one in found)
+    first, second = (one.answers(one.tokenise(texts, None)) for one in (small, large))
+    sure = certainty(first.outcome.probabilities, small.meta.decision, task)
+
+    both = opener.open_all(found, "fp32", some_limit(float(np.median(sure))))
+    assert (both.small, both.large) == (small, large)  # opened once
+    assert opener.open(found[1], "bf16") is not large
+    tokens = both.tokenise(texts, None)
+    by_small = sure >= both.limit.limit
+    assert tokens.first.by_small.tolist() == by_small.tolist()
+    assert 0 < tokens.large.num_rows == (~by_small).sum() < len(texts)
+    answers = both.answers(tokens)
+    wanted = np.where(by_small[:, None], first.outcome.decided, second.outcome.decided)
+    assert answers.outcome.decided.tolist() == wanted.tolist()
+    truncated = np.where(by_small, False, second.is_truncated)
+    assert answers.is_truncated.tolist() == truncated.tolist()
+    few = both.answers(tokens.slice(2, 9))
+    assert few.outcome.decided.tolist() == wanted[2:11].tolist()
+    assert few.by_small.tolist() == by_small[2:11].tolist()
+    all_ = opener.open_all(found, "fp32", some_limit(0.0)).tokenise(texts, None)
+    assert (all_.large.num_rows, both.answers(all_).by_small.all()) == (0, True)
+
+
+def test_other_tokens_are_made_for_both_before_the_rows_are_computed(make_bundle, tmp_path):
+    path = make_bundle()
+    found = fetch(job(path, path), str(tmp_path))
+    small = Opener("cpu").open(found[0], "fp32")
+    short = small.meta.model_copy(update={"max_length": 16})
+    large = Scorer(small.model, small.tokenizer, short)
+    texts = pa.array(TEXTS)
+    both = CascadeScorer(small, large, some_limit(0.9))
+    tokens = both.tokenise(texts, None)
+    assert max(tokens.small["length"].to_pylist()) == 32
+    assert max(tokens.large["length"].to_pylist()) == 16
+    by_small = both.answers(tokens).by_small
+    assert 0 < by_small.sum() < len(texts)
+    expected = np.where(
+        by_small[:, None],
+        *(one.probabilities(one.tokenise(texts, None)) for one in (small, large)),
+    )
+    np.testing.assert_allclose(both.answers(tokens).outcome.probabilities, expected, atol=1e-5)
+    alike = CascadeScorer(small, Scorer(small.model, small.tokenizer, small.meta), both.limit)
+    both.tokenise_in(4)  # CPUs are shared
+    assert [one.processes.pool._max_workers for one in (small, large)] == [2, 2]
+    alike.tokenise_in(4)
+    assert (alike.small.processes.pool._max_workers, alike.large.processes) == (4, None)
+    alike.tokenise_in(0)
+    assert small.processes is None

@@ -195,7 +195,8 @@ def test_processes_that_tokenise_change_nothing(make_bundle):
     folder = make_bundle()
     scorer = opened(folder)
     given = pa.array([*TEXTS, *TEXTS[:2]] * 100)
-    other = Scorer(scorer.model, scorer.tokenizer, scorer.meta, processes=1)
+    other = Scorer(scorer.model, scorer.tokenizer, scorer.meta)
+    other.tokenise_in(1)
     assert other.tokenise(given, None).equals(scorer.tokenise(given, None))
     assert other.processes is not None
     other.processes.pool.shutdown()

@@ -12,7 +12,13 @@ import pytest
 from pyarrow import parquet
 from score_world import World
 
+from clftask.config.score import ScoreJob
+from clftask.data.readers.base import Source
+from clftask.data.readers.registry import open_file
 from clftask.errors import DataError
+from clftask.scoring import plan as planning
+from clftask.scoring.input import read_shards
+from clftask.scoring.manifest import Piece, Shard
 
 
 def rows(*ids: Any, **columns: Any) -> pa.Table:
@@ -99,3 +105,26 @@ def test_a_missing_column_is_explained(tmp_path: Path, tiny_bundle: str) -> None
         "input.keep",
     ]
     assert all("look separated by |" in problem.remedy for problem in caught.value.problems)
+
+
+@pytest.mark.parametrize(("group_rows", "num_opened"), [(1_000, 1), (10, 3)])
+def test_a_row_group_is_not_read_again_for_its_later_rows(
+    tmp_path, tiny_bundle, monkeypatch, group_rows, num_opened
+) -> None:
+    opened: list[str] = []
+
+    def noted(path: str) -> Source:
+        opened.append(path)
+        return open_file(path)
+
+    monkeypatch.setattr("clftask.scoring.input.open_file", noted)
+    world = World(tmp_path, tiny_bundle)
+    table = rows(*map(str, range(1_000)), source=[0] * 1_000)
+    parquet.write_table(table, world.input / "a.parquet", row_group_size=group_rows)
+    job = ScoreJob.load(world.document)
+    plan, recipe = planning.plan(job, world.meta).plan, job.input.recipe(world.meta.text)
+    opened.clear()
+    pieces = tuple(Piece(file=0, start=start, num_rows=2) for start in (3, 7, 500, 998))
+    (found,) = read_shards(plan, [Shard(index=0, pieces=pieces)], recipe, 4)
+    assert found.table["id"].to_pylist() == ["3", "4", "7", "8", "500", "501", "998", "999"]
+    assert len(opened) == num_opened

@@ -16,10 +16,12 @@ from transformers import AutoTokenizer, FNetConfig, FNetForSequenceClassificatio
 from clftask.config.score import ScoreJob
 from clftask.errors import ConfigError, ModelError
 from clftask.models import bundle
+from clftask.models.cascade import Opener
 from clftask.models.predictor import Scorer, load
 from clftask.scoring import plan as planning
+from clftask.scoring.cascade import agree
 from clftask.scoring.manifest import Precision
-from clftask.scoring.precision import agree, sample_pieces
+from clftask.scoring.precision import sample_pieces
 from clftask.scoring.table_store import ScoreTableStore
 
 
@@ -48,7 +50,8 @@ def fnet_bundle(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> st
 
 def agreed(world: World, **settings: Any) -> Precision:
     job = ScoreJob.load(world.document | settings)
-    return agree(job, planning.plan(job, world.meta).plan, "cpu")
+    found = agree(job, planning.plan(job, world.meta).plan, Opener("cpu"))
+    return found.precision
 
 
 def test_bf16_that_decides_as_fp32_is_used(tmp_path, make_bundle, fast_bf16):

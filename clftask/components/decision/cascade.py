@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
-from clftask.array_types import Bools, Floats
+from clftask.array_types import Array, Bools, Floats
 from clftask.components.decision.decision import Decision
 from clftask.components.labels import Task
 from clftask.messages import are, counted
@@ -28,7 +29,7 @@ class CascadeLimit(Spec):
         promised: The share of the rows that the small bundle answers on which its decision is
             that of the large one.
         limit: The least certainty with which the small bundle answers; None: it never does.
-        rows: Sampled rows that both bundles scored.
+        rows: Sampled rows that the small bundle scored; the large one, those that were tested.
         answered: Those that the small bundle answers. Without a limit: those tested first, of
             which it is most certain.
         agreed: Those of them on which both decide the same.
@@ -90,7 +91,9 @@ def certainty(probabilities: Floats, decision: Decision, task: Task) -> Floats:
     return np.asarray(np.exp(-np.logaddexp(0, -distance).sum(1)))
 
 
-def fit_limit(promised: float, pilot: Floats, found: Floats, agrees: Bools) -> CascadeLimit:
+def fit_limit(
+    promised: float, pilot: Floats, found: Floats, agrees: Callable[[Array], Bools]
+) -> CascadeLimit:
     """Return the lowest limit that is shown to keep a promise.
 
     Limits are tested from the strictest one on, until a test fails, so all that passed hold at
@@ -104,13 +107,17 @@ def fit_limit(promised: float, pilot: Floats, found: Floats, agrees: Bools) -> C
         promised: The share of equal decisions among the rows that the small bundle answers.
         pilot: (pilot rows,) certainty of the small bundle; these rows are not tested.
         found: (rows,) certainty of the small bundle.
-        agrees: (rows,) whether both bundles decide the same.
+        agrees: Returns whether both bundles decide the same on some rows, given by their numbers.
+            It is called for a row at most once, and not for rows below the limits that are tested.
     """
     best = CascadeLimit(promised=promised, rows=len(found))
+    known, is_same = np.zeros(len(found), np.bool_), np.zeros(len(found), np.bool_)
     shares = SHARES[[is_enough(promised, share * len(found)) for share in SHARES]]
     for limit in map(float, np.quantile(pilot, 1 - shares) if len(shares) else shares):
         chosen = found >= limit
-        answered, agreed = int(chosen.sum()), int(agrees[chosen].sum())
+        new = np.flatnonzero(chosen & ~known)
+        known[new], is_same[new] = True, agrees(new)
+        answered, agreed = int(chosen.sum()), int(is_same[chosen].sum())
         at_least = lower_bound(agreed, answered)
         tested = {"answered": answered, "agreed": agreed, "at_least": at_least}
         if at_least < promised:
@@ -132,7 +139,7 @@ def is_enough(promised: float, rows: float) -> bool:
 
 
 def num_rows_to_compare(promised: float, num_rows: int) -> int:
-    """Return how many rows of a corpus both bundles score before the limit is fitted.
+    """Return how many rows of a corpus are sampled to fit the limit, beside the pilot.
 
     So many that the small bundle may err on some of them: 40 / (1 − promised), or a tenth of a
     smaller corpus, but no fewer than a test needs.

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from typing import Any, ClassVar
 
 import pyarrow as pa
@@ -21,6 +23,10 @@ class Parquet(Source):
 
     suffixes: ClassVar[tuple[str, ...]] = (".parquet", ".pq")
     buffer_size = 1 << 20
+
+    def __init__(self, files: Sequence[str], left_out: Sequence[str] = ()) -> None:
+        super().__init__(files, left_out)
+        self.group_starts: dict[str, list[int]] = {}  # of the files that are streamed
 
     def file_names(self, file: str) -> list[str]:
         """Return the column names from the footer."""
@@ -51,15 +57,20 @@ class Parquet(Source):
     ) -> Iterator[pa.RecordBatch]:
         """Read page by page, starting with the row group of row `start`."""
         with self._opened(file) as opened:
-            groups = range(opened.num_row_groups)
-            first = 0
-            while first in groups and start >= opened.metadata.row_group(first).num_rows:
-                start -= opened.metadata.row_group(first).num_rows
-                first += 1
+            starts = self.group_starts[file] = _group_starts(opened)
+            first = bisect_right(starts, start) - 1
             rows = opened.iter_batches(
-                num_rows, row_groups=list(groups[first:]), columns=schema.names, use_threads=False
+                num_rows,
+                row_groups=list(range(first, opened.num_row_groups)),
+                columns=schema.names,
+                use_threads=False,
             )
-            yield from from_row(rows, start)
+            yield from from_row(rows, start - starts[first])
+
+    def restart(self, file: str, row: int) -> int:
+        """Return the first row of the row group: pyarrow does not use the index of its pages."""
+        starts = self.group_starts[file]
+        return starts[bisect_right(starts, row) - 1]
 
     @contextmanager
     def _opened(self, file: str) -> Iterator[Any]:
@@ -72,6 +83,12 @@ class Parquet(Source):
             parquet.ParquetFile(handle, pre_buffer=False, buffer_size=self.buffer_size) as opened,
         ):
             yield opened
+
+
+def _group_starts(opened: Any) -> list[int]:
+    """Return the first row of each row group, then the number of rows."""
+    sizes = (opened.metadata.row_group(i).num_rows for i in range(opened.num_row_groups))
+    return [0, *accumulate(sizes)]
 
 
 class Arrow(Source):

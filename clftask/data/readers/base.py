@@ -93,6 +93,10 @@ class Source(ABC):
             problems.append(Problem(field, column, allowed, remedy))
         return problems
 
+    def restart(self, file: str, row: int) -> int:
+        """Return where reading starts to reach `row` of a file that is being streamed."""
+        return row if self.seeks else 0
+
     def unlabelled(self, columns: Iterable[str]) -> Source:
         """Return the source with the values of `columns` instead of their value labels."""
         found = copy.copy(self)

@@ -22,7 +22,7 @@ from clftask.distributed.ray_errors import is_node_loss, reason_of
 from clftask.distributed.score.dispatcher import Dispatcher
 from clftask.errors import AccessError, ClftaskError, ConfigError, DataError, JobError, Problem
 from clftask.io.tempdirs import temporary_folder
-from clftask.models.cascade import as_one, fetch, open_bundles
+from clftask.models.cascade import Opener, as_one, fetch
 from clftask.scoring.manifest import Agreement, Shard
 from clftask.scoring.table_store import ScoreTableStore
 from clftask.scoring.worker import Done, Failure, ScoreWork
@@ -41,6 +41,7 @@ class ScoreActor:
 
     def __init__(self, work: ScoreWork, cpus: float) -> None:
         self.work, self.cpus = work, cpus
+        self.opener: Opener | None = None
         garbage.collect_rarely()
         # Now: the other actors of a new table wait until the first has chosen the precision.
         if not work.meta.is_linear:
@@ -50,9 +51,9 @@ class ScoreActor:
         """Choose what a new table's workers share; return a user error instead of raising it."""
         from clftask.scoring.cascade import agree
 
-        device, work = self._prepare(), self.work
+        self.opener, work = self._opener(), self.work
         try:
-            return agree(work.job, work.plan, device)
+            return agree(work.job, work.plan, self.opener)
         except (ConfigError, DataError, AccessError, JobError) as error:
             return error
 
@@ -85,6 +86,10 @@ class ScoreActor:
         logs.work_on("score", self.work.job.output.path)
         return "cuda" if ray.get_gpu_ids() else "cpu"
 
+    def _opener(self) -> Opener:
+        device = self._prepare()
+        return Opener(device, num_token_processes(device, self.cpus))
+
     def _use_cpus(self) -> None:
         """Limit the threads of torch; OpenMP's limit is one of each thread that computes."""
         if self.work.meta.is_linear:
@@ -96,15 +101,15 @@ class ScoreActor:
     def _open(self) -> Any:
         from clftask.scoring.worker import ShardScorer
 
-        device, job, plan = self._prepare(), self.work.job, self.work.plan
+        opener, job, plan = self.opener or self._opener(), self.work.job, self.work.plan
         with temporary_folder() as scratch:
             found = fetch(job, scratch)
             if as_one(job, [one.meta for one in found]).fingerprint != self.work.meta.fingerprint:
                 paths = ", ".join(job.bundles.values())
                 raise ConfigError(Problem("bundle", paths, "changed while the job ran"))
-            precision, processes = plan.used_precision, num_token_processes(device, self.cpus)
-            scorer = open_bundles(found, device, precision, plan.cascade, processes)
-        _log.info("model loaded on %s in %s", device, precision)
+            scorer = opener.open_all(found, plan.used_precision, plan.cascade)
+        self.opener = None  # of a cascade, it may keep a bundle that is not used
+        _log.info("model loaded on %s in %s", opener.device, plan.used_precision)
         return ShardScorer(self.work, scorer)
 
     def run(self, shards: list[Shard], rows_ahead: int) -> Iterator[Done | Failure]:

@@ -60,7 +60,7 @@ def test_multilabel_certainty_is_that_of_all_labels_relative_to_their_thresholds
 def test_the_limit_is_the_lowest_that_passes_before_one_fails():
     rows = np.linspace(0, 1, 1001)
     agrees = rows >= 0.4
-    found = fit_limit(0.95, rows, rows, agrees)
+    found = fit_limit(0.95, rows, rows, agrees.__getitem__)
     # 0.38 is tested after 0.40: 621 rows with 20 that differ; 0.36 has 40 of 641.
     assert found.limit == pytest.approx(0.38)
     assert (found.rows, found.answered, found.agreed) == (1001, 621, 601)
@@ -76,13 +76,13 @@ def test_the_limit_is_the_lowest_that_passes_before_one_fails():
 def test_after_a_test_that_fails_no_lower_limit_is_tried():
     rows = np.linspace(0, 1, 1001)
     agrees = ~((rows > 0.6) & (rows < 0.65))  # at 0 again 95 % agree
-    found = fit_limit(0.93, rows, rows, agrees)
+    found = fit_limit(0.93, rows, rows, agrees.__getitem__)
     assert found.limit == pytest.approx(0.64, abs=0.02)
 
 
 def test_without_a_limit_the_small_bundle_answers_nothing():
     rows = np.linspace(0, 1, 1001)
-    found = fit_limit(0.99, rows, rows, np.arange(1001) % 10 > 0)
+    found = fit_limit(0.99, rows, rows, lambda i: i % 10 > 0)
     assert (found.limit, found.answered, found.agreed) == (None, 501, 450)
     assert not found.answers(np.ones(3)).any()
     assert str(found) == (
@@ -94,7 +94,7 @@ def test_without_a_limit_the_small_bundle_answers_nothing():
 @pytest.mark.parametrize("num_rows", [0, 1, 298])
 def test_few_rows_show_nothing(num_rows):
     rows = np.linspace(0, 1, num_rows)
-    found = fit_limit(0.99, rows[: num_rows // 4], rows, np.ones(num_rows, bool))
+    found = fit_limit(0.99, rows[: num_rows // 4], rows, lambda i: np.ones(len(i), bool))
     assert found == CascadeLimit(promised=0.99, rows=num_rows)
     assert str(found).startswith("the large bundle answers all rows: no limit reaches 0.99, as ")
     assert "too few to tell" in str(found)
@@ -107,7 +107,7 @@ def test_the_promise_is_broken_in_at_most_five_of_a_hundred_samples():
     for _ in range(300):
         rows = random.random(1250)
         agrees = random.random(1250) < 0.9 + 0.1 * rows
-        limits.append(fit_limit(0.97, rows[:250], rows[250:], agrees[250:]).limit)
+        limits.append(fit_limit(0.97, rows[:250], rows[250:], agrees[250:].__getitem__).limit)
     broken = sum(limit is not None and limit < 0.4 for limit in limits)
     assert broken <= 0.05 * 300
     assert sum(limit is not None for limit in limits) > 100
