@@ -6,6 +6,7 @@ import importlib.util
 import json
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -15,6 +16,7 @@ from clftask.errors import ConfigError, JobError, Problem
 from clftask.io import filesystems, listing, local_disk, storage
 from clftask.io.storage_errors import translate_storage_errors
 from clftask.io.store_options import store_options
+from clftask.io.tempdirs import temporary_folder
 from clftask.messages import first_line
 from clftask.scoring.manifest import PartEntry
 
@@ -108,7 +110,6 @@ def _failed(output: str, error: Exception) -> JobError:
 
 def _commit(output: str, parts: Sequence[PartEntry], fingerprint: str) -> int:
     from deltalake import CommitProperties, DeltaTable, Schema, Transaction
-    from deltalake.transaction import create_table_with_add_actions
 
     options = store_options(output)
     actions = _additions(output, parts)
@@ -117,9 +118,7 @@ def _commit(output: str, parts: Sequence[PartEntry], fingerprint: str) -> int:
     once = Transaction(f"clftask-{fingerprint}", len(parts))
     properties = CommitProperties({"clftask.plan": fingerprint}, app_transactions=[once])
     if not DeltaTable.is_deltatable(output, options):
-        create_table_with_add_actions(
-            output, schema, actions, storage_options=options, commit_properties=properties
-        )
+        _create(output, schema, actions, properties)
     table = DeltaTable(output, storage_options=options)
     there = _files(table)
     new = [action for action in actions if there.get(action.path) != action.size]
@@ -132,6 +131,20 @@ def _commit(output: str, parts: Sequence[PartEntry], fingerprint: str) -> int:
     if not filesystems.is_url(output):
         local_disk.sync(storage.join(output, DELTA_LOG, f"{table.version():020}.json"))
     return int(table.version())
+
+
+def _create(output: str, schema: Any, actions: list[Any], properties: Any) -> None:
+    """Write the first version, unless there is one.
+
+    deltalake 1.6 lets each of several writers create a table, as one version after the other. So
+    it writes the version elsewhere.
+    """
+    from deltalake.transaction import create_table_with_add_actions
+
+    first = f"{DELTA_LOG}/{0:020}.json"
+    with temporary_folder() as folder:
+        create_table_with_add_actions(folder, schema, actions, commit_properties=properties)
+        storage.put_if_absent(storage.join(output, first), Path(folder, first).read_bytes())
 
 
 def _files(table: Any) -> dict[str, int]:
