@@ -11,6 +11,7 @@ import boto3
 import polars as pl
 import pyarrow as pa
 import pytest
+from conftest import environment
 from deltalake import DeltaTable
 from pyarrow import parquet
 from score_world import World
@@ -141,10 +142,10 @@ def test_files_that_another_tool_has_compacted_do_not_double_rows(place):
     assert {Path(uri).name for uri in opened(place).file_uris()} == {part.name for part in both}
 
 
-def test_the_log_is_encrypted_as_the_parts_are(s3, tmp_path, monkeypatch):
-    monkeypatch.setenv("CLFTASK_S3_SSE", "AES256")
+def test_the_log_is_encrypted_as_the_parts_are(s3, tmp_path):
     place = f"{s3.bucket}/{tmp_path.name}"
-    delta.commit(place, entries(place, 0), "a")
+    with environment({"CLFTASK_S3_SSE": "AES256"}):
+        delta.commit(place, entries(place, 0), "a")
     key = f"{tmp_path.name}/_delta_log/{0:020}.json"
     found = boto3.client("s3").head_object(Bucket=s3.bucket.removeprefix("s3://"), Key=key)
     assert found["ServerSideEncryption"] == "AES256"
