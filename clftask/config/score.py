@@ -83,7 +83,9 @@ class ScoreInput(Spec):
     @classmethod
     def _on_disk(cls, value: str) -> str:
         if value.startswith("hub:"):
-            raise ValueError("must be on disk or S3; Save the dataset with save_to_disk first")
+            raise ValueError(
+                "must be on disk or in an object store; Save the dataset with save_to_disk first"
+            )
         return value
 
     def recipe(self, trained: TextRecipe) -> TextRecipe:

@@ -118,7 +118,7 @@ def test_all_wrong_columns_at_once(document, tmp_path):
         (["training.hf={no_such_argument: 1}"], "training.hf.no_such_argument", "is not a field"),
         (["training.metric=mirco_f1"], "training.metric", "micro_f1"),
         (["data.labels.min_count=1000"], "data.labels", "two or more labels"),
-        (["run.storage=gs://bucket/runs"], "run.storage", "disk or S3"),
+        (["run.storage=hdfs://host/runs"], "run.storage", "in an object store"),
         (["run.name=../elsewhere"], "run.name", "pattern"),
         (["tracking=[wandb]"], "tracking", "not installed"),
         (["decision.calibration=plat"], "decision.calibration", "platt"),

@@ -104,7 +104,7 @@ def test_one_kept_column_needs_no_list():
 def test_the_hub_is_refused_with_a_remedy():
     (problem,) = refused("input.path=hub:owner/name@config")
     assert (problem.path, problem.value) == ("input.path", "hub:owner/name@config")
-    assert problem.allowed == "must be on disk or S3"
+    assert problem.allowed == "must be on disk or in an object store"
     assert problem.remedy == "Save the dataset with save_to_disk first"
 
 

@@ -23,6 +23,7 @@ from clftask.data.prepare import prepare
 from clftask.errors import ConfigError
 from clftask.models import bundle
 from clftask.scoring import input
+from clftask.scoring import input as score_input
 from clftask.scoring import plan as planning
 
 
@@ -131,16 +132,13 @@ def test_brackets_within_texts_are_not_deep(tiny_bundle: str, tmp_path: Path) ->
 
 
 def test_more_shards_than_can_be_listed_are_refused(
-    tiny_bundle: str, toy_table: Any, tmp_path: Path
+    tiny_bundle: str, toy_table: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     document = {"bundle": tiny_bundle, "output": {"path": str(tmp_path / "out")}, "shard_rows": 1}
     document["input"] = {"path": str(toy_table(30)), "id": "id"}
-    planning_most, planning.MAX_SHARDS = planning.MAX_SHARDS, 29
-    try:
-        with pytest.raises(ConfigError, match="shard_rows: makes more than 29 shards of 30 rows"):
-            planning.plan(ScoreJob.load(document), bundle.read_meta(tiny_bundle))
-    finally:
-        planning.MAX_SHARDS = planning_most
+    monkeypatch.setattr(score_input, "MAX_SHARDS", 29)
+    with pytest.raises(ConfigError, match="shard_rows: makes more than 29 shards of 30 rows"):
+        planning.plan(ScoreJob.load(document), bundle.read_meta(tiny_bundle))
 
 
 PATTERNS = {"^(a+)+$": "aaaa", "(a|a)*!": "", "x*x*x*x*x*x*x*x*y": ""}
