@@ -5,6 +5,7 @@ To add a policy: write its class and add it to `LongText`.
 
 from __future__ import annotations
 
+import copy
 import re
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -272,6 +273,7 @@ def single_types(tokenizer: Any) -> tuple[Ids, int, Ids]:
 
 
 # ASCII without tabs and line ends, which are blanks: BertNormalizer removes them.
+_PLAIN = "_clftask_plain_backend"  # in the attributes of a tokenizer
 _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
@@ -316,7 +318,7 @@ def _encodings(
     if backend.encode_special_tokens != tokenizer.split_special_tokens:
         backend.encode_special_tokens = tokenizer.split_special_tokens
     if pairs is None and _only_lowers_ascii(backend):
-        return _by_alphabet(texts, backend)
+        return _by_alphabet(texts, backend, _without_normalizer(tokenizer, backend))
     inputs = texts if pairs is None else list(zip(texts, pairs, strict=True))
     return list(backend.encode_batch_fast(inputs))
 
@@ -340,19 +342,32 @@ def _only_lowers_ascii(backend: Any) -> bool:
     )
 
 
-def _by_alphabet(texts: list[str], backend: Any) -> list[Any]:
+def _without_normalizer(tokenizer: Any, backend: Any) -> Any:
+    """Return a copy of a tokenizer's backend that does not normalise; the tokenizer keeps it.
+
+    Other threads may use the tokenizer: its own backend stays as it is.
+    """
+    found = tokenizer.__dict__.get(_PLAIN)
+    if found is None or found.get_vocab_size() != backend.get_vocab_size():
+        found = copy.deepcopy(backend)
+        found.normalizer = None
+        tokenizer.__dict__[_PLAIN] = found
+    found.encode_special_tokens = backend.encode_special_tokens
+    if backend.truncation is None:
+        found.no_truncation()
+    else:
+        found.enable_truncation(**backend.truncation)
+    return found
+
+
+def _by_alphabet(texts: list[str], backend: Any, plain_backend: Any) -> list[Any]:
     """Encode ASCII texts without the normalizer, which takes 40 % of the time, and the others."""
     is_plain = [text.isascii() and not _CONTROLS.search(text) for text in texts]
     found: list[Any] = [None] * len(texts)
-    normalizer = backend.normalizer
     for plain in (True, False):
         rows = [i for i, known in enumerate(is_plain) if known is plain]
         some = [texts[i].lower() if plain else texts[i] for i in rows]
-        try:
-            backend.normalizer = None if plain else normalizer
-            encodings = backend.encode_batch_fast(some)
-        finally:
-            backend.normalizer = normalizer
+        encodings = (plain_backend if plain else backend).encode_batch_fast(some)
         for i, encoding in zip(rows, encodings, strict=True):
             found[i] = encoding
     return found

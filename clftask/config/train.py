@@ -99,7 +99,8 @@ class TrainJob(Spec):
         model = self.model
         if isinstance(model, TfidfSpec) or model.adapt.trains_layers:
             return None
-        return *model.tokens, model.layers, model.head.kind, self.training.precision
+        precision = f"{self.training.precision}, weights in {self.training.weights}"
+        return *model.tokens, model.layers, model.head.kind, precision
 
     @property
     def epochs(self) -> int:

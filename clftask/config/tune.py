@@ -196,8 +196,8 @@ class TuneJob(Spec):
         if points is None and trials:
             names = "base", "layers", "max_length", "long_text", "head"
             models = _combined([trial.model for trial in trials], *names)
-            precisions = {trial.training.precision: trial for trial in trials}.values()
-            trials = [t.model_copy(update={"model": m}) for t in precisions for m in models]
+            kept = {(t.training.precision, t.training.weights): t for t in trials}.values()
+            trials = [t.model_copy(update={"model": m}) for t in kept for m in models]
         found = {trial.encoder: trial for trial in trials}
         return list(found.values()) if len(found) <= self.num_trials else []
 

@@ -151,7 +151,9 @@ def _multinomial(
     from sklearn.linear_model import LogisticRegression
 
     known = np.flatnonzero(targets.any(0))
-    if _is_soft(targets):
+    if len(known) == 1:  # all others have rows without weight only
+        found, intercepts, is_done = np.zeros((1, vectors.shape[1])), np.zeros(1), True
+    elif _is_soft(targets):
         weighted = targets[:, known] * weights[known] * row_weights[:, None]
         found, intercepts, is_done = _soft_multinomial(vectors, weighted, options)
     else:

@@ -10,6 +10,7 @@ logits is tried on a few texts.
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -117,19 +118,22 @@ class Packing:
             encoder.register_forward_pre_hook(self._pack, with_kwargs=True),
             encoder.register_forward_hook(self._unpack),
         ]
+        self.lock = threading.Lock()  # a batch's layout is kept here while the layers run
         self.places = self.starts = torch.zeros(0)
         self.shape = torch.Size()
 
     def stop(self) -> None:
         """Let the model run on padded rows again."""
-        self.config._attn_implementation = self.before
-        for hook in self.hooks:
-            hook.remove()
+        with self.lock:
+            self.config._attn_implementation = self.before
+            for hook in self.hooks:
+                hook.remove()
 
     def forward(self, **inputs: torch.Tensor) -> Any:
         """Return the output of the model for padded inputs and their `layout`."""
-        self.places, self.starts = inputs.pop(PLACES), inputs.pop(STARTS)
-        return self.model(**inputs)
+        with self.lock:
+            self.places, self.starts = inputs.pop(PLACES), inputs.pop(STARTS)
+            return self.model(**inputs)
 
     def _pack(self, _: Any, args: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         states = args[0] if args else options["hidden_states"]

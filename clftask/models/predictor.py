@@ -309,7 +309,7 @@ class Scorer(Predictor):
         """
         if self.packing is not None:
             self.packing.stop()
-            self.packing = None
+        self.packing, self.may_pack = None, False
         self.compiled = compile_layers(self.model)
         began = time.perf_counter()
         self.logits(sample)

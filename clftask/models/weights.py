@@ -89,6 +89,9 @@ class Weights:
         if found != self.base_sha256:
             allowed = f"the weights have changed: {file.parent.name} was trained on other ones"
             remedy = "Put the base there again, or train under another run.name."
+            if found is None:
+                allowed = f"{file.parent.name} does not tell on which weights it was trained"
+                remedy = "Train under another run.name."
             raise ConfigError(
                 Problem("model.base", self.model.name_or_path or None, allowed, remedy)
             )

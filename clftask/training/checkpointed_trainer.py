@@ -85,7 +85,10 @@ class CheckpointedTrainer(Trainer):  # type: ignore[misc]
         Trainer restores the learning rates of the checkpoint. In PBT, it may be another trial's
         and would undo the mutation.
         """
+        own_kernels = [_kernels(group) for group in self.optimizer.param_groups]
         self._load_states(checkpoint)
+        for group, kernels in zip(self.optimizer.param_groups, own_kernels, strict=True):
+            group.update(kernels)  # sharded weights lack some that a checkpoint may name
         if checkpoint is None:
             return
         # torch's LambdaLR computes each rate from base_lrs, which its state_dict restores.
@@ -108,3 +111,8 @@ class CheckpointedTrainer(Trainer):  # type: ignore[misc]
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """Load nothing, as nothing is saved."""
+
+
+def _kernels(group: dict[str, Any]) -> dict[str, Any]:
+    """Return how an optimiser's group computes."""
+    return {name: group[name] for name in ("fused", "foreach", "capturable") if name in group}

@@ -134,13 +134,15 @@ def _state_read(inference: Inference, inputs: pa.Table) -> tuple[str, int, str]:
     order = np.argsort(-flat.lengths, kind="stable")
     rows = order[np.linspace(0, len(order) - 1, NUM_TRIED).astype(int)]  # of all lengths
     batch = flat.padded(rows, tokenizer)
+    # Frozen weights in bf16 work beside a head in fp32 only where precisions are mixed.
+    is_exact = all(p.dtype == torch.float32 for p in model.parameters())
     with torch.no_grad(), _states(model) as seen:
-        expected = inference.forward(batch, is_exact=True)
+        expected = inference.forward(batch, is_exact)
     states, mask = seen[0].float(), batch["attention_mask"].to(seen[0].device)
     if (expected - expected[0]).abs().max() <= TOLERANCE:
         return "", 0, "the new head gives the same logits for all texts, so it cannot be tried"
     for name, read in STATES.items():
-        found = _head_logits(inference, read(states, mask).cpu().numpy(), is_exact=True)
+        found = _head_logits(inference, read(states, mask).cpu().numpy(), is_exact)
         is_same = found.shape == expected.shape
         if is_same and torch.allclose(found, expected, rtol=TOLERANCE, atol=TOLERANCE):
             return name, states.shape[-1], ""

@@ -110,6 +110,10 @@ class Inference:
         """Whether only rows of equal lengths share a batch: the architecture decides it."""
         return depends_on_padding(self._exact, self.tokenizer, self.job.transformer.max_length)
 
+    def forget_padding(self) -> None:
+        """Look again which rows share a batch: the model has changed."""
+        self.__dict__.pop("_needs_equal_lengths", None)
+
     def _shrink(self, lengths: npt.NDArray[np.int64]) -> None:
         if len(lengths) == 1:
             raise row_too_large(self.job, self.args, int(lengths[0]))

@@ -292,7 +292,8 @@ class ClassifierTrainer(CheckpointedTrainer):
 
     def use(self, model: Any) -> None:
         """Evaluate this model, which is on its device, from now on."""
-        self.model = self.model_wrapped = self.inference.model = model
+        self.model = self.model_wrapped = self.inference.model = self.weights.model = model
+        self.inference.forget_padding()
 
     def mean_loss(self, split: str, logits: Float32) -> float:
         """Return the mean training loss of a split, given its logits; row weights do not count."""

@@ -13,8 +13,9 @@ from clftask.config.sections import TrainingSpec
 from clftask.config.train import TrainJob
 from clftask.io import storage
 from clftask.io.tempdirs import temporary_folder
+from clftask.training.trainer import ClassifierTrainer
 from clftask.training.work import Work
-from clftask.training.worker import build_trainer, evaluate, publish
+from clftask.training.worker import build_trainer, evaluate, exact_model, publish
 from clftask.tuning.trial_store import Evaluation, Trial, TrialStore
 
 _log = logging.getLogger(__name__)
@@ -36,10 +37,7 @@ def publish_winner(
         The content of the bundle's `metrics.json`.
     """
     with temporary_folder() as scratch:
-        folder = f"{scratch}/weights"
-        storage.download(TrialStore(work.run).weights(trial), folder)
-        trainer = build_trainer(work, 1, device, "fp32", scratch)
-        trainer._load_from_checkpoint(folder)
+        trainer = _trainer(work, trial, device, scratch)
         last = trial.evaluations[-1]
         found = evaluate(work, trainer)
         training = work.job.training
@@ -60,6 +58,17 @@ def publish_winner(
         model = trainer.model.to("cpu")
         publish(exported, trainer, model, found, outcome, place, _records(trial), say)
         return outcome
+
+
+def _trainer(work: Work, trial: Trial, device: str, scratch: str) -> ClassifierTrainer:
+    """Return a trainer with the winner's best weights."""
+    folder = f"{scratch}/weights"
+    storage.download(TrialStore(work.run).weights(trial), folder)
+    trainer = build_trainer(work, 1, device, "fp32", scratch)
+    trainer._load_from_checkpoint(folder)
+    if work.job.training.weights == "bf16":  # the trial has rounded those that it froze
+        trainer.use(exact_model(work, trainer, device, scratch))
+    return trainer
 
 
 def _records(trial: Trial) -> list[dict[str, Any]]:

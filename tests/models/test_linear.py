@@ -169,6 +169,11 @@ def test_a_row_counts_by_its_weight(task):
     np.testing.assert_allclose(found, [[0.75, 0.25], [0.8, 0.2]], atol=0.02)
 
 
+def test_a_class_that_alone_has_rows_of_weight_is_decided_always():
+    found = learned("multiclass", PAIR, [[1, 0], [0, 1]], [1, 0])
+    np.testing.assert_allclose(found, [[1, 0], [1, 0]], atol=0.05)
+
+
 @pytest.mark.parametrize("num_classes", [2, 3])
 def test_soft_classes_are_those_of_scikit_learn_with_a_weighted_row_per_class(
     num_classes, tmp_path
