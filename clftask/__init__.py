@@ -32,7 +32,11 @@ def load(bundle: str, device: str | None = None, precision: str = "fp32") -> Pre
 
 
 def prevalence(
-    scores: str, audit: Any, by: str | None = None, labels: str | None = None
+    scores: str,
+    audit: Any,
+    by: str | None = None,
+    labels: str | None = None,
+    delimiter: str | None = None,
 ) -> Prevalence:
     """Estimate the shares of labels in a scored corpus: `clftask.prevalence(scores, audit)`.
 
@@ -42,13 +46,15 @@ def prevalence(
             uniform random sample of its rows, and their ids.
         by: A kept column: shares for each of its values, too.
         labels: The column of the true labels; None: `label` or `labels`, or one per label.
+        delimiter: Between the labels of a row, if the column is text; None: `|`.
 
     Raises:
+        ConfigError: A delimiter was given, but the column is not text with several labels.
         DataError: A table is missing, incomplete or damaged, or the two do not fit each other.
     """
     from clftask.commands.prevalence import prevalence as estimate
 
-    return estimate(scores, audit, by, labels)
+    return estimate(scores, audit, by, labels, delimiter=delimiter)
 
 
 def register() -> None:

@@ -278,6 +278,9 @@ def prevalence(
         str | None,
         typer.Option(help="The column of the true labels; default: label or labels."),
     ] = None,
+    delimiter: Annotated[
+        str | None, typer.Option(help="Between the labels of a row; default: |", show_default=False)
+    ] = None,
     split: SplitName = None,
     as_json: AsJson = False,
 ) -> None:
@@ -285,7 +288,8 @@ def prevalence(
     from clftask.cli.prevalence_summary import prevalence_summary
     from clftask.commands.prevalence import prevalence as estimate
 
-    _show(partial(estimate, scores, audit, by, labels, split, say), prevalence_summary, as_json)
+    estimated = partial(estimate, scores, audit, by, labels, split, delimiter, say)
+    _show(estimated, prevalence_summary, as_json)
 
 
 @_command

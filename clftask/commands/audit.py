@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from clftask.errors import ConfigError, DataError, Problem
 from clftask.messages import counted, did_you_mean, shown_label
 
 NUM_NAMED = 5
+DELIMITERS = (",", ";", "|", " ")  # that are looked for in unknown labels
 
 
 @dataclass(frozen=True)
@@ -54,20 +56,26 @@ def read_audit(
     table: ScoreRows,
     labels: str | None,
     split: str | None,
+    delimiter: str | None,
     say: Callable[[str], None],
 ) -> Audit:
     """Read an audit; see `prevalence`.
 
     Raises:
-        ConfigError: A split of a table in memory was selected.
-        DataError: It cannot be read, lacks a column, has no labelled row, or repeats a row.
+        ConfigError: A split of a table in memory was selected, or a delimiter of what has none.
+        DataError: It cannot be read, lacks a column, has no labelled row, repeats a row, or has
+            labels with another delimiter between them.
     """
-    rows, columns = (_of_path if isinstance(audit, str) else _of_memory)(
+    rows, chosen = (_of_path if isinstance(audit, str) else _of_memory)(
         audit, table, labels, split, say
     )
+    columns = _kind(table, chosen, rows, delimiter)
     keys = row_keys(rows, table.keys)
     _refuse_keys(keys, table.keys)
     lists = columns.lists(rows)
+    space = LabelSpace(table.task, table.names)
+    unknown = space.unknown(lists.drop_null())
+    _refuse_joined(unknown, lists, columns, table.names)
     has_label = lists.is_valid()
     warnings = []
     if lists.null_count:
@@ -76,8 +84,7 @@ def read_audit(
     keys, lists = keys.filter(has_label), lists.filter(has_label)
     if not len(keys):
         raise DataError(Problem("AUDIT", 0, "contains no labelled rows", "Label its rows."))
-    space = LabelSpace(table.task, table.names)
-    if unknown := space.unknown(lists):
+    if unknown:
         warnings.append(_unknown(unknown, table.names))
     return Audit(keys, multi_hot(space.encode(lists), len(table.names)) > 0, warnings)
 
@@ -90,6 +97,23 @@ def _unknown(unknown: dict[str, int], names: Sequence[str]) -> str:
     ]
     more = " …" if len(unknown) > NUM_NAMED else ""
     return f"labels that the bundle does not know, counted as none of its: {'; '.join(shown)}{more}"
+
+
+def _refuse_joined(
+    unknown: Iterable[str], lists: pa.ListArray, columns: LabelColumns, names: Sequence[str]
+) -> None:
+    """Refuse unknown labels that are known ones with another delimiter between them."""
+    for name, between in product(unknown, DELIMITERS):
+        parts = [part.strip() for part in name.split(between) if part.strip()]
+        if len(parts) > 1 and set(parts) <= set(names):
+            row = pc.list_parent_indices(lists)[pc.index(lists.flatten(), name).as_py()]
+            allowed = f"must be one label; these are labels with {between!r} between them"
+            remedy = "Write one label."
+            if isinstance(columns, DelimitedColumn):
+                remedy = f"Set --delimiter {between!r}."
+            elif isinstance(columns, ListColumn):
+                remedy = "Make each an item of the list."
+            raise DataError(Problem(f"AUDIT, row {row}", name, allowed, remedy))
 
 
 def _refuse_keys(keys: pa.Array, columns: list[str]) -> None:
@@ -112,7 +136,7 @@ def _refuse_keys(keys: pa.Array, columns: list[str]) -> None:
 
 def _of_memory(
     audit: Any, table: ScoreRows, labels: str | None, split: str | None, _: Any
-) -> tuple[pa.Table, LabelColumns]:
+) -> tuple[pa.Table, list[str]]:
     if split is not None:
         raise ConfigError(Problem("split", split, "is for paths", "Remove it."))
     try:
@@ -125,12 +149,12 @@ def _of_memory(
     chosen = _chosen(table, labels, rows.column_names)
     if not rows.num_rows:
         raise DataError(Problem("AUDIT", 0, "contains no rows", "Label some rows."))
-    return rows, _kind(table, chosen, rows)
+    return rows, chosen
 
 
 def _of_path(
     audit: str, table: ScoreRows, labels: str | None, split: str | None, say: Callable[[str], None]
-) -> tuple[pa.Table, LabelColumns]:
+) -> tuple[pa.Table, list[str]]:
     source, chosen_split, others = open_split(audit, split)
     if chosen_split is not None:
         choice = f"; --split selects another: {', '.join(others)}" if others else ""
@@ -141,8 +165,7 @@ def _of_path(
     strings = columns if is_text else table.keys
     rows = source.read(columns, strings, [] if is_text else chosen)
     # `read` appends the origin of the rows, by the names of the keys of a table without an id.
-    rows = rows.select(range(len(columns)))
-    return rows, _kind(table, chosen, rows)
+    return rows.select(range(len(columns))), chosen
 
 
 def _chosen(table: ScoreRows, labels: str | None, available: Sequence[str]) -> list[str]:
@@ -170,11 +193,23 @@ def _chosen(table: ScoreRows, labels: str | None, available: Sequence[str]) -> l
     return chosen
 
 
-def _kind(table: ScoreRows, chosen: list[str], rows: pa.Table) -> LabelColumns:
+def _kind(
+    table: ScoreRows, chosen: list[str], rows: pa.Table, delimiter: str | None
+) -> LabelColumns:
+    """Return how the columns are read.
+
+    Raises:
+        ConfigError: A delimiter was given, but the column is not a text with several labels.
+    """
+    is_text = table.task == "multilabel" and len(chosen) == 1
+    if is_text and not is_list(rows[chosen[0]].type):
+        document = {"column": chosen[0], "delimiter": "|" if delimiter is None else delimiter}
+        return DelimitedColumn.model_validate(document)
+    if delimiter is not None:
+        allowed = "is for a column of text with several labels in a row"
+        raise ConfigError(Problem("--delimiter", delimiter, allowed, "Remove it."))
     if len(chosen) > 1:
         return IndicatorColumns.model_validate({"columns": chosen})
     if table.task == "multiclass":
         return ClassColumn(column=chosen[0])
-    if is_list(rows[chosen[0]].type):
-        return ListColumn(column=chosen[0])
-    return DelimitedColumn(column=chosen[0])
+    return ListColumn(column=chosen[0])

@@ -108,6 +108,7 @@ def prevalence(
     by: str | None = None,
     labels: str | None = None,
     split: str | None = None,
+    delimiter: str | None = None,
     say: Say = lambda line: None,
 ) -> Prevalence:
     """Estimate the share of each label in a scored corpus.
@@ -117,19 +118,18 @@ def prevalence(
         audit: A table or its path: ids and true labels of a random sample of its rows.
         by: A kept column: shares for each of its values, too.
         labels: The audit's column of labels; None: `label` or `labels`, or one column per label.
-        split: Of a dataset that has several; None: test, or else the first one.
+        split: Of a dataset that has several; None: test, or the first.
+        delimiter: Between the labels of a row, if the column is text; None: `|`.
         say: Prints a line for the user.
 
     Raises:
         DataError: A table is missing, incomplete or damaged, or the two do not fit each other.
     """
     table = open_scores(scores, by)
-    found = read_audit(audit, table, labels, split, say)
-    corpus = add_up(table, found.keys)
-    if not len(rows := corpus.positions):
+    found = read_audit(audit, table, labels, split, delimiter, say)
+    if not len(rows := (corpus := add_up(table, found.keys)).positions):
         raise DataError(_stranger(table, found))
-    y = found.flags[rows]
-    estimated = _of_groups(table.names, corpus, y)
+    estimated = _of_groups(table.names, corpus, y := found.flags[rows])
     return Prevalence(
         scores=scores,
         task=table.task,

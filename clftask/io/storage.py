@@ -15,7 +15,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+from tenacity import (
+    Retrying,
+    retry_if_exception,
+    stop_after_attempt,
+    stop_after_delay,
+    wait_random_exponential,
+)
 
 from clftask.errors import DataError, Problem, StorageError
 from clftask.io import local_disk, object_stores
@@ -25,7 +31,8 @@ from clftask.io.object_stores import is_store
 from clftask.io.parallel import map_in_threads
 from clftask.io.storage_errors import disk_remedy, is_temporary, translate_storage_errors
 
-MAX_ATTEMPTS = 8
+# Without a connection, each attempt takes long: obstore repeats it. Conflicts are answered at once.
+GIVES_UP = stop_after_attempt(8) | stop_after_delay(60)
 
 
 def join(base: str, *parts: str) -> str:
@@ -114,7 +121,7 @@ def put_if_absent(path: str, data: bytes) -> bool:
     """Create a file atomically; return False and leave it unchanged if it exists."""
     retrying = Retrying(
         retry=retry_if_exception(is_temporary),
-        stop=stop_after_attempt(MAX_ATTEMPTS),
+        stop=GIVES_UP,
         wait=wait_random_exponential(multiplier=0.1),
         reraise=True,
     )

@@ -18,7 +18,8 @@ _DENIED, _CONFLICT = "access denied", "too many concurrent writers"
 _NO_BUCKET, _ABSENT = "the bucket does not exist", "does not exist"
 _ANSWERS = (
     ("NoSuchBucket|ContainerNotFound", _NO_BUCKET, "Create it, or fix the path."),
-    ("404|NoSuchKey|BlobNotFound", _ABSENT, "Check the path."),
+    ("NoSuchKey|BlobNotFound", _ABSENT, "Check the path."),
+    ("404", _ABSENT, "Check the path and the endpoint."),
     ("409|ConditionalRequestConflict|OperationAborted", _CONFLICT, "Try again later."),
     ("PermanentRedirect", "the bucket is in another region", "Set AWS_REGION to its region."),
     ("RequestTimeTooSkewed", _DENIED, "Synchronise this machine's clock."),
@@ -93,8 +94,12 @@ def _is_of_obstore(error: BaseException) -> bool:
 
 
 def is_missing(error: BaseException) -> bool:
-    """Tell whether a bucket or an object does not exist."""
-    return _meaning(code(error))[0] in (_NO_BUCKET, _ABSENT)
+    """Tell whether a listing failed because the bucket does not exist.
+
+    Stores name that. A 404 without a name is that of another server, at a wrong endpoint.
+    """
+    found = code(error)
+    return found != "404" and _meaning(found)[0] in (_NO_BUCKET, _ABSENT)
 
 
 def is_conflict(error: BaseException) -> bool:

@@ -12,7 +12,7 @@ from clftask.config.score import ScoreJob
 from clftask.data.readers.base import Source
 from clftask.errors import DataError, Problem
 from clftask.io.parallel import map_in_threads
-from clftask.scoring.input import cut, decode_schema, refuse_too_many, survey
+from clftask.scoring.input import MAX_SHOWN, cut, decode_schema, refuse_too_many, survey
 from clftask.scoring.manifest import InputFile, ScorePlan, Shard, shards_of
 from clftask.scoring.table_store import ScoreTableStore
 
@@ -136,11 +136,13 @@ def grown(
     """Return the plan of the next generation: added files, further shards; None without rows.
 
     Raises:
-        DataError: An added file cannot be read, or does not fit the table.
+        DataError: An added file cannot be read, does not fit the table, or is a planned one under
+            another path.
     """
     last = plans[-1]
     corpus = survey(job, recipe, sources, added, decode_schema(last.columns))
     refuse_too_many(job, [file for plan in plans for file in plan.files] + list(corpus.files))
+    _refuse_moved(sources, plans, corpus.files)
     pieces = cut(list(enumerate(corpus.files)), job.shard_rows)
     first = 1 + max(shards_of(plans))
     changed = {
@@ -150,6 +152,30 @@ def grown(
         "shards": tuple(Shard(index=i, pieces=p) for i, p in enumerate(pieces, start=first)),
     }
     return last.model_copy(update=changed) if pieces else None
+
+
+def _refuse_moved(
+    sources: Sequence[Source], plans: Sequence[ScorePlan], added: Sequence[InputFile]
+) -> None:
+    """Refuse files that are planned ones under another path: their rows would be scored twice."""
+    there = {file for source in sources for file in source.files}
+    gone = {
+        (file.version, file.num_rows): file.path
+        for plan in plans
+        for file in plan.files
+        if file.num_rows and file.path not in there
+    }
+    problems = [
+        _moved(file.path, old) for file in added if (old := gone.get((file.version, file.num_rows)))
+    ]
+    if problems:
+        raise DataError(*problems[:MAX_SHOWN])
+
+
+def _moved(path: str, old: str) -> Problem:
+    allowed = f"is {old}, which was scored and is gone: its rows would be scored twice"
+    remedy = "Use the former input.path, move it back or out of the input, or use another output."
+    return Problem(path, None, allowed, remedy)
 
 
 def replanned(

@@ -18,7 +18,7 @@ import clftask
 from clftask.cli.main import app
 from clftask.commands import corpus_sums
 from clftask.components.score_table import Lists, ScoreColumns, TopK, Wide, write_part
-from clftask.errors import DataError
+from clftask.errors import ConfigError, DataError
 from clftask.evaluation.prevalence import shares
 from clftask.io import storage
 from clftask.scoring.manifest import Counts, Manifest, PartEntry, ScorePlan
@@ -243,6 +243,37 @@ def test_what_cannot_be_estimated_is_refused(world, tmp_path):
     part.write_bytes((tmp_path / "scores" / "part-00000.parquet").read_bytes())
     several = refused(world.place, audit)
     assert "occurs in several rows of the score table" in several
+
+
+def test_another_delimiter_is_refused_until_it_is_named(world, tmp_path):
+    audit = world.audit()
+    wanted = clftask.prevalence(world.place, audit).shares
+    row = next(i for i, labels in enumerate(audit["labels"]) if len(labels) > 1)
+    for delimiter in (",", "; ", " "):
+        text = audit.assign(labels=[delimiter.join(labels) for labels in audit["labels"]])
+        message = refused(world.place, text)
+        assert f"AUDIT, row {row}: must be one label; these are labels with" in message
+        assert f"Set --delimiter {delimiter[:1]!r}." in message
+        assert repr(text["labels"][row]) in message or text["labels"][row] in message
+        found = clftask.prevalence(world.place, text, delimiter=delimiter[:1])
+        assert (found.shares, found.warnings) == (wanted, [])
+    joined = audit.assign(labels=[[",".join(names)] if names else [] for names in audit["labels"]])
+    assert "Make each an item of the list." in refused(world.place, joined)
+    with pytest.raises(ConfigError, match="is for a column of text with several labels in a row"):
+        clftask.prevalence(world.place, audit, delimiter=",")
+    path = tmp_path / "audit.csv"
+    text.to_csv(path, index=False)
+    arguments = ["prevalence", world.place, str(path)]
+    assert CliRunner().invoke(app, arguments).exit_code == 2
+    assert CliRunner().invoke(app, [*arguments, "--delimiter", " "]).exit_code == 0
+
+
+def test_several_labels_in_a_row_of_a_multiclass_audit_are_refused(tmp_path):
+    world = World(str(tmp_path / "scores"), "multiclass")
+    audit = world.audit(100)
+    audit.loc[7, "label"] = "cpp|java"
+    assert "AUDIT, row 7: must be one label" in (found := refused(world.place, audit))
+    assert "Write one label." in found
 
 
 def test_a_column_with_too_many_values_is_refused(world, monkeypatch):

@@ -21,12 +21,20 @@ def test_shares_by_hand():
     power = 2.0 / 2.4
     errors = np.array([1 - power] * 4 + [1] + [0] * 5)
     share = power * 0.3 + errors.mean()
-    margin = 1.959964 * np.sqrt(0.9 * (10 * errors.var() + 1) / 12**2)
+    # To the normal variance, z² · 0.9 · var / 10, what Wilson's intervals of a rate of 1/10, of
+    # missed rows, and of 0, of false alarms of size λ, have more than their own.
+    missed, none = wilson(np.array([0.1]), 0.09), wilson(np.array([0.0]), 0.09)
+    normal, own = 3.841459 * 0.09 * errors.var(), 3.841459 * 0.09 * 0.1 * 0.9
+    below = normal + (0.1 - missed.low[0]) ** 2 - own + (power * none.high[0]) ** 2
+    above = normal + (missed.high[0] - 0.1) ** 2 - own
+    assert none.high[0] == pytest.approx(0.2569, abs=1e-4)
     assert found.is_powered[0]
     assert found.powered.share[0] == pytest.approx(share) == pytest.approx(0.4166667)
-    assert found.powered.low[0] == pytest.approx(share - margin)
-    assert found.powered.high[0] == pytest.approx(share + margin)
-    assert found.worth[0] == pytest.approx(10 * 0.25 / 10 / ((10 * errors.var() + 1) / 144))
+    assert found.powered.low[0] == pytest.approx(share - np.sqrt(below))
+    assert found.powered.high[0] == pytest.approx(share + np.sqrt(above))
+    width = np.sqrt(below) + np.sqrt(above)
+    alone = found.sample.high[0] - found.sample.low[0]
+    assert found.worth[0] == pytest.approx(10 * (alone / width) ** 2)
 
 
 def test_shares_of_many_rows_are_those_of_the_published_formula():
@@ -74,6 +82,33 @@ def test_intervals_cover_the_true_share_where_the_naive_count_is_biased(num_rows
         assert ((count / repeats > 0.93) & (count / repeats < 0.97)).all(), name
     assert (widths["powered"][:2] < [0.8, 0.95] * widths["sample"][:2]).all()
     assert widths["powered"][3] < 1.02 * widths["sample"][3]  # random p: no help, no harm
+
+
+@pytest.mark.parametrize(
+    ("num", "share", "missed"),
+    [(1_000, 0.02, 0.1), (1_000, 0.05, 0.05), (500, 0.1, 0.05), (300, 0.2, 0.03)],
+)
+@pytest.mark.parametrize("is_missed", [True, False])
+def test_intervals_cover_the_true_share_where_few_errors_are_on_one_side(
+    num, share, missed, is_missed
+):
+    """The audit has two to three errors of a good classifier, or none."""
+    random = np.random.default_rng(23)
+    y = random.random((20_000, 1)) < share
+    p = np.where(y & (random.random(y.shape) > missed), 0.99, 0.001)
+    if not is_missed:
+        y, p = ~y, 1 - p
+    truth, mean = y.mean(0), p.mean(0)
+    covered = is_above = worth = 0.0
+    for _ in range(1_000):
+        rows = random.choice(len(y), num, replace=False, shuffle=False)
+        found = shares(y[rows], p[rows], mean, len(y))
+        covered += (found.powered.low <= truth) & (truth <= found.powered.high)
+        is_above += truth > found.powered.high
+        worth += found.worth / 1_000
+    assert covered >= 930
+    assert is_above <= 40
+    assert worth > 2 * num
 
 
 def test_rare_labels_stay_between_0_and_1():

@@ -17,6 +17,7 @@ from conftest import environment
 from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 from proxy import Conflicting, Forgetful, Wordy, between
 from stores import Google
+from tenacity import RetryCallState, Retrying, stop_after_attempt
 
 from clftask.errors import Problem, StorageError
 from clftask.io import listing, object_stores, storage
@@ -72,6 +73,15 @@ def test_put_if_absent_creates_once(place: str) -> None:
     assert not storage.put_if_absent(f"{place}/x", b"second")
     assert storage.read_bytes(f"{place}/x") == b"first"
     assert names_below(place) == ["/x"]
+
+
+def test_put_if_absent_gives_up_after_some_attempts_or_a_minute() -> None:
+    """obstore itself repeats requests without a connection: each attempt may take long."""
+    state = RetryCallState(Retrying(), None, (), {})
+    for attempts, seconds, gives_up in ((7, 59, False), (8, 1, True), (2, 60, True)):
+        state.attempt_number = attempts
+        state.outcome_timestamp = state.start_time + seconds
+        assert storage.GIVES_UP(state) is gives_up
 
 
 def test_racing_writers_have_one_winner(place: str) -> None:
@@ -628,7 +638,7 @@ def test_the_account_of_an_url_of_azure(az):
 
 def test_writes_that_always_meet_others_are_given_up(s3, tmp_path, monkeypatch):
     monkeypatch.setattr(Conflicting, "left", 1_000)
-    monkeypatch.setattr(storage, "MAX_ATTEMPTS", 3)
+    monkeypatch.setattr(storage, "GIVES_UP", stop_after_attempt(3))
     path = f"{s3.bucket}/{tmp_path.name}/file"
     with between(s3, Conflicting):
         problem = refused(storage.put_if_absent, path, b"mine")

@@ -16,7 +16,7 @@ from botocore.config import Config
 from obstore.store import AzureStore, GCSStore, S3Store
 
 from clftask.errors import AccessError, StorageError
-from clftask.io import storage_errors
+from clftask.io import object_stores, storage_errors
 
 
 class Failing(BaseHTTPRequestHandler):
@@ -130,6 +130,30 @@ def test_an_answer_without_a_body_has_its_status_as_code(monkeypatch, address, s
         error = raised(obstore.head, STORES[scheme](f"http://{address}"), "k")
         assert storage_errors.code(error) == str(status)
         assert refused(f"{scheme}://b/k", error).problems[0].allowed == allowed
+
+
+@pytest.mark.parametrize("scheme", STORES)
+def test_a_bucket_is_missing_only_if_the_answer_names_it(monkeypatch, address, scheme):
+    """A 404 of another server, at a wrong endpoint, is no empty listing."""
+    store = STORES[scheme](f"http://{address}")
+    _, _, _, *listings = calls(store)
+    for code, body in (
+        ("NoSuchBucket", b""),
+        ("ContainerNotFound", b""),
+        ("", b"<p>Not found</p>"),
+    ):
+        answer(monkeypatch, 404, code)
+        monkeypatch.setattr(Failing, "body", body)
+        for listing in listings:
+            error = raised(listing)
+            assert storage_errors.is_missing(error) is bool(code)
+    problem = refused(f"{scheme}://b/k", error).problems[0]
+    assert (problem.value, problem.allowed) == ("404", "does not exist")
+    assert problem.remedy == "Check the path and the endpoint."
+    monkeypatch.setattr(object_stores, "opened", lambda path: (store, "k"))
+    assert object_stores.head(f"{scheme}://b/k") is None
+    with pytest.raises(obstore.exceptions.GenericError):
+        object_stores.listed(f"{scheme}://b/k")
 
 
 @pytest.mark.parametrize(

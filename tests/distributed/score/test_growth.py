@@ -98,6 +98,32 @@ def files(world: World, generation: int) -> list[str]:
 # ------------------------------------------------------------------ growth
 
 
+def test_scored_files_under_other_paths_are_refused(world, tmp_path):
+    a = world.write("a.parquet", 25)
+    b = world.write("b.parquet", 12, first=25)
+    first = world.run()
+    other = tmp_path / "other"
+    other.symlink_to(world.input)
+    elsewhere = world.document["input"] | {"path": str(other)}
+    with pytest.raises(DataError) as error:
+        planned(world, input=elsewhere)
+    shown = str(error.value)
+    for file in (a, b):
+        twice = f"{other / file.name}: is {file}, which was scored and is gone: its rows would be"
+        assert twice in shown
+    assert "Use the former input.path, move it back or out of the input" in shown
+    moved = world.input / "done" / "a.parquet"
+    moved.parent.mkdir()
+    a.rename(moved)
+    world.write("c.parquet", 25, first=37)
+    with pytest.raises(DataError) as error:
+        planned(world)
+    assert [problem.path for problem in error.value.problems] == [str(moved)]
+    moved.rename(tmp_path / "a.parquet")  # out of the input
+    assert world.run().counts.rows_in == first.counts.rows_in + 25
+    assert planned(world).is_finished
+
+
 def test_added_files_become_further_parts_and_nothing_done_is_read_again(world, monkeypatch):
     opened: list[str] = []
     real = Parquet.survey_file
