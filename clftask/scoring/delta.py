@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from clftask.io.tempdirs import temporary_folder
 from clftask.messages import first_line
 from clftask.scoring.manifest import PartEntry
 
+_PART = re.compile(r"part-[0-9]{5,}\.parquet")
 MAX_TRIES = 5  # each concurrent writer can be first once
 _NO_NAMES = " ,;{}()\n\t="  # a Delta table needs column mapping for them
 _REMEDY = "Set output.format: parquet"
@@ -75,12 +77,12 @@ def _has_type(kind: pa.DataType) -> bool:
 
 
 def commit(output: str, parts: Sequence[PartEntry], fingerprint: str) -> int:
-    """Make a score table's Delta log name exactly these parts; return the version that does.
+    """Make a score table's Delta log name these parts; return the version that does.
 
     Nothing is written if it does already: a repeated or concurrent call commits once. Parts that
     the log lacks are added in one transaction; the parts of a generation have a version of their
-    own. If the log names other files or other bytes, as after a part was scored again, the
-    transaction replaces them.
+    own. If the log names other bytes of a part, as after it was scored again, or files that are
+    no parts, or lost ones, the transaction replaces them. Parts of later generations stay.
 
     Args:
         output: The table.
@@ -112,7 +114,8 @@ def _commit(output: str, parts: Sequence[PartEntry], fingerprint: str) -> int:
     from deltalake import CommitProperties, DeltaTable, Schema, Transaction
 
     options = store_options(output)
-    actions = _additions(output, parts)
+    stored = {f.path.rpartition("/")[2]: f for f in listing.list_files(output, recursive=False)}
+    actions = _additions(stored, parts)
     schema = Schema.from_arrow(_schema(storage.join(output, parts[0].name)))
     # Of two writers that commit the same parts, the second one fails, and looks again.
     once = Transaction(f"clftask-{fingerprint}", len(parts))
@@ -122,7 +125,9 @@ def _commit(output: str, parts: Sequence[PartEntry], fingerprint: str) -> int:
     table = DeltaTable(output, storage_options=options)
     there = _files(table)
     new = [action for action in actions if there.get(action.path) != action.size]
-    gone = [_removal(name) for name in sorted(there.keys() - {a.path for a in actions})]
+    # Parts of a generation that this run does not know stay.
+    kept = {action.path for action in actions} | {name for name in stored if _PART.fullmatch(name)}
+    gone = [_removal(name) for name in sorted(there.keys() - kept)]
     if new or gone:
         table.create_write_transaction(
             [*new, *gone], "append", schema, commit_properties=properties
@@ -161,10 +166,9 @@ def _schema(part: str) -> pa.Schema:
         return parquet.read_schema(inner, filesystem=fs)
 
 
-def _additions(output: str, parts: Sequence[PartEntry]) -> list[Any]:
+def _additions(stored: dict[str, listing.FileInfo], parts: Sequence[PartEntry]) -> list[Any]:
     from deltalake.transaction import AddAction
 
-    stored = {f.path.rpartition("/")[2]: f for f in listing.list_files(output, recursive=False)}
     return [
         AddAction(
             path=part.name,

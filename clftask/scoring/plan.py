@@ -75,6 +75,12 @@ class Planned:
         """Whether all generations are complete and nothing is to be added."""
         return self.before is not None and self.before.num_generations == self.plan.generation
 
+    @property
+    def rewritten(self) -> tuple[ScorePlan | None, frozenset[int], frozenset[int], bool]:
+        """What a resumed run replaces or removes of the stored table before it scores."""
+        plan = self.plan if self.is_replanned else None
+        return plan, self.touched, self.orphans, self.is_spoiled
+
     def is_followed(self, grows: bool) -> bool:
         """Tell whether a run looks for another generation after this one.
 
@@ -121,6 +127,12 @@ def create(job: ScoreJob, meta: BundleMeta, planned: Planned) -> Planned:
     if planned.is_new:
         is_first = store.write_plan(planned.plan)
         return planned if is_first else create(job, meta, plan(job, meta))
+    if planned.rewritten == (None, frozenset(), frozenset(), False):
+        return planned
+    # Another run may have completed the generation since it was planned here.
+    now = plan(job, meta)
+    if now.rewritten != planned.rewritten:
+        return create(job, meta, now)
     if planned.touched or planned.orphans or planned.is_spoiled:
         again = planned.touched | planned.orphans
         store.forget(planned.orphans, again, keep_manifest=not planned.is_spoiled)

@@ -69,6 +69,8 @@ def score(job: ScoreJob, say: Callable[[str], None], show: Show) -> ScoreResult:
     manifest = planned.before
     if planned.is_finished:
         say(f"the table is complete: {job.output.path}{_unchanged(job, planned)}")
+        if manifest is not None:
+            _commit_delta(job, manifest)
     while not planned.is_finished:
         run = _scored(job, meta, planned, say, show)
         runs.append(run)
@@ -80,6 +82,13 @@ def score(job: ScoreJob, say: Callable[[str], None], show: Show) -> ScoreResult:
             manifest = planned.before or manifest
     assert manifest is not None  # a finished generation has one
     return _result(job, manifest, runs, started)
+
+
+def _commit_delta(job: ScoreJob, manifest: Manifest) -> None:
+    """Let the Delta log, if one is wanted, name the parts of complete generations."""
+    if job.output.format == "delta":
+        with _mid_job():
+            delta.commit(job.output.path, manifest.parts, manifest.fingerprint)
 
 
 def _scored(
@@ -281,8 +290,7 @@ class ScoreRun:
         self._refuse_bad(found.counts)
         self._refuse_strange_files(plans, found.bad_in)
         manifest = self._manifest(before, plans[0], found)
-        if self.job.output.format == "delta":
-            delta.commit(self.job.output.path, manifest.parts, manifest.fingerprint)
+        _commit_delta(self.job, manifest)
         self.store.write_manifest(manifest)
         return manifest
 

@@ -20,14 +20,16 @@ from clftask.commands.compare_tables import compare_tables
 from clftask.commands.inspect import inspect
 from clftask.config.score import ScoreJob
 from clftask.data.readers.arrow import Parquet
-from clftask.distributed.score.driver import ScoreRun
+from clftask.distributed.score.driver import ScoreRun, score
 from clftask.errors import DataError, JobError
 from clftask.estimate.score import _not_counted, remaining
 from clftask.io import storage
+from clftask.scoring import delta
 from clftask.scoring import plan as planning
 from clftask.scoring.manifest import Manifest
 from clftask.scoring.plan import Planned
 from clftask.scoring.table_store import ScoreTableStore
+from clftask.scoring.worker import ScoreWork, ShardScorer
 
 
 @pytest.fixture
@@ -466,6 +468,72 @@ def test_each_generation_is_a_version_of_the_delta_table(world):
         names = [file.rpartition("/")[2] for file in table.file_uris()]
         assert len(names) == 2 + 2 * number
     assert len(deltalake.DeltaTable(str(world.output), version=0).file_uris()) == 2
+
+
+def versions(world: World) -> tuple[int, int]:
+    """Return the version of the Delta table, and its number of rows."""
+    table = pytest.importorskip("deltalake").DeltaTable(str(world.output))
+    return table.version(), table.to_pyarrow_table().num_rows
+
+
+def test_a_late_run_leaves_later_generations_in_the_delta_table(world, monkeypatch):
+    world.document["output"]["format"] = "delta"
+    world.write("a.parquet", 12)
+    world.run()
+    world.write("b.parquet", 12, first=12)
+    commit, others_ran = delta.commit, []
+
+    def late(*given: Any) -> int:
+        if not others_ran:
+            others_ran.append(True)
+            world.run()
+            world.write("c.parquet", 12, first=24)
+            world.run()
+        return commit(*given)
+
+    monkeypatch.setattr(delta, "commit", late)
+    world.run()
+    assert versions(world) == (2, 36)
+    finish(world)
+    assert versions(world) == (2, 36)
+
+
+def test_a_deleted_part_leaves_the_others_in_the_delta_table(world):
+    world.document["output"]["format"] = "delta"
+    for number in range(3):
+        world.write(f"{number}.parquet", 12, first=12 * number)
+        world.run()
+    (world.output / "part-00005.parquet").unlink()
+    lost = 36 - parquet.read_metadata(world.output / "part-00004.parquet").num_rows
+    world.run()  # completes the first generation again
+    assert versions(world)[1] == lost
+    finish(world)
+    assert versions(world)[1] == 36
+    shutil.rmtree(world.output / "_delta_log")
+    score(ScoreJob.load(world.document), lambda _: None, lambda _: None)  # starts nothing
+    assert versions(world) == (0, 36)
+
+
+def test_a_plan_that_another_run_has_completed_is_not_replaced(world):
+    """A file is changed while a run that has read it commits; another run has planned it again."""
+    world.write("a.parquet", 12)
+    world.run()
+    world.write("b.parquet", 8, first=12)
+    job = ScoreJob.load(world.document)
+    first = created(world)
+    worker = ShardScorer(ScoreWork(job, first.plan, world.meta), world.scorer)
+    ready = list(worker._read(first.missing))
+    world.write("b.parquet", 8, first=12, text=["another text"] * 7 + [None])
+    late = planned(world)
+    assert late.is_replanned
+    for batch in ready:
+        worker._commit(worker._score(batch, 0))
+    assert ScoreRun(job, world.meta, first, world.records.append).close().num_generations == 2
+    with pytest.raises(DataError, match=r"b\.parquet"):
+        planning.create(job, world.meta, late)
+    store = ScoreTableStore(str(world.output))
+    assert store.plan(2) == first.plan
+    assert store.manifest().counts.rows_scored == 20
 
 
 def test_the_same_on_s3(world, s3, tmp_path):
