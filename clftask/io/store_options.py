@@ -24,6 +24,8 @@ def store_options(path: str) -> dict[str, str]:
         session = boto3.session.Session()
         region = session.region_name or "us-east-1"
         url = session.client("s3", region_name=region).meta.endpoint_url
+        # For a region without an endpoint of its own, botocore returns that of the partition.
+        url = url.replace("aws-global", "us-east-1").rstrip("/")
         found = session.get_credentials()
         if found is None:
             raise NoCredentialsError
@@ -34,9 +36,9 @@ def store_options(path: str) -> dict[str, str]:
         "aws_session_token": keys.token or "",
         "aws_region": region,
         "aws_conditional_put": "etag",
+        "aws_endpoint": url,
+        "aws_allow_http": "true" if url.startswith("http://") else "",
     }
-    if not url.endswith((".amazonaws.com", ".amazonaws.com.cn")):
-        options |= {"aws_endpoint": url, "aws_allow_http": "true"}
     kind, _, key = os.environ.get("CLFTASK_S3_SSE", "").partition(":kms:")
     options |= {"aws_server_side_encryption": "aws:kms" if key else kind, "aws_sse_kms_key_id": key}
     return {name: value for name, value in options.items() if value}
