@@ -279,9 +279,9 @@ class ScoreRun:
             raise JobError(*(self._failure(index, error) for index, error in shown))
         before, own = self.store.manifest(), self.plan.generation
         num_complete = before.num_generations if before else 0
-        if before is not None and num_complete >= own:  # another run was first
-            return before
         plans = self.store.plans()
+        if before is not None and num_complete >= own and plans[own - 1 : own] == [self.plan]:
+            return before  # another run was first
         if num_complete < own - 1 or len(plans) < own:
             raise self._unsound("the manifest of earlier generations was deleted during the job")
         if plans[own - 1] != self.plan:
