@@ -86,7 +86,7 @@ def _attention(
 ) -> tuple[torch.Tensor, None]:
     """The attention function of a layer; states are (1, heads, tokens, size)."""
     if getattr(module, "is_causal", False) or any(more.get(n) is not None for n in _REFUSED):
-        raise NotImplementedError("this attention cannot be packed")
+        raise ValueError("this attention cannot be packed")
     states = (part[0].transpose(0, 1) for part in (query, key, value))
     found = attend(*states, more[STARTS], more["max_length_q"], scaling)
     return found.unsqueeze(0), None

@@ -29,13 +29,10 @@ class CheckpointedTrainer(Trainer):  # type: ignore[misc]
     job: TrainJob
     weights: Weights
     is_uploading: Callable[[], bool]
+    _parameter_groups: Callable[[], list[dict[str, Any]]]
     model: Any
     optimizer: Any
     lr_scheduler: Any
-
-    def _parameter_groups(self) -> list[dict[str, Any]]:
-        """Return the optimiser's groups, with the rates of the job."""
-        raise NotImplementedError
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Save the weights; those of a base that stays as it is are left out."""

@@ -134,15 +134,13 @@ def _state_read(inference: Inference, inputs: pa.Table) -> tuple[str, int, str]:
     order = np.argsort(-flat.lengths, kind="stable")
     rows = order[np.linspace(0, len(order) - 1, NUM_TRIED).astype(int)]  # of all lengths
     batch = flat.padded(rows, tokenizer)
-    # Frozen weights in bf16 work beside a head in fp32 only where precisions are mixed.
-    is_exact = all(p.dtype == torch.float32 for p in model.parameters())
-    with torch.no_grad(), _states(model) as seen:
-        expected = inference.forward(batch, is_exact)
+    with torch.no_grad(), _states(model) as seen, _own_dtypes(model):
+        expected = inference.forward(batch, is_exact=True)
     states, mask = seen[0].float(), batch["attention_mask"].to(seen[0].device)
     if (expected - expected[0]).abs().max() <= TOLERANCE:
         return "", 0, "the new head gives the same logits for all texts, so it cannot be tried"
     for name, read in STATES.items():
-        found = _head_logits(inference, read(states, mask).cpu().numpy(), is_exact)
+        found = _head_logits(inference, read(states, mask).cpu().numpy(), is_exact=True)
         is_same = found.shape == expected.shape
         if is_same and torch.allclose(found, expected, rtol=TOLERANCE, atol=TOLERANCE):
             return name, states.shape[-1], ""
@@ -174,6 +172,25 @@ def _head_logits(inference: Inference, features: Float32, is_exact: bool) -> tor
     states = inputs.pop("features").to(inference.args.device)
     with encoder_gives(inference.model, states):
         return inference.forward(inputs, is_exact)
+
+
+@contextlib.contextmanager
+def _own_dtypes(model: Any) -> Iterator[None]:
+    """Give each layer inputs of its weights' type: a frozen encoder may be in bf16, a head not."""
+
+    def cast(module: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        own = next(module.parameters(recurse=False)).dtype
+        return tuple(
+            x.to(own) if torch.is_tensor(x) and x.is_floating_point() else x for x in inputs
+        )
+
+    layers = [m for m in model.modules() if next(m.parameters(recurse=False), None) is not None]
+    hooks = [layer.register_forward_pre_hook(cast) for layer in layers]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @contextlib.contextmanager

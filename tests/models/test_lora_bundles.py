@@ -20,6 +20,7 @@ from clftask.errors import ConfigError, DataError
 from clftask.models import bundle
 from clftask.models.base_checks import check_base
 from clftask.models.file_checks import ADAPTER
+from clftask.models.weights import Weights
 from clftask.training.checkpoints import Checkpoints
 
 pytestmark = pytest.mark.model
@@ -152,6 +153,14 @@ def test_a_run_does_not_resume_on_another_base(adapt, tiny_base, toy_table, tmp_
         run(work)
     shutil.copytree(tiny_base, base, dirs_exist_ok=True)
     assert run(work).done["steps"] == 12
+
+
+def test_a_file_that_does_not_name_its_base_is_refused(tiny_base, tmp_path):
+    model = torch.nn.Linear(2, 2)
+    model.base_model_prefix, model.name_or_path = "bert", str(tiny_base)
+    save_file(model.state_dict(), tmp_path / "weights")
+    with pytest.raises(ConfigError, match="does not tell on which weights it was trained"):
+        Weights(model, keeps_base=True).load(tmp_path / "weights")
 
 
 def _with_other_weights(base: Path) -> None:

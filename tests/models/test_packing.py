@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,23 @@ def test_a_model_that_can_be_packed_gives_the_same_logits(name, head, tmp_path):
     np.testing.assert_allclose(packed, torch.stack(alone), atol=1e-4)
     np.testing.assert_array_equal(again, padded)
     assert np.ptp(packed[:, 0]) > 1e-3
+
+
+def test_packed_batches_of_several_threads_keep_apart(tmp_path):
+    model, tokenizer = model_of("Bert", "linear", tmp_path)
+    texts = [[" ".join("abcdefgh"[: 1 + (i + j) % 8]) for j in range(i + 1)] for i in range(6)]
+    inputs = [tokenizer(some, padding=True, return_tensors="pt") for some in texts]
+    packing = Packing(model, 64, row_by_row)
+
+    def logits(number: int) -> np.ndarray:
+        given = inputs[number % 6]
+        with torch.inference_mode():
+            return packing.forward(**given, **layout(given["attention_mask"])).logits.numpy()
+
+    wanted = [logits(i) for i in range(6)]
+    with ThreadPoolExecutor(4) as pool:
+        for number, found in enumerate(pool.map(logits, range(120))):
+            np.testing.assert_allclose(found, wanted[number % 6], atol=1e-5)
 
 
 def test_a_scorer_packs_and_after_a_failure_pads(make_bundle, caplog):

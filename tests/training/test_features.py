@@ -107,6 +107,16 @@ def test_the_bundle_has_the_figures_of_bf16_training(train_bundle, tmp_path):
     assert found.metrics == pytest.approx(stored, abs=1e-5)
 
 
+def test_an_encoder_in_bf16_runs_once_too(frozen_work):
+    bf16 = {"precision": "bf16", "weights": "bf16"}
+    work, whole = frozen_work("rounded", **bf16), frozen_work("fp32", precision="bf16")
+    found, expected = run(work), run(whole)
+    assert "the frozen encoder ran once over 108 model inputs" in log_of(work)
+    assert found.losses() == pytest.approx(expected.losses(), rel=0.02)
+    name = "bert.embeddings.word_embeddings.weight"
+    np.testing.assert_array_equal(weights(work.run)[name], weights(whole.run)[name])
+
+
 def test_a_killed_run_resumes_with_the_same_result(frozen_work):
     whole, killed = frozen_work("whole", epochs=6), frozen_work("killed", epochs=6)
     expected = run(whole)

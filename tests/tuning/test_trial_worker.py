@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from clftask.config.results import Shipped
 from clftask.config.sections import TrainingSpec
@@ -226,6 +227,25 @@ def test_keeps_the_weights_of_its_best_evaluation(make, tmp_path):
     assert Shipped.of(outcome) == Shipped(**ends, metric="micro_f1")
     page = (tmp_path / "run" / "bundle" / "report.html").read_text()
     assert 'id="scores"' in page
+
+
+def test_frozen_weights_of_the_winner_are_those_of_the_base(make, tmp_path, tiny_base):
+    """The trial keeps them in bf16."""
+    spec = make(keeps_weights=True)
+    document = spec.work.job.dump()
+    document["model"]["adapt"] = {"kind": "last_layers", "layers": 1}
+    document["training"] |= {"precision": "bf16", "weights": "bf16", "epochs": 1}
+    job = TrainJob.load(document)
+    spec = replace(spec, work=replace(spec.work, job=job))
+    done = run(spec)
+    rounded, base = load_file(tmp_path / "run/trials/0000/best/model.safetensors"), {}
+    publish_winner(spec.work, job, done, "cpu", 1)
+    found = load_file(tmp_path / "run" / "bundle" / "model.safetensors")
+    for name, tensor in load_file(tiny_base / "model.safetensors").items():
+        base[f"bert.{name.removeprefix('bert.')}"] = tensor
+    name = "bert.embeddings.word_embeddings.weight"
+    assert rounded[name].dtype == torch.bfloat16
+    assert torch.equal(found[name], base[name])
 
 
 @pytest.mark.parametrize(
